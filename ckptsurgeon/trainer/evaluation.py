@@ -27,7 +27,7 @@ def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[No
     """Put a model (as its average, where there is one) in evaluation mode for a while, without gradients."""
     modes = {module: module.training for module in model.modules()}
     try:
-        with preserve_random_state(), torch.no_grad(), average.in_place() if average is not None else nullcontext():
+        with preserve_random_state(), torch.no_grad(), average.applied() if average is not None else nullcontext():
             model.eval()
             yield
     finally:

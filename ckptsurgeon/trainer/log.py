@@ -25,7 +25,7 @@ __all__ = ["TensorBoardLog", "TrainingLog", "log_rows", "read_log"]
 
 
 class TensorBoardLog:
-    """The events in a folder, from ``step`` on; later ones, of a run that went on unsaved, are hidden."""
+    """TensorBoard events from ``step`` on; events of later steps, which were not saved, are hidden."""
 
     def __init__(self, folder: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -41,13 +41,13 @@ class TensorBoardLog:
         return importlib.util.find_spec("tensorboard") is not None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add what is a number in a line of the log; raises OutputError, also for what was added before."""
+        """Write the numbers in a row of the log; raises OutputError, also for earlier rows: the writer has a thread."""
         with self._explaining():
             for name, value in _scalars(row):
                 self._board.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        """Write all and close the file."""
+        """Write everything and close the file."""
         try:
             with self._explaining():
                 self._board.close()
@@ -72,14 +72,14 @@ def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _silence_threads_of(package: str) -> None:
-    """Let Python say nothing of what ends a package's threads: its writer raises that again for whoever writes next."""
+    """Print no traceback when a thread of a package fails: its writer raises the error again at the next write."""
     if not isinstance(threading.excepthook, _ExcepthookFilter):
         threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
 
 
 @dataclass(frozen=True)
 class _ExcepthookFilter:
-    """Tells what ends a thread, unless that is one of a package."""
+    """A threading.excepthook that ignores the threads of one package."""
 
     package: str
     before: Callable[[Any], object]
@@ -91,54 +91,55 @@ class _ExcepthookFilter:
 
 LOG_FILE = "log.jsonl"
 LINE_BYTES = 1 << 20
-"""More than a line of a log has."""
+"""Longer than any line of a log."""
 
 PendingStep = tuple[int, dict[str, float], StepResult]
-"""A step that is done, its learning rates, and what it was like."""
+"""A step that is done: its number, its learning rates, its result."""
 
 
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
-    """Return steps as plain data; waits for the device once for all of them.
+    """Return steps as rows of the log; waits for the device once for all of them.
 
-    ``since`` is when the first of them began; they are said to have taken the same time. ``flops`` are the operations
-    for each place of a batch, ``peak`` is what the device can do in a second. What is not finite is None: JSON has no
-    such numbers.
+    ``since`` is when the first of them began; all of them get the same share of the time. ``flops`` are the operations
+    for each place of a batch, ``peak`` is what the device can do in a second. JSON has no NaN and no infinity: None
+    stands for them.
     """
     if not pending:
         return []
-    on_device = [_on_device(stepped) for _, _, stepped in pending]
-    values = iter(torch.stack([value.float() for one in on_device for value in one.values()]).tolist())
-    took = max((time.perf_counter() - since) / len(pending), 1e-9)
+    # One stack and one tolist: each tensor fetched by itself would wait for the GPU again.
+    on_device = [_tensors_of(result) for _, _, result in pending]
+    values = iter(torch.stack([value.float() for tensors in on_device for value in tensors.values()]).tolist())
+    elapsed_s = max((time.perf_counter() - since) / len(pending), 1e-9)
     rows = []
-    for (step, rates, stepped), wanted in zip(pending, on_device, strict=True):
-        got = {name: next(values) for name in wanted}
-        short = got.pop("too_short", None)
-        done = round(flops * stepped.places)
+    for (step, rates, result), tensors in zip(pending, on_device, strict=True):
+        fetched = {name: next(values) for name in tensors}
+        short = fetched.pop("too_short", None)
+        done, counts = round(flops * result.places), result.counts
         rows.append(
             {
                 "step": step,
-                "loss": _finite(got.pop("loss")),
-                "grad_norm": _finite(got.pop("norm")),
-                "skipped": bool(got.pop("bad")),
-                "parts": {name.removeprefix("part "): _finite(value) for name, value in got.items()},
+                "loss": _finite(fetched.pop("loss")),
+                "grad_norm": _finite(fetched.pop("grad_norm")),
+                "skipped": bool(fetched.pop("is_skipped")),
+                "parts": {name.removeprefix("part "): _finite(value) for name, value in fetched.items()},
                 "lr": rates,
-                "clips": stepped.clips,
-                "clips_s": stepped.clips / took,
-                "audio_s_s": stepped.seconds / took,
-                "padding": 1 - stepped.used / stepped.room if stepped.room else 0.0,
+                "clips": counts.clips,
+                "clips_s": counts.clips / elapsed_s,
+                "audio_s_s": counts.seconds / elapsed_s,
+                "padding": 1 - counts.used / counts.room if counts.room else 0.0,
                 "flops": done,
-                **({} if peak is None else {"utilisation": done / took / peak}),
-                **({} if short is None else {"too_short": int(short), "fresh": stepped.fresh}),
+                **({} if peak is None else {"utilisation": done / elapsed_s / peak}),
+                **({} if short is None else {"too_short": int(short), "fresh": counts.unseen_clips}),
             }
         )
     return rows
 
 
-def _on_device(stepped: StepResult) -> dict[str, torch.Tensor]:
-    """Return the figures of a step that wait to be fetched."""
-    parts = {f"part {name}": value for name, value in stepped.parts.items()}
-    short = {} if stepped.too_short is None else {"too_short": stepped.too_short}
-    return {"loss": stepped.loss, "norm": stepped.norm, "bad": stepped.bad, **short, **parts}
+def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
+    """Return the figures of a step that are still on the device, parts with a prefix against equal names."""
+    parts = {f"part {name}": value for name, value in result.parts.items()}
+    short = {} if result.too_short is None else {"too_short": result.too_short}
+    return {"loss": result.loss, "grad_norm": result.grad_norm, "is_skipped": result.is_skipped, **short, **parts}
 
 
 def _finite(value: float) -> float | None:
@@ -146,7 +147,7 @@ def _finite(value: float) -> float | None:
 
 
 class TrainingLog:
-    """The log in a folder; None writes nothing. Lines past ``step``, of a run that went on unsaved, are dropped."""
+    """The log in a folder; without one it writes nothing. Rows after ``step``, which were not saved, are dropped."""
 
     def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
         self._file: Any = None
@@ -168,7 +169,7 @@ class TrainingLog:
                 raise
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a line."""
+        """Write a row."""
         if self._file is None:
             return
         with self._explaining():
@@ -177,13 +178,13 @@ class TrainingLog:
             self._events.write(row)
 
     def flush(self) -> None:
-        """Let what was written be there for whoever reads the file now."""
+        """Flush the file, for other programs that read it now."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()
 
     def sync(self) -> None:
-        """Let it survive a power cut, as the checkpoint does that is saved next."""
+        """Sync the file to the disk, so that a power cut leaves it as new as the checkpoint that is saved next."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()
@@ -208,7 +209,7 @@ class TrainingLog:
 
 
 def read_log(path: str) -> list[dict[str, Any]]:
-    """Return the lines of a log; a last one that is half written, by a run that was killed, is left out."""
+    """Return the rows of a log; an incomplete last line, of a run that was killed, is left out."""
     if not os.path.exists(path):
         return []
     rows = []

@@ -1,14 +1,23 @@
-"""The loop: steps, evaluations, checkpoints, and an end that is said."""
+"""The training loop, from a batch to a saved checkpoint.
+
+``TrainingLoop.run`` is called once for a run, and calls ``_train``, which takes step after step: ``_step`` gets the
+batches, ``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step; then come the moving
+average, the log, the evaluation and the checkpoint. What decides how a run continues is in ``TrainingState``. Several
+processes run the same code, and every collective call below is reached by all of them or by none.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from .config.settings import Settings
 from .data.source import Source
 from .evaluation import evaluate
 from .folder.run_folder import RunFolder
@@ -16,215 +25,270 @@ from .job.job import Job, unknown_metric_error
 from .log import PendingStep, TrainingLog, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
-from .state.optimizer import lr_factor
+from .state.checkpointing import CheckpointWriter
+from .state.optimizer import Optimizer, lr_factor
+from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
-from .step import gradient_step
-from .system.compiling import compiled_loss
-from .system.device import peak_bytes
+from .step import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
+from .system.compiling import LossFunction, compiled_loss
+from .system.device import autocast, peak_bytes
 from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
 from .tasks._load import explain_task_errors
-from .tasks._task import is_higher_better
+from .tasks._task import Batch, Loss, Task, is_higher_better
 
-__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "Observer", "TrainingLoop"]
-
-DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
-"""How a run may end beside a signal's name."""
+__all__ = ["Observer", "TrainingLoop", "gradient_step"]
 
 COLLAPSED_STEPS = 20
-"""Steps in a row of which a task says that nothing more can come, after which a run ends."""
+"""A run ends after so many steps in a row that the task calls collapsed."""
 
 ROWS_ON_GPU = 10
-"""Steps whose figures are fetched from a GPU together: each fetch waits for it."""
+"""Log rows that are fetched from a GPU together: each fetch waits until the GPU has done all that was queued."""
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""Is given each row of the log."""
+"""A function that gets each row of the log."""
 
 
-class TrainingLoop(TrainingState):
-    """Drives a run, and tells an ``observer`` of it. Of several processes each takes the same way through it."""
+class TrainingLoop:
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended all ranks, if any."""
 
     def __init__(
-        self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
-        observer: Observer | None = None,
+        self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
+        folder: RunFolder | None = None, observer: Observer | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(job, model, frozen=frozen, folder=folder)
-        self._observer = observer or (lambda row: None)
-        self._flush_every = 1 if job.device.type == "cpu" else ROWS_ON_GPU
-        self._log = TrainingLog(None, 0)
-        self._pending: list[PendingStep] = []
-        self._told = ""
+        self.job, self.settings, self.folder = job, job.settings, folder
+        self.state = TrainingState(job, model, frozen=frozen)
+        self.checkpoints = CheckpointWriter(self.state, folder)
         self.stopped = ""
+        self._observer = observer or (lambda row: None)
+        self._log = TrainingLog(None, 0)
+        self._rows_per_fetch = 1 if job.device.type == "cpu" else ROWS_ON_GPU
+        self._pending: list[PendingStep] = []
+        self._signal_of_step = ""
+        self._compiled_loss = compiled_loss(job)
         peak = peak_flops(job.settings, job.device)
-        self._peak = peak * job.ranks.size if peak is not None else None
-        self._compiled = compiled_loss(job)
+        self._peak_flops = peak * job.ranks.size if peak is not None else None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.state.model
 
     def run(self, *, until: int | None = None, stop: StopSignal | None = None, tensorboard: bool = False) -> str:
-        """Train to the end, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
+        """Train to the last step, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
+        state, ranks = self.state, self.job.ranks
         stop, until = stop or StopSignal(), min(until or self.settings.steps, self.settings.steps)
-        self._enter()
-        self._log = TrainingLog(self.folder, self.standing.step, tensorboard=tensorboard)
+        state.seed_generators()
+        self._log = TrainingLog(self.folder, state.progress.step, tensorboard=tensorboard)
         try:
-            with self.job.ranks.explaining():
-                self.job.ranks.agreed(None)  # here the others wait while the first one checks
-                self.standing.ended = self._steps(until, stop)
-                self._keep_last()
-                if self.job.ranks.size > 1:  # one that came behind the last step: all go the same way from here
-                    stop.name = next(filter(None, self.job.ranks.agreed(stop.name)), "")
-                    self.stopped = stop.name
+            with ranks.detect_lost():
+                ranks.barrier()  # the other ranks wait here while rank 0 runs the checks before the first step
+                state.progress.ended = self._train(until, stop)
+                if self.job.dev is None and state.progress.ended not in (NONFINITE, COLLAPSED) and state.progress.step:
+                    self.checkpoints.save_best()  # nothing is evaluated, so the last model is the best
+                if ranks.size > 1:  # a signal after the last step: all ranks must take the same way from here, too
+                    self.stopped = stop.name = next(filter(None, ranks.all_gather(stop.name)), "")
         except LostRanksError as error:
-            self.lost, self.standing.ended = error.ranks, LOST
-            self._note(time.perf_counter())
-            if self.standing.step and not self.spread.is_sharded:  # of which a part is gone
+            state.lost_ranks, state.progress.ended = error.ranks, LOST
+            self._write_rows(time.perf_counter())
+            # With DDP every rank has the whole model. With FSDP the shards of the lost rank are gone.
+            if state.progress.step and not state.parallel.is_sharded:
                 self.save()
         finally:
             self._log.close()
-        return self.standing.ended
+        return state.progress.ended
 
-    def _keep_last(self) -> None:
-        """Let the last be the best, where nothing is evaluated."""
-        standing = self.standing
-        if self.job.dev is None and standing.ended not in (NONFINITE, COLLAPSED) and standing.step:
-            self.save_best()
+    def _train(self, until: int, stop: StopSignal) -> str:
+        """Take steps until the run ends; returns why, '' if it only reached ``until``."""
+        state, progress, settings = self.state, self.state.progress, self.settings
+        state.apply_freezing()
+        unfreeze_steps = state.freezing.unfreeze_steps()
+        seconds_before, began = progress.seconds, time.perf_counter()
+        since = began  # the pending rows began then; they share the time until they are written
+        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # it had ended before
+        if progress.evaluated < progress.step and self._is_due(settings.evaluate_every):
+            end = end or self._evaluate()  # the saved run was lost between this step and its evaluation
 
-    def _steps(self, until: int, stop: StopSignal) -> str:
-        standing, thaws = self.standing, self.freezing.steps()
-        self._begin(standing.step)
-        began = since = time.perf_counter()
-        before = standing.seconds
-        ended = standing.waited and standing.waited_for(self.settings.patience)
-        why = PATIENCE if ended else ""  # a run that ended, and was resumed
-        if standing.step and standing.evaluated < standing.step and self._due()["evaluate"]:
-            why = why or self._evaluate()  # what a process that ended has kept the run from
-        while standing.step < until and not why:
-            if standing.step in thaws:
-                self._begin(standing.step)
+        while progress.step < until and not end:
+            if progress.step in unfreeze_steps:
+                state.apply_freezing()
             self._pending.append(self._step(stop))
-            now = time.perf_counter()
-            standing.seconds = before + now - began
-            due = self._due()
-            if (
-                any(due.values())
-                or self._heard(stop)
-                or len(self._pending) >= self._flush_every
-                or standing.step == until
-            ):
-                why = self._note(since)
+            progress.seconds = seconds_before + time.perf_counter() - began
+
+            # Log. Rows wait for each other on a GPU, but never for longer than until somebody looks at the run.
+            evaluates, saves = self._is_due(settings.evaluate_every), self._is_due(settings.save_every)
+            is_fetched = len(self._pending) >= self._rows_per_fetch or progress.step == until
+            if evaluates or saves or is_fetched or self._signal(stop):
+                end = self._write_rows(since)
                 since = time.perf_counter()
-            if not why and due["evaluate"]:
-                why = self._evaluate()
+            if evaluates and not end:
+                end = self._evaluate()
                 since = time.perf_counter()
-            signalled = self._heard(stop)  # asked once: one that comes while saving is for the next step
-            ends = standing.step == until or signalled or why == PATIENCE
-            if ends:  # a signal that came since
-                why = self._note(since) or why
-            if why not in (NONFINITE, COLLAPSED) and (due["save"] or ends):
+
+            # Save. The signal is read once: one that arrives while a checkpoint is written ends the next step.
+            signal = self._signal(stop)
+            is_last = progress.step == until or bool(signal) or end == PATIENCE
+            if is_last:
+                end = self._write_rows(since) or end
+            # Weights that are not finite, or that have collapsed, must not replace the last good checkpoint.
+            if (saves or is_last) and end not in (NONFINITE, COLLAPSED):
                 self.save()
                 since = time.perf_counter()
-            why = why or signalled
-        return why or (DONE if standing.step >= self.settings.steps else "")
-
-    def _heard(self, stop: StopSignal) -> str:
-        """Return the signal that ends the run: of several processes, what all of them were told in the last step."""
-        if self.job.ranks.size > 1:
-            stop.name = self._told or stop.name
-            return self._told
-        return stop.name
-
-    def _begin(self, step: int) -> None:
-        """Let learn what learns from a step on."""
-        self.freezing.begin(step)
-        self.spread.begin()
-
-    def _due(self) -> dict[str, bool]:
-        step, last = self.standing.step, self.standing.step == self.settings.steps
-        return {
-            "evaluate": step % self.settings.evaluate_every == 0 or last,
-            "save": step % self.settings.save_every == 0 or last,
-        }
+            end = end or signal
+        return end or (DONE if progress.step >= settings.steps else "")
 
     def _step(self, stop: StopSignal) -> PendingStep:
-        """Take one step; where that fails the run stands where it stood."""
-        standing, position = self.standing, self.stream.position
-        random = random_state() if self.job.ranks.size > 1 else None
-        rates = self.optimizer.rates(lr_factor(self.settings, standing.step))
-        batches, fresh = [], 0
-        for _ in range(self.settings.accumulate):
-            batches.append(next(self.stream))
-            fresh += self.stream.position[0] == 0
-        measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
-        old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
-        begin = getattr(self.job.task, "begin_step", None)
-        if begin is not None:
-            begin(self.model, standing.step)
+        """Take one step. If it raises, the run is as it was before the step, so that it can be saved."""
+        state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
+        position = state.stream.position
+        generators = random_state() if self.job.ranks.size > 1 else None
+        rates = state.optimizer.set_learning_rates(lr_factor(settings, step))
+        batches: list[Batch] = []
+        unseen = 0
+        for _ in range(settings.accumulate):
+            batches.append(next(state.stream))
+            unseen += state.stream.position[0] == 0  # in the first epoch the run sees every clip for the first time
+        measures_updates = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
+        weights = [one.detach().clone() for one in state.optimizer.parameters] if measures_updates else []
+        begin_step = getattr(task, "begin_step", None)
+        if begin_step is not None:
+            begin_step(state.model, step)
+        # Operations are counted in the first step, which is not compiled: the counter cannot look into a graph.
+        counts_flops = state.flops_per_place is None
         try:
-            counting = FlopCounter() if self._flops is None else nullcontext()
-            with explain_task_errors(self.settings.task, there=True), counting as counted:
-                stepped = gradient_step(
-                    self.spread, self.job.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
-                    heard=lambda: stop.name, loss_of=self._compiled if counted is None else None,
+            with (
+                explain_task_errors(settings.task, there=True),
+                FlopCounter() if counts_flops else nullcontext() as flops,
+            ):
+                result = gradient_step(
+                    state.parallel, task, batches, state.optimizer, settings=settings, unseen=unseen,
+                    signal=lambda: stop.name, loss_function=None if counts_flops else self._compiled_loss,
                 )  # fmt: skip
         except Exception:
-            self.stream.go_back(position)
-            if random is not None:
-                set_random_state(random)
+            state.stream.seek(position)
+            if generators is not None:
+                set_random_state(generators)
             raise
-        if counted is not None:
-            self._flops = counted.flops / max(stepped.own_places, 1)
-        if measured:
-            standing.ratios = self.optimizer.moved_since(old)
-        if self.average is not None:
-            self.average.update()
-        standing.step += 1
-        self._told = stepped.stop
-        return standing.step, rates, stepped
+        if flops is not None:
+            state.flops_per_place = flops.flops / max(result.own_places, 1)
+        if measures_updates:
+            state.progress.ratios = state.optimizer.update_ratios(weights)
+        if state.ema is not None:
+            state.ema.update()
+        state.progress.step += 1
+        self._signal_of_step = result.counts.signal
+        return state.progress.step, rates, result
 
-    def _note(self, since: float) -> str:
-        """Write steps to the log; returns NONFINITE or COLLAPSED where too many in a row were of that kind."""
+    def _signal(self, stop: StopSignal) -> str:
+        """Return the signal that ends the run, '' if none. Several ranks follow the one that the last step summed up.
+
+        Ranks receive signals at different times. If each followed its own, one would wait in a collective for ever.
+        """
+        if self.job.ranks.size > 1:
+            stop.name = self._signal_of_step or stop.name
+            return self._signal_of_step
+        return stop.name
+
+    def _is_due(self, every: int) -> bool:
+        step = self.state.progress.step
+        return step > 0 and (step % every == 0 or step == self.settings.steps)
+
+    def _write_rows(self, since: float) -> str:
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so."""
+        progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
-        for row in log_rows(pending, since, flops=self._flops or 0.0, peak=self._peak):
+        for row in log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops):
             row["peak_bytes"] = peak_bytes(self.job.device)
-            row["seconds"] = self.standing.seconds
-            self.standing.count(row, self.settings.clip)
+            row["seconds"] = progress.seconds
+            progress.count(row, self.settings.clip)
             self._log.write(row)
             self._observer(row)
-            if self.standing.in_a_row > self.settings.nonfinite:
+            if progress.in_a_row > self.settings.nonfinite:
                 return NONFINITE
-            if self._has_collapsed(row):
+            progress.collapse = collapsed(row["parts"]) if collapsed is not None else ""
+            progress.collapsed = progress.collapsed + 1 if progress.collapse else 0
+            if progress.collapsed >= COLLAPSED_STEPS:
                 return COLLAPSED
         return ""
 
-    def _has_collapsed(self, row: Mapping[str, Any]) -> bool:
-        look = getattr(self.job.task, "collapsed", None)
-        self.standing.collapse = look(row["parts"]) if look is not None else ""
-        self.standing.collapsed = self.standing.collapsed + 1 if self.standing.collapse else 0
-        return self.standing.collapsed >= COLLAPSED_STEPS
-
     def _evaluate(self) -> str:
-        """Evaluate, keep the best; returns PATIENCE where it has not become better for long."""
-        job, standing = self.job, self.standing
+        """Evaluate on ``dev`` and save the best model; returns PATIENCE if none was better for too long."""
+        job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
-        takes_part = self.job.ranks.is_first or self.spread.is_sharded
-        standing.figures = self.job.ranks.told(self._figures(job.dev) if takes_part else {})
-        standing.evaluated = standing.step
-        self._log.write({"step": standing.step, "dev": standing.figures})
+        # Rank 0 evaluates alone, unless every rank holds a shard: then a forward pass needs all of them.
+        takes_part = job.ranks.is_main or state.parallel.is_sharded
+        figures = self._figures(job.dev) if takes_part else {}
+        progress.figures, progress.evaluated = job.ranks.broadcast(figures), progress.step
+        row = {"step": progress.step, "dev": progress.figures}
+        self._log.write(row)
         self._log.flush()
-        self._observer({"step": standing.step, "dev": standing.figures})
-        name = self.metric
-        if name not in standing.figures:
-            raise unknown_metric_error(name, standing.figures)
-        value = standing.figures[name]
-        if standing.improves(value, higher_is_better=is_higher_better(job.task, name)):
-            self.save_best()
-        return PATIENCE if standing.waited_for(self.settings.patience) else ""
+        self._observer(row)
+        if job.metric not in progress.figures:
+            raise unknown_metric_error(job.metric, progress.figures)
+        value = progress.figures[job.metric]
+        if progress.improves(value, higher_is_better=is_higher_better(job.task, job.metric)):
+            self.checkpoints.save_best()
+        return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def _figures(self, dev: Source) -> dict[str, float]:
-        task, settings = self.job.task, self.settings
-        return evaluate(self.model, task, dev.read(0, 0), settings=settings, average=self.average)
+        return evaluate(self.model, self.job.task, dev.read(0, 0), settings=self.settings, average=self.state.ema)
 
     def save(self) -> None:
-        """Write a checkpoint to go on from, and the log before it."""
+        """Save a checkpoint to resume from. The log is on the disk first: a resumed run drops only rows after it."""
         self._log.sync()
-        super().save()
+        self.checkpoints.save()
+
+
+def gradient_step(
+    model: ParallelModel, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
+    unseen: int = 0, signal: Callable[[], str] = str, loss_function: LossFunction | None = None,
+) -> StepResult:  # fmt: skip
+    """Take one optimizer step on several batches together, as if they were one batch on one process.
+
+    The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
+    that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters
+    and buffers are what they were. Nothing here reads a value from a GPU: that would wait for all work queued there.
+    """
+    device = next(model.module.parameters()).device
+    buffers, sums = BufferSnapshot(model.module), LossSums(device)
+    try:
+        for number, batch in enumerate(batches):
+            # The gradients of all ranks are summed once, in the backward pass of the last batch.
+            with model.no_sync() if number + 1 < len(batches) else nullcontext():
+                with autocast(settings, device):
+                    total, loss = model(partial(_forward, loss_function or task.loss, batch.to(device)))
+                total.backward()  # type: ignore[no-untyped-call]
+            sums.add(loss, unseen=number < unseen)
+        items = sums.item_count()
+        # Counts first, on the CPU: a rank that died is noticed here. On a GPU the sum would wait for it.
+        packed = StepCounts.pack(batches, unseen, signal(), sums.parts)
+        model.ranks.all_reduce([packed])
+        counts = StepCounts.unpack(packed, model.ranks.size)
+        model.ranks.all_reduce([sums.total, items, *sums.parts.values(), *sums.too_short])
+        model.finish_backward()
+    except BaseException:
+        buffers.restore_if(torch.ones((), dtype=torch.bool))
+        model.module.zero_grad(set_to_none=True)
+        raise
+    # The mean over all items of all batches and ranks, not a mean of the batches' means: in that one, the labels of a
+    # batch with few of them weigh too much (https://github.com/huggingface/transformers/issues/34191).
+    scale = 1 / items.clamp(min=1)
+    norms = optimizer.gradient_norms()
+    grad_norm = optimizer.scale_gradients(norms, scale * model.gradient_scale, settings.clip)
+    # A step that is not finite is skipped on the device: the fused optimizer gets a flag, no value is fetched.
+    is_skipped = ~(torch.isfinite(grad_norm) & torch.isfinite(sums.total))
+    optimizer.step(is_skipped, norms)
+    buffers.restore_if(is_skipped)
+    return StepResult(
+        loss=sums.total * scale, parts={name: part * scale for name, part in sums.parts.items()}, grad_norm=grad_norm,
+        is_skipped=is_skipped, counts=counts, too_short=sums.too_short[0] if sums.too_short else None,
+        own_places=places(batches)[1] or sum(len(batch.names) for batch in batches),
+    )  # fmt: skip
+
+
+def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
+    """Return the total to go backward from, first as DDP wants it, and the loss to be summed."""
+    loss = loss_function(model, batch)
+    return without_effect(loss) if batch.idle else (loss.total, detached(loss))

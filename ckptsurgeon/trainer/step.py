@@ -1,35 +1,126 @@
-"""What a step returns, counts and restores."""
+"""What one step counts, tells the other ranks, and returns; and the buffers that it restores if the step is skipped."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .config.settings import Settings
-from .parallel.parallel_model import ParallelModel
-from .state.optimizer import Optimizer
-from .system.device import autocast
 from .system.signals import SIGNAL_NAMES
-from .tasks._task import Batch, Loss, Task
+from .tasks._task import Batch, Loss
 
-if TYPE_CHECKING:
-    from .system.compiling import LossFunction
+__all__ = ["BufferSnapshot", "LossSums", "StepCounts", "StepResult", "detached", "without_effect"]
 
-__all__ = ["BufferSnapshot", "StepResult", "gradient_step"]
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What a step was made of, over all ranks; known on the CPU, so that a GPU is never waited for.
+
+    ``unseen_clips`` are clips that the run had not seen before, ``seconds`` of sound are in all clips. Of ``room``
+    places in the padded batches ``used`` are not padding. ``signal`` is the name of the signal that a rank received.
+    """
+
+    clips: int
+    unseen_clips: int
+    used: int
+    room: int
+    seconds: float
+    signal: str = ""
+
+    @staticmethod
+    def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the counts of this rank as one float64 tensor to be summed over the ranks.
+
+        The names of the loss's parts are in it as a number and its square: the sums show whether all ranks agree.
+        """
+        counted = [batch for batch in batches if not batch.idle]
+        clips = sum(len(batch.names) for batch in counted)
+        unseen_clips = sum(len(batch.names) for batch in batches[:unseen] if not batch.idle)
+        used, room = places(counted)
+        names = zlib.crc32(" ".join(parts).encode()) % 2**20
+        received = [name == signal for name in SIGNAL_NAMES]
+        seconds = sum(batch.seconds for batch in batches)
+        return torch.tensor(
+            [clips, unseen_clips, used, room, seconds, *received, names, names**2], dtype=torch.float64
+        )  # fmt: skip
+
+    @staticmethod
+    def unpack(sums: Tensor, ranks: int) -> StepCounts:
+        """Return the counts of all ranks; raises ConfigError if their losses have different parts.
+
+        Parts are summed one after the other, so a different part would be added to the wrong one.
+        """
+        clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
+        if ranks * squares != names**2:  # equal only if every rank sent the same number
+            raise ConfigError(
+                "the losses of the processes have other parts in the same step.",
+                hint="A task returns the same parts, in the same order, for every batch: 0 if there is nothing of one.",
+            )
+        signal = next((name for name, count in zip(SIGNAL_NAMES, received, strict=True) if count), "")
+        return StepCounts(int(clips), int(unseen_clips), int(used), int(room), seconds, signal)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step: ``loss`` and ``parts`` per item, ``grad_norm`` before clipping, ``is_skipped`` if not finite.
+
+    These and ``too_short``, the clips that CTC cannot spell, stay on the device until the log fetches them.
+    ``own_places`` are the places in the batches of this rank.
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+    grad_norm: Tensor
+    is_skipped: Tensor
+    counts: StepCounts
+    too_short: Tensor | None = None
+    own_places: int = 0
+
+    @property
+    def places(self) -> int:
+        """The number that operations grow with: places in the padded batches, or clips if inputs have no length."""
+        return self.counts.room or self.counts.clips
+
+
+@dataclass
+class LossSums:
+    """Sums over the batches of a step, on the device; ``all_reduce`` makes them sums over all ranks."""
+
+    device: torch.device
+    total: Tensor = field(init=False)
+    items: int | Tensor = 0
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    too_short: list[Tensor] = field(default_factory=list)
+    """One tensor, if the task spells anything."""
+
+    def __post_init__(self) -> None:
+        self.total = torch.zeros((), device=self.device)
+
+    def add(self, loss: Loss, *, unseen: bool) -> None:
+        """Add the loss of a batch; clips too short for CTC are counted only when the run sees them first."""
+        self.total = self.total + loss.total
+        self.items = self.items + loss.items
+        if loss.too_short is not None and unseen:
+            self.too_short = [loss.too_short + (self.too_short[0] if self.too_short else 0)]
+        for name, part in loss.parts.items():
+            self.parts[name] = self.parts[name] + part if name in self.parts else part.clone()
+
+    def item_count(self) -> Tensor:
+        """Return the items as a tensor of its own on the device."""
+        if isinstance(self.items, Tensor):
+            return self.items.float().clone()
+        # torch.full writes the number on the device; a copy from the CPU would be waited for.
+        return torch.full((), float(self.items), device=self.device)
 
 
 class BufferSnapshot:
-    """What the buffers of a model's training modules hold now.
+    """The buffers of a model's training modules, such as the statistics of a batch norm, as they are now.
 
-    All of them are copied: torch's own norms change theirs without saying so (``Tensor._version`` stays).
+    All of them are copied: torch's own norms change theirs without raising ``Tensor._version``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,171 +129,46 @@ class BufferSnapshot:
             for module in model.modules() if module.training
             for name, buffer in module._buffers.items() if buffer is not None
         ]  # fmt: skip
-        self._places = [(module, name) for module, name, _ in found]
+        self._owners = [(module, name) for module, name, _ in found]
         self._live = [buffer for _, _, buffer in found]
-        self._old = [buffer.detach().clone() for buffer in self._live]
+        self._saved = [buffer.detach().clone() for buffer in self._live]
 
     @torch.no_grad()
-    def put_back(self, bad: Tensor) -> None:
-        """Let the buffers be what they were where ``bad`` (0-d) is true; a GPU is not waited for."""
-        on_cpu = bad.device.type == "cpu"
-        if on_cpu and not bool(bad):
+    def restore_if(self, condition: Tensor) -> None:
+        """Restore the buffers if ``condition`` (0-d) is true; on a GPU this is decided there, without a wait."""
+        on_cpu = condition.device.type == "cpu"
+        if on_cpu and not bool(condition):
             return
-        for (module, name), live, old in zip(self._places, self._live, self._old, strict=True):
+        for (module, name), live, saved in zip(self._owners, self._live, self._saved, strict=True):
             now = module._buffers[name]
-            if now is not None and now is not live and now.shape == live.shape:  # put in its place by the forward pass
+            if now is not None and now is not live and now.shape == live.shape:  # the forward pass replaced the tensor
                 live.copy_(now)
             module._buffers[name] = live
-            live.copy_(old if on_cpu else torch.where(bad.to(live.device), old, live))
+            live.copy_(saved if on_cpu else torch.where(condition.to(live.device), saved, live))
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
-
-    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding. ``too_short`` is how
-    many of its ``fresh`` clips, those that the run had not seen yet, CTC can spell in no way. All of it is over all
-    processes, but for ``own_places``, which are those of this one; ``stop`` is the signal that one of them heard.
-    """
-
-    loss: Tensor
-    parts: Mapping[str, Tensor]
-    norm: Tensor
-    bad: Tensor
-    clips: int
-    seconds: float
-    used: int
-    room: int
-    too_short: Tensor | None = None
-    fresh: int = 0
-    own_places: int = 0
-    stop: str = ""
-
-    @property
-    def places(self) -> int:
-        """What its operations grow with: the places in its batches, or their clips."""
-        return self.room or self.clips
-
-
-def gradient_step(
-    spread: ParallelModel, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings, fresh: int = 0,
-    heard: Callable[[], str] = str, loss_of: LossFunction | None = None,
-) -> StepResult:  # fmt: skip
-    """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
-
-    The loss is divided by the items of all batches of all processes, not each batch's by its own: batches with few
-    labels would weigh too much (https://github.com/huggingface/transformers/issues/34191). Gradients are added up over
-    the processes once, with the last batch. ``heard`` gives the signal that came to this one, ``loss_of`` is the task's
-    loss, if compiled. Where anything is raised, the model is what it was.
-    """
-    kept = BufferSnapshot(spread.model)
-    try:
-        total, count, parts, short = _backward(spread, loss_of or task.loss, batches, settings=settings, fresh=fresh)
-        said = _said(batches, fresh, heard(), parts)
-        # On the CPU, and before the device is asked for anything: that would wait for one that is dead.
-        spread.ranks.add([said])
-        _check_parts(said[-2:], spread.ranks.size)
-        spread.ranks.add([total, count, *parts.values(), *short])
-        spread.collect()
-    except BaseException:
-        kept.put_back(torch.ones((), dtype=torch.bool))
-        spread.model.zero_grad(set_to_none=True)
-        raise
-    share = 1 / count.clamp(min=1)
-    norms = optimizer.gradient_norms()
-    norm = _normalise(optimizer.parameters, norms, share * spread.of_mean, settings.clip)
-    bad = ~(torch.isfinite(norm) & torch.isfinite(total))
-    optimizer.step(bad, norms)
-    kept.put_back(bad)
-    clips, seen, used, room = map(int, said[:4].tolist())
-    return StepResult(
-        loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
-        clips=clips, seconds=float(said[4]), used=used, room=room, too_short=short[0] if short else None, fresh=seen,
-        own_places=_places(batches)[1] or sum(len(batch.names) for batch in batches),
-        stop=next((name for name, heard in zip(SIGNAL_NAMES, said[5:-2].tolist(), strict=True) if heard), ""),
-    )  # fmt: skip
-
-
-Backward = tuple[Tensor, Tensor, dict[str, Tensor], list[Tensor]]
-"""The sums of a step over the batches of this process: its loss, its items, the parts of the loss, and of one tensor,
-where something is spelled, how many clips were too short."""
-
-
-def _backward(
-    spread: ParallelModel, loss_of: LossFunction, batches: Sequence[Batch], *, settings: Settings, fresh: int
-) -> Backward:  # fmt: skip
-    """Compute the gradients of all batches, as those of one."""
-    device = next(spread.model.parameters()).device
-    total = torch.zeros((), device=device)
-    items: int | Tensor = 0
-    parts: dict[str, Tensor] = {}
-    short: list[Tensor] = []
-    for place, batch in enumerate(batches):
-        with spread.apart() if place + 1 < len(batches) else nullcontext():
-            with autocast(settings, device):
-                value, loss = spread(partial(_loss, loss_of, batch.to(device)))
-            value.backward()  # type: ignore[no-untyped-call]
-        total = total + loss.total
-        items = items + loss.items
-        if loss.too_short is not None and place < fresh:
-            short = [loss.too_short + (short[0] if short else 0)]
-        for name, part in loss.parts.items():
-            parts[name] = parts[name] + part if name in parts else part.clone()
-    # A number is written on the device: copied there, it would be waited for.
-    count = items.float().clone() if isinstance(items, Tensor) else torch.full((), float(items), device=device)
-    return total, count, parts, short
-
-
-def _loss(loss_of: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the loss to go back from, and what is noted of it."""
-    loss = loss_of(model, batch)
+def detached(loss: Loss) -> Loss:
+    """Return a loss without its graph, to be summed and logged."""
     parts = {name: part.detach() for name, part in loss.parts.items()}
-    noted = replace(loss, total=loss.total.detach(), parts=parts)
-    if not batch.idle:
-        return loss.total, noted
-    return torch.nan_to_num(loss.total, 0.0, 0.0, 0.0) * 0.0, _nothing_of(noted)
+    return replace(loss, total=loss.total.detach(), parts=parts)
 
 
-def _nothing_of(loss: Loss) -> Loss:
-    short = None if loss.too_short is None else torch.zeros_like(loss.too_short)
-    parts = {name: torch.zeros_like(part) for name, part in loss.parts.items()}
-    return replace(loss, total=torch.zeros_like(loss.total), items=loss.items * 0, parts=parts, too_short=short)
+def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
+    """Return a total whose gradients are 0, and the loss with nothing in it.
 
-
-def _said(batches: Sequence[Batch], fresh: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
-    """Return clips, clips not seen before, places used and all, seconds, signals, and what parts the loss has.
-
-    Of their names it is a number and its square: where all processes have the same, the sums say so.
+    A rank without clips of its own runs a clip of another rank, because every rank must take part in the all-reduce;
+    that clip must not count twice. nan_to_num comes first: 0 times NaN is NaN.
     """
-    clips, seen = (sum(len(batch.names) for batch in some if not batch.idle) for some in (batches, batches[:fresh]))
-    used, room = _places([batch for batch in batches if not batch.idle])
-    heard = [name == signal for name in SIGNAL_NAMES]
-    names = zlib.crc32(" ".join(parts).encode()) % 2**20
-    figures = [clips, seen, used, room, sum(batch.seconds for batch in batches), *heard, names, names**2]
-    return torch.tensor(figures, dtype=torch.float64)
+    nothing = detached(loss)
+    short = None if loss.too_short is None else torch.zeros_like(loss.too_short)
+    parts = {name: torch.zeros_like(part) for name, part in nothing.parts.items()}
+    nothing = replace(
+        nothing, total=torch.zeros_like(nothing.total), items=loss.items * 0, parts=parts, too_short=short
+    )  # fmt: skip
+    return torch.nan_to_num(loss.total, 0.0, 0.0, 0.0) * 0.0, nothing
 
 
-def _check_parts(sums: Tensor, size: int) -> None:
-    """Raise ConfigError where the losses of the processes have other parts: they are added up one after the other."""
-    names, squares = sums.tolist()
-    if size * squares != names**2:
-        raise ConfigError(
-            "the losses of the processes have other parts in the same step.",
-            hint="A task gives the same parts, in the same order, for every batch: 0 where there is nothing of one.",
-        )
-
-
-@torch.no_grad()
-def _normalise(parameters: Sequence[nn.Parameter], norms: Tensor, share: Tensor, clip: float | None) -> Tensor:
-    """Multiply the gradients by ``share``, and by less where their norm is above ``clip``; return that norm."""
-    norm: Tensor = torch.linalg.vector_norm(norms) * share
-    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else share
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if gradients:
-        torch._foreach_mul_(gradients, factor)
-    return norm
-
-
-def _places(batches: Sequence[Batch]) -> tuple[int, int]:
+def places(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Return how many places of padded batches are used, and how many there are."""
     used = sum(int(batch.lengths.sum()) for batch in batches)
     return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

@@ -74,7 +74,7 @@ def ours(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], N
     folder.create()
     loop = TrainingLoop(job, job.model()[0], folder=folder)
     loop.save = lambda: None  # type: ignore[method-assign]
-    return lambda steps: void(loop.run(until=loop.standing.step + steps)), loop.model
+    return lambda steps: void(loop.run(until=loop.state.progress.step + steps)), loop.model
 
 
 def published(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], None], Any]:

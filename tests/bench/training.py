@@ -33,7 +33,7 @@ class Ready:
 """
 
 OURS = """
-made.stream._source = Ready()
+made.state.stream._source = Ready()
 made.save = lambda: None
 made.run(until=FIRST)
 began = time.perf_counter()

@@ -186,13 +186,13 @@ def test_the_bounds_of_activations_and_of_updates() -> None:
     loop = toy.loop(clip=1.0)
     found = []
     for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):
-        loop.standing.ratios = {HEAD: ratio}
-        found.append(update_sizes(loop).status)
+        loop.state.progress.ratios = {HEAD: ratio}
+        found.append(update_sizes(loop.state).status)
     assert found == [WARN, PASS, PASS, WARN]
     found = []
     for clipped in (5, 6):
-        loop.standing.norms = {"steps": 10, "clipped": clipped, "largest": 1.0, "sum": 10.0}
-        found.append(gradient_norm(loop).status)
+        loop.state.progress.norms = {"steps": 10, "clipped": clipped, "largest": 1.0, "sum": 10.0}
+        found.append(gradient_norm(loop.state).status)
     assert found == [PASS, WARN]
 
 
@@ -288,7 +288,7 @@ def test_a_frozen_layer_that_moves_fails() -> None:
 
 def test_frozen_statistics_that_move_fail() -> None:
     loop = toy.loop(freeze=["body"])
-    loop.freezing.training = lambda step: loop.model.train()  # type: ignore[method-assign,assignment,return-value]
+    loop.state.freezing.training = lambda step: loop.model.train()  # type: ignore[method-assign,assignment,return-value]
     loop.run(until=3)
     found = during(loop)["frozen tensors did not move"]
     assert found.status == FAIL
@@ -307,7 +307,7 @@ def test_a_tensor_without_a_gradient_fails() -> None:
     loop = toy.loop()
     loop.model.body["second"].forward = lambda x: x  # type: ignore[index,union-attr]
     loop.run(until=3)
-    found = trained_tensors_moved(loop)
+    found = trained_tensors_moved(loop.state)
     assert found.status == FAIL
     assert found.says == "2 tensors never had a gradient: body.second.weight, body.second.bias"
 
@@ -317,17 +317,17 @@ def test_a_plain_gradient_descent_has_gradients_too() -> None:
     loop = toy.loop(optimizer="sgd", betas=[0.0, 0.9], folder="run", save_every=3)
     loop.run(until=3)
     other = toy.loop(optimizer="sgd", betas=[0.0, 0.9])
-    other.restore(*RunFolder("run").load())
+    other.state.restore(*RunFolder("run").load())
     for one in (loop, other):
-        assert trained_tensors_moved(one).status == PASS
-    other.optimizer.reached[0] = False
-    assert trained_tensors_moved(other).says == f"1 tensor never had a gradient: {other.optimizer.order[0]}"
+        assert trained_tensors_moved(one.state).status == PASS
+    other.state.optimizer.had_gradient[0] = False
+    assert trained_tensors_moved(other.state).says == f"1 tensor never had a gradient: {other.state.optimizer.order[0]}"
 
 
 def test_a_tensor_that_does_not_move_fails() -> None:
     loop = toy.loop(lr_scale={"head": 0}, weight_decay=0)
     loop.run(until=3)
-    found = trained_tensors_moved(loop)
+    found = trained_tensors_moved(loop.state)
     assert (found.status, found.says) == (FAIL, "2 tensors did not move: head.bias, head.weight")
 
 
@@ -349,14 +349,14 @@ def test_gradients_that_are_always_clipped_warn() -> None:
 def test_one_gradient_far_above_the_others_warns_in_a_short_run(largest: float, status: str) -> None:
     """Their mean with it can be no hundredth of it in fewer than a hundred steps."""
     loop = toy.loop(clip=None)
-    loop.standing.norms = {"steps": 10, "clipped": 0, "largest": largest, "sum": 9.0 + largest}
+    loop.state.progress.norms = {"steps": 10, "clipped": 0, "largest": largest, "sum": 9.0 + largest}
     assert during(loop)["gradient norm"].status == status
 
 
 def test_a_band_that_a_task_names_warns() -> None:
     loop = toy.loop(clip=None)
     loop.run(until=2)
-    mean = loop.standing.norms["sum"] / 2
+    mean = loop.state.progress.norms["sum"] / 2
     loop.job.task.gradient_band = (mean * 1.1, 99.0)  # type: ignore[attr-defined]
     assert "healthy runs of this task have" in during(loop)["gradient norm"].says
     loop.job.task.gradient_band = (mean * 0.9, 99.0)  # type: ignore[attr-defined]
@@ -381,9 +381,9 @@ def test_what_is_no_number_after_training_fails() -> None:
     loop.run()
     assert during(loop)["no NaN, no Inf"].says == "20 of 20 tensors"
     assert during(loop)["figures are numbers"].says == "2 of 2"
-    assert loop.average is not None
-    loop.average.tensors[HEAD][0, 0] = float("inf")
-    loop.standing.figures["error"] = float("nan")
+    assert loop.state.ema is not None
+    loop.state.ema.tensors[HEAD][0, 0] = float("inf")
+    loop.state.progress.figures["error"] = float("nan")
     found = during(loop)
     assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"in 1 tensor: average of {HEAD}")
     assert found["figures are numbers"] == Check("figures are numbers", FAIL, "error nan")
@@ -447,7 +447,7 @@ def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop.run(until=4)
     loss = loss_per_item(loop.model, loop.job.task, [first_batch(loop.job.train, 0)], settings=loop.settings)
     last = SavedWeights("last", "run/last/model.safetensors", loss * 1.001)
-    best = SavedWeights("best", "run/best.safetensors", loop.standing.best_loss or 0, dev=True)
+    best = SavedWeights("best", "run/best.safetensors", loop.state.progress.best_loss or 0, dev=True)
     Path("no.safetensors").write_bytes(b"")
     found = list(reload_in_new_process(loop.job, [last, best, replace(last, weights="no.safetensors")], sets=()))
     assert [check.status for check in found] == [FAIL, PASS, FAIL]
@@ -590,7 +590,7 @@ def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monk
     class Seen(toy.TrainingLoop):
         def run(self, **options: Any) -> str:
             ended = super().run(**options)
-            seen.append((self.settings.seed, self.settings.patience, self.standing.step))
+            seen.append((self.settings.seed, self.settings.patience, self.state.progress.step))
             return ended
 
     monkeypatch.setattr(controls, "TrainingLoop", Seen)

@@ -65,7 +65,7 @@ def test_a_compiled_run_is_the_run_without(name: str) -> None:
     assert ours.keys() == wanted.keys()
     for key, value in wanted.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5, msg=key)
-    assert loops[0].standing.figures == pytest.approx(loops[1].standing.figures, rel=1e-4)
+    assert loops[0].state.progress.figures == pytest.approx(loops[1].state.progress.figures, rel=1e-4)
 
 
 def test_crops_are_one_program_for_all_steps_and_temperatures() -> None:

@@ -85,7 +85,7 @@ def checked(**settings: object) -> Check:
     """What the check says of a run of the toy."""
     loop = toy.loop(folder="run", **settings)  # type: ignore[arg-type]
     loop.run()
-    return loss_fell(loop)
+    return loss_fell(loop.state, loop.folder)
 
 
 def test_a_run_that_learns_passes() -> None:
@@ -126,10 +126,11 @@ def test_a_run_that_was_resumed_is_judged_from_its_first_step() -> None:
     first.run(until=40)
     second = toy.loop(folder="run", steps=60)
     assert second.folder is not None
-    second.restore(*second.folder.load())
+    second.state.restore(*second.folder.load())
     second.run()
-    assert loss_fell(second).status == PASS
-    assert loss_fell(second) == loss_fell(toy_of(60))
+    assert loss_fell(second.state, second.folder).status == PASS
+    whole = toy_of(60)
+    assert loss_fell(second.state, second.folder) == loss_fell(whole.state, whole.folder)
 
 
 def toy_of(steps: int) -> toy.TrainingLoop:
@@ -167,6 +168,6 @@ def test_a_norm_beside_its_band_is_printed_beside_it() -> None:
 
     loop = toy.loop()
     loop.job.task.gradient_band = Banded.gradient_band  # type: ignore[attr-defined]
-    loop.standing = RunProgress(norms={"steps": 4, "clipped": 0, "largest": 10.04, "sum": 40.04})
-    found = gradient_norm(loop)
+    loop.state.progress = RunProgress(norms={"steps": 4, "clipped": 0, "largest": 10.04, "sum": 40.04})
+    found = gradient_norm(loop.state)
     assert (found.status, found.says.partition(",")[0]) == (WARN, "mean 10.01")

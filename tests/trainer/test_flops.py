@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.log import log_rows, read_log
-from ckptsurgeon.trainer.step import StepResult
+from ckptsurgeon.trainer.step import StepCounts, StepResult
 from ckptsurgeon.trainer.system.flops import FlopCounter, peak_flops, peak_of
 from ckptsurgeon.trainer.tasks._contrastive import most_masked
 from ckptsurgeon.trainer.tasks._task import Batch
@@ -102,7 +102,7 @@ def arithmetic(batch: int, samples: int, masked: int) -> int:
 
 def test_counting_changes_nothing_and_is_logged() -> None:
     counted, plain = toy.loop(folder="run", steps=6), toy.loop(steps=6)
-    plain._flops = 0.0
+    plain.state.flops_per_place = 0.0
     for loop in (counted, plain):
         loop.run()
     assert toy.equal(counted, plain)
@@ -116,7 +116,7 @@ def test_counting_changes_nothing_and_is_logged() -> None:
 
 def test_utilisation_is_a_share_of_a_known_peak() -> None:
     one = torch.zeros(())
-    stepped = StepResult(one, {}, one, one, clips=2, seconds=0.0, used=5, room=10)
+    stepped = StepResult(one, {}, one, one, StepCounts(2, 0, 5, 10, 0.0))
     (row,) = log_rows([(1, {}, stepped)], 0.0, flops=100.0, peak=1e3)
     assert row["flops"] == 1000
     assert row["utilisation"] == pytest.approx(row["clips_s"] / 2)

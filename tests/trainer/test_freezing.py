@@ -25,7 +25,7 @@ def test_frozen_tensors_and_statistics_stay_and_the_rest_moves() -> None:
     changed = {key for key, value in state(loop).items() if value != before[key]}
     assert changed == {"head.weight", "head.bias"}
     assert "body.norm.running_mean" in before  # a buffer, and it did not move
-    assert set(loop.optimizer.order) == changed
+    assert set(loop.state.optimizer.order) == changed
 
 
 def test_a_module_thaws_at_its_step() -> None:
@@ -34,11 +34,11 @@ def test_a_module_thaws_at_its_step() -> None:
     loop.run(until=3)
     body = {key for key in before if key.startswith("body.")}
     assert all(state(loop)[key] == before[key] for key in body)
-    assert not any(loop.optimizer.has_state(key) for key in body)
+    assert not any(loop.state.optimizer.has_state(key) for key in body)
     loop.run(until=4)
     after = state(loop)
     assert {key for key in body if after[key] == before[key]} == {"body.second.weight", "body.second.bias"}
-    assert loop.freezing.moved == []
+    assert loop.state.freezing.moved_while_frozen == []
 
 
 def test_a_tied_tensor_is_frozen_under_any_of_its_keys() -> None:
@@ -50,9 +50,9 @@ def test_a_tied_tensor_is_frozen_under_any_of_its_keys() -> None:
 
 def test_a_share_of_the_learning_rate_is_by_glob_and_the_last_pattern_counts() -> None:
     loop = toy.loop(lr_scale={"body": 0.1, "body.second": 0.5}, schedule="constant", warmup=0)
-    rates = loop.optimizer.rates(1.0)
+    rates = loop.state.optimizer.set_learning_rates(1.0)
     assert rates == pytest.approx({"0.1": 0.001, "0.5": 0.005, "1": 0.01})
-    assert loop.freezing.freedoms["body.second.weight"].scale == 0.5
+    assert loop.state.freezing.rules["body.second.weight"].lr_scale == 0.5
 
 
 def test_no_share_moves_nothing() -> None:

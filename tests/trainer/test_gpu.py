@@ -17,6 +17,7 @@ from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.system.signals import StopSignal
 
 from .waves import MINIATURE, write
 
@@ -101,10 +102,10 @@ def test_it_goes_on_where_it_was(compiled: str) -> None:
     half.run(until=3)
     assert half.folder is not None
     rest = loop_of(compile=compiled, ema=0.9, steps=6)
-    rest.restore(*half.folder.load())
+    rest.state.restore(*half.folder.load())
     rest.run()
-    assert rest.standing.step == 6
-    assert rest.stream.position == whole.stream.position
+    assert rest.state.progress.step == 6
+    assert rest.state.stream.position == whole.state.stream.position
     assert far(all_tensors(rest), all_tensors(whole), first) <= (0 if DEVICE == "cpu" else 1e-3)
     assert {one.device.type for one in all_tensors(rest).values() if one.dim()} == {DEVICE}
 
@@ -126,13 +127,13 @@ def test_a_run_passes_its_checks_and_says_what_it_used(precision: str, ckpt: Run
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_no_step_waits(precision: str, compiled: str) -> None:
     loop = loop_of(precision=precision, compile=compiled, ema=0.9, clip=1.0, steps=40, evaluate_every=40, clips=40)
-    assert (loop._compiled is not None) == (compiled == "auto")
+    assert (loop._compiled_loss is not None) == (compiled == "auto")
     loop.run(until=3)  # operations are counted in the first step, the second is compiled
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            loop._step()
+            loop._step(StopSignal())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -224,7 +224,7 @@ def a_run() -> toy.TrainingLoop:
     """A run about to begin, or to go on."""
     loop = toy.loop(folder="run", steps=STEPS, save_every=EVERY, keep=2)
     if RunFolder("run").holds_a_run:
-        loop.restore(*RunFolder("run").load())
+        loop.state.restore(*RunFolder("run").load())
     return loop
 
 
@@ -237,7 +237,7 @@ def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not
     chance, steps, kills = random.Random(0), [0], 0
     while kills < 20:
         loop = a_run()
-        left = calls * (STEPS - loop.standing.step) // STEPS
+        left = calls * (STEPS - loop.state.progress.step) // STEPS
         moment = chance.randrange(min(calls * 2 * EVERY // STEPS, left))
         kills += killed(loop.run, moment, python_call) is None
         if RunFolder("run").holds_a_run:

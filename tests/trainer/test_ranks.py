@@ -14,9 +14,9 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.source import RankBatches, share_batches
+from ckptsurgeon.trainer.loop import gradient_step
 from ckptsurgeon.trainer.parallel.ranks import SINGLE_PROCESS, Ranks, read_torchrun_env
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
-from ckptsurgeon.trainer.step import gradient_step
 
 from . import toy
 from .sounds import corpus
@@ -28,22 +28,22 @@ from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
-from ckptsurgeon.trainer.step import gradient_step
+from ckptsurgeon.trainer.loop import gradient_step
 import os
 torch.set_num_threads(1)
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
     job = build_job("toy.yaml", device="cpu", ranks=ranks)
     loop = TrainingLoop(job, job.model()[0])
-    loop._begin(0)
+    loop.state.apply_freezing()
     calls = []
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-    loop.spread._wrapped.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
+    loop.state.parallel._wrapped.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
     batch = next(loop.job.train.read(0, 0))
-    own = [batch.part(0, 3), batch.part(3, 4)] if ranks.is_first else [batch.part(4, 7), batch.part(7, 8)]
-    stepped = gradient_step(loop.spread, loop.job.task, own, loop.optimizer, settings=loop.settings)
+    own = [batch.part(0, 3), batch.part(3, 4)] if ranks.is_main else [batch.part(4, 7), batch.part(7, 8)]
+    stepped = gradient_step(loop.state.parallel, loop.job.task, own, loop.state.optimizer, settings=loop.settings)
     torch.save({key: value.detach() for key, value in state_tensors(loop.model).items()}, f"rank{ranks.rank}.pth")
-    said = ranks.agreed(ranks.rank)
-    print(json.dumps([float(stepped.loss), float(stepped.norm), stepped.clips, said, ranks.told(ranks.rank), len(calls)]))
+    said = ranks.all_gather(ranks.rank)
+    print(json.dumps([float(stepped.loss), float(stepped.grad_norm), stepped.counts.clips, said, ranks.broadcast(ranks.rank), len(calls)]))
 """
 
 
@@ -56,14 +56,14 @@ def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_add
     loop = toy.loop(**settings)
     before = {key: value.detach().clone() for key, value in state_tensors(loop.model).items()}
     stepped = gradient_step(
-        loop.spread, loop.job.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+        loop.state.parallel, loop.job.task, [next(loop.state.stream)], loop.state.optimizer, settings=loop.settings
     )  # fmt: skip
     ended = together(STEP)
     assert [one.code for one in ended] == [0, 0], ended
     for one in ended:
         loss, norm, clips, agreed, told, added = json.loads(one.out.splitlines()[-1])
         assert loss == pytest.approx(float(stepped.loss), rel=1e-5)
-        assert norm == pytest.approx(float(stepped.norm), rel=1e-5)
+        assert norm == pytest.approx(float(stepped.grad_norm), rel=1e-5)
         assert (clips, agreed, told, added) == (8, [0, 1], 0, 1)
     for rank in range(2):
         made = torch.load(f"rank{rank}.pth", weights_only=True)
@@ -298,9 +298,9 @@ def test_half_an_environment_is_an_error(environment: dict[str, str]) -> None:
 
 
 def test_an_environment_is_read() -> None:
-    assert (read_torchrun_env({}).rank, read_torchrun_env({}).size) == (0, 1)
+    assert (read_torchrun_env({}).rank, read_torchrun_env({}).world_size) == (0, 1)
     found = read_torchrun_env(environment(1, 2, 1234))
-    assert (found.rank, found.size, found.local) == (1, 2, 1)
+    assert (found.rank, found.world_size, found.local_rank) == (1, 2, 1)
 
 
 def test_parts_of_a_batch_are_all_of_it() -> None:

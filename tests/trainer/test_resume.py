@@ -54,12 +54,12 @@ def test_a_run_in_two_parts_is_a_run_in_one(at: int, settings: dict[str, Any]) -
     numpy.random.seed(99)
     torch.manual_seed(99)
     second = toy.loop(folder="run", save_every=100, **settings)
-    second.restore(*RunFolder("run").load())
-    assert second.standing.step == at
+    second.state.restore(*RunFolder("run").load())
+    assert second.state.progress.step == at
     second.run()
     assert toy.equal(whole, second)
     skip = ("seconds",)
-    one, other = whole.standing.to_json(), second.standing.to_json()
+    one, other = whole.state.progress.to_json(), second.state.progress.to_json()
     assert {k: v for k, v in one.items() if k not in skip} == {k: v for k, v in other.items() if k not in skip}
 
 
@@ -87,7 +87,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once() -> None:
     log = Path("run/log.jsonl").read_text()
     Path("run/log.jsonl").write_text(log + '{"step": 5, "loss": 1}\n{"step": 6, "lo')
     second = toy.loop(folder="run")
-    second.restore(*RunFolder("run").load())
+    second.state.restore(*RunFolder("run").load())
     second.run()
     rows = read_log("run/log.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
@@ -128,7 +128,7 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pyte
     with monkeypatch.context() as broken:
         broken.setattr(os, call, full)
         with pytest.raises(cs.OutputError, match="no space left"):
-            folder.save(6, b"another", loop.state(), keep=2)
+            folder.save(6, b"another", loop.state.state_dict(), keep=2)
     assert folder.last_step() == 5
     assert Path("run/last/model.safetensors").read_bytes() == before
     assert [name for place in ("run", "run/steps") for name in os.listdir(place) if "ckpt-tmp" in name] == []
@@ -144,7 +144,7 @@ def test_each_random_state_that_is_lost_is_seen(lost: str) -> None:
     tensors, state = RunFolder("run").load()
     seed_all(99)
     other = random_state()
-    second.restore(tensors, {**state, "random": [{**state["random"][0], lost: other[lost]}]})
+    second.state.restore(tensors, {**state, "random": [{**state["random"][0], lost: other[lost]}]})
     second.run()
     assert not toy.equal(whole, second)
 
@@ -157,9 +157,9 @@ def spoilt(key: str, at: int, *, resumed_at: int, **settings: Any) -> Check:
         state_tensors(first.model)[key].add_(1)
     first.run(until=resumed_at)
     second = toy.loop(folder="run", **settings)
-    second.restore(*RunFolder("run").load())
+    second.state.restore(*RunFolder("run").load())
     second.run()
-    return frozen_unchanged(second)
+    return frozen_unchanged(second.state)
 
 
 def test_a_frozen_tensor_that_moved_before_a_resume_is_seen_after_it() -> None:
@@ -176,10 +176,10 @@ def test_a_frozen_tensor_that_did_not_move_is_no_other_after_a_resume() -> None:
     first = toy.loop(folder="run", save_every=4, freeze=["body.second"])
     first.run(until=4)
     second = toy.loop(folder="run", freeze=["body.second"])
-    second.restore(*RunFolder("run").load())
+    second.state.restore(*RunFolder("run").load())
     second.run()
-    assert frozen_unchanged(second).status == "PASS"
-    assert second.freezing.before == first.freezing.before
+    assert frozen_unchanged(second.state).status == "PASS"
+    assert second.state.freezing.digests_before == first.state.freezing.digests_before
 
 
 # Early stopping.
@@ -189,12 +189,12 @@ def test_a_run_that_ended_for_want_of_patience_is_saved_and_ends_there_when_resu
     settings: dict[str, Any] = {"steps": 40, "evaluate_every": 2, "save_every": 100, "patience": 3, "lr": 1e-9}
     first = toy.loop(folder="run", **settings)
     assert first.run() == "patience"
-    ended = first.standing.step
+    ended = first.state.progress.step
     assert RunFolder("run").last_step() == ended < 40
     second = toy.loop(folder="run", **settings)
-    second.restore(*RunFolder("run").load())
-    assert (second.standing.waited, second.run()) == (3, "patience")
-    assert second.standing.step == ended
+    second.state.restore(*RunFolder("run").load())
+    assert (second.state.progress.waited, second.run()) == (3, "patience")
+    assert second.state.progress.step == ended
     assert len(read_log("run/log.jsonl")) == ended + ended // 2
 
 
@@ -216,6 +216,6 @@ def test_evaluations_without_a_better_figure_are_counted_from_the_last_better_on
     seen = []
     for step in range(2, 2 * len(figures) + 1, 2):
         assert loop.run(until=step) == ("done" if step == 2 * len(figures) else "")
-        seen.append(loop.standing.waited)
-    assert (seen, loop.standing.best) == (waited, best)
+        seen.append(loop.state.progress.waited)
+    assert (seen, loop.state.progress.best) == (waited, best)
     assert os.path.exists("run/best.safetensors") == (best is not None)

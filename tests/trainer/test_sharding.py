@@ -110,9 +110,9 @@ with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
     ShardedModel(build_on_meta(lambda: torch.nn.Linear(8, 8)), ranks, torch.device("cpu"))  # which imports much
     open("/proc/self/clear_refs", "w").write("5")
     before = peak()
-    spread, plan = job.spread()
-    assert torch.equal(spread.model.table, torch.ones(3))
-    held = sum(own_part(tensor).nbytes for tensor in state_tensors(spread.model).values())
+    model, plan = job.parallel_model()
+    assert torch.equal(model.module.table, torch.ones(3))
+    held = sum(own_part(tensor).nbytes for tensor in state_tensors(model.module).values())
     print(peak() - before, held)
 """
 
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_shared_out_is_an_error() -> None:
     )
     first, second = train("toy.yaml", *FSDP)
     assert first.code == 2, first
-    assert "--strategy fsdp cannot share out this model" in first.err
+    assert "--strategy fsdp cannot shard this model" in first.err
     assert "Traceback" not in first.err + second.err
 
 
@@ -311,9 +311,9 @@ FOLLOWED = """
 import os, torch
 from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
-    first = ranks.is_first
+    first = ranks.is_main
     tensors = [torch.full((2,), 1 if first else 5, dtype=torch.int16), torch.full((2,), first),
                torch.full((2,), -0.0 if first else 3.0), torch.tensor(7 if first else 8)]
-    ranks.follow(tensors)
+    ranks.broadcast_tensors(tensors)
     print([one.tolist() for one in tensors])
 """

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.suite import checks_before
 from ckptsurgeon.trainer.evaluation import evaluate
+from ckptsurgeon.trainer.loop import gradient_step
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
-from ckptsurgeon.trainer.step import gradient_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
@@ -36,11 +36,11 @@ def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
     for cuts in ([0, 8], [0, 6, 8]):
         loop = toy.loop(optimizer=optimizer, clip=None)
         loop.model.eval()
-        batch = next(loop.stream)
+        batch = next(loop.state.stream)
         parts = [part(batch, a, b) for a, b in pairwise(cuts)]
-        stepped = gradient_step(loop.spread, loop.job.task, parts, loop.optimizer, settings=loop.settings)
+        stepped = gradient_step(loop.state.parallel, loop.job.task, parts, loop.state.optimizer, settings=loop.settings)
         made.append(
-            (float(stepped.loss), float(stepped.norm), state_tensors(loop.model)["head.weight"].detach().clone())
+            (float(stepped.loss), float(stepped.grad_norm), state_tensors(loop.model)["head.weight"].detach().clone())
         )
     (loss, norm, weight), (other_loss, other_norm, other_weight) = made
     assert loss == pytest.approx(other_loss)
@@ -52,14 +52,14 @@ def test_the_step_is_that_of_torch() -> None:
     """The same gradients, clipped by torch and stepped by torch's own plain optimiser."""
     loop = toy.loop(clip=0.1)
     twin = toy.loop(clip=0.1)
-    batch = next(loop.stream)
+    batch = next(loop.state.stream)
     loop.model.eval()
     twin.model.eval()
-    gradient_step(loop.spread, loop.job.task, [batch], loop.optimizer, settings=loop.settings)
-    plain = torch.optim.AdamW(twin.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
+    gradient_step(loop.state.parallel, loop.job.task, [batch], loop.state.optimizer, settings=loop.settings)
+    plain = torch.optim.AdamW(twin.state.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
     loss = twin.job.task.loss(twin.model, batch)
     (loss.total / loss.items).backward()
-    torch.nn.utils.clip_grad_norm_(twin.optimizer.parameters, 0.1)
+    torch.nn.utils.clip_grad_norm_(twin.state.optimizer.parameters, 0.1)
     plain.step()
     for key, value in state_tensors(loop.model).items():
         torch.testing.assert_close(value, state_tensors(twin.model)[key], msg=key)
@@ -76,11 +76,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     before = state_tensors(loop.model)["head.weight"].detach().clone()
     loop.run(until=3)
     assert torch.equal(state_tensors(loop.model)["head.weight"], before)
-    assert (loop.standing.skipped, loop.standing.in_a_row) == (1, 1)
+    assert (loop.state.progress.skipped, loop.state.progress.in_a_row) == (1, 1)
     assert loop.run() == "done"
-    assert loop.standing.in_a_row == 0
+    assert loop.state.progress.in_a_row == 0
     assert not torch.equal(state_tensors(loop.model)["head.weight"], before)
-    assert math.isfinite(loop.standing.last_loss or math.nan)
+    assert math.isfinite(loop.state.progress.last_loss or math.nan)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -106,13 +106,13 @@ def test_a_clip_with_inf_changes_no_buffer(replaced: bool) -> None:
     if replaced:
         norm.forward = replacing
     loop.run(until=3)
-    assert loop.standing.skipped == 1
+    assert loop.state.progress.skipped == 1
     assert all(torch.equal(buffer, old[name]) for name, buffer in norm.named_buffers())
     task.loss = sound  # type: ignore[method-assign]
     loop.run()
-    assert math.isfinite(loop.standing.figures["loss"])
-    assert loop.average is not None
-    assert all(bool(torch.isfinite(one).all()) for one in loop.average.tensors.values())
+    assert math.isfinite(loop.state.progress.figures["loss"])
+    assert loop.state.ema is not None
+    assert all(bool(torch.isfinite(one).all()) for one in loop.state.ema.tensors.values())
     assert not torch.equal(norm.running_mean, old["running_mean"])
 
 
@@ -121,16 +121,16 @@ def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TOY_NAN_TO", "100")
     loop = toy.loop(nonfinite=2)
     assert loop.run() == "nonfinite"
-    assert (loop.standing.step, loop.standing.skipped) == (7, 3)
+    assert (loop.state.progress.step, loop.state.progress.skipped) == (7, 3)
 
 
 def test_bf16_trains_and_keeps_the_weights_in_float32() -> None:
     loop = toy.loop(precision="bf16", steps=40)
     loop.run()
     assert {value.dtype for value in loop.model.parameters()} == {torch.float32}
-    assert loop.standing.last_loss is not None
-    assert loop.standing.first_loss is not None
-    assert loop.standing.last_loss < loop.standing.first_loss / 2
+    assert loop.state.progress.last_loss is not None
+    assert loop.state.progress.first_loss is not None
+    assert loop.state.progress.last_loss < loop.state.progress.first_loss / 2
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
@@ -160,22 +160,25 @@ def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str
 
     loop.job.task.loss = spoiled  # type: ignore[method-assign]
     stepped = gradient_step(
-        loop.spread, loop.job.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+        loop.state.parallel, loop.job.task, [next(loop.state.stream)], loop.state.optimizer, settings=loop.settings
     )  # fmt: skip
-    assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
-    assert bool(stepped.bad)
+    assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.grad_norm))) == (
+        what != "loss",
+        what == "loss",
+    )
+    assert bool(stepped.is_skipped)
     assert all(torch.equal(value, before[key]) for key, value in state_tensors(loop.model).items())
-    assert not any(loop.optimizer.learned().values())
+    assert not any(loop.state.optimizer.gradients_seen().values())
 
 
 def test_sgd_has_the_first_of_betas_as_momentum() -> None:
     loop, twin = toy.loop(optimizer="sgd", betas=[0.7, 0.9], clip=None), toy.loop()
-    plain = torch.optim.SGD(twin.optimizer.parameters, 0.01, 0.7, weight_decay=0.01)
+    plain = torch.optim.SGD(twin.state.optimizer.parameters, 0.01, 0.7, weight_decay=0.01)
     loop.model.eval()
     twin.model.eval()
     for _ in range(3):
-        batch = next(loop.stream)
-        gradient_step(loop.spread, loop.job.task, [batch], loop.optimizer, settings=loop.settings)
+        batch = next(loop.state.stream)
+        gradient_step(loop.state.parallel, loop.job.task, [batch], loop.state.optimizer, settings=loop.settings)
         loss = twin.job.task.loss(twin.model, batch)
         plain.zero_grad()
         (loss.total / loss.items).backward()
@@ -189,30 +192,30 @@ def test_a_first_step_that_is_skipped_leaves_sgd_no_momentum(monkeypatch: pytest
     monkeypatch.setenv("TOY_NAN_TO", "2")
     loop = toy.loop(optimizer="sgd", freeze=["body.first"])
     loop.run(until=1)
-    assert loop.standing.skipped == 1
+    assert loop.state.progress.skipped == 1
     momenta = {
-        key: loop.optimizer.inner.state[one]["momentum_buffer"]
-        for key, one in zip(loop.optimizer.order, loop.optimizer.parameters, strict=True)
+        key: loop.state.optimizer.inner.state[one]["momentum_buffer"]
+        for key, one in zip(loop.state.optimizer.order, loop.state.optimizer.parameters, strict=True)
     }
     assert not any(bool(one.any()) for one in momenta.values())
-    assert not loop.optimizer.has_state("body.first.weight")
+    assert not loop.state.optimizer.has_state("body.first.weight")
 
 
 def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -> None:
     loop = toy.loop(ema=0.9, evaluate_every=3, lr=0.1)
-    assert loop.average is not None
-    wanted = loop.average.tensors[KEY].clone()
+    assert loop.state.ema is not None
+    wanted = loop.state.ema.tensors[KEY].clone()
     for until in (1, 2, 3):
         loop.run(until=until)
         wanted = 0.9 * wanted + 0.1 * state_tensors(loop.model)[KEY].detach()
-        torch.testing.assert_close(loop.average.tensors[KEY], wanted)
+        torch.testing.assert_close(loop.state.ema.tensors[KEY], wanted)
     dev = loop.job.dev
     assert dev is not None
     found = [
         evaluate(loop.model, loop.job.task, dev.read(0, 0), settings=loop.settings, average=average)
-        for average in (loop.average, None)
+        for average in (loop.state.ema, None)
     ]
-    assert loop.standing.figures == found[0]
+    assert loop.state.progress.figures == found[0]
     assert found[0] != found[1]
 
 
@@ -235,7 +238,7 @@ def test_threads_and_determinism_are_set_for_a_run_and_put_back() -> None:
 def test_it_stops_where_nothing_becomes_better() -> None:
     loop = toy.loop(steps=400, evaluate_every=2, patience=3, lr=1e-9)
     assert loop.run() == "patience"
-    assert loop.standing.step == 8
+    assert loop.state.progress.step == 8
 
 
 def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step() -> None:
@@ -254,17 +257,17 @@ def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str
     task.higher = higher
     task.evaluate = lambda model, batches: {"accuracy": next(figures)}  # type: ignore[method-assign]
     loop.run()
-    assert (loop.standing.best_step, loop.standing.waited) == (best, 3 - best)
+    assert (loop.state.progress.best_step, loop.state.progress.waited) == (best, 3 - best)
 
 
 def test_the_average_is_what_is_evaluated_and_kept() -> None:
     loop = toy.loop(ema=0.9, folder="run")
     loop.run()
-    assert loop.average is not None
+    assert loop.state.ema is not None
     best = cs.open_checkpoint("run/best.safetensors")
     last = cs.open_checkpoint("run/last/model.safetensors")
     key = "head.weight"
     assert torch.equal(last.tensor(key), state_tensors(loop.model)[key])
     assert not torch.equal(best.tensor(key), last.tensor(key))
-    if loop.standing.best_step == loop.standing.step:
-        assert torch.equal(best.tensor(key), loop.average.tensors[key])
+    if loop.state.progress.best_step == loop.state.progress.step:
+        assert torch.equal(best.tensor(key), loop.state.ema.tensors[key])

@@ -286,7 +286,7 @@ def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool
     assert "left out" not in job.notes[0]
     loop = TrainingLoop(job, job.model()[0])
     loop.run()
-    assert (loop.standing.too_short, loop.standing.fresh) == (2, 4)
+    assert (loop.state.progress.too_short, loop.state.progress.fresh) == (2, 4)
     found = {check.name: check for check in checks_during(loop)}
     long_enough = found["clips long enough"]
     there = ", 1 of dev" if dev else ""

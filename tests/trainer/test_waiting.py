@@ -13,11 +13,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.loop import gradient_step
 from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
 from ckptsurgeon.trainer.state.ema import EMA
 from ckptsurgeon.trainer.state.freezing import parameter_rules
 from ckptsurgeon.trainer.state.optimizer import Optimizer
-from ckptsurgeon.trainer.step import StepResult, gradient_step
+from ckptsurgeon.trainer.step import StepResult
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from .waves import SMALL, batch_of, model_of, task_for
@@ -70,10 +71,10 @@ def test_a_step_reads_nothing_of_the_device(attention: str, monkeypatch: pytest.
     made = OnMeta(monkeypatch, attention)
     for _ in range(2):
         stepped = made.step()
-        assert {one.device.type for one in (stepped.loss, stepped.norm, stepped.bad, *stepped.parts.values())} == {
-            "meta"
-        }
-        assert (stepped.clips, stepped.used, stepped.room) == (4, 3 * 6400 + 6000, 4 * 6400)
+        assert {
+            one.device.type for one in (stepped.loss, stepped.grad_norm, stepped.is_skipped, *stepped.parts.values())
+        } == {"meta"}
+        assert (stepped.counts.clips, stepped.counts.used, stepped.counts.room) == (4, 3 * 6400 + 6000, 4 * 6400)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What is checked before, during and after training: one small function each."""
+"""The checks before, during and after training; ``suite.py`` lists them."""

@@ -1,4 +1,4 @@
-"""How large the activations of each layer are, and which units are dead."""
+"""The scale of each layer's activations, and dead units."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """What one layer gave for a batch: its root mean square, that of its input, its units and the dead of them."""
+    """One layer's output for a batch: its root mean square, that of its input, its units and how many are dead."""
 
     name: str
     rms: float
@@ -35,7 +35,7 @@ class LayerActivations:
 
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
-    """Run a batch and return each layer without layers of its own, in the order in which they ran."""
+    """Run a batch and return each leaf module, in the order in which they ran."""
     found: dict[str, LayerActivations] = {}
     channels: dict[tuple[int, ...], int] = {}
     hooks = []
@@ -64,7 +64,7 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 def _layer(
     name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, *, channels: dict[Any, int]
 ) -> LayerActivations:
-    # An activation has its units where the layer before it had them.
+    # An activation function has its units on the same axis as the layer before it.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
     if list(module.parameters()):
@@ -84,9 +84,10 @@ def _rms(value: Tensor) -> float:
 
 
 def activation_scale(layers: list[LayerActivations]) -> Check:
-    """Find layers that make what they are given less than half or more than twice as large; norms set it anew.
+    """Find layers whose output is less than half or more than twice as large as their input; norms are left out.
 
-    Small factors multiply: torch's own initialisers took .42 to .07 over six layers, and nothing was learned.
+    Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and
+    nothing was learned.
     """
     name = "scale of activations"
     ratios = {
@@ -109,7 +110,7 @@ def _said(odd: Mapping[str, float]) -> list[str]:
 
 
 def dead_units(layers: list[LayerActivations]) -> Check:
-    """Find units that give the same for everything: some in a layer are a warning, all of them a failure."""
+    """Find units with the same output for every input: some in a layer are a warning, all of them a failure."""
     name = "dead units"
     units, dead = sum(layer.units for layer in layers), sum(layer.dead for layer in layers)
     if not units:

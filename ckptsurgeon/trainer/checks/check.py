@@ -1,4 +1,4 @@
-"""What a check says: a name, a verdict, the figure it rests on and why."""
+"""One check: its name, its status, and the figure or reason."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NOT_RUN: Status = "NOT RUN"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: what was looked at, what came of it, and the figure (or the reason why it did not run).
+    """One line of the table: a check, its status, and the figure that it rests on (or the reason why it did not run).
 
-    ``when`` it was looked at: before the first step, during, or after the last.
+    ``when`` it ran: before the first step, during, or after the last.
     """
 
     name: str

@@ -1,12 +1,12 @@
-"""Figures of an evaluation: share of blanks, clips too short for CTC, collapse, one batch by heart."""
+"""Checks of the figures of an evaluation: blanks, clips too short for CTC, collapse, one batch learned by heart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ...util.text import apart, count, percent
-from ..loop import COLLAPSED, TrainingLoop
-from ..state.run_progress import RunProgress
+from ..state.run_progress import COLLAPSED, RunProgress
+from ..state.training_state import TrainingState
 from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["ONE_BATCH", "blank_share", "clips_long_enough", "not_collapsed", "overfits_one_batch"]
@@ -17,7 +17,7 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float]) -> Check:
-    """Name the plateau on which CTC models begin and may stay: every frame is blank, the loss falls no further."""
+    """Detect the plateau on which CTC models begin and may stay: every frame is blank, the loss falls no further."""
     name = "share of blanks"
     if "blanks" not in figures:
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
@@ -29,16 +29,16 @@ def blank_share(figures: Mapping[str, float]) -> Check:
     return Check(name, PASS, f"{percent(share, 1)} of frames")
 
 
-def clips_long_enough(standing: RunProgress) -> Check:
-    """Count clips with fewer frames than labels and repeats: no alignment exists, and nothing is learned of them.
+def clips_long_enough(progress: RunProgress) -> Check:
+    """Count clips with fewer frames than labels and repeats, which have no alignment.
 
-    Those of training in the first epoch, as far as it came, those of dev in the last evaluation.
+    Training clips are counted in the first epoch, as far as it came, clips of dev in the last evaluation.
     """
     name = "clips long enough"
-    trained, seen = standing.too_short, standing.fresh
-    evaluated = standing.figures.get("too_short")
+    trained, seen = progress.too_short, progress.fresh
+    evaluated = progress.figures.get("too_short")
     if trained is None and evaluated is None:
-        return Check(name, NOT_RUN, NO_CTC if standing.step or standing.figures else "no step was taken")
+        return Check(name, NOT_RUN, NO_CTC if progress.step or progress.figures else "no step was taken")
     said = [f"{trained} of {count(seen, 'clip')} of train"] if trained is not None else []
     said += [f"{int(evaluated)} of dev"] if evaluated is not None else []
     if trained or evaluated:
@@ -49,17 +49,18 @@ def clips_long_enough(standing: RunProgress) -> Check:
 COLLAPSE = "did not collapse"
 
 
-def not_collapsed(loop: TrainingLoop) -> Check:
-    """Say why a run was ended as collapsed, or what the task finds doubtful in the figures of the last evaluation."""
-    task, standing = loop.job.task, loop.standing
-    if not hasattr(task, "collapsed"):
+def not_collapsed(state: TrainingState) -> Check:
+    """Report why a run ended as collapsed, or what the task doubts in the figures of the last evaluation."""
+    task, progress = state.job.task, state.progress
+    if getattr(task, "collapsed", None) is None:
         return Check(COLLAPSE, NOT_RUN, "the task names no collapse")
-    if standing.ended == COLLAPSED:
-        return Check(COLLAPSE, FAIL, f"stopped at step {standing.step}: {standing.collapse}")
-    if standing.collapse:
-        return Check(COLLAPSE, FAIL, standing.collapse)
-    doubts = task.doubts(standing.figures) if standing.figures and hasattr(task, "doubts") else ""
-    return Check(COLLAPSE, WARN, doubts) if doubts else Check(COLLAPSE, PASS, f"{standing.step} steps")
+    if progress.ended == COLLAPSED:
+        return Check(COLLAPSE, FAIL, f"stopped at step {progress.step}: {progress.collapse}")
+    if progress.collapse:
+        return Check(COLLAPSE, FAIL, progress.collapse)
+    find_doubts = getattr(task, "doubts", None)
+    doubts = find_doubts(progress.figures) if progress.figures and find_doubts is not None else ""
+    return Check(COLLAPSE, WARN, doubts) if doubts else Check(COLLAPSE, PASS, f"{progress.step} steps")
 
 
 ONE_BATCH = "one batch by heart"
@@ -67,7 +68,7 @@ BELOW = 0.05
 
 
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
-    """Hold the metric on the one batch that was trained on against 0.05, or 0.95 where ``higher`` is better."""
+    """Compare the metric on the one training batch with 0.05, or with 0.95 if ``higher`` is better."""
     if metric not in figures:
         return Check(ONE_BATCH, NOT_RUN, f"the task gives no {metric}")
     value = figures[metric]

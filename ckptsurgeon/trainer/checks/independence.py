@@ -1,4 +1,4 @@
-"""What a model says of a clip depends neither on its company in the batch nor on how much padding follows it."""
+"""A clip's output depends neither on the other clips of its batch nor on the padding after it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MORE_PADDING = 0.5
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Compare the loss of a few clips together with their losses one by one, and with that of more padding.
 
-    One by one they are padded as they are together, so that company is all that differs. A group norm sees padding by
-    design; it excuses nothing else.
+    One by one, clips are padded as they are together, so that only the other clips differ. A group norm sees padding by
+    design; that excuses a difference by padding, and no other.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -55,7 +55,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss with more padding, or why a model of the user's own does not take it."""
+    """Return the loss with more padding, or why a user's model rejects it."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)
@@ -64,7 +64,7 @@ def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings)
 
 
 def _padded(batch: Batch) -> Batch:
-    """Return a batch with more zeros behind it."""
+    """Return a batch with more zeros at the end."""
     if batch.inputs.dim() < 2:
         return batch
     shape = list(batch.inputs.shape)

@@ -1,4 +1,4 @@
-"""The weights before the first step: what was loaded equals its source, what was drawn fits its initialiser."""
+"""The weights before the first step: loaded tensors equal their source, drawn ones fit their initialiser."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
 
 MAX_Z = 6.0
-"""Standard errors that a mean or a deviation may be off: by chance once in 500 million."""
+"""Standard errors by which a mean or a deviation may differ: chance does so once in 500 million."""
 FEW_VALUES = 30
-"""Fewer values than this are held against exact bounds, not against what holds for many."""
+"""Tensors with fewer values are compared with exact bounds instead of those for many values."""
 UNUSUAL_Z = 4.0
-"""Where draws themselves are so far apart, a bound says nothing: their values do not vary one by one."""
+"""If draws of the same initialiser differ by so much, no bound holds: their values are not independent."""
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
-    """Return how far a tensor is from others of its make; infinite for another constant."""
-    if torch.equal(others[0], others[1]):  # nothing is random about it
+    """Return how far a tensor is from draws of its initialiser, in standard errors; infinite for another constant."""
+    if torch.equal(others[0], others[1]):  # a constant initialiser
         return 0.0 if torch.equal(value, others[0]) else math.inf
     mine, theirs = value.double().flatten(), torch.stack(list(others)).double().flatten(1)
     if not torch.isfinite(mine).all():
@@ -44,9 +44,9 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return the distances of mean, deviation and furthest value by what is exact for normal values.
+    """Return z scores of mean, deviation and furthest value that are exact for normal values.
 
-    A mean of n, n - 1 variances (chi-squared), and the furthest of n; uniform values keep to tighter bounds still.
+    The mean of n values, n - 1 variances (chi-squared), and the furthest of n; uniform values have tighter bounds.
     """
     n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
@@ -61,7 +61,7 @@ def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _z(chance: Tensor) -> Tensor:
-    """Return the standard errors beyond which a normal value is with a chance, on both sides together."""
+    """Return the z score that a normal value exceeds, on either side, with a given probability."""
     found: Tensor = -torch.special.ndtri(chance.clamp(1e-300, 1) / 2)
     return found
 
@@ -71,19 +71,19 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
     share = 1 / mine.numel() + 1 / theirs.numel()
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(share))
     fourth = ((theirs - centre) ** 4).mean()
-    error = ((fourth - spread**4).clamp(min=1e-3 * spread**4) * share).sqrt()  # of a variance
+    error = ((fourth - spread**4).clamp(min=1e-3 * spread**4) * share).sqrt()  # the standard error of a variance
     spread_z = (mine.var() - spread**2).abs() / error
     width = theirs.max() - theirs.min()
     beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # half as wide again as was ever drawn
+    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # beyond the range of all draws by half of it
     return max(float(mean_z), float(spread_z), bounds_z)
 
 
 INITIALISED = "initialised tensors fit"
 OTHERS = 2
-"""Draws with the next seeds that a tensor is held against."""
+"""Draws with the next seeds with which a tensor is compared."""
 OTHERS_OF_FEW = 32
-"""As many of a tensor with few values, if they are drawn in a few seconds."""
+"""Draws for tensors with few values, if they take no longer than a few seconds."""
 DRAW_LIMIT_S = 3.0
 
 
@@ -92,7 +92,7 @@ def initialised_tensors(
 ) -> Check:
     """Compare drawn tensors with draws of other seeds: mean, deviation and bounds; constants must be equal.
 
-    What is random must differ between seeds. Of ``parts`` only what is true is drawn, and compared.
+    Random values must differ between seeds. Of ``parts``, only the values under the mask were drawn, and are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
@@ -121,14 +121,14 @@ def _of(value: Tensor, part: Tensor | None) -> Tensor:
 
 
 def _others(target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-    """Return what other seeds draw; of few values often, so that their deviation is known too."""
+    """Return the draws of other seeds; many of tensors with few values, so that their deviation is known."""
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
     while keys and (more < OTHERS or time.monotonic() < until):
         more += 1
         for key, value in initial_values(target, keys, seed + more):
             others[key].append(_of(value, parts.get(key)).clone())
-        if more == OTHERS:  # constants are no other the next time
+        if more == OTHERS:  # constants are the same with every seed
             keys = [key for key in keys if others[key][0].numel() < FEW_VALUES and not torch.equal(*others[key])]
         if more == OTHERS_OF_FEW:
             break
@@ -143,7 +143,7 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Hold the model against its init, bit for bit, and the init against its own sources by its recipe."""
+    """Compare the model with its init, bit for bit, and the init with its own sources by its recipe."""
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
     tensors = state_tensors(model)
@@ -183,7 +183,7 @@ def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) 
 
 
 def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
-    """Tied tensors are one tensor, as the configuration has them."""
+    """Tied tensors are one tensor, as the configuration declares."""
     name = "ties are still ties"
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")

@@ -1,4 +1,4 @@
-"""The loss: before the first step against that of uniform outputs, and whether it fell."""
+"""The loss: before the first step, compared with that of uniform outputs; and whether it fell."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from ...util.text import apart, count, percent
 from ..config.settings import Settings
 from ..data.source import first_batch
 from ..evaluation import loss_per_item, uniform_loss
+from ..folder.run_folder import RunFolder
 from ..log import LOG_FILE as LOG
 from ..log import read_log
-from ..loop import TrainingLoop
+from ..state.training_state import TrainingState
 from ..tasks._task import Batch, Task
 from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""Steps of which a fall can be told from noise: three at each end."""
+"""Steps from which a fall can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
-"""Standard errors beyond which a fall is no chance: of losses that only vary, one run in 20 to 40 seems to fall."""
+"""Standard errors of a significant fall: of losses that only vary, one run in 20 to 40 seems to fall."""
 ROUNDED = 1e-3
-"""The share of a loss below which a fall is nothing: so much does half precision round."""
+"""A smaller fall, as a share of the loss, may be rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
 """The median difference of two normal values, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class LossDrop:
-    """The mean loss of the first and of the last ``steps`` steps, and by how much the two differ by chance."""
+    """The mean loss of the first and of the last ``steps`` steps, and the noise of their difference."""
 
     first: float
     last: float
@@ -44,16 +45,16 @@ class LossDrop:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the loss fell by more than its noise."""
+        """Whether the loss fell by more than the noise."""
         return self.first - self.last > self.noise
 
 
 def loss_drop(losses: Sequence[float]) -> LossDrop | None:
-    """Return how a series of losses fell from its first tenth to its last; None where it is too short to tell.
+    """Return how far losses fell from their first tenth to their last; None if there are too few.
 
-    The noise is two standard errors of the difference of the two means. How much a loss varies from step to step is
-    taken from the median difference of neighbours: neither a steady fall nor a steep beginning is in it. What rounding
-    may have done is noise too.
+    The noise is two standard errors of the difference of the two means. The variation from step to step is estimated
+    from the median difference of neighbours, which contains neither a steady fall nor a steep beginning. Rounding
+    counts as noise.
     """
     if len(losses) < MIN_STEPS:
         return None
@@ -66,22 +67,22 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
 
 LOSS_FELL = "loss fell"
 ABOVE = 1.02
-"""What a loss is above another by that is no chance of one batch."""
+"""A loss so much above another is no chance of one batch."""
 RISEN = 1.25
 
 
-def loss_fell(loop: TrainingLoop) -> Check:
-    """Hold the loss of the first batch after the last step against what it was, and what saying nothing costs.
+def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
+    """Compare the loss of the first batch after the last step with its first value and with that of uniform outputs.
 
-    Then the losses of the last steps against those of the first, and how much they vary from step to step.
+    Then compare the losses of the last steps with those of the first, and with their variation from step to step.
     """
-    standing, job = loop.standing, loop.job
-    if not standing.step:
+    progress, job = state.progress, state.job
+    if not progress.step:
         return Check(LOSS_FELL, NOT_RUN, "no step was taken")
     batch = first_batch(job.train, job.settings.seed)
-    last = loss_per_item(loop.model, job.task, [batch], settings=job.settings)
-    uniform = uniform_loss(loop.model, job.task, batch, settings=job.settings)
-    first = standing.first_loss
+    last = loss_per_item(state.model, job.task, [batch], settings=job.settings)
+    uniform = uniform_loss(state.model, job.task, batch, settings=job.settings)
+    first = progress.first_loss
     says = f"{' to '.join(apart(math.nan if first is None else first, last))} on the first batch"
     bounds = [one for one in (first, uniform) if one is not None and math.isfinite(one) and one > 0]
     if math.isfinite(uniform) and uniform > 0:
@@ -92,12 +93,12 @@ def loss_fell(loop: TrainingLoop) -> Check:
         return Check(LOSS_FELL, FAIL, f"{says}: it diverged; a smaller train.lr, or a longer train.warmup")
     if first is not None and last > RISEN * first:
         return Check(LOSS_FELL, WARN, f"{says}: it rose")
-    return _beyond_noise(_step_losses(loop), says)
+    return _beyond_noise(_step_losses(folder), says)
 
 
-def _step_losses(loop: TrainingLoop) -> list[float]:
-    """Return the loss of each step that was logged and finite."""
-    rows = read_log(loop.folder.of(LOG)) if loop.folder is not None else []
+def _step_losses(folder: RunFolder | None) -> list[float]:
+    """Return the finite losses of all logged steps."""
+    rows = read_log(folder.of(LOG)) if folder is not None else []
     return [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
 
 
@@ -120,8 +121,8 @@ TOLERANCE = 0.25
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
     """Compare the first loss with the loss of uniform outputs under the same criterion.
 
-    For CTC that is no ln V: sums over alignments gave 7.64 per label where ln V was 3.33. ``drawn`` says whether part
-    of the model is new; where nothing is, a low loss is what is hoped for.
+    For CTC that is not ln V: sums over alignments give 7.64 per label where ln V is 3.33. ``drawn`` says whether part
+    of the model is new; if none is, a low loss is good.
     """
     name = "first loss"
     found = loss_per_item(model, task, [batch], settings=settings)

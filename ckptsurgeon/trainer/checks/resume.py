@@ -1,4 +1,4 @@
-"""2 k steps are k steps, a checkpoint, and k steps, bit for bit."""
+"""2 k steps equal k steps, a checkpoint, and k steps, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from ...util.text import count, listing
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
-from ..loop import NONFINITE, TrainingLoop
+from ..loop import TrainingLoop
 from ..state.model_tensors import digests, state_tensors, unsaved_buffers
+from ..state.run_progress import NONFINITE
 from ..system.random_state import random_state
 from .check import FAIL, NOT_RUN, PASS, Check
 
@@ -24,7 +25,7 @@ TIME_LIMIT_S = 20.0
 
 
 def resume_is_exact(job: Job, *, step_s: float) -> Check:
-    """Train 2 k steps twice, once through a checkpoint on disk; ``step_s`` is how long a step takes, in seconds."""
+    """Train 2 k steps twice, once through a checkpoint; ``step_s`` is the time of a step in seconds."""
     if job.device.type != "cpu":
         return Check(RESUMED, NOT_RUN, "a GPU adds in another order each time; the CPU promises the bits")
     if job.settings.steps < 2 * STEPS:
@@ -42,7 +43,7 @@ def resume_is_exact(job: Job, *, step_s: float) -> Check:
         if first.run(until=STEPS) == NONFINITE:
             return Check(RESUMED, NOT_RUN, "it is not finite a second time: nothing was saved to resume from")
         second = _fresh(job)
-        second.restore(*run.load())
+        second.state.restore(*run.load())
     second.run(until=2 * STEPS)
     wrong = differing(wanted, {**digests(all_tensors(second)), **digests(_generators())})
     if wrong:
@@ -58,22 +59,22 @@ def _fresh(job: Job, folder: RunFolder | None = None) -> TrainingLoop:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Return the keys of digests that differ, or are in one of them only."""
+    """Return the keys of digests that differ, or that only one of them has."""
     return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
 
 
 def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
-    """Return every tensor that decides how a run goes on: of the model, of the optimiser and the average."""
+    """Return every tensor that decides how a run continues: of the model, the optimizer and the average."""
     found: dict[str, torch.Tensor] = dict(state_tensors(loop.model))
-    state: dict[Any, Any] = loop.optimizer.inner.state_dict()["state"]
+    state: dict[Any, Any] = loop.state.optimizer.inner.state_dict()["state"]
     for index, entries in state.items():
         found |= {f"optimizer.{index}.{name}": value for name, value in entries.items() if torch.is_tensor(value)}
-    found |= {f"average.{key}": value for key, value in (loop.average.tensors if loop.average else {}).items()}
+    found |= {f"average.{key}": value for key, value in (loop.state.ema.tensors if loop.state.ema else {}).items()}
     return found | {f"unsaved.{key}": value for key, value in unsaved_buffers(loop.model).items()}
 
 
 def _generators() -> dict[str, torch.Tensor]:
-    """Return the states of the global generators, as they are now: there is one of each, whichever run draws."""
+    """Return the current states of the global generators, which all runs of the process share."""
     state = random_state()
     return {
         "random": state["torch"],

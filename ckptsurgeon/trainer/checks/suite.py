@@ -1,4 +1,4 @@
-"""All checks, in their order: before the first step, during, and after the last."""
+"""All checks in their order: before the first step, during, and after the last."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ..data.source import first_batch
 from ..evaluation import evaluate, evaluation_mode, loss_per_item
 from ..folder.run_folder import BEST, MODEL
 from ..job.job import Job, new_part_masks, unknown_metric_error
-from ..loop import COLLAPSED, NONFINITE, Observer, TrainingLoop
+from ..loop import Observer, TrainingLoop
 from ..parallel.ranks import is_communication_error
 from ..run.controls import knowledge_moved
 from ..run.result import Controls
+from ..state.run_progress import COLLAPSED, NONFINITE
 from ..system.device import autocast
 from ..tasks._load import is_user_task
 from ..tasks._task import Batch, Loss, is_higher_better
@@ -43,7 +44,7 @@ IN_PARTS = "each process holds a part of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Return checks that know when they were made; tells how many are, for some take long."""
+    """Return checks with the phase in which they were made; the observer gets their number, as some take long."""
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
     for check in checks:
@@ -53,7 +54,7 @@ def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[
 
 
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
-    """Yield what is looked at before the first step."""
+    """Yield the checks before the first step."""
     task, settings, target = job.task, job.settings, job.target
     batch = first_batch(job.train, settings.seed)
     smoke_test(job, model, batch)
@@ -75,30 +76,31 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def checks_during(loop: TrainingLoop) -> Iterator[Check]:
-    """Yield what was seen while training."""
-    yield frozen_unchanged(loop)
-    yield loss_fell(loop)
-    yield trained_tensors_moved(loop)
-    yield update_sizes(loop)
-    yield gradient_norm(loop)
-    yield finite_steps(loop)
-    yield not_collapsed(loop)
-    yield finite_tensors(loop.model, loop.average.tensors if loop.average is not None else None)
-    yield finite_figures(loop.standing.figures, ("loss", loop.metric))
-    yield blank_share(loop.standing.figures)
-    yield clips_long_enough(loop.standing)
+    """Yield the checks of what happened in training."""
+    state = loop.state
+    yield frozen_unchanged(state)
+    yield loss_fell(state, loop.folder)
+    yield trained_tensors_moved(state)
+    yield update_sizes(state)
+    yield gradient_norm(state)
+    yield finite_steps(state)
+    yield not_collapsed(state)
+    yield finite_tensors(state.model, state.ema.tensors if state.ema is not None else None)
+    yield finite_figures(state.progress.figures, ("loss", loop.job.metric))
+    yield blank_share(state.progress.figures)
+    yield clips_long_enough(state.progress)
 
 
 def checks_after(
     loop: TrainingLoop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool
 ) -> Iterator[Check]:
-    """Yield what is looked at after the last step; none of them can take what is known of the run with it."""
-    job, standing = loop.job, loop.standing
-    higher = is_higher_better(job.task, loop.metric)
+    """Yield the checks after the last step; an error in one of them does not lose the result of the run."""
+    job, progress = loop.job, loop.state.progress
+    higher = is_higher_better(job.task, loop.job.metric)
     yield from _guarded(
         (BY_HEART,),
         lambda: [
-            overfits_one_batch(standing.figures, loop.metric, standing.step, higher=higher)
+            overfits_one_batch(progress.figures, loop.job.metric, progress.step, higher=higher)
             if overfitting
             else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
         ],
@@ -109,13 +111,13 @@ def checks_after(
 
 
 def _resumed(loop: TrainingLoop) -> Check:
-    if loop.spread.is_sharded:
+    if loop.state.parallel.is_sharded:
         return Check(RESUMED, NOT_RUN, IN_PARTS)
-    return resume_is_exact(loop.job, step_s=loop.standing.seconds / max(loop.standing.step, 1))
+    return resume_is_exact(loop.job, step_s=loop.state.progress.seconds / max(loop.state.progress.step, 1))
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Make checks; where that fails they were not run, and why."""
+    """Make checks; if that raises, they are NOT RUN, for the reason that is raised."""
     try:
         return tuple(make())
     except Exception as error:
@@ -124,7 +126,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 
 
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
-    """Yield whether what was saved last, and the best, are what they were."""
+    """Yield whether the last and the best weights have the same loss after a reload."""
     found = [_last(loop), _best(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
     made = {
@@ -135,8 +137,8 @@ def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> 
 
 
 def _last(loop: TrainingLoop) -> SavedWeights | Check:
-    folder, step = loop.folder, loop.standing.step
-    if loop.spread.is_sharded:
+    folder, step = loop.folder, loop.state.progress.step
+    if loop.state.parallel.is_sharded:
         return Check(REOPENED, NOT_RUN, IN_PARTS)
     if folder is None or not folder.saved_steps:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
@@ -146,19 +148,19 @@ def _last(loop: TrainingLoop) -> SavedWeights | Check:
 
 
 def _best(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the best as it was evaluated; without ``dev`` it is the last, as the run would use it."""
-    folder, standing = loop.folder, loop.standing
+    """Return the best weights with the loss of their evaluation; without ``dev``, the last weights are the best."""
+    folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.of(BEST)):
         return Check(BEST_REOPENED, NOT_RUN, "no model was the best")
     if loop.job.dev is not None:
-        if standing.best_loss is None:
+        if progress.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
-        return SavedWeights(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
-    if loop.spread.is_sharded:
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), progress.best_loss, dev=True)
+    if loop.state.parallel.is_sharded:
         return Check(BEST_REOPENED, NOT_RUN, IN_PARTS)
-    if standing.ended in (NONFINITE, COLLAPSED):
+    if progress.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
-    with loop.average.in_place() if loop.average is not None else nullcontext():
+    with loop.state.ema.applied() if loop.state.ema is not None else nullcontext():
         return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop))
 
 
@@ -168,10 +170,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError where model and task do not go together, or the task gives no such metric.
-
-    Both may be the user's own code.
-    """
+    """Raise ConfigError if model and task, which may be the user's code, do not fit, or the metric is unknown."""
     figures = {}
     try:
         if is_user_task(job.task):
@@ -182,7 +181,7 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if is_communication_error(error):  # another process ended
+        if is_communication_error(error):  # another rank has ended
             raise
         raise ConfigError(
             f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
@@ -194,7 +193,7 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError for a loss that is no Loss, or is of nothing."""
+    """Raise ConfigError for a loss that is not a Loss, or that has no items."""
     with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.task.loss(model, batch.to(job.device))
     name = f"loss of the task {escape(job.settings.task)}"
@@ -210,7 +209,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _is_of_something(loss: Loss) -> bool:
-    """Whether a loss counts items; none where CTC can spell no clip of a batch are as they should be."""
+    """Whether a loss counts items; no items are right if all clips of the batch are too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

@@ -1,11 +1,12 @@
-"""Gradients and updates: frozen tensors stayed, trained ones moved, norms and skipped steps."""
+"""Checks of gradients and updates: frozen tensors stayed, trained ones moved, norms, skipped steps."""
 
 from __future__ import annotations
 
 import statistics
 
 from ...util.text import apart, count, escape, listing, percent
-from ..loop import NONFINITE, TrainingLoop
+from ..state.run_progress import NONFINITE
+from ..state.training_state import TrainingState
 from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["finite_steps", "frozen_unchanged", "gradient_norm", "trained_tensors_moved", "update_sizes"]
@@ -14,49 +15,50 @@ MAX_CLIPPED = 0.5
 MAX_SPIKE = 100.0
 
 
-def gradient_norm(loop: TrainingLoop) -> Check:
-    """Look at the norm before clipping. A task may name a ``gradient_band``; a warning only, healthy runs leave it."""
+def gradient_norm(state: TrainingState) -> Check:
+    """Check the norm before clipping. A task may name a ``gradient_band``: only a warning, as healthy runs leave it."""
     name = "gradient norm"
-    norms = loop.standing.norms
+    norms = state.progress.norms
     if not norms["steps"]:
         return Check(name, NOT_RUN, "no step was taken")
     mean, clipped = norms["sum"] / norms["steps"], norms["clipped"] / norms["steps"]
-    band = getattr(loop.job.task, "gradient_band", None)
+    band = getattr(state.job.task, "gradient_band", None)
     said = apart(mean, *(band or ()), digits=2)[0]
     says = f"mean {said}, largest {norms['largest']:.2g}, {percent(clipped)} of steps clipped"
     if band is not None and not band[0] <= mean <= band[1]:
         return Check(name, WARN, f"{says}; healthy runs of this task have {band[0]:g} to {band[1]:g}")
     if clipped > MAX_CLIPPED:
-        return Check(name, WARN, f"{says}: train.clip {loop.settings.clip:g} sets the step, not train.lr")
-    others = (norms["sum"] - norms["largest"]) / max(norms["steps"] - 1, 1)  # of a mean with it, it is never far
+        return Check(name, WARN, f"{says}: train.clip {state.settings.clip:g} sets the step, not train.lr")
+    # A mean that contains the largest is never far from it.
+    others = (norms["sum"] - norms["largest"]) / max(norms["steps"] - 1, 1)
     if norms["steps"] > 1 and norms["largest"] > MAX_SPIKE * others:
         return Check(name, WARN, f"{says}: {MAX_SPIKE:g} times the mean of the others, {others:.2g}")
     return Check(name, PASS, says)
 
 
-def finite_steps(loop: TrainingLoop) -> Check:
-    """Count the steps whose loss or gradient was not finite; they were skipped."""
+def finite_steps(state: TrainingState) -> Check:
+    """Count the steps with a loss or gradient that was not finite, which were skipped."""
     name = "finite steps"
-    standing = loop.standing
-    if loop.standing.ended == NONFINITE:
-        return Check(name, FAIL, f"stopped at step {standing.step}: {standing.in_a_row} in a row were not finite")
-    if standing.skipped:
-        return Check(name, WARN, f"{count(standing.skipped, 'step')} of {standing.step} skipped")
-    return Check(name, PASS, f"{standing.step} of {standing.step}")
+    progress = state.progress
+    if state.progress.ended == NONFINITE:
+        return Check(name, FAIL, f"stopped at step {progress.step}: {progress.in_a_row} in a row were not finite")
+    if progress.skipped:
+        return Check(name, WARN, f"{count(progress.skipped, 'step')} of {progress.step} skipped")
+    return Check(name, PASS, f"{progress.step} of {progress.step}")
 
 
-def frozen_unchanged(loop: TrainingLoop) -> Check:
-    """Compare frozen parameters and buffers with what they were before the first step (or before they thawed)."""
+def frozen_unchanged(state: TrainingState) -> Check:
+    """Compare frozen parameters and buffers with what they were before the first step (or until they were unfrozen)."""
     name = "frozen tensors did not move"
-    freezing, step = loop.freezing, max(loop.standing.step - 1, 0)
+    freezing, step = state.freezing, max(state.progress.step - 1, 0)
     frozen = freezing.frozen(step)
     ever = freezing.frozen(0)
     if not ever:
         return Check(name, NOT_RUN, "nothing is frozen")
-    moved = list(dict.fromkeys([*freezing.moved, *freezing.changed(frozen)]))
+    moved = list(dict.fromkeys([*freezing.moved_while_frozen, *freezing.changed(frozen)]))
     if moved:
         return Check(name, FAIL, f"{count(len(moved), 'tensor')} of {len(ever)} did: {listing(moved, where='')}")
-    stateful = [key for key in frozen if loop.optimizer.has_state(key)]
+    stateful = [key for key in frozen if state.optimizer.has_state(key)]
     if stateful:
         return Check(name, FAIL, f"the optimiser has state for {listing(stateful, where='')}")
     thawed = f", {len(ever) - len(frozen)} thawed since" if len(ever) > len(frozen) else ""
@@ -67,27 +69,27 @@ MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 """How far a step may move a tensor, as a share of its norm: 1e-3 is usual."""
 
 
-def trained_tensors_moved(loop: TrainingLoop) -> Check:
-    """Find trained tensors that no gradient reached, or that are what they were."""
+def trained_tensors_moved(state: TrainingState) -> Check:
+    """Find trained tensors that never had a gradient, or that did not change."""
     name = "trained tensors moved"
-    if not loop.standing.step:
+    if not state.progress.step:
         return Check(name, NOT_RUN, "no step was taken")
-    frozen = set(loop.freezing.frozen(loop.standing.step - 1))
-    learned = {key: seen for key, seen in loop.optimizer.learned().items() if key not in frozen}
+    frozen = set(state.freezing.frozen(state.progress.step - 1))
+    learned = {key: seen for key, seen in state.optimizer.gradients_seen().items() if key not in frozen}
     without = [key for key, seen in learned.items() if not seen]
     if without:
         return Check(name, FAIL, f"{count(len(without), 'tensor')} never had a gradient: {listing(without, where='')}")
-    still = set(learned) - set(loop.freezing.changed(list(learned)))
+    still = set(learned) - set(state.freezing.changed(list(learned)))
     if still:
         return Check(name, FAIL, f"{count(len(still), 'tensor')} did not move: {listing(sorted(still), where='')}")
     return Check(name, PASS, f"{len(learned)} of {len(learned)}, each had a gradient")
 
 
-def update_sizes(loop: TrainingLoop) -> Check:
-    """Look at how far the last step that was measured moved each tensor."""
+def update_sizes(state: TrainingState) -> Check:
+    """Check how far the last measured step moved each tensor."""
     name = "update to weight"
-    frozen = set(loop.freezing.frozen(max(loop.standing.step - 1, 0)))
-    ratios = {key: ratio for key, ratio in loop.standing.ratios.items() if key not in frozen and ratio > 0}
+    frozen = set(state.freezing.frozen(max(state.progress.step - 1, 0)))
+    ratios = {key: ratio for key, ratio in state.progress.ratios.items() if key not in frozen and ratio > 0}
     if not ratios:
         return Check(name, NOT_RUN, "no step was measured")
     middle = statistics.median(ratios.values())

@@ -1,4 +1,4 @@
-"""What settings may be: from where to where each goes, which of them contradict each other, which do nothing."""
+"""The bounds of settings, settings that contradict each other, and settings without effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FROM: Mapping[str, float] = {
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
-"""The least that a number may be."""
+"""The lowest value of a number."""
 ABOVE: Mapping[str, float] = dict.fromkeys(
     (
         "lr",
@@ -32,7 +32,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
     ),
     0,
 )
-"""What a number must be above."""
+"""A number must be above this."""
 TO: Mapping[str, float] = {
     "final_lr": 1,
     "seed": 2**63 - 1,
@@ -40,19 +40,19 @@ TO: Mapping[str, float] = {
     "data.workers": 1024,
     "pretrain.mask_prob": 1,
 }
-"""The most that one may be; more of a machine than this is a slip."""
+"""The highest value; more of a machine is a mistake."""
 BELOW: Mapping[str, float] = {"ema": 1, "label_smoothing": 1, "betas": 1}
-"""What one must be below."""
+"""A number must be below this."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
     "lr": "; what is not to be trained is named by freeze",
     "clip": ", or null so as not to clip",
 }
-"""What would do what such a value may have been meant to."""
+"""Advice: the setting that a user may have meant."""
 
 
 def find_fault(made: Settings) -> str:
-    """Return what is wrong with settings, naming the key; '' where nothing is."""
+    """Return what is wrong with settings, naming the key; '' if nothing is."""
     if len(made.betas) != 2:
         return f"train.betas are {list(made.betas)}; they must be two numbers, each {_meant('betas')}"
     for key in dict.fromkeys([*FROM, *ABOVE]):
@@ -75,7 +75,7 @@ def find_fault(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a field, and what each is called."""
+    """Yield the numbers of a field with their names."""
     section, _, name = key.rpartition(".")
     value = getattr(getattr(made, section) if section else made, name)
     if isinstance(value, Mapping):
@@ -94,7 +94,7 @@ def _inside(key: str, value: float) -> bool:
 
 
 def _meant(key: str) -> str:
-    """Return the numbers that a field may be, in words."""
+    """Return the allowed numbers of a field, in words."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""
     finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""
@@ -102,7 +102,7 @@ def _meant(key: str) -> str:
 
 
 def useless_settings(made: Settings) -> list[str]:
-    """Return a note on each setting that comes to nothing."""
+    """Return a note on each setting that has no effect."""
     return [
         f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"
         for pattern, step in made.freeze.items()

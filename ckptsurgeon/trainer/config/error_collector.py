@@ -1,4 +1,4 @@
-"""What is wrong with data, all of it: errors of several kinds are one, whose details are all of theirs."""
+"""Collects errors, so that a user sees all that is wrong with the data at once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ __all__ = ["ErrorCollector"]
 
 
 class ErrorCollector:
-    """Gathers errors, so that what is wrong in five ways is mended in one go."""
+    """Collects errors; ``check`` raises them as one."""
 
     def __init__(self) -> None:
         self._found: list[CheckpointError] = []
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Keep an error of the block for later."""
+        """Collect an error of the block."""
         try:
             yield
         except CheckpointError as error:
             self._found.append(error)
 
     def add(self, *errors: CheckpointError) -> None:
-        """Keep errors for later."""
+        """Collect errors."""
         self._found += errors
 
     def check(self) -> None:
-        """Raise what was found: one error as it is, several as the first of them, which says the others too."""
+        """Raise the collected errors: one as it is, several as one with the messages and details of all."""
         if not self._found:
             return
         first, *others = self._found

@@ -22,7 +22,7 @@ __all__ = ["load_from_user_file", "require_package", "split_file_name", "user_co
 
 
 def require_package(name: str) -> Any:
-    """Return a package; raises ConfigError where it, or a library that it needs, is missing."""
+    """Import a package; raises ConfigError if it, or a library that it needs, is missing."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
@@ -33,13 +33,13 @@ def require_package(name: str) -> Any:
 
 
 def split_file_name(name: str) -> tuple[str, str] | None:
-    """Return file and name of ``my_file.py:name``; None where that is not its form."""
+    """Return file and name of ``my_file.py:name``; None for another form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
 
 
 def user_code_in(section: Any) -> Iterator[str]:
-    """Yield what a ``train:`` section names that is the user's own code: ``my_file.py:name`` and ``_target_``."""
+    """Yield the user's own code that a ``train:`` section names: ``my_file.py:name`` and ``_target_``."""
     yield from targets_in(section)
     yield from _named_in_files(section)
 
@@ -53,20 +53,21 @@ def _named_in_files(node: Any) -> Iterator[str]:
 
 
 def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
-    """Return what has a name in a file; ``what`` says who asks, ``module`` is what the file is called while it lives.
+    """Import a user's file and return an attribute of it.
 
-    Raises ConfigError for a file that is none or cannot be imported, and for a name that it lacks, with the nearest.
+    ``what`` begins the messages, ``module`` is the name of the module while it is loaded. Raises ConfigError for a file
+    that does not exist or cannot be imported, and for a missing attribute, with the nearest name.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
         why = "does not exist" if not os.path.exists(path) else "is no Python file"
         raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"It is {example}."))
     spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
-    assert spec is not None  # the suffix is one that Python knows
+    assert spec is not None  # Python knows the suffix
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     try:
         with user_code(Document(path, "", None, {})):
-            sys.modules[module] = made  # dataclasses and pickles look it up
+            sys.modules[module] = made  # dataclasses and pickles look the module up
             spec.loader.exec_module(made)
     except CheckpointError:
         raise

@@ -20,7 +20,7 @@ __all__ = ["apply_overrides", "check_section", "parse_settings"]
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
     """Return a ``train:`` section with ``KEY=VALUE`` in it: dotted keys, values in YAML.
 
-    Raises ConfigError for a text that is none, and for a field nobody knows.
+    Raises ConfigError for a text of another form, and for an unknown field.
     """
     for text in sets:
         path, equals, value = text.partition("=")
@@ -46,7 +46,7 @@ def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
 def _merged(old: Any, new: Mapping[str, Any]) -> Any:
     """Return ``old`` with the values of ``new``; sections are merged, everything else is replaced."""
     if not isinstance(old, Mapping):
-        return old  # no section: settings_of says so
+        return old  # not a section: parse_settings raises for it
     merged = dict(old)
     for name, value in new.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
@@ -55,9 +55,9 @@ def _merged(old: Any, new: Mapping[str, Any]) -> Any:
 
 
 def parse_settings(section: Any, where: str) -> Settings:
-    """Return the settings that a ``train:`` section spells; ``where`` names its file.
+    """Return the settings of a ``train:`` section; ``where`` names its file.
 
-    Raises ConfigError for a field nobody knows (naming the nearest), a value of another type or beyond its bounds, and
+    Raises ConfigError for an unknown field (with the nearest name), a value of a wrong type or out of bounds, and
     settings that contradict each other.
     """
     made: Settings = _read(Settings, {} if section is None else section, where, "train")
@@ -68,12 +68,12 @@ def parse_settings(section: Any, where: str) -> Settings:
 
 
 def check_section(section: Any, where: str) -> None:
-    """Raise ConfigError for a field or a value that no ``train:`` section has; what contradicts another is not seen."""
+    """Raise ConfigError for an unknown field or a value of a wrong type; contradictions are not checked."""
     _read(Settings, section, where, "train")
 
 
 def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
-    """Return a dataclass of what a section spells."""
+    """Return a dataclass with the values of a section."""
     if not isinstance(section, Mapping):
         raise ConfigError(f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.")
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 
 
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
-    """Return a value as its field's type has it."""
+    """Return a value converted to the type of its field."""
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
     reader = _READERS[one.name if one.name in _READERS else str(one.type).replace(" | None", "")]
@@ -107,7 +107,7 @@ def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
 
 
 def _whole(value: Any) -> int:
-    if type(value) is float and value.is_integer():  # 1e3
+    if type(value) is float and value.is_integer():  # as in 1e3
         return int(value)
     if type(value) is not int:
         raise TypeError
@@ -133,7 +133,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return a choice with an ``on`` and an ``off``, which YAML reads as true and false."""
+    """Return a choice with ``on`` and ``off``, which YAML reads as true and false."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -142,7 +142,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> tuple[Named, ...]:
-    """Return texts, and entries with ``_target_``, which say who makes a dataset."""
+    """Return texts, and entries with ``_target_``, which make a dataset."""
     several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
     return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
 
@@ -163,7 +163,7 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return patterns by the step that thaws them: a list of them is frozen for ever."""
+    """Return patterns with the step that unfreezes them; those of a list stay frozen."""
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
     return dict.fromkeys(_texts(value))

@@ -1,4 +1,4 @@
-"""The ``train:`` section of a configuration: how the model that it describes is trained."""
+"""The ``train:`` section of a configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 __all__ = ["CHOICES", "Data", "Features", "Named", "Pretrain", "Settings"]
 
 Named = str | Mapping[str, Any]
-"""What clips or examples come from: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
+"""A source of clips or examples: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the clips are: manifests of each split, in any format that ``manifests/`` knows, later after earlier.
+    """The manifests of each split, of any format in ``manifests/``; several are read one after the other.
 
-    ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; the others are counted and
-    left out. ``cache`` is the folder of what is computed from clips once, None to compute it each time.
+    ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
+    out. ``cache`` is the folder for computed features; None computes them each time.
     """
 
     train: tuple[Named, ...] = ()
@@ -33,10 +33,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Features:
-    """What a model that takes features is given: ``log_mel``, ``mfcc``, or ``waves`` as they are.
+    """The features for models that take them: ``log_mel`` or ``mfcc``; or ``waves`` as they are.
 
     Frames of ``window_s`` every ``step_s`` seconds; ``stack`` of them become one (https://arxiv.org/abs/1507.06947), so
-    that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds. ``centred`` takes each clip's mean off.
+    that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds. ``centred`` subtracts each clip's mean.
     """
 
     kind: str = "log_mel"
@@ -50,12 +50,12 @@ class Features:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """What ``wav2vec2_pretrain`` hides, and holds what it hid against; None: as the model's configuration says.
+    """What ``wav2vec2_pretrain`` masks and contrasts; None takes the value of the model's configuration.
 
-    ``crop_s`` is the longest piece of a clip that is heard at a time, in seconds: longer clips are cut at random.
-    ``mask_prob`` is the share of frames in masked spans, where none overlap, ``mask_length`` the frames of a span,
-    ``negatives`` how many others a masked frame is told from, ``diversity`` the weight of that loss. ``gumbel``: the
-    highest temperature, the lowest, and what it is multiplied by at every step.
+    ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random. ``mask_prob`` is the share
+    of frames in masked spans before they overlap, ``mask_length`` the frames of a span, ``negatives`` the number of
+    other frames with which a masked frame is contrasted, ``diversity`` the weight of that loss. ``gumbel``: the highest
+    temperature, the lowest, and the factor of every step.
     """
 
     crop_s: float | None = None
@@ -68,15 +68,14 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run beside the model and its initial weights.
+    """Everything that decides a run besides the model and its initial weights.
 
-    ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` patterns
-    to what their learning rate is multiplied by. ``final_lr`` is the share of ``lr`` that a schedule ends at, ``clip``
+    ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps
+    patterns to a factor of the learning rate. ``final_lr`` is the share of ``lr`` at which a schedule ends, ``clip``
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
-    ``decoding`` says by what texts are read off a model with a decoder, ``beam`` how many prefixes ``joint`` follows.
-    ``compile`` says whether torch.compile makes a program of the loss: ``auto`` does so on a GPU for batches of one
-    shape.
-    ``nonfinite`` is how many steps whose loss or gradient is not finite may be skipped in a row.
+    ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number of prefixes of ``joint``.
+    ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for batches of one shape. ``nonfinite`` is
+    how many steps with a loss or gradient that is not finite may be skipped in a row.
     """
 
     task: str = "ctc"

@@ -1,1 +1,1 @@
-"""Clips, features, batches."""
+"""Clips, their features and labels, and batches of them."""

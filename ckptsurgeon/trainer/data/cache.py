@@ -1,7 +1,7 @@
-"""Features that were computed once: in files that are mapped, not read, and are there whole or not at all.
+"""A cache of features: files that are memory-mapped, each written completely or not at all.
 
-A file holds some hundreds of clips that stand next to each other in a manifest. Its name is a digest of how features
-are made and of each clip's path, size and time of change, so that what has changed is computed anew and nothing else.
+A file holds some hundreds of clips that follow each other in a manifest. Its name is a digest of the feature settings
+and of each clip's path, size and modification time, so that a changed clip, and no other, is computed again.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ __all__ = ["FeatureCache", "Place"]
 _log = logging.getLogger(__name__)
 MAGIC = b"ckptfeat"
 VERSION = 2
-"""Of the layout and of how features are computed: another one makes all files anew."""
+"""Version of the layout and of the computation of features: a new number makes all cached files stale."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""What a file holds at most, so that one is made in seconds and fits into memory."""
+"""Clips in a file: few enough that it is computed in seconds and fits into memory."""
 
 Place = tuple[str, float, float]
-"""What makes two clips the same sound: path, begin and length."""
+"""Identifies the sound of a clip: path, begin and length."""
 
 
 def place_of(clip: Clip) -> Place:
-    """Return where a clip's sound lies."""
+    """Return the path, begin and length of a clip."""
     return clip.path, clip.begin_s, clip.seconds
 
 
 class FeatureCache:
-    """A folder of features. ``compute`` makes those of one clip, ``width`` is how many numbers a frame has."""
+    """A folder of cached features. ``compute`` computes those of one clip; a frame has ``width`` numbers."""
 
     def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
         self._folder, self._features, self._width, self._compute = folder, features, width, compute
         self._found: dict[Place, _Kept] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
-        """Return the clips in the groups that share a file."""
+        """Return the clips in groups, each of which is one file."""
         made: list[list[Clip]] = [[]]
         seconds = 0.0
         for clip in clips:
@@ -65,9 +65,9 @@ class FeatureCache:
         return [piece for piece in made if piece]
 
     def fill(self, clips: Sequence[Clip]) -> bool:
-        """Compute the features of a group and write its file, unless it is there; returns whether it was written.
+        """Compute the features of a group and write its file, unless it exists; returns whether it was written.
 
-        Raises SourceError for a sound that cannot be used and OutputError where the folder cannot be written.
+        Raises SourceError for a sound that cannot be used and OutputError if the folder cannot be written.
         """
         path = self._path(clips)
         if _mapped(path, len(clips), self._width) is not None:
@@ -87,7 +87,7 @@ class FeatureCache:
         return True
 
     def open(self, clips: Sequence[Clip]) -> None:
-        """Map the file of a group that ``fill`` was given."""
+        """Map the file of a group for which ``fill`` was called."""
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
@@ -98,9 +98,9 @@ class FeatureCache:
             self._found[place_of(clip)] = _Kept(path, frames, begin, end, crc)
 
     def get(self, clip: Clip) -> Tensor | None:
-        """Return the features (frames, width) of a clip; None where no file that was opened has them.
+        """Return the features (frames, width) of a clip; None if no opened file has them.
 
-        Damaged ones are said and not used; their file is removed, so that the next run computes it anew.
+        Damaged features are logged and not used; their file is removed, so that the next run computes it again.
         """
         found = self._found.get(place_of(clip))
         if found is None:
@@ -131,7 +131,7 @@ class FeatureCache:
 
 
 class _Kept(NamedTuple):
-    """Where the features of a clip lie: a file, its mapped frames (frames, width), and their CRC-32."""
+    """The place of a clip's features: a file, its mapped frames (frames, width), and their CRC-32."""
 
     path: str
     frames: np.ndarray[Any, Any]
@@ -141,9 +141,9 @@ class _Kept(NamedTuple):
 
 
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
-    """Return where each clip ends, its sum, and the mapped frames (frames, width); None where no such file is whole.
+    """Return the ends of the clips, their checksums, and the mapped frames (frames, width); None if damaged.
 
-    A file is never written in place, so that a map of it keeps its content.
+    A file is never written in place, so a map of it keeps its content.
     """
     try:
         with open_file(path) as file:

@@ -1,4 +1,4 @@
-"""What a model is given of a sound: log-mel energies, cepstra or the wave itself."""
+"""Features of a sound: log-mel energies, cepstra or the wave itself."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Extractor"]
 
 MEL_FLOOR = 1e-10
 CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
-"""As TensorFlow's MFCC has them, which Coqui STT trains with."""
+"""The constants of TensorFlow's MFCC, with which Coqui STT trains."""
 
 
 class Extractor:
-    """Turns waves into features, as the settings say: (samples,) → (frames, width), or (samples,) for waves.
+    """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for waves.
 
-    ``log_mel``: powers under triangles on the HTK mel scale, frames centred on every step: as the bundled models'
-    own front end. ``mfcc``: what Coqui STT computes (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and
-    5.6): magnitudes under 40 triangles from 20 Hz, whole windows only, cosines not made orthonormal.
+    ``log_mel``: powers under triangles on the HTK mel scale, frames centred on every step, as in the front end of the
+    bundled models. ``mfcc``: as Coqui STT computes it (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and
+    5.6): magnitudes under 40 triangles from 20 Hz, complete windows only, cosines that are not orthonormal.
     """
 
     def __init__(self, features: Features) -> None:
@@ -53,7 +53,7 @@ class Extractor:
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:
-        """Return how many frames come of a sound that lasts so long; samples for waves."""
+        """Return the number of frames of a sound of so many seconds; of samples for waves."""
         samples = round(seconds * self.features.rate)
         if self.features.kind == "waves":
             return samples
@@ -90,7 +90,7 @@ class Extractor:
         return bands.clamp(min=CEPSTRAL_FLOOR).log() @ self._cosines
 
     def _stacked(self, frames: Tensor) -> Tensor:
-        """Put frames side by side, (frames, size) → (frames / stack, size * stack), the last one again to fill up."""
+        """Stack frames, (frames, size) → (frames / stack, size * stack); the last frame is repeated as padding."""
         stack = self.features.stack
         short = -len(frames) % stack
         if short:
@@ -99,7 +99,7 @@ class Extractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return triangles (n_fft // 2 + 1, bands) that are straight in mel, not in hertz; 0 Hz is never in one."""
+    """Return triangles (n_fft // 2 + 1, bands) that are linear in mel, not in hertz; no triangle contains 0 Hz."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)

@@ -1,4 +1,4 @@
-"""What a model is given of each clip: features of its sound, or an array as it is; from the cache, if there is one."""
+"""The input that a model gets for a clip: features of its sound, or an array as it is; cached if there is a cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Inputs"]
 
 
 class Inputs:
-    """The inputs of clips, as the settings say: ``inputs(clip)`` is (time, …)."""
+    """The inputs of clips by the settings: ``inputs(clip)`` is (time, …)."""
 
     def __init__(self, settings: Settings) -> None:
         self.extractor = Extractor(settings.features)
@@ -38,9 +38,9 @@ class Inputs:
         return cached[:, 0] if self.extractor.features.kind == "waves" else cached
 
     def frames(self, clip: Clip) -> float:
-        """Return how many frames a clip's input has, without opening it; infinite where that cannot be said.
+        """Return how many frames a clip's input has, without opening it; infinite if that is unknown.
 
-        What a model makes of waves is its own affair: samples are no frames.
+        For waves it is unknown: how many frames a model makes of samples depends on the model.
         """
         unknown = is_array(clip.path) or self.extractor.features.kind == "waves"
         return math.inf if unknown else self.extractor.frames(clip.seconds)
@@ -48,8 +48,8 @@ class Inputs:
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
         """Fill the cache with these clips, so that ``inputs(clip)`` only maps; returns how many had to be computed.
 
-        Does nothing without a cache. ``progress`` is called with the clips that are done and all of them. With
-        workers, groups of clips are computed by as many processes.
+        Does nothing without a cache. ``progress`` gets the number of clips that are done and of all. With workers, that
+        many processes compute groups of clips.
         """
         if self._cache is None:
             return 0
@@ -63,7 +63,8 @@ class Inputs:
                 try:
                     raise made
                 finally:
-                    del made  # as in loader.py
+                    # An error in its own frame is a reference cycle, which keeps worker processes alive for seconds.
+                    del made
             self._cache.open(piece)
             done, computed = done + len(piece), computed + (len(piece) if made else 0)
             if progress is not None:
@@ -75,7 +76,7 @@ class Inputs:
 
 
 class _Pieces(torch.utils.data.Dataset[Any]):
-    """Groups of clips, each of which is written when it is asked for; an error is given back, to be raised as it is."""
+    """Groups of clips; getting an item writes the group. Errors are returned, to be raised in the parent."""
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:
         self._cache, self._pieces = cache, pieces
@@ -94,7 +95,7 @@ def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int)
     dataset = _Pieces(cache, pieces)
     if not workers:
         return (dataset[place] for place in range(len(pieces)))
-    private = torch.Generator()  # else the loader draws from the global one
+    private = torch.Generator()  # the default generator is the global one, from which the training draws
     return start_loader(
         torch.utils.data.DataLoader(
             dataset,

@@ -1,4 +1,4 @@
-"""Texts as the numbers of tokens, and back."""
+"""Texts as token numbers, and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...errors import ConfigError
 __all__ = ["Labels", "UnknownLetterError"]
 
 BLANKS = ("<blank>", "<blk>", "<pad>", "[PAD]", "<ctc_blank>")
-"""What the toolkits call the blank of CTC, the likeliest first."""
+"""Names of the CTC blank in the toolkits, the most likely first."""
 SPACES = (" ", "<space>", "|")
-"""What stands between words: Coqui STT, ESPnet, wav2vec2."""
+"""Tokens between words: Coqui STT, ESPnet, wav2vec2."""
 PIECE_SPACE = "▁"
-"""What sentencepiece writes for a blank; its words begin with it."""
+"""The mark of sentencepiece for a space; its words begin with it."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
@@ -24,7 +24,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class UnknownLetterError(ValueError):
-    """A text has a letter that no token is or begins with. ``hint`` says what is near."""
+    """A text has a letter that is no token and begins none. ``hint`` names what is similar."""
 
     def __init__(self, letter: str, hint: str) -> None:
         super().__init__(letter)
@@ -33,7 +33,7 @@ class UnknownLetterError(ValueError):
 
 
 class Labels:
-    """The tokens of a model's output, in the order of its rows, and which of them mean what.
+    """The tokens of a model's output, in the order of its rows, and the meaning of the special ones.
 
     A text is cut into the longest tokens, from its beginning. Tokens of single bytes (Coqui STT's bytes output mode)
     spell its UTF-8.
@@ -67,7 +67,7 @@ class Labels:
         return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))
 
     def encode(self, text: str) -> list[int]:
-        """Return the numbers of a text's tokens; raises UnknownLetterError."""
+        """Return the token numbers of a text; raises UnknownLetterError."""
         if self._bytes:
             return [self._byte(byte) for byte in text.encode()]
         words = text.split(" ") if self._space != " " else [text]
@@ -99,7 +99,7 @@ class Labels:
         return ids
 
     def _near(self, letter: str) -> str:
-        """Return what the list has in place of a letter: its other case, or itself in another normal form."""
+        """Return what the list has instead of a letter: the other case, or another Unicode normal form."""
         for other in (letter.upper(), letter.lower()):
             if other != letter and other in self._ids:
                 return f"It has {other!r}."
@@ -108,7 +108,7 @@ class Labels:
         return ""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of some numbers; what is said by no letter (the blank, begin and end) is left out."""
+        """Return the text of token numbers; special tokens (blank, begin, end) are left out."""
         ids = list(ids)
         if self._bytes:
             return bytes(self._of_byte[i] for i in ids if i in self._of_byte).decode(errors="replace")
@@ -117,12 +117,12 @@ class Labels:
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
-        """Return what CTC's path of frames spells: repeats are one, blanks go (https://dl.acm.org/doi/10.1145/1143844.1143891)."""
+        """Merge repeats and remove blanks from a CTC path (https://dl.acm.org/doi/10.1145/1143844.1143891)."""
         return [token for token, _ in groupby(frames) if token != self.blank]
 
     @staticmethod
     def frames_needed(ids: Sequence[int]) -> int:
-        """Return how many frames CTC needs for a text: a blank stands between two that are the same."""
+        """Return how many frames CTC needs for a text: two equal neighbours need a blank between them."""
         return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 

@@ -1,4 +1,4 @@
-"""Batches of a split: in which order, made by worker processes or by this one."""
+"""The batches of a split: their order, and the DataLoader that makes them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "epoch_batches", "padding", "sorted_batches"]
 
 AHEAD = 4
-"""Batches that each worker has ready."""
+"""Batches that each worker prepares in advance."""
 
 Key = tuple[int, int, int]
-"""The seed, the epoch and the place of an example: what it is made of, and what it draws follows from."""
+"""Seed, epoch and place of an example: all that it contains and draws follows from these."""
 
 
 class Batches:
-    """The batches of a split. ``shuffled``: in an order that is a function of seed and epoch; else the longest first.
+    """The batches of a split: shuffled by seed and epoch, or, if not ``shuffled``, the longest clips first.
 
-    ``inputs`` is filled before the first batch, where it has a cache. What an example draws from the global generators
-    follows from seed, epoch and place, whoever makes it; they are left as they were.
+    If ``inputs`` has a cache, it is filled before the first batch. What an example draws from the global generators
+    follows from seed, epoch and place, whichever process makes it; the generators are restored.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Batches:
     def read(
         self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1
     ) -> Iterator[Batch]:  # fmt: skip
-        """Yield the batches of an epoch from the ``start``-th on, or of each the part of one of several processes.
+        """Yield the batches of an epoch from the ``start``-th on; of several processes, the part of ``rank`` of each.
 
         Raises what reading a clip raises.
         """
@@ -82,24 +82,25 @@ class Batches:
                 try:
                     raise batch
                 finally:
-                    del batch  # an error that its own frame holds is a circle, in which workers take seconds to end
+                    # An error in its own frame is a reference cycle, which keeps worker processes alive for seconds.
+                    del batch
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
-        """End the workers now: those of a loader that lies in a circle of references take seconds to end."""
+        """End the workers now. Without this they live for seconds, if the loader is part of a reference cycle."""
         under_way = getattr(self._loader, "_iterator", None)
         if under_way is not None and self._loader.num_workers:
             under_way._shutdown_workers()
             self._loader._iterator = None
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Compute what the cache lacks of these clips; returns of how many. ``progress``: clips done, of all."""
+        """Compute the features that the cache lacks; returns of how many clips. ``progress``: clips done, and all."""
         inputs, self._inputs = self._inputs, None
         return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
 
 class _Places(torch.utils.data.Sampler[list[Key]]):
-    """What the loader is to load next: another list each epoch, so that its workers are kept."""
+    """The batch sampler. Its batches change each epoch while the loader, and with it the workers, stay."""
 
     def __init__(self) -> None:
         self.batches: Sequence[list[Key]] = ()
@@ -112,7 +113,7 @@ class _Places(torch.utils.data.Sampler[list[Key]]):
 
 
 class _Made(torch.utils.data.Dataset[Any]):
-    """Batches of examples; an error is given back as one, so that it is raised where it can be caught."""
+    """The dataset of the loader. Errors are returned, so that the parent raises them with their own class."""
 
     def __init__(self, task: Task, split: Split) -> None:
         self._task, self._clips = task, split.clips
@@ -137,14 +138,14 @@ def _as_it_is(batch: Any) -> Any:
 
 T = TypeVar("T")
 POOL = 32
-"""Batches that are filled from one random part of the clips, sorted by length: company changes every epoch."""
+"""Batches that one random part of the clips fills, sorted by length: clips meet other clips in every epoch."""
 
 
 def epoch_batches(lengths: Sequence[float], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Return the places of the clips of each batch of an epoch; each clip is in one batch, the last may be smaller.
+    """Return the places of the clips in each batch of an epoch; each clip is in one batch, the last may be smaller.
 
-    No random state but its own is touched, and the same arguments give the same order with every version of Python:
-    of ``random`` only ``random()`` promises that.
+    It uses a generator of its own. The same arguments give the same order with every Python version: of ``random``,
+    only ``random()`` promises that.
     """
     chance = random.Random(f"{seed} {epoch}")
     shuffled = _shuffled(range(len(lengths)), chance)
@@ -157,12 +158,12 @@ def epoch_batches(lengths: Sequence[float], batch_size: int, *, seed: int, epoch
 
 
 def sorted_batches(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
-    """Return batches of all clips, the longest first (what does not fit into memory fails at once): to evaluate on."""
+    """Return batches of all clips for evaluation, the longest first: what does not fit into memory fails at once."""
     return _cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), batch_size)
 
 
 def padding(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of padding in some batches, each padded to its longest."""
+    """Return the share of padding in batches that are each padded to their longest clip."""
     room = sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
     return 1 - sum(lengths[place] for batch in batches for place in batch) / room if room else 0.0
 

@@ -1,4 +1,4 @@
-"""A clip, and its samples: read from WAV, FLAC, Ogg or arrays, resampled."""
+"""A clip and its samples: WAV, FLAC, Ogg or an array, resampled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 class Clip:
     """One utterance. ``where`` is the file and line (or key) it was read from, ``text`` its transcript or its class.
 
-    ``seconds`` is its length, ``begin_s`` where it starts in its file.
+    ``seconds`` is its length, ``begin_s`` its begin in the file.
     """
 
     path: str
@@ -44,11 +44,11 @@ class Clip:
 
 
 OPEN_ENDED = 0x7FFF_0000
-"""Sizes from here on stand for an end that was not known when the header was written, into a pipe."""
+"""Sizes from here on mean that the end was unknown when the header was written, into a pipe."""
 
 
 def missing_bytes(path: str) -> int:
-    """Return how many bytes of sound a WAV file lacks, 0 for a whole one and for any other file; raises OSError.
+    """Return how many bytes of sound a WAV file lacks, 0 if it is complete or no WAV file; raises OSError.
 
     http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html
     """
@@ -69,16 +69,16 @@ def missing_bytes(path: str) -> int:
 
 
 TOLERANCE_S = 0.1
-"""How far what is said of a sound's length may be from what there is."""
+"""Seconds by which the length in a manifest may differ from that of the sound."""
 
 
 def is_array(path: str) -> bool:
-    """Whether a file holds an array, to be given to a model as it is, and no sound."""
+    """Whether a file holds an array, which a model gets as it is, instead of a sound."""
     return path.endswith(".npy")
 
 
 def sound_seconds(path: str, where: str) -> float:
-    """Return how long a sound is, from its header; raises SourceError, for one that was cut short too."""
+    """Return the seconds of a sound, from its header; raises SourceError, also for a sound that is cut short."""
     header = _header(path, where)
     try:
         missing = missing_bytes(path)
@@ -106,9 +106,9 @@ def _header(path: str, where: str) -> Any:
 
 
 def read_sound(clip: Clip, rate: int) -> Samples:
-    """Return a clip's samples (samples,) in float32, its channels' mean, at ``rate``.
+    """Return a clip's samples (samples,) in float32, the mean of its channels, at ``rate``.
 
-    Raises SourceError where it cannot be read, has no samples, holds what are no numbers, or is silent throughout.
+    Raises SourceError if it cannot be read, has no samples, contains NaN, or is silent throughout.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Where batches come from, in an order that follows from seed and epoch and can be entered at any batch."""
+"""Sources of batches, in an order that follows from seed and epoch and can be entered at any batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...errors import ConfigError
 from ..parallel.ranks import Ranks
 from ..system.random_state import preserve_random_state
-from ..tasks._task import Batch
 from .loader import Batches
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ Position = tuple[int, int]
 class Source(Protocol):
     """The batches of one split.
 
-    What it draws comes from generators of its own, never from torch's global one: a run that is resumed must see what
-    the uninterrupted one saw (https://github.com/huggingface/transformers/pull/46628).
+    It draws from generators of its own, never from torch's global one: a resumed run must see the same batches as an
+    uninterrupted one (https://github.com/huggingface/transformers/pull/46628).
     """
 
     def size(self, epoch: int) -> int:
@@ -37,15 +36,15 @@ class Source(Protocol):
 
 
 class BatchStream:
-    """The batches of a source, epoch after epoch, and where it stands."""
+    """The batches of a source, epoch after epoch. ``position`` is saved in checkpoints."""
 
     def __init__(self, source: Source, seed: int, position: Position = (0, 0)) -> None:
         self._source, self._seed = source, seed
         self.position = position
         self._batches: Iterator[Any] | None = None
 
-    def go_back(self, position: Position) -> None:
-        """Stand where it stood before."""
+    def seek(self, position: Position) -> None:
+        """Continue from a position."""
         self.position, self._batches = position, None
 
     def __iter__(self) -> BatchStream:
@@ -56,7 +55,7 @@ class BatchStream:
         if used >= self._source.size(epoch):
             epoch, used, self._batches = epoch + 1, 0, None
         batch: Batch | None
-        # Beginning an epoch draws from the global generator in torch's DataLoader, and a resumed run begins one more.
+        # torch's DataLoader draws from the global generator when an epoch begins, and a resumed run begins one more.
         if self._batches is None:
             with preserve_random_state():
                 self._batches = iter(self._source.read(self._seed, epoch, used))
@@ -86,7 +85,7 @@ def _nothing(epoch: int, used: int, size: int) -> ConfigError:
 
 
 class OneBatch:
-    """The same batch for ever: what a model that learns can learn by heart."""
+    """The same batch again and again, for --overfit-one-batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -102,16 +101,16 @@ class OneBatch:
 
 
 def share_batches(source: Source, ranks: Ranks) -> Source:
-    """Return a source of which each process reads its part."""
+    """Return a source of which each rank reads its part."""
     return source if ranks.size == 1 else RankBatches(source, ranks)
 
 
 class RankBatches:
     """Every ``size``-th example of each batch, from the ``rank``-th on.
 
-    A batch is sorted by length, so that each process has as much to do. Where one has fewer examples than there are
-    processes, the last ones stand idle: they work on its first example, of which nothing counts, since all have to take
-    part in each step.
+    A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
+    ranks, the last ranks are idle: they run its first example without effect, because every rank must take part in the
+    all-reduce.
     """
 
     def __init__(self, source: Source, ranks: Ranks) -> None:
@@ -122,8 +121,8 @@ class RankBatches:
         return self._source.size(epoch)
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the parts of the batches of an epoch, from the ``start``-th on."""
-        if isinstance(self._source, Batches):  # which loads no other than these
+        """Yield this rank's parts of the batches of an epoch, from the ``start``-th on."""
+        if isinstance(self._source, Batches):  # it loads only these examples
             yield from self._source.read(seed, epoch, start, rank=self._rank, of=self._size)
             return
         for batch in self._source.read(seed, epoch, start):

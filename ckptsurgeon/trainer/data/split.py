@@ -1,4 +1,4 @@
-"""The clips of a split: read from its manifests, and those left out that cannot be trained on, by reason."""
+"""The clips of a split, read from its manifests, and the reasons why others were left out."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ __all__ = ["Split", "read_split", "resolve_paths"]
 
 @dataclass(frozen=True)
 class Split:
-    """The clips that are used, and how many were left out for which reason. ``made_by``: the user's own function."""
+    """The clips that are used, and how many were left out for each reason. ``made_by`` names a user's function."""
 
     name: str
     clips: tuple[Clip, ...]
     dropped: Mapping[str, int]
     made_by: str = ""
     longest_s: float = math.inf
-    """Seconds of a clip that are heard at a time."""
+    """Seconds of a clip that are used at a time."""
 
     @property
     def seconds(self) -> float:
-        """How long all clips last."""
+        """The length of all clips together."""
         return sum(clip.seconds for clip in self.clips)
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """How long each clip is, to put like with like."""
+        """The length of each clip; batches are made of clips of similar length."""
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
-        """Return the split, of whose clips no more than so many seconds are heard at a time."""
+        """Return the split with clips of which no more than so many seconds are used at a time."""
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
-        """Return one line on what is there and what was left out."""
+        """Return one line: how much there is, and what was left out."""
         if self.made_by:
             return f"{self.name}: {count(len(self.clips), 'example')} of {escape(self.made_by)}, your own code"
         left_out = ", ".join(f"{number} {why}" for why, number in self.dropped.items())
@@ -53,7 +53,7 @@ class Split:
 
 
 def resolve_paths(data: Data, folder: str) -> Data:
-    """Return the section with its paths, which are relative to the configuration's folder, resolved."""
+    """Return the section with its paths resolved, which are relative to the configuration's folder."""
 
     def path(name: str) -> str:
         return os.path.normpath(os.path.join(folder, name))
@@ -62,7 +62,9 @@ def resolve_paths(data: Data, folder: str) -> Data:
         return tuple(path(one) if isinstance(one, str) else one for one in several)
 
     tokens = data.tokens
-    if tokens is not None and (tokens != "bytes" or os.path.exists(path(tokens))):  # Coqui's bytes mode is no file
+    if tokens is not None and (
+        tokens != "bytes" or os.path.exists(path(tokens))
+    ):  # "bytes" is Coqui's bytes mode, unless a file has this name
         tokens = path(tokens)
     return replace(
         data,
@@ -77,10 +79,10 @@ def resolve_paths(data: Data, folder: str) -> Data:
 def read_split(
     name: str, data: Data, *, check: Callable[[Sequence[Clip]], None], fits: Callable[[Clip], bool]
 ) -> Split:
-    """Return the clips of ``train``, ``dev`` or ``test``, without those too short, too long or too short for a label.
+    """Return the clips of a split, without those too short, too long or too short for their labels.
 
-    ``check`` raises for texts that the task cannot use, ``fits`` says whether a clip is long enough for its text.
-    Raises ConfigError for a manifest that is wrong, or where nothing is left, and SourceError for a missing sound.
+    ``check`` raises for texts that the task cannot use, ``fits`` returns whether a clip is long enough for its text.
+    Raises ConfigError for a wrong manifest or if no clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
     paths = [one for one in named if isinstance(one, str)]

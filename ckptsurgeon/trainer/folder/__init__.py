@@ -1,1 +1,1 @@
-"""The folder of a run: checkpoints, curves, its lock."""
+"""The folder of a run: its checkpoints and its lock."""

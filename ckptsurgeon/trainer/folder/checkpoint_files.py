@@ -1,4 +1,4 @@
-"""The checkpoints in a run folder: which are complete, which is the newest, their checksums."""
+"""The checkpoints in a run folder: which are complete, which is the newest, and their checksums."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ...util.text import escape
 __all__ = ["CHECKSUMS", "FILES", "checksums_of", "clear_last", "complete_steps", "linked_step", "verify_checksums"]
 
 FILES = ("model.safetensors", "state.pth")
-"""What a whole checkpoint holds."""
+"""The files of a complete checkpoint."""
 
 
 def complete_steps(run: str) -> list[int]:
-    """Return the steps of a run's whole checkpoints, the newest last."""
+    """Return the steps of a run's complete checkpoints, the newest last."""
     try:
         names = os.listdir(os.path.join(run, "steps"))
     except OSError:
@@ -31,7 +31,7 @@ def complete_steps(run: str) -> list[int]:
 
 
 def linked_step(run: str) -> int | None:
-    """Return the step that ``last`` leads to; None where it is no link, which a copy may have lost, or dangles."""
+    """Return the step that the link ``last`` points to; None if it dangles or is no link (any more)."""
     last = os.path.join(run, "last")
     if not os.path.islink(last):
         return None
@@ -40,9 +40,9 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Let ``last`` be free for a link to a step: a folder there, as ``cp -rL`` makes one, is a copy of what it led to.
+    """Remove a folder ``last``, as ``cp -rL`` makes it of the link, if it is a copy of a checkpoint.
 
-    Raises OutputError where it is not: nothing is removed that is nowhere else.
+    Raises OutputError if it is not a copy: nothing is removed that exists nowhere else.
     """
     last = os.path.join(run, "last")
     if os.path.islink(last) or not os.path.isdir(last):
@@ -76,13 +76,13 @@ CHECKSUMS = "sums.json"
 
 
 def checksums_of(data: Mapping[str, bytes]) -> bytes:
-    """Return the SHA-256 of some files as a file of its own."""
+    """Return the content of a checksum file for these files."""
     made = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
 
 
 def checksums_of_folder(folder: str) -> bytes:
-    """Return the SHA-256 of all files under a folder as a file of its own."""
+    """Return the content of a checksum file for all files under a folder."""
     made = {}
     for path, _, names in os.walk(folder):
         for name in names:
@@ -93,9 +93,9 @@ def checksums_of_folder(folder: str) -> bytes:
 
 
 def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
-    """Raise FormatError for a checkpoint with a file that is not what was written; ``others`` are whole ones.
+    """Raise FormatError if a file of a checkpoint has changed since it was written; ``others`` are intact checkpoints.
 
-    One without sums, of an earlier version, is taken as it is.
+    A checkpoint without checksums, of an earlier version, passes.
     """
     wanted = _read(folder)
     for name, sha256 in wanted.items():
@@ -110,7 +110,7 @@ def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
 
 
 def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
-    """Return the error that a file of a checkpoint is damaged, and how to go on without it."""
+    """Return the error for a damaged file of a checkpoint, with the way to resume without it."""
     if not others:
         return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is whole.")
     aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"

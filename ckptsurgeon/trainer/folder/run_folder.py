@@ -1,7 +1,7 @@
-"""A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
+"""The folder of a run: checkpoints that are complete or absent, the best model, and the records.
 
-config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
-steps/<n>/{model.safetensors,state.pth,sums.json,moments/}     last -> steps/<n>     best.safetensors
+config.yaml lineage.json log.jsonl checks.json result.json curves.png
+steps/<n>/{model.safetensors,state.pth,sums.json,moments/} last -> steps/<n> best.safetensors
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ __all__ = ["BEST", "MODEL", "MOMENTS", "RunFolder"]
 MODEL, STATE = FILES
 BEST = "best.safetensors"
 MOMENTS = "moments"
-"""What as many processes wrote as have the model together, each its part."""
+"""The folder of optimizer moments, to which every rank of a sharded run writes."""
 JSON_BYTES = 64 << 20
-"""More than any file of a run has that is not its weights."""
+"""Larger than any JSON file of a run."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder at ``path``, which need not be there yet."""
+    """The folder at ``path``, which need not exist yet."""
 
     path: str
 
     def of(self, *names: str) -> str:
-        """Return the path of something in it."""
+        """Return the path of something in the folder."""
         return os.path.join(self.path, *names)
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
+        """Whether a run was saved here. No new run may begin over it, even if it cannot be resumed."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
@@ -70,11 +70,11 @@ class RunFolder:
 
     @property
     def saved_steps(self) -> list[int]:
-        """The steps of its whole checkpoints, the newest last."""
+        """The steps of the complete checkpoints, the newest last."""
         return complete_steps(self.path)
 
     def last_step(self) -> int:
-        """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
+        """Return the step of the checkpoint to resume from; raises ConfigError or SourceError if there is none."""
         there = _is_folder(self.path)
         if not there or not self.holds_a_run:
             what = "holds no run" if there else "does not exist"
@@ -93,7 +93,7 @@ class RunFolder:
         return self.saved_steps[-1]
 
     def relinked(self) -> str:
-        """Let ``last`` lead to the checkpoint to go on from, if it was lost; returns what was done, '' for nothing."""
+        """Point ``last`` to the checkpoint to resume from, if the link was lost; returns a note on that, or ''."""
         step = self.last_step()
         if linked_step(self.path) == step:
             return ""
@@ -112,9 +112,9 @@ class RunFolder:
             raise output_error(self.path, error) from error
 
     def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
-        """Write a checkpoint, let ``last`` be it, and keep ``keep`` of those that led to it; raises OutputError.
+        """Write a checkpoint, point ``last`` to it, and remove all but ``keep`` checkpoints; raises OutputError.
 
-        Whatever happens, ``last`` leads to a whole checkpoint: this one, or the one before.
+        Whatever happens, ``last`` points to a complete checkpoint: this one or the one before.
         """
         import torch
 
@@ -130,14 +130,14 @@ class RunFolder:
 
     @contextmanager
     def saving(self, step: int, *, keep: int) -> Iterator[StagedFolder]:
-        """Give a folder for several processes to write a checkpoint in, which ``finish`` ends; then as ``save``."""
+        """Open a folder in which several ranks write a checkpoint; then point ``last`` to it, as ``save`` does."""
         with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, CHECKSUMS, MOMENTS)) as staged:
             yield staged
         self._point(step)
         self._prune(step, keep)
 
     def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
-        """Write what is small, and the sums of everything that is there by now; raises OutputError."""
+        """Write the state and the checksums of all files into the open checkpoint; raises OutputError."""
         import torch
 
         buffer = io.BytesIO()
@@ -147,7 +147,7 @@ class RunFolder:
         staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:
-        """Let ``last`` lead to a step, in one rename."""
+        """Point ``last`` to a step, in one rename."""
         temp = temp_name(self.of("last"))
         try:
             os.symlink(os.path.join("steps", str(step)), temp)
@@ -159,9 +159,9 @@ class RunFolder:
             raise output_error(self.of("last"), error) from error
 
     def _prune(self, step: int, keep: int) -> None:
-        """Remove old checkpoints, and what killed runs left: those of later steps too, which did not happen.
+        """Remove old checkpoints, leftovers of killed runs, and later steps, from which this run did not continue.
 
-        Each is renamed before it is emptied, on disk too, so that half a one has no name.
+        Each checkpoint is renamed, and the rename synced, before it is emptied: half a checkpoint never has its name.
         """
         found = sorted(int(name) for name in os.listdir(self.of("steps")) if name.isdigit())
         kept = [one for one in found if one <= step][-keep:]
@@ -174,7 +174,7 @@ class RunFolder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what killed runs left here; nobody else trains in the folder."""
+        """Remove the leftovers of killed runs; the caller holds the lock of the folder."""
         remove_all_leftovers(self.of("steps"))
         remove_all_leftovers(self.path)
         with suppress(OSError):
@@ -183,7 +183,7 @@ class RunFolder:
                     os.unlink(self.of(name))
 
     def _unnamed(self, step: int) -> list[str]:
-        """Take a checkpoint's name away; returns what it is called now, nothing where it could not be renamed."""
+        """Rename a checkpoint that is to be removed; returns its new path, or nothing if it could not be renamed."""
         gone = temp_name(self.of("steps", str(step)))
         try:
             os.rename(self.of("steps", str(step)), gone)
@@ -214,7 +214,7 @@ class RunFolder:
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder, whole or not at all; raises OutputError."""
+        """Write a file of the folder, completely or not at all; raises OutputError."""
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
 
@@ -245,7 +245,7 @@ class RunFolder:
 
 
 def _is_folder(path: str) -> bool:
-    """Tell whether a folder is there; raises SourceError where that cannot be found out."""
+    """Whether a folder exists; raises SourceError if that cannot be determined."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -255,7 +255,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _absent(path: str) -> list[str]:
-    """Return the folders in which something has to be made for a path to be one."""
+    """Return the existing folder and the missing ones in which a path's folders will be created."""
     path, found = os.path.abspath(path), []
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

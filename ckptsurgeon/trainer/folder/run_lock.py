@@ -1,4 +1,4 @@
-"""One run, one process: a folder that is being trained in is locked until that process has ended, however it ends."""
+"""One process for one run: its folder is locked until the process has ended, in whatever way."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOCK_FILE = ".ckpt-lock"
 
 @dataclass
 class RunLock:
-    """The lock of the run in ``folder``: a file in it, held by the process and not by the workers it forks.
+    """The lock of the run in ``folder``: a file in it, held by the process and not by the workers that it forks.
 
-    That is what POSIX record locks do (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html); a
-    killed run's workers may live on for seconds, and must not keep it from being resumed.
+    POSIX record locks do this (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). The workers of a
+    killed run may live for seconds, and must not keep it from being resumed.
     """
 
     folder: str
@@ -36,16 +36,16 @@ class RunLock:
 
     @property
     def path(self) -> str:
-        """The file that is locked; it is removed when the lock is given back."""
+        """The file that is locked; it is removed when the lock is released."""
         return os.path.join(self.folder, LOCK_FILE)
 
     def check(self) -> None:
-        """Raise OutputError where another process trains here; makes nothing."""
+        """Raise OutputError if another process trains here; creates nothing."""
         if os.path.isfile(self.path):
             self.take()
 
     def take(self) -> None:
-        """Lock the folder, which is there; raises OutputError where another process trains in it."""
+        """Lock the folder, which must exist; raises OutputError if another process trains in it."""
         while not self._held:
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -59,14 +59,14 @@ class RunLock:
             except OSError as error:
                 os.close(handle)
                 raise output_error(self.path, error) from error
-            if not stays:  # whoever held it has just removed it
+            if not stays:  # its holder removed the file between open and lock
                 os.close(handle)
                 continue
             self._held.append(handle)
             self._sign(handle)
 
     def _sign(self, handle: int) -> None:
-        """Say in the file who holds it; raises OutputError, and gives it back, where there is no room for that."""
+        """Write into the file who holds it; raises OutputError and releases the lock if the disk is full."""
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -85,7 +85,7 @@ class RunLock:
         )
 
     def give_back(self) -> None:
-        """Let another process have the folder."""
+        """Release the lock."""
         for handle in self._held:
             with suppress(OSError):
                 os.unlink(self.path)

@@ -1,1 +1,1 @@
-"""A job: model, task, data, settings and initial weights, put together."""
+"""A job: model, task, data, settings and initial weights of one run."""

@@ -1,4 +1,4 @@
-"""From a configuration to a job: read, checked and put together; and its feature caches filled."""
+"""Reads a configuration and its data into a job, and fills the feature caches of the job."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ __all__ = [
 
 
 def train_section(document: Document) -> Any:
-    """Return the ``train:`` section of a configuration; raises ConfigError where it cannot be read."""
+    """Return the ``train:`` section of a configuration; raises ConfigError if it cannot be read."""
     if document.fault is not None:
         raise document.fault
     return document.content.get("train") if isinstance(document.content, dict) else None
 
 
 def read_settings(document: Document, sets: Sequence[str]) -> Settings:
-    """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
+    """Return the settings of a configuration with ``KEY=VALUE`` over them; raises ConfigError."""
     section = train_section(document)
     try:
         return parse_settings(apply_overrides(section, sets), document.name)
     except ConfigError:
         if not sets or not _is_sound(section, document.name):
             raise
-    # The file alone is right, so that what is wrong was said on the command line.
+    # The file alone is right, so the message names the command line.
     return parse_settings(apply_overrides(section, sets), ", ".join(f"--set {text}" for text in sets))
 
 
@@ -88,7 +88,7 @@ def build_job(
     where = device if isinstance(device, torch.device) else choose_device(device)
     target = load_target(config)
     keys = list(target.tensors)
-    parameter_rules(settings, keys)  # a pattern that matches nothing is said before anything is done
+    parameter_rules(settings, keys)  # raises for a pattern that matches nothing, before anything slow is done
     task, splits, notes, tokens = load_task_data(settings, document, target)
     job = Job(
         document, settings, target, where, task, splits["train"], splits.get("dev"), splits.get("test"),
@@ -99,7 +99,7 @@ def build_job(
 
 
 def with_one_batch(job: Job) -> Job:
-    """Return a job that learns its first batch by heart, and is asked for that."""
+    """Return a job that trains and evaluates on its first batch only."""
     one = OneBatch(first_batch(job.train, job.settings.seed))
     return replace(job, train=one, dev=one, test=None)
 
@@ -108,14 +108,14 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def progress_observer(tell: Tell) -> Progress:
-    """Return a progress that an observer is told of."""
+    """Return a progress function that passes events to an observer."""
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
 
 def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
-    """Compute what the cache lacks of all splits, or of ``train``; does nothing for a task without one.
+    """Compute the features that the caches of all splits, or of ``train``, lack.
 
-    Raises SourceError for a sound that cannot be used and OutputError where the folder cannot be written.
+    Raises SourceError for a sound that cannot be used and OutputError if the folder cannot be written.
     """
     made = 0
     splits = {"train": job.train} if only_train else {"train": job.train, "dev": job.dev, "test": job.test}
@@ -140,7 +140,8 @@ def load_task_data(
     kind = load_task(settings.task, folder)
     data = resolve_paths(settings.data, folder)
     with user_code(document), preserve_cpu_random_state():
-        seed_cpu_from(settings.seed)  # a dataset may draw when it is made: which examples are in which split
+        # A user's dataset may draw random numbers when it is made: which examples are in which split.
+        seed_cpu_from(settings.seed)
         tokens = _tokens(data.tokens, document)
         with explain_task_errors(settings.task):
             task: Any = kind(replace(settings, data=data), tokens)
@@ -159,7 +160,7 @@ def load_task_data(
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
-    """Return the token list that the data name, else the one that the model names."""
+    """Return the token list that ``data`` names, or else the model."""
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)
     return read_vocabulary(path).tokens if path is not None else ()

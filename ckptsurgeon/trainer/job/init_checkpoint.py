@@ -1,4 +1,4 @@
-"""The initial weights of a run: the file, and what its recipe says of how it came about."""
+"""The initial weights of a run: the file, and the recipe by which it was made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InitCheckpoint", "read_init"]
 
 @dataclass(frozen=True)
 class InitCheckpoint:
-    """A checkpoint that a run starts from. ``recipe`` is None where ckptsurgeon did not write it."""
+    """A checkpoint that a run starts from. ``recipe`` is None if ckptsurgeon did not write it."""
 
     path: str
     keys: tuple[str, ...]
@@ -26,13 +26,13 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys that no source gave: drawn by the declared initialiser."""
+        """The keys that no source has: the declared initialiser drew them."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of which a source gave a part alone: laid over what was drawn, or mapped to tokens it lacks."""
+        """The keys of which a source has only a part: laid over drawn values, or mapped to new tokens."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows
@@ -41,16 +41,16 @@ class InitCheckpoint:
 
     @property
     def new(self) -> frozenset[str]:
-        """The keys in which something has to be learned from nothing."""
+        """The keys with values that must be learned from nothing."""
         return self.drawn | self.partly
 
     @property
     def seed(self) -> int | None:
-        """The seed they were drawn with."""
+        """The seed with which they were drawn."""
         return self.recipe.seed if self.recipe is not None else None
 
     def lineage(self, folder: str) -> dict[str, Any]:
-        """Return where it came from, as plain data with paths relative to ``folder``."""
+        """Return the origin of the file as plain data, with paths relative to ``folder``."""
         made = self.recipe
         counts: dict[str, int] = {}
         for tensor in made.tensors.values() if made is not None else ():
@@ -70,7 +70,7 @@ class InitCheckpoint:
 
 
 def read_init(path: str) -> InitCheckpoint:
-    """Return what a checkpoint is, from its header; raises what ``open_checkpoint`` raises."""
+    """Read a checkpoint's header; raises what ``open_checkpoint`` raises."""
     with open_checkpoint(path) as checkpoint:
         files = tuple(
             {"name": file.name or os.path.basename(path), "size": file.size, "sha256": file.sha256}

@@ -1,4 +1,4 @@
-"""A job: the model, the task, the settings and the initial weights of one training run, and the model made of them."""
+"""A job: all that one training run needs, and the model that it builds."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Job:
 
     @property
     def metric(self) -> str:
-        """The figure that says which model is best."""
+        """The figure that decides which model is best."""
         return self.settings.metric or self.task.metric
 
     def empty_model(self) -> nn.Module:
-        """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
+        """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
         with preserve_random_state():
             seed_all(self.settings.seed)
             return build_model(self.target, self.document)
@@ -86,25 +86,25 @@ class Job:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process has all of the model."""
+        """Whether each process holds a shard of the model."""
         return self.strategy == "fsdp" and self.ranks.size > 1
 
-    def spread(self) -> tuple[ParallelModel, Plan | None]:
-        """Return the model with its initial values as its processes hold it, and the plan by which it was loaded.
+    def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
+        """Return the model with its initial values for all ranks, and the plan by which the init was loaded.
 
-        Where each holds a part, it reads no more of the init, and no one ever has all of it.
+        With ``fsdp`` each rank reads only its shards of the init, and none ever has the whole model.
         """
         if not self.is_sharded:
             model, plan = self.model()
             return ParallelModel(model, self.ranks), plan
-        spread = self.empty_spread()
+        sharded = self.empty_parallel_model()
         if self.init is not None:
-            return spread, self._load(spread.model, self.init.path)
-        initialise(spread.model, self.target, self.target.tensors, self.settings.seed)
-        return spread, None
+            return sharded, self._load(sharded.module, self.init.path)
+        initialise(sharded.module, self.target, self.target.tensors, self.settings.seed)
+        return sharded, None
 
-    def empty_spread(self) -> ParallelModel:
-        """Return the model as its processes hold it, with whatever values."""
+    def empty_parallel_model(self) -> ParallelModel:
+        """Return the model for all ranks; its tensors hold whatever values."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
         from ..parallel.sharded_model import ShardedModel, build_on_meta
@@ -115,7 +115,7 @@ class Job:
         return ShardedModel(model, self.ranks, self.device)
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the init whole; what does not fit is for ``ckpt transplant`` to fit, whose flags there are not here."""
+        """Load the whole init. An init that does not fit is an error here: ``ckpt transplant`` has flags to fit it."""
         try:
             return load_into(model, path, strict=True, on_missing="error")
         except PlanError as error:
@@ -128,14 +128,14 @@ class Job:
 
 
 def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a metric that the task does not give."""
+    """Return the error for a metric that the task does not return."""
     return ConfigError(
         f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
     )
 
 
 def build_model(target: TargetSpec, document: Document) -> nn.Module:
-    """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
+    """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes tensors, which nobody can train.",
@@ -147,11 +147,11 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
 
 
 SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
-"""How an init may have been saved: what was drawn is rounded so."""
+"""Dtypes in which an init may have been saved: drawn values were rounded to one of them."""
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return where the tensors are drawn that the init, loaded by ``plan``, has in part from a source."""
+    """Return masks of the drawn values, for the tensors of which the init, loaded by ``plan``, has only a part."""
     if job.init is None or plan is None:
         return {}
     keys = [key for key in job.target.tensors if key in job.init.partly]
@@ -166,10 +166,10 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
 
 
 def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
-    """Return where a tensor is drawn, as booleans of its shape.
+    """Return which values of a tensor were drawn, as booleans of its shape.
 
-    ``value`` is what the init brought, ``own`` what its seed draws for the whole tensor. Of a vocabulary the rows say
-    it; a source that was laid over begins at the origin and is a box, beside which everything is as it was drawn.
+    ``value`` is what the init has, ``own`` what its seed draws for the whole tensor. For a vocabulary, the recipe lists
+    the new rows. A source that was laid over drawn values is a box at the origin, so all outside of the box was drawn.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

@@ -1,1 +1,1 @@
-"""Lists of clips, as the toolkits keep them: one kind each file, as ``MANIFEST``."""
+"""Formats of lists of clips, one file each, as ``MANIFEST``."""

@@ -1,4 +1,4 @@
-"""Manifests as text: decoded, with the line of what is wrong, and as tables of comma-separated values."""
+"""Manifests as text: decoded, and as tables of comma-separated values; errors name the line."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MARKS = (
 )  # fmt: skip
 
 LARGEST = 512 << 20
-"""More than the manifest of a million clips has."""
+"""Larger than the manifest of a million clips."""
 
 Row = tuple[str, Mapping[str, str]]
-"""Where a line is written, and its values by column."""
+"""The place of a line (file and number), and its values by column."""
 
 
 def place(path: str, line: int) -> str:
-    """Return what messages call a line of a file."""
+    """Return the name of a line in messages."""
     return f"{escape(path)}, line {line}"
 
 
 def file_beside(manifest: str, path: str) -> str:
-    """Return a path that a manifest names, which is relative to it."""
+    """Return a path of a manifest, which is relative to it."""
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 
@@ -50,7 +50,7 @@ def read_text(path: str) -> str:
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the columns that a file's first line names, none where it is no table."""
+    """Return the columns that the first line names; none if the file is not a table."""
     if not path.lower().endswith(".csv"):
         return []
     with open_file(path) as file:
@@ -60,7 +60,7 @@ def columns_of(path: str) -> list[str]:
 
 
 def first_line(path: str) -> str:
-    """Return the first line of a manifest, to be shown; '' where it has none."""
+    """Return the first line of a manifest, for messages; '' if it has none."""
     if not os.path.isfile(path):
         return ""
     with open_file(path) as file:
@@ -68,7 +68,7 @@ def first_line(path: str) -> str:
 
 
 def _check_encoding(path: str, data: bytes) -> None:
-    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write, by their marks or by their zeros."""
+    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write, by their byte order marks or zero bytes."""
     mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if mark or b"\0" in data:
         named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is not UTF-8"
@@ -80,7 +80,7 @@ def _check_encoding(path: str, data: bytes) -> None:
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
     """Yield the lines of a table; raises ConfigError for a column that is missing, or a line of another length."""
-    # Not splitlines(), which ends lines at characters that may stand in a transcript, such as U+2028.
+    # Not splitlines(): it also splits at characters that a transcript may contain, such as U+2028.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
@@ -100,7 +100,7 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
 
 
 def check_columns(path: str, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise ConfigError where a column that is needed is missing or stands twice."""
+    """Raise ConfigError if a required column is missing or appears twice."""
     for column in needed:
         if columns.count(column) != 1:
             why = f"has no column {column}" if column not in columns else f"has the column {column} twice"

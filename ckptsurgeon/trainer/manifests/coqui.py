@@ -16,11 +16,11 @@ class _Coqui:
     kind = "a CSV with wav_filename and transcript (Coqui STT)"
 
     def sniff(self, path: str) -> bool:
-        """A table with either of its columns: that the other is missing is then said."""
+        """Whether it is a table with either of its columns: ``read`` reports that the other is missing."""
         return bool({"wav_filename", "transcript"} & set(columns_of(path)))
 
     def read(self, path: str) -> list[Clip]:
-        """Return the clips. The size, by which Coqui sorts, is looked at and not used."""
+        """Return the clips. The size, by which Coqui sorts, is checked but not used."""
         clips = []
         for where, row in read_rows(path, ("wav_filename", "transcript")):
             size = row.get("wav_filesize", "1").strip()

@@ -1,4 +1,4 @@
-"""A data folder of Kaldi and ESPnet: ``wav.scp`` and ``text``, and ``segments`` where there is one.
+"""A data folder of Kaldi and ESPnet: ``wav.scp`` and ``text``, and optionally ``segments``.
 
 https://kaldi-asr.org/doc/data_prep.html. An entry of ``wav.scp`` that ends in ``|`` is a command; it is never run.
 """
@@ -23,7 +23,7 @@ _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a table by ids: what stands behind the id, and where."""
+    """A line of a table by ids: what follows the id, and the place of the line."""
 
     value: str
     where: str
@@ -33,7 +33,7 @@ class _Kaldi:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     def sniff(self, path: str) -> bool:
-        """A folder with either file: that the other is missing is then said."""
+        """Whether it is a folder with either file: ``read`` reports that the other is missing."""
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
     def read(self, path: str) -> list[Clip]:
@@ -50,7 +50,7 @@ class _Kaldi:
 
 
 def _table(path: str) -> dict[str, _Entry]:
-    """Return the lines of a file by their ids; raises ConfigError for one that stands twice."""
+    """Return the lines of a file by their ids; raises ConfigError for an id that appears twice."""
     table: dict[str, _Entry] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
         key, _, value = line.strip().partition(" ") if " " in line else line.strip().partition("\t")
@@ -74,7 +74,7 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
 
 
 def _part(part: _Entry) -> tuple[str, float, float]:
-    """Return the recording that a segment lies in, its begin and its end in seconds (-1: the recording's)."""
+    """Return the recording of a segment, its begin and its end in seconds (-1: the end of the recording)."""
     fields = part.value.split()
     try:
         recording, begin_s, end_s = fields[0], float(fields[1]), float(fields[2])
@@ -86,7 +86,7 @@ def _part(part: _Entry) -> tuple[str, float, float]:
 
 
 def _sound(folder: str, entry: _Entry) -> str:
-    """Return the file of a sound: relative to the folder, or as the recipes have it to the working directory."""
+    """Return the file of a sound: relative to the folder, or, as in the recipes, to the working directory."""
     name = entry.value
     if name.endswith("|"):
         raise ConfigError(

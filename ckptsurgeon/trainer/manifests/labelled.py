@@ -15,7 +15,7 @@ class _Labelled:
     kind = "a CSV with path and label (classification)"
 
     def sniff(self, path: str) -> bool:
-        """A table with a label; that the path is missing is then said."""
+        """Whether it is a table with a column label: ``read`` reports that the path is missing."""
         return "label" in columns_of(path)
 
     def read(self, path: str) -> list[Clip]:

@@ -1,4 +1,4 @@
-"""Finds out what kind of list a manifest is, reads it, and looks at the sounds that it names."""
+"""Finds the format of a manifest, reads it, and checks the sounds that it names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = ["Manifest", "read_manifests"]
 
 _RELATIVE = "Paths are relative to the configuration."
 AT_ONCE = 8
-"""Headers read at the same time: over a network each is waited for."""
+"""Headers that are read at the same time: on a network drive each takes a round trip."""
 
 
 class Manifest(Protocol):
-    """A kind of list. One module of this folder each, as ``MANIFEST``."""
+    """A format of manifests. Each is one module of this folder, as ``MANIFEST``."""
 
     kind: str
-    """What it is called where people are told which kinds there are."""
+    """Its name in messages."""
 
     def sniff(self, path: str) -> bool:
-        """Whether a file or folder is of this kind."""
+        """Whether a file or folder has this format."""
         ...
 
     def read(self, path: str) -> list[Clip]:
-        """Return its clips; ``seconds`` is not a number where the manifest says nothing of it.
+        """Return its clips; ``seconds`` is NaN if the manifest does not give the length.
 
         Raises ConfigError that names the file and the line.
         """
@@ -45,10 +45,10 @@ class Manifest(Protocol):
 
 
 def read_manifests(paths: Sequence[str], faults: ErrorCollector | None = None) -> list[Clip]:
-    """Return the clips of some manifests, in their order, with their lengths.
+    """Return the clips of manifests, in their order, with their lengths.
 
-    What is wrong with sounds is added to ``faults``, or raised as SourceError where there are none to add to.
-    Raises ConfigError where a manifest is none, is malformed, or a clip stands twice.
+    Errors in sounds are added to ``faults``, or raised as SourceError if it is None. Raises ConfigError if a manifest
+    has no known format, is malformed, or names a clip twice.
     """
     own = ErrorCollector() if faults is None else faults
     clips = [clip for path in paths for clip in _read(path)]
@@ -66,7 +66,7 @@ def read_manifests(paths: Sequence[str], faults: ErrorCollector | None = None) -
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Return errors of single sounds as one."""
+    """Return the errors of single sounds as one error."""
     first = wrong[0]
     if len(wrong) == 1:
         return first
@@ -99,7 +99,7 @@ def _known() -> str:
 
 
 def _seen(path: str) -> str:
-    """Return how a file begins that is no manifest, or what a folder has."""
+    """Return how an unknown file begins, or that it is a folder."""
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"
@@ -125,7 +125,7 @@ def _check_twice(clips: Sequence[Clip]) -> None:
 
 
 def _check_there(clips: Sequence[Clip]) -> None:
-    """Raise SourceError where sounds are missing; all of them are its details."""
+    """Raise SourceError if sounds are missing; details lists them."""
     missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
     if missing:
         (first, why), *rest = missing
@@ -152,7 +152,7 @@ def _absence(path: str) -> str:
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
-    """Return a clip with its length, or what is wrong with it: in a thread, where raising would wait for the others."""
+    """Return a clip with its length, or its error: raising in a thread would end the pool's map at the first one."""
     if not _is_sound(clip.path):
         return clip
     try:

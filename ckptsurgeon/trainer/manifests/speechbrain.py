@@ -1,6 +1,6 @@
 """SpeechBrain's JSON annotation: ``{id: {wav, length or duration, words or wrd or …}}``.
 
-https://speechbrain.readthedocs.io/en/latest/tutorials/basics/data-loading-pipeline.html. A sound may be a part of a
+https://speechbrain.readthedocs.io/en/latest/tutorials/basics/data-loading-pipeline.html. A clip may be a part of a
 file: ``wav: {file, start, stop}``, in samples.
 """
 
@@ -29,7 +29,7 @@ class _SpeechBrain:
     kind = "a JSON of {id: {wav, words}} (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
-        """A JSON file."""
+        """Whether it is a JSON file."""
         return path.lower().endswith(".json") and os.path.isfile(path)
 
     def read(self, path: str) -> list[Clip]:
@@ -58,7 +58,7 @@ def _clip(path: str, identity: str, entry: Any) -> Clip:
         raise ConfigError(f"{where}: it is {brief_repr(entry)}, not an object with wav and words.")
     sound, begin_s, seconds = _sound(path, where, _field(where, entry, WAVES))
     text = _field(where, entry, TEXTS)
-    if isinstance(text, list):  # tokens, as some recipes keep them
+    if isinstance(text, list):  # some recipes keep a list of tokens
         text = " ".join(map(str, text))
     if not isinstance(text, str):
         raise ConfigError(f"{where}: its text is {brief_repr(text)}, not a text.")
@@ -77,7 +77,7 @@ def _field(where: str, entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
-    """Return the file of a sound, where in it the clip begins, and how long it is where that is said."""
+    """Return the file of a sound, the clip's begin in it, and its length if it is given."""
     part: Mapping[str, Any] = wav if isinstance(wav, dict) else {"file": wav}
     name = part.get("file")
     if not isinstance(name, str) or not name:
@@ -99,7 +99,7 @@ def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
 
 
 def _check_length(where: str, entry: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a length that is none; how long a sound is, it says itself."""
+    """Raise ConfigError for a length that is not a number. The sound itself gives its true length."""
     for name in LENGTHS:
         value = entry.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:

@@ -1,1 +1,1 @@
-"""Bundled models, one file each: its name is what a configuration says, ``MODEL`` how it is built."""
+"""Bundled models, one file each, as ``MODEL``; a configuration names the file."""

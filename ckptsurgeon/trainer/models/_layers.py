@@ -112,7 +112,8 @@ class _ConvModule(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.pointwise1 = nn.Conv1d(d_model, 2 * d_model, 1)
         self.depthwise = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=d_model)
-        self.inner_norm = nn.LayerNorm(d_model)  # not batch norm: results must not hang on the batch's company
+        # Not batch norm: the output for a clip must not depend on the other clips of the batch.
+        self.inner_norm = nn.LayerNorm(d_model)
         self.pointwise2 = nn.Conv1d(d_model, d_model, 1)
         self.dropout = nn.Dropout(dropout)
 

@@ -19,14 +19,14 @@ from ._layers import padding_mask
 __all__ = ["MODEL", "DeepSpeech"]
 
 CLIP = 20.0
-"""Above this a dense layer's output is cut off (``relu_clip``)."""
+"""The bound of a dense layer's output (``relu_clip``)."""
 LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
 
 class DeepSpeech(nn.Module):
     """Features in, CTC log-probabilities out; ``outputs`` are the labels and, last, the blank.
 
-    ``stages`` are computed again for the gradient where gradient checkpointing is asked for.
+    Gradient checkpointing recomputes the ``stages``.
     """
 
     stages = ("_before", "lstm", "_after")
@@ -44,7 +44,7 @@ class DeepSpeech(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Draw as Coqui STT draws: Glorot's uniform weights, zero biases; PyTorch's LSTM weights have its bounds."""
+        """Initialise as Coqui STT does: Glorot's uniform weights, zero biases; the LSTM keeps PyTorch's bounds."""
         for name, parameter in self.named_parameters():
             if "bias" in name:
                 nn.init.zeros_(parameter)
@@ -52,9 +52,10 @@ class DeepSpeech(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Return log-probabilities (batch, time, outputs) of ``features`` (batch, time, n_input), time for time.
+        """Return log-probabilities (batch, time, outputs) of ``features`` (batch, time, n_input), frame by frame.
 
-        ``lengths`` (batch) are the frames of each; features behind them should be zero, as they are before the first.
+        ``lengths`` (batch) are the frames of each; features after them should be zero, as those before the first frame
+        are.
         """
         x, _ = self.lstm(self._before(features))
         return self._after(x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0))
@@ -73,7 +74,7 @@ class DeepSpeech(nn.Module):
         return clipped
 
     def _windows(self, features: Tensor) -> Tensor:
-        """Return each frame with those around it, (batch, time, (2 * n_context + 1) * n_input), the earliest first."""
+        """Return each frame with its neighbours, (batch, time, (2 * n_context + 1) * n_input), the earliest first."""
         padded = F.pad(features, (0, 0, self.n_context, self.n_context))
         return padded.unfold(1, 2 * self.n_context + 1, 1).transpose(2, 3).flatten(2)
 

@@ -1,7 +1,7 @@
 """A compact speech recogniser: conformer or transformer encoder, CTC head, attention decoder.
 
-Hybrid CTC and attention (https://arxiv.org/abs/1609.06773), the shape of ESPnet's and SpeechBrain's recipes. Its
-modules are ``frontend``, ``encoder``, ``decoder`` and ``ctc``, so that ``--exclude decoder`` means what it says.
+Hybrid CTC and attention (https://arxiv.org/abs/1609.06773), the architecture of ESPnet's and SpeechBrain's recipes. Its
+modules are ``frontend``, ``encoder``, ``decoder`` and ``ctc``, so that ``--exclude decoder`` excludes the decoder.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BLANK = 0
 
 
 class HybridOutput(NamedTuple):
-    """What the model says of a batch.
+    """The output of the model for a batch.
 
-    ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: frames of each; ``decoder``: logits
-    (batch, length, tokens), None without previous tokens.
+    ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: frames of each; ``decoder``: logits (batch, length,
+    tokens), None without previous tokens.
     """
 
     ctc: Tensor
@@ -103,7 +103,7 @@ class HybridASR(nn.Module):
         self.ctc = nn.Linear(d_model, tokens)
 
     def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
-        """Return what the model says of ``waves`` (batch, samples), ``lengths`` in samples.
+        """Return the output for ``waves`` (batch, samples), with ``lengths`` in samples.
 
         ``previous`` (batch, length) are the tokens before each position, start first.
         """
@@ -112,12 +112,12 @@ class HybridASR(nn.Module):
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the decoder attends to (batch, frames, d_model), and the frames of each."""
+        """Return the encoder's output (batch, frames, d_model), and the frames of each."""
         found: tuple[Tensor, Tensor] = self.encoder(*self.frontend(waves, lengths))
         return found
 
     def decode(self, previous: Tensor, memory: Tensor, frames: Tensor) -> Tensor:
-        """Return the decoder's logits (batch, length, tokens) of what follows each of the previous tokens."""
+        """Return the decoder's logits (batch, length, tokens) of the token after each of the previous tokens."""
         logits: Tensor = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
         return logits
 
@@ -144,7 +144,7 @@ class _HybridASRModel:
     }
 
     def layers(self, fields: dict[str, Any]) -> tuple[str, ...]:
-        """Return the layers in the order of the network; both that read the encoder come last: decoder and CTC head."""
+        """Return the layers in the order of the network; decoder and CTC head, which read the encoder, come last."""
         encoder = [f"encoder.layers.{n}" for n in range(fields["encoder_layers"])]
         return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
 

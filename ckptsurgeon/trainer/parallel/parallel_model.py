@@ -1,4 +1,4 @@
-"""A model as a run holds it: in one process, or the same in several, whose gradients are added up."""
+"""A model as one process trains it, or as several do whose gradients are summed (DistributedDataParallel)."""
 
 from __future__ import annotations
 
@@ -17,64 +17,64 @@ T = TypeVar("T")
 
 
 class ParallelModel:
-    """What is asked of ``model`` goes through it: torch's DistributedDataParallel wants to see each forward pass.
+    """``module`` in one process, or the same module in several.
 
-    Its gradients are means over the processes (https://docs.pytorch.org/docs/stable/generated/
-    torch.nn.parallel.DistributedDataParallel.html): ``of_mean`` is what makes sums of them.
+    Call it with a function of the module: DDP must see each forward pass, and a task may call the module as it likes.
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks = SINGLE_PROCESS) -> None:
-        self.model, self.ranks = model, ranks
+    def __init__(self, module: nn.Module, ranks: Ranks = SINGLE_PROCESS) -> None:
+        self.module, self.ranks = module, ranks
         self._wrapped: Any = None
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each process holds a part."""
+        """Whether each process holds a shard of the model."""
         return False
 
     @property
-    def of_mean(self) -> int:
-        """What a gradient is multiplied with to be that of the sum of all losses."""
+    def gradient_scale(self) -> int:
+        """The factor that makes sums of gradients of what the backward pass left: DDP takes means over the ranks."""
         return self.ranks.size
 
-    def begin(self) -> None:
-        """Begin anew with what of the model learns now; every process does so at the same step."""
+    def wrap(self) -> None:
+        """Wrap the module for the parameters that require gradients now; every rank does so before the same step."""
         if self.ranks.size == 1:
             return
         from torch.nn.parallel import DistributedDataParallel
 
-        self._wrapped = None  # its hooks go with it
-        # Which parameters a batch uses is the model's and the task's affair: layers are dropped, losses switched.
-        asked = ForwardProxy(self.model)
-        # Where all of them are used it says that none had to be looked for; this one never is.
-        asked.unused = nn.Parameter(torch.zeros((), device=next(self.model.parameters()).device))
-        self._wrapped = DistributedDataParallel(asked, find_unused_parameters=True)
+        self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
+        proxy = ForwardProxy(self.module)
+        # find_unused_parameters, because a model may drop layers and a task may switch losses. torch warns if none is
+        # ever unused, so this one always is.
+        proxy.unused = nn.Parameter(torch.zeros((), device=next(self.module.parameters()).device))
+        self._wrapped = DistributedDataParallel(proxy, find_unused_parameters=True)
 
-    def __call__(self, ask: Callable[[nn.Module], T]) -> T:
-        """Return what is asked of the model. The first of several answers is the loss that is gone back from."""
+    def __call__(self, function: Callable[[nn.Module], T]) -> T:
+        """Return ``function(module)``. If it returns several values, the first is the loss to go backward from."""
         if self._wrapped is None:
-            return ask(self.model)
-        return cast(T, self._wrapped(ask))
+            return function(self.module)
+        return cast(T, self._wrapped(function))
 
-    def apart(self) -> AbstractContextManager[None]:
-        """Let gradients be this process's own for a while: they are added up with those that come behind."""
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""
         return nullcontext() if self._wrapped is None else cast(AbstractContextManager[None], self._wrapped.no_sync())
 
-    def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Return what an optimiser of this process moves of parameters."""
+    def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return the parameters that the optimizer of this rank updates."""
         return dict(parameters)
 
-    def collect(self) -> None:
-        """Give what an optimiser moves its gradients, behind the last backward pass of a step."""
+    def finish_backward(self) -> None:
+        """Give the optimizer's parameters their gradients, after the last backward pass of a step."""
 
 
 class ForwardProxy(nn.Module):
-    """A module whose forward pass is whatever is asked of another one."""
+    """A module whose forward pass is a function of another module."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.module = module
 
-    def forward(self, ask: Callable[[nn.Module], Any]) -> Any:
-        """Return what is asked."""
-        return ask(self.model)
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        """Return ``function(module)``."""
+        return function(self.module)

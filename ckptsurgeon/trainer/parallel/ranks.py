@@ -1,8 +1,8 @@
-"""The processes that train one model together: which of them this is, and what they tell each other.
+"""The processes that train one model together: the rank of this one, and the collective calls between them.
 
-``torchrun`` and ``accelerate launch`` start them and say in the environment who they are
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions go by gloo, on the
-CPU; gradients by NCCL where there are GPUs.
+``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
+(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions go through gloo, on
+the CPU; gradients through NCCL if there are GPUs.
 """
 
 from __future__ import annotations
@@ -37,67 +37,67 @@ __all__ = [
 T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=12)
-"""How long the others wait for the first, which prepares, evaluates and saves. One that died is not waited for."""
+"""How long the other ranks wait for rank 0, which prepares, evaluates and saves. A rank that died ends the wait."""
 
 DETECTION_S = 5.0
-"""Seconds in which every process that lives has found out that another one does not."""
+"""Seconds within which every rank that is alive has noticed that another one is not."""
 
 
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """``rank`` of ``size`` processes; ``local`` is its number on this machine, and that of its GPU."""
+    """What torchrun sets: RANK, WORLD_SIZE and LOCAL_RANK, the number on this machine, and that of the GPU."""
 
     rank: int = 0
-    size: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """``rank`` of ``size`` processes. The first one checks, writes and speaks."""
+    """``rank`` of ``size`` processes. Rank 0 is the main one: it checks, writes and prints."""
 
     rank: int = 0
     size: int = 1
     control: Any = None
-    """The group by which they agree, on the CPU."""
+    """The gloo group for figures and decisions."""
     store: Any = None
-    """Where each leaves a word when it ends, though the group be broken."""
+    """A key-value store in which a rank leaves the reason why it ends; it works when the group is broken."""
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_main(self) -> bool:
+        """Whether this is the rank that checks, writes and prints."""
         return self.rank == 0
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, of one device, by their sums over all processes, in one piece for each type."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one device by their sums over all ranks, in one call for each dtype."""
         if self.size == 1 or not tensors:
             return
-        from torch.distributed import all_reduce
+        from torch import distributed
 
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
             by_type.setdefault(tensor.dtype, []).append(tensor)
         for several in by_type.values():
             flat = torch.cat([one.reshape(-1) for one in several])
-            all_reduce(flat, group=None if flat.is_cuda else self.control)
+            distributed.all_reduce(flat, group=None if flat.is_cuda else self.control)
             parts = flat.split([one.numel() for one in several])  # type: ignore[no-untyped-call]
             for one, part in zip(several, parts, strict=True):
                 one.copy_(part.view_as(one))
 
     @torch.no_grad()
-    def follow(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, of one device and of any type, by the first process's, bit for bit."""
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one device, of any dtypes, by those of rank 0, bit for bit."""
         if self.size == 1 or not tensors:
             return
-        from torch.distributed import broadcast
+        from torch import distributed
 
         flat = torch.cat([one.detach().contiguous().reshape(-1).view(torch.uint8) for one in tensors])
-        broadcast(flat, src=0, group=None if flat.is_cuda else self.control)
+        distributed.broadcast(flat, src=0, group=None if flat.is_cuda else self.control)
         for one, part in zip(tensors, flat.split([one.nbytes for one in tensors]), strict=True):  # type: ignore[no-untyped-call]
             one.copy_(part.clone().view(one.dtype).view_as(one))
 
-    def agreed(self, value: T) -> list[T]:
-        """Return what each process says, by rank; every one of them must ask."""
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order; every rank must call it."""
         if self.size == 1:
             return [value]
         from torch.distributed import all_gather_object
@@ -106,8 +106,12 @@ class Ranks:
         all_gather_object(found, value, group=self.control)
         return found
 
-    def told(self, value: T) -> T:
-        """Return what the first process says."""
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.all_gather(None)  # torch's own barrier may use the GPU, and would wait for it
+
+    def broadcast(self, value: T) -> T:
+        """Return the value of rank 0; every rank must call it."""
         if self.size == 1:
             return value
         from torch.distributed import broadcast_object_list
@@ -116,24 +120,27 @@ class Ranks:
         broadcast_object_list(found, src=0, group=self.control)
         return cast(T, found[0])
 
-    def same(self, key: str, value: str) -> bool:
-        """Whether all processes say the same of a key that none has asked about, without a collective: by the store.
+    def all_equal(self, key: str, value: str) -> bool:
+        """Whether all ranks have the same value; ``key`` must be new. It uses the store, and no collective call.
 
-        Raises torch's DistError where one of them does not say anything for a minute.
+        Raises torch's DistError if a rank sets no value for a minute.
         """
         keys = [f"{key}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], value)
         self.store.wait(keys, datetime.timedelta(minutes=1))
         return all(self.store.get(one).decode() == value for one in keys)
 
-    def leave(self, why: str) -> None:
-        """Leave word why this process ends."""
+    def report_exit(self, reason: str) -> None:
+        """Leave the reason why this rank ends, for the others."""
         if self.store is not None:
             with suppress(RuntimeError):
-                self.store.set(f"ended/{self.rank}", why)
+                self.store.set(f"ended/{self.rank}", reason)
 
-    def missing(self, error: Exception) -> dict[int, str]:
-        """Return the processes that ended, with the word they left; none where ``error`` has another reason."""
+    def find_lost(self, error: Exception) -> dict[int, str]:
+        """Return the ranks that ended, with the reasons that they left; none if ``error`` has another cause.
+
+        Every rank that is alive gets here, because its collective call failed, and says so in the store.
+        """
         if self.size == 1 or not is_communication_error(error):
             return {}
         waited, found, until = set(range(self.size)) - {self.rank}, {}, time.monotonic() + DETECTION_S
@@ -146,17 +153,17 @@ class Ranks:
                     if rank in found or self.store.check([f"here/{rank}"]):
                         waited.remove(rank)
                 time.sleep(0.05)
-        except RuntimeError:  # the first of them kept it
-            waited = {0} if not self.is_first else waited
+        except RuntimeError:  # the store itself is gone: it was in rank 0
+            waited = {0} if not self.is_main else waited
         return {**found, **dict.fromkeys(waited, "")}
 
     @contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Raise LostError for what is raised because another process ended."""
+    def detect_lost(self) -> Iterator[None]:
+        """Raise LostRanksError for an error of the block that comes from another rank's end."""
         try:
             yield
         except Exception as error:
-            lost = self.missing(error)
+            lost = self.find_lost(error)
             if not lost:
                 raise
             ignore_sigterm()
@@ -167,21 +174,21 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Other processes ended before the run did: ``ranks``, each with the word it left."""
+    """Other processes ended before the run did: ``ranks``, each with the reason that it left, '' for none."""
 
     def __init__(self, ranks: Mapping[int, str]) -> None:
-        said = ", ".join(describe_lost_rank(rank, word) for rank, word in ranks.items())
+        said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
         super().__init__(f"{said}.", hint="What it says itself is the reason.")
         self.ranks = ranks
 
 
-def describe_lost_rank(rank: int, word: str) -> str:
-    """Return how a process ended."""
-    return f"rank {rank} ended{f' with {escape(word, 300)}' if word else ', without a word'}"
+def describe_lost_rank(rank: int, reason: str) -> str:
+    """Return how a rank ended, for a message."""
+    return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without a word'}"
 
 
 def is_communication_error(error: Exception) -> bool:
-    """Whether an error may come of a process that is gone: gloo's are RuntimeErrors that name its files."""
+    """Whether an error may come from a rank that is gone: gloo raises RuntimeErrors that name its source files."""
     from torch import distributed
 
     if isinstance(error, distributed.DistError):
@@ -192,7 +199,7 @@ def is_communication_error(error: Exception) -> bool:
 
 
 def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
-    """Return the place that an environment names; raises ConfigError where it names half of one."""
+    """Return what torchrun set, or one process if it set nothing; raises ConfigError if only some of it is set."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = [environment[name] for name in names if name in environment]
     if not given:
@@ -204,13 +211,13 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
 
 
 _CALLS = itertools.count()
-"""Each run of a process has keys of its own."""
+"""Each run in a process has keys of its own in the store."""
 
 
 @contextmanager
-def process_group(place: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes until the block ends; raises ConfigError where they do not come."""
-    if place.size == 1:
+def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes until the block ends; raises ConfigError if they do not come."""
+    if env.world_size == 1:
         yield SINGLE_PROCESS
         return
     from torch import distributed
@@ -223,25 +230,25 @@ def process_group(place: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     try:
         store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
-        kept = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
+        exits = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
         distributed.init_process_group(
-            "nccl" if gpu else "gloo", store=store, rank=place.rank, world_size=place.size,
+            "nccl" if gpu else "gloo", store=store, rank=env.rank, world_size=env.world_size,
             timeout=None if gpu else TIMEOUT,
         )  # fmt: skip
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"rank {place.rank} of {place.size} does not find the others: {escape(str(error).splitlines()[0], 200)}.",
+            f"rank {env.rank} of {env.world_size} does not find the others: {escape(str(error).splitlines()[0], 200)}.",
             hint="Start them with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
         ) from error
-    ranks = Ranks(place.rank, place.size, control, kept)
+    ranks = Ranks(env.rank, env.world_size, control, exits)
     try:
         yield ranks
     except BaseException as error:
-        ranks.leave(f"{type(error).__name__}: {error}"[:500])
+        ranks.report_exit(f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        # Gradients' reducer holds the group. Were it the last to, its destructor would wait, with Python's lock, for a
-        # thread of gloo's that may want the lock to drop its last tensor; destroy_process_group lets go of the lock.
+        # DDP's reducer refers to the group. If it were the last reference, the destructor would hold the GIL and wait
+        # for a gloo thread that may need the GIL to free its last tensor. destroy_process_group releases the GIL.
         gc.collect()
         distributed.destroy_process_group()

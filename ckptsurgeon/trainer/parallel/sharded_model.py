@@ -1,11 +1,14 @@
-"""A model in shards, one on each process (FSDP2), and a task that runs it."""
+"""A model in shards, one on each process: FSDP2.
+
+The model is built without its weights ever being complete anywhere.
+https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,198 +18,145 @@ from torch import Tensor, nn
 from ...destinations.torch_module.parts import own_part
 from ...errors import ConfigError
 from ...util.text import escape
-from ..job.job import Job
-from ..tasks._task import Batch, Loss, Task
 from .parallel_model import ForwardProxy, ParallelModel
-from .ranks import SINGLE_PROCESS, Ranks
+from .ranks import Ranks
 
-__all__ = ["ShardedModel", "build_on_meta", "shard_task", "single_process_job"]
-
-
-def shard_task(job: Job, spread: ParallelModel) -> Job:
-    """Return a job whose task looks at the model through ``spread``, where that is in parts."""
-    if not spread.is_sharded:
-        return job
-    task: Any = _ShardedTask(job.task, spread)
-    return replace(job, task=task)
-
-
-def single_process_job(job: Job) -> Job:
-    """Return a job that this process goes on with by itself: its task sees whatever model it is given."""
-    task: Any = getattr(job.task, "alone", job.task)
-    settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
-    return replace(job, ranks=SINGLE_PROCESS, settings=settings, task=task)
-
-
-class _ShardedTask:
-    """A task as it is, but that each process puts its part to what is asked of the model."""
-
-    def __init__(self, task: Task, spread: ParallelModel) -> None:
-        self.alone, self._spread = task, spread
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.alone, name)
-
-    def _of(self, model: nn.Module) -> Task:
-        """Return the task, which is asked about the one model alone."""
-        assert model is self._spread.model
-        return self.alone
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        return self._spread(partial(_loss, self._of(model), batch))
-
-    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        return self._spread(partial(_uniform_loss, self._of(model), batch))
-
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        return self._spread(partial(_evaluate, self._of(model), batches))
-
-
-def _loss(task: Task, batch: Batch, model: nn.Module) -> Loss:
-    return task.loss(model, batch)
-
-
-def _uniform_loss(task: Task, batch: Batch, model: nn.Module) -> float:
-    return task.uniform_loss(model, batch)
-
-
-def _evaluate(task: Task, batches: Iterable[Batch], model: nn.Module) -> dict[str, float]:
-    return task.evaluate(model, batches)
-
+__all__ = ["ShardedModel", "build_on_meta"]
 
 T = TypeVar("T")
 
 CHECKED_PASSES = 3
-"""Passes in which each layer is agreed on before it is put together, which takes time; later ones are looked at when
-they are over. What drops layers by chance does so in these."""
+"""Forward passes in which the ranks compare each layer before they gather it, which takes time. Later passes are
+compared when they are over. A model that drops layers at random does so within these passes."""
 
 SAME_LAYERS = (
-    "A layer is put together by all processes at once, so that they cannot drop or choose layers each for itself: set "
+    "All processes gather a layer at the same time, so that they cannot drop or choose layers each for itself: set "
     "layerdrop to 0, or use --strategy ddp."
 )
 
 
 class ShardedModel(ParallelModel):
-    """Each process holds a part of every parameter, its gradient and its moments; a layer is whole while it is used.
+    """Each rank holds a shard of every parameter, its gradient and its moments; a layer is complete while it is used.
 
-    ``model`` is one of ``without_weights``; it gets memory for this process's parts, and no values. The members of its
-    module lists are put together one after the other, all else of it at once.
+    ``module`` comes from ``build_on_meta``; it gets memory for the shards of this rank, and no values. The members of
+    its module lists are gathered one after the other, all else at once.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        super().__init__(model, ranks)
-        if getattr(getattr(model, "config", None), "layerdrop", 0):
+        super().__init__(module, ranks)
+        if getattr(getattr(module, "config", None), "layerdrop", 0):
             raise ConfigError("--strategy fsdp cannot train a model with LayerDrop.", hint=SAME_LAYERS)
         mesh = init_device_mesh(device.type, (ranks.size,))
         self._used: list[int] = []
-        self._passes = self._asked = 0
-        self._root: Any = ForwardProxy(model)
+        self._passes = self._compared = 0
+        self._root: Any = ForwardProxy(module)
         try:
-            for number, block in enumerate(_blocks(model)):
+            for number, block in enumerate(_blocks(module)):
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
-                # In front of torch's own, which begins to put the layer together.
-                block.register_forward_pre_hook(partial(self._note, number), prepend=True)
+                # Prepended: torch's own hook begins to gather the layer.
+                block.register_forward_pre_hook(partial(self._record_layer, number), prepend=True)
             fully_shard(self._root, mesh=mesh, reshard_after_forward=True)
         except ValueError as error:
             raise ConfigError(
-                f"--strategy fsdp cannot share out this model: {escape(str(error), 300)}.", hint="Use --strategy ddp."
+                f"--strategy fsdp cannot shard this model: {escape(str(error), 300)}.", hint="Use --strategy ddp."
             ) from error
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        self._root.to_empty(device=device)
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        self._root.to_empty(device=device)  # empties buffers, too
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
+            for name, buffer in module.named_buffers():
                 buffer.copy_(buffers[name])
-        self._held: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        self._shards: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each process holds a part."""
+        """Whether each process holds a shard of the model."""
         return True
 
-    def begin(self) -> None:
-        """Begin anew with what of the model learns now."""
+    def wrap(self) -> None:
+        """Do nothing: FSDP looks at each step which parameters require gradients."""
 
-    def __call__(self, ask: Callable[[nn.Module], T]) -> T:
-        """Return what is asked of the model."""
+    def __call__(self, function: Callable[[nn.Module], T]) -> T:
+        """Return ``function(module)``; every rank must call it."""
         with warnings.catch_warnings():
-            # It says so of each recurrent layer and each view; nothing here changes one in place.
+            # torch warns of each recurrent layer and each view; nothing here changes one in place.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-            found = cast(T, self._root(ask))
+            found = cast(T, self._root(function))
         if torch.is_grad_enabled():
-            self._agree("end")
+            self._compare_layer("end")
             self._passes += 1
         return found
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Let gradients be this process's own for a while: they are added up with those that come behind."""
+    def no_sync(self) -> Iterator[None]:
+        """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""
         self._root.set_requires_gradient_sync(False)
         try:
             yield
         finally:
             self._root.set_requires_gradient_sync(True)
 
-    def _note(self, number: int, *_: object) -> None:
+    def _record_layer(self, number: int, *_: object) -> None:
         if torch.is_grad_enabled():
             self._used.append(number)
-            self._agree(str(number))
+            self._compare_layer(str(number))
 
-    def _agree(self, layer: str) -> None:
-        """Raise ConfigError where another process is about to use another layer, before the parts of two are mixed."""
+    def _compare_layer(self, layer: str) -> None:
+        """Raise ConfigError if another rank is about to gather another layer: shards of two layers would be mixed."""
         if self._passes >= CHECKED_PASSES:
             return
-        self._asked += 1
-        if not self.ranks.same(f"layer/{self._asked}", layer):
-            raise _other_layers()
+        self._compared += 1
+        if not self.ranks.all_equal(f"layer/{self._compared}", layer):
+            raise _different_layers()
 
-    def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Return the parts of parameters that an optimiser of this process moves."""
-        made = {key: nn.Parameter(own_part(parameter)) for key, parameter in parameters.items()}
-        self._held |= {id(parameter): (parameter, made[key]) for key, parameter in parameters.items()}
-        return made
+    def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return the shards that the optimizer of this rank updates, as parameters of their own."""
+        shards = {key: nn.Parameter(own_part(parameter)) for key, parameter in parameters.items()}
+        self._shards |= {id(parameter): (parameter, shards[key]) for key, parameter in parameters.items()}
+        return shards
 
-    def collect(self) -> None:
-        """Give what an optimiser moves its gradients, and all buffers what the first process has in them."""
+    def finish_backward(self) -> None:
+        """Give the shards their gradients, and every rank the buffers of rank 0: each has seen other clips."""
         used, self._used = tuple(self._used), []
-        if any(others != used for others in self.ranks.agreed(used)):
-            raise _other_layers()
-        self.ranks.follow([buffer for buffer in self.model.buffers() if not buffer.is_meta])
-        for parameter, part in self._held.values():
+        if any(others != used for others in self.ranks.all_gather(used)):
+            raise _different_layers()
+        self.ranks.broadcast_tensors([buffer for buffer in self.module.buffers() if not buffer.is_meta])
+        for parameter, shard in self._shards.values():
             gradient, parameter.grad = parameter.grad, None
-            part.grad = None if gradient is None else own_part(gradient)
+            shard.grad = None if gradient is None else own_part(gradient)
 
 
-def _other_layers() -> ConfigError:
+def _different_layers() -> ConfigError:
     return ConfigError("the processes use other layers in the same step.", hint=SAME_LAYERS)
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers of which a model has several in a list, the innermost lists left out."""
-    for module in model.children():
-        if isinstance(module, nn.ModuleList):
-            yield from (block for block in module if next(block.parameters(), None) is not None)
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the members of a model's outermost module lists that have parameters."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (block for block in child if next(block.parameters(), None) is not None)
         else:
-            yield from _blocks(module)
+            yield from _blocks(child)
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model whose parameters have no memory, and whose buffers hold what the constructor puts there.
 
-    A parameter lives from its making to its place in a module: no more than one of them is there at a time.
+    torch.device("meta") would empty the buffers, too. Here each parameter is replaced as soon as it is registered, so
+    that only one of them has memory at a time.
     """
-    real = nn.Module.register_parameter
+    original = nn.Module.register_parameter
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:
             empty: Tensor = parameter.detach().to("meta")
             parameter = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-        real(module, name, parameter)
+        original(module, name, parameter)
 
     nn.Module.register_parameter = register  # type: ignore[assignment,method-assign]
     try:
         return build()
     finally:
-        nn.Module.register_parameter = real  # type: ignore[method-assign]
+        nn.Module.register_parameter = original  # type: ignore[method-assign]

@@ -1,1 +1,1 @@
-"""A run from its beginning to its report."""
+"""A run from its start to its report."""

@@ -1,4 +1,4 @@
-"""Controls: the same training from the init, from scratch, and from the weights of the init, permuted."""
+"""Controls: the same training from the init, from scratch, and from the init's weights permuted."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One start beats another where it is better with every seed, and on average by this share of the other."""
+"""A start beats another if it is better with every seed, and on average by this share of the other's metric."""
 MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
-    """Whether one start is clearly better than another; their seeds are pairs. ``higher`` is better, else lower."""
+    """Whether a start is clearly better than another; their seeds are paired."""
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
     return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > MARGIN * abs(other.mean)
@@ -53,9 +53,9 @@ def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
 def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (it beats scratch alone) or NONE.
 
-    Much of what looks like transfer is scale: of English weights permuted inside each tensor a Russian model learned
-    better than of torch's default initialisers. A start that beats its permuted weights and not scratch brought
-    nothing worth having, and is NONE.
+    Much of what looks like transfer is scale: from English weights, permuted inside each tensor, a Russian model
+    learned better than from torch's default initialisers. A start that beats its permuted weights but not scratch is
+    worth nothing: NONE.
     """
     if not beats(warm, scratch, higher=higher):
         return NONE
@@ -65,7 +65,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it"
 ) -> Check:
-    """Put the verdict and its figures in one line."""
+    """Return the verdict and its figures as a check."""
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
@@ -74,7 +74,8 @@ def knowledge_moved(
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
     if {"scratch", "permuted"} <= set(found.plateau):
         says = f"{says}; scratch and permuted have learned nothing yet"
-        if found.decided_on != "frozen":  # of a frozen body that is what was asked: what a head can learn from it
+        # A frozen body is meant to show what a head alone can learn: there, a plateau is an answer.
+        if found.decided_on != "frozen":
             return Check(
                 KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer, or it says little"
             )
@@ -85,12 +86,12 @@ def knowledge_moved(
 
 STARTS = ("warm", "scratch", "permuted")
 LEARNED = 0.95
-"""A loss above this share of what it was before the first step is one of a model that has learned nothing."""
+"""If the loss stays above this share of its value before the first step, the model has learned nothing."""
 
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One run, the ``number``-th of ``of``: it begins where ``value``, the metric that it reached, is None."""
+    """One run, the ``number``-th of ``of``; ``value``, the metric that it reached, is None when the run begins."""
 
     way: str
     frozen: bool
@@ -101,24 +102,24 @@ class ControlRun:
     value: float | None = None
 
 
-Told = Callable[[ControlRun], None]
-"""Is told of each run when it begins and when it is done."""
+RunObserver = Callable[[ControlRun], None]
+"""A function that gets each run when it begins and when it is done."""
 
 
-def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
-    """Train every way with every seed; raises ConfigError where there is no init, or nothing to evaluate on."""
+def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -> Controls:
+    """Train every start with every seed; raises ConfigError if there is no init or nothing to evaluate on."""
     check_controls(job, seeds)
     assert job.init is not None
-    tell = told or (lambda run: None)
+    notify = observer or (lambda run: None)
     metric = job.metric
     values: dict[tuple[str, bool], list[float]] = {}
     flat: set[tuple[str, bool]] = set()
     for run in _runs(job, seeds, metric):
-        tell(run)
+        notify(run)
         value, learned = _trained(job, run.way, run.seed, frozen=run.frozen)
         if not learned:
             flat.add((run.way, run.frozen))
-        tell(replace(run, value=value))
+        notify(replace(run, value=value))
         values.setdefault((run.way, run.frozen), []).append(value)
     arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
@@ -129,7 +130,7 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
-    """Return what is to be run; there is no probe where the init brought everything, and nothing new is trained."""
+    """Return the runs. Those with a frozen body are left out if the init brought everything, so that nothing is new."""
     assert job.init is not None
     frozen = (True, False) if job.init.new & job.target.tensors.keys() else (False,)
     begin = job.settings.seed
@@ -138,7 +139,7 @@ def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
 
 
 def check_controls(job: Job, seeds: int) -> None:
-    """Raise ConfigError where there is nothing to compare."""
+    """Raise ConfigError if there is nothing to compare."""
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
     if job.init is None:
@@ -148,7 +149,7 @@ def check_controls(job: Job, seeds: int) -> None:
 
 
 def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
-    """Train one way from one seed; returns the metric at the end, and whether anything was learned."""
+    """Train one start with one seed; returns the metric at the end, and whether anything was learned."""
     settings = replace(
         job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
     )
@@ -156,15 +157,15 @@ def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, boo
     loop = TrainingLoop(own, _start(own, way), frozen=_body(job) if frozen else ())
     before = _first_loss(loop)
     loop.run()
-    figures: Mapping[str, float] = loop.standing.figures
-    if loop.metric not in figures:
+    figures: Mapping[str, float] = loop.state.progress.figures
+    if loop.job.metric not in figures:
         assert job.dev is not None
         figures = evaluate(loop.model, job.task, job.dev.read(0, 0), settings=settings)
-    return figures[loop.metric], _has_learned(loop, figures, before)
+    return figures[loop.job.metric], _has_learned(loop, figures, before)
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Return whether a model has left the plateau on which it began."""
+    """Whether a model has left the plateau on which it began."""
     return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 
 
@@ -174,13 +175,13 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _body(job: Job) -> list[str]:
-    """Return the keys that the init brought whole, ties of what it did not bring left out."""
+    """Return the keys that the init brought completely, without ties of keys that it did not bring."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
 def _start(job: Job, way: str) -> nn.Module:
-    """Return the model as one way starts: what is new in it is drawn with the job's seed, whatever the way."""
+    """Return the model of one start. What is new in it is drawn with the job's seed, the same for every start."""
     assert job.init is not None
     if way == "scratch":
         model, _ = replace(job, init=None).model()
@@ -196,9 +197,9 @@ def _start(job: Job, way: str) -> nn.Module:
 
 @torch.no_grad()
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
-    """Shuffle the values inside each floating tensor: the same numbers, nothing learned.
+    """Shuffle the values inside each floating tensor: the same numbers, without what was learned.
 
-    ``parts`` say where a tensor is drawn; only what it has from its source is shuffled, and stays there.
+    ``parts`` are masks of drawn values; only the values from the source are shuffled, among themselves.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = state_tensors(model)

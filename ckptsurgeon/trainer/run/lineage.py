@@ -1,4 +1,4 @@
-"""Where a run came from, written once into its folder; a resumed run is compared with it."""
+"""The origin of a run, written once into its folder, and compared when the run is resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return the digest of each: of a split the clips that are used, wherever its folder lies, in their order."""
+    """Return digests of the token list, the clips of each split in their order, and the user's task file."""
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
     for name, source in (("train", job.train), ("dev", job.dev)):
@@ -66,7 +66,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
-    """Yield notes on what is another now and harmless; raises ConfigError for what a run would learn otherwise by."""
+    """Yield notes on harmless changes of the data; raises ConfigError for changes of what a run learns."""
     new = data_digests(job)
     for name in old:
         if new.get(name) == old[name]:
@@ -82,7 +82,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return what the configuration calls the files."""
+    """Return the name of the files in the configuration."""
     given: Any = getattr(job.settings.data, name)
     if name == "tokens":
         return str(given or job.document.model.get("tokens", job.document.model.get("alphabet")))
@@ -92,15 +92,15 @@ def _named(job: Job, name: str) -> str:
 LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
-"""Of what a run keeps of its configuration."""
+"""The field with the digest of config.yaml in the run folder."""
 FREE = ("save_every", "keep", "data.workers", "data.cache")
-"""Settings that may be others in a run that goes on: the weights do not depend on them."""
+"""Settings that may change when a run is resumed: the weights do not depend on them."""
 NEARLY_FREE = ("threads", "compile")
-"""Those on which only the order of sums depends, or what dropout drew."""
+"""Settings on which only the order of sums depends, or what dropout draws."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
-    """Return where a run comes from, as plain data; paths are relative to the run's folder."""
+    """Return the origin of a run as plain data; paths are relative to the run folder."""
     return {
         "kind": "ckpt.lineage",
         "version": 1,
@@ -121,15 +121,15 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
 
 
 def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a saved model carries of its lineage, as safetensors metadata."""
+    """Return the part of the lineage that a saved model carries in its safetensors metadata."""
     kept = ("ckptsurgeon", "config_sha256", "seed", "init", "plan_sha256")
     return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
 
 
 def config_text(job: Job, folder: str) -> str:
-    """Return the configuration as it is used, every setting said, to be used again from where it lies.
+    """Return the configuration with every setting, defaults, too, as a file for the run folder.
 
-    ``folder`` is where its paths begin, as seen from there.
+    ``folder`` is the configuration's folder, relative to the run folder; its paths begin there.
     """
     content = job.document.content
     if not isinstance(content, dict):
@@ -140,14 +140,14 @@ def config_text(job: Job, folder: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """Return settings with lists where they have tuples, which YAML has not."""
+    """Return settings with lists instead of tuples, which YAML does not have."""
     if isinstance(value, Mapping):
         return {name: _listed(one) for name, one in value.items()}
     return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_lineage(folder: RunFolder) -> dict[str, Any]:
-    """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
+    """Return the lineage of a run; raises SourceError or FormatError if it is missing or wrong."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
         raise FormatError(f"{escape(folder.of(LINEAGE))} is no lineage of a run.")
@@ -155,7 +155,7 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
 
 
 def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
-    """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
+    """Return a note that config.yaml in the run folder was edited, which has no effect; '' if it was not."""
     path = folder.of("config.yaml")
     try:
         found = hashlib.sha256(read_file(path)).hexdigest()
@@ -167,9 +167,9 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return notes on what is another than when a run was started, and changes its last bits at most.
+    """Return notes on changes since the run was started that affect its last bits at most.
 
-    Raises ConfigError where it was started with another model, other settings or other data, saying which.
+    Raises ConfigError if the model, the settings or the data changed, naming them.
     """
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The files that a run writes besides its checkpoints, and the report that reads them again."""
+"""The records of a run in its folder, curves.png, and the report that reads them again."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records"
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
-"""The line that is drawn over the steps themselves is the mean of each and up to so many on either side of it."""
+"""Steps on either side of a step over which the smooth line is a mean."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
-    """Return the curves of a log as PNG; None where matplotlib is not installed or there is nothing to draw.
+    """Return the curves of a log as PNG; None if matplotlib is not installed or there is nothing to draw.
 
-    ``title`` stands above them; the evaluation after ``best_step`` steps is marked, 0 for none.
+    ``title`` is above them; the evaluation after ``best_step`` steps is marked, 0 for none.
     """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
     if not steps or importlib.util.find_spec("matplotlib") is None:
@@ -63,7 +63,7 @@ def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "
 
 
 def _evaluations(panel: Any, metric: str, rows: Sequence[Mapping[str, Any]], best_step: int) -> None:
-    """Draw what ``dev`` gave, each evaluation as a point, the best of them ringed and named."""
+    """Draw the evaluations on ``dev`` as points, with a ring and a label for the best."""
     values = [row["dev"][metric] for row in rows]
     _line(panel, f"dev {metric}", [row["step"] for row in rows], values, marks=True)
     if not rows:
@@ -99,7 +99,7 @@ def _legend(panel: Any) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return centred means, over fewer values at the ends: a mean of what came before lags behind a steep beginning."""
+    """Return centred means, over fewer values at the ends; means of past values would lag behind a steep beginning."""
     made = []
     for i in range(len(values)):
         side = min(AROUND, i, len(values) - 1 - i)
@@ -114,9 +114,9 @@ CHECKS = "checks.json"
 def write_start_records(
     folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
-    """Make the folder, and write what was started and how it was found; raises OutputError.
+    """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
 
-    The lineage comes first: it tells that all else is of a run, which may be begun again if it never saved.
+    The lineage comes first: it marks the files as those of a run, which may be started again if it never saved.
     """
     folder.create()
     for name in (BEST, "result.json"):  # of a run that was killed before it saved
@@ -136,13 +136,13 @@ def write_start_records(
 
 
 def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
-    """Return what was checked before a run's first step."""
+    """Return the checks that were made before a run's first step."""
     made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
     return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
 
 
 def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
-    """Write what came of a run; raises OutputError."""
+    """Write the checks, the result and the curves of a run; raises OutputError."""
     _write_checks(folder, result.checks)
     folder.write_json("result.json", result.to_json())
     rows = read_log(folder.of(LOG)) if curves else []
@@ -152,7 +152,7 @@ def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> No
 
 
 def _title(folder: RunFolder, result: Trained) -> str:
-    """Return what a picture is of: the run, the task, and what it started from."""
+    """Return the title of the curves: the run, the task, and what it started from."""
     name = os.path.basename(os.path.abspath(folder.path))
     begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
     return escape(f"{name}: {result.task}, {begun}", 100)
@@ -169,12 +169,12 @@ def _undone(folder: RunFolder) -> ConfigError:
 
 
 def _number(value: float | None) -> float:
-    """Return a figure; JSON has no NaN, and None stands for it."""
+    """Return a figure; None stands for NaN, which JSON does not have."""
     return math.nan if value is None else float(value)
 
 
 def read_report(run: Path) -> Trained:
-    """Return what came of the run in a folder; raises ConfigError where there is none, FormatError where it is odd."""
+    """Return the result of the run in a folder; raises ConfigError if there is none, FormatError if it is wrong."""
     folder = RunFolder(os.fspath(run))
     if not os.path.isdir(folder.path):
         hint = did_you_mean(folder.path, "Name its folder: ckpt train --report DIR.")
@@ -184,7 +184,7 @@ def read_report(run: Path) -> Trained:
     data = folder.read_json("result.json")
     step = data.get("step")
     if folder.saved_steps and isinstance(step, int) and folder.last_step() > step:
-        raise _undone(folder)  # what there is was written before the run went on, and was killed
+        raise _undone(folder)  # result.json was written before the run was resumed, and killed
     try:
         known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
         made = known.get("controls")

@@ -1,4 +1,4 @@
-"""What came of a run, as plain data."""
+"""The result of a run, as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 @dataclass(frozen=True, repr=False)
 class Arm(Brief):
-    """One way to start, trained with several seeds: its metric for each of them, frozen body or all of it."""
+    """One start, trained with several seeds: its metric for each seed, with the body frozen or not."""
 
     name: str
     frozen: bool
@@ -34,9 +34,9 @@ class Arm(Brief):
 class Controls(Brief):
     """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
 
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
-    compared is the evaluation on ``dev`` after the last step. ``plateau`` names the ways of those arms in which some
-    run has learned nothing yet: it says blanks alone, or its loss has hardly fallen.
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` names the arms that decide: "frozen" or "unfrozen". The
+    evaluations on ``dev`` after the last step are compared. ``plateau`` names the starts of those arms of which some
+    run has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
     """
 
     metric: str
@@ -50,15 +50,15 @@ class Controls(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Trained(InNotebooks):
-    """What came of ``train``.
+    """The result of ``train``.
 
-    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; unchecked: trained,
-    and what comes after the last step (checks, controls) is still to come; '' checks only.
-    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
-    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
-    that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and
-    evaluations alone. ``exit_code`` is what the program ends with. Of several processes the first, of ``rank`` 0,
-    knows all of it; the others checked and wrote nothing.
+    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), or the name of a signal; unchecked:
+    trained, but what follows the last step (checks, controls) is not done; '' if only checks ran. ``figures`` are those
+    of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the figures of the best weights on
+    ``test_clips`` clips of the split ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything,
+    including checks (for a resumed run: the time since then, and of the steps before), ``train_s`` of steps and
+    evaluations alone. ``exit_code`` is the exit status of the program. Of several processes, ``rank`` 0 knows
+    everything; the others check and write nothing.
     """
 
     config: str
@@ -98,13 +98,13 @@ class Trained(InNotebooks):
         return not any(check.status == FAIL for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data; what is not finite is None."""
+        """Return it as plain data; None stands for numbers that are not finite."""
         data: dict[str, Any] = plain_json(asdict(self))
         return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
 
 
 def plain_json(value: Any) -> Any:
-    """Return data with None where a number is not finite: JSON has none such."""
+    """Return data with None instead of numbers that are not finite, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): plain_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a run starts from: configuration and weights, in a folder that is free or holds the run to resume."""
+"""What a run starts from: a configuration and weights, in a folder that is free or holds the run to resume."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = [
 WRITTEN = (
     "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, "events", "steps", "last",
 )  # fmt: skip
-"""What a run writes in its folder."""
+"""The names that a run writes in its folder."""
 
 
 def check_free(folder: RunFolder) -> None:
-    """Raise OutputError where files that no run left are in the way, and ConfigError where there is a run already."""
+    """Raise OutputError if files of the user are in the way, and ConfigError if the folder holds a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
         raise OutputError(f"{escape(folder.path)} is no folder.", hint="Name one for the run with --run.")
     found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_bare(folder.of(name))]
@@ -62,7 +62,7 @@ def check_free(folder: RunFolder) -> None:
 
 
 def _is_bare(path: str) -> bool:
-    """Tell whether a path is a folder with nothing in it: what a run leaves that could write nothing."""
+    """Whether a path is an empty folder, which a run leaves that could not write."""
     try:
         return not os.listdir(path)
     except OSError:
@@ -70,7 +70,7 @@ def _is_bare(path: str) -> bool:
 
 
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
-    """Return that a folder holds other things, between which a run is to lie: a slip, as of --run data, most often."""
+    """Return a note that the folder holds other things: ``--run data`` is most often a mistake."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in WRITTEN and not name.startswith((".", "__"))]
     if not others:
@@ -80,7 +80,7 @@ def other_files_note(folder: RunFolder) -> tuple[str, ...]:
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
-    """Raise OutputError where the run would write over what it is made of: a former run's folder may hold that."""
+    """Raise OutputError if the run would overwrite one of its inputs, which may lie in an old run folder."""
     outputs = [os.path.realpath(folder.of(name)) for name in WRITTEN]
     for path in filter(None, _inputs(job)):
         real = os.path.realpath(path)
@@ -105,10 +105,9 @@ def _inputs(job: Job) -> Iterator[str]:
 def resume_start(
     lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run in a folder was started from, and its settings with ``sets`` over them; lock it.
+    """Return what the run in a folder was started from, and its settings with ``sets`` over them; lock the folder.
 
-    The init is opened where ``controls`` need it: the run itself goes on without. Raises ConfigError where there is no
-    run, or that init is another now.
+    Only ``controls`` need the init. Raises ConfigError if there is no run, or if the init has changed.
     """
     folder.last_step()
     known = read_lineage(folder)
@@ -135,7 +134,7 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 
 
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether one batch is learned by heart: a run that goes on does what it did. Raises ConfigError."""
+    """Return whether the run trains on one batch only; a resumed run does what it did before. Raises ConfigError."""
     if start.known is None:
         return asked
     began = bool(start.known.get(OVERFITTING, False))
@@ -153,10 +152,10 @@ MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ck
 
 @dataclass(frozen=True)
 class RunStart:
-    """A configuration, the init to load, and what was decided on the way.
+    """A configuration, the init to load, and notes.
 
-    ``from_`` is the path of the init that the run starts from, or that a run to be resumed once started from;
-    ``known`` is the lineage of such a run.
+    ``from_`` is the path of the init that the run starts from, or from which a resumed run started; ``known`` is the
+    lineage of a resumed run.
     """
 
     config: str
@@ -167,10 +166,10 @@ class RunStart:
 
 
 def find_start(config: str | None, init: str | None) -> RunStart:
-    """Return what to start from: what is named, else the one init of the working directory and its configuration.
+    """Return what to start from: what is named, or else the only init of the working directory and its configuration.
 
-    Raises ConfigError where there is none or several, or the configuration is not where the recipe says, outside
-    the folder, or another now.
+    Raises ConfigError if there is no init or there are several, or if the configuration is missing, changed, or outside
+    the folder.
     """
     if config is not None:
         if init is not None:
@@ -194,10 +193,10 @@ def _the_one_init() -> str:
 
 
 def _config_of(init: InitCheckpoint) -> str:
-    """Return the configuration that an init's recipe names, if it is a file near it, what it was, and names no code.
+    """Return the configuration that an init's recipe names; it must be in its folder, unchanged, and name no code.
 
-    A recipe is data that somebody else may have written: it leads to no file outside the init's own folder, and whoever
-    names a checkpoint has not said that the code beside it is to run.
+    A recipe is data that somebody else may have written: it must not lead to files outside the init's folder, and a
+    user who names a checkpoint has not agreed to run the code next to it.
     """
     name = escape(init.path)
     hint = "Name the configuration: ckpt train dst.yaml --init " + name

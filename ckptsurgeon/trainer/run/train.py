@@ -1,4 +1,4 @@
-"""``train``: from a configuration and initial weights to a model that was checked."""
+"""``train``: from a configuration and initial weights to a trained and checked model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..job.assembly import build_job, fill_caches, progress_observer, with_one_b
 from ..job.job import Job
 from ..loop import Observer
 from ..parallel.ranks import process_group, read_torchrun_env
-from ..parallel.sharded_model import single_process_job
+from ..parallel.sharded_task import single_process_job
 from ..system.compiling import explain_compile_errors
 from ..system.device import choose_device, explain_out_of_memory, torch_settings
 from .controls import check_controls
@@ -42,7 +42,7 @@ __all__ = ["OVERFIT", "RUN", "train"]
 STRATEGIES = ("ddp", "fsdp")
 
 RUN, OVERFIT = "run", "run-overfit"
-"""Folders of a run that nobody names; one batch by heart is no run to go on with, and stands in no way of one."""
+"""Default folders of a run. --overfit-one-batch has its own: such a run must not block a real one."""
 
 
 def train(
@@ -63,19 +63,18 @@ def train(
     strategy: str = "ddp",
     observer: Observer | None = None,
 ) -> Trained:
-    """Train the model that ``config`` describes from the weights in ``init``, and check what comes of it.
+    """Train the model that ``config`` describes from the weights in ``init``, and check the result.
 
-    Without ``config`` it is the one that the init's recipe names; without ``init`` too, the one
-    ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
-    folder ``run`` (``run``; ``run-overfit`` with ``overfit_one_batch``) takes what the run leaves; ``resume`` goes on
-    with the run in it, bit for bit on a CPU; with ``controls`` a run that is done may be gone on with for them alone.
-    ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
-    controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
-    happens: an ``event`` each.
+    Without ``config``, the recipe of the init names it; without ``init`` as well, it is the only ``*.init.safetensors``
+    of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. All output goes to the folder
+    ``run`` (default: ``run``, or ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run in it, bit
+    for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing. ``controls`` trains the
+    controls, too, with ``seeds`` paired seeds, also for a run that is done and resumed. ``observer`` gets each row of
+    the log, and a dict with ``event`` for all else.
 
-    Each of several processes that torchrun started calls this alike: the batches of every step are shared out among
-    them, and the first one checks, writes and observes. ``strategy`` is ``ddp``, where each has the model, or ``fsdp``,
-    where each has a part of it, and reads no more of an init.
+    Every process that torchrun started calls this with the same arguments: each trains on its share of every batch, and
+    rank 0 checks, writes and observes. ``strategy`` is ``ddp``, with the whole model in each process, or ``fsdp``, with
+    a shard of it, which is also all that it reads of an init.
 
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
@@ -88,14 +87,14 @@ def train(
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
-    place = read_torchrun_env(os.environ)
-    where = choose_device(device, place.local if place.size > 1 else None)
+    env = read_torchrun_env(os.environ)
+    torch_device = choose_device(device, env.local_rank if env.world_size > 1 else None)
     with ExitStack() as stack:
-        ranks = stack.enter_context(process_group(place, where))
-        if not ranks.is_first:
-            return run_worker(ranks, where)
-        stack.enter_context(ranks.explaining())
-        go = stack.enter_context(request_sender(ranks))
+        ranks = stack.enter_context(process_group(env, torch_device))
+        if not ranks.is_main:
+            return run_worker(ranks, torch_device)
+        stack.enter_context(ranks.detect_lost())
+        send_request = stack.enter_context(request_sender(ranks))
         lock = stack.enter_context(RunLock(folder.path))
         start, sets = _start(
             lock,
@@ -110,7 +109,7 @@ def train(
         job = build_job(
             start.config,
             sets=sets,
-            device=where,
+            device=torch_device,
             init=start.init,
             cached=not check_only,
             ranks=ranks,
@@ -125,29 +124,34 @@ def train(
             if job.is_sharded:
                 raise ConfigError("--controls trains whole models.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
-        order = RunOptions(
-            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
+        options = RunOptions(
+            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began,
+            send_request,
         )  # fmt: skip
-        if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
+        if preprocess_only:  # the lines of the result have the notes on the splits, and no weights are drawn
             job = replace(job, notes=())
             start = replace(start, notes=start.notes if start.init is not None else ())
         if strategy == "fsdp" and ranks.size == 1:
             start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
-        order.tell({"event": "notes", "notes": start_notes(job, start)})
-        explaining = explain_out_of_memory(job.settings), explain_compile_errors(job.settings)
-        with torch_settings(job.settings), closing(job), explaining[0], explaining[1]:
+        options.observer({"event": "notes", "notes": start_notes(job, start)})
+        with (
+            torch_settings(job.settings),
+            closing(job),
+            explain_out_of_memory(job.settings),
+            explain_compile_errors(job.settings),
+        ):
             if preprocess_only:
-                return _prepared(job, start, order)
+                return _prepare_only(job, start, options)
             if overfit_one_batch:
-                fill_caches(job, order.tell, only_train=True)
+                fill_caches(job, options.observer, only_train=True)
                 job = with_one_batch(job)
             if check_only:
-                return _checked(job, start, order)
-            return run_job(job, start, order)
+                return _run_checks(job, start, options)
+            return run_job(job, start, options)
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
-    """Raise ConfigError for what cannot be asked together."""
+    """Raise ConfigError for options that exclude each other."""
     alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
     others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
     more = [*alone[1:], *(flag for flag, given in others if given)]
@@ -156,7 +160,7 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
 
 
 def _text(name: str, path: Path | None) -> str | None:
-    """Return a path as text; raises ConfigError for tensors in memory, which no record of a run could name."""
+    """Return a path as text; raises ConfigError for tensors in memory, which no lineage could name."""
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
     raise ConfigError(
@@ -176,7 +180,7 @@ def _start(
     writes: bool,
     controls: bool,
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
+    """Return what to start from: a new run, or the saved run in the folder. A run that is resumed needs no init."""
     if not resume:
         if writes:
             lock.check()
@@ -191,16 +195,18 @@ def _start(
     return resume_start(lock, folder, config, sets=sets, controls=controls)
 
 
-def _prepared(job: Job, start: RunStart, order: RunOptions) -> Trained:
+def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
     prepare = getattr(job.task, "prepare", None)
     if prepare is None:
         raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
-    return make_result(job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(order.tell))))
+    return make_result(
+        job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(options.observer)))
+    )
 
 
-def _checked(job: Job, start: RunStart, order: RunOptions) -> Trained:
+def _run_checks(job: Job, start: RunStart, options: RunOptions) -> Trained:
     job = single_process_job(job)
     model, plan = job.model()
     return make_result(
-        job, start, checks=collect_checks("before", checks_before(job, model, plan), order.tell), ended=""
+        job, start, checks=collect_checks("before", checks_before(job, model, plan), options.observer), ended=""
     )

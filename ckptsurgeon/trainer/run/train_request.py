@@ -1,4 +1,4 @@
-"""What rank 0 asks the other ranks to train, and whether all of them would train the same."""
+"""The request of rank 0 to the other ranks, and the check that all ranks train the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["TrainRequest", "rank_mismatch", "request_sender"]
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the first process tells the others to train: what it was given itself."""
+    """What rank 0 asks the other ranks to train: the arguments that it got itself."""
 
     config: str
     sets: tuple[str, ...]
@@ -31,32 +31,32 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Give what tells the others to go; where the block ends without, there is nothing for them to do."""
-    told = ranks.size == 1
+    """Yield a function that sends the request; if the block ends without a call, the other ranks are told to end."""
+    sent = ranks.size == 1
 
-    def go(going: TrainRequest) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            ranks.told(going)
+    def send(request: TrainRequest) -> None:
+        nonlocal sent
+        if not sent:
+            sent = True
+            ranks.broadcast(request)
 
     try:
-        yield go
+        yield send
     finally:
-        if not told:
-            with suppress(RuntimeError):
-                ranks.told(None)
+        if not sent:
+            with suppress(RuntimeError):  # the other ranks may be gone
+                ranks.broadcast(None)
 
 
 def rank_mismatch(job: Job) -> ConfigError | None:
-    """Return the error where the processes do not train the same model on the same data; all of them have to ask."""
+    """Return an error if the ranks would train different models, settings or data; every rank must call this."""
     if job.ranks.size == 1:
         return None
     own = {
         "settings": plain_json(asdict(job.settings)), "model": job.document.model, "data": data_digests(job),
         "init": [file["sha256"] for file in job.init.files] if job.init is not None else [],
     }  # fmt: skip
-    of_all = job.ranks.agreed(own)
+    of_all = job.ranks.all_gather(own)
     for rank, other in enumerate(of_all):
         different = [name for name, value in of_all[0].items() if other[name] != value]
         if different:

@@ -1,4 +1,4 @@
-"""What the ranks other than 0 do: they train, and leave checking, writing and printing to rank 0."""
+"""The ranks other than 0: they train; rank 0 checks, writes and prints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ..folder.run_folder import RunFolder
 from ..job.assembly import build_job, with_one_batch
 from ..job.init_checkpoint import read_init
 from ..job.job import Job
-from ..loop import LOST, TrainingLoop
+from ..loop import TrainingLoop
 from ..parallel.ranks import LostRanksError, Ranks
-from ..parallel.sharded_model import shard_task
+from ..parallel.sharded_task import shard_task
+from ..state.run_progress import LOST
 from ..system.compiling import explain_compile_errors
 from ..system.device import explain_out_of_memory, torch_settings
 from ..system.signals import catch_stop_signals
@@ -29,72 +30,73 @@ __all__ = ["run_worker"]
 
 
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
-    """Train as the first process tells; returns what is known here of what came of it.
+    """Train what rank 0 asks for; returns what this rank knows of the result.
 
-    Raises what reading the configuration and its data raises. Where the first one ended and has said why, nothing more
-    is said.
+    Raises what reading the configuration and its data raises. If rank 0 ended and gave a reason, nothing more is
+    reported.
     """
     try:
-        with ranks.explaining():
-            going: TrainRequest | None = ranks.told(None)
-            return _trained(going, ranks, device) if going is not None else _nothing(ranks)
+        with ranks.detect_lost():
+            request: TrainRequest | None = ranks.broadcast(None)
+            return _train(request, ranks, device) if request is not None else _empty_result(ranks)
     except LostRanksError as error:
-        if _speaks(ranks, error.ranks):
+        if _reports_loss(ranks, error.ranks):
             raise
-        return _nothing(ranks, exit_code=error.exit_code)
+        return _empty_result(ranks, exit_code=error.exit_code)
 
 
-def _trained(going: TrainRequest, ranks: Ranks, device: torch.device) -> Trained:
-    init = read_init(going.init) if going.init is not None else None
-    job = build_job(going.config, sets=going.sets, device=device, init=init, ranks=ranks, strategy=going.strategy)
+def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained:
+    init = read_init(request.init) if request.init is not None else None
+    job = build_job(request.config, sets=request.sets, device=device, init=init, ranks=ranks, strategy=request.strategy)
     with (
         torch_settings(job.settings),
         closing(job),
         explain_out_of_memory(job.settings),
         explain_compile_errors(job.settings),
     ):
-        if going.overfit:
+        if request.overfit:
             job = with_one_batch(job)
-        if rank_mismatch(job) is not None:  # the first one says so
-            return _nothing(ranks, exit_code=ConfigError.exit_code)
-        loop = _loop_of(job, going)
+        if rank_mismatch(job) is not None:  # rank 0 reports it
+            return _empty_result(ranks, exit_code=ConfigError.exit_code)
+        loop = _build_loop(job, request)
         if loop is None:
-            return _nothing(ranks, exit_code=ConfigError.exit_code)
+            return _empty_result(ranks, exit_code=ConfigError.exit_code)
         with catch_stop_signals() as stop:
             ended = loop.run(stop=stop)
         if job.is_sharded and ended != LOST and not loop.stopped:
             list(checks_during(loop))
-    found = make_result(job, RunStart(going.config, init, from_=going.init), checks=(), ended=ended)
+    found = make_result(job, RunStart(request.config, init, from_=request.init), checks=(), ended=ended)
+    progress, lost = loop.state.progress, loop.state.lost_ranks
     return replace(
-        found, step=loop.standing.step, rank=ranks.rank, exit_code=1 if ended == LOST else 0,
-        last_loss=loop.standing.last_loss, figures=loop.standing.figures,
-        notes=lost_notes(loop.lost, RunFolder(going.run)) if _speaks(ranks, loop.lost) else (),
+        found, step=progress.step, rank=ranks.rank, exit_code=1 if ended == LOST else 0, last_loss=progress.last_loss,
+        figures=progress.figures,
+        notes=lost_notes(lost, RunFolder(request.run)) if _reports_loss(ranks, lost) else (),
     )  # fmt: skip
 
 
-def _loop_of(job: Job, going: TrainRequest) -> TrainingLoop | None:
-    """Return the run about to begin, or as it was saved; None where it cannot begin, which the first one says."""
-    spread, plan = (job.empty_spread(), None) if going.resume else job.spread()
-    job = shard_task(job, spread)
-    if going.resume:
-        loop = TrainingLoop(job, spread)
-        loop.restore(*RunFolder(going.run).load())
+def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
+    """Return the loop of a new or a resumed run; None if it cannot begin, which rank 0 reports."""
+    model, plan = (job.empty_parallel_model(), None) if request.resume else job.parallel_model()
+    job = shard_task(job, model)
+    if request.resume:
+        loop = TrainingLoop(job, model)
+        loop.state.restore(*RunFolder(request.run).load())
         return loop
-    if job.is_sharded:  # it puts its part to what the first one looks at
+    if job.is_sharded:  # the checks of rank 0 run the model, which needs the shards of this rank
         try:
-            list(checks_before(job, spread.model, plan))
+            list(checks_before(job, model.module, plan))
         except ConfigError:
             return None
-    return TrainingLoop(job, spread)
+    return TrainingLoop(job, model)
 
 
-def _speaks(ranks: Ranks, lost: Mapping[int, str]) -> bool:
-    """Whether it is up to this process to say who ended: the first one is gone, and has not said why."""
+def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
+    """Whether this rank must report the lost ranks: rank 0 left no reason, and this is the lowest rank left."""
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)
 
 
-def _nothing(ranks: Ranks, exit_code: int = 0) -> Trained:
+def _empty_result(ranks: Ranks, exit_code: int = 0) -> Trained:
     return Trained(
         config="", run=None, init=None, task="", device="", step=0, steps=0, ended="", checks=(), rank=ranks.rank,
         exit_code=exit_code,

@@ -1,1 +1,1 @@
-"""Transcribed speech out of a synthesiser, made from a seed: what the demo and the tests train on."""
+"""Synthesised speech with transcripts, made from a seed, for the demo and the tests."""

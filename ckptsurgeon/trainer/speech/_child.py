@@ -1,11 +1,11 @@
-"""Speaks in a process of its own; run as a script, with nothing but Python's own library.
+"""The process that speaks; run as a script, it imports only Python's standard library.
 
-espeak-ng keeps state between utterances that no call resets (the phase of its voice, its flutter), so only a process
-that began with it gives the same bytes again. Two random generators add breath: its own, which is seeded with the time,
-and the C library's.
+espeak-ng keeps state between utterances that no call resets (the phase of its voice, its flutter), so only a new
+process gives the same bytes again. Two random generators add breath: its own, which is seeded with the time, and the C
+library's.
 
-Arguments: the library and its data. Reads a JSON list of [text, voice, speed, pitch] from stdin; writes, for each, a
-32-bit number of bytes and those bytes: samples of 16 bits, one channel. The first number is the sampling rate.
+Arguments: the library and its data. Reads a JSON list of [text, voice, speed, pitch] from stdin; writes for each a
+32-bit number of bytes and those bytes: 16-bit samples, one channel. The first number is the sampling rate.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import json
 import struct
 import sys
 
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: speaking returns when all samples were handed over
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: speaking returns when all samples were delivered
 _NO_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
 _RATE, _PITCH = 1, 3  # espeakRATE, in words a minute; espeakPITCH, 0 to 100
 _CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
 
 
 def main(library: str, data: str) -> None:
-    """Speak all that stdin asks for."""
+    """Speak all utterances of stdin."""
     espeak, chance = ctypes.CDLL(library), ctypes.CDLL(None)
     espeak.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
     number, text, nothing = ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p
@@ -35,7 +35,8 @@ def main(library: str, data: str) -> None:
             samples.append(ctypes.string_at(wave, 2 * count))
         return 0
 
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, nothing, ctypes.c_int, nothing)(keep)  # alive while it may be called
+    # ctypes does not keep the callback alive.
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, nothing, ctypes.c_int, nothing)(keep)
 
     rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _NO_EXIT)
     if rate <= 0:

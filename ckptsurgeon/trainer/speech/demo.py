@@ -53,7 +53,7 @@ train:
 
 
 def configuration(lang: str) -> str:
-    """Return the configuration of a language's demo data, to lie beside its folder."""
+    """Return the configuration of a language's demo data, for a file next to its folder."""
     return _TEMPLATE.format(lang=lang)
 
 
@@ -62,14 +62,14 @@ VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")
 SPEEDS, PITCHES = (140, 200), (30, 70)
 MOST_WORDS = 4
 DIALECT = {"en": "en-us"}
-"""What espeak calls the variety of a language that is meant where only the language is said."""
+"""The espeak voice of a language whose variety is not given."""
 TRIES = 50
-"""How often a text is drawn anew that another split has; with few words there may be no other."""
+"""How often a text that another split has is drawn again; with few words there may be no other."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What was made: the number of utterances of each split, how long all of them last, and what to train with."""
+    """The demo data: the number of utterances of each split, their length together, and the configurations."""
 
     folder: str
     languages: tuple[str, ...]
@@ -78,7 +78,7 @@ class Demo:
     configs: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was made as plain data."""
+        """Return it as plain data."""
         return {"kind": "ckpt.demo-data", "version": 1, **asdict(self)}
 
 
@@ -92,12 +92,12 @@ def demo_data(
     force: bool = False,
     wait: float | None = None,
 ) -> Demo:
-    """Make ``n`` utterances of each language to train on, and a tenth as many each to tune and to test on.
+    """Make ``n`` utterances of each language for training, and a tenth as many each for dev and test.
 
-    The same arguments give the same bytes on one machine. ``words`` names a file of words for languages that have none
-    here, or instead of those. Raises ConfigError for a language that cannot be spoken or a missing package, and
-    OutputError where the folder exists, unless ``force``, and cannot be written, or another run writes it for longer
-    than ``wait`` seconds.
+    The same arguments give the same bytes on one machine. ``words`` names a file of words for languages without a
+    bundled list, or to replace it. Raises ConfigError for a language that espeak-ng does not speak or a missing
+    package, and OutputError if the folder exists, unless ``force``, or cannot be written, or if another run writes it
+    for longer than ``wait`` seconds.
     """
     check_is_path(os.fspath(folder))
     path = os.path.normpath(os.fspath(folder))
@@ -108,14 +108,14 @@ def demo_data(
         _check_place(path, force=force)
         with staged_folder(path, 0, stale=replaced) as staged:
             seconds = _spoken(Path(staged.path), spoken, n=n, seed=seed)
-            os.sync()  # one flush for thousands of small files: one of each would take longer than making them
+            os.sync()  # one sync for thousands of small files: one for each would take longer than making them
     clips = {split: number * len(spoken) for split, number in _sizes(n).items()}
     configs = tuple(os.path.join(path, f"{lang}.yaml") for lang in spoken)
     return Demo(path, tuple(spoken), clips, round(seconds, 3), configs)
 
 
 def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: int) -> float:
-    """Write all languages; returns how many seconds they last."""
+    """Write all languages; returns their length in seconds."""
     seconds = 0.0
     for lang, vocabulary in spoken.items():
         seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
@@ -124,7 +124,7 @@ def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: 
 
 
 def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:
-    """Return the words of each language; raises ConfigError for what cannot be, before anything is made."""
+    """Return the words of each language; raises ConfigError before anything is made."""
     if not langs:
         raise ConfigError("it does not say which language.", hint="Say one with --lang, as in --lang en.")
     if n < 1:
@@ -153,7 +153,7 @@ def _sizes(n: int) -> dict[str, int]:
 
 
 def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: int) -> float:
-    """Write the sounds of one language, their lists and its alphabet; returns how many seconds they last."""
+    """Write the sounds of one language, their lists and its alphabet; returns their length in seconds."""
     drawn = _draw(words, DIALECT.get(lang, lang), _sizes(n), random.Random(f"{seed} {lang}"))
     (folder / "wav").mkdir(parents=True)
     waves = _resampled([one for utterances in drawn.values() for one in utterances])
@@ -175,7 +175,7 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return what is said in each split; texts that another split has are avoided while there are others."""
+    """Return the utterances of each split; texts of other splits are avoided as long as there are others."""
     drawn: dict[str, list[Utterance]] = {}
     taken: set[str] = set()
     for split, size in sizes.items():
@@ -200,7 +200,7 @@ def _text(words: tuple[str, ...], taken: set[str], chance: random.Random) -> str
 
 
 def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]]:
-    """Yield each utterance as a WAV file of 16 kHz and 16 bits, and its seconds."""
+    """Yield each utterance as a WAV file of 16 kHz and 16 bits, with its length in seconds."""
     import numpy as np
 
     soxr = require_package("soxr")

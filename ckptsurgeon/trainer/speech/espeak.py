@@ -1,4 +1,4 @@
-"""The synthesiser espeak-ng, as the package espeakng-loader carries it."""
+"""The synthesiser espeak-ng, from the package espeakng-loader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Utterance", "check_language", "speak"]
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said, in which voice of espeak's (``en-us+f2``), at how many words a minute, how high (0 to 100)."""
+    """A text, the espeak voice (``en-us+f2``), its speed in words a minute, and its pitch (0 to 100)."""
 
     text: str
     voice: str
@@ -31,7 +31,7 @@ class Utterance:
 
 
 def check_language(lang: str) -> None:
-    """Raise ConfigError for a language that espeak-ng does not speak, naming the nearest."""
+    """Raise ConfigError for a language that espeak-ng does not speak, with the nearest."""
     data = Path(require_package("espeakng_loader").get_data_path())
     known = sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
     if lang.lower() not in known:
@@ -43,7 +43,7 @@ def check_language(lang: str) -> None:
 def speak(utterances: Sequence[Utterance]) -> Iterator[tuple[int, bytes]]:
     """Yield the sampling rate and the samples (16 bits, one channel) of each utterance.
 
-    In a process of its own: the same list gives the same bytes. Raises ConfigError where espeak-ng fails.
+    They are made in a new process: the same list gives the same bytes. Raises ConfigError if espeak-ng fails.
     """
     loader = require_package("espeakng_loader")
     command = [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_child.py")]

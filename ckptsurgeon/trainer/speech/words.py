@@ -1,4 +1,4 @@
-"""The words that are spoken: a file of this folder's ``words`` for each language, or one of the user's."""
+"""The words of the utterances: a file in ``words`` for each language, or the user's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["LANGUAGES", "alphabet_of", "read_words", "words_of"]
 
 _FOLDER = Path(__file__).parent / "words"
 LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
-"""Languages that have words here; espeak-ng speaks a hundred more, given some."""
+"""Languages with a bundled list of words; espeak-ng speaks a hundred more."""
 
 
 def words_of(lang: str) -> tuple[str, ...]:
-    """Return the words of a language; raises ConfigError where we have none."""
+    """Return the words of a language; raises ConfigError if there is no bundled list."""
     if lang not in LANGUAGES:
         raise ConfigError(
             f"there are no words of the language {escape(lang)} here.",
@@ -47,5 +47,5 @@ def read_words(path: str | Path) -> tuple[str, ...]:
 
 
 def alphabet_of(words: tuple[str, ...]) -> str:
-    """Return the letters of some words as Coqui STT's ``alphabet.txt`` spells them, the blank between words first."""
+    """Return the letters of words as an ``alphabet.txt`` of Coqui STT, the space first."""
     return alphabet_text([" ", *sorted(set("".join(words)))])

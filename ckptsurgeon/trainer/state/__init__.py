@@ -1,1 +1,1 @@
-"""The training loop."""
+"""The state of a run between two steps, and how it is saved and restored."""

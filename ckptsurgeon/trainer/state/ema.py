@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, beside the model."""
+"""An exponential moving average of the weights, besides the model."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ __all__ = ["EMA"]
 class EMA:
     """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``.
 
-    Of those that processes hold in parts it is the average of this one's.
+    Of a sharded model it is the average of this rank's shards.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._live = _floating(model)
+        self._live = _floating_tensors(model)
         self.tensors = {key: tensor.detach().clone() for key, tensor in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move a little towards what the model is now."""
+        """Move the average towards the weights of now."""
         torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - self._decay)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the average of a checkpoint."""
+        """Load the average of a checkpoint."""
         for key, tensor in self.tensors.items():
             tensor.copy_(tensors[key])
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the model be its average for a while."""
+    def applied(self) -> Iterator[None]:
+        """Give the model the average as its weights inside the block."""
         live = list(self._live.values())
         with torch.no_grad():
-            kept = [tensor.detach().clone() for tensor in live]
+            saved = [tensor.detach().clone() for tensor in live]
             torch._foreach_copy_(live, list(self.tensors.values()))
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(live, kept)
+                torch._foreach_copy_(live, saved)
 
 
-def _floating(model: nn.Module) -> dict[str, Tensor]:
-    """Return each distinct floating tensor under its first key."""
+def _floating_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return each distinct floating tensor under its first key: a tied tensor must not be averaged twice."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in model.state_dict(keep_vars=True).items():

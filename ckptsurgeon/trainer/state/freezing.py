@@ -1,4 +1,4 @@
-"""What is trained, from which step, and how fast: patterns over the model's keys."""
+"""Which parameters are trained, from which step, and at which learning rate: patterns over the model's keys."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """From which step a tensor is trained (0: from the first, NEVER: not at all), its share of the learning rate."""
+    """The step from which a tensor is trained (NEVER: it stays frozen), and the factor of its learning rate."""
 
-    thaw: int = 0
-    scale: float = 1.0
+    unfreeze_step: int = 0
+    lr_scale: float = 1.0
 
 
 def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, ParameterRule]:
-    """Return how free each key is; of several patterns that match one, the last counts.
+    """Return the rule of each key; if several patterns match one, the last counts.
 
     Raises PatternError for a pattern that matches nothing.
     """
-    thaws: dict[str, int] = {}
+    unfreeze_steps: dict[str, int] = {}
     scales: dict[str, float] = {}
     for pattern, step in settings.freeze.items():
-        thaws.update(dict.fromkeys(_matched("train.freeze", pattern, keys), NEVER if step is None else step))
+        unfreeze_steps.update(dict.fromkeys(_matched("train.freeze", pattern, keys), NEVER if step is None else step))
     for pattern, scale in settings.lr_scale.items():
         scales.update(dict.fromkeys(_matched("train.lr_scale", pattern, keys), scale))
-    return {key: ParameterRule(thaws.get(key, 0), scales.get(key, 1.0)) for key in keys}
+    return {key: ParameterRule(unfreeze_steps.get(key, 0), scales.get(key, 1.0)) for key in keys}
 
 
 def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns that match few keys, and far more deeper down."""
+    """Return notes on patterns that match few keys at the top, and many more further down."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
     return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
 
@@ -56,10 +56,11 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 
 
 class FreezeSchedule:
-    """Holds the tensors of a model still, until their step comes; knows whether they did hold still.
+    """Freezes tensors of a model until their step comes, and can tell whether they stayed the same.
 
-    What is frozen is parameters and buffers: a module that owns a frozen buffer (a norm's statistics) stays in
-    evaluation mode. A tied tensor is frozen where any of its keys is.
+    Buffers are frozen, too: a module that owns a frozen buffer (the statistics of a norm) stays in evaluation mode. A
+    tied tensor is frozen if any of its keys is. Checkpoints hold ``digests_before``, the digests of all tensors before
+    the first step, and ``moved_while_frozen``, keys that had changed when they were unfrozen.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, frozen: Collection[str] = ()) -> None:
@@ -67,64 +68,72 @@ class FreezeSchedule:
         self._tensors: dict[str, Tensor] = {
             key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)
         }
-        self.freedoms = parameter_rules(settings, list(self._tensors))
-        self.freedoms.update({key: ParameterRule(NEVER) for key in frozen})
-        self._tie()
-        self.learned = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-        self.before: dict[str, str] = {}
-        self.moved: list[str] = []
+        self.rules = parameter_rules(settings, list(self._tensors))
+        self.rules.update({key: ParameterRule(NEVER) for key in frozen})
+        self._tie_rules()
+        self._requires_grad = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        self.digests_before: dict[str, str] = {}
+        self.moved_while_frozen: list[str] = []
         self._owners = _owners_of_buffers(model)
 
-    def _tie(self) -> None:
-        """Give all keys of one tensor the least of their freedoms."""
-        least: dict[int, ParameterRule] = {}
+    def _tie_rules(self) -> None:
+        """Give all keys of a tied tensor the strictest of their rules."""
+        strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
-            other, own = least.get(id(tensor)), self.freedoms[key]
-            least[id(tensor)] = own if other is None or (own.thaw == NEVER or own.thaw > other.thaw >= 0) else other
-        self.freedoms = {key: least[id(tensor)] for key, tensor in self._tensors.items()}
+            other, own = strictest.get(id(tensor)), self.rules[key]
+            strictest[id(tensor)] = (
+                own
+                if other is None or (own.unfreeze_step == NEVER or own.unfreeze_step > other.unfreeze_step >= 0)
+                else other
+            )
+        self.rules = {key: strictest[id(tensor)] for key, tensor in self._tensors.items()}
 
     def frozen(self, step: int) -> list[str]:
-        """Return the keys that are held still in a step."""
-        return [key for key, freedom in self.freedoms.items() if freedom.thaw == NEVER or freedom.thaw > step]
+        """Return the keys that are frozen in a step."""
+        return [key for key, rule in self.rules.items() if rule.unfreeze_step == NEVER or rule.unfreeze_step > step]
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Return each parameter that is trained at some time, under its first key."""
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return each parameter that is trained at some step, under its first key."""
         found: dict[int, tuple[str, nn.Parameter]] = {}
         for key, tensor in self._tensors.items():
-            wanted = isinstance(tensor, nn.Parameter) and id(tensor) in self.learned
-            if wanted and self.freedoms[key].thaw != NEVER:
+            wanted = isinstance(tensor, nn.Parameter) and id(tensor) in self._requires_grad
+            if wanted and self.rules[key].unfreeze_step != NEVER:
                 found.setdefault(id(tensor), (key, tensor))  # type: ignore[arg-type]
         return dict(found.values())
 
-    def remember(self) -> None:
-        """Note what every tensor is before the first step."""
-        self.before = digests(self._tensors)
+    def record_digests(self) -> None:
+        """Record the digests of all tensors, before the first step."""
+        self.digests_before = digests(self._tensors)
 
     def changed(self, keys: Collection[str]) -> list[str]:
-        """Return those of ``keys`` that are no longer what they were at first."""
-        known = {key: self._tensors[key] for key in keys if key in self.before}
-        return [key for key, digest in digests(known).items() if digest != self.before[key]]
+        """Return those of ``keys`` whose tensors differ from what they were before the first step."""
+        known = {key: self._tensors[key] for key in keys if key in self.digests_before}
+        return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 
-    def begin(self, step: int) -> None:
-        """Set what learns from a step on. Called before the first step that is taken, and where something thaws."""
+    def apply(self, step: int) -> None:
+        """Set which parameters are trained from a step on; called before the first step, and when one is unfrozen."""
         frozen = set(self.frozen(step))
-        thawing = [key for key, freedom in self.freedoms.items() if freedom.thaw == step > 0 and key not in self.moved]
-        self.moved += self.changed(thawing)
+        unfrozen = [
+            key
+            for key, rule in self.rules.items()
+            if rule.unfreeze_step == step > 0 and key not in self.moved_while_frozen
+        ]
+        self.moved_while_frozen += self.changed(unfrozen)
         for key, tensor in self._tensors.items():
-            if id(tensor) in self.learned:
+            if id(tensor) in self._requires_grad:
                 tensor.requires_grad_(key not in frozen)
         self.training(step)
 
     def training(self, step: int) -> None:
-        """Put the model in training mode, but for what is frozen."""
+        """Put the model in training mode, except the modules with frozen buffers."""
         self._model.train()
         for key in self.frozen(step):
             if key in self._owners:
                 self._owners[key].training = False
 
-    def steps(self) -> set[int]:
-        """Return the steps in which something thaws."""
-        return {freedom.thaw for freedom in self.freedoms.values() if freedom.thaw > 0}
+    def unfreeze_steps(self) -> set[int]:
+        """Return the steps at which something is unfrozen."""
+        return {rule.unfreeze_step for rule in self.rules.values() if rule.unfreeze_step > 0}
 
 
 def _owners_of_buffers(model: nn.Module) -> Mapping[str, nn.Module]:

@@ -36,12 +36,12 @@ __all__ = [
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a state dict themselves, by key."""
+    """Return the tensors of a state dict, not copies, by key."""
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
 class FullTensors(Mapping[str, Tensor]):
-    """Tensors by key, each whole while it is looked at: of those held in parts, all processes look at each in turn."""
+    """Tensors by key, complete when read: every rank must read the shards of each tensor in the same order."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -57,7 +57,7 @@ class FullTensors(Mapping[str, Tensor]):
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
+    """Return the buffers that no state dict has (``persistent=False``), in which a model may count or cache."""
     saved = model.state_dict(keep_vars=True).keys()
     return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
 
@@ -66,7 +66,7 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
 def restore_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
 ) -> None:
-    """Give a model the tensors and the buffers of one that was saved; raises FormatError where it is another model."""
+    """Restore the tensors and buffers of a saved model; raises FormatError if it is another model."""
     own = state_tensors(model)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
         other = sorted(own.keys() ^ tensors.keys())
@@ -82,7 +82,7 @@ def restore_tensors(
 def initialise(
     model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
+    """Give tensors the values that ``ckpt transplant --seed`` draws; for ``parts``, only where their mask is true."""
     tensors, parts = state_tensors(model), parts or {}
     for key, value in initial_values(target, [*keys, *parts], seed):
         if key in parts:
@@ -99,7 +99,7 @@ def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterab
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor's values, row-major, on the CPU; of one held in parts every process has to ask."""
+    """Return the bytes of a tensor's values, row-major, on the CPU; for a shard every rank must call this."""
     return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -114,7 +114,7 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return tensors as a safetensors file; every key of a tied tensor is written, as ``strict`` loading wants."""
+    """Return tensors as a safetensors file with every key of a tied tensor, which ``strict`` loading wants."""
     from safetensors.torch import save
 
     seen: set[int] = set()
@@ -130,9 +130,9 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def write_safetensors(
     path: str | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors that processes hold in parts as a safetensors file, one after the other; all of them have to ask.
+    """Write sharded tensors as a safetensors file, one after the other; every rank must call this.
 
-    None writes nothing, and gives its parts to the one that does. Raises OutputError.
+    A rank whose ``path`` is None only sends its shards. Raises OutputError.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     codes, end = _codes(tensors), 0
@@ -152,7 +152,7 @@ def write_safetensors(
 
 
 def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return what safetensors calls the dtype of each tensor."""
+    """Return the name of each tensor's dtype in safetensors."""
     import torch
     from safetensors.torch import save
 
@@ -162,7 +162,7 @@ def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _in_order(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with its metadata in their order: safetensors has them in another one each time."""
+    """Return a safetensors file with its metadata in their order, which safetensors itself changes from run to run."""
     size = int.from_bytes(data[:8], "little")
     header = {**json.loads(data[8 : 8 + size]), "__metadata__": dict(metadata)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

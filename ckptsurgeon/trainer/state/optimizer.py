@@ -1,4 +1,4 @@
-"""The optimizer with its parameter groups, and the learning rate schedule."""
+"""The optimizer: parameter groups, learning rate schedule, clipping, and steps that a GPU can skip by itself."""
 
 from __future__ import annotations
 
@@ -16,30 +16,40 @@ from .freezing import ParameterRule
 __all__ = ["Optimizer", "lr_factor"]
 
 
-class Optimizer:
-    """AdamW or SGD (momentum: the first of ``betas``) over the parameters that are trained at some time.
+def lr_factor(settings: Settings, step: int) -> float:
+    """Return the factor of the learning rate in a step, counted from 0: warm-up, then cosine, linear or constant."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    if settings.schedule == "constant":
+        return 1.0
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    falling = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
+    return settings.final_lr + (1 - settings.final_lr) * falling
 
-    One group for each share of the learning rate. What is frozen has no gradient, and so no state. ``reached`` says of
-    each parameter whether a gradient other than zero ever came to it. Norms are of parameters that ``ranks`` hold in
-    parts, each its own.
+
+class Optimizer:
+    """AdamW or SGD (momentum: the first of ``betas``) over all parameters that are trained at some step.
+
+    There is one group for each factor of the learning rate. Frozen parameters have no gradient, and so no state.
+    ``order`` are the keys in the order of the groups, ``had_gradient`` says of each whether it ever had a gradient
+    other than zero. If ``ranks`` hold shards of the parameters, norms are those of the whole parameters.
     """
 
     def __init__(
-        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, ParameterRule],
+        self, settings: Settings, parameters: Mapping[str, nn.Parameter], rules: Mapping[str, ParameterRule],
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self._lr, self._ranks = settings.lr, ranks
-        self.names = list(parameters)
-        scales = {key: freedoms[key].scale for key in parameters}
+        scales = {key: rules[key].lr_scale for key in parameters}
         self._scales = list(dict.fromkeys(scales.values()))
         self.order = [key for scale in self._scales for key in parameters if scales[key] == scale]
         self.parameters = [parameters[key] for key in self.order]
-        self.reached = torch.zeros(len(self.parameters), dtype=torch.bool, device=self.parameters[0].device)
+        self.had_gradient = torch.zeros(len(self.parameters), dtype=torch.bool, device=self.parameters[0].device)
         groups: list[dict[str, Any]] = [
             {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
         ]
         self.inner: torch.optim.Optimizer
-        # Fused, on the CPU too: they can be told on the device to skip a step, which then costs no wait.
+        # Fused, on the CPU too: fused optimizers take a flag on the device to skip a step, which costs no wait.
         first, second = settings.betas
         if settings.optimizer == "adamw":
             self.inner = torch.optim.AdamW(
@@ -48,72 +58,74 @@ class Optimizer:
         else:
             self.inner = torch.optim.SGD(groups, settings.lr, first, weight_decay=settings.weight_decay, fused=True)
 
-    def rates(self, factor: float) -> dict[str, float]:
-        """Set the learning rates and return them, by share."""
+    def set_learning_rates(self, factor: float) -> dict[str, float]:
+        """Set the learning rate of each group, and return the rates by the group's scale."""
         for group, scale in zip(self.inner.param_groups, self._scales, strict=True):
             group["lr"] = self._lr * scale * factor
         return {f"{scale:g}": group["lr"] for group, scale in zip(self.inner.param_groups, self._scales, strict=True)}
 
     @torch.no_grad()
     def gradient_norms(self) -> Tensor:
-        """Return the norm of each parameter's gradient, 0 where there is none."""
+        """Return the norm of each parameter's gradient, 0 if it has none."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = iter(torch._foreach_norm(gradients) if gradients else ())
-        none = torch.zeros((), device=self.reached.device)
-        return self._of_whole([none if parameter.grad is None else next(norms) for parameter in self.parameters])
+        zero = torch.zeros((), device=self.had_gradient.device)
+        return self._whole_norms([zero if parameter.grad is None else next(norms) for parameter in self.parameters])
 
-    def _of_whole(self, norms: Sequence[Tensor]) -> Tensor:
-        """Return the norms of what this process may hold a part of."""
-        found = torch.stack(list(norms))
-        if self._ranks.size == 1:
-            return found
-        squares = found.square()
-        self._ranks.add([squares])
-        return squares.sqrt()
+    @torch.no_grad()
+    def scale_gradients(self, norms: Tensor, scale: Tensor, clip: float | None) -> Tensor:
+        """Multiply the gradients by ``scale``, and clip their norm to ``clip``; returns the norm before clipping.
 
-    def step(self, bad: Tensor, norms: Tensor) -> None:
-        """Take a step, unless ``bad`` (0-d) is true; drop the gradients, whose ``norms`` are noted."""
-        self.reached |= (norms > 0) & ~bad
+        ``norms`` are those of the gradients as they are. Both factors are applied at once.
+        """
+        norm: Tensor = torch.linalg.vector_norm(norms) * scale
+        factor = scale * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else scale
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+        return norm
+
+    def step(self, skip: Tensor, norms: Tensor) -> None:
+        """Take a step unless ``skip`` (0-d) is true, and drop the gradients, whose ``norms`` are recorded."""
+        self.had_gradient |= (norms > 0) & ~skip
         if isinstance(self.inner, torch.optim.SGD):
-            self._begin_momentum()
-        # What torch's GradScaler sets for the same purpose.
-        self.inner.found_inf = bad.float()  # type: ignore[attr-defined]
+            self._create_momentum()
+        # torch's GradScaler sets these two to skip a step without a wait.
+        self.inner.found_inf = skip.float()  # type: ignore[attr-defined]
         self.inner.grad_scale = None  # type: ignore[attr-defined]
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
 
-    def _begin_momentum(self) -> None:
-        """Let momentum begin at 0: torch's begins at what memory holds, which a first step that is skipped leaves."""
+    def _create_momentum(self) -> None:
+        """Create momentum buffers of zeros: torch leaves them uninitialised if the first step is skipped."""
         for group in self.inner.param_groups:
             for parameter in group["params"]:
                 if group["momentum"] and parameter.grad is not None and not self.inner.state[parameter]:
                     self.inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def learned(self) -> dict[str, bool]:
-        """Return for each trained key whether a gradient other than zero ever reached it."""
-        return dict(zip(self.order, self.reached.tolist(), strict=True))
+    def gradients_seen(self) -> dict[str, bool]:
+        """Return for each trained key whether it ever had a gradient other than zero."""
+        return dict(zip(self.order, self.had_gradient.tolist(), strict=True))
 
     @torch.no_grad()
-    def moved_since(self, old: Sequence[Tensor]) -> dict[str, float]:
-        """Return how far each parameter is from what it was, as a share of its norm."""
+    def update_ratios(self, old: Sequence[Tensor]) -> dict[str, float]:
+        """Return how far each parameter moved from its ``old`` values, as a share of their norm."""
         if not old:
             return {}
         pairs = zip(self.parameters, old, strict=True)
-        moved = self._of_whole([torch.linalg.vector_norm(now - before) for now, before in pairs])
-        ratios = moved / self._of_whole(torch._foreach_norm(list(old))).clamp(min=1e-12)
+        moved = self._whole_norms([torch.linalg.vector_norm(now - before) for now, before in pairs])
+        ratios = moved / self._whole_norms(torch._foreach_norm(list(old))).clamp(min=1e-12)
         return dict(zip(self.order, ratios.tolist(), strict=True))
 
     def has_state(self, key: str) -> bool:
-        """Whether anything is kept for a key."""
+        """Whether the optimizer holds state for a key."""
         return key in self.order and bool(self.inner.state.get(self.parameters[self.order.index(key)]))
 
-
-def lr_factor(settings: Settings, step: int) -> float:
-    """Return what the learning rate of the ``step``-th step, counted from 0, is multiplied by."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    if settings.schedule == "constant":
-        return 1.0
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    falling = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
-    return settings.final_lr + (1 - settings.final_lr) * falling
+    def _whole_norms(self, norms: Sequence[Tensor]) -> Tensor:
+        """Return norms of whole parameters, of which this rank may hold shards."""
+        found = torch.stack(list(norms))
+        if self._ranks.size == 1:
+            return found
+        squares = found.square()
+        self._ranks.all_reduce([squares])
+        return squares.sqrt()

@@ -1,4 +1,4 @@
-"""Where a run stands: everything it knows beside its tensors, as plain data."""
+"""The progress of a run: everything it knows besides its tensors, as plain data."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["RunProgress"]
+__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "RunProgress"]
+
+DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
+"""How a run may end, besides the names of signals."""
 
 
 @dataclass
 class RunProgress:
-    """``step`` is how many steps are done. ``best`` is the best metric, reached after ``best_step`` steps.
+    """Counters and figures of a run. Checkpoints hold them under these names.
 
-    ``best_loss`` is the loss of that evaluation. ``waited`` counts evaluations since then, ``skipped`` steps that were
-    not finite, ``in_a_row`` the last of them; ``collapsed`` the last steps of which nothing more can come, ``collapse``
-    says why. ``ratios`` is how far each tensor moved in one step, as a share of its norm, when that was last measured.
-    ``seconds`` is the time spent. ``figures`` are those of the last evaluation; ``norms`` of the gradient's norm the
-    number of steps, how many were clipped, the largest, and the sum of all.
-    ``evaluated`` is after which step that was. ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC
-    can spell in no way, None where nothing is spelled.
+    ``step`` is the number of steps done. ``best`` is the best value of the metric, of the evaluation after
+    ``best_step`` steps, whose loss was ``best_loss``; ``waited`` counts the evaluations since then. ``skipped`` counts
+    the steps that were not finite, ``in_a_row`` the last of them without a break; ``collapsed`` counts the last steps
+    that the task calls collapsed, ``collapse`` says why. ``ratios`` is how far one step moved each tensor, as a share
+    of its norm, when that was last measured. ``seconds`` were spent on steps and evaluations. ``figures`` are those of
+    the last evaluation, after ``evaluated`` steps. ``norms`` are of the gradient norm: the number of steps, how many
+    were clipped, the largest, and the sum. ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC
+    cannot spell, None if nothing is spelled.
     """
 
     step: int = 0
@@ -43,7 +47,7 @@ class RunProgress:
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
-        """Take note of a step's row in the log."""
+        """Count a step by its row in the log."""
         self.in_a_row = self.in_a_row + 1 if row["skipped"] else 0
         self.skipped += row["skipped"]
         self.first_loss = row["loss"] if self.first_loss is None else self.first_loss
@@ -59,21 +63,19 @@ class RunProgress:
             self.norms["clipped"] += clip is not None and norm > clip
 
     def improves(self, value: float, *, higher_is_better: bool) -> bool:
-        """Take note of the metric of the evaluation in ``figures``; whether it is the best yet."""
-        if not self._is_better(value, higher_is_better=higher_is_better):
+        """Record the metric of the evaluation in ``figures``; returns whether it is the best so far. NaN never is."""
+        is_better = not math.isnan(value)
+        if is_better and self.best is not None:
+            is_better = value > self.best if higher_is_better else value < self.best
+        if not is_better:
             self.waited += 1
             return False
         self.best, self.best_step, self.waited = value, self.step, 0
         self.best_loss = self.figures.get("loss")
         return True
 
-    def _is_better(self, value: float, *, higher_is_better: bool) -> bool:
-        if math.isnan(value) or self.best is None:
-            return not math.isnan(value)
-        return value > self.best if higher_is_better else value < self.best
-
     def waited_for(self, patience: int | None) -> bool:
-        """Whether the best has not changed for as many evaluations as there is patience for."""
+        """Whether ``patience`` evaluations in a row brought no better model."""
         return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:

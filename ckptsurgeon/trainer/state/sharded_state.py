@@ -1,7 +1,7 @@
-"""Moments and averages, which are as large as the weights, in parts: a file of each process that holds some.
+"""Optimizer moments and averages of a sharded model, which are as large as the weights: each rank writes its own.
 
-They are written and read by torch.distributed.checkpoint
-(https://docs.pytorch.org/docs/stable/distributed.checkpoint.html), which fits them to however many processes go on.
+torch.distributed.checkpoint writes and reads them, and fits them to another number of ranks
+(https://docs.pytorch.org/docs/stable/distributed.checkpoint.html).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments
 
 
 def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state of an optimiser without its moments."""
+    """Return the state of an optimizer without its moments."""
     state = optimizer.inner.state_dict()
     small = {
         index: {name: value for name, value in entries.items() if not _is_moment(value)}
@@ -34,7 +34,7 @@ def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
-    """Write what this process holds; all of them do so."""
+    """Write the moments and the average of this rank's shards; every rank must call this."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -48,14 +48,14 @@ def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA
     found = {name: _spread_as(tensors[_key_of(name)], part) for name, part in parts.items()}
     try:
         checkpoint.save(found, checkpoint_id=path, process_group=ranks.control)  # type: ignore[attr-defined]
-    except CheckpointException as error:  # which is a BaseException
+    except CheckpointException as error:  # it is a BaseException
         raise OutputError(f"{escape(path)} cannot be written: {_first(error)}.") from error
 
 
 def load_moments(
     path: str, small: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return an optimiser's state and an average, of each tensor as much as the model holds of it in this process."""
+    """Return an optimizer's state and an average, for the shards that this rank has."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -63,7 +63,7 @@ def load_moments(
     names = reader.read_metadata().state_dict_metadata
     tensors = state_tensors(model)
     found = {name: _spread_as(tensors[_key_of(name)], _room(tensors[_key_of(name)])) for name in names}
-    spread = any(map(is_spread, found.values()))  # else each process reads for itself
+    spread = any(map(is_spread, found.values()))  # without shards every rank reads for itself
     try:
         checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
     except CheckpointException as error:
@@ -83,7 +83,7 @@ def load_moments(
 def shard_state(
     state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return this process's parts of an optimiser's state and of an average that are whole."""
+    """Return this rank's shards of a complete optimizer state and average."""
     tensors = state_tensors(model)
 
     def part(key: str, value: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ def shard_state(
 
 
 def _first(error: Any) -> str:
-    """Return what went wrong in the first process where something did."""
+    """Return the error of the first rank that has one."""
     return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "it is not said why")
 
 
 def _is_moment(value: object) -> bool:
-    """Whether it is as large as a parameter; steps are counted in tensors without dimensions."""
+    """Whether a value is as large as a parameter; step counters are 0-d tensors."""
     return isinstance(value, Tensor) and value.dim() > 0
 
 
@@ -116,7 +116,7 @@ def _room(tensor: Tensor) -> Tensor:
 
 
 def _spread_as(tensor: Tensor, part: Tensor) -> Tensor:
-    """Return a part as that of a tensor that is spread as another one is."""
+    """Return a local part as a DTensor with the sharding of another tensor."""
     if not is_spread(tensor):
         return part
     from torch.distributed.tensor import DTensor

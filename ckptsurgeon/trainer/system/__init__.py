@@ -1,1 +1,1 @@
-"""Devices, memory, random state and signals."""
+"""Devices, signals, random states, torch.compile, operation counts."""

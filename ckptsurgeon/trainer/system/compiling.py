@@ -1,7 +1,7 @@
-"""torch.compile: which runs are compiled, and what is said where that cannot be done.
+"""torch.compile: which runs are compiled, and the message if that fails.
 
-What is compiled is the task's loss, a function of a model and a batch. The model stays what it is: whatever saves,
-evaluates and checks it sees its own modules, and its tensors under their own names.
+The task's loss is compiled, a function of a model and a batch, and not the model: whatever saves, evaluates and checks
+the model sees its own modules and keys.
 """
 
 from __future__ import annotations
@@ -28,22 +28,20 @@ BACKEND = "inductor"
 """torch's own compiler: C++ on a CPU, Triton on a GPU."""
 
 LossFunction = Callable[[nn.Module, Batch], Loss]
-"""The loss of a batch: a task's method, or what was compiled of it."""
+"""The loss of a batch: a task's method, compiled or not."""
 
 
 def compiled_loss(job: Job) -> LossFunction | None:
-    """Return the task's loss compiled, None where the run is not: ``auto`` is a GPU and batches of one shape.
+    """Return the task's compiled loss; None if the run is not compiled. ``auto``: a GPU, and batches of one shape.
 
-    Several processes train uncompiled: gradients are added up while the backward pass is under way, and compiled it is
-    one piece.
-
-    Batches of one shape are compiled for it and nothing else; others once more, for all sizes, at the second one.
+    Several processes train uncompiled: DDP sums gradients while the backward pass goes on, and a compiled one is one
+    piece. Batches of one shape are compiled for it; others once more, for all sizes, at the second shape.
     """
     one_shape = has_one_shape(job)
     if not _is_asked(job) or job.ranks.size > 1:
         return None
-    # What was compiled for another run fits no other model, where modules have classes of their own (weight norm), but
-    # it is counted: after eight, torch runs a function as it is.
+    # Graphs of earlier runs do not fit another model (modules with weight norm have classes of their own), but they
+    # count: after eight, torch runs a function uncompiled.
     torch.compiler.reset()
     return cast(LossFunction, torch.compile(job.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
 
@@ -55,12 +53,12 @@ def _is_asked(job: Job) -> bool:
 
 
 def has_one_shape(job: Job) -> bool:
-    """Whether all batches are of one shape, but for the last of an epoch, which may have fewer clips."""
+    """Whether all batches have one shape, except the last of an epoch, which may have fewer clips."""
     return len(_lengths(job)) == 1
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note on what is not compiled and might be: where clips are shorter than crops, in several processes."""
+    """Return a note if a run that might be compiled is not: several processes, or clips shorter than the crops."""
     lengths = _lengths(job)
     if job.ranks.size > 1 and _is_asked(job):
         return ["not compiled: several processes train together"]
@@ -73,7 +71,7 @@ def compile_notes(job: Job) -> list[str]:
 
 
 def _lengths(job: Job) -> set[float]:
-    """Return how long clips are, in seconds, where the shapes of a task's batches follow from that alone."""
+    """Return the clip lengths in seconds, if they alone determine the shapes of the batches."""
     train = job.train
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()
@@ -82,10 +80,10 @@ def _lengths(job: Job) -> set[float]:
 
 @contextmanager
 def explain_compile_errors(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError where something in the block cannot be compiled, a missing compiler too."""
+    """Raise ConfigError if something in the block cannot be compiled, also for a missing compiler."""
     try:
         with warnings.catch_warnings():
-            # Of functions in transformers that say what is installed, which is known before; and of torch's own.
+            # From functions of transformers that look up installed packages, and from torch itself.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
             yield
@@ -102,7 +100,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
 
 
 def _is_of_compiler(error: Exception) -> bool:
-    """Whether an error is torch.compile's own: what goes wrong in a backward pass keeps its class."""
+    """Whether an error comes from torch.compile: one in a backward pass keeps its own class."""
     if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
         return True
     frames = traceback.walk_tb(error.__traceback__)

@@ -17,9 +17,9 @@ __all__ = ["autocast", "choose_device", "explain_out_of_memory", "peak_bytes", "
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
-    """Return the device to use, a GPU where there is one; raises ConfigError where the one asked for is not there.
+    """Return the device: by default a GPU, if there is one; raises ConfigError if the named one is missing.
 
-    ``local`` is the number of this process among several on this machine, each of which takes the GPU of its number.
+    ``local_rank`` is the number of this process on this machine, and of its GPU.
     """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
@@ -39,9 +39,9 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
 
 @contextmanager
 def torch_settings(settings: Settings) -> Iterator[None]:
-    """Set threads and determinism for a run, and put back what was.
+    """Set threads and determinism in the block, and restore them.
 
-    Threads are never left to chance: two of them on two busy cores took 15 times as long as one
+    The number of threads is always set: two threads on two busy cores took 15 times as long as one
     (https://github.com/facebookresearch/fairseq/issues/3342).
     """
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -60,14 +60,14 @@ def torch_settings(settings: Settings) -> Iterator[None]:
 
 
 def autocast(settings: Settings, device: torch.device) -> Any:
-    """Return the context in which a model is run."""
+    """Return the context in which the model runs."""
     if settings.precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that was in use: on the GPU, or by the process."""
+    """Return the peak memory: of the GPU, or of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -77,7 +77,7 @@ def peak_bytes(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError where the block has no memory: half the clips at a time, twice as often, are the same step."""
+    """Raise ConfigError if the GPU is out of memory. Half the clips, accumulated twice as often, are the same step."""
     try:
         yield
     except torch.OutOfMemoryError as error:

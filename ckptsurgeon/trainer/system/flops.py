@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, by torch's own formulas, and what share of a GPU's peak they come to."""
+"""Floating-point operations of a step, by torch's own formulas, and the peak of a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEAKS: Mapping[str, tuple[float, float]] = {
     "L40S": (362e12, 91.6e12),
     "L4": (121e12, 30.3e12),
 }
-"""Dense operations a second in bf16 and float32, by the name of a GPU: NVIDIA's data sheets."""
+"""Dense operations a second in bf16 and float32, by the name of a GPU, from NVIDIA's data sheets."""
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -53,17 +53,17 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
-"""Attention on a CPU, which torch's formulas leave out, and what they have for the same."""
+"""Attention on a CPU, which torch's formulas lack, and the operator with the same formula."""
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
-"""Recurrent layers, which torch's formulas leave out, and how often their products are worked out."""
+"""Recurrent layers, which torch's formulas lack, and how often their products are computed."""
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:
-    """Return the operations of the gradients that are wanted of input and weight: each as many as those of the output.
+    """Return the operations of the gradients of input and weight, if wanted: each as many as those of the output.
 
-    torch's formula takes a weight's groups for one: 16 times too many in wav2vec 2.0's positional convolution.
+    torch's formula ignores groups: it counts 16 times too many in wav2vec 2.0's positional convolution.
     """
     gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     products = (inputs if transposed else gradient).numel() * weight[0].numel()
@@ -78,7 +78,7 @@ def _recurrent(args: tuple[Any, ...]) -> int:
 
 
 def peak_flops(settings: Settings, device: torch.device) -> float | None:
-    """Return the operations a second that a device can do at most, None where that is not known."""
+    """Return the peak operations a second of a device; None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: blocks keep what they are given alone, and compute the rest again for the gradients.
+"""Gradient checkpointing: blocks keep only their inputs, and compute the rest again in the backward pass.
 
 https://arxiv.org/abs/1604.06174
 """
@@ -19,11 +19,10 @@ __all__ = ["enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
-    """Let the blocks of a model be computed twice; returns their names. The same numbers come of it, and less is kept.
+    """Wrap the blocks of a model so that they are recomputed; returns their names. The results stay the same.
 
-    Blocks are what lists and sequences hold, the outermost of them; a sequence of layers without layers of their own is
-    one. A model that has others names them, modules or methods, in an attribute ``stages``. Raises ConfigError where
-    there are none.
+    Blocks are the members of the outermost module lists and sequences; a sequence of leaf modules is one block. A model
+    with other blocks names them, modules or methods, in an attribute ``stages``. Raises ConfigError if there are none.
     """
     stages: tuple[str, ...] = getattr(model, "stages", ())
     for name in stages:
@@ -57,7 +56,7 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def computed(*args: Any, **kwargs: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
-        if torch.compiler.is_compiling():  # a graph gathers statistics once, whatever of it is computed again
+        if torch.compiler.is_compiling():  # a compiled graph updates statistics once, even if it recomputes the block
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(
             forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _other_buffers(block)), **kwargs
@@ -68,7 +67,7 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _other_buffers(block: nn.Module) -> Iterator[None]:
-    """Give a block copies of its buffers: statistics that it gathers were gathered the first time."""
+    """Give a block copies of its buffers: the first pass has already updated its statistics."""
     own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
     for module, name, buffer in own:
         module._buffers[name] = None if buffer is None else buffer.detach().clone()

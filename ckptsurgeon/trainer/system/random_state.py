@@ -1,4 +1,4 @@
-"""The states of every global generator: set from a seed, kept for a while, carried in a checkpoint."""
+"""The states of all global generators: seeded, preserved, and saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _number(of: Sequence[object]) -> int:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of all generators, as what ``torch.load(weights_only=True)`` can read."""
+    """Return the states of all generators, in types that ``torch.load(weights_only=True)`` reads."""
     name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -67,7 +67,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Leave every generator as it was found: looking at a run must not change what comes of it."""
+    """Restore every generator after the block: evaluating a run must not change what it trains."""
     state = random_state()
     try:
         yield
@@ -76,7 +76,7 @@ def preserve_random_state() -> Iterator[None]:
 
 
 def seed_cpu_from(*of: object) -> None:
-    """Seed what a user's own data code draws from on the CPU, torch, Python and numpy, as a function of ``of``."""
+    """Seed the CPU generators of torch, Python and numpy, from which a user's code draws, as a function of ``of``."""
     number = _number(of)
     torch.default_generator.manual_seed(number)
     random.seed(number)
@@ -85,7 +85,7 @@ def seed_cpu_from(*of: object) -> None:
 
 @contextmanager
 def preserve_cpu_random_state() -> Iterator[None]:
-    """Leave the generators that ``seed_drawing`` seeds as they were found; a GPU is not asked, which would wait."""
+    """Restore the generators that ``seed_cpu_from`` seeds; the GPU is not asked for its state, which waits."""
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
     try:
         yield

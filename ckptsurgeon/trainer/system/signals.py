@@ -1,4 +1,8 @@
-"""Signals that stop a run, and worker processes that ignore them."""
+"""Signals that stop a run, and worker processes that ignore them.
+
+Ctrl-C goes to every process of a group, and a stopped service or job signals all of its processes. A data worker that
+dies of it would end the run before it can save.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,16 @@ T = TypeVar("T")
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Ignore what ends programs, but for a SIGTERM of the parent's: the ``worker_init_fn`` of a DataLoader.
+    """Ignore stop signals, except a SIGTERM of the parent: the ``worker_init_fn`` of a DataLoader.
 
-    With that one the interpreter ends the workers that are left at its own end, and it waits for them for ever.
+    With that SIGTERM the interpreter ends the remaining workers at its own end, and it waits for them without a limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_ended_by, args=(os.getppid(),), daemon=True).start()
 
 
 def _ended_by(parent: int) -> None:
-    """Take signals, and end the process where the parent wants that."""
+    """Receive signals, and end the process when the parent wants that."""
     while True:
         found = signal.sigwaitinfo(SIGNALS)
         if found.si_signo == signal.SIGTERM and found.si_pid == parent:
@@ -41,14 +45,14 @@ def _ended_by(parent: int) -> None:
 
 
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
-    """Return the iterator of a loader; signals wait until its workers are deaf, in this process too."""
+    """Return the iterator of a loader; signals are held back until its workers ignore them, in this process, too."""
     with _held_back():
         return iter(loader)
 
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Let signals wait while the block runs; processes that it starts inherit that."""
+    """Block stop signals inside the block; processes that it starts inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -62,19 +66,19 @@ SIGNAL_NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
 
 @dataclass
 class StopSignal:
-    """The signal that came, '' while none did."""
+    """The name of the signal that came, '' if none did."""
 
     name: str = ""
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
+        """The exit status that shells expect after a signal: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + int(signal.Signals[self.name]) if self.name else 0
 
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopSignal]:
-    """Note SIGINT, SIGTERM and SIGHUP while the block runs; after the first one they do what they did before."""
+    """Record SIGINT, SIGTERM or SIGHUP inside the block; after the first one, the former handlers are back."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -97,9 +101,9 @@ def catch_stop_signals() -> Iterator[StopSignal]:
 
 
 def ignore_sigterm() -> None:
-    """Hear no SIGTERM from here on.
+    """Ignore SIGTERM from now on.
 
-    Whoever started several processes ends those that are left when one ended, and they are to say what is left.
+    torchrun terminates the remaining processes when one has ended, but they still have to save and report.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -107,5 +111,5 @@ def ignore_sigterm() -> None:
 
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        if signal.getsignal(number) is not signal.SIG_IGN:  # since it was made deaf
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignore_sigterm was called since
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What models are trained for, one file each: ``TASK``."""
+"""What a model can be trained for: tasks, one file each, as ``TASK``."""
 
 from ._load import load_task, task_file
 from ._task import Batch, Loss, Task

@@ -1,7 +1,8 @@
-"""The losses of wav2vec 2.0 (https://arxiv.org/abs/2006.11477): contrast to other frames, and use of the codebook.
+"""The losses of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), and the masks and negatives that they use.
 
-They are worked out over masked frames only, as products of matrices: the vectors that are held against each other are
-never copied side by side, which took 826 MB where this takes 16.
+Contrast is computed over masked frames only, as products of matrices. Vectors are never copied next to each other: that
+took 826 MB, this takes 16. Masks are spans as in SpecAugment (https://arxiv.org/abs/1904.08779); negatives are other
+masked frames of the same clip, so never padding.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ __all__ = [
 
 
 class Quantised(NamedTuple):
-    """Frames as entries of a codebook: their ``vectors`` (batch, frames, size), and ``codes`` (batch, frames).
+    """Frames as entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
 
-    Frames of one code have one vector. ``perplexity`` is how many entries are in use, over all groups: from the number
-    of groups, where it is always the same one, to the number of entries.
+    Frames with one code have one vector. ``perplexity`` is the number of entries in use, summed over the groups: at
+    least the number of groups, at most that of all entries.
     """
 
     vectors: Tensor
@@ -37,7 +38,7 @@ class Quantised(NamedTuple):
 
 
 class ContrastiveSums(NamedTuple):
-    """Sums over frames: of the loss, and of how many were told from all others. ``frames`` is how many there are."""
+    """Sums over frames: of the loss, and of frames told from all their negatives. ``frames`` is their number."""
 
     loss: Tensor
     correct: Tensor
@@ -45,10 +46,10 @@ class ContrastiveSums(NamedTuple):
 
 
 def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
-    """Return features (batch, frames, channels) as a quantizer of transformers has them; not ``valid`` ones use none.
+    """Quantise features (batch, frames, channels) by a quantizer of transformers; frames not ``valid`` do not count.
 
-    Entries are drawn by the Gumbel softmax while training (https://arxiv.org/abs/1611.01144), at the quantizer's
-    temperature, and are the likeliest ones else.
+    In training, entries are drawn by the Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's
+    temperature; otherwise the most likely ones are taken.
     """
     groups, entries = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().unflatten(-1, (groups, entries))
@@ -57,7 +58,7 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
     else:
         chosen = used = nn.functional.one_hot(logits.argmax(-1), entries).to(logits.dtype)
     mean = (used * valid[..., None, None]).sum((0, 1)) / valid.sum().clamp(min=1)
-    bounded = mean.clamp(min=torch.finfo(mean.dtype).tiny)  # the logarithm of 0 has a gradient that is no number
+    bounded = mean.clamp(min=torch.finfo(mean.dtype).tiny)  # the gradient of log 0 is NaN
     perplexity = torch.exp(-torch.xlogy(mean, bounded).sum(-1)).sum()
     codebook = quantizer.codevectors.view(groups, entries, -1)
     vectors = torch.einsum("bfge,ged->bfgd", chosen.to(codebook.dtype), codebook).flatten(-2)
@@ -68,10 +69,10 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
 def contrastive_sums(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, valid: Tensor, *, temperature: float
 ) -> ContrastiveSums:
-    """Return how well frames (batch, frames, size) are told from their negatives (batch, frames, number), by cosines.
+    """Contrast frames (batch, frames, size) with their negatives (batch, frames, number), by cosine similarity.
 
-    A negative of the same code is no negative. A frame that has no other counts as one not told: where all codes are
-    one, nothing is learned.
+    A negative of the same code does not count. A frame without other negatives counts as an error: if all frames have
+    one code, nothing is learned.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         cosines = _unit(predicted) @ _unit(targets).transpose(1, 2) / temperature
@@ -93,8 +94,8 @@ def masked_frames(
 ) -> numpy.ndarray:
     """Return the places of the masked frames of a clip, ascending: spans of ``length`` that may overlap.
 
-    There are ``share * frames / length`` of them, rounded up or down by chance, and at least ``fewest``, as far as they
-    find different beginnings; none where the clip is not longer than one.
+    There are ``share * frames / length`` spans, rounded up or down at random, and at least ``fewest``, as far as there
+    are different beginnings; none if the clip is not longer than one.
     """
     starts = frames - length + 1
     if starts < 2:
@@ -105,7 +106,7 @@ def masked_frames(
 
 
 def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
-    """Return how many frames ``masked_frames`` may give, whatever it draws."""
+    """Return the largest number of frames that ``masked_frames`` can return."""
     starts = frames - length + 1
     if starts < 2:
         return 0
@@ -113,9 +114,10 @@ def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
-    """Return for each of ``masked`` frames the ``number`` that it is held against: (masked, number).
+    """Return the negatives of each of ``masked`` frames: (masked, number).
 
-    They are drawn evenly, with repeats, from the others, and counted among the masked ones; a single one has itself.
+    They are drawn uniformly, with repeats, from the other masked frames, as indices into these; a single frame gets
+    itself.
     """
     if masked < 2:
         return numpy.zeros((masked, number), numpy.int64)

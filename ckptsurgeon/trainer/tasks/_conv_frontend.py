@@ -1,4 +1,4 @@
-"""What models of transformers that hear waves have in common: wav2vec 2.0 and those of its build."""
+"""The convolutional front end of wav2vec 2.0 and similar models of transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..config.settings import Settings
 __all__ = ["ConvFrontend", "check_features", "normalise_wave"]
 
 NEAR_ZERO = 1e-7
-"""What transformers' feature extractor adds to a variance."""
+"""transformers' feature extractor adds it to a variance."""
 
 
 class ConvFrontend:
-    """How a model hears waves: how many frames come of so many samples, and whether it is told what is padding."""
+    """The front end of a model: how many frames it makes of samples, and whether it gets a mask of padding."""
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = getattr(model, "config", None)
@@ -34,25 +34,25 @@ class ConvFrontend:
             *zip(kernels, strides, strict=True), *((1, config.adapter_stride) for _ in range(behind)),
         )  # fmt: skip
         self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
-        """Models with a group norm were trained without a mask of padding, and are used so."""
+        """Models with a group norm were trained without a mask of padding, and are used without."""
 
     def frames(self, samples: Any) -> Any:
-        """Return how many frames come of so many samples, a number or a tensor of them; below 1 where none does."""
+        """Return how many frames samples become, a number or a tensor of them; below 1 if none."""
         for kernel, stride in self.layers:
             samples = (samples - kernel) // stride + 1
         return samples
 
     def attention_mask(self, inputs: Tensor, lengths: Tensor) -> Tensor | None:
-        """Return which samples (batch, time) are no padding, None where the model is not told."""
+        """Return which samples (batch, time) are not padding; None if the model gets no mask."""
         return _before(lengths, inputs.shape[1]) if self.masks else None
 
     def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
-        """Return which frames (batch, frames) are no padding, None where the model is not told."""
+        """Return which frames (batch, frames) are not padding; None if the model gets no mask."""
         return _before(self.frames(lengths), frames) if self.masks else None
 
 
 def check_features(settings: Settings) -> None:
-    """Raise ConfigError where a model of waves is to be given anything else."""
+    """Raise ConfigError if the settings compute features for a model of waves."""
     features = settings.features
     if features.kind != "waves":
         raise ConfigError(
@@ -62,7 +62,7 @@ def check_features(settings: Settings) -> None:
 
 
 def normalise_wave(wave: Tensor) -> Tensor:
-    """Return a wave of mean 0 and variance 1, as transformers' feature extractor makes it."""
+    """Return a wave of mean 0 and variance 1, as transformers' feature extractor does."""
     return (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + NEAR_ZERO)
 
 

@@ -1,4 +1,4 @@
-"""What CTC models say: their outputs in one form, their losses, the texts that are read off, and error rates."""
+"""CTC models: their outputs in one form, their losses, their decoded texts, and error rates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CTCOutput", "ErrorRates", "check_outputs", "ctc_losses", "run_model"
 
 
 class CTCOutput(NamedTuple):
-    """Log-probabilities (batch, frames, tokens), how many frames of each are no padding, and decoder logits if any."""
+    """Log-probabilities (batch, frames, tokens), the frames of each without padding, and decoder logits, if any."""
 
     log_probs: Tensor
     lengths: Tensor
@@ -28,9 +28,9 @@ class CTCOutput(NamedTuple):
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
     """Run a model on a batch, whose waves have ``rate`` samples a second.
 
-    It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
-    an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
-    normalised, which changes nothing where that was done.
+    A model returns log-probabilities and lengths as a pair, or as attributes ``ctc`` (or ``log_probs``, ``logits``) and
+    ``lengths``; or only log-probabilities, with a frame for each input. Logits work, too: they are normalised, which
+    does not change log-probabilities.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
@@ -49,7 +49,7 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
 
 
 def check_outputs(scores: Tensor, labels: Labels) -> None:
-    """Raise ConfigError where a model has not an output for each token."""
+    """Raise ConfigError if a model does not have one output for each token."""
     if scores.shape[2] != len(labels):
         raise ConfigError(
             f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
@@ -58,7 +58,7 @@ def check_outputs(scores: Tensor, labels: Labels) -> None:
 
 
 def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
-    """Raise ConfigError where one of our models is given what it does not take; of others nobody knows."""
+    """Raise ConfigError if a bundled model gets inputs that it does not take; of others that is unknown."""
     if inputs.dim() == 3 and hasattr(model, "frontend"):
         raise ConfigError(
             "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
@@ -86,7 +86,7 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip; 0 for one that has too few frames to be spelled at all."""
+    """Return the CTC loss of each clip; 0 for a clip with too few frames."""
     return nn.functional.ctc_loss(
         log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths, blank,
         reduction="none", zero_infinity=True,
@@ -94,14 +94,14 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
 
 
 def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip if all tokens were as likely in every frame."""
+    """Return the CTC loss of each clip if all tokens were equally likely in every frame."""
     tokens = said.log_probs.shape[2]
     uniform = torch.full_like(said.log_probs, -math.log(tokens))
     return ctc_losses(uniform, said.lengths, batch, blank)
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
-    """Return which clips (batch,) have fewer frames than CTC needs: one a label, and a blank between two the same."""
+    """Return which clips (batch,) have too few frames for CTC: one for each label, and a blank between equal ones."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
     repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)
@@ -109,7 +109,7 @@ def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
 
 
 class ErrorRates:
-    """Error rates of what is read off, over many batches; and how often CTC finds the blank likeliest."""
+    """Error rates over many batches, and the share of frames in which CTC finds the blank most likely."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
@@ -118,7 +118,7 @@ class ErrorRates:
         self._blanks = self._frames = 0
 
     def add(self, said: CTCOutput, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
-        """Take note of a batch: of the tokens that were ``read``, or of what CTC says, each frame by itself."""
+        """Count a batch: the tokens that were ``read``, or else the most likely CTC labels, frame by frame."""
         best = said.log_probs.argmax(-1).cpu()
         for clip, (path, frames, ids, size) in enumerate(
             zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)

@@ -1,8 +1,8 @@
-"""What an attention decoder says of sounds: greedily alone, or in a beam search together with CTC.
+"""Decoding with an attention decoder: greedy, or in a beam search together with CTC.
 
-A model that is decoded has ``encode(inputs, lengths)``, which returns what the decoder attends to (clips, frames, …)
-and how many frames of each are no padding, and ``decode(previous, memory, lengths)``, which returns logits
-(clips, length, tokens) for what follows each of the previous tokens, start first.
+A model that is decoded has ``encode(inputs, lengths)``, which returns the encoder's output (clips, frames, …) and the
+frames of each without padding, and ``decode(previous, memory, lengths)``, which returns logits (clips, length, tokens)
+of the token after each of the previous tokens, start first.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ._task import Batch
 __all__ = ["Decoder", "SpecialTokens", "beam_search", "decoder_in", "greedy_search"]
 
 CANDIDATES = 40
-"""How many next tokens, the decoder's likeliest, CTC is asked about; ESPnet asks about 1.5 times the beam."""
+"""Next tokens, the decoder's most likely, that CTC scores; ESPnet scores about 1.5 times the beam."""
 
 
 class SpecialTokens(NamedTuple):
-    """The tokens that are no letters."""
+    """The tokens that are not letters."""
 
     start: int
     end: int
@@ -33,19 +33,19 @@ class SpecialTokens(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What a model that is decoded has."""
+    """A model that can be decoded."""
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the decoder attends to, and its lengths."""
+        """Return the encoder's output, and its lengths."""
         ...
 
     def decode(self, previous: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Return logits of what follows each of the previous tokens."""
+        """Return logits of the token after each of the previous tokens."""
         ...
 
 
 def decoder_in(model: nn.Module) -> Decoder:
-    """Return a model as one that is decoded; raises ConfigError where it is none."""
+    """Return the model as a decoder; raises ConfigError if it lacks the methods."""
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
         raise ConfigError(
@@ -56,7 +56,7 @@ def decoder_in(model: nn.Module) -> Decoder:
 
 
 def greedy_search(model: Decoder, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
-    """Return the tokens of each clip, each the likeliest behind those before it; no more than there are frames."""
+    """Return the tokens of each clip, each the most likely after those before it; at most one for each frame."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
     going = torch.ones_like(frames, dtype=torch.bool)
@@ -70,7 +70,7 @@ def greedy_search(model: Decoder, batch: Batch, symbols: SpecialTokens) -> list[
 
 
 def _log_probs(logits: Tensor, symbols: SpecialTokens) -> Tensor:
-    """Return the log-probabilities (rows, tokens) of what follows the last; blank and start never do."""
+    """Return the log-probabilities (rows, tokens) of the next token; blank and start are impossible."""
     found = logits[:, -1].double().log_softmax(-1)
     found[:, symbols.blank] = -math.inf
     if symbols.start != symbols.end:
@@ -83,10 +83,10 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
 
 
 class _Beams(NamedTuple):
-    """The prefixes that are followed: ``beam`` of each of the ``clips`` (n) that are not done, all as long as another.
+    """The prefixes of a search: ``beam`` for each of the ``clips`` (n) that are not done, all of one length.
 
-    ``tokens`` (n, beam, length), start first; ``decoder`` (n, beam) what the decoder says of them, ``scores`` what
-    both do, -inf where there is none; ``spelled`` (n, beam, frames + 1).
+    ``tokens`` (n, beam, length) have the start first; ``decoder`` (n, beam) are the decoder's log-probabilities,
+    ``scores`` the joint ones, -inf for no prefix; ``spelled`` (n, beam, frames + 1).
     """
 
     clips: Tensor
@@ -96,7 +96,7 @@ class _Beams(NamedTuple):
     spelled: PrefixLogProbs
 
     def of(self, chosen: Tensor) -> _Beams:
-        """Return those of some clips."""
+        """Return the prefixes of some clips."""
         clips, tokens, decoder, scores, spelled = self
         return _Beams(
             clips[chosen],
@@ -116,7 +116,7 @@ class _Search:
         self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
 
     def run(self, ctc: PrefixScores) -> list[list[int]]:
-        """Follow prefixes until none can become better than a whole text that was found."""
+        """Extend prefixes until none can become better than a complete text."""
         beams = self._begin(ctc)
         while len(beams.clips):
             following = self._following(beams)
@@ -135,20 +135,20 @@ class _Search:
         )  # fmt: skip
 
     def _following(self, beams: _Beams) -> Tensor:
-        """Return the decoder's log-probabilities (n, beam, tokens) of what follows."""
+        """Return the decoder's log-probabilities (n, beam, tokens) of the next token."""
         rows = beams.clips.repeat_interleave(self._beam)
         logits = self._model.decode(beams.tokens.flatten(0, 1), self._memory[rows], self.frames[rows])
         return self._by_clip(_log_probs(logits, self._symbols))
 
     def _by_clip(self, rows: Tensor) -> Tensor:
-        """Return (n, beam, …) of (n * beam, …)."""
+        """Reshape (n * beam, …) to (n, beam, …)."""
         return rows.reshape(-1, self._beam, *rows.shape[1:])
 
     def _joined(self, decoder: Tensor, ctc: Tensor) -> Tensor:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _Beams, ends: Tensor) -> None:
-        """Keep the best of the texts that end here."""
+        """Keep the best complete texts that end here."""
         scores = self._joined(beams.decoder + ends, PrefixScores.whole(beams.spelled))
         scores = scores.masked_fill(beams.scores.isinf(), -math.inf)
         values, places = scores.max(1)
@@ -182,7 +182,7 @@ class _Search:
         )  # fmt: skip
 
     def _open(self, beams: _Beams) -> _Beams:
-        """Return those of clips that are not done: what is longer is less likely, and has a frame for each token."""
+        """Return the clips that are not done: longer texts are less likely, and need a frame for each token."""
         found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
         return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))
 
@@ -190,7 +190,7 @@ class _Search:
 def beam_search(
     model: Decoder, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
 ) -> list[list[int]]:
-    """Return the tokens of each clip that CTC and the decoder together find likeliest, among those that a beam sees.
+    """Return the tokens of each clip that CTC and the decoder together find most likely, within the beam.
 
     https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability and the rest the decoder's;
     prefixes of one length compete by CTC's prefix score. ``log_probs`` (clips, frames, tokens) are CTC's.

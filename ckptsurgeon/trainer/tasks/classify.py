@@ -1,4 +1,9 @@
-"""Examples of a dataset that the user's own code makes: ``data: {train: my_data.py:train_set}``, or a ``_target_``."""
+"""Classification: any module that takes inputs (batch, …) and returns logits (batch, classes).
+
+If its ``forward`` has a parameter ``lengths``, it gets those, too. Inputs are sounds, arrays (``.npy``), or the items
+of a user's dataset: ``data: {train: my_data.py:train_set}``, or a ``_target_``. The token list has the classes in the
+order of the outputs.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +34,13 @@ __all__ = ["TASK", "Classify", "DatasetItem", "dataset_split"]
 
 @dataclass(frozen=True)
 class DatasetItem(Clip):
-    """An example of a dataset (``__len__``, and ``__getitem__`` that gives an input and its label): its ``place``."""
+    """The item at ``place`` of a dataset (``__len__``, and ``__getitem__``, which returns an input and its label)."""
 
     dataset: Any = None
     place: int = 0
 
     def read(self) -> tuple[Tensor, Any]:
-        """Return the input and the label as the dataset has it; raises ConfigError."""
+        """Return the input and the label of the item; raises ConfigError."""
         try:
             found = self.dataset[self.place]
             if not isinstance(found, (tuple, list)) or len(found) != 2:
@@ -43,16 +48,16 @@ class DatasetItem(Clip):
             return torch.as_tensor(found[0]), found[1]
         except CheckpointError:
             raise
-        except Exception as error:  # it is the user's own code
+        except Exception as error:  # the dataset is the user's own code
             raise ConfigError(f"{self.where}: {type(error).__name__}: {escape(str(error))}.") from error
 
 
 def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
-    """Return the examples of a dataset that the user's own code makes; None where there are only manifests.
+    """Return the items of a user's dataset; None if there are only manifests.
 
-    It is made by ``my_data.py:function``, called with nothing, or by an entry with ``_target_``, called with what else
-    stands there (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError where there is no
-    such code, it fails, or what it returns is no map-style dataset.
+    ``my_data.py:function`` is called without arguments, an entry with ``_target_`` with its other fields
+    (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code does not exist,
+    fails, or does not return a map-style dataset.
     """
     makers = [one for one in named if not isinstance(one, str) or split_file_name(one)]
     if not makers:
@@ -67,7 +72,7 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
 
 
 def _dataset(field: str, maker: Named) -> tuple[str, Any]:
-    """Return what messages call a maker of datasets, and the dataset that it makes."""
+    """Return the name of a dataset's code for messages, and the dataset."""
     if not isinstance(maker, str):
         called = str(maker["_target_"])
         if split_file_name(called):
@@ -89,7 +94,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
 
 
 def _checked(what: str, make: Callable[[], Any]) -> Any:
-    """Return the dataset that is made."""
+    """Make the dataset and check that it is map-style and not empty."""
     try:
         dataset = make()
         number = len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else None
@@ -122,7 +127,7 @@ class Classify(SoundTask):
         self._classes = {name: number for number, name in enumerate(tokens)}
 
     def split(self, name: str) -> Split:
-        """Return the clips of a split, from manifests or from a dataset of the user's own."""
+        """Return the clips of a split, from manifests or from a user's dataset."""
         return dataset_split(name, getattr(self.settings.data, name)) or super().split(name)
 
     def example(self, clip: Clip) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class Classify(SoundTask):
         return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}
 
     def _numbered(self, label: object, clip: Clip) -> Tensor:
-        """Return the number of a class that is given by number or by name."""
+        """Return the number of a class, given by number or name."""
         number = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
         number = self._classes.get(number) if isinstance(number, str) else number
         if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):
@@ -145,12 +150,12 @@ class Classify(SoundTask):
         return torch.tensor(int(number))
 
     def label(self, clip: Clip) -> Tensor:
-        """Return the number of a clip's class, a scalar."""
+        """Return the number of a clip's class, a 0-d tensor."""
         self.check([clip])
         return torch.tensor(self._classes[clip.text])
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for a class that the list lacks; all are its details."""
+        """Raise ConfigError for classes that the list lacks; details lists the clips."""
         wrong = [clip for clip in clips if clip.text not in self._classes]
         if wrong:
             first = wrong[0]
@@ -180,7 +185,7 @@ class Classify(SoundTask):
         return logits.float()
 
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss of a model to which all classes are alike."""
+        """Return the loss if all classes are equally likely."""
         return math.log(len(self._classes))
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Transcription with CTC alone: the probability of a text, summed over all ways to spell it in frames.
 
-https://dl.acm.org/doi/10.1145/1143844.1143891. A model is called with inputs and lengths and returns log-probabilities
-(batch, frames, tokens), with lengths where there are fewer frames than inputs.
+https://dl.acm.org/doi/10.1145/1143844.1143891. A model gets inputs and lengths and returns log-probabilities (batch,
+frames, tokens), with lengths if there are fewer frames than inputs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["CTC", "TASK"]
 
 
 class CTC(TranscribedTask):
-    """CTC. Items are labels, of the clips that are long enough to be spelled."""
+    """CTC. Items are the labels of the clips that are long enough for CTC."""
 
     metric = "cer"
 
     def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
-        """Return what a model says of a batch."""
+        """Return the model's output for a batch."""
         return run_model(model, batch, self.labels, rate=self.settings.features.rate)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -39,7 +39,7 @@ class CTC(TranscribedTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per label of a model to which all tokens are alike."""
+        """Return the loss per label if all tokens are equally likely."""
         said = self.said(model, batch)
         total = uniform_losses(said, batch, self.labels.blank).sum()
         return float(total) / max(int(self._items(batch, said.lengths)), 1)

@@ -1,8 +1,8 @@
 """Transcription with CTC and an attention decoder together, https://arxiv.org/abs/1609.06773.
 
-A model is called with inputs, lengths and the previous tokens (batch, length), start first; it returns CTC's
-log-probabilities as ``ctc``, ``lengths``, and ``decoder``, logits (batch, length, tokens). Its ``ctc_weight`` says how
-much of the loss is CTC's, and of the score of a text where both decode. ``_decoding.py`` has what decoding needs.
+A model gets inputs, lengths and the previous tokens (batch, length), start first; it returns CTC's log-probabilities as
+``ctc``, ``lengths``, and ``decoder``, logits (batch, length, tokens). Its ``ctc_weight`` is the share of CTC in the
+loss, and in the score of a text if both decode. Decoding is in ``_decoding.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 class _Answer(NamedTuple):
-    """What a model says of a batch, the decoder's part of its loss, and how many tokens the decoder got right."""
+    """A model's output for a batch, the two losses, and how many of the asked tokens the decoder got right."""
 
     said: CTCOutput
     ctc: Tensor
@@ -38,7 +38,7 @@ class _Answer(NamedTuple):
 
 
 class Hybrid(TranscribedTask):
-    """CTC and attention. Items are labels; the decoder is asked for the end of each text too."""
+    """CTC and attention. Items are labels; the decoder must also predict the end of each text."""
 
     metric = "cer"
     decodings = ("ctc", "attention", "joint")
@@ -55,7 +55,7 @@ class Hybrid(TranscribedTask):
         self._symbols = SpecialTokens(self._start, self._end, self.labels.blank)
 
     def notes(self) -> list[str]:
-        """Return what there is to say of the data, and what the error rates are of."""
+        """Return notes on the data, and on how the texts for error rates are decoded."""
         return [*super().notes(), f"error rates are of {self._said_by()} (train.decoding: {self.settings.decoding})"]
 
     def _said_by(self) -> str:
@@ -84,7 +84,7 @@ class Hybrid(TranscribedTask):
         return _Answer(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the tokens before each position (batch, longest + 1), and those that are to follow."""
+        """Return the tokens before each position (batch, longest + 1), and the tokens to predict."""
         clips, longest = batch.labels.shape
         places = torch.arange(longest + 1, device=batch.labels.device)[None]
         start = batch.labels.new_full((clips, 1), self._start)
@@ -95,7 +95,7 @@ class Hybrid(TranscribedTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per label of a model to which all tokens are alike."""
+        """Return the loss per label if all tokens are equally likely."""
         said = run_model(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
         weight, labels = _weight(model), int(batch.label_lengths.sum())
         ctc = float(uniform_losses(said, batch, self.labels.blank).sum())
@@ -104,7 +104,7 @@ class Hybrid(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return loss per label, error rates of what is decoded, and the taught decoder's accuracy."""
+        """Return loss per label, error rates of decoded texts, and the decoder's accuracy with teacher forcing."""
         rates, weight = ErrorRates(self.labels), _weight(model)
         total, items, right, asked, short = 0.0, 0, 0, 0, 0
         for batch in batches:
@@ -120,7 +120,7 @@ class Hybrid(TranscribedTask):
         }  # fmt: skip
 
     def _read(self, model: nn.Module, batch: Batch, log_probs: Tensor) -> list[list[int]] | None:
-        """Return the tokens that are read off each clip; None where CTC alone is asked."""
+        """Return the decoded tokens of each clip; None if CTC alone decodes."""
         if self.settings.decoding == "ctc":
             return None
         decoder = decoder_in(model)
@@ -132,7 +132,7 @@ class Hybrid(TranscribedTask):
 
 
 def _weight(model: nn.Module) -> float:
-    inner = getattr(model, "module", model)  # as DistributedDataParallel holds it
+    inner = getattr(model, "module", model)  # DistributedDataParallel keeps the model in .module
     return float(getattr(inner, "ctc_weight", CTC_WEIGHT))
 
 

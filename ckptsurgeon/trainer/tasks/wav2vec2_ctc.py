@@ -1,7 +1,7 @@
-"""Transcription by a body that was pre-trained on waves: wav2vec 2.0, HuBERT, WavLM, data2vec with a CTC head.
+"""Fine-tuning with a CTC head of a body pre-trained on waves: wav2vec 2.0, HuBERT, WavLM, data2vec.
 
-The model is one of transformers' ``…ForCTC``; what it is fine-tuned with is in https://arxiv.org/abs/2006.11477,
-section 3.2: its feature encoder frozen (``train.freeze``), its frames masked as its configuration says.
+The model is one of transformers' ``…ForCTC``. https://arxiv.org/abs/2006.11477, section 3.2: the feature encoder is
+frozen (``train.freeze``), frames are masked as the model's configuration says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["TASK", "Wav2Vec2CTC"]
 
 
 class Wav2Vec2CTC(CTC):
-    """CTC over waves. Items are labels, of the clips that are long enough to be spelled."""
+    """CTC over waves. Items are the labels of the clips that are long enough for CTC."""
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -31,7 +31,7 @@ class Wav2Vec2CTC(CTC):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: nn.Module) -> None:
-        """Learn from the model how it hears."""
+        """Read the front end of the model."""
         if not hasattr(model, "lm_head"):
             raise ConfigError(
                 f"the task wav2vec2_ctc trains a model with a CTC head, and this is {type(model).__name__}.",
@@ -40,7 +40,7 @@ class Wav2Vec2CTC(CTC):
         self._hearing = ConvFrontend(model)
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether there are frames enough for CTC to spell the transcript."""
+        """Return whether there are enough frames for CTC to spell the transcript."""
         assert self._hearing is not None
         frames = self._hearing.frames(round(clip.seconds * self.settings.features.rate))
         return bool(frames >= self.labels.frames_needed(self.labels.encode(clip.text)))
@@ -51,7 +51,7 @@ class Wav2Vec2CTC(CTC):
         return {**made, "input": normalise_wave(made["input"])}
 
     def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
-        """Return what a model says of a batch."""
+        """Return the model's output for a batch."""
         assert self._hearing is not None
         mask = self._hearing.attention_mask(batch.inputs, batch.lengths)
         scores: Tensor = model(batch.inputs, **({} if mask is None else {"attention_mask": mask})).logits

@@ -1,8 +1,7 @@
-"""Pre-training of wav2vec 2.0: hidden frames are told from others of the same clip. https://arxiv.org/abs/2006.11477.
+"""Pre-training of wav2vec 2.0: masked frames are told from others of the clip. https://arxiv.org/abs/2006.11477.
 
-The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), whose names its checkpoints keep. What is
-hidden and held against what is drawn with the clip, so that it follows from (seed, epoch, place) like everything else,
-and an evaluation asks the same each time.
+The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), and its checkpoints keep those keys. Masks and
+negatives are drawn with the clip: they follow from (seed, epoch, place), and an evaluation always has the same.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "Wav2Vec2Pretraining"]
 
 USUAL_SHARE = 0.4
-"""Of frames that are to be masked, below which it is said; wav2vec 2.0 masks about half."""
+"""A smaller share of masked frames gets a note; wav2vec 2.0 masks about half."""
 COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
-"""Below this contrastive loss, and below so many entries of each group in use, nothing is left to tell apart."""
+"""Collapsed: a contrastive loss below the first, with fewer entries in use for each group than the second."""
 
 
 class Wav2Vec2Pretraining(SoundTask):
@@ -53,7 +52,7 @@ class Wav2Vec2Pretraining(SoundTask):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: Any) -> None:
-        """Learn from the model how it hears, and what its configuration says of masks and negatives."""
+        """Read the front end of the model, and the masks and negatives of its configuration."""
         if not hasattr(model, "quantizer") or not hasattr(model, "project_q"):
             raise ConfigError(
                 f"the task wav2vec2_pretrain trains a model with a quantizer, and this is {type(model).__name__}.",
@@ -77,12 +76,12 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @property
     def hearing(self) -> ConvFrontend:
-        """How the model hears; it was met."""
+        """The front end of the model; ``meet`` was called."""
         assert self._hearing is not None
         return self._hearing
 
     def label(self, clip: Clip) -> Tensor:
-        """Return nothing: what is to be answered is in the clip itself."""
+        """Return nothing: the targets are in the clip itself."""
         return torch.empty(0, dtype=torch.int64)
 
     def check(self, clips: Sequence[Clip]) -> None:
@@ -97,11 +96,11 @@ class Wav2Vec2Pretraining(SoundTask):
         return round(seconds * self.settings.features.rate)
 
     def split(self, name: str) -> Split:
-        """Return the clips of a split, of which each counts for as long as the crop of it is."""
+        """Return the clips of a split, with the lengths of their crops."""
         return super().split(name).cropped(self.asked.crop_s)
 
     def notes(self) -> list[str]:
-        """Return what there is of each split, and how little is masked where that is unusual."""
+        """Return notes on each split, and one if few frames are masked."""
         notes = super().notes()
         if self.share < USUAL_SHARE:
             notes.append(
@@ -111,7 +110,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return notes
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return a crop of a clip, the places of its masked frames, and what each is held against."""
+        """Return a crop of a clip, the places of its masked frames, and their negatives."""
         wave, chance = self.inputs(clip), numpy.random.default_rng(int(torch.randint(2**62, ())))
         size = min(self._samples(clip), len(wave))
         begin = int(chance.integers(len(wave) - size + 1))
@@ -129,7 +128,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return a batch: ``labels`` are places of masked frames, ``extras`` has their ``negatives``.
 
-        There is room for as many as could be masked, so that shapes follow from the longest crop alone.
+        They are padded to the most frames that can be masked, so that shapes follow from the longest crop alone.
         """
         batch = super().collate(examples)
         frames = self.hearing.frames(batch.inputs.shape[1])
@@ -143,7 +142,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def begin_step(self, model: Any, step: int) -> None:
         """Set the temperature of the Gumbel softmax: from the first number of ``gumbel`` down to the second."""
         highest, lowest, decay = self.asked.gumbel
-        # A tensor: what is compiled takes it as it comes, and would be compiled anew for every number.
+        # A tensor is an input of a compiled graph. A float is a constant: every step would be compiled again.
         model.quantizer.temperature = torch.tensor(max(highest * decay**step, lowest))
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -158,13 +157,13 @@ class Wav2Vec2Pretraining(SoundTask):
         return Loss(total, found.frames, {name: part.detach() for name, part in parts.items()})
 
     def _answers(self, model: Any, batch: Batch) -> tuple[ContrastiveSums, Tensor]:
-        """Return what the model tells apart, and how much of its codebook it uses."""
+        """Return the contrastive sums, and the perplexity of the codebook."""
         body, hearing = model.base_model, self.hearing
         features = _heard(body, batch.inputs)
         frames = features.shape[1]
         places = torch.arange(batch.labels.shape[1], device=features.device)
         valid = places[None] < batch.label_lengths[:, None]
-        # One place more than there are frames, for what only fills up the rows.
+        # One place more than there are frames, for the padding of the rows.
         hidden = torch.zeros(len(valid), frames + 1, dtype=torch.bool, device=features.device)
         hidden = hidden.scatter(1, torch.where(valid, batch.labels, frames), valid)[:, :-1]
         states, features = body.feature_projection(features)
@@ -179,7 +178,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per masked frame of a model to which all frames are alike, its codebook used as it is."""
+        """Return the loss per masked frame if all frames are alike, with the present use of the codebook."""
         found = self.loss(model, batch)
         diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
         return math.log(1 + self.negatives) + self.weight * diversity
@@ -197,9 +196,9 @@ class Wav2Vec2Pretraining(SoundTask):
         return {name: value / max(items, 1) for name, value in sums.items()}
 
     def collapsed(self, parts: Mapping[str, float | None]) -> str:
-        """Return why nothing more can come of a run with such figures in a step, '' where something can.
+        """Return why a run whose step had these figures cannot learn any more, '' if it can.
 
-        All frames have the same code then, no frame has a negative, and the loss fell for nothing
+        When all frames have the same code, no frame has a negative, and the loss has fallen for nothing
         (https://github.com/huggingface/transformers/issues/14387).
         """
         loss, perplexity = parts.get("contrastive"), parts.get("perplexity")
@@ -213,7 +212,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return ""
 
     def doubts(self, figures: Mapping[str, float]) -> str:
-        """Return what is too little of the figures of an evaluation for a run that learns, '' where nothing is."""
+        """Return which figures of an evaluation are too low for a run that learns, '' if none is."""
         perplexity, accuracy = figures["perplexity"], figures["accuracy"]
         if perplexity <= 2 * self.groups:
             return f"perplexity {perplexity:.3g} of {self.entries}: above {2 * self.groups} was wanted"
@@ -223,9 +222,9 @@ class Wav2Vec2Pretraining(SoundTask):
 
 
 def _heard(body: Any, waves: Tensor) -> Tensor:
-    """Return what the convolutions of a model make of waves (batch, samples): (batch, frames, channels).
+    """Run the convolutions of a model on waves (batch, samples): (batch, frames, channels).
 
-    Its own ``forward`` asks for a gradient of the waves too, which nobody uses, and at which a compiled graph ends.
+    Their own ``forward`` makes the waves require a gradient, which nobody uses, and which breaks a compiled graph.
     """
     states = waves[:, None]
     for layer in body.feature_extractor.conv_layers:

@@ -1,0 +1,64 @@
+"""A task whose model is in shards: every rank takes part in whatever the task does with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..job.job import Job
+from ..tasks._task import Batch, Loss, Task
+from .parallel_model import ParallelModel
+from .ranks import SINGLE_PROCESS
+
+__all__ = ["shard_task", "single_process_job"]
+
+T = TypeVar("T")
+
+
+def shard_task(job: Job, model: ParallelModel) -> Job:
+    """Return the job with a task that runs the sharded ``model`` on all ranks; the same job if it has no shards."""
+    if not model.is_sharded:
+        return job
+    task: Any = _ShardedTask(job.task, model)
+    return replace(job, task=task)
+
+
+def single_process_job(job: Job) -> Job:
+    """Return the job for one process, without the others: its task runs whatever model it gets."""
+    task: Any = getattr(job.task, "unsharded", job.task)
+    settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
+    return replace(job, ranks=SINGLE_PROCESS, settings=settings, task=task)
+
+
+class _ShardedTask:
+    """A task whose model is in shards: whatever runs the model goes through ``ShardedModel``, on every rank."""
+
+    def __init__(self, task: Task, model: ParallelModel) -> None:
+        self.unsharded, self._model = task, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unsharded, name)
+
+    def _task_of(self, module: nn.Module) -> Task:
+        """Return the task; it may only be asked about the one model that is in shards."""
+        assert module is self._model.module
+        return self.unsharded
+
+    def loss(self, module: nn.Module, batch: Batch) -> Loss:
+        return self._model(partial(_swapped, self._task_of(module).loss, batch))
+
+    @property
+    def uniform_loss(self) -> Any:
+        function = getattr(self.unsharded, "uniform_loss", None)
+        return None if function is None else lambda module, batch: self._model(partial(_swapped, function, batch))
+
+    def evaluate(self, module: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        return self._model(partial(_swapped, self._task_of(module).evaluate, batches))
+
+
+def _swapped(function: Callable[[nn.Module, Any], T], given: Any, module: nn.Module) -> T:
+    return function(module, given)
