@@ -1,4 +1,4 @@
-"""Figures of a split: the model as it would be used, and nothing of the run disturbed by looking."""
+"""Figures of a split and losses of batches, computed without changing anything that the run depends on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
 
 @contextmanager
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
-    """Put a model (as its average, where there is one) in evaluation mode for a while, without gradients."""
+    """Put a model, with its average as weights if there is one, in evaluation mode inside the block, without gradients.
+
+    Random states are restored: evaluating more often must not change what is trained.
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         with preserve_random_state(), torch.no_grad(), average.applied() if average is not None else nullcontext():
@@ -38,7 +41,7 @@ def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[No
 def evaluate(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: EMA | None = None
 ) -> dict[str, float]:
-    """Return a task's figures over batches."""
+    """Return the task's figures over batches; raises ConfigError if a user's task returns no figures."""
     device = next(model.parameters()).device
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
@@ -46,7 +49,7 @@ def evaluate(
 
 
 def _figures(found: object, task: Task) -> dict[str, float]:
-    """Return what a task gives as figures; raises ConfigError where it is the user's own and gives something else."""
+    """Return what a task returned as figures; raises ConfigError if it is something else."""
     name = f"evaluate of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, no figures by name.", hint=_LIKE)
@@ -62,7 +65,7 @@ def _figures(found: object, task: Task) -> dict[str, float]:
 def loss_per_item(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, part: str = ""
 ) -> float:
-    """Return the loss of batches, or a part of it, divided by all their items."""
+    """Return the loss of batches, or a part of it, per item of all of them."""
     device = next(model.parameters()).device
     total, items = 0.0, 0
     with evaluation_mode(model), autocast(settings, device):
@@ -73,8 +76,11 @@ def loss_per_item(
     return total / max(items, 1)
 
 
-def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float:
-    """Return the loss per item of outputs that say nothing."""
+def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float | None:
+    """Return the loss per item of uniform outputs; None if the task does not define it."""
+    function = getattr(task, "uniform_loss", None)
+    if function is None:
+        return None
     device = next(model.parameters()).device
     with evaluation_mode(model), autocast(settings, device), explain_task_errors(settings.task):
-        return float(task.uniform_loss(model, batch.to(device)))
+        return float(function(model, batch.to(device)))

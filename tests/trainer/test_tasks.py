@@ -18,15 +18,18 @@ from ckptsurgeon.trainer.checks.check import NOT_RUN, WARN
 from ckptsurgeon.trainer.checks.suite import checks_during
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.data.sound import Clip
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
 from ckptsurgeon.trainer.tasks import load_task, task_file
+from ckptsurgeon.trainer.tasks._sounds import SoundTask
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC
 from ckptsurgeon.trainer.tasks.hybrid import Hybrid
 
+from . import toy
 from .sounds import corpus, tone
 
 TOKENS = [" ", "a", "b", "c", "<blank>"]
@@ -432,12 +435,12 @@ def test_a_users_own_task_lies_beside_the_configuration() -> None:
         ("no.py:MyTask", None, "no.py does not exist"),
         ("my_task.txt:MyTask", "", "my_task.txt is no Python file"),
         ("my_task.py:MyTsak", "class MyTask: pass", "my_task.py has no MyTsak. Did you mean MyTask"),
-        ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is no task: it has no check, example, collate, loss"),
+        ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is no task: it has no loss, evaluate"),
         (
             "my_task.py:MyTask",
             "from ckptsurgeon.trainer.tasks._sounds import SoundTask\n"
             "class MyTask(SoundTask):\n    metric = 'x'\n    loss = uniform_loss = evaluate = None",
-            "is no task: it has no check, label",
+            "is no task: it has no label",
         ),
         ("my_task.py:MyTask", "MyTask = 3", "is no task: it is no class"),
         ("my_task.py:MyTask", "import not_there", "cannot be imported: ModuleNotFoundError"),
@@ -451,3 +454,41 @@ def test_what_is_no_task_is_said(name: str, content: str | None, why: str) -> No
     with pytest.raises(cs.ConfigError) as caught:
         load_task(name, ".")
     assert why in str(caught.value)
+
+
+BARE = """
+import toy_task
+
+class Bare:
+    metric = "error"
+    {members}
+
+    def __init__(self, settings, tokens):
+        self._toy = toy_task.Toy(settings, tokens)
+        self.splits, self.loss, self.evaluate = self._toy.splits, self._toy.loss, self._toy.evaluate
+    loss = evaluate = None
+"""
+
+
+@pytest.mark.parametrize("members", ["pass", "check = example = collate = uniform_loss = begin_step = higher = None"])
+def test_a_task_needs_only_loss_evaluate_and_metric(members: str, cheap: None) -> None:
+    """What a task leaves out, or sets to None, is not asked for."""
+    toy.write(task="bare.py:Bare")
+    Path("bare.py").write_text(BARE.format(members=members))
+    found = {check.name: check for check in cs.train("toy.yaml", steps=6, device="cpu", sets=["warmup=1"]).checks}
+    assert (found["first loss"].status, found["loss fell"].status) == ("NOT RUN", "PASS")
+    assert found["first loss"].says.endswith("; the task has no uniform_loss to compare it with")
+    assert "uniform" not in found["loss fell"].says
+
+
+def test_a_task_on_manifests_needs_no_check() -> None:
+    class Silent(SoundTask):
+        check = None  # type: ignore[assignment]
+
+        def label(self, clip: Clip) -> torch.Tensor:
+            return torch.tensor(0)
+
+    corpus("a.csv", ["a", "b"])
+    for kind in (Silent, type("Default", (Silent,), {"check": SoundTask.check})):
+        task = kind(parse_settings({"task": "x", "data": {"train": "a.csv"}}, "x"), ())
+        assert len(task.splits()["train"].split.clips) == 2

@@ -120,15 +120,6 @@ class Toy:
     def splits(self):
         return {"train": Clips(4, self.settings.batch_size, 0, self), "dev": Clips(2, 32, 1, self)}
 
-    def check(self, clips):
-        pass
-
-    def example(self, clip):
-        return {}
-
-    def collate(self, examples):
-        return None
-
     def loss(self, model, batch):
         logits = model(batch.inputs, batch.lengths)
         total = functional.cross_entropy(logits, batch.labels[:, 0], reduction="sum")

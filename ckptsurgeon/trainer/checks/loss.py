@@ -85,7 +85,7 @@ def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     first = progress.first_loss
     says = f"{' to '.join(apart(math.nan if first is None else first, last))} on the first batch"
     bounds = [one for one in (first, uniform) if one is not None and math.isfinite(one) and one > 0]
-    if math.isfinite(uniform) and uniform > 0:
+    if uniform is not None and math.isfinite(uniform) and uniform > 0:
         says += f", {uniform:.3g} of uniform outputs"
     if not math.isfinite(last):
         return Check(LOSS_FELL, FAIL, says)
@@ -129,6 +129,8 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     if not math.isfinite(found):
         return Check(name, FAIL, f"{found}")
     uniform = uniform_loss(model, task, batch, settings=settings)
+    if uniform is None:
+        return Check(name, NOT_RUN, f"{found:.3g}; the task has no uniform_loss to compare it with")
     if not math.isfinite(uniform) or uniform <= 0:
         return Check(name, PASS, f"{found:.3g}; uniform outputs say nothing here ({uniform:.3g})")
     share = found / uniform - 1

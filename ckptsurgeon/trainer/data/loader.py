@@ -15,7 +15,7 @@ from ..system.signals import ignore_stop_signals, start_loader
 from .split import Split
 
 if TYPE_CHECKING:
-    from ..tasks._task import Batch, Task
+    from ..tasks._task import Batch, ClipTask
     from .inputs import Inputs
 
 __all__ = ["Batches", "epoch_batches", "padding", "sorted_batches"]
@@ -35,7 +35,7 @@ class Batches:
     """
 
     def __init__(
-        self, task: Task, split: Split, *, batch_size: int, workers: int = 0, shuffled: bool = True,
+        self, task: ClipTask, split: Split, *, batch_size: int, workers: int = 0, shuffled: bool = True,
         inputs: Inputs | None = None,
     ) -> None:  # fmt: skip
         self.split = split
@@ -115,7 +115,7 @@ class _Places(torch.utils.data.Sampler[list[Key]]):
 class _Made(torch.utils.data.Dataset[Any]):
     """The dataset of the loader. Errors are returned, so that the parent raises them with their own class."""
 
-    def __init__(self, task: Task, split: Split) -> None:
+    def __init__(self, task: ClipTask, split: Split) -> None:
         self._task, self._clips = task, split.clips
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch | CheckpointError:

@@ -1,4 +1,4 @@
-"""Finds a task by its name: one of ours, or a class in a file of the user's."""
+"""Finds a task by its name: one of this folder, or a class in a file of the user."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ __all__ = ["explain_task_errors", "is_user_task", "load_task", "task_file"]
 
 TASKS = "ckptsurgeon.trainer.tasks"
 USERS = "ckptsurgeon_users_task"
-MEMBERS = ("check", "example", "collate", "loss", "uniform_loss", "evaluate", "metric")
+REQUIRED = ("loss", "evaluate", "metric")
+"""All other members of a task are optional: Task lists them."""
 
 
 def task_file(name: str, folder: str) -> str:
-    """Return the file that ``my_task.py:MyTask`` names, relative to ``folder``; '' for a task of ours."""
+    """Return the file that ``my_task.py:MyTask`` names, relative to ``folder``; '' for a task of this folder."""
     path, between, _ = name.rpartition(":")
     return os.path.normpath(os.path.join(folder, path)) if between else ""
 
@@ -34,12 +35,12 @@ def task_file(name: str, folder: str) -> str:
 def load_task(name: str, folder: str) -> type[Task]:
     """Return the class of a task: ``ctc``, or ``my_task.py:MyTask``, whose file is the user's own code and is run.
 
-    Raises ConfigError for a name nobody knows, naming the nearest, and for a file that cannot be imported or a class
-    that lacks what a task has.
+    Raises ConfigError for an unknown name, with the nearest known one, for a file that cannot be imported, and for a
+    class that lacks a required member.
     """
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
-    lacking = [member for member in MEMBERS if not hasattr(found, member)]
+    lacking = [member for member in REQUIRED if not hasattr(found, member)]
     lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
     if not isinstance(found, type) or lacking:
         why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is no class"
@@ -57,13 +58,13 @@ def is_user_task(task: object) -> bool:
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """Let what a task of the user's own raises be an error of the configuration that names it; ours have none.
+    """Raise ConfigError for what a user's own task raises in the block, with the line; errors of our tasks pass.
 
-    ``there``: only what is raised in its file.
+    With ``there``, only what is raised in the user's file: in a step the model, too, may raise.
     """
     try:
         yield
-    except (CheckpointError, torch.OutOfMemoryError):  # of the latter something else is said
+    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory has the message for the latter
         raise
     except Exception as error:
         if ":" not in name or is_communication_error(error) or (there and not _where(error, name)):
@@ -75,7 +76,7 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
 
 
 def _where(error: Exception, name: str) -> str:
-    """Return the line of the user's file that was being run, where it was."""
+    """Return the line of the user's file in which the error was raised; '' if it was raised elsewhere."""
     file = os.path.basename(name.rpartition(":")[0])
     lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
     return f" in line {lines[-1]}" if lines else ""

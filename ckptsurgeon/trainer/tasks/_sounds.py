@@ -1,4 +1,4 @@
-"""What the tasks share that are given sounds: their splits, their examples, their batches."""
+"""The base of tasks on sounds: their splits, their examples, their batches."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.sound import Clip
 from ..data.split import Split, read_split
-from ._task import Batch, Progress, Task
+from ._task import Batch, ClipTask, Progress
 
 __all__ = ["SoundTask", "TranscribedTask"]
 
 
 class SoundTask(ABC):
-    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label.
+    """A task whose examples are clips of manifests. A subclass says how a clip's text becomes its label.
 
-    ``decodings`` are the values of ``train.decoding`` that it knows.
+    ``decodings`` are the values of ``train.decoding`` that it supports.
     """
 
     decodings: tuple[str, ...] = ("ctc",)
@@ -44,11 +44,10 @@ class SoundTask(ABC):
 
     @abstractmethod
     def label(self, clip: Clip) -> Tensor:
-        """Return what is to be answered to a clip."""
+        """Return the label of a clip as a tensor."""
 
-    @abstractmethod
-    def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for a clip that cannot be learned from."""
+    def check(self, clips: Sequence[Clip]) -> None:  # noqa: B027
+        """Raise ConfigError for clips that cannot be learned from, with file and line; by default every clip can."""
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
@@ -65,16 +64,16 @@ class SoundTask(ABC):
                 with faults.gathering():
                     self._splits[name] = self.split(name)
         faults.check()
-        # Not kept: workers of a loader that lies in a circle of references take seconds to end.
+        # The batches are not kept: a loader in a circle of references ends its workers only after seconds.
         return {name: self._batches(split) for name, split in self._splits.items()}
 
     def split(self, name: str) -> Split:
         """Return the clips of a split."""
-        return read_split(name, self.settings.data, check=self.check, fits=self.fits)
+        return read_split(name, self.settings.data, check=cast(Any, self.check) or (lambda clips: None), fits=self.fits)
 
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
-        task = cast(Task, self)  # with the losses that a subclass adds
+        task = cast(ClipTask, self)  # with the losses that a subclass adds
         return Batches(
             task, split, batch_size=settings.batch_size, workers=settings.data.workers,
             shuffled=split.name == "train", inputs=self.inputs,
@@ -91,13 +90,13 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line on each split: how much there is, what was left out and why; of training, the padding too."""
+        """Return a line on each split: how much there is, what was left out and why; for training, the padding, too."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return the input and the label of a clip, how long it is and where it is written."""
+        """Return the input and the label of a clip, its length in seconds and its place."""
         return {"input": self.inputs(clip), "label": self.label(clip), "seconds": clip.seconds, "name": clip.where}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -109,7 +108,7 @@ class SoundTask(ABC):
 
 
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return (batch, longest, …) and the lengths (batch,); what has no length is put side by side."""
+    """Return (batch, longest, …) and the lengths (batch,); tensors without a dimension are stacked."""
     first = tensors[0]
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
@@ -124,7 +123,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose answer is a text, in the tokens of a list."""
+    """A task whose labels are texts, in the tokens of a list."""
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -146,7 +145,7 @@ class TranscribedTask(SoundTask):
             raise self._unknown({clip.where: error}) from None
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for transcripts that are empty, or hold letters that no token is; all are its details."""
+        """Raise ConfigError for transcripts that are empty or have letters that are no tokens; details lists them."""
         faults = ErrorCollector()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
@@ -178,7 +177,7 @@ class TranscribedTask(SoundTask):
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether there are frames enough, before a model takes any away, for CTC to spell the transcript."""
+        """Return whether the input has enough frames for CTC to spell the transcript; a model may reduce them."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 

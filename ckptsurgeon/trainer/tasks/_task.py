@@ -1,4 +1,4 @@
-"""What a task is: what a model is given, what it is asked, and how well it answers. One file of this folder each."""
+"""What a task is: the batches that a model gets, its loss, and its figures. Each task is one file of this folder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..data.sound import Clip
 
-__all__ = ["Batch", "Loss", "Progress", "Task", "is_higher_better"]
+__all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
-"""Is told of a split how many of its clips are done, and how many there are."""
+"""A function that gets a split, how many of its clips are done, and how many there are."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples put together, padded to the longest.
+    """Examples padded to the longest of them.
 
-    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` how much of each is no padding; ``labels`` and
-    ``label_lengths`` likewise, of what is to be answered. ``seconds`` is the sound in it. ``names`` say where each
-    example is written. ``extras`` are what else a task wants, each with an entry for every example.
-    ``idle``: of several processes this one has nothing to do, and nothing of what it does counts.
+    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` is how much of each is not padding; ``labels``
+    and ``label_lengths`` are the same for the answers. ``seconds`` of sound are in it. ``names`` are the places (file
+    and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry for every example.
+    ``idle``: this rank has no example of its own in this step, so nothing that it computes may count.
     """
 
     inputs: Tensor
@@ -42,15 +42,15 @@ class Batch:
         return self._each(lambda one: one.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in memory that a GPU copies from while it works; a loader calls this."""
+        """Return the batch in pinned memory, which a GPU copies from while it computes; torch's loader calls this."""
         return self._each(lambda one: one.pin_memory())
 
     def part(self, first: int, last: int) -> Batch:
-        """Return some of its examples, padded as they are in it."""
+        """Return the examples from ``first`` up to ``last``, padded as they are in the batch."""
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:
-        """Return every ``step``-th of its examples, padded as they are; its first one, idle, where none is left."""
+        """Return every ``step``-th example, padded as they are; if there is none, the first of all, idle."""
         names = self.names[first::step]
         if not names:
             return replace(self.part(0, 1), seconds=0.0, idle=True)
@@ -58,7 +58,7 @@ class Batch:
         return replace(self._each(lambda one: one[first::step]), names=names, seconds=seconds)
 
     def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
-        """Return the batch with more that belongs to it."""
+        """Return the batch with more extras."""
         return replace(self, extras={**self.extras, **extras})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -70,11 +70,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """The sum of a loss over ``items`` (labels, frames, examples), so that it can be divided by those of many batches.
+    """The sum of a loss over ``items`` (labels, frames, examples), to be divided by the items of all batches of a step.
 
-    ``items`` may be a tensor (0-d): to make a number of it would wait for the device. ``parts`` are its sums by name,
-    for the log. ``too_short`` is how many clips CTC can spell in no way, after whatever the model takes off their
-    lengths; None where nothing is spelled.
+    ``items`` may be a 0-d tensor: making a number of it would wait for the device. ``parts`` are sums by name, for the
+    log. ``too_short`` is the number of clips with fewer frames, as the model counts them, than CTC needs for their
+    labels; None if the task does not use CTC.
     """
 
     total: Tensor
@@ -84,25 +84,40 @@ class Loss:
 
 
 class Task(Protocol):
-    """A task. One module of this folder offers one as ``TASK``, a class that takes the settings and the token list.
+    """A task: a class that takes the settings and the token list. One module of this folder offers one as ``TASK``.
 
-    ``metric`` is the figure that says which model is best. One that has an attribute ``higher`` names in it the figures
-    that are better when they are higher; all others are when lower.
+    ``metric`` is the figure that decides which model is best: the lowest, or the highest for figures that an optional
+    attribute ``higher`` names. A task has these members, and any of the optional ones that it needs (None is as good
+    as leaving one out):
 
-    Some have more. ``meet(model)`` is called once, before there are data, with the model on the meta device, for what
-    of it the data depend on. ``begin_step(model, step)`` is called before each step of training. ``per_clip`` names the
-    part of the loss that is a sum over clips, where the whole of it is not. ``collapsed(parts)`` says why nothing more
-    can come of a run whose steps have such parts per item, '' where something can; ``doubts(figures)`` what is too
-    little of an evaluation's figures. ``static`` says that the shapes of a batch follow from its longest clip alone.
+    - ``splits()`` returns the sources ``train``, ``dev`` and ``test`` by name; ``notes()`` lines on them for the user;
+      ``prepare(progress)`` fills caches for ``--preprocess-only`` and returns lines on that.
+    - ``meet(model)`` is called once, before there are data, with the model on the meta device, if the data depend on
+      it; ``begin_step(model, step)`` before each step of training.
+    - ``uniform_loss(model, batch)`` returns the loss per item of a model whose outputs are all the same: the checks
+      compare the first loss and the last with it.
+    - ``per_clip`` names the part of the loss that is a sum over clips, if the whole of it is not; ``gradient_band`` is
+      the lowest and highest mean gradient norm of healthy runs; ``static`` says that the shapes of a batch follow from
+      its longest clip alone, so that it can be compiled.
+    - ``collapsed(parts)`` returns why a run whose step had these parts per item is lost, '' if it is not;
+      ``doubts(figures)`` returns what is too low in the figures of an evaluation, '' if nothing is.
     """
 
     metric: str
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None: ...
 
-    def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for a clip that cannot be learned from: a letter that no token is, with file and line."""
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of a batch, as a sum over its items."""
         ...
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return figures over a whole split: ``loss``, the metric, and others."""
+        ...
+
+
+class ClipTask(Task, Protocol):
+    """A task whose batches ``Batches`` makes, from clips of manifests or examples of a dataset."""
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return what one clip becomes: ``input`` (time, …) and ``label`` tensors."""
@@ -112,19 +127,7 @@ class Task(Protocol):
         """Return a batch of examples."""
         ...
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the loss of a batch, as a sum over its items."""
-        ...
-
-    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per item of a model whose outputs are all the same."""
-        ...
-
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return figures over a whole split: ``loss``, the metric, and others."""
-        ...
-
 
 def is_higher_better(task: Task, figure: str) -> bool:
-    """Whether a figure of a task is better when higher; a task of a user's own need not say so."""
-    return figure in getattr(task, "higher", ())
+    """Whether a higher value of a figure is better."""
+    return figure in (getattr(task, "higher", None) or ())

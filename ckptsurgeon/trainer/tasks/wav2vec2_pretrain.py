@@ -84,9 +84,6 @@ class Wav2Vec2Pretraining(SoundTask):
         """Return nothing: the targets are in the clip itself."""
         return torch.empty(0, dtype=torch.int64)
 
-    def check(self, clips: Sequence[Clip]) -> None:
-        """Take every clip: no text of it is used."""
-
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for two masked spans that begin at different frames."""
         return bool(self.hearing.frames(self._samples(clip)) > self.length)
