@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from ckptsurgeon.trainer.config.settings import Data, Features, Pretrain, Settin
 from ..project.test_documentation import quoted, table
 from . import toy
 
-PAGE = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "train.md").read_text()
+STEP = (ROOT / "docs" / "explanation" / "training-step.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,51 @@ def test_every_option_is_in_the_page_or_the_help(ckpt: Callable[..., Any]) -> No
     named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     assert named <= shown | {"--exclude"}
     assert shown - named <= {"--device", "--json", "--quiet", "--verbose", "--help", "--run", "--preprocess-only"}
+
+
+def definitions() -> dict[str, set[str]]:
+    """The classes of the trainer with the methods of each, and, under '', the functions of its modules."""
+    found: dict[str, set[str]] = {"": set()}
+    for path in (ROOT / "ckptsurgeon" / "trainer").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                found[""].add(node.name)
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+    return found
+
+
+def test_the_page_on_a_step_names_what_is_there() -> None:
+    """Each class, method, function, setting, folder and file of the page exists under this name."""
+    known, settings = definitions(), {field.name for field in fields(Settings)}
+    functions = known[""].union(*known.values())
+    wrong = []
+    for name in dict.fromkeys(re.findall(r"`([^`\n]+)`", STEP)):
+        owner, _, member = name.rpartition(".")
+        if name.startswith("--") or name in ("ckpt train", "ckpt demo-data", "torch.compile", "train:", "dev", "last"):
+            continue
+        if name.endswith(("/", ".py")):
+            folder = "" if name.startswith("ckptsurgeon/") else "ckptsurgeon/trainer/"
+            right = (ROOT / folder / name).exists() or (ROOT / "ckptsurgeon/trainer/checks" / name).exists()
+        elif name.endswith((".jsonl", ".safetensors", "<n>")):
+            right = name in PAGE
+        elif owner == "train":
+            right = member in settings
+        else:
+            right = member in known.get(owner, set()) if owner else member in known or member in functions
+        if not right:
+            wrong.append(name)
+    assert not wrong
+
+
+def test_a_step_can_be_read_in_one_file() -> None:
+    """The order of the page is that of loop.py, which is under 300 lines."""
+    text = (ROOT / "ckptsurgeon" / "trainer" / "loop.py").read_text()
+    assert text.count("\n") < 300
+    step = [
+        "state.apply_freezing()", "self._step(stop)", "self._write_rows(since)", "self._evaluate()", "self.save()",
+        "lr_factor(", "next(state.stream)", "gradient_step(", "state.ema.update()", "def gradient_step", "total.backward()",
+        "all_reduce([packed])", "scale_gradients(", "optimizer.step(",
+    ]  # fmt: skip
+    places = [text.index(one, text.index("while progress.step < until")) for one in step]
+    assert places == sorted(places)
