@@ -52,13 +52,13 @@ def _figures(found: object, task: Task) -> dict[str, float]:
     """Return what a task returned as figures; raises ConfigError if it is something else."""
     name = f"evaluate of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
-        raise ConfigError(f"{name} returns {brief_repr(found)}, no figures by name.", hint=_LIKE)
+        raise ConfigError(f"{name} returns {brief_repr(found)}, not figures by name.", hint=_LIKE)
     made = {}
     for key, value in found.items():
         try:
             made[str(key)] = float(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"{name} gives {key!r} as {brief_repr(value)}, no number.", hint=_LIKE) from error
+            raise ConfigError(f"{name} gives {key!r} as {brief_repr(value)}, not a number.", hint=_LIKE) from error
     return made
 
 

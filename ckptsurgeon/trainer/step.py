@@ -57,7 +57,7 @@ class StepCounts:
         clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
         if ranks * squares != names**2:  # equal only if every rank sent the same number
             raise ConfigError(
-                "the losses of the processes have other parts in the same step.",
+                "the losses of the processes have different parts in the same step.",
                 hint="A task returns the same parts, in the same order, for every batch: 0 if there is nothing of one.",
             )
         signal = next((name for name, count in zip(SIGNAL_NAMES, received, strict=True) if count), "")

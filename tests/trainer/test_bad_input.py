@@ -76,7 +76,7 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
 
 def test_a_letter_outside_the_alphabet(ckpt: Run) -> None:
     Path("train.csv").write_text(Path("train.csv").read_text().replace("ca\n", "c\u00e9\n"))
-    assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is no token of the list.")
+    assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is not a token of the list.")
 
 
 def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:

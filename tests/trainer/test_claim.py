@@ -48,7 +48,7 @@ def test_a_configuration_of_the_name_of_a_runs_is_not_written_over(ckpt: Run) ->
     moved_into("exp", "config.yaml", "toy_net.py", "toy_task.py")
     said = refused(ckpt, "exp", "exp/config.yaml")
     assert said == (
-        "exp/config.yaml is in the way: a run writes a file of that name, and no run left this one. "
+        "exp/config.yaml is in the way: a run writes a file of that name, and no run wrote this one. "
         "Name a folder of its own with --run."
     )
 

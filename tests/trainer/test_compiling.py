@@ -105,7 +105,7 @@ def test_a_run_may_go_on_without_and_it_is_said(ckpt: Run, cheap: None) -> None:
     toy.write(compile=False)
     assert ckpt("train", "toy.yaml", "--device", "cpu").code == 0
     done = ckpt("train", "--resume", "--set", "compile=auto", "--device", "cpu")
-    assert "compile was off, is auto: it goes on, but not bit for bit" in " ".join((done.out + done.err).split())
+    assert "compile was off, is auto: the run continues, but not bit for bit" in " ".join((done.out + done.err).split())
     lineage = json.loads(Path("run/lineage.json").read_text())
     del lineage["settings"]["compile"]  # of a version that had no such setting
     Path("run/lineage.json").write_text(json.dumps(lineage))
@@ -142,7 +142,7 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert not compile_notes(gpu)
     other = replace(build_job(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
     assert compiled_loss(other) is None
-    assert "not compiled: what is heard of the clips lasts 0.4 to" in compile_notes(other)[0]
+    assert "not compiled: crops last 0.4 to" in compile_notes(other)[0]
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda"))) is None
 
 

@@ -61,8 +61,8 @@ def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
     ("text", "why"),
     [
         ("", "the manifest train.csv is empty. Known are:"),
-        ("\n\n", "train.csv is no manifest that is known here: its first line is empty."),
-        ("path;text\na;b\n", "its first line is 'path;text'. Its columns stand between semicolons"),
+        ("\n\n", "train.csv is not a known kind of manifest: its first line is empty."),
+        ("path;text\na;b\n", "its first line is 'path;text'. Its columns are separated by semicolons"),
     ],
 )
 def test_a_manifest_that_is_none(text: str, why: str, ckpt: Run) -> None:
@@ -198,12 +198,12 @@ class Fails(Toy):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("NoFigures", "evaluate of the task NoFigures returns None, no figures by name. As in {"),
-        ("NoNumbers", "evaluate of the task NoNumbers gives 'error' as 'low', no number."),
+        ("NoFigures", "evaluate of the task NoFigures returns None, not figures by name. As in {"),
+        ("NoNumbers", "evaluate of the task NoNumbers gives 'error' as 'low', not a number."),
         ("Bare", "the task own.py:Bare fails: TypeError: "),
         ("NoItems", "loss of the task own.py:NoItems is of 0 items, for the 8 examples of a batch."),
         ("NoLoss", "loss of the task own.py:NoLoss returns tensor("),
-        ("Empty", "the split train gives no batch 0 in epoch 0, of 0 that it promises."),
+        ("Empty", "the split train has no batch 0 in epoch 0, but size(0) is 0."),
         ("Fails", "the task own.py:Fails fails in line 38: KeyError: 1."),
     ],
 )

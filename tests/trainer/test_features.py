@@ -99,7 +99,7 @@ def test_settings_that_give_no_features_are_refused() -> None:
     [
         (np.zeros(0), "a.wav has no samples"),
         (np.zeros(1600), "a.wav is silent: all of its samples are 0"),
-        (np.full(1600, np.nan), "a.wav holds values that are no numbers"),
+        (np.full(1600, np.nan), "a.wav contains values that are not numbers"),
     ],
 )
 def test_a_clip_that_says_nothing_is_an_error_that_names_it(samples: np.ndarray, why: str) -> None:

@@ -65,10 +65,10 @@ def test_only_line_ends_end_lines() -> None:
         (COQUI + ",1,yes\n", ("x.csv, line 2: wav_filename is empty",)),
         (COQUI + "a.wav,1,yes, it does\n", ("x.csv, line 2: it has 4 values where", "in quotes")),
         (COQUI + 'a.wav,1,"yes\n', ("x.csv, line 2",)),
-        (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav stands in x.csv, line 2 too",)),
+        (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav is in x.csv, line 2, too",)),
         (COQUI, ("x.csv names no clip",)),
-        ("a;b\n", ("x.csv is no manifest that is known", "Coqui STT", "SpeechBrain", "Kaldi", "classification")),
-        ("path\na.wav\n", ("x.csv is no manifest",)),
+        ("a;b\n", ("x.csv is not a known kind of manifest", "Coqui STT", "SpeechBrain", "Kaldi", "classification")),
+        ("path\na.wav\n", ("x.csv is not a known kind of manifest",)),
         ("label\nyes\n", ("line 1: it has no column path",)),
         ("path,label\n,yes\n", ("line 2: path is empty",)),
     ],
@@ -103,14 +103,14 @@ def test_what_is_no_sound_is_named() -> None:
 def test_a_clip_may_stand_in_one_manifest_only() -> None:
     corpus("a.csv", ["x"])
     Path("b.csv").write_text("wav_filename,transcript\na-0.wav,x\n")
-    with pytest.raises(cs.ConfigError, match="b.csv, line 2: the clip a-0.wav stands in a.csv, line 2 too"):
+    with pytest.raises(cs.ConfigError, match="b.csv, line 2: the clip a-0.wav is in a.csv, line 2, too"):
         read_manifests(["a.csv", "b.csv"])
 
 
 def test_a_manifest_that_is_missing_is_said() -> None:
     fails("x.csv", "the manifest x.csv does not exist")
     os.mkfifo("pipe.csv")
-    fails("pipe.csv", "pipe.csv is no regular file")
+    fails("pipe.csv", "pipe.csv is not a regular file")
 
 
 def annotation(**entries: Any) -> str:
@@ -155,7 +155,7 @@ def test_what_is_wrong_with_an_annotation_is_said(entry: Any, texts: tuple[str, 
 
 def test_json_that_is_none_and_keys_that_stand_twice() -> None:
     for text, why in (
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[1]", "not a JSON object of clips"),
         ('{"a": 1, "a": 2}', "a stands twice"),
     ):

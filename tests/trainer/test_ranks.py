@@ -170,7 +170,7 @@ def test_losses_of_other_parts_are_an_error() -> None:
     for how in ("OTHER", "NONE"):
         ended = train("toy.yaml", "--run", "run", "--set", "task=faulty.py:Parted", HOW=how)
         assert [one.code for one in ended] == [2, 2], ended
-        assert "the losses of the processes have other parts in the same step" in " ".join(ended[0].err.split())
+        assert "the losses of the processes have different parts in the same step" in " ".join(ended[0].err.split())
 
 
 PARTED = """
@@ -293,7 +293,7 @@ def test_pre_training_normalises_over_all_of_them() -> None:
     ],
 )
 def test_half_an_environment_is_an_error(environment: dict[str, str]) -> None:
-    with pytest.raises(cs.ConfigError, match="the environment says RANK=0"):
+    with pytest.raises(cs.ConfigError, match="the environment sets RANK=0"):
         read_torchrun_env(environment)
 
 

@@ -127,7 +127,7 @@ def test_a_run_whose_link_was_lost_goes_on(how: str, ckpt: Run, init: str) -> No
     assert "run holds a run, at step 5. Go on with it by --resume" in refused(ckpt, code=2)
     done = ckpt("train", "--resume", "--device", "cpu")
     assert done.code == 0, done
-    assert "run/last led to no checkpoint; going on from run/steps/5" in " ".join(done.err.split())
+    assert "run/last pointed to no checkpoint; resuming from run/steps/5" in " ".join(done.err.split())
     assert os.readlink("run/last") == "steps/12"
     assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
     assert whole.step == 12
@@ -197,7 +197,7 @@ def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     assert done.code == 0
     assert "wav holds other things too, and the run lies between them: 1.wav" in " ".join(done.err.split())
     Path("file").touch()
-    assert "file is no folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
+    assert "file is not a folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
 
 
 def test_identical_runs_leave_identical_files(init: str) -> None:

@@ -39,7 +39,7 @@ def test_sections_and_lists_are_read() -> None:
         (3, "train is 3, not a section"),
         ({"setps": 1}, "no field 'setps'. Did you mean steps"),
         ({"data": {"trian": "x"}}, "train.data has no field 'trian'. Did you mean train"),
-        ({"steps": "a"}, "train.steps is 'a', not a whole number. It is 1000 where"),
+        ({"steps": "a"}, "train.steps is 'a', not a whole number. The default is 1000"),
         ({"steps": True}, "not a whole number"),
         ({"steps": None}, "not a whole number"),
         ({"lr": "fast"}, "not a number"),

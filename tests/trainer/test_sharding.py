@@ -233,7 +233,7 @@ def test_processes_that_use_other_layers_are_an_error(seed: str) -> None:
     layered(drop=True)
     first, second = train("toy.yaml", "--run", "run", "--seed", seed, *FSDP)
     assert (first.code, second.code) == (2, 2), (first, second)
-    assert "the processes use other layers in the same step" in " ".join(first.err.split())
+    assert "the processes use different layers in the same step" in " ".join(first.err.split())
     assert not Path("run/last").exists()
 
 

@@ -186,7 +186,7 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
         "train.csv, line 4: the transcript is empty",
     )
     corpus("train.csv", ["a", "bä", "xb", "a"])
-    with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is no token") as caught:
+    with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is not a token") as caught:
         CTC(settings(), TOKENS).splits()
     assert "2 transcripts with x ä in all" in str(caught.value)
     assert len(caught.value.details) == 2
@@ -433,16 +433,16 @@ def test_a_users_own_task_lies_beside_the_configuration() -> None:
     ("name", "content", "why"),
     [
         ("no.py:MyTask", None, "no.py does not exist"),
-        ("my_task.txt:MyTask", "", "my_task.txt is no Python file"),
+        ("my_task.txt:MyTask", "", "my_task.txt is not a Python file"),
         ("my_task.py:MyTsak", "class MyTask: pass", "my_task.py has no MyTsak. Did you mean MyTask"),
-        ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is no task: it has no loss, evaluate"),
+        ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is not a task: it has no loss, evaluate"),
         (
             "my_task.py:MyTask",
             "from ckptsurgeon.trainer.tasks._sounds import SoundTask\n"
             "class MyTask(SoundTask):\n    metric = 'x'\n    loss = uniform_loss = evaluate = None",
-            "is no task: it has no label",
+            "is not a task: it has no label",
         ),
-        ("my_task.py:MyTask", "MyTask = 3", "is no task: it is no class"),
+        ("my_task.py:MyTask", "MyTask = 3", "is not a task: it is not a class"),
         ("my_task.py:MyTask", "import not_there", "cannot be imported: ModuleNotFoundError"),
         ("my_task.py:MyTask", "raise SystemExit(3)", "its code ended the program"),
         ("my_task.py:MyTask", "def", "cannot be imported: SyntaxError"),

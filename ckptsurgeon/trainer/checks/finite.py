@@ -47,9 +47,9 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Chec
     odd = [key for key in constant if key not in declared]
     matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
     if matrices:
-        return Check(name, FAIL, f"{listing(matrices, where='')}: one value throughout, where it is declared random")
+        return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but declared random")
     if odd:
-        return Check(name, WARN, f"{listing(odd, where='')}: one value throughout, where it is declared random")
+        return Check(name, WARN, f"{listing(odd, where='')}: constant, but declared random")
     rest = f", {len(constant)} constant as declared" if constant else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 

@@ -190,7 +190,7 @@ def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
     tensors = state_tensors(model)
     loose = [key for key, owner in ties.items() if _place(tensors[key]) != _place(tensors[owner])]
     if loose:
-        return Check(name, FAIL, f"{listing(loose, where='')} went their own way")
+        return Check(name, FAIL, f"{listing(loose, where='')} are no longer tied")
     return Check(name, PASS, f"{len(ties)} of {len(ties)}")
 
 

@@ -93,7 +93,7 @@ def reload_in_new_process(
     losses = [float(line.removeprefix(LOSS_PREFIX)) for line in lines if line.startswith(LOSS_PREFIX)]
     for one, loss in zip(saved, losses, strict=False):
         yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
-    last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    last = (done.stderr.strip().splitlines() or ["it gave no message"])[-1]
     for one in saved[len(losses) :]:
         yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
 

@@ -40,7 +40,7 @@ from .updates import finite_steps, frozen_unchanged, gradient_norm, trained_tens
 
 __all__ = ["checks_after", "checks_before", "checks_during", "collect_checks", "smoke_test"]
 
-IN_PARTS = "each process holds a part of the model (--strategy fsdp)"
+IN_PARTS = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
@@ -198,7 +198,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
         loss: object = job.task.loss(model, batch.to(job.device))
     name = f"loss of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):
-        raise ConfigError(f"{name} returns {brief_repr(loss)}, no Loss(total, items, parts).")
+        raise ConfigError(f"{name} returns {brief_repr(loss)}, not a Loss(total, items, parts).")
     if not _is_of_something(loss):
         raise ConfigError(
             f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",

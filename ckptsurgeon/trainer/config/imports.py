@@ -59,7 +59,7 @@ def load_from_user_file(what: str, path: str, attribute: str, *, example: str, m
     that does not exist or cannot be imported, and for a missing attribute, with the nearest name.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
-        why = "does not exist" if not os.path.exists(path) else "is no Python file"
+        why = "does not exist" if not os.path.exists(path) else "is not a Python file"
         raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"It is {example}."))
     spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
     assert spec is not None  # Python knows the suffix

@@ -96,7 +96,7 @@ def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
     try:
         made = None if value is None and optional else reader(value)
     except (TypeError, ValueError, OverflowError):
-        hint = "" if one.default is MISSING else f"It is {one.default!r} where nothing is said."
+        hint = "" if one.default is MISSING else f"The default is {one.default!r}."
         meant = _MEANT[str(one.type).partition(" | ")[0]]
         raise ConfigError(f"{escape(where)}: {path} is {brief_repr(value, 80)}, not {meant}.", hint=hint) from None
     if one.name in CHOICES and made not in CHOICES[one.name]:

@@ -129,7 +129,7 @@ def read_sound(clip: Clip, rate: int) -> Samples:
     if not len(mono):
         raise _unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
-        raise _unusable(clip, "holds values that are no numbers")
+        raise _unusable(clip, "contains values that are not numbers")
     if not mono.any():
         raise _unusable(clip, "is silent: all of its samples are 0")
     return mono

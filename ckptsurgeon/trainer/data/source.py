@@ -79,8 +79,8 @@ def first_batch(source: Source, seed: int) -> Batch:
 
 def _nothing(epoch: int, used: int, size: int) -> ConfigError:
     return ConfigError(
-        f"the split train gives no batch {used} in epoch {epoch}, of {size} that it promises.",
-        hint="size(epoch) and read(seed, epoch, start) of the task's source are to agree, and size is 1 or more.",
+        f"the split train has no batch {used} in epoch {epoch}, but size({epoch}) is {size}.",
+        hint="size(epoch) and read(seed, epoch, start) of the task's source must agree, and size must be 1 or more.",
     )
 
 

@@ -99,7 +99,9 @@ class RunFolder:
             return ""
         clear_last(self.path, step)
         self._point(step)
-        return f"{escape(self.of('last'))} led to no checkpoint; going on from {escape(self.of('steps', str(step)))}"
+        return (
+            f"{escape(self.of('last'))} pointed to no checkpoint; resuming from {escape(self.of('steps', str(step)))}"
+        )
 
     def create(self) -> None:
         """Make the folder; raises OutputError."""
@@ -238,7 +240,7 @@ class RunFolder:
         except OSError as error:
             raise SourceError(f"{escape(self.of(name))} cannot be read: {error.strerror}.") from error
         except ValueError as error:
-            raise FormatError(f"{escape(self.of(name))} is no JSON: {error}.") from error
+            raise FormatError(f"{escape(self.of(name))} is not valid JSON: {error}.") from error
         if not isinstance(data, dict):
             raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
         return data

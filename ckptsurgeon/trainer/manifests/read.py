@@ -70,7 +70,7 @@ def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
     first = wrong[0]
     if len(wrong) == 1:
         return first
-    more = f" So it is with {len(wrong) - 1} of {of} more."
+    more = f" {len(wrong) - 1} more of {of} have errors, too."
     return type(first)(first.message + more, hint=first.hint, details=[error.message for error in wrong])
 
 
@@ -80,13 +80,13 @@ def _read(path: str) -> list[Clip]:
         hint = "Several are a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
         raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=did_you_mean(path, hint))
     if not os.path.isfile(path) and not os.path.isdir(path):
-        raise ConfigError(f"the manifest {escape(path)} is no regular file.")
+        raise ConfigError(f"the manifest {escape(path)} is not a regular file.")
     if os.path.isfile(path) and not os.path.getsize(path):
         raise ConfigError(f"the manifest {escape(path)} is empty.", hint=f"Known are: {_known()}.")
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:
-        raise ConfigError(f"{escape(path)} is no manifest that is known here{_seen(path)}.", hint=_known_hint(path))
+        raise ConfigError(f"{escape(path)} is not a known kind of manifest{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path)
     if not clips:
         raise ConfigError(f"{escape(path)} names no clip.")
@@ -110,7 +110,7 @@ def _known_hint(path: str) -> str:
     line = first_line(path)
     apart = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if mark in line), "")
     if apart and path.lower().endswith(".csv") and "," not in line:
-        return f"Its columns stand between {apart}; they are to stand between commas. Known are: {_known()}."
+        return f"Its columns are separated by {apart}, not by commas. Known are: {_known()}."
     return f"Known are: {_known()}."
 
 
@@ -120,7 +120,7 @@ def _check_twice(clips: Sequence[Clip]) -> None:
         first = seen.setdefault((clip.path, clip.begin_s), clip)
         if first is not clip:
             raise ConfigError(
-                f"{clip.where}: the clip {escape(clip.path)} stands in {first.where} too.", hint="Remove one."
+                f"{clip.where}: the clip {escape(clip.path)} is in {first.where}, too.", hint="Remove one."
             )
 
 

@@ -37,7 +37,7 @@ class _SpeechBrain:
         try:
             document = json.loads(read_text(path), object_pairs_hook=lambda pairs: _mapping(path, pairs))
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from None
+            raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from None
         if not isinstance(document, dict):
             raise ConfigError(f"{escape(path)} is {brief_repr(document)}, not a JSON object of clips by their ids.")
         return [_clip(path, identity, entry) for identity, entry in document.items()]

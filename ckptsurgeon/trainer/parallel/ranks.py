@@ -178,7 +178,7 @@ class LostRanksError(CheckpointError):
 
     def __init__(self, ranks: Mapping[int, str]) -> None:
         said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
-        super().__init__(f"{said}.", hint="What it says itself is the reason.")
+        super().__init__(f"{said}.", hint="Its own message gives the reason.")
         self.ranks = ranks
 
 
@@ -206,7 +206,7 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
         return TorchrunEnv()
     if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
         said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
-        raise ConfigError(f"the environment says {said}.", hint="torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.")
+        raise ConfigError(f"the environment sets {said}.", hint="torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.")
     return TorchrunEnv(*map(int, given))
 
 

@@ -129,7 +129,7 @@ class ShardedModel(ParallelModel):
 
 
 def _different_layers() -> ConfigError:
-    return ConfigError("the processes use other layers in the same step.", hint=SAME_LAYERS)
+    return ConfigError("the processes use different layers in the same step.", hint=SAME_LAYERS)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -63,7 +63,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 
 
 def knowledge_moved(
-    found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it"
+    found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
     """Return the verdict and its figures as a check."""
     if found is None:

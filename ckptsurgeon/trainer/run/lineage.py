@@ -136,7 +136,7 @@ def config_text(job: Job, folder: str) -> str:
         return job.document.text
     rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
     document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(job.settings))}
-    return "# as it was used, with what nobody said too\n" + dump_yaml(document)
+    return "# the configuration as it was used, defaults included\n" + dump_yaml(document)
 
 
 def _listed(value: Any) -> Any:
@@ -150,7 +150,7 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run; raises SourceError or FormatError if it is missing or wrong."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(LINEAGE))} is no lineage of a run.")
+        raise FormatError(f"{escape(folder.of(LINEAGE))} is not the lineage of a run.")
     return found
 
 
@@ -185,11 +185,11 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
         )  # fmt: skip
     own = [(name, old.get(name, new[name]), new[name]) for name in NEARLY_FREE]
     pairs = [("device", lineage["device"], job.device.type), *own]
-    changed = [f"{name} was {a}, is {b}: it goes on, but not bit for bit" for name, a, b in pairs if a != b]
+    changed = [f"{name} was {a}, is {b}: the run continues, but not bit for bit" for name, a, b in pairs if a != b]
     before = lineage.get("processes", 1)
     if before != job.ranks.size:
         by = count(before, "process", "processes")
-        changed.append(f"the run was trained by {by}, is by {job.ranks.size}: it goes on, but not bit for bit")
+        changed.append(f"the run was trained by {by}, is by {job.ranks.size}: the run continues, but not bit for bit")
     return [*check_data(job, lineage.get("data", {}), folder.path), *changed]
 
 

@@ -43,7 +43,7 @@ WRITTEN = (
 def check_free(folder: RunFolder) -> None:
     """Raise OutputError if files of the user are in the way, and ConfigError if the folder holds a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
-        raise OutputError(f"{escape(folder.path)} is no folder.", hint="Name one for the run with --run.")
+        raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Name one for the run with --run.")
     found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_bare(folder.of(name))]
     if not found:
         return
@@ -51,7 +51,8 @@ def check_free(folder: RunFolder) -> None:
         read_lineage(folder)
     except CheckpointError as error:
         raise OutputError(
-            f"{escape(folder.of(found[0]))} is in the way: a run writes a file of that name, and no run left this one.",
+            f"{escape(folder.of(found[0]))} is in the way: a run writes a file of that name, and no run wrote this "
+            "one.",
             hint="Name a folder of its own with --run.",
         ) from error
     if folder.holds_a_run:

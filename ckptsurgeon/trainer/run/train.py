@@ -122,7 +122,7 @@ def train(
         overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
         if controls:
             if job.is_sharded:
-                raise ConfigError("--controls trains whole models.", hint="Use --strategy ddp.")
+                raise ConfigError("--controls needs the whole model in one process.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
         options = RunOptions(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began,

@@ -40,7 +40,7 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(text.lower().split()))
     odd = next((word for word in words if not word.isprintable()), None)
     if odd is not None:
-        raise ConfigError(f"{shown}: {escape(odd)} is no word.")
+        raise ConfigError(f"{shown}: {escape(odd)} is not a word.")
     if len(words) < 2:
         raise ConfigError(f"{shown} holds {count(len(words), 'word')}.", hint="It takes two or more, 34 do well.")
     return words

@@ -98,7 +98,7 @@ def shard_state(
 
 def _first(error: Any) -> str:
     """Return the error of the first rank that has one."""
-    return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "it is not said why")
+    return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "no reason given")
 
 
 def _is_moment(value: object) -> bool:

@@ -65,8 +65,8 @@ def compile_notes(job: Job) -> list[str]:
     if job.settings.compile != "auto" or job.device.type != "cuda" or len(lengths) < 2:
         return []
     return [
-        f"not compiled: what is heard of the clips lasts {min(lengths):g} to {max(lengths):g} s; with a "
-        "train.pretrain.crop_s, and train.data.min_s no shorter, batches have one shape, and are compiled"
+        f"not compiled: crops last {min(lengths):g} to {max(lengths):g} s; with "
+        "train.pretrain.crop_s, and train.data.min_s at least as long, batches have one shape and are compiled"
     ]
 
 

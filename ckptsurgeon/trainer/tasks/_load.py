@@ -43,9 +43,9 @@ def load_task(name: str, folder: str) -> type[Task]:
     lacking = [member for member in REQUIRED if not hasattr(found, member)]
     lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
     if not isinstance(found, type) or lacking:
-        why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is no class"
+        why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is not a class"
         raise ConfigError(
-            f"train.task {escape(name)} is no task: {why}.",
+            f"train.task {escape(name)} is not a task: {why}.",
             hint="ckptsurgeon/trainer/tasks/_task.py says what one has; SoundTask of _sounds.py brings most of it.",
         )
     return cast("type[Task]", found)

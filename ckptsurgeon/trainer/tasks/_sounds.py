@@ -171,7 +171,7 @@ class TranscribedTask(SoundTask):
         letters = sorted({error.letter for error in unknown.values()})
         more = f" ({count(len(unknown), 'transcript')} with {' '.join(letters)} in all)" if len(unknown) > 1 else ""
         return ConfigError(
-            f"{where}: the letter {_shown(first.letter)} is no token of the list{escape(more)}.",
+            f"{where}: the letter {_shown(first.letter)} is not a token of the list{escape(more)}.",
             hint=first.hint or "Add it to the list, or mend the transcript.",
             details=[f"{place}: {_shown(error.letter)}" for place, error in unknown.items()],
         )

@@ -77,7 +77,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
         called = str(maker["_target_"])
         if split_file_name(called):
             raise ConfigError(
-                f"{field}: _target_ is {escape(called)}; it must be package.module.function.",
+                f"{field}: _target_ is {escape(called)}; write it as package.module.function.",
                 hint=f"Write {escape(called.replace('.py:', '.').replace(os.sep, '.'))}.",
             )
         what = f"{field}: {escape(called)}"
@@ -89,7 +89,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
         what, path, attribute, example="my_data.py:train_set", module="ckptsurgeon_users_data"
     )  # fmt: skip
     if not callable(function):
-        raise ConfigError(f"{what} is no function that returns a dataset.")
+        raise ConfigError(f"{what} is not a function that returns a dataset.")
     return called, _checked(what, function)
 
 
@@ -104,11 +104,11 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
         raise ConfigError(f"{what} fails: {type(error).__name__}: {escape(str(error))}.") from error
     if number is None:
         raise ConfigError(
-            f"{what} returns {type(dataset).__name__}, no map-style dataset.",
+            f"{what} returns {type(dataset).__name__}, not a map-style dataset.",
             hint="One has __len__ and __getitem__(place), which returns (input, label).",
         )
     if number == 0:
-        raise ConfigError(f"{what} returns a dataset of nothing.")
+        raise ConfigError(f"{what} returns an empty dataset.")
     return dataset
 
 
@@ -144,7 +144,7 @@ class Classify(SoundTask):
         if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):
             last = len(self._classes) - 1
             raise ConfigError(
-                f"{clip.where}: the label {brief_repr(label, 80)} is no class.",
+                f"{clip.where}: the label {brief_repr(label, 80)} is not a class.",
                 hint=f"It is a number from 0 to {last}, or a name of the list in train.data.tokens.",
             )
         return torch.tensor(int(number))
