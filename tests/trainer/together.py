@@ -46,10 +46,8 @@ class FaultyTest(Faulty):
 
 def fault(what):
     import signal
-    import time
     if what.startswith("SIG"):
-        os.kill(os.getpid(), getattr(signal, what))
-        time.sleep(0.2)
+        os.kill(os.getpid(), getattr(signal, what))  # Python runs the handler before the next line
     elif what == "raise":
         raise ValueError("what this task cannot do")
 """
@@ -110,7 +108,7 @@ sys.exit(main())
 """
 
 NURSERY = """
-import faulthandler, json, os, signal, sys, time, traceback
+import faulthandler, json, os, select, signal, sys, time, traceback
 import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
 import ckptsurgeon.cli.verbs.train, ckptsurgeon.__main__, ckptsurgeon.render.train, ckptsurgeon.trainer.run.worker_ranks
 import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.parallel.sharded_model, ckptsurgeon.trainer.tasks.ctc
@@ -135,13 +133,13 @@ def born(order):
     return 0
 
 def ended(pid, until):
-    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > until:
-            os.kill(pid, signal.SIGUSR1)  # it says where it hangs
-            time.sleep(1)
-            os.kill(pid, 9)
-        time.sleep(0.02)
-    return os.waitstatus_to_exitcode(done[1])
+    handle = os.pidfd_open(pid)
+    if not select.select([handle], [], [], max(until - time.monotonic(), 0))[0]:
+        os.kill(pid, signal.SIGUSR1)  # it says where it hangs
+        select.select([handle], [], [], 1)
+        os.kill(pid, 9)
+    os.close(handle)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 for line in sys.stdin:
     pids, until = [], time.monotonic() + 200
