@@ -33,9 +33,13 @@ __all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is there by now out of garbage collection: it stays, and is millions of objects."""
+    """Leave what is there by now out of garbage collection: it stays, and is millions of objects.
+
+    Modules that tests write and import from here on leave nothing beside them.
+    """
     gc.collect()
     gc.freeze()
+    sys.dont_write_bytecode = True
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(copies, "CHUNK", 4096)
     monkeypatch.setattr(transfer, "BLOCK", 512)
-    monkeypatch.setattr(reading, "SMALL", 2000)
+    monkeypatch.setattr(reading, "SMALL_BYTES", 2000)
     torch.manual_seed(0)
     tensors = {
         "copy": torch.randn(97, 103), "cast": torch.randn(97, 103), "slice": torch.randn(97, 103),

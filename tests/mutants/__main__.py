@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def place_of(mutant: Mutant, root: Path) -> Path:
 
 
 def tried(mutant: Mutant, copy: Path, options: Sequence[str]) -> tuple[str, str]:
-    """Return "caught" or "missed", and the first test that failed."""
+    """Return "caught" or "missed", and the first test that failed; "broken" if that fails anyway."""
     path = place_of(mutant, copy)
     text = path.read_text()
     path.write_text(text.replace(mutant.before, mutant.after))
@@ -40,8 +41,10 @@ def tried(mutant: Mutant, copy: Path, options: Sequence[str]) -> tuple[str, str]
         path.write_text(text)
         for compiled in copy.rglob("__pycache__"):  # two texts of one size, written in one second, are one to Python
             shutil.rmtree(compiled)
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return {0: "missed", 1: "caught"}.get(done.returncode, f"exit {done.returncode}"), "".join(failed[:1])
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", done.stdout, re.M)[:1]
+    if failed and subprocess.run([*command, *failed], cwd=copy, env=environment, capture_output=True).returncode:
+        return "broken", failed[0]  # it fails without the change, too
+    return {0: "missed", 1: "caught"}.get(done.returncode, f"exit {done.returncode}"), "".join(failed)
 
 
 def main(arguments: Sequence[str]) -> int:

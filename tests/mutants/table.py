@@ -27,7 +27,7 @@ MUTANTS = (
         "a layer that lacks tensors is said",
         "    yield from _holes(lists, keys, config)",
         "    yield from ()",
-        "api/model_folder",
+        "api/model_folder/test_family_checks.py",
     ),
     Mutant(
         "a pattern matches a whole key",
@@ -39,7 +39,7 @@ MUTANTS = (
         "a name in a pickle is not imported",
         "        return Opaque(function, args)\n",
         "        return __import__(function.module).__dict__[function.name](*args)\n",
-        "hostile/test_canary.py formats/pickle",
+        "hostile/test_canary.py",
     ),
     Mutant(
         "how deep a pickle nests is bounded",
@@ -51,19 +51,19 @@ MUTANTS = (
         "no byte of a safetensors file is in two tensors",
         "        if offset != at:",
         "        if offset > at:",
-        "formats hostile",
+        "formats/test_safetensors.py hostile/test_safetensors.py",
     ),
     Mutant(
         "records are held against the checksum of their archive",
         "            if found.crc != info.storage.crc32:",
         "            if found.crc is None:",
-        "hostile/test_zip.py engine",
+        "hostile/test_zip.py engine/test_apply.py",
     ),
     Mutant(
         "an archive's headers agree with its directory",
         "    if local_method != method:",
         "    if local_method == -1:",
-        "hostile/test_zip.py formats",
+        "formats/zip hostile/test_zip.py",
     ),
     Mutant(
         "control characters are escaped",
@@ -75,25 +75,25 @@ MUTANTS = (
         "an output is on disk before it takes the place of another",
         "        staged.flush(size)\n        try:\n            _place(",
         "        try:\n            _place(",
-        "engine faults storage/write",
+        "engine/test_output.py storage/write",
     ),
     Mutant(
         "an input is never written over",
         "            if (info.st_dev, info.st_ino) in taken:",
         "            if (info.st_dev, info.st_ino) in set():",
-        "engine storage/write",
+        "engine/test_output.py",
     ),
     Mutant(
         "one run at a time writes an output",
         '        except BlockingIOError:\n            os.close(fd)\n            return None\n',
         '        except BlockingIOError:\n            return fd\n',
-        "storage/write faults/test_writers.py",
+        "storage/write",
     ),
     Mutant(
         "a source that changed since the plan is refused",
         "            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):",
         "            if now is None:",
-        "engine api/test_edit.py",
+        "engine/test_apply.py engine/test_output.py api/test_edit.py",
     ),
     Mutant(
         "a module that cannot take all tensors keeps what it had",
@@ -105,7 +105,7 @@ MUTANTS = (
         "what the source does not give is drawn as the model draws it",
         "        values = _drawn(run, step, dtype, data)",
         "        values = _drawn(run, step, dtype, memoryview(bytes(len(data))))",
-        "engine planning/transplant",
+        "engine/test_apply.py planning/transplant",
     ),
     Mutant(
         "rows follow their tokens",
@@ -117,7 +117,7 @@ MUTANTS = (
         "values that become infinite by a cast are counted",
         "    return made, Lost(infinite, zero)\n",
         "    return made, Lost(0, zero)\n",
-        "tensors engine",
+        "tensors/ops engine/test_apply.py",
     ),
     Mutant(
         "an exponential average weighs the newest most",
@@ -135,7 +135,7 @@ MUTANTS = (
         "TIES keeps what has the sign of the sum",
         "delta * sign > 0, dtype",
         "delta * sign != 0, dtype",
-        "methods/merge",
+        "methods/merge/test_mergekit.py methods/merge/test_properties.py",
     ),
     Mutant(
         "verify finds a value that is not the one that was written",
@@ -147,7 +147,7 @@ MUTANTS = (
         "what a hub calls a path stays in its folder",
         'any(part in ("", ".", "..")',
         'any(part in ("", ".")',
-        "storage/fetch",
+        "storage/fetch/test_hostile.py",
     ),
     Mutant(
         "credentials of an address are never shown",
@@ -165,6 +165,6 @@ MUTANTS = (
         "weights decay as the configuration says",
         "settings.eps, settings.weight_decay, fused=True",
         "settings.eps, 0.0, fused=True",
-        "trainer",
+        "trainer/test_stepping.py trainer/test_freezing.py trainer/test_going_on.py",
     ),
 )  # fmt: skip

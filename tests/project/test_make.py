@@ -68,3 +68,10 @@ def quick() -> str:
 def test_make_test_runs_every_verb(verb: str) -> None:
     words = ", ".join(f'"{word}"' for word in verb.split())
     assert re.search(rf"\b(?:ckpt|main)\(\s*\[?{words}", quick())
+
+
+def test_no_test_sleeps() -> None:
+    """Waiting for a time is slow here and too short there: tests/helpers/waiting.py waits for facts."""
+    sleeps = re.compile(r"\btime\.sleep\(|^from time import .*\bsleep\b|\bsleep \d", re.M)
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    assert not [name for name, text in texts.items() if sleeps.search(text) and "/trainer/" not in name]

@@ -117,7 +117,7 @@ def test_sparse_parts_of_another_shape_are_not_read_with_all_between_them(monkey
     import ckptsurgeon.engine.compute.reading as composed
     import ckptsurgeon.engine.compute.reading as reading
 
-    monkeypatch.setattr(composed, "SMALL", 16)
+    monkeypatch.setattr(composed, "SMALL_ELEMENTS", 16)
     checkpoint, pair = stored((64, 64), strided=False)
     info, tensor = reshape(permute(pair, (1, 0)), (64, 8, 8))
     sizes = []

@@ -66,7 +66,7 @@ def test_what_is_lost_is_what_the_best_of_a_rank_loses() -> None:
 def test_blocks_and_threads_change_nothing_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2), "a/")
-    monkeypatch.setattr(factoring, "ELEMENTS", 24)
+    monkeypatch.setattr(factoring, "FACTORING_ELEMENTS", 24)
     cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2), "b/")
     assert cs.verify("a").ok
     for key, value in load_file("a/adapter_model.safetensors").items():
@@ -208,7 +208,7 @@ def test_memory_is_bounded_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
     peaks = []
-    monkeypatch.setattr(factoring, "ELEMENTS", 1 << 15)
+    monkeypatch.setattr(factoring, "FACTORING_ELEMENTS", 1 << 15)
     for rows in (2_000, 8_000):
         base = torch.zeros(rows, 256)
         save_file({"a.weight": base}, "base.safetensors")

@@ -59,7 +59,7 @@ def test_blocks_change_nothing(elements: int, dora: bool, monkeypatch: pytest.Mo
         tensors["layers.1.up.lora_magnitude_vector"] = torch.rand(20)
     peft_folder("a", tensors, use_dora=dora)
     cs.apply(cs.lora_merge("base.safetensors", "a"), "whole.safetensors")
-    monkeypatch.setattr(adapting, "ELEMENTS", elements)
+    monkeypatch.setattr(adapting, "ADAPTING_ELEMENTS", elements)
     cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
     assert Path("whole.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
     assert cs.verify("out.safetensors").ok

@@ -31,6 +31,7 @@ class Record:
     method: int = 0
     flags: int = 0
     local_flags: int | None = None
+    local_method: int | None = None
     size: int | None = None
     stored: int | None = None
     local_sizes: tuple[int, int] | None = None
@@ -47,7 +48,8 @@ def archive(*records: Record, disk: int = 0) -> bytes:
         size = len(plain) if record.size is None else record.size
         local_stored, local_size = record.local_sizes or (stored, size)
         flags = record.flags if record.local_flags is None else record.local_flags
-        header = struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, record.method, 0, 0, crc, local_stored, local_size, len(name), len(record.extra))  # fmt: skip
+        method = record.method if record.local_method is None else record.local_method
+        header = struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, method, 0, 0, crc, local_stored, local_size, len(name), len(record.extra))  # fmt: skip
         directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, record.flags, record.method, 0, 0, crc, stored, size, len(name), 0, 0, 0, 0, 0, len(out)) + name  # fmt: skip
         out += header + name + record.extra + raw
     number = len(records)
@@ -102,6 +104,7 @@ BROKEN = {
     "a pickle that was changed": ("crc", archive(PICKLE, STORAGE).replace(b"weight", b"weighs")),
     "a data.pkl only further down": ("no data.pkl", archive(Record("a/b/data.pkl", pickled()), Record("a/b/data/0", STORAGE.data))),
     "other zip64 sizes where it lies": ("zip local header", archive(PICKLE, storage(local_sizes=(FULL, FULL), extra=wide(999, 999)))),
+    "another method where it lies": ("zip local header", archive(PICKLE, storage(local_method=8))),
     "zip64 sizes that are not there": ("zip64", archive(PICKLE, storage(local_sizes=(FULL, FULL)))),
     "two equal names of one letter": ("zip duplicate", archive(PICKLE, STORAGE, Record("x", b"1"), Record("x", b"2"))),
     "a byte order of neither kind": ("byteorder", archive(PICKLE, STORAGE, Record("a/byteorder", b"BIG"))),

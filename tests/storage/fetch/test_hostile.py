@@ -183,6 +183,19 @@ def test_a_listing_has_plain_paths_and_digests(hub: Hub, outside: Path, field: s
         forget_cache()
 
 
+@pytest.mark.parametrize("path", ["net.bin", "a/net.bin", "..net", "a..b/c", "ä" * 127])
+def test_a_path_below_its_folder_is_plain(path: str) -> None:
+    assert is_plain_path(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", ".", "..", "../x", "a/../b", "a/..", "/x", "a//b", "a/", "a\\b", "C:x", "a/C:x", "a\0b", "ä" * 128, "\ud800", "a/" * 2100 + "b", None, 3],
+)  # fmt: skip
+def test_a_path_that_leads_elsewhere_or_nowhere_is_not_plain(path: object) -> None:
+    assert not is_plain_path(path)
+
+
 @pytest.mark.parametrize(
     "name", ["Location", "Content-Disposition", "Content-Location", "X-Xet-Hash", "Link", "X-Linked-Size"]
 )
