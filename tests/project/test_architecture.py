@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def modules() -> list[Path]:
     return [*sorted(ROOT.rglob("*.py")), ROOT / "__init__.pyi"]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a module, which many rules are held against."""
+    return ast.parse(path.read_text())
+
+
 def room_of(path: Path) -> str:
     first = path.relative_to(ROOT).parts[0]
     return first.partition(".")[0]
@@ -57,7 +64,7 @@ def imports(path: Path) -> set[str]:
     """The rooms that a module imports, at its top or inside a function."""
     package = ("ckptsurgeon", *path.relative_to(ROOT).with_suffix("").parts)
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         names: list[tuple[str, ...]] = []
         if isinstance(node, ast.Import):
             names = [tuple(alias.name.split(".")) for alias in node.names]
@@ -106,7 +113,7 @@ def test_imports_by_a_text_are_found(code: str, found: set[str]) -> None:
 
 
 def test_no_module_imports_ours_by_a_text() -> None:
-    wrong = {path.relative_to(ROOT): strings_imported(ast.parse(path.read_text())) for path in modules()}
+    wrong = {path.relative_to(ROOT): strings_imported(tree_of(path)) for path in modules()}
     assert not {
         str(path): found
         for path, found in wrong.items()
@@ -149,8 +156,7 @@ def test_a_package_is_no_list_of_names() -> None:
     wrong = {
         str(path.relative_to(ROOT))
         for path in ROOT.rglob("__init__.py")
-        if path.parent not in (ROOT, ROOT / "cli", ROOT / "trainer" / "tasks")
-        and len(ast.parse(path.read_text()).body) > 1
+        if path.parent not in (ROOT, ROOT / "cli", ROOT / "trainer" / "tasks") and len(tree_of(path).body) > 1
     }
     assert not wrong
 
@@ -202,7 +208,7 @@ def modules_imported(path: Path, known: set[str]) -> set[str]:
     """Our own modules that a module imports, at its top, inside a function or for type checkers."""
     folder = path.relative_to(ROOT).parts[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = ".".join((*folder[: len(folder) - node.level + 1], *(node.module or "").split("."))).strip(".")
             names = {f"{base}.{alias.name}".strip(".") for alias in node.names}
@@ -247,7 +253,7 @@ def test_pure_rooms_open_no_file_and_log_nothing() -> None:
     pure = ("planning", "methods/lora", "tensors", "engine/resample", "analysis/explain")
     for path in modules():
         if path.relative_to(ROOT).as_posix().startswith(tuple(f"{folder}/" for folder in pure)):
-            tree = ast.parse(path.read_text())
+            tree = tree_of(path)
             called = {
                 node.func.id
                 for node in ast.walk(tree)
@@ -260,6 +266,6 @@ def test_pure_rooms_open_no_file_and_log_nothing() -> None:
 def test_the_library_never_prints() -> None:
     for path in modules():
         if room_of(path) != "cli":
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree_of(path)):
                 is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
                 assert not is_print, path
