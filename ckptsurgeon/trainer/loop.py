@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .config.settings import Settings
-from .data.source import Source
+from .data.source import BatchSource
 from .evaluation import evaluate
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
@@ -116,7 +116,7 @@ class TrainingLoop:
             self._pending.append(self._step(stop))
             progress.seconds = seconds_before + time.perf_counter() - began
 
-            # Log. Rows wait for each other on a GPU, but never for longer than until somebody looks at the run.
+            # Log. On a GPU several rows are fetched together. All are written before an evaluation, a save or the end.
             evaluates, saves = self._is_due(settings.evaluate_every), self._is_due(settings.save_every)
             is_fetched = len(self._pending) >= self._rows_per_fetch or progress.step == until
             if evaluates or saves or is_fetched or self._signal(stop):
@@ -232,7 +232,7 @@ class TrainingLoop:
             self.checkpoints.save_best()
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
-    def _figures(self, dev: Source) -> dict[str, float]:
+    def _figures(self, dev: BatchSource) -> dict[str, float]:
         return evaluate(self.model, self.job.task, dev.read(0, 0), settings=self.settings, average=self.state.ema)
 
     def save(self) -> None:
@@ -249,7 +249,8 @@ def gradient_step(
 
     The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
     that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters
-    and buffers are what they were. Nothing here reads a value from a GPU: that would wait for all work queued there.
+    and buffers are what they were. Nothing here reads a value from a GPU, which would wait for all work queued there;
+    of what it calls, torch's ctc_loss and some attention masks of transformers do.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)

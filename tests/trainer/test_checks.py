@@ -524,11 +524,13 @@ def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new:
     job = in_part(source, how)
     assert job.init is not None
     assert (job.init.drawn, job.init.partly) == (frozenset(), {"head.weight", "head.bias"})
-    assert not {"head.weight", "head.bias"} & set(controls._body(job))
+    assert not {"head.weight", "head.bias"} & set(controls._loaded_keys(job))
     assert [run.frozen for run in controls._runs(job, 1, "error")] == [True] * 3 + [False] * 3
     old = [place for place in range(5) if place not in new]
     starts = {
-        (way, seed): state_tensors(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+        (way, seed): state_tensors(
+            controls._initial_model(replace(job, settings=replace(job.settings, seed=seed)), way)
+        )
         for way in ("warm", "scratch", "permuted")
         for seed in (0, 1)
     }
@@ -599,7 +601,7 @@ def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monk
     assert seen == [(7, None, 4), (8, None, 4)] * 6
     for way in ("warm", "scratch", "permuted"):
         starts = [
-            state_tensors(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+            state_tensors(controls._initial_model(replace(job, settings=replace(job.settings, seed=seed)), way))
             for seed in (7, 8)
         ]
         assert not torch.equal(starts[0][HEAD], starts[1][HEAD]), way

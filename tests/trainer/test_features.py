@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.settings import Features
-from ckptsurgeon.trainer.data.features import Extractor
+from ckptsurgeon.trainer.data.features import FeatureExtractor
 from ckptsurgeon.trainer.data.sound import Clip, read_sound
 from ckptsurgeon.trainer.models._layers import LogMel
 
@@ -29,13 +29,13 @@ def sound(path: str | Path, rate: int = 16_000, begin_s: float = 0.0, seconds: f
 
 def test_mfcc_is_what_coqui_stt_computes() -> None:
     recorded = torch.tensor(json.loads(GOLDEN.read_text())["mfcc"])
-    assert torch.allclose(Extractor(COQUI)(sound(CLIPS / "one.wav")), recorded, atol=1e-4)
+    assert torch.allclose(FeatureExtractor(COQUI)(sound(CLIPS / "one.wav")), recorded, atol=1e-4)
 
 
 def test_log_mel_is_what_the_bundled_models_compute() -> None:
     wave = sound(CLIPS / "one.wav")
     theirs, frames = LogMel(40)(wave[None], torch.tensor([len(wave)]))
-    ours = Extractor(Features())(wave)
+    ours = FeatureExtractor(Features())(wave)
     assert torch.equal(ours, theirs[0])
     assert len(ours) == int(frames)
 
@@ -66,14 +66,14 @@ def test_a_part_of_a_sound_is_that_part() -> None:
 @pytest.mark.parametrize("features", [Features(), Features(stack=3), COQUI, replace(COQUI, stack=2)], ids=repr)
 @pytest.mark.parametrize("samples", [100, 512, 831, 4800, 5001])
 def test_frames_are_counted_without_computing_them(features: Features, samples: int) -> None:
-    extractor = Extractor(features)
+    extractor = FeatureExtractor(features)
     found = extractor(torch.randn(samples))
     assert found.shape == (extractor.frames(samples / features.rate), extractor.width)
 
 
 def test_stacked_frames_stand_side_by_side_and_the_last_fills_up() -> None:
-    plain = Extractor(Features())(sound(CLIPS / "one.wav"))
-    stacked = Extractor(Features(stack=3))(sound(CLIPS / "one.wav"))
+    plain = FeatureExtractor(Features())(sound(CLIPS / "one.wav"))
+    stacked = FeatureExtractor(Features(stack=3))(sound(CLIPS / "one.wav"))
     assert (len(plain), len(stacked)) == (31, 11)
     assert torch.equal(stacked[0], plain[:3].flatten())
     assert torch.equal(stacked[-1], torch.cat([plain[30], plain[30], plain[30]]))
@@ -82,16 +82,16 @@ def test_stacked_frames_stand_side_by_side_and_the_last_fills_up() -> None:
 def test_centred_takes_each_clips_mean_off() -> None:
     wave = sound(CLIPS / "one.wav") + 0.1
     for features in (Features(), replace(COQUI, centred=True), Features(kind="waves")):
-        assert Extractor(features)(wave).mean(0).abs().max() < 1e-5
-        assert Extractor(replace(features, centred=False))(wave).mean(0).abs().max() > 1e-2
-    assert torch.equal(Extractor(Features(kind="waves", centred=False))(wave), wave)
+        assert FeatureExtractor(features)(wave).mean(0).abs().max() < 1e-5
+        assert FeatureExtractor(replace(features, centred=False))(wave).mean(0).abs().max() > 1e-2
+    assert torch.equal(FeatureExtractor(Features(kind="waves", centred=False))(wave), wave)
 
 
 def test_settings_that_give_no_features_are_refused() -> None:
     with pytest.raises(cs.ConfigError, match="size is 41: mfcc has 40 at most"):
-        Extractor(replace(COQUI, size=41))
+        FeatureExtractor(replace(COQUI, size=41))
     with pytest.raises(cs.ConfigError, match="a window of 0 samples"):
-        Extractor(Features(window_s=0.0))
+        FeatureExtractor(Features(window_s=0.0))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import soundfile
 import ckptsurgeon as cs
 from ckptsurgeon.storage.yaml_text import read_yaml
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.data.features import Extractor
+from ckptsurgeon.trainer.data.features import FeatureExtractor
 from ckptsurgeon.trainer.data.split import resolve_paths
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import demo_data
@@ -81,7 +81,7 @@ def test_the_configuration_is_ready() -> None:
     demo_data("demo", ["en"], n=12)
     document = read_yaml(Path("demo/en.yaml").read_text(), "en.yaml")
     made = parse_settings(document["train"], "en.yaml")
-    assert document["model"]["n_input"] == Extractor(made.features).width
+    assert document["model"]["n_input"] == FeatureExtractor(made.features).width
     made = replace(made, data=resolve_paths(made.data, "demo"))
     tokens = read_vocabulary(str(made.data.tokens)).tokens
     assert set(tokens) == {" ", *"".join(words_of("en")), "<blank>"}

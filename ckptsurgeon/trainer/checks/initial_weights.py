@@ -99,8 +99,8 @@ def initialised_tensors(
     if not wanted:
         return Check(INITIALISED, NOT_RUN, "no tensor is known to be drawn")
     tensors = state_tensors(model)
-    values = {key: _of(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
-    others = _others(target, wanted, seed, parts)
+    values = {key: _masked(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
+    others = _other_draws(target, wanted, seed, parts)
     found = {key: z_score(values[key], others[key]) for key in wanted}
     wrong = [
         f"{key} ({'another constant' if math.isinf(z) else f'z {z:.0f}'})" for key, z in found.items() if z > MAX_Z
@@ -116,18 +116,20 @@ def initialised_tensors(
     return Check(INITIALISED, PASS, f"{len(wanted)} of {len(wanted)}{rest}, worst z {max(found.values()):.1f}")
 
 
-def _of(value: Tensor, part: Tensor | None) -> Tensor:
+def _masked(value: Tensor, part: Tensor | None) -> Tensor:
     return value if part is None else value[part]
 
 
-def _others(target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+def _other_draws(
+    target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]
+) -> dict[str, list[Tensor]]:
     """Return the draws of other seeds; many of tensors with few values, so that their deviation is known."""
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
     while keys and (more < OTHERS or time.monotonic() < until):
         more += 1
         for key, value in initial_values(target, keys, seed + more):
-            others[key].append(_of(value, parts.get(key)).clone())
+            others[key].append(_masked(value, parts.get(key)).clone())
         if more == OTHERS:  # constants are the same with every seed
             keys = [key for key in keys if others[key][0].numel() < FEW_VALUES and not torch.equal(*others[key])]
         if more == OTHERS_OF_FEW:
@@ -188,11 +190,11 @@ def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")
     tensors = state_tensors(model)
-    loose = [key for key, owner in ties.items() if _place(tensors[key]) != _place(tensors[owner])]
+    loose = [key for key, owner in ties.items() if _storage(tensors[key]) != _storage(tensors[owner])]
     if loose:
         return Check(name, FAIL, f"{listing(loose, where='')} are no longer tied")
     return Check(name, PASS, f"{len(ties)} of {len(ties)}")
 
 
-def _place(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> int:
     return own_part(tensor).data_ptr()

@@ -40,7 +40,7 @@ from .updates import finite_steps, frozen_unchanged, gradient_norm, trained_tens
 
 __all__ = ["checks_after", "checks_before", "checks_during", "collect_checks", "smoke_test"]
 
-IN_PARTS = "each process holds a shard of the model (--strategy fsdp)"
+SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
@@ -63,7 +63,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     yield loaded_tensors(model, job.init, plan)
     yield ties_kept(model, target.ties)
     if job.is_sharded:
-        yield Check(DRAWN, NOT_RUN, IN_PARTS)
+        yield Check(DRAWN, NOT_RUN, SHARDED)
     else:
         yield initialised_tensors(model, target, new, seed, parts=new_part_masks(job, plan))
     yield finite_tensors(model)
@@ -112,7 +112,7 @@ def checks_after(
 
 def _resumed(loop: TrainingLoop) -> Check:
     if loop.state.parallel.is_sharded:
-        return Check(RESUMED, NOT_RUN, IN_PARTS)
+        return Check(RESUMED, NOT_RUN, SHARDED)
     return resume_is_exact(loop.job, step_s=loop.state.progress.seconds / max(loop.state.progress.step, 1))
 
 
@@ -127,7 +127,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield whether the last and the best weights have the same loss after a reload."""
-    found = [_last(loop), _best(loop)]
+    found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
     made = {
         check.name: check
@@ -136,10 +136,10 @@ def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> 
     yield from (made[one.name] if isinstance(one, SavedWeights) else one for one in found)
 
 
-def _last(loop: TrainingLoop) -> SavedWeights | Check:
+def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
     folder, step = loop.folder, loop.state.progress.step
     if loop.state.parallel.is_sharded:
-        return Check(REOPENED, NOT_RUN, IN_PARTS)
+        return Check(REOPENED, NOT_RUN, SHARDED)
     if folder is None or not folder.saved_steps:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
     if folder.last_step() != step:
@@ -147,7 +147,7 @@ def _last(loop: TrainingLoop) -> SavedWeights | Check:
     return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop))
 
 
-def _best(loop: TrainingLoop) -> SavedWeights | Check:
+def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
     """Return the best weights with the loss of their evaluation; without ``dev``, the last weights are the best."""
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.of(BEST)):
@@ -157,7 +157,7 @@ def _best(loop: TrainingLoop) -> SavedWeights | Check:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
         return SavedWeights(BEST_REOPENED, folder.of(BEST), progress.best_loss, dev=True)
     if loop.state.parallel.is_sharded:
-        return Check(BEST_REOPENED, NOT_RUN, IN_PARTS)
+        return Check(BEST_REOPENED, NOT_RUN, SHARDED)
     if progress.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.state.ema.applied() if loop.state.ema is not None else nullcontext():
@@ -199,7 +199,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
     name = f"loss of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):
         raise ConfigError(f"{name} returns {brief_repr(loss)}, not a Loss(total, items, parts).")
-    if not _is_of_something(loss):
+    if not _has_items(loss):
         raise ConfigError(
             f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
             hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
@@ -208,7 +208,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
         raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
 
 
-def _is_of_something(loss: Loss) -> bool:
+def _has_items(loss: Loss) -> bool:
     """Whether a loss counts items; no items are right if all clips of the batch are too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):

@@ -54,11 +54,11 @@ INSTEAD: Mapping[str, str] = {
 def find_fault(made: Settings) -> str:
     """Return what is wrong with settings, naming the key; '' if nothing is."""
     if len(made.betas) != 2:
-        return f"train.betas are {list(made.betas)}; they must be two numbers, each {_meant('betas')}"
+        return f"train.betas are {list(made.betas)}; they must be two numbers, each {_allowed('betas')}"
     for key in dict.fromkeys([*FROM, *ABOVE]):
         for name, value in _values(made, key):
-            if not _inside(key, value):
-                return f"train.{name} is {value}; it must be {_meant(key)}{INSTEAD.get(key, '')}"
+            if not _in_bounds(key, value):
+                return f"train.{name} is {value}; it must be {_allowed(key)}{INSTEAD.get(key, '')}"
     if made.warmup >= made.steps:
         return (
             f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
@@ -86,14 +86,14 @@ def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _inside(key: str, value: float) -> bool:
+def _in_bounds(key: str, value: float) -> bool:
     if isinstance(value, float) and math.isinf(value):
         return value > 0 and key in MAY_BE_INFINITE
     low = value > ABOVE[key] if key in ABOVE else value >= FROM[key]
     return low and value <= TO.get(key, math.inf) and value < BELOW.get(key, math.inf)
 
 
-def _meant(key: str) -> str:
+def _allowed(key: str) -> str:
     """Return the allowed numbers of a field, in words."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""

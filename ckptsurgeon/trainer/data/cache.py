@@ -50,7 +50,7 @@ class FeatureCache:
 
     def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
         self._folder, self._features, self._width, self._compute = folder, features, width, compute
-        self._found: dict[Place, _Kept] = {}
+        self._found: dict[Place, _CachedClip] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
         """Return the clips in groups, each of which is one file."""
@@ -95,7 +95,7 @@ class FeatureCache:
         ends, sums, frames = mapped
         begins = [0, *ends[:-1]]
         for clip, begin, end, crc in zip(clips, begins, ends, sums, strict=True):
-            self._found[place_of(clip)] = _Kept(path, frames, begin, end, crc)
+            self._found[place_of(clip)] = _CachedClip(path, frames, begin, end, crc)
 
     def get(self, clip: Clip) -> Tensor | None:
         """Return the features (frames, width) of a clip; None if no opened file has them.
@@ -130,7 +130,7 @@ class FeatureCache:
             yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}"
 
 
-class _Kept(NamedTuple):
+class _CachedClip(NamedTuple):
     """The place of a clip's features: a file, its mapped frames (frames, width), and their CRC-32."""
 
     path: str

@@ -11,14 +11,14 @@ from ...errors import ConfigError
 from ..config.settings import Features
 from ..models._layers import mel_filters
 
-__all__ = ["Extractor"]
+__all__ = ["FeatureExtractor"]
 
 MEL_FLOOR = 1e-10
 CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
 """The constants of TensorFlow's MFCC, with which Coqui STT trains."""
 
 
-class Extractor:
+class FeatureExtractor:
     """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for waves.
 
     ``log_mel``: powers under triangles on the HTK mel scale, frames centred on every step, as in the front end of the

@@ -13,17 +13,17 @@ from ...errors import CheckpointError
 from ..config.settings import Settings
 from ..system.signals import ignore_stop_signals, start_loader
 from .cache import FeatureCache
-from .features import Extractor
+from .features import FeatureExtractor
 from .sound import Clip, is_array, read_array, read_sound
 
-__all__ = ["Inputs"]
+__all__ = ["ClipInputs"]
 
 
-class Inputs:
+class ClipInputs:
     """The inputs of clips by the settings: ``inputs(clip)`` is (time, …)."""
 
     def __init__(self, settings: Settings) -> None:
-        self.extractor = Extractor(settings.features)
+        self.extractor = FeatureExtractor(settings.features)
         self._workers = settings.data.workers
         folder = settings.data.cache
         self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
@@ -75,7 +75,7 @@ class Inputs:
         return self.extractor(torch.from_numpy(read_sound(clip, self.extractor.features.rate)))
 
 
-class _Pieces(torch.utils.data.Dataset[Any]):
+class _CacheGroups(torch.utils.data.Dataset[Any]):
     """Groups of clips; getting an item writes the group. Errors are returned, to be raised in the parent."""
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:
@@ -92,7 +92,7 @@ class _Pieces(torch.utils.data.Dataset[Any]):
 
 
 def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int) -> Iterator[bool | CheckpointError]:
-    dataset = _Pieces(cache, pieces)
+    dataset = _CacheGroups(cache, pieces)
     if not workers:
         return (dataset[place] for place in range(len(pieces)))
     private = torch.Generator()  # the default generator is the global one, from which the training draws

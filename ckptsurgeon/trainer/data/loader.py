@@ -16,7 +16,7 @@ from .split import Split
 
 if TYPE_CHECKING:
     from ..tasks._task import Batch, ClipTask
-    from .inputs import Inputs
+    from .inputs import ClipInputs
 
 __all__ = ["Batches", "epoch_batches", "padding", "sorted_batches"]
 
@@ -36,15 +36,15 @@ class Batches:
 
     def __init__(
         self, task: ClipTask, split: Split, *, batch_size: int, workers: int = 0, shuffled: bool = True,
-        inputs: Inputs | None = None,
+        inputs: ClipInputs | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self._batch_size, self._shuffled, self._inputs = batch_size, shuffled, inputs
-        self._places = _Places()
+        self._places = _BatchSampler()
         self._loader = torch.utils.data.DataLoader(
-            _Made(task, split),
+            _BatchDataset(task, split),
             batch_sampler=self._places,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=workers,
             worker_init_fn=ignore_stop_signals,
             prefetch_factor=AHEAD if workers else None,
@@ -99,7 +99,7 @@ class Batches:
         return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
 
-class _Places(torch.utils.data.Sampler[list[Key]]):
+class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
     """The batch sampler. Its batches change each epoch while the loader, and with it the workers, stay."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class _Places(torch.utils.data.Sampler[list[Key]]):
         return len(self.batches)
 
 
-class _Made(torch.utils.data.Dataset[Any]):
+class _BatchDataset(torch.utils.data.Dataset[Any]):
     """The dataset of the loader. Errors are returned, so that the parent raises them with their own class."""
 
     def __init__(self, task: ClipTask, split: Split) -> None:
@@ -132,7 +132,7 @@ class _Made(torch.utils.data.Dataset[Any]):
         return self._task.example(self._clips[key[2]])
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 

@@ -13,13 +13,13 @@ from .loader import Batches
 if TYPE_CHECKING:
     from ..tasks._task import Batch
 
-__all__ = ["BatchStream", "OneBatch", "Position", "RankBatches", "Source", "first_batch", "share_batches"]
+__all__ = ["BatchSource", "BatchStream", "OneBatch", "Position", "RankBatches", "first_batch", "share_batches"]
 
 Position = tuple[int, int]
 """An epoch, and how many of its batches were used."""
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """The batches of one split.
 
     It draws from generators of its own, never from torch's global one: a resumed run must see the same batches as an
@@ -38,7 +38,7 @@ class Source(Protocol):
 class BatchStream:
     """The batches of a source, epoch after epoch. ``position`` is saved in checkpoints."""
 
-    def __init__(self, source: Source, seed: int, position: Position = (0, 0)) -> None:
+    def __init__(self, source: BatchSource, seed: int, position: Position = (0, 0)) -> None:
         self._source, self._seed = source, seed
         self.position = position
         self._batches: Iterator[Any] | None = None
@@ -63,21 +63,21 @@ class BatchStream:
         else:
             batch = next(self._batches, None)
         if batch is None:
-            raise _nothing(epoch, used, self._source.size(epoch))
+            raise _missing_batch(epoch, used, self._source.size(epoch))
         self.position = (epoch, used + 1)
         return batch
 
 
-def first_batch(source: Source, seed: int) -> Batch:
+def first_batch(source: BatchSource, seed: int) -> Batch:
     """Return the first batch of the first epoch."""
     with preserve_random_state():
         batch = next(iter(source.read(seed, 0)), None)
     if batch is None:
-        raise _nothing(0, 0, source.size(0))
+        raise _missing_batch(0, 0, source.size(0))
     return batch
 
 
-def _nothing(epoch: int, used: int, size: int) -> ConfigError:
+def _missing_batch(epoch: int, used: int, size: int) -> ConfigError:
     return ConfigError(
         f"the split train has no batch {used} in epoch {epoch}, but size({epoch}) is {size}.",
         hint="size(epoch) and read(seed, epoch, start) of the task's source must agree, and size must be 1 or more.",
@@ -100,7 +100,7 @@ class OneBatch:
             yield self._batch
 
 
-def share_batches(source: Source, ranks: Ranks) -> Source:
+def share_batches(source: BatchSource, ranks: Ranks) -> BatchSource:
     """Return a source of which each rank reads its part."""
     return source if ranks.size == 1 else RankBatches(source, ranks)
 
@@ -113,7 +113,7 @@ class RankBatches:
     all-reduce.
     """
 
-    def __init__(self, source: Source, ranks: Ranks) -> None:
+    def __init__(self, source: BatchSource, ranks: Ranks) -> None:
         self._source, self._rank, self._size = source, ranks.rank, ranks.size
 
     def size(self, epoch: int) -> int:

@@ -20,7 +20,7 @@ from ..config.bounds import useless_settings
 from ..config.section import apply_overrides, parse_settings
 from ..config.settings import Settings
 from ..data.loader import Batches
-from ..data.source import OneBatch, Source, first_batch
+from ..data.source import BatchSource, OneBatch, first_batch
 from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.freezing import parameter_rules, pattern_notes
@@ -129,7 +129,7 @@ def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
 
 def load_task_data(
     settings: Settings, document: Document, target: TargetSpec
-) -> tuple[Task, Mapping[str, Source], Sequence[str], Sequence[str]]:
+) -> tuple[Task, Mapping[str, BatchSource], Sequence[str], Sequence[str]]:
     """Return the task, its splits, its notes on them, and the token list.
 
     The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. A task may

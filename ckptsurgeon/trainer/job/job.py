@@ -17,7 +17,7 @@ from ...planning.target import TargetSpec
 from ...util.text import escape
 from ..config.settings import Settings
 from ..data.loader import Batches
-from ..data.source import Source
+from ..data.source import BatchSource
 from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.model_tensors import initial_values, initialise
@@ -46,9 +46,9 @@ class Job:
     target: TargetSpec
     device: torch.device
     task: Task
-    train: Source
-    dev: Source | None = None
-    test: Source | None = None
+    train: BatchSource
+    dev: BatchSource | None = None
+    test: BatchSource | None = None
     notes: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     init: InitCheckpoint | None = None

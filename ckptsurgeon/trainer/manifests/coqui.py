@@ -12,7 +12,7 @@ from ._text import columns_of, file_beside, read_rows
 __all__ = ["MANIFEST"]
 
 
-class _Coqui:
+class _CoquiCSV:
     kind = "a CSV with wav_filename and transcript (Coqui STT)"
 
     def sniff(self, path: str) -> bool:
@@ -35,4 +35,4 @@ class _Coqui:
         return clips
 
 
-MANIFEST = _Coqui()
+MANIFEST = _CoquiCSV()

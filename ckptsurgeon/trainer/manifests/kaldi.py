@@ -29,7 +29,7 @@ class _Entry:
     where: str
 
 
-class _Kaldi:
+class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     def sniff(self, path: str) -> bool:
@@ -102,4 +102,4 @@ def _sound(folder: str, entry: _Entry) -> str:
     return beside if os.path.exists(beside) or not os.path.exists(name) else os.path.normpath(name)
 
 
-MANIFEST = _Kaldi()
+MANIFEST = _KaldiFolder()

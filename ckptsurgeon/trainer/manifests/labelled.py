@@ -11,7 +11,7 @@ from ._text import columns_of, file_beside, read_rows
 __all__ = ["MANIFEST"]
 
 
-class _Labelled:
+class _LabelledCSV:
     kind = "a CSV with path and label (classification)"
 
     def sniff(self, path: str) -> bool:
@@ -28,4 +28,4 @@ class _Labelled:
         return clips
 
 
-MANIFEST = _Labelled()
+MANIFEST = _LabelledCSV()

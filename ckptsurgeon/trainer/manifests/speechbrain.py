@@ -25,7 +25,7 @@ LENGTHS = ("length", "duration")
 ROOT = "{data_root}"
 
 
-class _SpeechBrain:
+class _SpeechBrainJSON:
     kind = "a JSON of {id: {wav, words}} (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
@@ -106,4 +106,4 @@ def _check_length(where: str, entry: Mapping[str, Any]) -> None:
             raise ConfigError(f"{where}: {name} is {brief_repr(value)}, not a number of seconds.")
 
 
-MANIFEST = _SpeechBrain()
+MANIFEST = _SpeechBrainJSON()

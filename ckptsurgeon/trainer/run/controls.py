@@ -116,7 +116,7 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
     flat: set[tuple[str, bool]] = set()
     for run in _runs(job, seeds, metric):
         notify(run)
-        value, learned = _trained(job, run.way, run.seed, frozen=run.frozen)
+        value, learned = _train_control(job, run.way, run.seed, frozen=run.frozen)
         if not learned:
             flat.add((run.way, run.frozen))
         notify(replace(run, value=value))
@@ -148,13 +148,13 @@ def check_controls(job: Job, seeds: int) -> None:
         raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
 
 
-def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
+def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
     """Train one start with one seed; returns the metric at the end, and whether anything was learned."""
     settings = replace(
         job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
     )
     own = replace(job, settings=settings)
-    loop = TrainingLoop(own, _start(own, way), frozen=_body(job) if frozen else ())
+    loop = TrainingLoop(own, _initial_model(own, way), frozen=_loaded_keys(job) if frozen else ())
     before = _first_loss(loop)
     loop.run()
     figures: Mapping[str, float] = loop.state.progress.figures
@@ -174,13 +174,13 @@ def _first_loss(loop: TrainingLoop) -> float:
     return loss_per_item(loop.model, loop.job.task, [batch], settings=loop.settings)
 
 
-def _body(job: Job) -> list[str]:
+def _loaded_keys(job: Job) -> list[str]:
     """Return the keys that the init brought completely, without ties of keys that it did not bring."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
-def _start(job: Job, way: str) -> nn.Module:
+def _initial_model(job: Job, way: str) -> nn.Module:
     """Return the model of one start. What is new in it is drawn with the job's seed, the same for every start."""
     assert job.init is not None
     if way == "scratch":
@@ -191,7 +191,7 @@ def _start(job: Job, way: str) -> nn.Module:
     parts = new_part_masks(job, plan)
     initialise(model, job.target, sorted(job.init.drawn), job.settings.seed, parts=parts)
     if way == "permuted":
-        permute(model, [*_body(job), *parts], job.settings.seed, parts=parts)
+        permute(model, [*_loaded_keys(job), *parts], job.settings.seed, parts=parts)
     return model.to(job.device)
 
 

@@ -162,7 +162,7 @@ def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
     folder.write_json(CHECKS, {"checks": [check.to_json() for check in checks]})
 
 
-def _undone(folder: RunFolder) -> ConfigError:
+def _unfinished(folder: RunFolder) -> ConfigError:
     begun = folder.holds_a_run
     hint = f"It is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
     return ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
@@ -180,11 +180,11 @@ def read_report(run: Path) -> Trained:
         hint = did_you_mean(folder.path, "Name its folder: ckpt train --report DIR.")
         raise ConfigError(f"there is no run {escape(folder.path)}.", hint=hint)
     if not os.path.exists(folder.of("result.json")):
-        raise _undone(folder)
+        raise _unfinished(folder)
     data = folder.read_json("result.json")
     step = data.get("step")
     if folder.saved_steps and isinstance(step, int) and folder.last_step() > step:
-        raise _undone(folder)  # result.json was written before the run was resumed, and killed
+        raise _unfinished(folder)  # result.json was written before the run was resumed, and killed
     try:
         known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
         made = known.get("controls")

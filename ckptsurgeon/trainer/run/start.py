@@ -44,7 +44,7 @@ def check_free(folder: RunFolder) -> None:
     """Raise OutputError if files of the user are in the way, and ConfigError if the folder holds a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
         raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Name one for the run with --run.")
-    found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_bare(folder.of(name))]
+    found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_empty_folder(folder.of(name))]
     if not found:
         return
     try:
@@ -62,7 +62,7 @@ def check_free(folder: RunFolder) -> None:
         )
 
 
-def _is_bare(path: str) -> bool:
+def _is_empty_folder(path: str) -> bool:
     """Whether a path is an empty folder, which a run leaves that could not write."""
     try:
         return not os.listdir(path)

@@ -45,11 +45,11 @@ def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA
         for name, value in entries.items() if _is_moment(value)
     }  # fmt: skip
     parts |= {f"average.{key}": value for key, value in (average.tensors if average is not None else {}).items()}
-    found = {name: _spread_as(tensors[_key_of(name)], part) for name, part in parts.items()}
+    found = {name: _as_dtensor(tensors[_key_of(name)], part) for name, part in parts.items()}
     try:
         checkpoint.save(found, checkpoint_id=path, process_group=ranks.control)  # type: ignore[attr-defined]
     except CheckpointException as error:  # it is a BaseException
-        raise OutputError(f"{escape(path)} cannot be written: {_first(error)}.") from error
+        raise OutputError(f"{escape(path)} cannot be written: {_first_failure(error)}.") from error
 
 
 def load_moments(
@@ -62,12 +62,12 @@ def load_moments(
     reader: Any = checkpoint.FileSystemReader(path)  # type: ignore[attr-defined]
     names = reader.read_metadata().state_dict_metadata
     tensors = state_tensors(model)
-    found = {name: _spread_as(tensors[_key_of(name)], _room(tensors[_key_of(name)])) for name in names}
+    found = {name: _as_dtensor(tensors[_key_of(name)], _empty_part(tensors[_key_of(name)])) for name in names}
     spread = any(map(is_spread, found.values()))  # without shards every rank reads for itself
     try:
         checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
     except CheckpointException as error:
-        raise FormatError(f"{escape(path)} cannot be read: {_first(error)}.") from error
+        raise FormatError(f"{escape(path)} cannot be read: {_first_failure(error)}.") from error
     state = {index: dict(entries) for index, entries in small["state"].items()}
     average = {}
     for name, value in found.items():
@@ -96,7 +96,7 @@ def shard_state(
     return {**state, "state": parts}, {key: part(key, value) for key, value in average.items()}
 
 
-def _first(error: Any) -> str:
+def _first_failure(error: Any) -> str:
     """Return the error of the first rank that has one."""
     return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "no reason given")
 
@@ -111,11 +111,11 @@ def _key_of(name: str) -> str:
     return rest if kind == "average" else rest.partition(".")[2]
 
 
-def _room(tensor: Tensor) -> Tensor:
+def _empty_part(tensor: Tensor) -> Tensor:
     return torch.empty_like(own_part(tensor))
 
 
-def _spread_as(tensor: Tensor, part: Tensor) -> Tensor:
+def _as_dtensor(tensor: Tensor, part: Tensor) -> Tensor:
     """Return a local part as a DTensor with the sharding of another tensor."""
     if not is_spread(tensor):
         return part

@@ -38,7 +38,7 @@ def compiled_loss(job: Job) -> LossFunction | None:
     piece. Batches of one shape are compiled for it; others once more, for all sizes, at the second shape.
     """
     one_shape = has_one_shape(job)
-    if not _is_asked(job) or job.ranks.size > 1:
+    if not _is_wanted(job) or job.ranks.size > 1:
         return None
     # Graphs of earlier runs do not fit another model (modules with weight norm have classes of their own), but they
     # count: after eight, torch runs a function uncompiled.
@@ -46,7 +46,7 @@ def compiled_loss(job: Job) -> LossFunction | None:
     return cast(LossFunction, torch.compile(job.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
 
 
-def _is_asked(job: Job) -> bool:
+def _is_wanted(job: Job) -> bool:
     if job.settings.compile == "auto":
         return job.device.type == "cuda" and has_one_shape(job)
     return job.settings.compile == "on"
@@ -60,7 +60,7 @@ def has_one_shape(job: Job) -> bool:
 def compile_notes(job: Job) -> list[str]:
     """Return a note if a run that might be compiled is not: several processes, or clips shorter than the crops."""
     lengths = _lengths(job)
-    if job.ranks.size > 1 and _is_asked(job):
+    if job.ranks.size > 1 and _is_wanted(job):
         return ["not compiled: several processes train together"]
     if job.settings.compile != "auto" or job.device.type != "cuda" or len(lengths) < 2:
         return []
@@ -90,7 +90,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if settings.compile == "off" or not _is_of_compiler(error):
+        if settings.compile == "off" or not _is_compile_error(error):
             raise
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
@@ -99,7 +99,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _is_of_compiler(error: Exception) -> bool:
+def _is_compile_error(error: Exception) -> bool:
     """Whether an error comes from torch.compile: one in a backward pass keeps its own class."""
     if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
         return True

@@ -86,12 +86,12 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
         less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
         hint = " or ".join(filter(None, (smaller, less)))
         raise ConfigError(
-            f"the GPU{_size()} has no memory for train.batch_size {size}.",
+            f"the GPU{_gpu_size()} has no memory for train.batch_size {size}.",
             hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.",
         ) from error
 
 
-def _size() -> str:
+def _gpu_size() -> str:
     if not torch.cuda.is_available():
         return ""
     return f", of {human_bytes(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)},"

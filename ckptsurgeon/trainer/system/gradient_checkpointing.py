@@ -28,12 +28,12 @@ def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
     for name in stages:
         stage = getattr(model, name)
         if isinstance(stage, nn.Module):
-            stage.forward = _twice(stage, stage.forward)
+            stage.forward = _checkpointed(stage, stage.forward)
         else:
-            setattr(model, name, _twice(model, stage))
-    blocks = {} if stages else dict(_within(model, ""))
+            setattr(model, name, _checkpointed(model, stage))
+    blocks = {} if stages else dict(_blocks_in(model, ""))
     for block in blocks.values():
-        block.forward = _twice(block, block.forward)
+        block.forward = _checkpointed(block, block.forward)
     if not stages and not blocks:
         raise ConfigError(
             "train.gradient_checkpointing: the model has no blocks.",
@@ -42,31 +42,31 @@ def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
     return [*stages, *blocks]
 
 
-def _within(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+def _blocks_in(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
         where = f"{path}.{name}" if path else name
         held = isinstance(module, (nn.ModuleList, nn.Sequential)) and not isinstance(child, nn.ModuleList)
         if held or (isinstance(child, nn.Sequential) and not any(list(one.children()) for one in child)):
             yield where, child
         else:
-            yield from _within(child, where)
+            yield from _blocks_in(child, where)
 
 
-def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def computed(*args: Any, **kwargs: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
         if torch.compiler.is_compiling():  # a compiled graph updates statistics once, even if it recomputes the block
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(
-            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _other_buffers(block)), **kwargs
+            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _temporary_buffers(block)), **kwargs
         )
 
     return computed
 
 
 @contextmanager
-def _other_buffers(block: nn.Module) -> Iterator[None]:
+def _temporary_buffers(block: nn.Module) -> Iterator[None]:
     """Give a block copies of its buffers: the first pass has already updated its statistics."""
     own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
     for module, name, buffer in own:

@@ -33,10 +33,10 @@ def ignore_stop_signals(worker: int) -> None:
     With that SIGTERM the interpreter ends the remaining workers at its own end, and it waits for them without a limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_ended_by, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_for, args=(os.getppid(),), daemon=True).start()
 
 
-def _ended_by(parent: int) -> None:
+def _exit_for(parent: int) -> None:
     """Receive signals, and end the process when the parent wants that."""
     while True:
         found = signal.sigwaitinfo(SIGNALS)
@@ -46,12 +46,12 @@ def _ended_by(parent: int) -> None:
 
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
     """Return the iterator of a loader; signals are held back until its workers ignore them, in this process, too."""
-    with _held_back():
+    with _blocked_signals():
         return iter(loader)
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def _blocked_signals() -> Iterator[None]:
     """Block stop signals inside the block; processes that it starts inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ._prefix_scores import PrefixLogProbs, PrefixScores
 from ._task import Batch
 
-__all__ = ["Decoder", "SpecialTokens", "beam_search", "decoder_in", "greedy_search"]
+__all__ = ["DecodableModel", "SpecialTokens", "beam_search", "decodable", "greedy_search"]
 
 CANDIDATES = 40
 """Next tokens, the decoder's most likely, that CTC scores; ESPnet scores about 1.5 times the beam."""
@@ -32,7 +32,7 @@ class SpecialTokens(NamedTuple):
     blank: int
 
 
-class Decoder(Protocol):
+class DecodableModel(Protocol):
     """A model that can be decoded."""
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ class Decoder(Protocol):
         ...
 
 
-def decoder_in(model: nn.Module) -> Decoder:
+def decodable(model: nn.Module) -> DecodableModel:
     """Return the model as a decoder; raises ConfigError if it lacks the methods."""
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
@@ -52,10 +52,10 @@ def decoder_in(model: nn.Module) -> Decoder:
             "the model has no methods encode and decode, by which its decoder is asked for one token after another.",
             hint="Write train.decoding: ctc, or give it encode(inputs, lengths) and decode(previous, memory, lengths).",
         )
-    return cast(Decoder, inner)
+    return cast(DecodableModel, inner)
 
 
-def greedy_search(model: Decoder, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
+def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
     """Return the tokens of each clip, each the most likely after those before it; at most one for each frame."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
@@ -82,7 +82,7 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
     return list(tokens[: tokens.index(end)] if end in tokens else tokens)
 
 
-class _Beams(NamedTuple):
+class _BeamState(NamedTuple):
     """The prefixes of a search: ``beam`` for each of the ``clips`` (n) that are not done, all of one length.
 
     ``tokens`` (n, beam, length) have the start first; ``decoder`` (n, beam) are the decoder's log-probabilities,
@@ -95,10 +95,10 @@ class _Beams(NamedTuple):
     scores: Tensor
     spelled: PrefixLogProbs
 
-    def of(self, chosen: Tensor) -> _Beams:
+    def of(self, chosen: Tensor) -> _BeamState:
         """Return the prefixes of some clips."""
         clips, tokens, decoder, scores, spelled = self
-        return _Beams(
+        return _BeamState(
             clips[chosen],
             tokens[chosen],
             decoder[chosen],
@@ -107,10 +107,12 @@ class _Beams(NamedTuple):
         )
 
 
-class _Search:
+class _BeamSearch:
     """A beam search of the clips of a batch, all at once."""
 
-    def __init__(self, model: Decoder, batch: Batch, symbols: SpecialTokens, *, weight: float, beam: int) -> None:
+    def __init__(
+        self, model: DecodableModel, batch: Batch, symbols: SpecialTokens, *, weight: float, beam: int
+    ) -> None:
         self._model, self._symbols, self._weight, self._beam = model, symbols, weight, beam
         self._memory, self.frames = model.encode(batch.inputs, batch.lengths)
         self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
@@ -124,17 +126,17 @@ class _Search:
             beams = self._open(self._extend(beams, following, ctc))
         return [tokens for _, tokens in self.best]
 
-    def _begin(self, ctc: PrefixScores) -> _Beams:
+    def _begin(self, ctc: PrefixScores) -> _BeamState:
         start = ctc.start()
         clips, shape = torch.arange(len(self.frames), device=self.frames.device), (len(self.frames), self._beam)
         scores = start.blank.new_full(shape, -math.inf)
         scores[:, 0] = 0.0  # one empty prefix
-        return _Beams(
+        return _BeamState(
             clips, clips.new_full((*shape, 1), self._symbols.start), torch.zeros_like(scores), scores,
             PrefixLogProbs(*(one[:, None].expand(*shape, -1) for one in start)),
         )  # fmt: skip
 
-    def _following(self, beams: _Beams) -> Tensor:
+    def _following(self, beams: _BeamState) -> Tensor:
         """Return the decoder's log-probabilities (n, beam, tokens) of the next token."""
         rows = beams.clips.repeat_interleave(self._beam)
         logits = self._model.decode(beams.tokens.flatten(0, 1), self._memory[rows], self.frames[rows])
@@ -147,7 +149,7 @@ class _Search:
     def _joined(self, decoder: Tensor, ctc: Tensor) -> Tensor:
         return (1 - self._weight) * decoder + self._weight * ctc
 
-    def _end(self, beams: _Beams, ends: Tensor) -> None:
+    def _end(self, beams: _BeamState, ends: Tensor) -> None:
         """Keep the best complete texts that end here."""
         scores = self._joined(beams.decoder + ends, PrefixScores.whole(beams.spelled))
         scores = scores.masked_fill(beams.scores.isinf(), -math.inf)
@@ -158,7 +160,7 @@ class _Search:
             if value > self.best[clip][0]:
                 self.best[clip] = value, tokens[place][1:]
 
-    def _extend(self, beams: _Beams, following: Tensor, ctc: PrefixScores) -> _Beams:
+    def _extend(self, beams: _BeamState, following: Tensor, ctc: PrefixScores) -> _BeamState:
         """Return the best prefixes that are a token longer."""
         letters = following.clone()
         letters[..., self._symbols.end] = -math.inf
@@ -175,25 +177,25 @@ class _Search:
         chosen, places = scores.topk(self._beam, 1)
         rows = torch.arange(len(places), device=places.device)[:, None]
         parents = beams.tokens[rows, places // tokens.shape[2]]
-        return _Beams(
+        return _BeamState(
             beams.clips, torch.cat([parents, tokens.flatten(1)[rows, places][..., None]], 2),
             decoder.flatten(1)[rows, places], chosen,
             PrefixLogProbs(*(self._by_clip(one).flatten(1, 2)[rows, places] for one in spelled)),
         )  # fmt: skip
 
-    def _open(self, beams: _Beams) -> _Beams:
+    def _open(self, beams: _BeamState) -> _BeamState:
         """Return the clips that are not done: longer texts are less likely, and need a frame for each token."""
         found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
         return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))
 
 
 def beam_search(
-    model: Decoder, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
+    model: DecodableModel, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
 ) -> list[list[int]]:
     """Return the tokens of each clip that CTC and the decoder together find most likely, within the beam.
 
     https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability and the rest the decoder's;
     prefixes of one length compete by CTC's prefix score. ``log_probs`` (clips, frames, tokens) are CTC's.
     """
-    search = _Search(model, batch, symbols, weight=weight, beam=beam)
+    search = _BeamSearch(model, batch, symbols, weight=weight, beam=beam)
     return search.run(PrefixScores(log_probs, search.frames, symbols.blank))

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...util.text import count, escape, percent
 from ..config.error_collector import ErrorCollector
 from ..config.settings import Settings
-from ..data.inputs import Inputs
+from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.sound import Clip
@@ -39,7 +39,7 @@ class SoundTask(ABC):
                 hint="The task hybrid has one.",
             )
         self.settings = settings
-        self.inputs = Inputs(settings)
+        self.inputs = ClipInputs(settings)
         self._splits: dict[str, Split] = {}
 
     @abstractmethod

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..config.settings import Settings
 from ._ctc_model import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
-from ._decoding import SpecialTokens, beam_search, decoder_in, greedy_search
+from ._decoding import SpecialTokens, beam_search, decodable, greedy_search
 from ._sounds import TranscribedTask
 from ._task import Batch, Loss, Task
 
@@ -27,7 +27,7 @@ CTC_WEIGHT = 0.3
 IGNORED = -100
 
 
-class _Answer(NamedTuple):
+class _HybridLosses(NamedTuple):
     """A model's output for a batch, the two losses, and how many of the asked tokens the decoder got right."""
 
     said: CTCOutput
@@ -70,7 +70,7 @@ class Hybrid(TranscribedTask):
         parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
         return Loss(total, batch.label_lengths.sum(), parts, too_short_clips(answer.said.lengths, batch).sum())
 
-    def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
+    def _ask(self, model: nn.Module, batch: Batch) -> _HybridLosses:
         previous, wanted = self._taught(batch)
         said = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
         if said.decoder is None:
@@ -81,7 +81,7 @@ class Hybrid(TranscribedTask):
             label_smoothing=self.settings.label_smoothing,
         )  # fmt: skip
         right = (said.decoder.argmax(-1) == wanted).sum()
-        return _Answer(said, ctc, attention, right, (wanted != IGNORED).sum())
+        return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the tokens before each position (batch, longest + 1), and the tokens to predict."""
@@ -123,7 +123,7 @@ class Hybrid(TranscribedTask):
         """Return the decoded tokens of each clip; None if CTC alone decodes."""
         if self.settings.decoding == "ctc":
             return None
-        decoder = decoder_in(model)
+        decoder = decodable(model)
         if self.settings.decoding == "attention":
             return greedy_search(decoder, batch, self._symbols)
         return beam_search(
