@@ -165,6 +165,6 @@ MUTANTS = (
         "weights decay as the configuration says",
         "settings.eps, settings.weight_decay, fused=True",
         "settings.eps, 0.0, fused=True",
-        "trainer/test_stepping.py trainer/test_freezing.py trainer/test_going_on.py",
+        "trainer/test_loop.py trainer/test_freezing.py trainer/test_run_job.py",
     ),
 )  # fmt: skip
