@@ -23,6 +23,7 @@ from ckptsurgeon.render import verification as receipt
 Run = Callable[..., Any]
 TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
 STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+NUMBERS = [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))]
 
 PROGRAM = """
 import atexit, os, signal, sys
@@ -58,7 +59,7 @@ def left() -> list[str]:
 
 
 @pytest.mark.parametrize("module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.init", "rich.text"])
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
     assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
@@ -118,7 +119,7 @@ staging.StagedFile.write = write
 """
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_while_it_writes_leaves_nothing(files: object, number: signal.Signals, output: str) -> None:
     done = program(WRITING.format(do="stop(); signal.pause()"), *TRANSPLANT[:-1], output, number=number)

@@ -40,7 +40,7 @@ def test_two_writers_leave_one_whole_result(output: Output, rounds: int, world: 
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.faults)], ids=["once", "many times"])
-@pytest.mark.parametrize("force", [False, True], ids=["new", "over another"])
+@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.long)], ids=["new", "over another"])
 @pytest.mark.parametrize("formats", list(combinations(FOLDERS, 2)), ids=lambda pair: " and ".join(pair))
 def test_two_writers_of_one_folder_in_two_formats_leave_no_mixture(
     formats: tuple[str, str], force: bool, rounds: int, world: World

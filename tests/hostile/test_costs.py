@@ -69,6 +69,7 @@ LONG = (
     "TensorFlow's index of blocks of nothing", "TensorFlow's index of blocks of one long key", "wide text",
     "lists in a list", "containers in a list", "a million tuples deep", "half a million records",
     "modules over shared modules", "parameters shared by modules", "metadata of objects", "metadata of lists",
+    "millions of tensors", "millions of empty mappings", "modules shared by modules",
 )  # fmt: skip
 """Those that take a second or more; each rule that they break has another case, or one that is as large elsewhere."""
 

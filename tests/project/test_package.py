@@ -90,11 +90,13 @@ def packed(sdist: Path) -> set[str]:
         return {name.partition("/")[2] for name in archive.getnames()}
 
 
+@pytest.mark.long
 def test_twine_finds_nothing_to_complain_of(dist: Path) -> None:
     said = command(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), NO_COLOR="1").stdout
     assert said.count("PASSED") == 2, said
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {name for name in names if name.startswith("ckptsurgeon/")}
@@ -104,6 +106,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert beside == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
+@pytest.mark.long
 def test_the_sdist_holds_what_tests_and_builds(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     names = packed(sdist)
@@ -113,11 +116,13 @@ def test_the_sdist_holds_what_tests_and_builds(dist: Path) -> None:
     assert beside == {"PKG-INFO", *(name for name in tracked(".") if "/" not in name)}
 
 
+@pytest.mark.long
 def test_the_sdist_builds_the_wheel_that_the_checkout_builds(wheel: Path, tmp_path: Path) -> None:
     build(ROOT, tmp_path, "--wheel")
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
+@pytest.mark.long
 def test_the_metadata_is_complete(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
@@ -131,6 +136,7 @@ def test_the_metadata_is_complete(wheel: Path) -> None:
     assert "Typing :: Typed" in said.get_all("Classifier")
 
 
+@pytest.mark.long
 def test_the_installed_program_runs_where_the_checkout_is_not(fresh: Path, tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.ones(4, 4), "head.bias": torch.zeros(3)}, "small.pth")
     ckpt = fresh / "bin/ckpt"
@@ -143,6 +149,7 @@ def test_the_installed_program_runs_where_the_checkout_is_not(fresh: Path, tmp_p
     assert "verified" in command(ckpt, "verify", "out.safetensors", cwd=tmp_path).stdout
 
 
+@pytest.mark.long
 def test_what_ran_is_the_installed_package(fresh: Path, tmp_path: Path) -> None:
     code = "import ckptsurgeon.__main__, importlib.metadata as m; print(ckptsurgeon.__file__, m.version('ckptsurgeon'))"
     file, version = command(fresh / "bin/python", "-c", code, cwd=tmp_path).stdout.split()
@@ -150,6 +157,7 @@ def test_what_ran_is_the_installed_package(fresh: Path, tmp_path: Path) -> None:
     assert version == cs.__version__
 
 
+@pytest.mark.long
 def test_the_installed_package_finds_its_own_files(fresh: Path, tmp_path: Path) -> None:
     """Every verb, format, method and list of words is found in the folders of the package."""
     code = (

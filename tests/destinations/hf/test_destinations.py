@@ -267,6 +267,7 @@ def test_bad_input_writes_nothing_and_ends_as_documented(ckpt: Callable[..., Any
     assert not Path("out").exists()
 
 
+@pytest.mark.long
 def test_an_answer_on_stdout_is_only_the_answer_and_no_other_module_is_loaded() -> None:
     """What stands in the working directory is not taken for the library."""
     write_config("config.json", BERT, "BertModel")
