@@ -56,6 +56,7 @@ VARIOUS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", VARIOUS)
 def test_a_compiled_run_is_the_run_without(name: str) -> None:
     loops = [loop_of(how, **VARIOUS[name]) for how in ("on", "off")]
@@ -81,6 +82,7 @@ def test_crops_are_one_program_for_all_steps_and_temperatures() -> None:
         loop.run()
 
 
+@pytest.mark.long
 def test_many_runs_of_a_process_are_compiled_each() -> None:
     """Those of --controls: torch compiles a function eight times at most, and runs it as it is from then on."""
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
@@ -88,11 +90,13 @@ def test_many_runs_of_a_process_are_compiled_each() -> None:
             assert loop_of("on", steps=2).run() == "done"
 
 
+@pytest.mark.long
 def test_it_goes_on_bit_for_bit() -> None:
     check = resume_is_exact(build_job(write(compile="on", fields=SHORT), device="cpu"), step_s=0.0)
     assert (check.status, check.says) == ("PASS", "4 steps = 2 + 2, bit for bit")
 
 
+@pytest.mark.long
 def test_what_is_saved_knows_nothing_of_it(ckpt: Run, cheap: None) -> None:
     done = ckpt("train", write(compile=True, ema=0.9, fields=SHORT), "--device", "cpu", "--json")
     assert done.code == 0, done

@@ -135,6 +135,7 @@ def test_as_many_as_are_kept_are_those_that_lead_to_last(saves: Saves) -> None:
     assert (saves.whole(), saves.steps()) == (7, ["6", "7"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "left", "step"),
     [(6, 9, 7), (6, 9, 9)],
