@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
-from ..errors import ConfigError
+from ..errors import ConfigError, PlanError
+from ..storage.json_text import read_json
 from ..storage.read._descriptors import leads_out
 from ..storage.small_files import read_file
 from ..util.did_you_mean import did_you_mean
@@ -15,6 +16,7 @@ from ..util.registry import discover
 from ..util.text import escape
 from . import plain
 from .huggingface import read_added, read_decoder
+from .row_order import in_row_order, is_of_pieces
 from .vocabulary import Reader, Vocabulary, checked
 
 __all__ = [
@@ -62,13 +64,14 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
 
 NAMES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
-    "spiece.model", "tekken.json", "config.yaml",
+    "spiece.model", "sentencepiece.bpe.model", "tekken.json", "config.yaml",
 )  # fmt: skip
 """By what name, the surest first: tokenizer.json has the added tokens too."""
 ADDED = "added_tokens.json"
 """Where tokenisers of transformers have tokens that the other lists of theirs lack."""
 CONFIG = "tokenizer_config.json"
 """... and those of transformers 5, among other settings."""
+MODEL = "config.json"
 LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
@@ -93,12 +96,23 @@ def tokens_beside(model: str) -> str:
 def vocabulary_beside(path: str) -> Vocabulary:
     """Return the vocabulary in a file, with the tokens that a tokeniser of transformers added to it beside it.
 
-    Raises ConfigError where either cannot be read, or the added ones do not follow it.
+    Raises ConfigError where either cannot be read, or the added ones do not follow it, and PlanError for a list whose
+    tokens are not in the order of rows, and of which the files beside it do not tell that order.
     """
     folder, name = os.path.split(path)
-    if name not in LACKING:
+    if name not in LACKING and not is_of_pieces(name):
         return read_vocabulary(path)
-    return _with_added(read_vocabulary(path), lambda beside: _bytes(os.path.join(folder, beside)))
+
+    def read(beside: str) -> bytes | None:
+        return _bytes(os.path.join(folder, beside))
+
+    vocabulary = _in_row_order(name, read_vocabulary(path), read)
+    if name in SHIFTED and not vocabulary.is_whole:
+        raise PlanError(
+            f"{escape(path)} does not say which row a token has, nor do the files beside it.",
+            hint="Save the tokenizer.json of its tokeniser with transformers and name that.",
+        )
+    return _with_added(vocabulary, read)
 
 
 def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
@@ -108,11 +122,31 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     and for a file whose tokens are not in the order of rows.
     """
     data = read(name)
-    if data is None or name in SHIFTED:
+    is_shifted = name in SHIFTED
+    if data is None or (is_shifted and not is_of_pieces(name)):
         why = "does not say which row a token has" if data is not None else "is not there"
         raise ConfigError(f"{escape(name)} {why}.")
     vocabulary = vocabulary_of(name, data)
-    return _with_added(vocabulary, read) if name in LACKING else vocabulary
+    if name not in LACKING and not is_of_pieces(name):
+        return vocabulary
+    vocabulary = _in_row_order(name, vocabulary, read)
+    if is_shifted and not vocabulary.is_whole:
+        raise ConfigError(f"{escape(name)} does not say which row a token has.")
+    return _with_added(vocabulary, read)
+
+
+def _in_row_order(name: str, vocabulary: Vocabulary, read: Callable[[str], bytes | None]) -> Vocabulary:
+    settings = _fields(read(CONFIG))
+    return in_row_order(name, vocabulary, settings, {} if settings.get("tokenizer_class") else _fields(read(MODEL)))
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    """Return the fields of a JSON object, none of what is not one: that is said where the file is copied."""
+    try:
+        document = read_json(data or b"{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _with_added(vocabulary: Vocabulary, read: Callable[[str], bytes | None]) -> Vocabulary:

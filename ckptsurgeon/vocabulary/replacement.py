@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, PlanError
 from . import huggingface, plain
 from .read import read_vocabulary, tokens_beside, vocabulary_beside
 from .token_ids import Renumbering
@@ -106,6 +106,6 @@ def _whole(path: str) -> Vocabulary:
 
 def tokens_at(folder: str) -> Vocabulary | None:
     """Return the vocabulary whose list lies in a folder of this machine, None if there is none that can be read."""
-    with suppress(ConfigError):
+    with suppress(ConfigError, PlanError):
         return vocabulary_beside(tokens_beside(folder or os.curdir))
     return None

@@ -21,13 +21,16 @@ class Vocabulary:
     """The tokens in the order of their rows.
 
     ``scores`` are log-probabilities where a unigram model has them; ``inside`` begins every piece of WordPiece that
-    does not begin a word (``##``), and is empty for other kinds.
+    does not begin a word (``##``), and is empty for other kinds. It ``is_whole`` unless the ``tokeniser`` may have
+    further tokens: then rows beyond these may be theirs.
     """
 
     name: str
     tokens: tuple[str, ...]
     scores: tuple[float, ...] = ()
     inside: str = ""
+    is_whole: bool = True
+    tokeniser: str = ""
 
 
 class Reader(Protocol):

@@ -123,7 +123,8 @@ def merge_vocabulary(
     if not named and len(set(sizes)) == 1:  # no shape tells; names do, of models of transformers
         named = known_keys(models) if all(one.folder.config for one in models) else []
     keys = tuple(vocabulary_key(text) for text in named)
-    chosen = MergeVocabulary(rows, output.tokens, tuple(one.tokens for one in lists), keys)
+    several = frozenset(number for number, one in enumerate(lists) if not one.is_whole)
+    chosen = MergeVocabulary(rows, output.tokens, tuple(one.tokens for one in lists), keys, several)
     of = next((number for number in (first, *range(len(lists))) if lists[number].tokens == output.tokens), None)
     path = found[of] if of is not None else "" if added else path
     return chosen, ModelTokens(tuple(found), lists, output, chosen.size, of, path, begins, added, tuple(notes))

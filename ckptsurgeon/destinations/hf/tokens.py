@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ConfigError, SourceError
+from ...errors import ConfigError, PlanError, SourceError
 from ...planning.target import Companion
 from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
@@ -186,7 +186,7 @@ def _agrees(one: Companion, new: Vocabulary) -> bool | None:
         if one.name in WITH_ROWS:
             return vocabulary_beside(one.path).tokens == new.tokens
         return _has_pieces(new.tokens, read_vocabulary(one.path).tokens)
-    except ConfigError:
+    except (ConfigError, PlanError):
         return False
 
 

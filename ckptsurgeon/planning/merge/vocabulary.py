@@ -20,13 +20,14 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 class MergeVocabulary:
     """The rows of each source that make the output's vocabulary; the tensors that somebody named, with or without axis.
 
-    ``tokens`` are the output's, ``lists`` those of each source.
+    ``tokens`` are the output's, ``lists`` those of each source, of which the ``open`` ones may have further tokens.
     """
 
     rows: tuple[Rows, ...]
     tokens: tuple[str, ...]
     lists: tuple[tuple[str, ...], ...]
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
+    open: frozenset[int] = frozenset()
 
     @property
     def size(self) -> int:
@@ -79,7 +80,18 @@ class MergeAxes:
         for one in inputs:
             beyond = one.shape[axis] - len(self._options.lists[one.source])
             self._beyond[one.source] = max(beyond, self._beyond.get(one.source, beyond))
+            if beyond > 0 and one.source in self._options.open:
+                raise self._unreached(key, one.source, beyond)
         return axis
+
+    def _unreached(self, key: str, source: int, beyond: int) -> PlanError:
+        name = escape(self._names[source])
+        rows = f"{count(beyond, 'row')} of {name} {'is' if beyond == 1 else 'are'} beyond the"
+        return PlanError(
+            f"{escape(key)}: {rows} {count(len(self._options.lists[source]), 'token')} of its list, and may be those of "
+            "tokens that its tokeniser adds, or puts before these.",
+            hint=f"Save the tokenizer.json of its tokeniser with transformers and name that: --tokens {name}=LIST.",
+        )
 
     def _checked(
         self, key: str, inputs: Sequence[Input], rows: Sequence[Rows], axis: int | None, fitting: Sequence[int]

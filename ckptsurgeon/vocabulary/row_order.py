@@ -1,0 +1,114 @@
+"""The rows of a sentencepiece list: tokenisers of transformers put other tokens before, between and after its pieces.
+
+https://github.com/huggingface/transformers, ``convert_slow_tokenizer.py``: what each class makes of the pieces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .vocabulary import Vocabulary
+
+__all__ = ["in_row_order", "is_of_pieces", "kind_of"]
+
+LIKE_PIECES = frozenset((
+    "albert", "bertgeneration", "bigbird", "codellama", "debertav2", "fnet", "gemma", "gemma2", "gemma3",
+    "gemma3text", "gptsw3", "llama", "mistral", "mixtral", "reformer", "rembert", "siglip", "speecht5", "xlnet",
+))  # fmt: skip
+"""Tokenisers, and types of models that have such, whose rows are the pieces in their order."""
+IN_CODE = frozenset((
+    "barthez", "bartpho", "cpm", "fsmt", "m2m100", "marian", "mbart", "mbart50", "mluke", "nllb", "nllbmoe", "plbart",
+    "seamlessm4t", "seamlessm4tv2", "speech2text", "udop", "xlmprophetnet",
+))  # fmt: skip
+"""Those that add tokens of languages and the like in code."""
+_OF_T5 = ("t5", "mt5", "umt5", "longt5")
+_SENTINEL = "<extra_id_0>"
+_FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
+_CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
+_ENDING = re.compile(r"Tokenizer(Fast)?$")
+
+
+def is_of_pieces(name: str) -> bool:
+    """Whether a file of that name is a sentencepiece model."""
+    return name.lower().endswith((".model", ".spm"))
+
+
+def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return what a tokeniser is called in tokenizer_config.json or, if that does not say, the model in config.json."""
+    for said in (settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type")):
+        if isinstance(said, str) and not said.startswith(("PreTrained", "Tokenizers")):
+            return _ENDING.sub("", said).replace("-", "").replace("_", "").lower()
+    return ""
+
+
+def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
+    """Return the tokens of a list in the order of rows, as the tokeniser has them that two JSON files name.
+
+    ``is_whole`` is false if that is not known, or if it has further ones.
+    """
+    kind = kind_of(settings, config)
+    if kind in IN_CODE:
+        return replace(pieces, is_whole=False, tokeniser=kind)
+    if not is_of_pieces(name):
+        return pieces
+    make = _MADE.get(kind)
+    if make is None:
+        return replace(pieces, is_whole=kind in LIKE_PIECES, tokeniser=kind)
+    tokens = make(pieces.tokens, settings)
+    if tokens is None or len(set(tokens)) < len(tokens):
+        return replace(pieces, is_whole=False, tokeniser=kind)
+    scores = dict(zip(pieces.tokens, pieces.scores, strict=False))
+    ordered = tuple(scores.get(token, 0.0) for token in tokens) if scores else ()
+    is_whole = kind not in _OF_T5 or bool(settings)
+    return replace(pieces, tokens=tuple(tokens), scores=ordered, is_whole=is_whole, tokeniser=kind)
+
+
+def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
+    """Return the pieces and the sentinels that follow them, the last one first, if they are no pieces themselves."""
+    number = settings.get("extra_ids", 100 if settings else 0)
+    known = settings.get("added_tokens_decoder")
+    rows = known.values() if isinstance(known, dict) else ()
+    are_added = any(isinstance(row, dict) and row.get("content") == _SENTINEL for row in rows)
+    if type(number) is not int or not 0 < number < 10000 or are_added or _SENTINEL in pieces:
+        return pieces
+    return (*pieces, *(f"<extra_id_{one}>" for one in reversed(range(number))))
+
+
+def _pegasus(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str] | None:
+    """Return the two masks and the tokens of pretraining behind the first two pieces, and then all others."""
+    offset = settings.get("offset", 103)
+    if offset == 0:
+        return pieces
+    masks = [_text(settings.get(field, usual)) for field, usual in _MASKS]
+    if type(offset) is not int or not 2 < offset < 10000 or not all(masks):
+        return None
+    return (*pieces[:2], *masks, *(f"<unk_{one}>" for one in range(2, offset)), *pieces[2:])
+
+
+_MASKS = (("mask_token_sent", "<mask_1>"), ("mask_token", "<mask_2>"))
+
+
+def _text(token: Any) -> str:
+    said = token.get("content") if isinstance(token, dict) else token
+    return said if isinstance(said, str) else ""
+
+
+def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str]]:
+    """Return what makes fairseq's four tokens, the pieces but for its first three, and ``last``."""
+    return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last)
+
+
+def _camembert(pieces: Sequence[str], _: Mapping[str, Any]) -> Sequence[str]:
+    return (*_CAMEMBERT, *pieces[1:], "<mask>")
+
+
+_MADE: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]] = {
+    **dict.fromkeys(_OF_T5, _t5),
+    **dict.fromkeys(("pegasus", "bigbirdpegasus"), _pegasus),
+    **dict.fromkeys(("xlmroberta", "xlmrobertaxl", "layoutxlm"), _fairseq("<mask>")),
+    "xglm": _fairseq(*(f"<madeupword{one}>" for one in range(7))),
+    "camembert": _camembert,
+}
