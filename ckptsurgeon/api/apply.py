@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.lora_extract.config import check_adapter
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..methods.merge._method import Method
 
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
+
+_OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
+"""Ends of names of files beside the weights of a model."""
 
 
 @checked
@@ -88,7 +92,23 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+    left = [note for note in _left_there(plan, options) if note not in plan.notes]
+    return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes, *left))
+
+
+def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
+    """Return notes on files of another model that an output was written beside, or over."""
+    from ..engine.output.companions import as_written
+    from ..engine.output.layout import is_folder
+
+    written = {one.name for one in as_written(plan, options).target.companions} if is_folder(options) else set[str]()
+    folder = options.path if is_folder(options) else os.path.dirname(options.path) or os.curdir
+    known = (name for name in os.listdir(folder) if name.endswith(_OF_MODELS)) if os.path.isdir(folder) else ()
+    if all(name in written or name == RECIPE_FILE for name in known):
+        return ()
+    from .model_folder.left_there import left_there
+
+    return left_there(options.path, written, plan.target.companions)
 
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:

@@ -208,7 +208,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += at_odds(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
-        return (*said, *unsaid(self.path, self.codes, self, self.folder, settings, lambda: self.elsewhere))
+        of_folder = unsaid(self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere)
+        return (*said, *of_folder)
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file in which a tensor lies; raises FormatError when nothing of it is stored."""

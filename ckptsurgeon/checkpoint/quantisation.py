@@ -213,16 +213,19 @@ def unsaid(
     tensors: Tensors,
     folder: Folder | None,
     settings: Mapping[str, Any],
+    metadata: Mapping[str, str],
     elsewhere: Callable[[], Sequence[str]],
 ) -> Iterator[str]:
     """Say that a folder's config.json speaks of no quantisation beside codes, or of one beside plain weights.
 
-    ``settings`` are those of the codes; ``elsewhere`` gives the keys of a shard's other shards, which may have codes.
+    ``settings`` are those of the codes, which transformers does not look for in ``metadata``; ``elsewhere`` gives the
+    keys of a shard's other shards, which may have codes.
     """
     if folder is None:
         return
     if codes:
-        named = [one.name for one in known_by_settings(codes)] if not settings else []
+        ours = not settings or SETTINGS in metadata
+        named = [one.name for one in known_by_settings(codes)] if ours and not settings_by_file(folder) else []
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):
             yield (

@@ -87,9 +87,9 @@ class MergeAxes:
     def _unreached(self, key: str, source: int, beyond: int) -> PlanError:
         name = escape(self._names[source])
         rows = f"{count(beyond, 'row')} of {name} {'is' if beyond == 1 else 'are'} beyond the"
+        tokens = count(len(self._options.lists[source]), "token")
         return PlanError(
-            f"{escape(key)}: {rows} {count(len(self._options.lists[source]), 'token')} of its list, and may be those of "
-            "tokens that its tokeniser adds, or puts before these.",
+            f"{escape(key)}: {rows} {tokens} of its list: its tokeniser may add tokens, or put some before these.",
             hint=f"Save the tokenizer.json of its tokeniser with transformers and name that: --tokens {name}=LIST.",
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
@@ -226,3 +227,37 @@ def test_what_contradicts_the_weights_is_said_of_a_configuration_as_of_its_folde
     }
     assert said["dst/config.json"] == said["dst"]
     assert [note in one for one in said["dst"]] == ([True] if note else [])
+
+
+@pytest.mark.parametrize("output", ["old", "old/model.safetensors"])
+def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_they_contradict(output: str) -> None:
+    saved("old", BERT, "BertModel")
+    Path("old/vocab.txt").write_text("\n".join(f"w{number}" for number in range(99)))
+    saved("new", {**BERT, "vocab_size": 20}, "BertModel")
+    plan = cs.convert("new")
+    notes = cs.apply(plan, output, force=True).notes
+    stay = "vocab.txt" if output == "old" else "config.json, vocab.txt"
+    assert f"left in old, of the model that was there: {stay}" in notes
+    assert any("vocab.txt has 99 tokens" in note and "20 rows" in note for note in notes)
+    said = any("config.json says 50 (vocab_size)" in note for note in notes)
+    assert said == (output != "old")
+    assert not any("left in" in note for note in cs.apply(plan, "fresh").notes)
+    assert not any("left in" in note for note in cs.apply(plan, "new.safetensors").notes)
+
+
+def test_the_same_files_of_a_model_around_an_output_are_not_said() -> None:
+    saved("old", BERT, "BertModel")
+    saved("tuned", BERT, "BertModel")
+    notes = cs.apply(cs.convert("tuned"), "old/model.safetensors", force=True).notes
+    assert not any("left in" in note for note in notes)
+
+
+def test_settings_in_the_metadata_of_codes_are_not_those_of_a_config_json_that_has_none() -> None:
+    codes = {"layers.0.up_proj.qweight": torch.zeros(8, 64, dtype=torch.int32),
+             "layers.0.up_proj.qzeros": torch.zeros(1, 8, dtype=torch.int32),
+             "layers.0.up_proj.scales": torch.ones(1, 64).half()}  # fmt: skip
+    saved("old", BERT, "BertModel")
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 64}
+    save_file(codes, "old/model.safetensors", {"quantization_config": json.dumps(settings)})
+    said = "old: its config.json has no quantization_config, beside 1 quantised tensor"
+    assert any(note.startswith(said) for note in cs.inspect("old").notes)

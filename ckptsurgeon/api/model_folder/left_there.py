@@ -1,0 +1,50 @@
+"""Files of a model that lie where an output was written, and are none of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from ...checkpoint.opening import open_checkpoint
+from ...errors import CheckpointError
+from ...planning.plan.files import PlanCompanion
+from ...storage.read.uri import read_small
+from ...util.text import escape, listing
+from .checks import notes_beside
+from .folder import ModelFolder, model_folder
+
+__all__ = ["left_there"]
+
+
+def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
+    """Return notes on files of a model around an output that are not of it, and on what they contradict.
+
+    ``written`` are the names of the files that the output has beside its weights, ``planned`` what would lie beside
+    them in a folder: of a single file, those that say the same are not named. There are none if the output cannot be
+    opened by its path.
+    """
+    with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
+        folder = model_folder(checkpoint)
+        if checkpoint.elsewhere:
+            return ()
+        same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
+        stay = [one.name for one in folder.files if one.name not in written and one.name not in same]
+        if not stay:
+            return ()
+        where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
+        return (
+            f"left in {where}, of the model that was there: {listing(stay, 12, where='')}",
+            *checkpoint.quantisation_notes,
+            *notes_beside(checkpoint),
+        )
+    return ()
+
+
+def _is_there(folder: ModelFolder, one: PlanCompanion) -> bool:
+    """Whether a folder has a file as it was planned."""
+    path = next((other.path for other in folder.files if other.name == one.name), "")
+    with suppress(CheckpointError):
+        return bool(path) and hashlib.sha256(read_small(path, 256 << 20)).hexdigest() == one.sha256
+    return False
