@@ -16,6 +16,7 @@ from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
+from .alignment import alignment_notes
 from .documents import GENERATION
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
@@ -91,6 +92,7 @@ def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: Mode
         *shapes,
         *head_notes(tensors, folder),
         *_beyond(folder),
+        *alignment_notes(folder),
         *token_list_notes(read),
         *special_id_notes(folder, read),
     ]

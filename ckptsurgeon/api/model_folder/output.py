@@ -21,6 +21,7 @@ from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.token_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
+from .alignment import with_heads_left
 from .checks import folder_notes
 from .config import layer_counts, not_by_layer, with_dtype, with_layers
 from .config_fields import renamed_settings
@@ -60,7 +61,8 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
         return _recast(plan, folder, None, ())
     config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])
     if config is not None:
-        return _recast(plan, folder, config, notes)
+        kept, more = with_heads_left(folder.files, folder, config)
+        return _recast(plan, folder, config, [*notes, *more], kept)
     settings = [one.name for one in folder.files if one.name in (CONFIG, ADAPTER)]
     files = [_with_new_names(plan, one, folder) for one in folder.files if one.name not in settings]
     why = "; ".join([_why(renamed, left), *notes])
@@ -119,15 +121,20 @@ def _fewer_layers(
     return None, []
 
 
-def _recast(plan: Plan, folder: ModelFolder, config: Mapping[str, Any] | None, notes: Sequence[str]) -> Plan:
+def _recast(
+    plan: Plan,
+    folder: ModelFolder,
+    config: Mapping[str, Any] | None,
+    notes: Sequence[str],
+    files: Sequence[Companion] | None = None,
+) -> Plan:
     """Return a plan with the files of a folder, the configuration in the dtype of the weights if that is another."""
+    files = folder.files if files is None else files
     cast = any(step.source_dtype != step.dtype and DTYPES[step.dtype].kind == "float" for step in plan.steps)
     if _is_adapter(folder.files) or (config is None and not (cast and folder.config)):
-        return with_files(plan, folder.files, [*notes, *folder.notes], folder)
+        return with_files(plan, files, [*notes, *folder.notes], folder)
     fields, note = with_dtype(folder.config if config is None else config, plan) if cast else (dict(config or {}), "")
-    return with_files(
-        plan, with_config(folder.files, fields), [*notes, *([note] if note else []), *folder.notes], folder
-    )
+    return with_files(plan, with_config(files, fields), [*notes, *([note] if note else []), *folder.notes], folder)
 
 
 def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], list[str]]:
