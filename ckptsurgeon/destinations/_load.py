@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -179,8 +181,18 @@ def _toolkit_of(document: Document) -> _Toolkit:
 def module_destination(model: nn.Module) -> TargetSpec:
     """Return a live module as a destination; what no source gives it keeps.
 
-    Raises ConfigError where it is no module, or one whose tensors cannot be written in place.
+    A model of transformers knows the names that it had before, as one from its config.json does. Raises ConfigError
+    where it is no module, or one whose tensors cannot be written in place.
     """
     from .torch_module.module import live_target
 
-    return live_target(model)
+    target = live_target(model)
+    package = sys.modules.get("transformers")
+    kind = getattr(package, "PreTrainedModel", None)
+    if kind is None or not isinstance(model, kind) or getattr(model, "hf_quantizer", None) is not None:
+        return target
+    from .hf.names import Names
+
+    with suppress(ImportError):  # transformers before 5 has no table of names
+        return replace(target, recognise=Names.of(model, package).of_targets(target.tensors))
+    return target

@@ -13,7 +13,7 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.engine import live_modules as memory
 
-from ..helpers.transformers_models import BERT, WAV2VEC2, model_of, same, saved
+from ..helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, model_of, same, saved
 
 
 class Net(nn.Module):
@@ -248,6 +248,22 @@ def test_a_folder_is_loaded_into_a_live_model_of_transformers(
     theirs, ours = saved("a", fields, architecture), model_of(fields, architecture)
     assert not cs.load_into(ours, given, strict=True).notes
     same(ours, theirs)
+
+
+def test_experts_that_a_folder_has_one_by_one_are_stacked_in_a_live_model() -> None:
+    pytest.importorskip("transformers")
+    theirs, ours = saved("a", MIXTRAL, "MixtralForCausalLM"), model_of(MIXTRAL, "MixtralForCausalLM")
+    plan = cs.load_into(ours, "a", strict=True)
+    assert plan.counts["derived"] == 4
+    assert any("made of older ones" in note for note in plan.notes)
+    same(ours, theirs)
+
+
+def test_the_base_model_of_a_folder_is_loaded_into_a_live_model_with_a_head() -> None:
+    pytest.importorskip("transformers")
+    theirs, ours = saved("a", BERT, "BertModel"), model_of(BERT, "BertForSequenceClassification")
+    cs.load_into(ours, "a")
+    same(ours, theirs, "bert.")
 
 
 def test_labels_of_a_live_model_are_compared_with_those_of_the_folder() -> None:

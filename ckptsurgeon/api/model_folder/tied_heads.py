@@ -131,8 +131,11 @@ def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[st
 def has_new_head(plan: Plan, base: Collection[str]) -> bool:
     """Whether adapters give a base (of these keys) that computes with its embedding an output layer of its own."""
     heads = [step for step in plan.steps if HEAD.search(step.key)]
-    changed = any(_is_changed(step) for step in plan.steps if EMBEDDING.search(step.key))
-    return any(changed or _is_changed(step) or step.key not in base for step in heads if not step.tied_to)
+    embeddings = [step for step in plan.steps if EMBEDDING.search(step.key)]
+    changed = any(map(_is_changed, embeddings))
+    return bool(embeddings) and any(
+        changed or _is_changed(step) or step.key not in base for step in heads if not step.tied_to
+    )
 
 
 def _is_changed(step: Step) -> bool:

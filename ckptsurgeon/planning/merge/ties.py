@@ -41,7 +41,7 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
     """Whether the output layer is no input embedding: not all models tie it, or it is made otherwise."""
     heads = [step for step in steps if HEAD.search(step.key)]
     made = [(one.op, one.merge, one.dtype) for one in steps if EMBEDDING.search(one.key)]
-    return any(not all_tied or (made and (one.op, one.merge, one.dtype) not in made) for one in heads)
+    return bool(made) and any(not all_tied or (one.op, one.merge, one.dtype) not in made for one in heads)
 
 
 class Ties:

@@ -150,3 +150,11 @@ def test_a_kept_plan_of_a_tied_model_is_carried_out() -> None:
     Path("merge.json").write_text(json.dumps(cs.lora_merge("base", "ad").to_json()))
     cs.apply(cs.load_plan("merge.json"), "out/")
     assert cs.verify("out").ok
+
+
+def test_a_model_without_an_embedding_ties_nothing() -> None:
+    torch.manual_seed(0)
+    folder("base", {HEAD: torch.randn(12, 8)}, {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]})
+    adapter(factors("lm_head"), target_modules=["lm_head"])
+    _, config, notes = merged("base", "ad")
+    assert ("tie_word_embeddings" in config, APART in notes) == (False, False)
