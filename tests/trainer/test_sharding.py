@@ -163,7 +163,7 @@ def test_damaged_moments_are_noticed() -> None:
     ("arguments", "says"),
     [
         (["--strategy", "zero"], "there is no strategy 'zero'"),
-        (["--strategy", "fsdp", "--controls"], "--controls trains whole models"),
+        (["--strategy", "fsdp", "--controls"], "--controls needs the whole model in one process"),
     ],
 )
 def test_what_cannot_be_asked(arguments: list[str], says: str) -> None:
