@@ -141,13 +141,13 @@ def check_output(
     """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import check_options, lay_out
-    from ..formats.base.header import Beside
+    from ..formats.base.header import ExtraEntries
 
     options = _options(output, to, max_shard_size)
     check_options(options)
     if plan is not None:
         carries = plan.carried.root or plan.carried.entries
-        lay_out(as_written(plan, options), options, "", Beside() if carries else None)
+        lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
 
 
 def notes_of(

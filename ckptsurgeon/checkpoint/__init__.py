@@ -1,1 +1,1 @@
-"""An open checkpoint: a read-only mapping from key to header, whatever the format, nothing executed."""
+"""Opens checkpoints of any format as a read-only mapping from key to header, without executing anything."""

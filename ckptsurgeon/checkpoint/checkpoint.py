@@ -1,4 +1,4 @@
-"""``Checkpoint``: a state dict as its file's header describes it."""
+"""Defines ``Checkpoint``: a state dict as its file's header describes it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
-from .extras import NO_NAMES, Entry, Extra, entries_beside, entries_to_carry, extras_of, names_to
+from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import (
-    at_odds,
     contradictory,
+    disagreeing_files,
     in_other_shards,
     incomplete,
+    missing_settings,
     of_other_width,
     quantisation_settings,
     settings_by_file,
     settings_in,
-    unsaid,
 )
 from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
-"""What is worked out when it is asked for, and is another for other tensors."""
+"""Cached properties, which depend on the tensors."""
 
 
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     """A state dict as its file's header describes it: key → TensorInfo. Reads no tensor until asked.
 
-    ``path`` is what the user wrote; ``root`` where the state dict hangs; ``passed`` the other state dicts;
-    ``stripped`` the wrappers taken off the keys; ``extras`` what else is in the file; ``recipe`` the text that
-    ckptsurgeon left in it, if it made it; ``checked`` the storages whose checksum was seen to be right; ``folder`` the
-    folder of the model whose weights it is, None for a file of any other name; ``around`` the folder that it lies in,
+    ``path`` is what the user wrote; ``root`` the path to the state dict; ``passed`` the other state dicts;
+    ``stripped`` the wrappers removed from the keys; ``extras`` the other entries of the file; ``recipe`` the text that
+    ckptsurgeon stored in it, if it made it; ``checked`` the storages whose checksum was found right; ``folder`` the
+    folder of the model whose weights it is, None for a file of any other name; ``around`` the folder that it is in,
     whatever its name.
     """
 
@@ -111,7 +111,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether its tensors are in memory, and in no file."""
+        """Whether its tensors are in memory and not in a file."""
         return any(isinstance(file, MemoryFile) for file in self.header.handles.values())
 
     @property
@@ -126,26 +126,26 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """The free text that it carries: safetensors' ``__metadata__``; of others, what our recipe in them keeps."""
+        """The free text that it carries: safetensors' ``__metadata__``; of other formats, the copy in our recipe."""
         return self.header.metadata or _metadata_kept(self.header.recipe)
 
     @property
     def recipe(self) -> str | None:
-        """The text of the recipe in it, None when ckptsurgeon did not make it."""
+        """The text of the recipe in it, None if ckptsurgeon did not make it."""
         return self.header.recipe
 
     @property
     def stripped(self) -> tuple[str, ...]:
-        """The wrappers taken off the keys, outermost first."""
+        """The wrappers removed from the keys, outermost first."""
         return self._view.stripped
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided on the way that a user may want to know."""
+        """Decisions made while opening it that a user may want to know."""
         notes = [*self.header.notes]
         shard = next((file.name for name, file in self.header.handles.items() if not name), "")
         if number := shards_of(shard):
-            notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the others are not read")
+            notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
         lacking = self._view.lacking
         if lacking:
             notes.append(
@@ -157,24 +157,24 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*notes, f"took {where}; also there: {listing(others)} (choose with --root)")
+        return (*notes, f"took {where}; also in the file: {listing(others)} (choose with --root)")
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
-        """What else is in the file: epochs, optimizers, arguments; opaque where its class is not known."""
+        """The other entries of the file: epochs, optimizers, arguments; opaque if their class is unknown."""
         aside = {key: self._tensors[key] for key in self._view.aside}
         return extras_of(self.header.tree, self._keys, self._entries, aside)
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
-        """The keys of the dicts that lead to the state dict, outermost first; None where not only dicts lead there."""
+        """The keys of the dicts that lead to the state dict, outermost first; None if not only dicts lead there."""
         return names_to(self.header.tree, self._keys)
 
-    def to_carry(self) -> list[Entry]:
-        """Return the entries beside the tensors, each with why it cannot be carried into another file, if it cannot."""
-        aside = [Entry(key, key, (), None, "it is a tensor") for key in self._view.aside]
+    def to_carry(self) -> list[ExtraEntry]:
+        """Return the entries next to the tensors; those that cannot be carried into another file have the reason."""
+        aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._view.aside]
         entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
-        if self.root_names is None:  # written as dicts by name, they would hang elsewhere
+        if self.root_names is None:  # written as dicts by name, they would be in another place
             entries = (replace(entry, why=entry.why or NO_NAMES) for entry in entries)
         return [*entries, *aside]
 
@@ -185,34 +185,34 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def codes(self) -> Codes:
-        """The quantised tensors: what is stored of each, and what its codes stand for."""
+        """The quantised tensors: the stored parts of each, and what its codes stand for."""
         return find_codes(self, lambda: self.quantisation, lambda: self.elsewhere)
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
-        """The keys that an index beside it has in other files, if it is one shard; empty if it is not a shard."""
+        """The keys that an index next to it has in other files, if it is one shard; empty if it is not a shard."""
         files = [*self.header.handles.values()]
         return in_other_shards(files[0].name, self.around) if len(files) == 1 else ()
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
-        """What its own metadata, or else its folder, say of quantisation: a ``quantization_config``, or nothing."""
+        """The ``quantization_config`` in its own metadata, or else in its folder; empty if there is none."""
         return settings_in(self.metadata) or quantisation_settings(self.around)
 
     @cached_property
     def quantisation_notes(self) -> tuple[str, ...]:
-        """What the settings of quantisation say that is not so of the tensors, and what these lack."""
+        """Notes where the settings of quantisation contradict the tensors, and on missing parts of these."""
         settings = self.quantisation if self.codes else {}
         said = list(contradictory(self.path, self.codes, self, settings))
         said += incomplete(self.path, self.codes, self, self.elsewhere) if self.codes else ()
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
-            said += at_odds(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
-        of_folder = unsaid(self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere)
+            said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
+        of_folder = missing_settings(self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere)
         return (*said, *of_folder)
 
     def file(self, info: TensorInfo) -> File:
-        """Return the open file in which a tensor lies; raises FormatError when nothing of it is stored."""
+        """Return the open file that has a tensor; raises FormatError if the tensor is not stored."""
         if info.storage is None:
             raise FormatError(f"a tensor of {escape(self.path)} has no values: {info.opaque}.", rule="opaque")
         return self.header.handles[info.storage.file]
@@ -224,16 +224,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def tensor(self, key: str) -> torch.Tensor:
         """Return the tensor that ``torch.load`` would give; reads its bytes, and imports torch.
 
-        Raises KeyError, or FormatError when the values cannot be had or fail their checksum.
+        Raises KeyError, or FormatError if the values cannot be read or fail their checksum.
         """
         from .materialise import materialise
 
         return materialise(self, key, self[key])
 
     def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
-        """Return the same checkpoint with the wrappers off its keys.
+        """Return the same checkpoint with the wrappers removed from its keys.
 
-        Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats what was done before.
+        Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats an earlier removal.
         """
         other = object.__new__(Checkpoint)
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT})
@@ -241,7 +241,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
-        """Return the same file as a checkpoint of other tensors, made of those that it has."""
+        """Return the same file as a checkpoint of other tensors, computed from its own."""
         other = self.unwrapped(stripped=self.stripped)
         aside = {key: self._tensors[key] for key in self._view.aside}
         other._tensors = {**aside, **tensors}
@@ -249,16 +249,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def stored_key(self, key: str) -> str:
-        """Return the key as it stands in the file."""
+        """Return the key as it is in the file."""
         return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-        """Return the same file for somebody else, who cannot close it; ``root`` is another state dict of it.
+        """Return a view of the same file that cannot close it; ``root`` selects another state dict of it.
 
-        Raises SourceError when it is closed.
+        Raises SourceError if it is closed.
         """
         if self.closed:
-            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it afterwards.")
+            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it later.")
         if root is not None:
             found, passed = find_root(self.header.tree, root, self.path)
             other = Checkpoint(
@@ -270,7 +270,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def close(self) -> None:
-        """Close the files; headers stay, values can no longer be read. One that was lent stays open."""
+        """Close the files; headers stay, values can no longer be read. A view made by ``lent`` does not close them."""
         for file in () if self._is_lent else self.header.handles.values():
             file.close()
 

@@ -1,4 +1,4 @@
-"""What is in a file beside its state dict: inert values for people, and entries that another file can take."""
+"""Lists the entries of a file next to its state dict: values to show, and entries that another file can take."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from ..formats.base import limits
 from ..formats.pickle.plain import Array
-from ..formats.pickle.values import Group, Name, Opaque, key_text
+from ..formats.pickle.values import GlobalName, Opaque, PickledSet, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, shape_text
 from .roots import parts_of
 
-__all__ = ["NO_NAMES", "Entry", "Extra", "entries_beside", "entries_to_carry", "extras_of", "names_to"]
+__all__ = ["NO_NAMES", "Extra", "ExtraEntry", "entries_beside", "entries_to_carry", "extras_of", "names_to"]
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
@@ -26,7 +26,7 @@ Plain = None | bool | int | float | str | list[Any]
 
 @dataclass(frozen=True)
 class Extra:
-    """An entry that is no tensor of the state dict: ``value`` is set where it is small plain data."""
+    """An entry that is not a tensor of the state dict; ``value`` is set if it is small plain data."""
 
     key: str
     type: str
@@ -36,9 +36,9 @@ class Extra:
 def extras_of(
     tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]
 ) -> tuple[Extra, ...]:
-    """Return the entries beside the root, those among its tensors, and those set aside; many only as a number."""
+    """Return the entries next to the root, those among its tensors, and those set aside; beyond a limit a count."""
     every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
-    counter = _Counter()
+    counter = _TensorCounter()
     told = [
         _described(".".join((*place, key_text(key))), value, counter)
         for place, key, value in islice(every, limits.EXTRAS)
@@ -48,9 +48,9 @@ def extras_of(
 
 
 def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:
-    """Yield (place, key, value) of what is no tensor of the state dict: along the path to it, and in it.
+    """Yield (place, key, value) of the entries that are not tensors of the state dict: along the path to it, and in it.
 
-    A place is the names of what an entry lies in.
+    A place is the names of the dicts that contain an entry.
     """
     node, place = tree, Place()
     for taken in keys:
@@ -66,8 +66,8 @@ def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -
             yield place, key, value
 
 
-def _described(key: str, value: Any, counter: _Counter) -> Extra:
-    """Return what can be said of a value without running anything."""
+def _described(key: str, value: Any, counter: _TensorCounter) -> Extra:
+    """Return the description of a value, without running anything."""
     if value is None or isinstance(value, (bool, int)):
         return Extra(key, type(value).__name__, value if _fits(value) else None)
     if isinstance(value, float):
@@ -76,11 +76,11 @@ def _described(key: str, value: Any, counter: _Counter) -> Extra:
         return Extra(key, "str", value if len(value) <= MAX_TEXT else None)
     if isinstance(value, TensorInfo):
         return Extra(key, f"tensor {value.dtype} {shape_text(value.shape)}")
-    if isinstance(value, (Opaque, Name, Array)):
+    if isinstance(value, (Opaque, GlobalName, Array)):
         return Extra(key, f"{value!r:.200}")
     if isinstance(value, (bytes, bytearray)):
         return Extra(key, count(len(value), "byte"))
-    if isinstance(value, (dict, list, tuple, Group)):
+    if isinstance(value, (dict, list, tuple, PickledSet)):
         return _container(key, value, counter)
     return Extra(key, type(value).__name__)
 
@@ -89,29 +89,29 @@ def _fits(value: bool | int | None) -> bool:
     return value is None or -(2**63) <= value < 2**64
 
 
-def _container(key: str, value: Any, counter: _Counter) -> Extra:
-    kind = {Group: "set"}.get(type(value), type(value).__name__)
+def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
+    kind = {PickledSet: "set"}.get(type(value), type(value).__name__)
     tensors = counter.tensors_in(value)
-    holding = f", {count(tensors, 'tensor')} in it" if tensors else ", not looked through" if tensors is None else ""
+    holding = f", {count(tensors, 'tensor')} in it" if tensors else ", not searched" if tensors is None else ""
     small = isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
     return Extra(key, f"{kind} of {len(value)}{holding}", list(value) if small else None)
 
 
 def _is_scalar(value: Any) -> bool:
-    """Whether a value can be shown inside a list: never a container, whose nesting has no end."""
+    """Return whether a value can be shown inside a list: never a container, whose nesting has no end."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
-class _Counter:
-    """Counts the tensors in nests of containers, until it has seen as many values as one file may cost."""
+class _TensorCounter:
+    """Counts the tensors in nested containers, up to a limit of visited values for each file."""
 
     def __init__(self) -> None:
         self._left = limits.COUNTED
 
     def tensors_in(self, value: Any) -> int | None:
-        """Return how many tensors a nest holds, each container once; None where that would cost too much."""
+        """Return the number of tensors in nested containers, each counted once; None if the limit is reached."""
         waiting, seen, tensors = [value], set[int](), 0
         while waiting:
             node = waiting.pop()
@@ -126,17 +126,17 @@ class _Counter:
         return tensors
 
 
-# The entries of a file beside its tensors that can be written into another: plain data, nothing else.
+# The entries of a file next to its tensors that can be written into another: plain data, nothing else.
 
 MAX_DEPTH = 64
 MAX_BITS = 2000
-NO_NAMES = "the state dict hangs in a list, in an object or under a key that is no text"
-TOO_MUCH = "there is more than is looked through"
+NO_NAMES = "the state dict is inside a list or an object, or its key is not a text"
+TOO_MUCH = "the file has too many entries to search"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An entry beside the tensors: the names of the dicts it lies in as ``place``, and ``why`` it cannot be carried."""
+class ExtraEntry:
+    """An entry next to the tensors: the names of its dicts as ``place``, and the reason if it cannot be carried."""
 
     name: str
     key: str
@@ -146,7 +146,7 @@ class Entry:
 
 
 def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return a path through a file as names; None where it leads through lists, objects or keys that are no text."""
+    """Return a path through a file as names; None if it leads through lists, objects or keys that are not texts."""
     for key in keys:
         if not (isinstance(tree, dict) and type(key) is str):
             return None
@@ -154,26 +154,26 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(keys)
 
 
-def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[Entry]:
-    """Yield (place, key, value) as entries. Those that share what they hold are looked through within one budget."""
-    look = _Look()
+def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
+    """Yield (place, key, value) as entries. All are searched within one limit, since they may share values."""
+    look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):
         if type(key) is not str:
-            why = "its name is no text"
+            why = "its name is not a text"
         else:
             why = look.why_not_plain(value) if number < limits.EXTRAS else TOO_MUCH
-        yield Entry(".".join((*place, key_text(key))), key_text(key), place, value, why)
+        yield ExtraEntry(".".join((*place, key_text(key))), key_text(key), place, value, why)
 
 
-class _Look:
-    """What may be looked through, and so written, of one file: values, and characters of text."""
+class _SearchLimit:
+    """The limit of values and characters of text to be searched, and so written, for one file."""
 
     def __init__(self) -> None:
         self._values = limits.CARRIED_VALUES
         self._characters = limits.CARRIED_TEXT
 
     def why_not_plain(self, value: Any) -> str:
-        """Return why a value cannot be carried, '' where it is numbers, text, None, or lists and dicts of them."""
+        """Return why a value cannot be carried, '' if it is numbers, text, None, or lists and dicts of them."""
         waiting = [(value, 0)]
         while waiting:
             node, depth = waiting.pop()
@@ -191,11 +191,11 @@ class _Look:
 def _why(node: Any) -> str:
     if isinstance(node, TensorInfo):
         return "it holds tensors"
-    if isinstance(node, (Opaque, Name)):
+    if isinstance(node, (Opaque, GlobalName)):
         return f"it holds a {node!r:.80}"
     if isinstance(node, Array):
         return "it holds a numpy array"
-    if isinstance(node, Group):
+    if isinstance(node, PickledSet):
         return "it holds a set"
     if isinstance(node, int) and node.bit_length() > MAX_BITS:
         return "it holds a huge number"

@@ -1,4 +1,4 @@
-"""Tensors in memory as a checkpoint: what the verbs take for one, and the headers of dicts, arrays and live modules."""
+"""Makes checkpoints of tensors in memory: headers of dicts, arrays and live modules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
 from ..formats.base.header import FileHeader, Header
-from ..formats.pickle.values import Group, Name, Opaque, key_text
-from ..storage.read._memory import MemoryFile, Piece
+from ..formats.pickle.values import GlobalName, Opaque, PickledSet, key_text
+from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
 from ..util.collection import no_collection
@@ -42,23 +42,23 @@ __all__ = [
     "tensor_in",
 ]
 
-# The header of an array of numpy's that is in memory.
+# Headers of numpy arrays in memory.
 
 Place: TypeAlias = tuple[str, int, int, bool]
-"""Where bytes are: device, address, number, and whether the most significant byte of an element comes first."""
+"""A run of bytes: device, address, number, and whether the most significant byte of an element comes first."""
 
 StorageAt: TypeAlias = Callable[..., Storage]
 """Gives the storage for (place, piece, big_endian=…)."""
 
 
 def is_array(value: object) -> bool:
-    """Whether something is an array of numpy's, or a number of its kind; numpy is not imported to know."""
+    """Return whether a value is a numpy array or scalar, without importing numpy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
 
 
 def array_info(value: Any, storage_at: StorageAt) -> Any:
-    """Return the header of an array of numbers; a single number as Python's, and what else there is as opaque.
+    """Return the header of an array of numbers; a single number as Python's, any other array as opaque.
 
     An array that runs backwards through memory is copied.
     """
@@ -75,7 +75,7 @@ def array_info(value: Any, storage_at: StorageAt) -> Any:
 
 
 def _no_tensor(value: Any) -> Opaque:
-    return Opaque(Name("numpy", f"{type(value).__name__} of {value.dtype}"[:60]))
+    return Opaque(GlobalName("numpy", f"{type(value).__name__} of {value.dtype}"[:60]))
 
 
 def _strided(array: Array, dtype: str, storage_at: StorageAt) -> TensorInfo:
@@ -98,13 +98,13 @@ def _strided(array: Array, dtype: str, storage_at: StorageAt) -> TensorInfo:
 
 
 def _stride(array: Array) -> tuple[int, ...] | None:
-    """Return strides in elements, None where one is negative or no multiple of an element."""
+    """Return strides in elements, None if one is negative or not a multiple of the element size."""
     steps = [divmod(step, array.itemsize) for step in array.strides]
     usual = all(size == 1 or (step >= 0 and not rest) for size, (step, rest) in zip(array.shape, steps, strict=True))
     return tuple(max(step, 0) for step, _ in steps) if usual else None
 
 
-# What the verbs take for a checkpoint: a path, an open one, a dict of tensors, a module; and what it is called.
+# The types that the verbs accept as a checkpoint: a path, an open one, a dict of tensors, a module; and its name.
 
 CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
 """A path or URI, a checkpoint that is open and stays so, a dict of tensors as ``torch.load`` gives it, or a module."""
@@ -113,35 +113,35 @@ WANTED = "a path, a checkpoint or a dict of tensors"
 
 
 def is_module(value: object) -> bool:
-    """Whether something is an ``nn.Module``; torch is not imported to know."""
+    """Return whether a value is an ``nn.Module``, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def holds_tensors(value: object) -> bool:
-    """Whether there is a tensor in a nest of dicts and lists."""
+    """Return whether nested dicts and lists contain a tensor."""
     return tensor_in(value)
 
 
 def is_given(value: object) -> bool:
-    """Whether something is meant for one checkpoint, and not for several, whatever it holds."""
+    """Return whether a value stands for one checkpoint, and not for several, whatever its content."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
 
 
 def check_given(value: object) -> None:
-    """Raise ConfigError for what is no checkpoint."""
+    """Raise ConfigError for what is not a checkpoint."""
     if not is_given(value):
         raise ConfigError(f"{brief_repr(value)} is not {WANTED}.")
     if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
         return
     if isinstance(next(iter(value.values()), None), TensorInfo):  # of an archive, each value is read from its file
         raise ConfigError(
-            "a dict of TensorInfo has no values: those are headers.", hint="Pass the Checkpoint that they are of."
+            "a dict of TensorInfo has no values: those are headers.", hint="Pass the Checkpoint that they come from."
         )
 
 
 def path_of(given: object) -> str:
-    """Return what messages call a checkpoint: its path, ``<dict>``, or ``<Net>`` of a module of that class."""
+    """Return the name of a checkpoint in messages: its path, ``<dict>``, or ``<Net>`` of a module of that class."""
     if isinstance(given, Checkpoint):
         return given.path
     if isinstance(given, (str, os.PathLike)):
@@ -150,19 +150,19 @@ def path_of(given: object) -> str:
 
 
 def place_of(given: object) -> str:
-    """Return the path at which a checkpoint lies, '' of one in memory, beside which nothing lies."""
+    """Return the path of a checkpoint, '' for one in memory, which has no folder."""
     if isinstance(given, Checkpoint):
         return "" if given.in_memory else given.path
     return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
 
 
 FORMAT = "memory"
-"""What such a checkpoint says of its format."""
+"""The format of such a checkpoint."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 
 
 def tensor_in(value: object) -> bool:
-    """Whether there is a tensor in a nest of dicts and lists."""
+    """Return whether nested dicts and lists contain a tensor."""
     waiting, seen = deque([value]), set[int]()
     while waiting:
         one = waiting.popleft()
@@ -175,7 +175,7 @@ def tensor_in(value: object) -> bool:
 
 
 def header_in_memory(given: object, name: str) -> Header:
-    """Return what a dict of tensors or a module holds, as the header of a file would."""
+    """Return the header of a dict of tensors or a module, like that of a file."""
     walk = _Walk()
     with no_collection():
         tree = walk.tree(given)
@@ -185,10 +185,10 @@ def header_in_memory(given: object, name: str) -> Header:
 
 
 class _Walk:
-    """Turns what hangs together in memory into the tree of a header, each container and each run of bytes once."""
+    """Turns nested values in memory into the tree of a header, each container and each run of bytes once."""
 
     def __init__(self) -> None:
-        self.pieces: list[Piece] = []
+        self.pieces: list[MemorySegment] = []
         self.said: list[str] = []
         self._size = 0
         self._storages: dict[Place, Storage] = {}
@@ -196,7 +196,7 @@ class _Walk:
         self._waiting: deque[tuple[Any, Any, Any]] = deque()
 
     def tree(self, given: object) -> Any:
-        """Return the tree of what is given."""
+        """Return the tree of a value."""
         top: dict[str, Any] = {}
         self._waiting.append((top, "", given))
         while self._waiting:
@@ -223,8 +223,8 @@ class _Walk:
         self._waiting.extend((made, key, one) for key, one in entries)
         return made
 
-    def _storage(self, place: Place, piece: Piece | None, *, big_endian: bool) -> Storage:
-        """Return the run of bytes at a place in memory: of what lies at the same place, the same."""
+    def _storage(self, place: Place, piece: MemorySegment | None, *, big_endian: bool) -> Storage:
+        """Return the run of bytes at a place in memory: always the same one for the same place."""
         if piece is None:
             return Storage("", self._size, 0)
         known = self._storages.get(place)
@@ -236,7 +236,7 @@ class _Walk:
 
 
 def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
-    """Return the container that a value becomes, with nothing in it yet, and what goes into it by which keys."""
+    """Return the empty container for a value, and the keys and values that go into it."""
     if is_module(value):
         value = value.state_dict(keep_vars=True)
     if isinstance(value, Mapping):
@@ -247,11 +247,11 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
             return tuple(map(_plain, value)), ()
         return [None] * len(value), enumerate(value)
     if isinstance(value, (set, frozenset)):
-        return Group([None] * len(value)), enumerate(value)
-    return Opaque(Name(type(value).__module__, type(value).__qualname__)), ()
+        return PickledSet([None] * len(value)), enumerate(value)
+    return Opaque(GlobalName(type(value).__module__, type(value).__qualname__)), ()
 
 
 def _plain(value: Any) -> Any:
-    """Return a number or text without the class that it may be of; anything else as it is."""
+    """Return a number or text of a subclass as the plain type; anything else as it is."""
     kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
     return value if kind is None or type(value) is kind else kind(value)

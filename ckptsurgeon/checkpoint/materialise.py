@@ -1,4 +1,4 @@
-"""Reads the bytes of a tensor, checked, and makes of them what ``torch.load`` would have returned."""
+"""Reads and checks the bytes of a tensor, and makes the tensor that ``torch.load`` would return."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 from ..errors import FormatError
 from ..formats.pickle.plain import Array
-from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, Name
+from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import reach
 from ..tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Storage, Summed, TensorInfo
 from ..util.text import escape
-from .torch_tensors import Held
+from .torch_tensors import OpaqueTensor
 
 __all__ = ["OpenFiles", "checked_bytes", "materialise"]
 
-# Reads the bytes that a tensor reaches, and checks the checksum of the storage that they lie in.
+# Reads the bytes of a tensor, and checks the checksum of their storage.
 
 _PIECE = 1 << 20
 
 
 class OpenFiles(Protocol):
-    """What reading a tensor needs of a checkpoint: its name, its files, and the storages that are checked already."""
+    """The parts of a checkpoint that reading a tensor needs: its name, its files, and the storages already checked."""
 
     path: str
     checked: set[Storage]
@@ -38,7 +38,7 @@ class OpenFiles(Protocol):
 
 
 def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
-    """Read what a tensor reaches of its storage; the checksum of the whole storage is checked, once."""
+    """Return the bytes of a tensor's storage that it uses; the checksum of the whole storage is checked once."""
     file, storage = checkpoint.file(info), info.storage
     assert storage is not None
     length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
@@ -71,7 +71,7 @@ def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int
 
 
 def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Read one tensor; raises FormatError when its values cannot be had or fail their checksum."""
+    """Return one tensor; raises FormatError if its values cannot be read or fail their checksum."""
     try:
         with torch.device("cpu"):  # whatever the caller's default is
             return _materialised(checkpoint, key, info)
@@ -86,7 +86,7 @@ def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tens
 def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if info.made is not None:
         return _made(checkpoint, key, info)
-    if info.parts and isinstance(info.parts[0], Held):
+    if info.parts and isinstance(info.parts[0], OpaqueTensor):
         return info.parts[0].tensor.detach().clone()
     rebuild = _OPAQUE.get(info.opaque)
     if rebuild is not None:
@@ -101,7 +101,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 
 
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return a tensor that is made of others."""
+    """Return a tensor that is computed from others."""
     made = info.made
     if isinstance(made, Joined):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
@@ -128,7 +128,7 @@ def _dtype(info: TensorInfo) -> torch.dtype:
 
 
 def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
-    """Return the tensor with its own strides over a copy of the bytes it reaches."""
+    """Return the tensor with its own strides over a copy of its bytes."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
     data = checked_bytes(checkpoint, info)
@@ -143,7 +143,7 @@ def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> tor
 def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     params: Any = info.parts[0] if info.parts else ()
     raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
-    scheme = str(params[0]) if isinstance(params, tuple) and params and isinstance(params[0], (Name, str)) else ""
+    scheme = str(params[0]) if isinstance(params, tuple) and params and isinstance(params[0], (GlobalName, str)) else ""
     if scheme == "torch.per_tensor_affine" and len(params) == 3:
         made = torch._empty_affine_quantized(
             info.shape,
@@ -169,7 +169,7 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 def _part(checkpoint: OpenFiles, part: Any) -> torch.Tensor:
     if isinstance(part, TensorInfo):
         return materialise(checkpoint, "a part", part)
-    raise FormatError("a tensor lacks a part it is made of.", rule="opaque")
+    raise FormatError("a tensor lacks one of its parts.", rule="opaque")
 
 
 def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
@@ -193,9 +193,9 @@ def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
-        raise FormatError("a tensor is made of an array that got another shape since.", rule="numpy")
+        raise FormatError("a tensor uses an array whose shape has changed.", rule="numpy")
     if not isinstance(array, Array) or not array.dtype:
-        raise FormatError("a tensor is made of an array of objects.", rule="numpy")
+        raise FormatError("a tensor uses an array of objects.", rule="numpy")
     order = array.shape[::-1] if array.fortran else array.shape
     flat = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
     dtype: torch.dtype = getattr(torch, array.dtype)

@@ -1,4 +1,4 @@
-"""Modules that were pickled whole: their state dict, without their class."""
+"""Reads the state dict of modules that were pickled whole, without their class."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from ..errors import UnsafeError
 from ..formats.base import limits
-from ..formats.pickle.values import Group, Opaque, key_text
+from ..formats.pickle.values import Opaque, PickledSet, key_text
 from ..tensors.info import TensorInfo
 
-__all__ = ["Allowance", "is_module", "module_tensors"]
+__all__ = ["SearchLimit", "is_module", "module_tensors"]
 
 
-class Allowance:
+class SearchLimit:
     """How many modules and tensors one search may still visit; modules may share what they hold."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Allowance:
         self.tensors = limits.TREE_TENSORS
 
     def take(self, *, modules: int = 0, tensors: int = 0) -> None:
-        """Take from what is left; raises UnsafeError when it was not enough."""
+        """Use up one; raises UnsafeError if none is left."""
         self.modules -= modules
         self.tensors -= tensors
         if self.modules < 0 or self.tensors < 0:
@@ -29,14 +29,14 @@ class Allowance:
 
 
 def is_module(node: Any) -> bool:
-    """Whether a pickled object has what every ``nn.Module`` has."""
+    """Return whether a pickled object has the attributes of every ``nn.Module``."""
     return isinstance(node, Opaque) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
 
 
-def module_tensors(root: Opaque, allowed: Allowance) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield what ``state_dict()`` of a pickled ``nn.Module`` would hold, in its order.
+def module_tensors(root: Opaque, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
+    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
 
-    Raises UnsafeError when there is more than ``allowed``, or a name is too long.
+    Raises UnsafeError if there is more than ``allowed``, or a name is too long.
     """
     waiting = [("", root, 0)]
     while waiting:
@@ -53,10 +53,10 @@ def module_tensors(root: Opaque, allowed: Allowance) -> Iterator[tuple[str, Tens
         ]
 
 
-def _own_tensors(module: Opaque, allowed: Allowance) -> Iterator[tuple[str, TensorInfo]]:
+def _own_tensors(module: Opaque, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
     attributes = module.attributes()
     skipped = attributes.get("_non_persistent_buffers_set")
-    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, Group) else set()
+    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()
     for kind in ("_parameters", "_buffers"):
         entries = attributes.get(kind)
         if not isinstance(entries, dict):

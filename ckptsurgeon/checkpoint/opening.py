@@ -1,4 +1,4 @@
-"""``open_checkpoint``: from what a user names, or has in memory, to a Checkpoint."""
+"""Opens a Checkpoint from a path, or from tensors in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_checkpoint(
     ``unwrap`` the keys are shown as ``inspect`` shows them, wrappers such as ``module.`` off. Errors call tensors in
     memory ``called``, if there are several ("model 2").
 
-    Raises SourceError when the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
+    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
     sound checkpoint, ConfigError when it holds several state dicts and none is obvious.
     """
     if isinstance(path, Checkpoint):

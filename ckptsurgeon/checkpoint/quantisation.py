@@ -1,4 +1,4 @@
-"""What a model's folder says of quantisation, and what of it is not so of its tensors."""
+"""Reads the settings of quantisation of a model's folder, and checks them against its tensors."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ..util.text import count, escape, listing
 
 __all__ = [
     "SETTINGS",
-    "at_odds",
     "configuration",
     "contradictory",
+    "disagreeing_files",
     "folder_around",
     "folder_of_model",
     "in_other_shards",
     "incomplete",
+    "missing_settings",
     "of_other_width",
     "quantisation_settings",
     "settings_among",
     "settings_by_file",
     "settings_in",
-    "unsaid",
 ]
 
 SETTINGS = "quantization_config"
 """The entry of a file's metadata that holds settings as JSON: nunchaku's, and ours."""
 
 _CONFIGS = ("config.json", "params.json")
-"""Of which quantisation is a section: transformers' and Mistral's."""
+"""Configurations with a section on quantisation: transformers' and Mistral's."""
 _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """And ModelOpt's, AutoGPTQ's and AutoAWQ's."""
 _ENTRIES = (SETTINGS, "_quantization_metadata")
@@ -51,14 +51,14 @@ _BYTES = 16 << 20
 
 
 def folder_of_model(source: Source) -> Folder | None:
-    """Return the folder that a source is the model of: of a file only if it has the name of a model's weights."""
+    """Return the folder of the model that a source is; of a file only if it has the name of a model's weights."""
     if isinstance(source, Folder):
         return source
     return source.folder() if has_weights([source.name]) else None
 
 
 def folder_around(source: Source) -> Folder | None:
-    """Return the folder that a source is, or lies in whatever its name, as a shard does; None if it lies in none."""
+    """Return the folder that a source is, or that it is in whatever its name, like a shard; None if there is none."""
     if isinstance(source, Folder):
         return source
     with suppress(CheckpointError):
@@ -67,7 +67,7 @@ def folder_around(source: Source) -> Folder | None:
 
 
 def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a file's own metadata say of quantisation, as nunchaku's and ComfyUI's do; empty if they do not."""
+    """Return the settings of quantisation in a file's own metadata (nunchaku, ComfyUI); empty if there are none."""
     for name in _ENTRIES:
         with suppress(ValueError):
             found = read_json(metadata[name]) if name in metadata else None
@@ -86,12 +86,12 @@ def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
 
 
 def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
-    """Return what files say of quantisation, by the first of ``names`` that does; ``read`` gives their JSON."""
+    """Return the settings of quantisation in the first of ``names`` that has any; ``read`` returns a file's JSON."""
     return next((found for _, found in _each_settings(names, read)), {})
 
 
 def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each file that says something of quantisation, and what, the first to be believed first."""
+    """Yield each file with settings of quantisation, and the settings, in order of precedence."""
     for name in _FILES:
         if name in names:
             document = read(name)
@@ -101,7 +101,7 @@ def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterat
 
 
 def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
-    """Return what each file of a folder says of quantisation, by its name."""
+    """Return the settings of quantisation of each file of a folder, by its name."""
     with suppress(CheckpointError):
         if folder is not None:
             return dict(_each_settings(folder.names(), lambda name: _document(folder, name)))
@@ -134,22 +134,22 @@ def _document(folder: Folder, name: str) -> Any:
     return None
 
 
-# What settings of quantisation say that is not so of the tensors that they lie beside, as notes.
+# Notes where the settings of quantisation contradict the tensors next to them.
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
-"""Words in names of weights of layers that methods of quantisation leave as they are."""
+"""Words in the names of weights that methods of quantisation do not quantise."""
 SMALLEST = 16
-"""Rows and columns of what any method takes."""
+"""The fewest rows and columns of a weight that any method quantises."""
 SHOWN = 3
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
-"""Weights of layers that have as many columns as the model is wide, in most models, and one that all of these have."""
+"""Weights with as many columns as the model's width, in most models, and one that all these models have."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Methods whose codes have as many columns as settings say."""
+"""Methods whose codes have as many columns as the settings give."""
 
 
 def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the settings of codes say otherwise than the shapes of these."""
+    """Yield a note for each setting that the shapes of the codes contradict."""
     for (field, said, found), names in contradictions(codes, tensors, settings).items():
         yield (
             f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
@@ -163,7 +163,7 @@ def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
 
 
 def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[str]:
-    """Say that by its settings a model has no codes as wide as config.json says that it is."""
+    """Yield a note if, by its settings, no codes of a model are as wide as its config.json gives."""
     found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
     if folder is None or not any(GATE in one.name for one in found):
         return
@@ -180,7 +180,7 @@ def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[s
 
 
 def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
-    """Yield which parts quantised tensors lack that those like them have; ``elsewhere`` has keys of other shards."""
+    """Yield notes on parts that quantised tensors lack but similar ones have; ``elsewhere``: keys of other shards."""
     for one in broken_partners(codes, tensors, frozenset(elsewhere)):
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
         like, part = f"{one.others} like {'it' if is_one else 'them'} have", escape(one.part)
@@ -191,12 +191,12 @@ def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[st
         yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
 
 
-def at_odds(
+def disagreeing_files(
     path: str, codes: Codes, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield what files say of the same codes otherwise than the first that says something of them.
+    """Yield notes where files contradict the first one that has settings of the same codes.
 
-    ``metadata`` are the settings in the file of the weights, ``files`` those of the files beside it.
+    ``metadata`` are the settings in the file of the weights, ``files`` those of the files next to it.
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))
@@ -207,7 +207,7 @@ def at_odds(
             yield f"{escape(path)}: {field} is {escape(ours)} in {first}, and {escape(theirs)} in {name}"
 
 
-def unsaid(
+def missing_settings(
     path: str,
     codes: Codes,
     tensors: Tensors,
@@ -216,7 +216,7 @@ def unsaid(
     metadata: Mapping[str, str],
     elsewhere: Callable[[], Sequence[str]],
 ) -> Iterator[str]:
-    """Say that a folder's config.json speaks of no quantisation beside codes, or of one beside plain weights.
+    """Yield a note if config.json has no settings of quantisation but there are codes, or the opposite.
 
     ``settings`` are those of the codes, which transformers does not look for in ``metadata``; ``elsewhere`` gives the
     keys of a shard's other shards, which may have codes.
@@ -229,7 +229,7 @@ def unsaid(
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):
             yield (
-                f"{escape(path)}: its config.json has no quantization_config, beside "
+                f"{escape(path)}: its config.json has no quantization_config, but there are "
                 f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
             )
         return
@@ -243,7 +243,7 @@ def unsaid(
 
 
 def _speaks_of_it(config: Mapping[str, Any]) -> bool:
-    """Whether any field of a configuration, at whatever depth, is called after quantisation."""
+    """Return whether any field of a configuration, at any depth, is named after quantisation."""
     level: list[Any] = [config]
     while level:
         one = level.pop()
@@ -255,7 +255,7 @@ def _speaks_of_it(config: Mapping[str, Any]) -> bool:
 
 
 def _could_be_quantised(key: str, info: TensorInfo) -> bool:
-    """Whether a tensor is a weight of a layer, as a plain number."""
+    """Return whether a tensor is a weight of a layer, as a plain number."""
     if len(info.shape) != 2 or min(info.shape) < SMALLEST or not key.endswith(".weight"):
         return False
     is_float = DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8

@@ -1,4 +1,4 @@
-"""Where in a file its state dict hangs, and which of the entries there are tensors."""
+"""Finds the state dict in a file, and the entries of it that are tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..formats.base.untrusted import most_segments
 from ..formats.pickle.values import Opaque, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
-from .modules import Allowance, is_module, module_tensors
+from .modules import SearchLimit, is_module, module_tensors
 
 __all__ = ["NAMED_ROOTS", "Root", "check_keys", "find_root", "parts_of", "tensors_of"]
 
@@ -31,9 +31,9 @@ _NAMES_LISTED = 100
 
 @dataclass(frozen=True)
 class Root:
-    """A state dict and the dotted path to it; '' is the top level.
+    """A state dict and its dotted path; '' is the top level.
 
-    ``keys`` is the same path as the keys, places and attributes that lead there: a name may hold dots itself.
+    ``keys`` is the same path as a list of keys, indices and attributes, since a name may contain dots.
     """
 
     path: str
@@ -43,22 +43,22 @@ class Root:
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
-    """Return the state dict of a file and those that were passed over.
+    """Return the state dict of a file and the others that were not chosen.
 
     The top level if it holds tensors (and no named entry holds more), else the first named entry, else the
-    only one. ``wanted`` decides; "." is the top level. Raises ConfigError when it is not there or several
+    only one. ``wanted`` decides; "." is the top level. Raises ConfigError if it is not there or several
     compete, FormatError when there is none.
     """
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
         return _wanted(tree, wanted, candidates, uri), []
     if not candidates:
-        raise FormatError(f"{escape(uri)} holds no state dict: {_contents(tree)}.", rule="no state dict")
+        raise FormatError(f"{escape(uri)} has no state dict: {_contents(tree)}.", rule="no state dict")
     chosen = _preferred(candidates)
     if chosen is None:
         paths = [f"{root.path} ({count(root.tensors, 'tensor')})" for root in candidates]
         raise ConfigError(
-            f"{escape(uri)} holds several state dicts: {listing(paths)}.",
+            f"{escape(uri)} has several state dicts: {listing(paths)}.",
             hint=f"Choose one with --root {escape(candidates[0].path)}.",
             details=[root.path for root in candidates],
         )
@@ -82,12 +82,12 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
         if root.path == path:
             return root
     node, keys = _descend(tree, path)
-    entries = _state_dict(node, Allowance())
+    entries = _state_dict(node, SearchLimit())
     tensors = _tensors(entries)
     if not tensors:
         paths = [root.path or "the top level (--root .)" for root in candidates]
         raise ConfigError(
-            f"--root {escape(wanted)} holds no tensors in {escape(uri)}.",
+            f"--root {escape(wanted)} has no tensors in {escape(uri)}.",
             hint=f"There {'is' if len(paths) == 1 else 'are'} {listing(paths)}." if paths else "",
             details=[root.path or "." for root in candidates],
         )
@@ -116,7 +116,7 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
     """Yield every state dict that is not optimizer state, outermost first."""
     queue: deque[tuple[str, tuple[Any, ...], Any]] = deque([("", (), tree)])
     seen: set[int] = set()
-    allowed = Allowance()
+    allowed = SearchLimit()
     found = 1
     while queue:
         path, keys, node = queue.popleft()
@@ -128,14 +128,14 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
         if tensors and set(map(type, entries)) <= {str}:
             yield Root(path, entries, tensors, keys)
         if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
-            continue  # nothing hangs below, or nothing that is a state dict
+            continue  # nothing is below, or nothing that is a state dict
         for key, child in _children(node):
             name = key_text(key)
             if _OPTIMIZER.match(name):
                 continue
             found += 1
             if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
-                raise UnsafeError(f"{escape(uri)} nests too many containers to look through.", rule="tree size")
+                raise UnsafeError(f"{escape(uri)} nests too many containers to search.", rule="tree size")
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 
@@ -144,7 +144,7 @@ def _is_optimizer(node: Any) -> bool:
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a container: by their keys, places or attributes; of anything else none."""
+    """Return the entries of a container by key, index or attribute; none of any other value."""
     if isinstance(node, dict):
         return node.items()
     if isinstance(node, (list, tuple)):
@@ -153,7 +153,7 @@ def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _children(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the containers in a container that are not empty, and by what key each hangs there."""
+    """Yield the non-empty containers in a container, each with its key."""
     return ((key, value) for key, value in parts_of(node) if isinstance(value, _CONTAINERS) and value)
 
 
@@ -161,7 +161,7 @@ def _tensors(entries: Mapping[Any, Any]) -> int:
     return list(map(type, entries.values())).count(TensorInfo)
 
 
-def _state_dict(node: Any, allowed: Allowance) -> Mapping[Any, Any]:
+def _state_dict(node: Any, allowed: SearchLimit) -> Mapping[Any, Any]:
     """Return the entries of a mapping, or the state dict of a module that was pickled whole."""
     if is_module(node):
         return dict(module_tensors(node, allowed))
@@ -169,7 +169,7 @@ def _state_dict(node: Any, allowed: Allowance) -> Mapping[Any, Any]:
 
 
 def _contents(tree: Any) -> str:
-    """Return what a file holds instead of a state dict."""
+    """Return a description of a file's content that is not a state dict."""
     if isinstance(tree, TensorInfo):
         return f"it is one tensor, {tree.dtype} {shape_text(tree.shape)}"
     if _is_optimizer(tree):
@@ -186,22 +186,22 @@ def _contents_of(tree: dict[Any, Any]) -> str:
         return "it is an empty mapping"
     if _tensors(tree):
         odd = next(key for key in tree if not isinstance(key, str))
-        return f"its keys are no names but {type(odd).__name__}s"
+        return f"its keys are not names but {type(odd).__name__}s"
     return f"it is a mapping of {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"
 
 
-# The keys of a state dict: which of its entries are tensors, and how many and how long their names may be.
+# The keys of a state dict: the entries that are tensors, and the limits of their number and length.
 
 
 def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
-    """Return the entries of a dict that are tensors under a name, in its order."""
+    """Return the entries of a dict that are tensors with a text as key, in its order."""
     if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
         return root.entries  # the usual case
     return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
 
 
 def check_keys(path: str, keys: Collection[str]) -> None:
-    """Refuse keys in a number or of a length that no model has: what shows or compares keys may rely on it."""
+    """Raise UnsafeError for more or longer keys than any model has: code that shows or compares keys relies on it."""
     if len(keys) > limits.TENSORS:
         raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
     usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
@@ -212,7 +212,7 @@ def check_keys(path: str, keys: Collection[str]) -> None:
         dots = key.count(".")
         segments += dots + 1
         if segments > most:
-            raise UnsafeError(f"{escape(path)} has keys of over {most} segments in all.", rule="segments")
+            raise UnsafeError(f"{escape(path)} has keys of over {most} segments in total.", rule="segments")
         if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "

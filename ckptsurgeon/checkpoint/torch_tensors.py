@@ -1,4 +1,4 @@
-"""Headers and bytes of torch's tensors in memory, where they lie; nothing is copied."""
+"""Describes torch's tensors in memory, without copying their bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["ArrayBytes", "Held", "TensorBytes", "is_tensor", "tensor_info"]
+__all__ = ["ArrayBytes", "OpaqueTensor", "TensorBytes", "is_tensor", "tensor_info"]
 
-# The bytes of tensors in memory, torch's and numpy's, where they lie; nothing is copied until it is read.
+# The bytes of tensors in memory, torch's and numpy's, which are copied only when they are read.
 
 
 class TensorBytes:
-    """A run of bytes in a storage of torch's, on whatever device; of another than the CPU only what is read is copied.
+    """A run of bytes in a storage of torch's on any device; from a GPU only the bytes read are copied.
 
-    It holds the storage, not the tensor, which may get another one.
+    It holds the storage, not the tensor, which may get another storage.
     """
 
     __slots__ = ("_begin", "_flat", "_storage", "nbytes")
@@ -36,10 +36,10 @@ class TensorBytes:
         self.nbytes = nbytes
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError where the storage has shrunk."""
+        """Fill ``view`` from ``offset``; raises SourceError if the storage has shrunk."""
         begin = self._begin + offset
         if self._storage.nbytes() < begin + len(view):
-            raise SourceError("a tensor in memory has lost its storage since it was looked at.")
+            raise SourceError("a tensor in memory has lost its storage since it was opened.")
         if self._flat is None or self._flat.numel() < begin + len(view):
             import torch
 
@@ -49,7 +49,7 @@ class TensorBytes:
 
 
 class ArrayBytes:
-    """The bytes that an array of numpy's reaches, as they lie in memory."""
+    """The bytes of a numpy array, as they are in memory."""
 
     __slots__ = ("_flat", "nbytes")
 
@@ -69,8 +69,8 @@ ON_META = "it is on the meta device, without values"
 LAZY = "its shape is only known after a forward pass"
 
 
-class Held:
-    """A tensor that is no plain bytes, for whoever asks for it; compared by identity, not by its elements."""
+class OpaqueTensor:
+    """A tensor whose values are not plain bytes, kept as it is; compared by identity, not by its elements."""
 
     __slots__ = ("tensor",)
 
@@ -79,18 +79,18 @@ class Held:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether something is a tensor of torch's, which is not imported to know."""
+    """Return whether a value is a tensor of torch's, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def tensor_info(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
-    """Return the header of a tensor, whose values stay where they are; why they cannot be had is its ``opaque``."""
+    """Return the header of a tensor, whose values are not copied; ``opaque`` is the reason if they cannot be read."""
     try:
         why = _why_opaque(tensor)
         return _opaque(tensor, why) if why else _strided(tensor, storage_at)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # of wrappers that have no storage
-        return _opaque(tensor, f"its values cannot be had: {escape(str(error).partition(chr(10))[0], 100)}")
+        return _opaque(tensor, f"its values cannot be read: {escape(str(error).partition(chr(10))[0], 100)}")
 
 
 def _strided(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
@@ -108,7 +108,7 @@ def _strided(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
 
 
 def _why_opaque(tensor: torch.Tensor) -> str:
-    """Return why the values of a tensor are not plain bytes in its storage, '' where they are."""
+    """Return why the values of a tensor are not plain bytes in its storage, '' if they are."""
     import torch
 
     kind = type(tensor)
@@ -117,20 +117,22 @@ def _why_opaque(tensor: torch.Tensor) -> str:
     if tensor.is_nested:
         return NESTED
     if kind.__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
-        return f"it is of the class {kind.__module__}.{kind.__qualname__}"
+        return f"its class is {kind.__module__}.{kind.__qualname__}"
     if tensor.layout != torch.strided:
-        return SPARSE if str(tensor.layout).startswith("torch.sparse") else f"it is laid out as {tensor.layout}"
+        return SPARSE if str(tensor.layout).startswith("torch.sparse") else f"its layout is {tensor.layout}"
     if tensor.is_quantized:
         return QUANTISED
     if tensor.is_meta:
         return ON_META
-    return "" if _dtype(tensor) in DTYPES else f"it is of {tensor.dtype}, which is not known here"
+    return "" if _dtype(tensor) in DTYPES else f"its type {tensor.dtype} is unknown"
 
 
 def _opaque(tensor: torch.Tensor, why: str) -> TensorInfo:
-    """Return the header of a tensor that is itself all that is known of it."""
+    """Return the header of a tensor that cannot be described further; the tensor itself is kept in it."""
     dtype = _dtype(tensor)
-    return TensorInfo(dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(Held(tensor),))
+    return TensorInfo(
+        dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(OpaqueTensor(tensor),)
+    )
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -138,7 +140,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """Return a shape, () of a tensor whose parts have several, or that has none yet."""
+    """Return a shape, () for a nested tensor with several shapes, or for one without a shape yet."""
     try:
         return tuple(int(size) for size in tensor.shape)
     except (RuntimeError, TypeError, ValueError, AttributeError):  # sizes of nested ones are symbols

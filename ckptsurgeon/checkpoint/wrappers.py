@@ -1,4 +1,4 @@
-"""Prefixes that training wrappers put in front of every key: DDP's ``module``, torch.compile's ``_orig_mod``.
+"""Strips prefixes that training wrappers put in front of every key: DDP's ``module``, torch.compile's ``_orig_mod``.
 
 timm's ``clean_state_dict`` strips each once, which leaves one of ``_orig_mod.module``; here it goes on until
 nothing is left to strip.
@@ -13,18 +13,18 @@ __all__ = ["INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
 
 WRAPPERS = ("module", "_orig_mod")
 INSIDE = "**._orig_mod"
-"""How a wrapper that was taken out from inside keys is written in ``stripped``."""
+"""The form in ``stripped`` of a wrapper that was removed from the inside of keys."""
 
 DEEPEST = 16
-"""Wrappers in front of each other that are held against a destination; nobody has more than four."""
+"""How many nested wrappers are checked against a destination; real keys have at most four."""
 
 COUNTER = "n_averaged"
-"""``torch.optim.swa_utils.AveragedModel`` keeps its counter beside the wrapped model."""
+"""``torch.optim.swa_utils.AveragedModel`` keeps its counter next to the wrapped model."""
 
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """The stored key of every key that is shown, what was stripped, and keys set aside.
+    """The stored key of each shown key, the wrappers stripped, and keys set aside.
 
     An entry of ``stripped`` is a wrapper at the front, or the path to one behind wrappers that stay
     (``_orig_mod.module``). ``lacking`` is the prefix that the keys would need to be those of the destination.
@@ -37,9 +37,9 @@ class Unwrapping:
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
-    """Strip wrappers to a fixed point, except where the keys of ``destination`` have them too.
+    """Return the keys with wrappers stripped to a fixed point, except those that the keys of ``destination`` have too.
 
-    Nothing is ever put in front of a key.
+    No prefix is ever added to a key.
     """
     stored = {key: key for key in keys}
     chain = _chain(stored)
@@ -53,7 +53,7 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:
-    """Strip just what was stripped when a plan was made."""
+    """Return the keys with exactly those wrappers stripped that were stripped when a plan was made."""
     return _strip({key: key for key in keys}, stripped)
 
 
@@ -90,9 +90,9 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to strip so that most keys are the destination's; None where none ever is.
+    """Return how many wrappers to strip so that most keys are the destination's; None if none ever is.
 
-    This knows a wrapper from a submodule of the destination that happens to have its name.
+    This tells a wrapper from a submodule of the destination with the same name.
     """
     if not destination:
         return None
@@ -104,7 +104,7 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return what to strip of ``chain``: all but the wrappers that ``other`` has too, matched from the inside."""
+    """Return the wrappers of ``chain`` to strip: all except those that ``other`` has too, matched from the inside."""
     left = list(other)
     keep = []
     for wrapper in reversed(chain):
@@ -122,7 +122,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the wrappers of the destination that would make keys of its own of those that are shown."""
+    """Return the wrappers of the destination that the shown keys lack to be its own keys."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""
@@ -130,7 +130,7 @@ def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """Return the path of ``name`` in the module in which ``path`` lies."""
+    """Return the path of ``name`` in the module that has ``path``."""
     above = path.rpartition(".")[0]
     return f"{above}.{name}" if above else name
 

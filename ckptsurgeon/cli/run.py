@@ -78,9 +78,9 @@ def _limited(args: Sequence[str], stack: ExitStack) -> list[str]:
 
 
 def _allowing(seconds: str) -> AbstractContextManager[None]:
-    from ..storage.read.http.pace import allowing
+    from ..storage.read.http.pace import server_timeout
 
-    return allowing(seconds)
+    return server_timeout(seconds)
 
 
 def _verb_first(args: Sequence[str]) -> list[str]:

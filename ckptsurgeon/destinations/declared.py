@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..planning.target import TargetSpec
-from ..storage.yaml_text import Row
+from ..storage.yaml_text import InlineMapping
 from ..tensors.dtypes import dtype_named
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape
@@ -115,7 +115,7 @@ def declare(tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[
     weights, scales and variances get ones; the rest zeros.
     """
     rows = {
-        key: Row(shape=list(info.shape), dtype=info.dtype, init=suggested_init(key, info))
+        key: InlineMapping(shape=list(info.shape), dtype=info.dtype, init=suggested_init(key, info))
         for key, info in tensors.items()
     }
     groups: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ..errors import OutputError, PlanError
-from ..formats.base.header import Beside
+from ..formats.base.header import ExtraEntries
 from ..formats.base.seal import seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
 from ..planning.plan.plan import Plan
@@ -109,7 +109,7 @@ def _left_out(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str
         yield f"not written, since an adapter is one file of safetensors: {listing(left, 12, where='')}"
 
 
-def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
+def _beside(plan: Plan, inputs: Inputs) -> ExtraEntries | None:
     """Return what a plan carries along beside the tensors; raises PlanError where the source has it no more."""
     carried = plan.carried
     if not (carried.root or carried.entries):
@@ -131,7 +131,7 @@ def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
     depths = range(len(path) + 1)
     levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
     _check_apart(plan, path, levels)
-    return Beside(path, levels)
+    return ExtraEntries(path, levels)
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:

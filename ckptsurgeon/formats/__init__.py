@@ -1,1 +1,1 @@
-"""Formats on disk, one file each: how to know one, read its header, lay one out for writing."""
+"""Reads and writes the formats on disk, one module each: recognise it, read its header, lay out a file."""

@@ -1,4 +1,4 @@
-"""Which of the files in a folder is its checkpoint: an index, its only file, or one of those of a training run."""
+"""Chooses the checkpoint of a folder: an index, its only file, or one of a training run's files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..storage.read.base import File, Folder
 from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
 from .base import limits
-from .base.sharded_writer import INDEX, has_index, lacking, shards_among
+from .base.sharded_writer import INDEX, has_index, missing_shards, shards_among
 from .base.untrusted import parse_json
 
 __all__ = [
     "SUFFIXES",
     "Choice",
+    "broken_link_of_run",
     "choose",
     "chosen_of_run",
     "example_of_run",
     "has_weights",
     "is_weights",
-    "lost_of_run",
     "note_of",
 ]
 
-# Which of the checkpoints that a training run leaves in its folder is meant.
+# Chooses one of the checkpoints that a training run leaves in its folder.
 #
 # ESPnet leaves every epoch, ``checkpoint.pth`` to resume from, and per criterion ``valid.acc.best.pth`` and averages,
 # of which its recipes decode with ``valid.acc.ave.pth`` (espnet2/main_funcs/average_nbest_models.py, asr.sh).
@@ -38,11 +38,11 @@ _KINDS = (
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
 )
-"""What to take, the first kind of which there is any: averages before epochs."""
+"""What to take: the first kind that has any file. Averages come before epochs."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
-    """Return the checkpoint to take of an ESPnet run and why; two empty texts where several criteria contend."""
+    """Return the checkpoint to take of an ESPnet run and the reason; two empty texts if several criteria compete."""
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
         if found:
@@ -50,8 +50,8 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
-def lost_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
-    """Return the link to nothing that would be taken, or might, were its target there; '' for none."""
+def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
+    """Return the broken link that would or might be taken if its target existed; '' if there is none."""
     for pattern, _ in _KINDS:
         for name in broken:
             if pattern.fullmatch(name):
@@ -62,7 +62,7 @@ def lost_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
 
 
 def example_of_run(names: Sequence[str]) -> str:
-    """Return the name to show as the one that may be meant."""
+    """Return the name to show as an example in a hint."""
     found = [name for pattern, _ in _KINDS for name in names if pattern.fullmatch(name)]
     return (found or list(names))[0]
 
@@ -76,7 +76,7 @@ _PREFERRED = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The file to read, ``why``, and what else in the folder might be meant; ``file`` where it is open already."""
+    """The file to read, the reason, and the other candidates of the folder; ``file`` if it is open already."""
 
     name: str
     others: Sequence[str] = ()
@@ -85,17 +85,17 @@ class Choice:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a name is that of a checkpoint."""
+    """Return whether a name is that of a checkpoint."""
     return name.lower().endswith(SUFFIXES)
 
 
 def has_weights(names: Sequence[str]) -> bool:
-    """Whether a folder holds weights under a name by which toolkits look for them."""
+    """Return whether a folder holds weights under a name by which toolkits look for them."""
     return any(name.removesuffix(INDEX) in _PREFERRED for name in names)
 
 
 def choose(folder: Folder, names: Sequence[str]) -> Choice:
-    """Return which file of a folder to read; raises FormatError where there is none, or no telling which."""
+    """Return the file of a folder to read; raises FormatError if there is none, or more than one candidate."""
     indexes = [name for name in names if name.lower().endswith(INDEX)]
     shards = shards_among(names)
     singles = [name for name in names if is_weights(name) and name not in shards]
@@ -118,7 +118,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
 
 
 def note_of(choice: Choice, read: Collection[str]) -> list[str]:
-    """Return a line on what else is in the folder, of which ``read`` was read."""
+    """Return a note on the other checkpoints of the folder from which ``read`` was read."""
     others = [name for name in choice.others if name not in read]
     shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line
     also = f"; also in the folder: {shown}" if others else ""
@@ -135,17 +135,17 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
         if rival in singles:
             raise FormatError(
                 f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is stale.",
-                hint="Name the one you mean.",
+                hint="Name one.",
                 rule="stale index",
             )
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError where the checkpoint to take is a link to nothing: the next best is another one."""
+    """Raise SourceError if the checkpoint to take is a broken link: the next best is a different checkpoint."""
     if has_weights(candidates):
         return
     broken = [name for name in broken_links(folder) if is_weights(name)]
-    lost = lost_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
+    lost = broken_link_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
     if lost:
         folder.file(lost).close()  # raises, and names the target
 
@@ -153,20 +153,20 @@ def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
 def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
     if not shards:
         return FormatError(f"{escape(folder.uri)} has no checkpoint in it.", rule="no checkpoint")
-    missing, many = lacking(shards, most=2)
+    missing, many = missing_shards(shards, most=2)
     others = f", and not {', '.join(map(escape, missing))}" if missing else ""
     others += f" and {many - len(missing):,} more" if many > len(missing) else ""
     fetch = f"{'them' if many > 1 else 'it'} and the {INDEX}" if missing else f"the {INDEX} too"
     return FormatError(
         f"{escape(folder.uri)} has {count(len(shards), 'shard')} and no index{others}.",
-        hint=f"Fetch {fetch}, or name a shard to read it alone, as in {_example(folder, shards[0])}.",
+        hint=f"Fetch {fetch}, or name a shard to read it alone, for example {_example(folder, shards[0])}.",
         details=shards,
         rule="no checkpoint",
     )
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return the one index whose own shards all other candidates are; raises FormatError where there is none."""
+    """Return the index whose shards include all other candidates; raises FormatError if there is none."""
     if len(indexes) == 1:
         file = folder.file(indexes[0])
         own = _named(file)
@@ -175,15 +175,15 @@ def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str],
         file.close()
         candidates = [name for name in candidates if name not in own]
     raise FormatError(
-        f"{escape(folder.uri)} holds several checkpoints: {listing(candidates)}.",
-        hint=f"Name the one you mean, as in {_example(folder, example_of_run(candidates))}.",
+        f"{escape(folder.uri)} has several checkpoints: {listing(candidates)}.",
+        hint=f"Name one, for example {_example(folder, example_of_run(candidates))}.",
         details=candidates,
         rule="several checkpoints",
     )
 
 
 def _named(index: File) -> set[str]:
-    """Return the files that an index names; none where it is not a valid one, which is said when it is read."""
+    """Return the files that an index names; none if it is invalid, which raises an error when it is read."""
     if index.size > limits.INDEX_BYTES:
         return set()
     try:

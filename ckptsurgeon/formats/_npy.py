@@ -1,4 +1,4 @@
-"""The header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py). Nothing in it is evaluated."""
+"""Reads the header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py), without evaluating it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..tensors.info import Storage, TensorInfo
 from .base import limits
 from .base.untrusted import check_elements, check_sizes
 from .pickle.plain import TORCH_NAMES
-from .pickle.values import Name, Opaque
+from .pickle.values import GlobalName, Opaque
 
 __all__ = ["MAGIC", "npy_entry"]
 
@@ -25,9 +25,9 @@ _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DO
 
 
 def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
-    """Return what an array is that lies in ``storage``, of which ``head`` is the beginning.
+    """Return the header of the array in ``storage``, whose first bytes are ``head``.
 
-    An array of text, objects or records, which is no tensor, stays opaque. Raises FormatError where the header is
+    An array of text, objects or records, which is not a tensor, stays opaque. Raises FormatError if the header is
     malformed, or the array is longer or shorter than it says.
     """
     text, begin = _header(head)
@@ -36,7 +36,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
         kind = found["code"] if found else (other["descr"] if (other := _OTHER.match(text)) else "")
         if not kind or kind.strip("'<>|=") in TORCH_NAMES:
             raise FormatError("the header of a numpy array is malformed.", rule="npy header")
-        return Opaque(Name("numpy", f"array of {kind[:60]}"))
+        return Opaque(GlobalName("numpy", f"array of {kind[:60]}"))
     dtype, itemsize = TORCH_NAMES[found["code"]], int(found["code"][1:])
     shape = tuple(int(size[:20]) for size in found["shape"].replace(" ", "").split(",") if size)
     check_sizes(shape, "size")
@@ -56,7 +56,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
 def _header(head: bytes) -> tuple[str, int]:
     """Return the text of a header and where the values begin."""
     if len(head) < 12 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
-        raise FormatError("a numpy array does not begin as one.", rule="npy header")
+        raise FormatError("a numpy array has no valid magic bytes.", rule="npy header")
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
     if length > limits.NPY_HEADER_BYTES or start + length > len(head):

@@ -18,7 +18,7 @@ from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
 from .foreign.folders import PIPELINE, folder_kind
 from .foreign.foreign import HEAD, foreign, in_tar, in_zip
-from .foreign.text import refused
+from .foreign.text import not_a_checkpoint
 from .torch.tar import is_tar
 from .torch.tar import names_in as names_in_tar
 from .zip.archive import names_in as names_in_zip
@@ -33,15 +33,15 @@ def _formats() -> list[Format]:
 
 
 def writers() -> dict[str, Writer]:
-    """Return what can write, by the name that ``--to`` gives it."""
+    """Return the writers by their names in ``--to``."""
     found = {fmt.name: getattr(fmt, "writer", None) for fmt in _formats()}
     return {w.name: w for w in found.values() if w is not None}
 
 
 def read_header(source: Source, name: str = "") -> Header:
-    """Read the header of a checkpoint; ``name`` is what its storages call their file.
+    """Return the header of a checkpoint; ``name`` is the file name that its storages refer to.
 
-    Raises FormatError when it is no checkpoint, or a broken one.
+    Raises FormatError if it is not a checkpoint, or a broken one.
     """
     if isinstance(source, File):
         if source.size == 0:
@@ -52,7 +52,9 @@ def read_header(source: Source, name: str = "") -> Header:
                 with no_collection():
                     header = _read(fmt, source, name, head)
                 return replace(header, notes=(*_link_note(source), *notes_of(source), *header.notes))
-        raise refused(source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size))
+        raise not_a_checkpoint(
+            source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size)
+        )
     for fmt in _formats():
         if fmt.sniff(source, b""):
             _check_alone(fmt, source)
@@ -62,7 +64,7 @@ def read_header(source: Source, name: str = "") -> Header:
 
 
 def _link_note(file: File) -> tuple[str, ...]:
-    """Say where a link leads: a run's best.pth is another epoch tomorrow. Blobs of a cache have no names to say."""
+    """Yield a note with the target of a link: a run's best.pth may be another epoch tomorrow. Blobs are left out."""
     target = link_of(file)
     if not is_weights(target):
         return ()
@@ -70,7 +72,7 @@ def _link_note(file: File) -> tuple[str, ...]:
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
-    """Raise FormatError where a folder that is a checkpoint as a whole also holds one in a file."""
+    """Raise FormatError if a folder that is a checkpoint as a whole also holds one in a file."""
     others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(
@@ -83,42 +85,44 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
 def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
     try:
         return fmt.read(source, name)
-    except (RecursionError, MemoryError) as error:  # the bounds are meant to come first
+    except (RecursionError, MemoryError) as error:  # the bounds of this package should be reached first
         why = "memory" if isinstance(error, MemoryError) else "stack"
-        raise UnsafeError(f"{escape(source.uri)} takes more {why} than there is.", rule="resources") from None
+        raise UnsafeError(f"{escape(source.uri)} needs more {why} than there is.", rule="resources") from None
     except UnsafeError:
         raise
     except FormatError as error:
         if not isinstance(source, File):
             raise
-        raise _sharper(source, head, error) from error.__cause__
+        raise _more_precise(source, head, error) from error.__cause__
 
 
-def _sharper(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return what an archive is that a reader of archives refused, where its names tell; else the error."""
+def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
+    """Return a more precise error for a refused archive, if the names in it show its kind; else the same error."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
         if found is not None:
-            return refused(source.uri, found, error.rule)
+            return not_a_checkpoint(source.uri, found, error.rule)
     return error
 
 
 def _read_folder(folder: Folder) -> Header:
-    """Read the one checkpoint of a folder: its index, or its only file, or the one of a well-known name."""
+    """Return the header of a folder's checkpoint: its index, its only file, or the one with a well-known name."""
     names = folder.names()
     try:
         choice = choose(folder, names)
     except FormatError as error:
         found = folder_kind(folder, names) if error.rule == "no checkpoint" and not error.details else None
-        raise refused(folder.uri, found, error.rule) if found is not None else error from None
+        raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     name = choice.name
     header = read_header(choice.file or folder.file(name), name)
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
-        notes.append("latest names a folder of training states, which were not read: name it to read them")
+        notes.append("latest names a folder of training states, which were not read; to read them, name that folder")
     if PIPELINE in names:
-        notes.append(f"the folder is a diffusers pipeline ({PIPELINE}) too: its components lie in folders of their own")
+        notes.append(
+            f"the folder is a diffusers pipeline ({PIPELINE}) too, with its components in folders of their own"
+        )
     header = replace(header, notes=(*notes, *header.notes))
     recipe = folder_recipe(folder) if header.recipe is None else None
     if recipe is None:
@@ -128,5 +132,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return what another program finds a file by: its path, or of a remote one the name that a download gets."""
+    """Return a file's name for a shell command: its path, or for a remote file the name after a download."""
     return file.name if file.remote else file.uri

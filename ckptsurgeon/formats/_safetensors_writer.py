@@ -1,4 +1,4 @@
-"""Lays out safetensors files: the dtypes they know, the order they are written in, the header."""
+"""Lays out safetensors files: their dtypes, the order of the tensors, the header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 from ..errors import OutputError
 from ..util.text import escape
-from .base.header import Beside, OutTensor
+from .base.header import ExtraEntries, OutTensor
 from .base.limits import JSON_HEADER_BYTES, TENSORS
 from .base.sharded_writer import Indexed
 
@@ -26,7 +26,7 @@ CODES = {
     "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64",
     "F64": "float64", "I64": "int64", "U64": "uint64",
 }  # fmt: skip
-"""The format's dtypes in the order in which it ranks them; files are written from the last to the first."""
+"""The format's dtypes in its own order; files are written from the last to the first."""
 
 CHUNK = 4096
 """Entries that are put together at a time."""
@@ -35,8 +35,8 @@ _NAMES = {name: code for code, name in CODES.items()}
 _RANK = {name: rank for rank, name in enumerate(CODES.values())}
 
 
-class _Layout:
-    """The header's length is known before its checksums are: they have as many digits as zeros have."""
+class _SafetensorsLayout:
+    """The layout of a file. The length of the header is known before its checksums: zeros take their place."""
 
     def __init__(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: Sequence[str]) -> None:
         self._metadata = dict(metadata)
@@ -44,11 +44,9 @@ class _Layout:
         ordered = sorted(tensors, key=lambda t: t.key)
         ordered.sort(key=lambda t: _RANK[t.dtype], reverse=True)
         if METADATA in {tensor.key for tensor in tensors}:
-            raise OutputError(
-                f"a tensor is called {METADATA}, which safetensors keeps for itself.", hint="Use --to pth."
-            )
+            raise OutputError(f"a tensor is called {METADATA}, which is reserved in safetensors.", hint="Use --to pth.")
         entries = _entries(ordered)
-        chunks = iter(lambda: "".join(islice(entries, CHUNK)), "")  # so that there are never all beside their text
+        chunks = iter(lambda: "".join(islice(entries, CHUNK)), "")  # so that there are never all next to their text
         self._entries = [self._encoded(chunk, ordered) for chunk in chunks]
         size = sum(map(len, self._described(recipe)))
         self._padding = b" " * (-size % 8)
@@ -125,7 +123,7 @@ def _is_text(value: str) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes what the reference implementation would write, byte for byte, and the recipe beside it."""
+    """Writes the same bytes as the reference implementation, and a recipe in the metadata."""
 
     name = "safetensors"
     sharding = Indexed("model", ".safetensors")
@@ -140,7 +138,7 @@ class SafetensorsWriter:
         tensors: Sequence[OutTensor],
         metadata: Mapping[str, str],
         recipe: Sequence[str],
-        beside: Beside | None = None,
-    ) -> _Layout:
-        """Lay a file out: larger dtypes first, then by key, without a hole."""
-        return _Layout(tensors, metadata, recipe)
+        beside: ExtraEntries | None = None,
+    ) -> _SafetensorsLayout:
+        """Return the layout of a file: larger dtypes first, then by key, without holes."""
+        return _SafetensorsLayout(tensors, metadata, recipe)

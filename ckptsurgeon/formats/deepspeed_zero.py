@@ -1,7 +1,7 @@
-"""Folders of DeepSpeed ZeRO: the float32 weights, which the optimizers of all ranks hold in flat pieces.
+"""Reads folders of DeepSpeed ZeRO: the float32 weights in the flat vectors of all ranks' optimizers.
 
-What ``zero_to_fp32.py`` gives, as descriptions and without running anything: stages 1 and 2 cut one flat vector for
-each group of parameters into a piece for each rank, stage 3 each parameter. Written after
+The result is that of ``zero_to_fp32.py``, as descriptions and without running anything: stages 1 and 2 cut one flat
+vector for each group of parameters into a piece for each rank, stage 3 each parameter. Written after
 ``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
 """
 
@@ -17,7 +17,7 @@ from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
-from .torch.zero import States, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
+from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
 
 __all__ = ["FORMAT"]
 
@@ -25,7 +25,7 @@ _LATEST = "latest"
 _OPTIMIZER, _MODEL = "_optim_states.pt", "_model_states.pt"
 _TAG_BYTES = 256
 _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
-"""Entries of the model states that are shown beside the weights."""
+"""Entries of the model states that are shown next to the weights."""
 
 
 class _DeepSpeedZero:
@@ -41,10 +41,10 @@ class _DeepSpeedZero:
         return _LATEST in names and not has_weights(names) and _has_states(_tagged(source)[1])
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the headers of all ranks; raises FormatError where one is missing or they do not fit together."""
+        """Read the headers of all ranks; raises FormatError if one is missing or they do not fit together."""
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
-        every: list[States] = []
+        every: list[StateFile] = []
         try:
             for suffix in (_MODEL, _OPTIMIZER):
                 every += _states(source, tag, names, suffix)
@@ -74,7 +74,7 @@ def _has_states(names: Sequence[str]) -> bool:
 
 
 def _tagged(folder: Folder) -> tuple[str, list[str]]:
-    """Return the folder that ``latest`` names, and what is in it; nothing where it names none."""
+    """Return the folder that ``latest`` names, and what is in it; nothing if it names none."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -90,36 +90,36 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
         return "", []
 
 
-def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[States]:
+def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
     """Return the states of all ranks, in their order."""
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
         if "mp_rank_" in name and "mp_rank_00_" not in name:
             raise FormatError(
-                f"{escape(folder.uri)} is of a model that is spread over ranks ({escape(name)}).",
-                hint="Merge its ranks with DeepSpeed first: tensor and pipeline parallelism is not read.",
+                f"{escape(folder.uri)} belongs to a model that is split across ranks ({escape(name)}).",
+                hint="Merge its ranks with DeepSpeed first: tensor and pipeline parallelism cannot be read.",
                 rule="model parallel",
             )
         inner = f"{tag}/{name}" if tag else name
         file = folder.file(inner)
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
-            raise FormatError(f"{escape(file.uri)} holds no states.", rule="zero states")
-        found.append(States(file, header))
+            raise FormatError(f"{escape(file.uri)} has no states.", rule="zero states")
+        found.append(StateFile(file, header))
     return found
 
 
-def _weights(models: Sequence[States], optimizers: Sequence[States]) -> tuple[dict[str, TensorInfo], int]:
+def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
     """Return the weights by name, and the stage."""
     states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks
     if type(stage) is not int or stage not in (0, 1, 2, 3) or type(ranks) is not int:
-        raise FormatError(f"{escape(optimizers[0].file.uri)} is no state of a ZeRO optimizer.", rule="zero states")
+        raise FormatError(f"{escape(optimizers[0].file.uri)} is not the state of a ZeRO optimizer.", rule="zero states")
     if ranks != len(optimizers):
         raise FormatError(
-            f"there are optimizer states of {count(len(optimizers), 'rank')}, of {ranks} that there were.",
-            hint="A rank did not save, or the folder is not all there.",
+            f"there are optimizer states of {count(len(optimizers), 'rank')} of {ranks}.",
+            hint="A rank did not save, or a part of the folder is missing.",
             rule="zero ranks",
         )
     model = models[0]

@@ -1,4 +1,4 @@
-"""numpy's ``.npy``: one array, shown as a state dict of one key, the file's name."""
+"""Reads numpy's ``.npy``: one array, shown as a state dict of one key, the file's name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _NumpyArray:
         return isinstance(source, File) and head.startswith(MAGIC)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the header; raises FormatError where the file is longer or shorter than it says."""
+        """Read the header; raises FormatError if the file is longer or shorter than it says."""
         assert isinstance(source, File)
         head = source.read(0, min(_HEAD_BYTES, source.size))
         with naming(source):

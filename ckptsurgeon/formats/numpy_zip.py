@@ -1,4 +1,4 @@
-"""numpy's ``.npz``: a zip archive of arrays, each a key. Compressed ones are named and cannot be read."""
+"""Reads numpy's ``.npz``: a zip archive of arrays, each a key. Compressed arrays are listed but cannot be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..util.text import escape, listing
 from ._npy import npy_entry
 from .base import limits
 from .base.header import FileHeader, Header, naming
-from .pickle.values import Name, Opaque
+from .pickle.values import GlobalName, Opaque
 from .zip.archive import Archive, read_archive
 
 __all__ = ["FORMAT"]
@@ -38,7 +38,7 @@ class _NumpyZip:
             if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
                 raise FormatError(
                     f"its arrays are compressed: {listing(compressed)}.",
-                    hint="Save it with numpy.savez: arrays are only read where they lie as they are.",
+                    hint="Save it with numpy.savez: compressed arrays cannot be read.",
                     rule="compressed record",
                 )
         digest = hashlib.sha256(archive.directory).hexdigest()
@@ -47,7 +47,7 @@ class _NumpyZip:
             tree=tree,
             files=(FileHeader.of(source, digest, name),),
             handles={name: archive.file},
-            notes=(f"compressed, and so not read: {listing(compressed, where='')}",) if compressed else (),
+            notes=(f"compressed, so not read: {listing(compressed, where='')}",) if compressed else (),
         )
 
 
@@ -67,9 +67,9 @@ def _tree(archive: Archive, within: str) -> dict[str, object]:
 def _entry(archive: Archive, key: str, within: str) -> object:
     entry = archive.entries[key]
     if not key.endswith(_SUFFIX):
-        return Opaque(Name("zip", "record"))
+        return Opaque(GlobalName("zip", "record"))
     if entry.method:
-        return Opaque(Name("numpy", "compressed array"))
+        return Opaque(GlobalName("numpy", "compressed array"))
     head = archive.file.read(entry.data, min(_HEAD_BYTES, entry.size))
     return npy_entry(head, Storage(within, entry.data, entry.size, entry.crc32 or None, key))
 

@@ -1,7 +1,7 @@
-"""safetensors, https://huggingface.co/docs/safetensors: an 8-byte length, a JSON header, the tensors.
+"""Reads safetensors (https://huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the tensors.
 
 At least as strict as the reference implementation (safetensors/src/tensor.rs), whose named errors are the rules
-here, and stricter in one thing: a key that stands twice is an error, where the reference takes the last.
+here, and stricter in one thing: a key that occurs twice is an error, where the reference takes the last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["FORMAT"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _DEEPEST = 127
-"""Arrays and objects in each other that the reference takes (serde_json)."""
+"""How many nested arrays and objects the reference accepts (serde_json)."""
 
 
 class _Safetensors:
@@ -71,7 +71,7 @@ class _Safetensors:
 
 
 def _fail(file: File, rule: str, why: str) -> FormatError:
-    return FormatError(f"{escape(file.uri)} is no sound safetensors file: {why}.", rule=rule)
+    return FormatError(f"{escape(file.uri)} is not a valid safetensors file: {why}.", rule=rule)
 
 
 def _raw_header(file: File) -> bytes:
@@ -89,9 +89,9 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
     try:
         entries = parse_json(raw, unique_keys, strict=True)
     except ValueError as error:
-        raise _fail(file, "InvalidHeaderDeserialization", f"its header is no JSON: {error}") from None
+        raise _fail(file, "InvalidHeaderDeserialization", f"its header is not valid JSON: {error}") from None
     if not raw.startswith(b"{") or not isinstance(entries, dict):
-        raise _fail(file, "InvalidHeaderStart", "its header is no object")
+        raise _fail(file, "InvalidHeaderStart", "its header is not a JSON object")
     if b"\\u" in raw:
         _check_text(file, [*entries, *_metadata(file, entries.get("__metadata__")).items()])
     for entry in entries.values():
@@ -101,7 +101,7 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
 
 
 def _check_unknown(file: File, value: Any, depth: int) -> None:
-    """Refuse in fields that mean nothing here what the reference refuses there."""
+    """Raise ValueError for what the reference refuses in fields that have no meaning here."""
     if isinstance(value, str):
         _check_text(file, [value])
     elif isinstance(value, (dict, list)):
@@ -147,7 +147,7 @@ def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
         raise _fail(file, "InvalidDtype", f"{escape(key)} is of unknown type {entry['dtype']!r:.40}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
-        raise _fail(file, "InvalidShape", f"{escape(key)} has a shape or offsets that are no sizes")
+        raise _fail(file, "InvalidShape", f"{escape(key)} has an invalid shape or invalid offsets")
     begin, end = offsets
     elements = prod(shape)
     nonzero = elements or prod(size for size in shape if size)
@@ -157,7 +157,7 @@ def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
     if bits % 8:
         raise _fail(file, "MisalignedSlice", f"{escape(key)} does not end on a byte")
     if begin > end or end - begin != bits // 8:
-        raise _fail(file, "TensorInvalidInfo", f"{escape(key)} needs {bits // 8} bytes and is given {end - begin}")
+        raise _fail(file, "TensorInvalidInfo", f"{escape(key)} needs {bits // 8} bytes and has {end - begin}")
     if end > stored.nbytes:
         raise _fail(file, "InvalidOffset", f"{escape(key)} ends beyond the file; it is cut short")
     if entry["dtype"] == "F4":
@@ -174,7 +174,7 @@ def _sizes(values: Any) -> bool:
 
 
 def _check_cover(file: File, tensors: Mapping[str, TensorInfo], size: int) -> None:
-    """The tensors must cover what follows the header, ``size`` bytes: no byte twice, none left over."""
+    """Check that the tensors cover the ``size`` bytes after the header: no byte twice, none left over."""
     at = 0
     places = [(info.offset, info.nbytes, key) for key, info in tensors.items()]
     for offset, nbytes, key in sorted(places):

@@ -1,4 +1,4 @@
-"""Sharded checkpoints: an index, ``{"metadata": …, "weight_map": {key: file}}``, and the files it names.
+"""Reads sharded checkpoints: an index, ``{"metadata": …, "weight_map": {key: file}}``, and the files it names.
 
 The convention of transformers and huggingface_hub (``model.safetensors.index.json``,
 ``pytorch_model.bin.index.json``).
@@ -19,9 +19,9 @@ from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
 from .base.header import FileHeader, Header
-from .base.sharded_writer import INDEX, folder_frame, folder_recipe, lacking, numbered
+from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered
 from .base.untrusted import parse_json, unique_keys
-from .foreign.text import json_kind, refused
+from .foreign.text import json_kind, not_a_checkpoint
 
 __all__ = ["FORMAT"]
 
@@ -34,7 +34,7 @@ class _Sharded:
         return isinstance(source, File) and source.name.endswith(".json") and head.lstrip()[:1] == b"{"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the index and the header of every shard; raises FormatError where they disagree."""
+        """Read the index and the header of every shard; raises FormatError if they disagree."""
         assert isinstance(source, File)
         raw, weight_map, metadata, total = _index(source)
         linked: tuple[str, ...] = ()
@@ -79,10 +79,10 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     try:
         index = parse_json(raw, unique_keys)
     except ValueError as error:
-        raise FormatError(f"{escape(file.uri)} is no JSON: {error}.", rule="index") from None
+        raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
-        raise refused(file.uri, json_kind(index), "index")
+        raise not_a_checkpoint(file.uri, json_kind(index), "index")
     for key, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or len(shard) > limits.KEY_CHARACTERS:
             raise FormatError(f"{escape(file.uri)} names no file for {escape(key)}.", rule="index")
@@ -101,17 +101,17 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
             rule="missing shard",
         ) from error
     if shard.endswith(".json"):
-        raise FormatError(f"{escape(index.uri)} names {escape(shard)}, which is no shard.", rule="index")
+        raise FormatError(f"{escape(index.uri)} names {escape(shard)}, which is not a shard.", rule="index")
     header = read_header(file, shard)
     if not isinstance(header.tree, Mapping) or not all(
         isinstance(key, str) and isinstance(info, TensorInfo) for key, info in header.tree.items()
     ):
-        raise FormatError(f"the shard {escape(shard)} holds more than tensors.", rule="shard contents")
+        raise FormatError(f"the shard {escape(shard)} has more than tensors.", rule="shard contents")
     return header
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
-    """Return what an error says of a file, without the file's path in front."""
+    """Return the reason of an error about a file, without the file's path."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
@@ -123,12 +123,12 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
-    """Yield a note when shards lie there that look like the index's own and are not in it."""
+    """Yield a note if the folder has shards that are named like the index's own but are not in it."""
     stem, suffix = os.path.splitext(index.name.removesuffix(INDEX))
     own = numbered(stem, suffix, any_case=True)
     others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
     if others:
-        yield f"{escape(index.name)} does not name {listing(others, 2, where='')}, so nothing of that was read"
+        yield f"{escape(index.name)} does not name {listing(others, 2, where='')}, so they were not read"
 
 
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
@@ -136,20 +136,20 @@ def _check_count(index: File, shards: Mapping[str, Header], total: object) -> It
 
     If what there is has the ``total`` size that the index gives, they were only named so, which is a note.
     """
-    missing, many = lacking(shards, most=2)
+    missing, many = missing_shards(shards, most=2)
     if not missing:
         return
     size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
     said = f"{escape(index.name)} names {count(len(shards), 'shard')}, and not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}; their sizes are all that it gives"
+        yield f"{said}; its total_size is that of the files it names"
         return
     raise FormatError(
-        f"{said}, which their names count: a part of the checkpoint is missing.",
+        f"{said}, which the shard names imply: a part of the checkpoint is missing.",
         hint="Fetch it whole, or name a shard to read it alone. "
         f"If the rest was left out on purpose, give the index that size: total_size = {size}.",
-        details=lacking(shards, most=1000)[0],
+        details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )
 

@@ -1,6 +1,6 @@
-"""Folders of SpeechBrain's Checkpointer: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
+"""Reads SpeechBrain's checkpoint folders: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
 
-One root for each recoverable that torch saved; what others saved is beside them. Written after
+One root for each recoverable that torch saved; what others saved is next to them. Written after
 ``speechbrain/utils/checkpoints.py`` (1.1.2).
 """
 
@@ -19,7 +19,7 @@ from ..util.text import escape, listing
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import FileHeader, Header
-from .pickle.values import Name, Opaque
+from .pickle.values import GlobalName, Opaque
 
 __all__ = ["FORMAT"]
 
@@ -45,7 +45,7 @@ class _SpeechBrain:
         return _META in names or (not has_weights(names) and bool(_saved(source)))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the header of every recoverable; raises FormatError where there are several checkpoints."""
+        """Read the header of every recoverable; raises FormatError if there are several checkpoints."""
         assert isinstance(source, Folder)
         if _META in source.names():
             return _read(source, "")
@@ -67,17 +67,17 @@ def _saved(folder: Folder) -> list[str]:
 
 
 def _several(folder: Folder, saved: list[str]) -> FormatError:
-    """Return the error for a folder of several checkpoints, with what each was worth."""
+    """Return the error for a folder of several checkpoints, with the score of each."""
     read = {name: _meta(folder, name) for name in saved}
     metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
     told = [
-        f"{name} ({f'its {_META} is not understood' if read[name].notes else _worth(metas[name], last=name == last)})"
+        f"{name} ({f'its {_META} cannot be read' if read[name].notes else _worth(metas[name], last=name == last)})"
         for name in saved
     ]
     return FormatError(
-        f"{escape(folder.uri)} holds several checkpoints: {listing(told)}.",
-        hint=f"Name the one you mean, as in {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
+        f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",
+        hint=f"Name one, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
         details=told,
         rule="several checkpoints",
     )
@@ -99,7 +99,7 @@ def _number(value: object) -> float:
 
 @dataclass(frozen=True)
 class _Meta:
-    """What ``CKPT.yaml`` says, its fingerprint, and why it could not be read, if it could not."""
+    """The content of ``CKPT.yaml``, its fingerprint, and the reason if it could not be read."""
 
     entries: Mapping[str, Any]
     file: FileHeader
@@ -114,16 +114,16 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     try:
         read = read_yaml(raw.decode("utf-8"), name)
     except UnicodeDecodeError:
-        return _Meta({}, header, (f"{escape(name)} is not understood: it is not UTF-8",))
+        return _Meta({}, header, (f"{escape(name)} cannot be read: it is not UTF-8",))
     except ConfigError as error:
-        return _Meta({}, header, (f"{escape(name)} is not understood: {error}",))
+        return _Meta({}, header, (f"{escape(name)} cannot be read: {error}",))
     if not isinstance(read, dict):
-        return _Meta({}, header, (f"{escape(name)} is not understood: it holds no names and values",))
+        return _Meta({}, header, (f"{escape(name)} cannot be read: it is not a mapping",))
     return _Meta({str(key): value for key, value in read.items()}, header)
 
 
 def _read(folder: Folder, inner: str) -> Header:
-    """Read one checkpoint, which lies in ``folder`` or in the folder ``inner`` of it."""
+    """Read one checkpoint, which is in ``folder`` or in the folder ``inner`` of it."""
     meta = _meta(folder, inner)
     recoverables: dict[str, Any] = {}
     files, handles = [meta.file], dict[str, File]()
@@ -169,20 +169,20 @@ def _header(file: File, name: str) -> Header | None:
 def _text(file: File, name: str) -> Any:
     """Return what a counter, a data loader or a list of labels wrote; what is long or binary by its name alone.
 
-    Raises FormatError for a model that is no checkpoint, and for what a full disk or an unfetched file leaves: a
+    Raises FormatError for a model that is not a checkpoint, and for what a full disk or an unfetched file leaves: a
     model of which nothing is there would not be missed.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
         raise FormatError(
             f"{escape(file.uri)} is {'neither a checkpoint nor a text of SpeechBrain' if raw else 'empty'}.",
-            hint="Fetch it anew, or take it out of the folder to read what else is in it.",
+            hint="Fetch it again, or remove it from the folder to read the other files.",
             rule="broken recoverable",
         )
     if file.size <= _SHOWN_BYTES:
         with suppress(UnicodeDecodeError):
             return raw.decode("utf-8")
-    return Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
+    return Opaque(GlobalName(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
 
 
 FORMAT = _SpeechBrain()

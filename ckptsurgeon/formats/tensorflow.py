@@ -1,7 +1,7 @@
-"""TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
+"""Reads TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
 
 Named by the index, by ``NAME`` alone, or by the folder, whose ``best_dev_checkpoint`` or ``checkpoint`` says which.
-The index says all there is to say of the tensors; the data files are their bytes and nothing else.
+The index describes the tensors; the data files have only their bytes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from .base.header import FileHeader, Header, naming
 from .base.untrusted import check_sizes
-from .pickle.values import Name, Opaque
-from .tf.bundle import DTYPES, Bundle, Entry, read_bundle, slice_key, whole_of
-from .tf.folder import beside, chosen, is_folder, key_of, tree_of
+from .pickle.values import GlobalName, Opaque
+from .tf.bundle import DTYPES, Bundle, BundleEntry, join_slices, read_bundle, slice_key
+from .tf.folder import chosen, is_folder, key_of, training_files, tree_of
 from .tf.leveldb import is_table
 
 __all__ = ["FORMAT"]
@@ -29,7 +29,7 @@ __all__ = ["FORMAT"]
 _INDEX = ".index"
 _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
           21: "variant"}  # fmt: skip
-"""Types whose values are no plain numbers; such variables are shown and not read."""
+"""Types whose values are not plain numbers; such variables are listed but not read."""
 
 
 class _TensorFlow:
@@ -40,7 +40,7 @@ class _TensorFlow:
         return is_table(source) if isinstance(source, File) else is_folder(source)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the index; raises FormatError where it breaks a rule or a data file does not hold what it says."""
+        """Return the header of an index; raises FormatError if it breaks a rule or does not fit the data files."""
         notes = []
         if not isinstance(source, File):
             prefix, note = chosen(source)
@@ -54,7 +54,7 @@ class _TensorFlow:
                 tree = _tree(bundle, _Shards(source, bundle, files))
             return Header(
                 format=self.name,
-                tree={**dict(beside(source)), **tree},
+                tree={**dict(training_files(source)), **tree},
                 files=tuple(_file_header(file) for file in files.values()),
                 handles=files,
                 notes=tuple(notes),
@@ -66,13 +66,13 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FileHeader:
-    """Return what tells a file from another: all bytes of the index, none of a data file, which has no header."""
+    """Return the identity of a file: by all bytes of the index, by no bytes of a data file, which has no header."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FileHeader.of(file, digest.hexdigest(), file.name)
 
 
 class _Shards:
-    """The data files of an index, opened as they are needed, and what lies in them."""
+    """The data files of an index, opened when they are needed."""
 
     def __init__(self, index: File, bundle: Bundle, files: dict[str, File]) -> None:
         self._index = index
@@ -80,8 +80,8 @@ class _Shards:
         self._files = files
         self._prefix = index.name.removesuffix(_INDEX)
 
-    def info(self, name: str, entry: Entry) -> TensorInfo:
-        """Return the header of one tensor; raises FormatError where its bytes are not there."""
+    def info(self, name: str, entry: BundleEntry) -> TensorInfo:
+        """Return the header of one tensor; raises FormatError if its bytes are missing."""
         dtype = DTYPES[entry.dtype]
         check_sizes(entry.shape, "shape")
         if prod(entry.shape) * SIZES[dtype].bits // 8 != entry.size:
@@ -89,11 +89,11 @@ class _Shards:
                 f"{escape(name)} is {dtype} {entry.shape} and has {entry.size} bytes.", rule="tensor size"
             )
         if entry.shard >= self._bundle.shards:
-            raise FormatError(f"{escape(name)} lies in data file {entry.shard} of {self._bundle.shards}.", rule="shard")
+            raise FormatError(f"{escape(name)} is in data file {entry.shard} of {self._bundle.shards}.", rule="shard")
         file = self._file(entry.shard)
         if entry.offset + entry.size > file.size:
             raise FormatError(
-                f"{escape(name)} lies at {entry.offset} to {entry.offset + entry.size} of {escape(file.name)}, "
+                f"{escape(name)} is at bytes {entry.offset} to {entry.offset + entry.size} of {escape(file.name)}, "
                 f"which has {file.size} bytes: it is cut short.",
                 rule="cut short",
             )
@@ -107,7 +107,7 @@ class _Shards:
                 self._files[name] = self._index.folder().file(name)
             except SourceError:
                 raise FormatError(
-                    f"its data file {escape(name)} is not there, or cannot be read.", rule="missing shard"
+                    f"its data file {escape(name)} is missing or cannot be read.", rule="missing shard"
                 ) from None
         return self._files[name]
 
@@ -127,26 +127,28 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
         if entry.dtype in DTYPES:
             variables[name] = _variable(key, name, entry, entries=bundle.entries, shards=shards)
         else:
-            others[key_of(name)] = Opaque(Name("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}")))
+            others[key_of(name)] = Opaque(GlobalName("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}")))
     _check_disjoint(list(bundle.entries.values()))
     tree = tree_of(variables)
     return {**{f"{key} (variable)" if key in tree else key: value for key, value in others.items()}, **tree}
 
 
-def _variable(key: bytes, name: str, entry: Entry, *, entries: Mapping[bytes, Entry], shards: _Shards) -> TensorInfo:
+def _variable(
+    key: bytes, name: str, entry: BundleEntry, *, entries: Mapping[bytes, BundleEntry], shards: _Shards
+) -> TensorInfo:
     if not entry.slices:
         return shards.info(name, entry)
     parts = []
     for part in entry.slices:
         found = entries.get(slice_key(key, part))
         if found is None or found.slices or found.dtype not in DTYPES:
-            raise FormatError(f"a slice of {escape(name)} is not there.", rule="slice")
+            raise FormatError(f"a slice of {escape(name)} is missing.", rule="slice")
         parts.append(shards.info(name, found))
-    return whole_of(name, entry, parts)
+    return join_slices(name, entry, parts)
 
 
-def _check_disjoint(entries: Sequence[Entry]) -> None:
-    """Raise UnsafeError where tensors overlap: a small file could claim to hold no end of them."""
+def _check_disjoint(entries: Sequence[BundleEntry]) -> None:
+    """Raise UnsafeError if tensors overlap: otherwise a small file could claim any number of them."""
     places = sorted((entry.shard, entry.offset, entry.offset + entry.size) for entry in entries if entry.size)
     for (shard, _, end), (other, begin, _) in pairwise(places):
         if shard == other and begin < end:

@@ -1,6 +1,6 @@
-"""``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` that says what lies where.
+"""Reads ``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` with each tensor's place.
 
-A tensor lies in pieces, each an archive of ``torch.save``, which are put together here as a description. torch
+A tensor is in pieces, each an archive of ``torch.save``, which are put together here as a description. torch
 unpickles ``.metadata`` as it stands; here it is interpreted like any other pickle, and nothing in it is run.
 """
 
@@ -20,11 +20,11 @@ from ..util.text import escape
 from .base import limits
 from .base.header import FileHeader, Header, naming
 from .base.sharded_writer import folder_frame, folder_recipe
-from .base.slice import Piece, assembled
+from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
 from .pickle import machine as _pickle
 from .pickle.torch import dtype_of
-from .pickle.values import Name, Opaque, Unhashable, brief
+from .pickle.values import GlobalName, Opaque, Unhashable, brief
 from .torch.dcp_files import PieceFiles
 from .torch.dcp_writer import METADATA, DcpWriter
 from .torch.rebuild import rebuilders
@@ -43,7 +43,7 @@ class _TorchDistributed:
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the metadata and the header of every piece; raises FormatError where they contradict each other."""
+        """Read the metadata and the header of every piece; raises FormatError if they contradict each other."""
         folder = source if isinstance(source, Folder) else source.folder()
         file = folder.file(METADATA)
         with naming(file):
@@ -73,15 +73,15 @@ def _no_storage(pid: Any) -> object:
 
 
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
-    """Return the attributes of an object of a class of torch's; raises FormatError where it is none."""
+    """Return the attributes of an object of a class of torch's; raises FormatError if it is not."""
     made = value.name if isinstance(value, Opaque) else None
-    if not isinstance(value, Opaque) or not isinstance(made, Name) or made.name != kind:
-        raise FormatError(f"it holds {brief(value)} where {kind} should be.", rule="dcp metadata")
+    if not isinstance(value, Opaque) or not isinstance(made, GlobalName) or made.name != kind:
+        raise FormatError(f"it has {brief(value)} in place of {kind}.", rule="dcp metadata")
     return value.attributes()
 
 
 def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
-    """Return the state dict, nested as it was saved where the metadata says so."""
+    """Return the state dict, nested as it was saved if the metadata has the paths."""
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
     if not isinstance(entries, dict):
@@ -90,14 +90,14 @@ def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
     tree: dict[Any, Any] = {}
     for key, entry in entries.items():
         if not isinstance(key, str):
-            raise FormatError("it has a key that is no text.", rule="dcp metadata")
+            raise FormatError("it has a key that is not a text.", rule="dcp metadata")
         path = paths.get(key) if isinstance(paths, dict) else None
         _put(tree, path, key, _value(key, entry, places.get(key, {}), files))
     return tree
 
 
 def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
-    """Put a value where its path says; a path that is none, or leads through a value, is passed over for the key."""
+    """Put a value at its path; if the path is invalid or leads through a value, its key is used."""
     plain = isinstance(path, (tuple, list)) and 0 < len(path) <= limits.KEY_SEGMENTS
     node = tree
     for part in path[:-1] if plain else ():
@@ -114,22 +114,22 @@ def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _PiecePlace:
     file: str
     offset: int
     length: int
     changed: bool
 
 
-_Places = dict[str, _Place]
+_Places = dict[str, _PiecePlace]
 """By the offsets of a piece, as text: numbers in a file can make their hashes collide."""
 _DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
-    """Return where the pieces of each key lie, by their offsets in the tensor; None for data that is no tensor."""
+    """Return the places of each key's pieces, by their offsets in the tensor; None for data that is not a tensor."""
     if not isinstance(storage_data, dict):
-        raise FormatError("it says nowhere where the tensors lie.", rule="dcp metadata")
+        raise FormatError("it does not give the places of the tensors.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
         raise UnsafeError(f"it lists {len(storage_data)} pieces, over the limit.", rule="pieces")
     places: dict[str, _Places] = {}
@@ -141,12 +141,12 @@ def _places(storage_data: Any) -> dict[str, _Places]:
         if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
             raise FormatError("it has a piece without a place.", rule="dcp metadata")
         if posixpath.normpath(file) != file:
-            raise FormatError(f"it names a file in a roundabout way: {escape(file)}.", rule="dcp metadata")
+            raise FormatError(f"it names a file by an invalid path: {escape(file)}.", rule="dcp metadata")
         where = _DATA if offset is None else _offsets_text(offset)
         found = places.setdefault(key, {})
         if where in found:
             raise FormatError(f"it has a piece of {escape(key)} twice.", rule="dcp metadata")
-        found[where] = _Place(file, begin, length, bool(said.get("transform_descriptors")))
+        found[where] = _PiecePlace(file, begin, length, bool(said.get("transform_descriptors")))
     _check_disjoint([place for found in places.values() for place in found.values()])
     return places
 
@@ -156,8 +156,8 @@ def _offsets_text(offsets: Any) -> str:
     return ",".join(map(str, offsets))
 
 
-def _check_disjoint(places: Sequence[_Place]) -> None:
-    """Raise UnsafeError where pieces overlap: a small file could claim to hold no end of them."""
+def _check_disjoint(places: Sequence[_PiecePlace]) -> None:
+    """Raise UnsafeError if pieces overlap: otherwise a small file could claim any number of them."""
     ordered = sorted(places, key=lambda place: (place.file, place.offset))
     for one, other in pairwise(ordered):
         if one.file == other.file and one.offset + one.length > other.offset:
@@ -165,11 +165,11 @@ def _check_disjoint(places: Sequence[_Place]) -> None:
 
 
 def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
-    kind = entry.name.name if isinstance(entry, Opaque) and isinstance(entry.name, Name) else ""
+    kind = entry.name.name if isinstance(entry, Opaque) and isinstance(entry.name, GlobalName) else ""
     if kind == "BytesStorageMetadata":
         place = places.get(_DATA)
         if place is None or place.changed or not files.affords(place.length):
-            return Opaque(Name("torch.distributed.checkpoint", "data"))
+            return Opaque(GlobalName("torch.distributed.checkpoint", "data"))
         return files.archive(place.file, place.offset, place.length)
     said = _attributes(entry, "TensorStorageMetadata")
     shape, chunks = said.get("size"), said.get("chunks")
@@ -177,7 +177,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     assert isinstance(shape, tuple)
     dtype = _dtype(said.get("properties"))
     if any(place.changed for place in places.values()):
-        return TensorInfo(dtype, shape, opaque="its pieces are stored in an encoding that is not read")
+        return TensorInfo(dtype, shape, opaque="its pieces have an unsupported encoding")
     if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
         raise FormatError(f"it has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
     places = dict(places)  # each is taken once
@@ -191,19 +191,19 @@ def _dtype(properties: Any) -> str:
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))
 
 
-def _piece(key: str, dtype: str, chunk: Any, *, places: _Places, files: PieceFiles) -> Piece:
+def _piece(key: str, dtype: str, chunk: Any, *, places: _Places, files: PieceFiles) -> TensorPiece:
     said = _attributes(chunk, "ChunkStorageMetadata")
     offsets, sizes = said.get("offsets"), said.get("sizes")
     check_sizes(sizes, "size")
     place = places.pop(_offsets_text(offsets), None)
     if place is None:
-        raise FormatError(f"it does not say where a piece of {escape(key)} lies.", rule="dcp metadata")
+        raise FormatError(f"it does not give the place of a piece of {escape(key)}.", rule="dcp metadata")
     info = files.archive(place.file, place.offset, place.length)
     if not isinstance(info, TensorInfo) or (info.dtype, info.shape) != (dtype, sizes):
         found = f"{info.dtype} {info.shape}" if isinstance(info, TensorInfo) else brief(info)
-        raise FormatError(f"a piece of {escape(key)} is {found}, said to be {dtype} {sizes}.", rule="piece")
+        raise FormatError(f"a piece of {escape(key)} is {found} but declared as {dtype} {sizes}.", rule="piece")
     assert isinstance(offsets, tuple)
-    return Piece(offsets, info)
+    return TensorPiece(offsets, info)
 
 
 FORMAT = _TorchDistributed()

@@ -1,4 +1,4 @@
-"""torch checkpoints from before 1.6: pickles one after another, then the bytes of each storage.
+"""Reads torch checkpoints from before 1.6: pickles one after another, then the bytes of each storage.
 
 Magic number, protocol version, system information, the object, the list of storage keys; then for each key an
 int64 number of elements and the data. Written after ``_legacy_save`` in ``torch/serialization.py``.
@@ -17,9 +17,9 @@ from ..tensors.info import Storage
 from ..util.text import escape
 from .base import limits
 from .base.header import FileHeader, Header, naming
-from .pickle.machine import Machine
+from .pickle.machine import PickleMachine
 from .pickle.torch import STORAGE_DTYPES, TypedStorage
-from .pickle.values import Name
+from .pickle.values import GlobalName
 from .torch.rebuild import rebuilders
 
 __all__ = ["FORMAT"]
@@ -28,7 +28,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 _MAGIC_LINE = b"L%dL\n." % MAGIC
-"""How protocols 0 and 1 spell the magic number."""
+"""The magic number in protocols 0 and 1."""
 _FIRST_READ = 1 << 20
 
 
@@ -40,7 +40,7 @@ class _TorchLegacy:
         return isinstance(source, File) and (_MAGIC_BYTES in head[:32] or head.startswith(_MAGIC_LINE))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the pickles and find the storages behind them; raises FormatError where they disagree."""
+        """Read the pickles and find the storages behind them; raises FormatError if they disagree."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -64,7 +64,7 @@ class _TorchLegacy:
 
 
 class _Pickles:
-    """The pickles at the head of a file, read as far as they turn out to reach."""
+    """The pickles at the start of a file, whose length is known only after they are read."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -76,10 +76,10 @@ class _Pickles:
         return self.run(_no_storage, rebuild=False)
 
     def run(self, persistent: Any, *, rebuild: bool) -> Any:
-        """Run the next pickle; where it ends beyond what was read, read four times as much and run again."""
+        """Return the next pickle; if it is longer than the bytes read, read four times as many and run it again."""
         while True:
             table = rebuilders() if rebuild else {}
-            machine = Machine(self.data, rebuild=table, persistent=persistent, start=self.position)
+            machine = PickleMachine(self.data, rebuild=table, persistent=persistent, start=self.position)
             try:
                 value = machine.run()
             except UnsafeError:
@@ -95,14 +95,14 @@ class _Pickles:
 
 
 def _no_storage(pid: Any) -> object:
-    raise FormatError("a pickle refers to a storage where none can be.", rule="legacy")
+    raise FormatError("a pickle refers to a storage where none is allowed.", rule="legacy")
 
 
 def _fields(pid: Any) -> tuple[str, str, int, Any]:
     """Return (dtype, key, elements, view) of a persistent id."""
     if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         _, kind, key, _, numel = pid[:5]
-        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
+        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
         if dtype is not None and type(key) is str and type(numel) is int and 0 <= numel <= limits.ELEMENTS:
             return dtype, key, numel, pid[5] if len(pid) == 6 else None
     raise FormatError("the pickle refers to something unknown.", rule="persistent id")
@@ -135,7 +135,7 @@ def _locate(
         count = int.from_bytes(file.read(at, 8), "little", signed=True)
         if count != numel:
             raise FormatError(
-                f"{escape(file.uri)}: storage {escape(key)} has {count} elements where {numel} are declared.",
+                f"{escape(file.uri)}: storage {escape(key)} has {count} elements, but {numel} are declared.",
                 rule="storage size",
             )
         storages[key] = Storage(within, at + 8, nbytes, None, key, big)
@@ -144,12 +144,12 @@ def _locate(
     if missing:
         raise FormatError(f"{escape(file.uri)} lacks storage {escape(missing[0])}.", rule="legacy")
     if at != file.size:
-        raise FormatError(f"{escape(file.uri)} has {file.size - at} bytes behind its last storage.", rule="legacy")
+        raise FormatError(f"{escape(file.uri)} has {file.size - at} bytes after its last storage.", rule="legacy")
     return storages
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield where the numbers of elements lie, as far as what is declared leads."""
+    """Yield the offsets of the numbers of elements, as far as the declared sizes lead."""
     for key in keys:
         dtype, numel = declared.get(key, ("", 0))
         if not dtype or at + 8 > file.size:

@@ -1,4 +1,4 @@
-"""torch checkpoints from before 0.1.10: a tar archive of pickles and storages.
+"""Reads torch checkpoints from before 0.1.10: a tar archive of pickles and storages.
 
 ``storages`` is a number of storages, for each a pickle of (key, location, type), an int64 number of elements and the
 data; then the views of them, (key, key of the whole, offset, size). ``tensors`` is a number of tensors, for each a
@@ -18,11 +18,11 @@ from ..tensors.dtypes import DTYPES
 from ..tensors.info import Storage, TensorInfo
 from .base import limits
 from .base.header import FileHeader, Header, naming
-from .pickle.machine import Machine, load
-from .pickle.torch import STORAGE_DTYPES, Tensors, TypedStorage
-from .pickle.values import Name
+from .pickle.machine import PickleMachine, load
+from .pickle.torch import STORAGE_DTYPES, TensorBuilder, TypedStorage
+from .pickle.values import GlobalName
 from .torch.rebuild import rebuilders
-from .torch.tar import Member, is_tar, members
+from .torch.tar import TarMember, is_tar, members
 
 __all__ = ["FORMAT"]
 
@@ -51,16 +51,16 @@ class _TorchTar:
         if missing:
             raise FormatError(f"the tar archive lacks {missing[0]}.", rule="tar members")
         _check_order(_content(file, found["sys_info"]))
-        storages = _storages(_Stream(file, found["storages"]), name)
+        storages = _storages(_MemberReader(file, found["storages"]), name)
         described, pickled = (_content(file, found[one]) for one in ("tensors", "pickle"))
-        objects = {**storages, **_tensors(_Stream(file, found["tensors"]), storages)}
+        objects = {**storages, **_tensors(_MemberReader(file, found["tensors"]), storages)}
         tree = load(pickled, rebuild=rebuilders(), persistent=lambda pid: _object(objects, pid))
         places = repr([(key, one.storage.offset, one.storage.nbytes, one.dtype) for key, one in storages.items()])
         digest = hashlib.sha256(described + pickled + places.encode()).hexdigest()
         return Header(self.name, tree, (FileHeader(name, file.size, digest, file.mtime_ns),), {name: file})
 
 
-def _content(file: File, member: Member) -> bytes:
+def _content(file: File, member: TarMember) -> bytes:
     if member.end - member.begin > limits.PICKLE_BYTES:
         raise UnsafeError(f"{member.name} of the tar archive is too large.", rule="record size")
     return file.read(member.begin, member.end - member.begin)
@@ -70,14 +70,14 @@ def _check_order(raw: bytes) -> None:
     system = load(raw, rebuild={}, persistent=_no_object)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise FormatError(
-            "the archive is of a big-endian machine, whose numbers torch takes for others.", rule="byte order"
+            "the archive is of a big-endian machine, whose numbers torch would misread.", rule="byte order"
         )
 
 
-class _Stream:
-    """Reads a member from its begin: pickles, and what lies between them."""
+class _MemberReader:
+    """Reads a member from its start: pickles, and the numbers between them."""
 
-    def __init__(self, file: File, member: Member) -> None:
+    def __init__(self, file: File, member: TarMember) -> None:
         self.file, self.at, self.end = file, member.begin, member.end
         self._left = limits.TAR_PICKLES_BYTES
 
@@ -86,7 +86,7 @@ class _Stream:
         size = _FIRST_READ
         while True:
             data = self.file.read(self.at, min(size, self.end - self.at))
-            machine = Machine(data, rebuild={}, persistent=_no_object)
+            machine = PickleMachine(data, rebuild={}, persistent=_no_object)
             try:
                 value = machine.run()
             except UnsafeError:
@@ -116,23 +116,23 @@ class _Stream:
         return self.at - nbytes
 
     def count(self) -> int:
-        """Return how many of what follows there are."""
+        """Return the number of items that follow."""
         number = self.value()
         if type(number) is not int or not 0 <= number <= limits.TENSORS:
             raise UnsafeError("the tar archive has no number of tensors, or too many.", rule="tensors")
         return number
 
     def check_end(self) -> None:
-        """Raise FormatError where something is left."""
+        """Raise FormatError if something is left."""
         if self.at != self.end:
-            raise FormatError("a member of the tar archive goes on behind its end.", rule="tar size")
+            raise FormatError("a member of the tar archive has data after its end.", rule="tar size")
 
 
-def _storages(stream: _Stream, within: str) -> Storages:
+def _storages(stream: _MemberReader, within: str) -> Storages:
     found: Storages = {}
     for _ in range(stream.count()):
         key, _, kind = _fields(stream.value(), 3)
-        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
+        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
         if dtype is None or _key(key) in found:
             raise FormatError("the tar archive has a storage of an unknown type, or one twice.", rule="tar storages")
         (numel,) = stream.numbers("<q")
@@ -158,9 +158,9 @@ def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
     return TypedStorage(whole.storage, whole.dtype, offset * itemsize)
 
 
-def _tensors(stream: _Stream, storages: Storages) -> dict[str, TensorInfo]:
+def _tensors(stream: _MemberReader, storages: Storages) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
-    make = Tensors()
+    make = TensorBuilder()
     for _ in range(stream.count()):
         key, at, _ = _fields(stream.value(), 3)
         dimensions, _ = stream.numbers("<ii")
@@ -170,7 +170,7 @@ def _tensors(stream: _Stream, storages: Storages) -> dict[str, TensorInfo]:
         (offset,) = stream.numbers("<q")
         storage = storages.get(_key(at))
         if storage is None or _key(key) in storages or _key(key) in found:
-            raise FormatError("a tensor of the tar archive has no storage, or stands twice.", rule="tar tensors")
+            raise FormatError("a tensor of the tar archive has no storage, or occurs twice.", rule="tar tensors")
         found[_key(key)] = make.rebuild(storage, offset, size, stride)
     stream.check_end()
     return found
@@ -178,30 +178,30 @@ def _tensors(stream: _Stream, storages: Storages) -> dict[str, TensorInfo]:
 
 def _fields(value: Any, number: int) -> tuple[Any, ...]:
     if type(value) is not tuple or len(value) != number:
-        raise FormatError("the tar archive describes something in another way than torch.", rule="tar pickles")
+        raise FormatError("the tar archive describes its content in another way than torch.", rule="tar pickles")
     return value
 
 
 def _key(value: Any) -> str:
-    """Return a key as text, whose hash nobody can foresee; torch's are addresses in memory."""
+    """Return a key as text, whose hash a file cannot predict; torch's keys are addresses in memory."""
     if type(value) is int and 0 <= value < 1 << 64:
         return str(value)
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 20:
         return str(int(value))
-    raise FormatError("the tar archive has a key that is no number.", rule="persistent id")
+    raise FormatError("the tar archive has a key that is not a number.", rule="persistent id")
 
 
 def _no_object(pid: Any) -> object:
-    raise FormatError("a pickle of the tar archive refers to a tensor where none can be.", rule="persistent id")
+    raise FormatError("a pickle of the tar archive refers to a tensor where none is allowed.", rule="persistent id")
 
 
 def _object(objects: dict[str, Any], pid: Any) -> object:
-    """Return what a pickle refers to: a tensor, a storage, or a class with its source (which is not looked at)."""
+    """Return the object that a pickle refers to: a tensor, a storage, or a class with its source (which is ignored)."""
     if type(pid) is tuple and pid:
         return pid[0]
     found = objects.get(_key(pid))
     if found is None:
-        raise FormatError("the pickle refers to a tensor that is not there.", rule="persistent id")
+        raise FormatError("the pickle refers to a missing tensor.", rule="persistent id")
     return found
 
 

@@ -1,4 +1,4 @@
-"""torch's zip checkpoints: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` as ``torch.save`` has written them since 1.6.
+"""Reads torch's zip checkpoints: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` as ``torch.save`` has written them since 1.6.
 
 ``<root>/data.pkl`` pickles the object, ``<root>/data/<key>`` holds each storage, ``<root>/byteorder`` the byte order.
 Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
@@ -25,11 +25,11 @@ class _TorchZip:
     writer = ZipWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A zip archive; what is in it is looked at when it is read."""
+        """Return whether the source is a zip archive; its content is checked when it is read."""
         return isinstance(source, File) and head[:4] in (b"PK\3\4", b"PK\5\6")
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the directory and ``data.pkl``; raises FormatError where they contradict each other."""
+        """Read the directory and ``data.pkl``; raises FormatError if they contradict each other."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)

@@ -1,1 +1,1 @@
-"""Bytes: read from files and servers, fetched, signed, written whole or not at all."""
+"""Reads bytes from files and servers, fetches files, and writes signed outputs whole or not at all."""

@@ -1,8 +1,8 @@
-"""CRC-32C (Castagnoli, RFC 3720 B.4), with which LevelDB's tables and TensorFlow's tensors are checked.
+"""Computes CRC-32C (Castagnoli, RFC 3720 B.4), the checksum of LevelDB's tables and TensorFlow's tensors.
 
-Neither the standard library nor isal has this polynomial. The checksum is linear: a message is two halves, and the
-remainder of the left one moved over the length of the right one, plus the right one, is the whole's. So numpy folds a
-block in half until a word is left, a gigabyte a second; short texts are not worth loading numpy for.
+Neither the standard library nor isal has this polynomial. The checksum is linear: the
+remainder of a message is that of its left half, shifted by the length of the right half, plus that of the right half.
+So numpy folds a block in half until one word is left, at a gigabyte a second. For short texts numpy is not loaded.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["SHORT", "SHORTEST", "crc32c", "unmasked"]
 
 _POLYNOMIAL = 0x82F63B78
-"""Reflected, as all of this is: the lowest bit is the highest power."""
+"""In reflected form, as everywhere in this file: the lowest bit is the highest power."""
 _MASK_DELTA = 0xA282EAD8
 SHORT, SHORTEST = 1 << 12, 1 << 8
-"""Bytes from which numpy is faster, with and without the time that it takes to load."""
+"""From so many bytes on numpy is faster: with the time that it takes to load, and without it."""
 _ROW = 1 << 14
-"""Words that are folded at once: what is worked on stays in a core's cache."""
+"""How many words are folded at once: few enough to stay in a core's cache."""
 _BLOCK = 1 << 20
 
 
@@ -35,7 +35,7 @@ def unmasked(stored: int) -> int:
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, *, short: int = SHORT) -> int:
-    """Return the CRC-32C of bytes behind others whose CRC-32C is ``crc``; fewer than ``short`` are taken singly."""
+    """Return the CRC-32C of bytes after others with the CRC-32C ``crc``; numpy is used from ``short`` bytes on."""
     view = memoryview(data).cast("B")
     crc ^= 0xFFFFFFFF
     for begin in range(0, len(view), _BLOCK):
@@ -63,7 +63,7 @@ def _table() -> tuple[int, ...]:
 
 
 def _long(data: memoryview, crc: int) -> int:
-    """Fold whole words; leading zeros add nothing, so the first row may be filled up with them."""
+    """Return the remainder by folding whole words; leading zeros change nothing, so they pad the first row."""
     import numpy as np
 
     whole = len(data) & ~3
@@ -92,7 +92,7 @@ def _moved(words: Words, nbytes: int) -> Words:
 
 @cache
 def _moves(nbytes: int) -> tuple[Words, Words]:
-    """Return what becomes of the lower and of the upper half of a word; ``nbytes`` is a power of two, 4 or more."""
+    """Return the shifted values of the lower and the upper half of a word; ``nbytes`` is a power of two, 4 or more."""
     import numpy as np
 
     if nbytes == 4:
@@ -111,7 +111,7 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return what becomes of every number of 16 bits, from what becomes of each bit."""
+    """Return the image of every 16-bit number under a linear map, given the images of the single bits."""
     import numpy as np
 
     table = np.zeros(1 << 16, "<u4")

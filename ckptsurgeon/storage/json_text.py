@@ -1,4 +1,4 @@
-"""JSON as people mean it: a key that stands twice in one object, of which readers take either, is an error."""
+"""Reads JSON strictly: a key that occurs twice in one object is an error, since readers differ in which they take."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..util.text import escape
 __all__ = ["read_json", "unique_keys"]
 
 MOST_LEVELS = 100
-"""How deep a document may nest; those of people have less than ten levels."""
+"""How many levels a document may nest; documents in use have fewer than ten."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return what a text spells; raises ValueError with the reason, and the line of a key that stands twice."""
+    """Return the value of a JSON text; raises ValueError with the reason, and the line of a repeated key."""
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
         data = json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except _TwiceError as error:
+    except _RepeatedKeyError as error:
         raise ValueError(f"{error}, again in line {_line_of_double(text)}") from None
     _check_levels(data)
     return data
 
 
 def _check_levels(data: Any) -> None:
-    """Raise ValueError for what nests so deep that functions which call themselves for each level would end."""
+    """Raise ValueError for a document that nests too deeply for recursive functions."""
     level, depth = [data], 0
     while level := [one for one in level if isinstance(one, (dict, list))]:
         depth += 1
@@ -42,20 +42,20 @@ def _check_levels(data: Any) -> None:
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its members; raises ValueError where two have one key."""
+    """Return the object of these members; raises ValueError if two have one key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise _TwiceError(f"key {escape(double)} stands twice")
+        raise _RepeatedKeyError(f"key {escape(double)} occurs twice")
     return found
 
 
-class _TwiceError(ValueError):
-    """Two members of one object have one key."""
+class _RepeatedKeyError(ValueError):
+    """Raised if two members of one object have one key."""
 
 
 def _line_of_double(text: str) -> int:
-    """Return the line in which a key stands for the second time, of a text that is sound so far."""
+    """Return the line with the second use of a key, in a text that is valid up to there."""
     objects: list[set[str]] = []
     last = ""
     for token in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""Signatures: a Sigstore bundle with a DSSE envelope around an in-toto statement, and keys in files."""
+"""Signs outputs and checks signatures: a Sigstore bundle with a DSSE envelope around an in-toto statement."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
     "signature_of",
 ]
 
-# Keys in files: Ed25519, and the elliptic curves that sigstore's own tool takes.
+# Keys in files: Ed25519, and the elliptic curves that sigstore's own tool accepts.
 #
 # The package ``cryptography`` reads them. It is imported when a key is used: an output without a signature needs none.
 
 KEY_BYTES = 64 << 10
-"""More than any key of these kinds has."""
+"""More bytes than any key of these kinds has."""
 
 MAKE = (
     "openssl genpkey -algorithm ed25519 -out key.pem makes one; openssl pkey -in key.pem -pubout gives its public half."
@@ -42,7 +42,7 @@ MAKE = (
 
 @dataclass(frozen=True)
 class Signer:
-    """What signs bytes; ``hint`` tells the key from others."""
+    """Signs bytes with a private key; ``hint`` identifies the key."""
 
     sign: Callable[[bytes], bytes]
     hint: str
@@ -50,25 +50,25 @@ class Signer:
 
 @dataclass(frozen=True)
 class Verifier:
-    """What says whether a signature over bytes is by this key; ``hint`` tells the key from others."""
+    """Checks whether a signature over bytes is by this key; ``hint`` identifies the key."""
 
     is_by: Callable[[bytes, bytes], bool]
     hint: str
 
 
 def load_signer(path: str) -> Signer:
-    """Return what signs with the private key in a file; raises ConfigError or SourceError."""
+    """Return a signer with the private key in a file; raises ConfigError or SourceError."""
     key = _loaded(path)
     if not hasattr(key, "sign"):
-        raise ConfigError(f"{escape(path)} is a public key; to sign takes the private one.", hint=MAKE)
+        raise ConfigError(f"{escape(path)} is a public key; signing needs the private key.", hint=MAKE)
     extra = _arguments(key.public_key(), path)
     return Signer(lambda data: bytes(key.sign(data, *extra)), _hint(key.public_key()))
 
 
 def load_verifier(path: str) -> Verifier:
-    """Return what checks signatures with the key in a file, of a private one with its public half."""
+    """Return a verifier with the key in a file; of a private key its public half is used."""
     key = _loaded(path)
-    from cryptography.exceptions import InvalidSignature  # which is there, now that the key could be read
+    from cryptography.exceptions import InvalidSignature  # the package is installed, since the key could be read
 
     public = key.public_key() if hasattr(key, "sign") else key
     extra = _arguments(public, path)
@@ -101,17 +101,17 @@ def _loaded(path: str) -> Any:
             is_openssh = b"BEGIN OPENSSH" in data
             return keys.load_ssh_private_key(data, None) if is_openssh else keys.load_pem_private_key(data, None)
         return keys.load_pem_public_key(data) if b"-----BEGIN" in data else keys.load_ssh_public_key(data)
-    except TypeError as error:  # which is how it says so
+    except TypeError as error:  # how cryptography reports an encrypted key
         raise ConfigError(
-            f"the key {escape(path)} is encrypted, and no password is asked for.",
+            f"the key {escape(path)} is encrypted, and ckpt does not ask for passwords.",
             hint="Name a copy without a password: openssl pkey -in KEY -out COPY, ssh-keygen -p -f COPY.",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{escape(path)} is no key in PEM or of OpenSSH.", hint=MAKE) from error
+        raise ConfigError(f"{escape(path)} is not a key in PEM or OpenSSH format.", hint=MAKE) from error
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return what signing takes beside the bytes; raises ConfigError for a key of another kind."""
+    """Return the further arguments of signing; raises ConfigError for a key of another kind."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -124,7 +124,7 @@ def _arguments(public: Any, path: str) -> tuple[Any, ...]:
     }
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in digests:
         return (ec.ECDSA(digests[public.curve.name]()),)
-    raise ConfigError(f"{escape(path)} is a key neither of Ed25519 nor of a curve P-256, P-384 or P-521.", hint=MAKE)
+    raise ConfigError(f"{escape(path)} is not an Ed25519 key or a key of the curve P-256, P-384 or P-521.", hint=MAKE)
 
 
 def _hint(public: Any) -> str:
@@ -139,13 +139,13 @@ def _hint(public: Any) -> str:
 # The format is that of sigstore's model-signing 1.0 (model_signing_format.md of sigstore/model-transparency), the
 # Sigstore bundle v0.3 (docs.sigstore.dev/about/bundle), DSSE v1.0 (github.com/secure-systems-lab/dsse), in-toto
 # Statement v1 (github.com/in-toto/attestation/tree/main/spec/v1). ``model_signing verify key`` checks signatures by
-# keys of elliptic curves; Ed25519 it does not take, though the bundle does.
+# keys of elliptic curves; it does not accept Ed25519, though the bundle format does.
 
 MODEL_SIGNATURE = "model.sig"
 """The signature's name in a folder, as model-signing has it."""
 
 SINGLE = "."
-"""The name of a file that is signed alone."""
+"""The name of a single signed file in its statement."""
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"
@@ -154,12 +154,12 @@ PREDICATE = "https://model_signing/signature/v1.0"
 
 
 def signature_of(path: str, *, folder: bool) -> str:
-    """Return where the signature of an output lies: in its folder, or beside the file."""
+    """Return the path of an output's signature: in its folder, or next to the file."""
     return os.path.join(path, MODEL_SIGNATURE) if folder else f"{path}.sig"
 
 
 def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
-    """Return the signature over files, by name with their SHA-256; ``name`` is what the whole is called."""
+    """Return the signature over files, given as SHA-256 by name; ``name`` is the name of the whole."""
     names = sorted(digests)
     statement = {
         "_type": STATEMENT,
@@ -186,7 +186,7 @@ def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
 
 
 def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
-    """Return the SHA-256 of each file that a signature is over; raises VerifyError if it is not by the key."""
+    """Return the SHA-256 of each signed file; raises VerifyError if the signature is not by the key."""
     try:
         bundle = read_json(data)
         envelope = bundle["dsseEnvelope"]
@@ -195,13 +195,13 @@ def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
         if (bundle["mediaType"], envelope["payloadType"], len(signatures)) != (BUNDLE, PAYLOAD, 1):
             raise ValueError("another kind of bundle")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
-        raise VerifyError("is damaged, or is no bundle of sigstore's") from error
+        raise VerifyError("is damaged or not a Sigstore bundle") from error
     if not verifier.is_by(signatures[0], _encoded(payload)):
         raise VerifyError("is not by this key")
     try:
         return _digests(read_json(payload))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise VerifyError("is by this key, and over something else than the files of a model") from error
+        raise VerifyError("is by this key but does not cover the files of a model") from error
 
 
 def _digests(statement: Any) -> dict[str, str]:
@@ -211,9 +211,9 @@ def _digests(statement: Any) -> dict[str, str]:
     rows = statement["predicate"]["resources"]
     found = {str(row["name"]): str(row["digest"]) for row in rows}
     if len(found) != len(rows) or any(row["algorithm"] != "sha256" for row in rows):
-        raise ValueError("a name twice, or another digest")
+        raise ValueError("a name occurs twice, or its digest algorithm is another")
     if subject["digest"]["sha256"] != _root(row["digest"] for row in rows):
-        raise ValueError("the digest of the whole is of other files")
+        raise ValueError("the digest of the whole does not match its files")
     return found
 
 
@@ -222,7 +222,7 @@ def _root(digests: Any) -> str:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """Return what is signed of a payload: DSSE's pre-authentication encoding, which binds its type."""
+    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding, which includes its type."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 

@@ -1,6 +1,6 @@
-"""Opening files of this machine that somebody hands us: regular ones only, and never more of them than was asked for.
+"""Opens untrusted files of this machine: only regular ones, and never more bytes than a limit.
 
-A FIFO would be waited for, a device may act on being opened, and a file that is all hole has whatever size it says.
+Opening a FIFO would block, a device may act on being opened, and a sparse file can claim any size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..util.text import human_bytes
 __all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
 
 SMALL_BYTES = 16 << 20
-"""More than any configuration has that people write."""
+"""More bytes than any configuration written by hand."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 class IrregularError(OSError):
-    """Something that is no regular file; ``kind`` says what it is."""
+    """Raised for something that is not a regular file; ``kind`` names what it is."""
 
     def __init__(self, kind: str, path: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}, not a regular file", path)
@@ -35,13 +35,13 @@ class IrregularError(OSError):
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file; raises OSError for anything else, before it can block or act."""
+    """Return a descriptor of a regular file; raises OSError for anything else before opening it can block or act."""
     name = os.fspath(path)
     try:
         _check_regular(os.stat(name), name)
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
-        raise OSError(errno.EINVAL, f"its name cannot be one ({error})", name) from None
+        raise OSError(errno.EINVAL, f"its name is invalid ({error})", name) from None
     try:
         _check_regular(os.fstat(fd), name)
     except OSError:
@@ -54,7 +54,7 @@ def _check_regular(found: os.stat_result, path: str) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(found.st_mode):
-        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"), path)
+        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), path)
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -63,10 +63,10 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def read_file(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> bytes:
-    """Return the bytes of a regular file; raises OSError, for one of more than ``most`` bytes unread."""
+    """Return the bytes of a regular file; raises OSError, without reading it, if it has more than ``most`` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""  # some of the system's own say that they are empty
+        data = file.read(most + 1) if size <= most else b""  # some files of the system, as in /proc, report size 0
     if size > most or len(data) > most:
         said = f"it has {human_bytes(max(size, len(data)))}, and at most {human_bytes(most)} are read"
         raise OSError(errno.EFBIG, said, os.fspath(path))
@@ -79,8 +79,8 @@ def read_text(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> str:
 
 
 class CodeLoader(SourceFileLoader):
-    """Imports a user's own file, which is read as any other is."""
+    """Imports a user's own file, read with the same checks as any other."""
 
     def get_data(self, path: str) -> bytes:
-        """Return what is in the file; raises OSError."""
+        """Return the bytes of the file; raises OSError."""
         return read_file(path)

@@ -1,4 +1,4 @@
-"""YAML as people mean it: a key that stands twice is an error, and 1e-3 is a number."""
+"""Reads YAML strictly: a key that occurs twice is an error, and 1e-3 is a number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from ..errors import ConfigError
 from ..util.text import escape
 
-__all__ = ["Row", "check_yaml", "dump_yaml", "read_yaml"]
+__all__ = ["InlineMapping", "check_yaml", "dump_yaml", "read_yaml"]
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -23,28 +23,28 @@ _MERGE = "tag:yaml.org,2002:merge"
 """The tag of the key ``<<`` (https://yaml.org/type/merge.html)."""
 
 MOST_BY_ALIASES = 1_000_000
-"""How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
+"""How many values aliases may add to a document; a text counts one more for every 32 characters."""
 
 
 MOST_LEVELS = 100
-"""How deep a document may nest, through aliases too: every reader of YAML calls itself once or more for each level."""
+"""How many levels a document may nest, including aliases: every reader of YAML recurses for each level."""
 
 
 MOST_VALUES = 1_000_000
-"""How many values a document may have: each takes some microseconds, and some 300 bytes until it is read."""
+"""How many values a document may have: each takes a few microseconds, and about 300 bytes while it is read."""
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
-"""One of these stands before or behind each value."""
+"""One of these is before or after each value."""
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
-"""What a line that is as deep begins with, without brackets: blanks, and the marks of entries, ``- - -``."""
+"""The start of a line that nests so deep without brackets: blanks, and marks of entries, ``- - -``."""
 
 
 class _PlainLoader(_Base):  # type: ignore[misc]
     def get_single_node(self) -> Any:
-        """Return the document as nodes; raises ConstructorError where aliases make too much of it."""
+        """Return the document as nodes; raises ConstructorError if aliases expand it too much."""
         node = super().get_single_node()
         if node is not None:
             _check_aliases(node)
@@ -52,9 +52,9 @@ class _PlainLoader(_Base):  # type: ignore[misc]
 
 
 def _check_size(text: str) -> None:
-    """Refuse documents that nest too deep, or have too many values, before they are made into nodes.
+    """Refuse documents that nest too deep or have too many values, before they are made into nodes.
 
-    Of levels the parser's own stack would end: each takes a bracket, or one more column of a line.
+    Too many levels would overflow the parser's own stack. Each level takes a bracket, or one more column of a line.
     """
     is_deep = text.count("[") + text.count("{") > MOST_LEVELS or _DEEP.search(text)
     if not is_deep and sum(map(text.count, _SIGNS)) < MOST_VALUES:
@@ -79,11 +79,11 @@ def _check_aliases(root: Any) -> None:
     own = 0
 
     def measure(node: Any) -> tuple[int, int]:
-        """Return how many values a node is, and how many levels of collections."""
+        """Return how many values and how many levels of collections a node has."""
         nonlocal own
         if id(node) in known:
             if known[id(node)] == (0, 0):
-                raise yaml.constructor.ConstructorError(None, None, "it holds itself", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "it contains itself", node.start_mark)
             return known[id(node)]
         known[id(node)] = (0, 0)  # being counted
         alone = 1 + len(node.value) // 32 if isinstance(node, yaml.ScalarNode) else 1
@@ -97,7 +97,7 @@ def _check_aliases(root: Any) -> None:
 
     size, levels = measure(root)
     if size - own > MOST_BY_ALIASES:
-        why = f"its aliases (*name) make it over {MOST_BY_ALIASES:,} values larger"
+        why = f"its aliases (*name) expand to over {MOST_BY_ALIASES:,} more values"
         raise yaml.constructor.ConstructorError(None, None, why)
     if levels > MOST_LEVELS:
         raise _too_deep()
@@ -110,9 +110,9 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    """Make a mapping; a key of its own may stand once, and wins over those that it takes in by ``<<``."""
+    """Return a mapping; each of its own keys may occur once, and wins over keys merged by ``<<``."""
     _check_own_keys(loader, node)
-    loader.flatten_mapping(node)  # those that are taken in come first
+    loader.flatten_mapping(node)  # merged keys come first
     return {
         loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
     }
@@ -129,7 +129,7 @@ def _check_own_keys(loader: Any, node: Any) -> None:
         except TypeError:
             raise yaml.constructor.ConstructorError(None, None, "a key is not plain", key_node.start_mark) from None
         if double:
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} occurs twice", key_node.start_mark)
         seen.add(key)
 
 
@@ -145,9 +145,9 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
-    """Return the document; raises ConfigError with the place where it is malformed.
+    """Return the document; raises ConfigError with the line if it is malformed.
 
-    Without ``exponents`` 1e5 is a text, as it is to those who read a toolkit's file with PyYAML.
+    Without ``exponents``, 1e5 is a text, as PyYAML reads a toolkit's file.
     """
     with _reading(text, name):
         _check_size(text)
@@ -155,7 +155,7 @@ def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
 
 
 def check_yaml(text: str, name: str) -> None:
-    """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or multiplies itself."""
+    """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or expands too much."""
     with _reading(text, name):
         _check_size(text)
         yaml.compose(text, Loader=_PlainLoader)
@@ -163,7 +163,7 @@ def check_yaml(text: str, name: str) -> None:
 
 @contextmanager
 def _reading(text: str, name: str) -> Iterator[None]:
-    """Turn what is wrong with a document into ConfigError."""
+    """Turn the parser's errors into ConfigError."""
     try:
         yield
     except yaml.YAMLError as error:
@@ -182,7 +182,7 @@ def _reading(text: str, name: str) -> Iterator[None]:
         raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None
 
 
-class Row(dict[str, Any]):
+class InlineMapping(dict[str, Any]):
     """A mapping that is written on one line."""
 
 
@@ -191,11 +191,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(
-    Row, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row.items(), flow_style=True)
+    InlineMapping, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row.items(), flow_style=True)
 )
 
 
 def dump_yaml(document: Any) -> str:
-    """Return a document as YAML, keys in their order, each Row on one line, in ASCII whatever the names."""
+    """Return a document as YAML in ASCII, with keys in their order and each InlineMapping on one line."""
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=10_000)
     return text

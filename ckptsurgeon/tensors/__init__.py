@@ -1,1 +1,1 @@
-"""What a tensor is before anyone reads its bytes: dtype, shape, where it lies."""
+"""Describes tensors without reading their bytes: dtype, shape, and place in a file."""

@@ -1,7 +1,7 @@
-"""Tensors made of other tensors: a part, another order of dimensions, another shape, several in one, a multiple, a sum.
+"""Describes tensors computed from others: parts, permutations, reshapes, concatenations, multiples, sums.
 
-Pure descriptions. Where what is made lies in a file as a strided view of what it is made of, it is described as
-that view, and is copied and checked like any other tensor; else ``TensorInfo.made`` says of what it is made.
+No value is read. If the result is a strided view of a stored tensor, it is described as that view,
+and is copied and checked like any other tensor; else ``TensorInfo.made`` holds the operation and its inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["cast", "cut", "join", "leaves", "permute", "reshape", "scale", "tota
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
-    """Yield the stored tensors that a tensor is made of; itself where it is stored."""
+    """Yield the stored tensors that a tensor is computed from; the tensor itself if it is stored."""
     waiting = [info]
     while waiting:
         one = waiting.pop()
@@ -44,7 +44,7 @@ def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
 
 
 def _parts(made: Joined, begin: int, end: int) -> Iterator[TensorInfo]:
-    """Yield what a part of joined tensors is joined of, so that what lies in one of them is a part of that one."""
+    """Yield the parts of the joined tensors that a part covers, so that a part within one of them is a part of it."""
     at = 0
     for one in made.of:
         first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
@@ -63,7 +63,7 @@ def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
 
 
 def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor of the same elements in another shape, which must hold as many."""
+    """Return a tensor of the same elements in another shape, which must have the same number of elements."""
     shape = tuple(shape)
     if shape == info.shape:
         return info
@@ -74,7 +74,7 @@ def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
 
 
 def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
-    """Return tensors of one dtype, whose shapes differ along ``dim`` only, one after the other along it."""
+    """Return tensors of one dtype, whose shapes differ only along ``dim``, concatenated along it."""
     first = infos[0]
     if len(infos) == 1:
         return first
@@ -83,7 +83,7 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 
 
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
-    """Return a floating tensor times a number."""
+    """Return a floating tensor multiplied by a number."""
     return _made(info, info.shape, Scaled(info, factor))
 
 
@@ -102,16 +102,16 @@ def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
 
 
 def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
-    """Return strides, None where they are those of a contiguous tensor; of single elements they mean nothing."""
+    """Return strides, None if they are those of a contiguous tensor; strides of dimensions of size 1 are ignored."""
     plain = contiguous_stride(shape)
     same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
     return None if same or 0 in shape else tuple(stride)
 
 
 def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the strides with which a stored tensor is a view of another shape, None where it is none.
+    """Return the strides with which a stored tensor is a view of another shape, None if it is not.
 
-    A group of dimensions that lie evenly behind each other can be cut anew, as ``torch.Tensor.view`` does.
+    A group of dimensions that are evenly spaced can be split anew, as ``torch.Tensor.view`` does.
     """
     if info.stride is None or 0 in shape:
         return contiguous_stride(shape)
@@ -132,7 +132,7 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Take dimensions of ``size`` elements in all off the end of ``left``, and put their strides behind ``stride``."""
+    """Move dimensions of ``size`` elements in all from the end of ``left``, and append their strides to ``stride``."""
     done = 1
     while done < size:
         if not left or size % (done * left[-1]):

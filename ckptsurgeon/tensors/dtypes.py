@@ -1,4 +1,4 @@
-"""The types of elements, spelled as torch spells them, with their sizes; strides in elements."""
+"""Lists the dtypes with torch's names and their sizes, and computes strides in elements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """An element type, spelled as torch spells it.
+    """An element type with torch's name.
 
     ``bits`` is the size of one element; ``values`` how many numbers it packs (2 for ``float4_e2m1fn_x2``).
     """
@@ -24,12 +24,12 @@ class DType:
 
     @property
     def is_floating(self) -> bool:
-        """Whether elements of this type are trained: real or complex floating point."""
+        """Whether this is a real or complex floating type, which training changes."""
         return self.kind in ("float", "complex")
 
     @property
     def is_packed(self) -> bool:
-        """Whether an element is not whole bytes, or several numbers: such values are only ever copied."""
+        """Whether an element is not whole bytes, or several numbers: such values can only be copied."""
         return self.bits % 8 != 0 or self.values > 1
 
 
@@ -64,7 +64,7 @@ _SHORT = {
 def dtype_named(text: str) -> str:
     """Return torch's name for a dtype as people write it: ``bf16``, ``torch.float16``, ``half``.
 
-    Raises ConfigError for a name nobody knows.
+    Raises ConfigError for an unknown name.
     """
     name = text.strip().removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
@@ -74,7 +74,7 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""Types without an infinity in which torch makes the largest number of all that would round to more than it (448)."""
+"""Types without an infinity: torch replaces every number that would round to more than the largest (448) by it."""
 
 
 # Strides, in elements: those of a row-major tensor, and how far a strided one reaches.

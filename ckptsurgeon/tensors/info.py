@@ -1,4 +1,4 @@
-"""What a tensor is before anyone reads its bytes: dtype, shape, and where it lies or of what it is made."""
+"""Describes a tensor without reading its bytes: dtype, shape, and its storage or the operation that computes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True, eq=False)  # not frozen: files hold a hundred thousand, and that would double the cost
+@dataclass(
+    slots=True, eq=False
+)  # not frozen: files have a hundred thousand of them, and frozen dataclasses cost twice as much
 class Storage:
     """A run of bytes in one file that tensors view; identity, not content, makes two storages the same.
 
@@ -42,17 +44,17 @@ class Storage:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the container recorded a checksum of the bytes."""
+        """Whether the container has a checksum of the bytes."""
         return self.crc32 is not None or self.crc32c is not None
 
 
-@dataclass(slots=True, unsafe_hash=True)  # as good as frozen: nothing ever sets a field, see Storage
+@dataclass(slots=True, unsafe_hash=True)  # treated as frozen: nothing ever sets a field, see Storage
 class TensorInfo:
     """One tensor as its file's header describes it; no byte of its values has been read.
 
     ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None when contiguous.
-    ``opaque`` says why the values are not plain bytes (sparse, quantised, meta), and is empty when they are. ``made``
-    says of which other tensors it is made, where it is not stored itself.
+    ``opaque`` is the reason if the values are not plain bytes (sparse, quantised, meta), else empty. ``made`` is the
+    operation on other tensors that computes it, if it is not stored itself.
     """
 
     dtype: str
@@ -68,28 +70,28 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values, contiguous."""
+        """The size of the contiguous values in bytes."""
         return (self.numel * DTYPES[self.dtype].bits + 7) // 8
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers: elements of floating types, packed ones counted singly; 0 for the others."""
+        """The trainable parameters: elements of floating types, packed ones counted singly; 0 for other types."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element (for the 6-bit floats: 1, they are only ever moved whole)."""
+        """The size of one element in bytes (for the 6-bit floats: 1, they are only copied whole)."""
         return max(1, DTYPES[self.dtype].bits // 8)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the contiguous values lie in the file as they are."""
+        """Whether the contiguous values are in the file as they are."""
         return (
             not self.opaque
             and self.stride is None
@@ -100,10 +102,10 @@ class TensorInfo:
 
     @property
     def place(self) -> Hashable:
-        """What two keys share when they are aliases of one tensor; None when nothing is stored as plain bytes.
+        """A value that is equal for aliases of one tensor; None if nothing is stored as plain bytes.
 
-        A conjugate of a tensor lies where the tensor does, and is another. Where a dimension has one element its
-        stride means nothing, and a file could fill it with numbers whose hashes collide.
+        A conjugate view has the same place as its tensor but other values. If a dimension has one element its
+        stride is ignored, since a file could fill it with numbers whose hashes collide.
         """
         if self.made is not None:
             return (id(self.made), self.shape)
@@ -117,7 +119,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of a tensor, from ``begin`` along each dimension; the shape says how much."""
+    """A part of a tensor, from ``begin`` along each dimension; the shape gives its size."""
 
     of: TensorInfo
     begin: tuple[int, ...]
@@ -172,7 +174,7 @@ Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Map every key that shares its very bytes with an earlier key to that first key."""
+    """Return, for every key that shares its bytes with an earlier key, the first such key."""
     first: dict[Hashable, str] = {}
     aliases: dict[str, str] = {}
     for key, info in tensors.items():

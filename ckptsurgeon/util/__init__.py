@@ -1,1 +1,1 @@
-"""Helpers that know nothing of checkpoints."""
+"""Helpers that do not depend on checkpoints."""

@@ -1,4 +1,4 @@
-"""Short forms of what may be long: a ``repr`` fits a screen, however many tensors a thing holds."""
+"""Shortens ``repr``: it fits a screen, however many tensors an object has."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 __all__ = ["LIMIT", "Brief", "brief_fields"]
 
 LIMIT = 640
-"""Characters of a ``repr`` at most: eight lines of a terminal."""
+"""The longest ``repr`` in characters: eight lines of a terminal."""
 _VALUE = 80
 _ITEMS = 3
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Brief:
-    """A dataclass with a ``repr`` of bounded length; for it to count, the decorator has ``repr=False``."""
+    """A dataclass with a ``repr`` of bounded length; the decorator must have ``repr=False``, or it is replaced."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Brief:
 
 
 def brief_fields(value: Any) -> str:
-    """Return a dataclass with those of its fields that are not their defaults, long ones as their number of entries."""
+    """Return the ``repr`` of a dataclass: the fields without their defaults, long ones as their number of entries."""
     from dataclasses import fields
 
     shown = [

@@ -1,4 +1,4 @@
-"""The cyclic garbage collector, paused while a header is read: a million objects, none of them garbage."""
+"""Pauses the cyclic garbage collector while a header is read: it makes a million objects, none of them garbage."""
 
 from __future__ import annotations
 

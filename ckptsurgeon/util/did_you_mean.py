@@ -1,4 +1,4 @@
-"""What could have been meant: names that are near to one that is not there, and files with such names."""
+"""Suggests names and files that are similar to one that does not exist."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["close_names", "did_you_mean"]
 NAMED = 3
 ALIKE = 0.6
 CLEARLY_WORSE = 0.1
-"""A name this much less alike than the best one (difflib's ratio) is not meant."""
+"""A name whose similarity (difflib's ratio) is this much below the best is not suggested."""
 LISTED = 20_000
 COMPARED = 300
-"""How many names of a folder are looked at, and how many of them are compared: difflib is slow, folders are large."""
+"""How many names of a folder are read, and how many of them are compared: difflib is slow, folders are large."""
 
 
 def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
@@ -33,19 +33,19 @@ def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
 
 
 def _unlike(wanted: str, name: str) -> int:
-    """Return how far two names are apart, as far as their lengths, beginnings and ends tell, which is quick."""
+    """Return a quick estimate of how different two names are, by their lengths, beginnings and ends."""
     return abs(len(wanted) - len(name)) - _common(wanted, name) - _common(wanted[::-1], name[::-1])
 
 
 def _common(a: str, b: str) -> int:
-    """Return how many characters two texts begin with in common."""
+    """Return the length of the common prefix of two texts."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def did_you_mean(path: str, otherwise: str = "") -> str:
-    """Return the hint for a path that does not exist: what is near by name, then what to do ``otherwise``.
+    """Return the hint for a path that does not exist: similar names, then ``otherwise``.
 
-    It is ``otherwise`` alone where nothing is near, or the path is there.
+    It is only ``otherwise`` if no name is similar, or the path exists.
     """
     near = _near(path) if not os.path.lexists(path) else []
     question = f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three paths that exist, and differ from ``path`` in the first of its names that does not."""
+    """Return up to three existing paths that differ from ``path`` only in its first part that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):
@@ -64,7 +64,7 @@ def _near(path: str) -> list[str]:
 
 
 def _alike(name: str, folder: str) -> list[str]:
-    """Return the names in a folder that are like ``name``, in capitals or not; last those with another suffix."""
+    """Return the names in a folder that are similar to ``name``, ignoring case; those with another suffix come last."""
     try:
         with os.scandir(folder) as entries:
             listed = [one.name for one in islice(entries, LISTED)]
@@ -78,6 +78,6 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Whether two names are alike without their suffixes, which of short names are most."""
+    """Return whether two names are similar without their suffixes, which are most of a short name."""
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are used, so that a command pays only for what it needs."""
+"""Imports the public names of a package when they are used, so that a command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["public_names"]
 
 
 def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return a package's ``__all__`` and ``__getattr__``: the names in the stub beside ``file``, found where it says.
+    """Return a package's ``__all__`` and ``__getattr__``: the names in the stub of ``file``.
 
     The stub has lines of the form ``from .module import name as name``, which may go on in brackets.
     """

@@ -1,6 +1,6 @@
-"""What a notebook shows of a result: what the terminal shows.
+"""Shows a result in a notebook as in the terminal.
 
-The classes of results inherit from ``InNotebooks``. The façade, which is above all rooms, says who shows them.
+The classes of results inherit from ``InNotebooks``. The top-level package sets the module that shows them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Views(Protocol):
-        """What shows results: the module ``render.notebook``."""
+        """The interface of the module that shows results, ``render.notebook``."""
 
         def html_of(self, result: object, /) -> str:
-            """Return what a notebook shows of a result."""
+            """Return a result as HTML for a notebook."""
 
         def text_of(self, result: object, /) -> str:
             """Return the same as text."""
@@ -35,15 +35,15 @@ class InNotebooks(Brief):
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the terminal's view, which IPython keeps beside the HTML."""
+        """Print the terminal's view, which IPython keeps next to the HTML."""
         printer.text(_views().text_of(self))
 
 
 def shown_by(find: Callable[[], Views]) -> None:
-    """Let results be shown by what ``find`` returns, which is asked when one is shown."""
+    """Set the function that returns the module for showing results; it is called when one is shown."""
     global _views
     _views = find
 
 
 def _views() -> Views:
-    raise NotImplementedError("the package ckptsurgeon says who shows results")
+    raise NotImplementedError("import ckptsurgeon first: it sets the module that shows results")

@@ -1,6 +1,6 @@
-"""Finds what a folder offers: every module in it that names one thing, under that thing's name.
+"""Finds the plug-ins of a folder: every module in it that defines a given attribute.
 
-A newcomer adds a format, a source or a destination configuration by adding one file; nothing else lists it.
+A contributor adds a format, a source or a destination configuration by adding one file; nothing else lists it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def modules(package: str) -> Iterator[ModuleType]:
 
 @cache
 def discover(package: str, attribute: str) -> dict[str, object]:
-    """Return what each public module of ``package`` calls ``attribute``, by module name.
+    """Return the value of ``attribute`` in each public module of ``package``, by module name.
 
     Modules without the attribute are helpers and are left out.
     """

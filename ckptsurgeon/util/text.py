@@ -1,4 +1,4 @@
-"""Words for people: escaped names, natural order, sizes, shortened lists."""
+"""Formats text for people: escaped names, natural order, sizes, shortened lists."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = [
 ]  # fmt: skip
 
 LISTED = 5
-"""How many offenders a message names before it says "and N more"."""
+"""How many items a message lists before "and N more"."""
 
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
-"""Letters and a symbol that are drawn as nothing."""
+"""Letters and a symbol that are invisible."""
 MARKS = 4
-"""Marks that one letter may carry, as in Vietnamese or Hebrew; a hundred would cover the lines above and below."""
+"""How many combining marks one letter may have, as in Vietnamese or Hebrew; a hundred would cover other lines."""
 
 
 _END = r"\s'\"<>"
 _USER = re.compile(rf"(?<=://)(?<![hH][fF]://)(?:[^/?{_END}]*@|[^/@?{_END}]+:(?!\d*(?:[/?]|$))(?:(?!://)[^@{_END}])*@)")
-"""``user:password@`` of an address; behind a colon that no port follows, a password may have a slash in it.
+"""``user:password@`` of an address; after a colon without a port, a password may contain a slash.
 
-Of ``hf://name@revision`` what stands before the @ is no secret.
+Of ``hf://name@revision`` the part before the @ is not a secret.
 """
 _QUERY = re.compile(rf"(://[^?{_END}]*)\?[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
 _FRAGMENT = re.compile(rf"(https?://[^#{_END}]*)#[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
@@ -43,9 +43,9 @@ def without_credentials(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have no credentials, query and fragment: in those stand tokens and signatures.
+    """Return a text whose addresses have no credentials, query and fragment, which may have tokens and signatures.
 
-    Whatever is shown, written or recorded goes through here; only what is asked of a server does not.
+    Everything that is shown, written or recorded goes through here; only requests to a server do not.
     """
     if "://" in text:
         text = _FRAGMENT.sub(r"\1", _QUERY.sub(r"\1?…", without_credentials(text)))
@@ -55,7 +55,7 @@ def without_secrets(text: str) -> str:
 def escape(name: str, limit: int = 300) -> str:
     """Return ``name`` safe for a terminal: control, format and bidirectional characters are written as escapes.
 
-    Names longer than ``limit`` characters are cut in the middle; addresses are without what is secret in them.
+    Names longer than ``limit`` characters are cut in the middle; addresses lose their secrets.
     """
     name = without_secrets(name)
     if len(name) > limit:
@@ -78,14 +78,14 @@ def _visible(char: str, *, too_many: bool) -> str:
 def brief_repr(value: object, limit: int = 60) -> str:
     """Return at most ``limit`` characters of a value's ``repr``, without making more of it than that.
 
-    The ``repr`` of data in which one list stands many times can be gigabytes long.
+    The ``repr`` of data that contains one list many times can be gigabytes long.
     """
     short = Repr()
     short.maxlevel, short.maxlong = 3, limit
     short.maxstring = short.maxother = limit
     try:
         text = short.repr(value)
-    except ValueError:  # a number of more digits than Python writes
+    except ValueError:  # a number with more digits than Python converts
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -116,7 +116,7 @@ def _scaled(number: int, units: Sequence[str], plain: str) -> str:
 
 
 def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
-    """Return numbers with as few significant digits, but ``digits``, as tell those apart that differ."""
+    """Return numbers with the fewest significant digits, at least ``digits``, that keep different ones different."""
     wanted, said = len(set(numbers)), tuple(f"{number:.{digits}g}" for number in numbers)
     while len(set(said)) < wanted and digits < 17:
         digits += 1
@@ -125,9 +125,9 @@ def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """Return a share in percent: ``42 %``; ``>99 %`` and ``<1 %`` for what is nearly all and nearly nothing.
+    """Return a share in percent: ``42 %``; ``>99 %`` and ``<1 %`` for shares that are nearly all or nearly nothing.
 
-    Only a share that is all is ``100 %``, and only one that is nothing ``0 %``, whatever they are rounded to.
+    Only an exact 1 is ``100 %``, and only an exact 0 is ``0 %``, whatever the rounding.
     """
     if share in (0, 1):
         return "100 %" if share else "0 %"
@@ -159,10 +159,10 @@ def together(items: Sequence[str], limit: int = LISTED) -> str:
 def grouped(
     pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
 ) -> str:
-    """Return names with what is said of each, what is said of several only once: ``a, b and c (it is sparse)``.
+    """Return names with their remarks, each remark once for all names that share it: ``a, b and c (it is sparse)``.
 
-    ``form`` is filled in for those of whom the same is said; in it ``{are}`` is "is" or "are". What is not listed is
-    counted, and said to be ``where``.
+    ``form`` is filled in for the names of one remark; in it ``{are}`` is "is" or "are". Names that are not listed are
+    counted, and ``where`` follows the count.
     """
     by_why: dict[str, list[str]] = {}
     for name, why in pairs:

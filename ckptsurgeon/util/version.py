@@ -1,4 +1,4 @@
-"""The version of this package, where every room can have it."""
+"""The version of this package, which any room may import."""
 
 __all__ = ["__version__"]
 

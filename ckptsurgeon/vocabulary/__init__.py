@@ -1,1 +1,1 @@
-"""Token lists of the toolkits, and which row of one vocabulary is which row of another. Nothing in a file is run."""
+"""Reads the toolkits' token lists, and maps rows of one vocabulary to rows of another. Nothing in a file is run."""

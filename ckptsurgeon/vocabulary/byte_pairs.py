@@ -1,4 +1,4 @@
-"""Lists of pairs of bytes: a file of tiktoken, ``BASE64 RANK`` a line, and Mistral's ``tekken.json``.
+"""Reads byte-pair vocabularies: a file of tiktoken, ``BASE64 RANK`` a line, and Mistral's ``tekken.json``.
 
 Their tokens are bytes; they are written as ``tokenizer.json`` writes them, with a printed character for each byte
 (``bytes_to_unicode`` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py). The special tokens of
@@ -38,7 +38,7 @@ class _BytePairs:
                 return checked(name, _tekken(read_json(data)))
             return checked(name, _in_order([(int(rank), text) for text, rank in map(bytes.split, data.splitlines())]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{name} is no list of pairs of bytes: {error}.") from None
+            raise ConfigError(f"{name} is not a list of byte pairs: {error}.") from None
 
 
 def _tekken(document: Any) -> list[str]:

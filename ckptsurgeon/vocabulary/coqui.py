@@ -1,4 +1,4 @@
-r"""Coqui STT's ``alphabet.txt``: a label a line, and the CTC blank behind the last (native_client/alphabet.cc).
+r"""Reads Coqui STT's ``alphabet.txt``: one label a line, and the CTC blank after the last (native_client/alphabet.cc).
 
 Empty lines are skipped; a line that begins with ``#`` is a comment, ``\#`` the label ``#``, a line of one blank the
 blank between words. Nothing is trimmed.
@@ -31,17 +31,17 @@ class _Coqui:
 
 
 def alphabet_text(labels: Sequence[str]) -> str:
-    r"""Return the file that holds these labels, the CTC blank not among them; reading it gives them again.
+    r"""Return the text of a file with these labels, without the CTC blank; reading it gives them again.
 
-    Coqui STT's own writer leaves ``#`` as it is: a comment, so that every label behind it moves up by one. Raises
-    ConfigError for labels that the format cannot spell: ``\#``, ``#a``, several lines, nothing.
+    Coqui STT's own writer leaves ``#`` as it is: a comment, so that every label after it moves up by one. Raises
+    ConfigError for labels that the format cannot contain: ``\#``, ``#a``, several lines, nothing.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
     odd = [label for label in labels if _unspelled(label)]
     if labels and labels[0].startswith("\ufeff"):
         odd.append(labels[0])  # a reader takes it for the mark of UTF-8
     if odd:
-        raise ConfigError(f"an alphabet.txt cannot spell the label {brief_repr(odd[0], 40)}.")
+        raise ConfigError(f"an alphabet.txt cannot contain the label {brief_repr(odd[0], 40)}.")
     return text
 
 

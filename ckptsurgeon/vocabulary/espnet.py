@@ -1,4 +1,4 @@
-"""The ``token_list`` of an ESPnet ``config.yaml``: the tokens themselves, or the file that holds them."""
+"""Reads the ``token_list`` of an ESPnet ``config.yaml``: the tokens themselves, or the file that holds them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _ESPnet:
         try:
             document = read_yaml(data.decode("utf-8"), name, exponents=False)
         except UnicodeDecodeError:
-            raise ConfigError(f"{name} is no configuration: it is not UTF-8.") from None
+            raise ConfigError(f"{name} is not a valid configuration: it is not UTF-8.") from None
         tokens = document.get("token_list") if isinstance(document, dict) else document
         if isinstance(tokens, str):
-            raise ConfigError(f"{name} names the token list {brief_repr(tokens, 80)}.", hint="Name that file itself.")
+            raise ConfigError(f"{name} names the token list {brief_repr(tokens, 80)}.", hint="Name that file.")
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ConfigError(f"{name} has no token_list of texts.", hint="Quote tokens that look like numbers.")
         return checked(name, tokens)

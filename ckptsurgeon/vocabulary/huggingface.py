@@ -1,4 +1,4 @@
-"""``vocab.json`` (token to number) and ``tokenizer.json`` of transformers and tokenizers."""
+"""Reads ``vocab.json`` (token to number) and ``tokenizer.json`` of transformers and tokenizers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _HuggingFace:
         try:
             document = read_json(data)
         except ValueError as error:
-            raise ConfigError(f"{name} is no JSON: {error}.") from None
+            raise ConfigError(f"{name} is not valid JSON: {error}.") from None
         model = document.get("model")
         if not isinstance(model, dict):
             return marked(_in_order(name, document))
@@ -45,7 +45,7 @@ def _added(document: dict[str, Any]) -> dict[Any, Any]:
 
 def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary:
     if not all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in rows):
-        raise ConfigError(f"{name} has a vocabulary that is none.")
+        raise ConfigError(f"{name} has an invalid vocabulary.")
     tokens = [row[0] for row in rows]
     scores = [float(row[1]) for row in rows if isinstance(row[1], (int, float))]
     beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
@@ -57,20 +57,20 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
 def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
     """Return the tokens by their numbers."""
     if not numbers or not all(isinstance(t, str) and type(i) is int and 0 <= i < MOST for t, i in numbers.items()):
-        raise ConfigError(f"{name} is no vocabulary: it does not map tokens to numbers.")
+        raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to numbers.")
     tokens = {number: token for token, number in numbers.items()}
     if len(tokens) < len(numbers):
         raise ConfigError(f"{name} gives two tokens one number.")
     absent = next((i for i in range(len(tokens)) if i not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {len(tokens)} tokens and none of number {absent}.")
+        raise ConfigError(f"{name} has {len(tokens)} tokens but none with the number {absent}.")
     return checked(name, [tokens[i] for i in range(len(tokens))])
 
 
 def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     """Return the tokens of an added_tokens.json that follow the ``known`` ones, by their numbers.
 
-    Raises ConfigError where it is none, or leaves a number out.
+    Raises ConfigError if they do not follow, or a number is missing.
     """
     try:
         document = read_json(data)
@@ -81,12 +81,12 @@ def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     found = {number: token for token, number in document.items() if token not in known}
     expected = range(len(known), len(known) + len(found))
     if sorted(found) != list(expected):
-        raise ConfigError(f"{name} does not go on where its vocabulary of {len(known)} tokens ends.")
+        raise ConfigError(f"{name} does not continue its vocabulary of {len(known)} tokens.")
     return [found[number] for number in expected]
 
 
 def read_decoder(data: bytes, known: Collection[str]) -> list[str]:
-    """Return the tokens of a tokenizer_config.json that go on where the ``known`` ones end, none if it has no such.
+    """Return the tokens of a tokenizer_config.json that continue the ``known`` ones; none if it has no such tokens.
 
     https://huggingface.co/docs/transformers/main_classes/tokenizer: ``added_tokens_decoder``, number to token.
     """

@@ -1,4 +1,4 @@
-"""Which rows of a source's vocabulary make each row of a destination's; tokens cut into known pieces."""
+"""Maps rows of a source's vocabulary to rows of a destination's, and cuts tokens into known pieces."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _UNKNOWN = "[UNK]"
 
 
 def marked(vocabulary: Vocabulary) -> Vocabulary:
-    """Return a list that does not say its kind, as WordPiece where it is: BERT's vocab.txt."""
+    """Return a plain list marked as WordPiece if it is one: BERT's vocab.txt."""
     tokens = vocabulary.tokens
     is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
     return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
 
 
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
-    """Return the rows of the pieces of a token, the longest first piece first; none where one is missing.
+    """Return the rows of the pieces of a token, cut greedily by the longest first piece; none if a piece is missing.
 
-    A token that itself begins with the mark stands inside a word: all its pieces do. ``[MASK]`` and such stay whole.
+    A token that itself begins with the mark is inside a word, like all its pieces. ``[MASK]`` and such stay whole.
     """
     if token[0] == "[" and token[-1] == "]":
         return ()
@@ -49,11 +49,11 @@ def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tu
 # Cuts a token into pieces that a vocabulary has.
 
 _LONGEST = 512
-"""Characters of a token that is cut; what is longer is no word."""
+"""The longest token in characters that is cut; a longer one is not a word."""
 
 
 class Pieces:
-    """The pieces of a vocabulary, and their log-probabilities where it has them.
+    """The pieces of a vocabulary, and their log-probabilities if it has any.
 
     With them a token is cut as a unigram model cuts it, most probably first (Kudo, arXiv:1804.10959); WordPiece cuts
     the longest piece first; others are cut into as few pieces as there can be.
@@ -66,7 +66,7 @@ class Pieces:
         self._longest = max(map(len, self._rows), default=0)
 
     def cut(self, token: str) -> tuple[int, ...]:
-        """Return the rows of the pieces of a token, none where it cannot be cut."""
+        """Return the rows of the pieces of a token, none if it cannot be cut."""
         if not token or len(token) > _LONGEST or (token[0] == "<" and token[-1] == ">"):
             return ()
         if self._inside:
@@ -86,7 +86,7 @@ class Pieces:
 
 
 NEW_TOKENS = ("init", "mean", "zero", "subword")
-"""What the row of a token becomes that the source does not have."""
+"""The ways to fill the row of a token that the source does not have."""
 
 
 def map_tokens(
@@ -94,7 +94,7 @@ def map_tokens(
 ) -> Rows:
     """Return the rows of ``destination`` as rows of ``source``; a token that both have keeps its row.
 
-    ``spelled`` maps tokens of the source to those of the destination that play their part. New tokens get the
+    ``spelled`` maps tokens of the source to the corresponding ones of the destination. New tokens get the
     destination's initial value, the mean of all rows, zero, or (``subword``) the mean of the rows of the pieces into
     which the source's vocabulary cuts them, and the initial value where it cannot. Raises ConfigError.
     """
@@ -117,7 +117,7 @@ def map_tokens(
         shown = listing([repr(token) for token in destination.tokens[:3]], where="")
         raise ConfigError(
             f"{source.name} and {destination.name} have no token in common.",
-            hint=f"{destination.name} begins with {escape(shown)}. Are they of one kind?",
+            hint=f"{destination.name} begins with {escape(shown)}. Are they of the same kind?",
         )
     return Rows(source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new)
 

@@ -1,4 +1,4 @@
-"""A text file with one token a line, as ESPnet's ``tokens.txt`` is: ``<blank>`` first, ``<sos/eos>`` last."""
+"""Reads a text file with one token a line, like ESPnet's ``tokens.txt`` is: ``<blank>`` first, ``<sos/eos>`` last."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
-    """Return the lines of a UTF-8 text, whatever ends them; raises ConfigError."""
+    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
-        raise ConfigError(f"{name} is no list of tokens: it is not UTF-8.") from None
+        raise ConfigError(f"{name} is not a list of tokens: it is not UTF-8.") from None
     if "\0" in text:
-        raise ConfigError(f"{name} is no list of tokens: it holds zero bytes.")
+        raise ConfigError(f"{name} is not a list of tokens: it has zero bytes.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 
 
 class _Plain:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Any text, when nothing else it is."""
+        """Return True: any text that no other reader accepts."""
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
@@ -54,7 +54,7 @@ def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
     numbers = range(first, first + len(tokens))
     absent = next((number for number in numbers if number not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {len(tokens)} numbered tokens and none of number {absent}.", hint=hint)
+        raise ConfigError(f"{name} has {len(tokens)} numbered tokens but none with the number {absent}.", hint=hint)
     return [tokens[number] for number in numbers]
 
 

@@ -1,4 +1,4 @@
-"""Finds the token list beside a model, finds out what kind of file it is, and reads it."""
+"""Finds the token list next to a model, recognises its kind, and reads it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = [
 BYTES = "bytes"
 """Stands for Coqui STT's bytes output mode: label n is the byte n + 1, and the blank comes last."""
 VOCABULARY_BYTES = 256 << 20
-"""More than any vocabulary has, with the merges of its tokeniser."""
+"""More bytes than any vocabulary has, with the merges of its tokeniser."""
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Read the vocabulary in a file, of whatever toolkit; ``bytes`` where no such file is means Coqui's bytes mode.
+    """Return the vocabulary in a file of any toolkit; ``bytes``, if no such file exists, means Coqui's bytes mode.
 
-    Raises ConfigError where it cannot be read, is malformed or holds a token twice.
+    Raises ConfigError if it cannot be read, is malformed or holds a token twice.
     """
     if path == BYTES and not os.path.exists(path):
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
@@ -51,7 +51,7 @@ def read_vocabulary(path: str) -> Vocabulary:
 
 
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
-    """Return the vocabulary that a file holds; raises ConfigError where it is malformed."""
+    """Return the vocabulary in a file; raises ConfigError if it is malformed."""
     name = escape(filename)
     kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
     for reader in kinds.values():
@@ -60,15 +60,15 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
     return plain.VOCABULARY.read(name, data)
 
 
-# Finds the token list that lies beside a model.
+# Finds the token list next to a model.
 
 NAMES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
     "spiece.model", "sentencepiece.bpe.model", "tekken.json", "config.yaml",
 )  # fmt: skip
-"""By what name, the surest first: tokenizer.json has the added tokens too."""
+"""Names of token lists, the most reliable first: tokenizer.json has the added tokens too."""
 ADDED = "added_tokens.json"
-"""Where tokenisers of transformers have tokens that the other lists of theirs lack."""
+"""The file with tokens of transformers' tokenisers that their other lists lack."""
 CONFIG = "tokenizer_config.json"
 """... and those of transformers 5, among other settings."""
 MODEL = "config.json"
@@ -77,24 +77,24 @@ SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
     "vocab-src.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""Of XLM-R, fairseq, Marian and their kin: rows are not in the order of these lists, or only those of one side are."""
+"""Lists of XLM-R, fairseq, Marian and the like: the rows of both or one side are in another order."""
 
 
 def tokens_beside(model: str) -> str:
-    """Return the path of the token list in a model's folder; raises ConfigError where there is none."""
+    """Return the path of the token list in a model's folder; raises ConfigError if there is none."""
     folder = model if os.path.isdir(model) else os.path.dirname(model)
     for name in NAMES if "://" not in model else ():
         path = os.path.join(folder, name)
         if os.path.isfile(path) and not leads_out(path):
             return path
     raise ConfigError(
-        f"there is no token list beside {escape(model)}.",
+        f"there is no token list next to {escape(model)}.",
         hint=f"Name it: --tokens {escape(model)}=LIST. Looked for {', '.join(NAMES)}.",
     )
 
 
 def vocabulary_beside(path: str) -> Vocabulary:
-    """Return the vocabulary in a file, with the tokens that a tokeniser of transformers added to it beside it.
+    """Return the vocabulary in a file, with the tokens that a tokeniser of transformers added to it next to it.
 
     Raises ConfigError where either cannot be read, or the added ones do not follow it, and PlanError for a list whose
     tokens are not in the order of rows, and of which the files beside it do not tell that order.

@@ -1,4 +1,4 @@
-"""One vocabulary in place of another, and token lists as files that are read back as they were."""
+"""Replaces one vocabulary by another, and writes token lists so that reading gives the same list."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .vocabulary import Vocabulary
 
 __all__ = ["NewVocabulary", "token_file", "tokens_at", "with_added_tokens"]
 
-# Token lists as files that are read back as they were.
+# Writes token lists so that reading gives the same list.
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-"""How an added token is described that nobody describes; as transformers does it."""
+"""The default description of an added token, as in transformers."""
 
 
 def token_file(tokens: Sequence[str]) -> tuple[str, str]:
-    """Return the name and the text of a file with these tokens: one a line, or JSON where lines cannot spell one."""
+    """Return the name and the text of a file with these tokens: one a line, or JSON if a token does not fit a line."""
     text = "".join(f"{token}\n" for token in tokens)
     try:
         if plain.VOCABULARY.read("tokens.txt", text.encode()).tokens == tuple(tokens):
@@ -38,11 +38,11 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
 def with_added_tokens(
     base: bytes, others: Sequence[bytes], tokens: Sequence[str], asked: Collection[str] = ()
 ) -> str | None:
-    """Return a tokenizer.json with further tokens, None where that would not be exactly right.
+    """Return a tokenizer.json with further tokens, None if the result would not be exact.
 
-    It is right for tokens that are added ones where they come from (``<|im_start|>``), matched before anything else and
-    part of no word, and are described alike by all; a word or a piece of one is found by the model itself, with merges
-    or scores, and cannot be added. Those that are ``asked`` for are added, whatever they are elsewhere.
+    It is exact for tokens that are added tokens in their own tokeniser (``<|im_start|>``), matched before anything else
+    and part of no word, and have the same description in all; a word or a piece of one is found by the model itself,
+    with merges or scores, and cannot be added. Those in ``asked`` are always added.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)
@@ -75,7 +75,7 @@ class NewVocabulary:
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
-        """Read two lists, the source's and the new one, each with the tokens that its tokeniser added beside it.
+        """Return both lists read, the source's and the new one, each with the tokens that its tokeniser added.
 
         Raises ConfigError if they cannot be read.
         """
@@ -83,9 +83,9 @@ class NewVocabulary:
         return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
-        """Return how token ids of a configuration move that has ``rows`` and its ``own`` list beside it, if any.
+        """Return the renumbering for a configuration with ``rows`` and, if there is one, its ``own`` list next to it.
 
-        None if its ids are those of the new list already. Raises LookupError if nothing tells whose ids they are.
+        None if its ids are those of the new list already. Raises LookupError if the list of its ids is unknown.
         """
         if own is not None:
             same = own.tokens == self.new.tokens
@@ -94,13 +94,13 @@ class NewVocabulary:
             return None
         if rows == len(self.source.tokens):
             return Renumbering.of(self.source.tokens, self.new.tokens, self.parts)
-        raise LookupError("no token list lies beside it")
+        raise LookupError("there is no token list next to it")
 
 
 def _whole(path: str) -> Vocabulary:
     try:
         return vocabulary_beside(path)
-    except ConfigError:  # what lies beside it does not go on where it ends
+    except ConfigError:  # the file next to it does not continue the list
         return read_vocabulary(path)
 
 

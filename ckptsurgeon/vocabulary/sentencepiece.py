@@ -1,4 +1,4 @@
-"""A sentencepiece model: its pieces and their scores, read from the protocol buffer (sentencepiece_model.proto).
+"""Reads a sentencepiece model: its pieces and their scores, from the protocol buffer (sentencepiece_model.proto).
 
 ``ModelProto.pieces`` is field 1; of a piece, field 1 is the text and field 2 the score, a float.
 """
@@ -35,7 +35,7 @@ class _SentencePiece:
                     if len(tokens) > MOST:
                         break
         except (ValueError, IndexError, struct.error, UnicodeDecodeError):
-            raise ConfigError(f"{name} is no sentencepiece model.") from None
+            raise ConfigError(f"{name} is not a sentencepiece model.") from None
         return checked(name, tokens, scores)
 
 

@@ -1,4 +1,4 @@
-"""SpeechBrain's label encoder: ``'label' => 0`` a line, then a line of equals signs and its settings.
+"""Reads SpeechBrain's label encoder: ``'label' => 0`` a line, then a line of equals signs and its settings.
 
 As ``speechbrain.dataio.encoder.CategoricalEncoder.save`` writes it.
 """
@@ -30,22 +30,22 @@ class _SpeechBrain:
             if line:
                 label, number = _entry(name, place, line)
                 if number in numbers:
-                    raise ConfigError(f"{name}, line {place}: the number {number} stands twice.")
+                    raise ConfigError(f"{name}, line {place}: the number {number} occurs twice.")
                 numbers[number] = label
         absent = next((i for i in range(len(numbers)) if i not in numbers), None)
         if absent is not None:
-            raise ConfigError(f"{name} has {len(numbers)} labels and none of number {absent}.")
+            raise ConfigError(f"{name} has {len(numbers)} labels but none with the number {absent}.")
         return checked(name, [numbers[i] for i in range(len(numbers))])
 
 
 def _entry(name: str, place: int, line: str) -> tuple[str, int]:
     label, between, number = line.rpartition(_BETWEEN)
     if not between or not (number.isascii() and number.isdigit() and int(number[:12]) < MOST):
-        raise ConfigError(f"{name}, line {place}: {line!r:.60} is no label and number.")
+        raise ConfigError(f"{name}, line {place}: {line!r:.60} is not a label with a number.")
     try:
         value = ast.literal_eval(label)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        raise ConfigError(f"{name}, line {place}: {label!r:.60} is no label.") from None
+        raise ConfigError(f"{name}, line {place}: {label!r:.60} is not a label.") from None
     return value if isinstance(value, str) else repr(value), int(number[:12])
 
 

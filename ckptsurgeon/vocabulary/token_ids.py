@@ -1,6 +1,6 @@
-"""Token ids in a model's configuration, moved to where their tokens stand in another vocabulary. Pure.
+"""Renumbers the token ids in a model's configuration for another vocabulary. No file is opened.
 
-``eos_token_id`` is a row of the old list; beside rows that went by token it names another token. The fields are those
+``eos_token_id`` is a row of the old list; if rows are moved by token, it names another token. The fields are those
 of transformers' configurations and generation configurations,
 https://huggingface.co/docs/transformers/main_classes/text_generation#transformers.GenerationConfig.
 """
@@ -30,13 +30,13 @@ _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
 """Fields that begin so have the numbers of codes, or of units of speech."""
 _PARTS = ("encoder", "decoder", "question_encoder", "generator")
-"""Parts of a configuration that are configurations, beside those that are called so."""
+"""Parts of a configuration that are configurations, next to those that are called so."""
 _DEEPEST = 6
 
 
 @dataclass(frozen=True)
 class Renumbering:
-    """Where each token of an old vocabulary stands in a new one; ``parts`` says which play another's part there.
+    """The rows of an old vocabulary's tokens in a new one; ``parts`` maps tokens to the corresponding new ones.
 
     Without ``words`` the tokens are not known, only their numbers.
     """
@@ -61,20 +61,20 @@ class Renumbering:
         return self.old[number] if self.words and 0 <= number < len(self.old) else ""
 
     def moved(self, number: int) -> int | None:
-        """Return the new number of a token by its old one, None if it has no place."""
+        """Return the new number of a token by its old one, None if it has none."""
         if not self.words:
             return number if number < len(self.new) or number >= len(self.old) else None
         token = self.token(number)
         return self.place_of(token) if token else None
 
     def place_of(self, token: str) -> int | None:
-        """Return the new number of a token, None if it has no place."""
+        """Return the new number of a token, None if it has none."""
         return self.new.get(self.parts.get(token, token))
 
 
 @dataclass(frozen=True)
 class LostId:
-    """A number whose token has no place in the new vocabulary, and the field that has it."""
+    """A number whose token is not in the new vocabulary, and its field."""
 
     field: str
     number: int
@@ -83,11 +83,11 @@ class LostId:
 
 @dataclass(frozen=True)
 class MovedIds:
-    """The fields that are otherwise, by their path; the ids that have no place; and where such ids were just left out.
+    """The changed fields, by their path; the ids without a new number; and the fields from which such ids were removed.
 
-    Left out are those of tokens that must not be made (suppressed, bad words) and of languages and tasks: a token that
-    is not there cannot be made either. ``stale`` are ids that were of another token than the one that they are called
-    by; they have its new number.
+    Left out are those of tokens that must not be made (suppressed, bad words) and of languages and tasks: a missing
+    token cannot be made either. ``stale`` are ids of another token than the one that their field names; they get
+    that token's new number.
     """
 
     changed: Mapping[Path, Any]
@@ -96,7 +96,7 @@ class MovedIds:
     stale: tuple[LostId, ...] = ()
 
     def applied(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a configuration as they are now."""
+        """Return a configuration with the changed fields."""
         made = dict(fields)
         for path, value in self.changed.items():
             inner = made
@@ -108,7 +108,7 @@ class MovedIds:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return what becomes of the token ids in a configuration; those of ``fixed`` fields are new numbers already."""
+    """Return the moved token ids of a configuration; those of ``fixed`` fields are new numbers already."""
     mover = _Mover(numbers)
     changed = {}
     for path, value in _ids(fields, _sizes(fields, numbers)):
@@ -132,7 +132,7 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids of a configuration that are of another of the ``tokens`` than the one that they are called by."""
+    """Return the ids of a configuration whose token in ``tokens`` is another than the one that their field names."""
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
@@ -191,7 +191,7 @@ def _is_configuration(name: str) -> bool:
 
 
 class _Mover:
-    """Moves ids of whatever shape a field has them in, and keeps what has no place."""
+    """Moves the ids of a field in any nesting, and collects those without a new number."""
 
     def __init__(self, numbers: Renumbering) -> None:
         self._numbers = numbers
@@ -226,7 +226,7 @@ class _Mover:
         return self._needed(field, value)
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return where the ids of a map go: those of the tokens that it names, if these are known."""
+        """Return the new ids of a map: by the tokens that it names, if these are known."""
         known = frozenset(self._numbers.old) if self._numbers.words else frozenset[str]()
         found = {}
         for key, one in value.items():
@@ -239,7 +239,7 @@ class _Mover:
         return found
 
     def _row(self, row: Any) -> Any:
-        """Return where the tokens of a sequence go, None if one of them has no place."""
+        """Return the new ids of a sequence, None if one of them has none."""
         places = [self._place(one) for one in row] if isinstance(row, list) else [row]
         return None if None in places else places if isinstance(row, list) else row
 
@@ -249,7 +249,7 @@ class _Mover:
         return kept
 
     def _needed(self, field: str, number: Any) -> Any:
-        """Return where a number goes; one without a place is kept as lost."""
+        """Return the new number; one without a new number is recorded as lost."""
         place = self._place(number)
         if place is None and number is not None:
             self.lost.append(LostId(field, number, self._numbers.token(number)))
@@ -257,7 +257,7 @@ class _Mover:
         return place
 
     def _place(self, number: Any) -> Any:
-        """Return where a number goes, None for nowhere; what is no token's number stays: None, -1, a text."""
+        """Return the new number, None if there is none; values that are not token ids stay: None, -1, a text."""
         if type(number) is not int or number < 0:
             return number
         return self._numbers.moved(number)

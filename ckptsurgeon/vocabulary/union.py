@@ -1,4 +1,4 @@
-"""One vocabulary of several models, and rows of single tokens that somebody chose."""
+"""Joins the vocabularies of several models, with rows of chosen tokens from chosen models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..planning.plan.rows import Row, Rows
 from .vocabulary import Vocabulary
 
-__all__ = ["Lent", "rows_in", "united", "with_lent", "with_padding"]
+__all__ = ["TokenRowOverride", "rows_in", "united", "with_overrides", "with_padding"]
 
 
 def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
@@ -18,24 +18,24 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
 
 
 def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> Rows:
-    """Return which row of a model each token of the output's has, None where it lacks it.
+    """Return the row of a model for each token of the output, None if the model lacks it.
 
-    ``size`` is how many rows the model has: of a token beyond them there is none, and rows beyond the tokens are
-    nobody's. ``new`` is what becomes of those that lack, as ``Rows`` has it.
+    ``size`` is the number of rows of the model: a token beyond them has no row, and rows beyond the tokens belong to no
+    token. ``new`` is the way to fill missing rows, as in ``Rows``.
     """
     places = {token: row for row, token in enumerate(vocabulary.tokens[:size])}
     rows = tuple(places.get(token) for token in output.tokens)
     return Rows(vocabulary.name, output.name, size, rows, new)
 
 
-# Rows of tokens that somebody chose for the models of a merge, and rows that are no token's.
+# Rows chosen by the user for tokens of a merge, and padding rows, which belong to no token.
 
 
 @dataclass(frozen=True)
-class Lent:
-    """What models get at a place of the output: ``row`` of ``model``, by its number, or zeros where that is None.
+class TokenRowOverride:
+    """The row that models get for a token of the output: ``row`` of ``model``, by number, or zeros if that is None.
 
-    Those that have the token keep their own, unless by ``force``.
+    Models that have the token keep their own row, unless ``force`` is set.
     """
 
     place: int
@@ -44,8 +44,8 @@ class Lent:
     force: bool = False
 
 
-def with_lent(every: Sequence[Rows], lent: Sequence[Lent]) -> tuple[Rows, ...]:
-    """Return the rows of each model, with what is lent to them; a place is lent once."""
+def with_overrides(every: Sequence[Rows], lent: Sequence[TokenRowOverride]) -> tuple[Rows, ...]:
+    """Return the rows of each model with the overrides; each token may have one override."""
     by_place = {one.place: one for one in lent}
     return tuple(
         replace(
@@ -57,14 +57,14 @@ def with_lent(every: Sequence[Rows], lent: Sequence[Lent]) -> tuple[Rows, ...]:
     )
 
 
-def _row(row: Row, lent: Lent | None) -> Row:
-    """Return the row that a model has for itself: none where another's is lent, that of no row for zeros."""
+def _row(row: Row, lent: TokenRowOverride | None) -> Row:
+    """Return the row that a model uses itself: None if another model's row is used, the mark of no row for zeros."""
     if lent is None or (row is not None and not lent.force):
         return row
     return None if lent.model is not None else ()
 
 
 def with_padding(every: Sequence[Rows], multiple: int) -> tuple[Rows, ...]:
-    """Return the rows of each model with further ones that are no token's, until their number is a multiple."""
+    """Return the rows of each model with padding rows, until their number is a multiple."""
     more = -len(every[0].rows) % multiple
     return tuple(replace(rows, rows=(*rows.rows, *(None,) * more), padded=more) for rows in every)

@@ -1,4 +1,4 @@
-"""A vocabulary: the token of each row of an embedding or an output layer."""
+"""Defines a vocabulary: the token of each row of an embedding or an output layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..util.text import count, listing
 __all__ = ["Reader", "Vocabulary", "checked"]
 
 MOST = 4_000_000
-"""Tokens that a list may have: no vocabulary has."""
+"""The most tokens of a list: no vocabulary has so many."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Reader(Protocol):
     """A kind of file that holds a vocabulary. One module of this folder each, as ``VOCABULARY``."""
 
     def sniff(self, name: str, data: bytes) -> bool:
-        """Whether a file of that name, with that content, is of this kind."""
+        """Return whether a file of that name, with that content, is of this kind."""
         ...
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the vocabulary; raises ConfigError where the file is malformed."""
+        """Return the vocabulary; raises ConfigError if the file is malformed."""
         ...
 
 
 def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> Vocabulary:
-    """Return a vocabulary; raises ConfigError where it is empty or a token stands twice."""
+    """Return a vocabulary; raises ConfigError if it is empty or a token occurs twice."""
     if len(tokens) < 2:
-        raise ConfigError(f"{name} holds {count(len(tokens), 'token')}.", hint="A vocabulary has two or more.")
+        raise ConfigError(f"{name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens.")
     if len(tokens) > MOST:
-        raise ConfigError(f"{name} holds over {MOST} tokens.")
+        raise ConfigError(f"{name} has over {MOST} tokens.")
     twice = [token for token, number in Counter(tokens).items() if number > 1] if len(set(tokens)) < len(tokens) else []
     if twice:
-        raise ConfigError(f"{name} holds tokens twice: {listing([repr(token) for token in twice], where='')}.")
+        raise ConfigError(f"{name} has tokens twice: {listing([repr(token) for token in twice], where='')}.")
     return Vocabulary(name, tuple(tokens), tuple(scores))

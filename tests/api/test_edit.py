@@ -307,7 +307,7 @@ def test_entries_that_share_without_end_are_looked_through_once() -> None:
     assert any(note.startswith("left out: e0") for note in cs.filter("share.pth").notes)
     plan = cs.filter("share.pth", keep_extras=True)
     assert 0 < len(plan.carried.entries) < 10
-    assert any("there is more than is looked through" in note for note in plan.notes)
+    assert any("the file has too many entries to search" in note for note in plan.notes)
 
 
 def test_long_text_is_counted_as_often_as_it_stands() -> None:
@@ -320,7 +320,7 @@ def test_long_text_is_counted_as_often_as_it_stands() -> None:
 def test_names_that_are_no_text_are_not_carried_under_another() -> None:
     torch.save({"model": {"w": torch.ones(2), "model.x": 1}, 7: "number", "7": "text", "model.x": 2}, "names.pth")
     plan = cs.filter("names.pth", keep_extras=True)
-    assert any("7 (its name is no text)" in note for note in plan.notes)
+    assert any("7 (its name is not a text)" in note for note in plan.notes)
     cs.apply(plan, "out.pth")
     found: Any = torch.load("out.pth", weights_only=True)
     assert found["7"] == "text"

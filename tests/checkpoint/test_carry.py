@@ -62,7 +62,7 @@ def test_what_lies_beside_no_name_is_not_carried(value: Any) -> None:
     plan = cs.filter("x.pth", keep_extras=True)
     assert plan.carried.entries == ()
     (note,) = [note for note in plan.notes if note.startswith("not carried")]
-    assert ("its name is no text" if isinstance(value, list) else "x (the state dict hangs in a list") in note
+    assert ("its name is not a text" if isinstance(value, list) else "x (the state dict is inside a list") in note
     cs.apply(plan, "out.pth")
     assert list(torch.load("out.pth", weights_only=True)) == ["w"]
 

@@ -225,7 +225,7 @@ def test_what_is_no_checkpoint_is_said(wrong: object) -> None:
 
 @pytest.mark.parametrize("empty", [{}, {"a": 1}, {"a": {"b": "c"}}])
 def test_a_dict_without_tensors_holds_no_state_dict(empty: dict[str, object]) -> None:
-    with pytest.raises(cs.FormatError, match="<dict> holds no state dict"):
+    with pytest.raises(cs.FormatError, match="<dict> has no state dict"):
         cs.inspect(empty)
 
 
@@ -273,7 +273,7 @@ def test_a_file_in_memory_ends_when_it_is_closed_and_is_never_a_copy() -> None:
     assert copy.copy(file) is copy.deepcopy(file) is file
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(file)
-    with pytest.raises(cs.SourceError, match="lies in no folder"):
+    with pytest.raises(cs.SourceError, match="has no folder"):
         file.folder()
     file.close()
     assert file.closed

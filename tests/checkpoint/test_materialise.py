@@ -1,4 +1,4 @@
-"""Tensors that cannot be had are FormatErrors, whatever torch makes of their parts."""
+"""Tensors that cannot be fetched are FormatErrors, whatever torch makes of their parts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_rebuilt_names_key_and_file() -> None:
         ("quantised", "it is quantised"),
         ("meta", "it was saved on the meta device, without values"),
         ("wrapped", "it is of the class argparse.Namespace"),
-        ("over nothing", "it lies over None, which is no storage"),
+        ("over nothing", "its storage is None, which is not a storage"),
     ],
 )
 def test_why_a_tensor_is_no_plain_bytes_is_a_clause(key: str, why: str) -> None:

@@ -96,7 +96,7 @@ def test_what_is_called_an_optimizer_is_one(name: str) -> None:
     [
         (T, r"it is one tensor, float32 \(2\)"),
         ({"state": {0: {"exp_avg": T}}, "param_groups": []}, "it is an optimizer's state"),
-        ({0: T, 1: T}, "its keys are no names but ints"),
+        ({0: T, 1: T}, "its keys are not names but ints"),
         ({}, "it is an empty mapping"),
         ([], "it is empty"),
         (3, "it is a int"),
@@ -105,7 +105,7 @@ def test_what_is_called_an_optimizer_is_one(name: str) -> None:
     ],
 )
 def test_a_file_without_a_state_dict_says_what_it_holds(value: Any, why: str) -> None:
-    with pytest.raises(cs.FormatError, match=f"x.pth holds no state dict: {why}"):
+    with pytest.raises(cs.FormatError, match=f"x.pth has no state dict: {why}"):
         opened(value)
 
 
@@ -116,7 +116,7 @@ def test_as_many_tensors_at_the_top_as_in_a_named_entry_make_the_top_the_state_d
 
 def test_the_top_level_is_called_so() -> None:
     with pytest.raises(
-        cs.ConfigError, match=r"--root foo holds no tensors in x.pth. There is the top level \(--root \.\)\.$"
+        cs.ConfigError, match=r"--root foo has no tensors in x.pth. There is the top level \(--root \.\)\.$"
     ):
         opened({"a": T}, "foo")
 
@@ -141,7 +141,7 @@ def test_more_extras_than_anybody_reads_are_counted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limits, "COUNTED", 3)
     found = opened({"w": T, "a": [1, 2, 3, 4], "b": 2, "c": 3, "d": 4})
     assert [(extra.key, extra.type) for extra in found.extras] == [
-        ("a", "list of 4, not looked through"), ("b", "int"), ("…", "2 more entries, not listed"),
+        ("a", "list of 4, not searched"), ("b", "int"), ("…", "2 more entries, not listed"),
     ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_a_field_that_is_wrong_is_an_error(fields: str, why: str) -> None:
 
 
 def test_a_letter_that_stands_twice_is_an_error() -> None:
-    with pytest.raises(cs.ConfigError, match="the alphabet holds tokens twice: 'a'"):
+    with pytest.raises(cs.ConfigError, match="the alphabet has tokens twice: 'a'"):
         MODEL.build({**SMALL, "alphabet": "a\nb\na\n"})
 
 

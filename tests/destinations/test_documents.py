@@ -30,7 +30,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {}", "none of them"),
         ("model: {name: hybrid_asr, like: x.pth}", "both"),
         ("model: {tensors: {a: {shape: [1]}}\nmodel: 1", "line"),
-        ("model: {name: a}\nmodel: {name: b}", "'model' stands twice"),
+        ("model: {name: a}\nmodel: {name: b}", "'model' occurs twice"),
         ("model: [", "line"),
         ("model: {nmae: x}", "none of them"),
         ("model: {name: hybrid_ars}", "no bundled model 'hybrid_ars'.*hybrid_asr"),

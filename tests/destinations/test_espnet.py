@@ -296,7 +296,7 @@ def test_an_espnet_that_lacks_something_says_what() -> None:
         ("model_type: wav2vec2\nencoder: a\nencoder_conf: {}\n", ""),  # transformers'
         ("modules: !new:torch.nn.Linear\n", ""),  # SpeechBrain's
         ("encoder: conformer\nencoder_conf: {a: [}\n", "line 2"),
-        ("encoder: a\nencoder: b\nencoder_conf: {}\n", "'encoder' stands twice"),
+        ("encoder: a\nencoder: b\nencoder_conf: {}\n", "'encoder' occurs twice"),
     ],
 )
 def test_what_is_not_espnet_s_is_left_to_others_or_refused(text: str, why: str) -> None:

@@ -100,7 +100,7 @@ def test_a_link_is_replaced_and_never_written_through() -> None:
     [
         ("no/such/folder/out.pth", "folder .*no/such/folder does not exist"),
         ("src.pth/out.pth", "does not exist"),
-        ("/dev/full", "no regular file"),
+        ("/dev/full", "not a regular file"),
         ("/proc/out.pth", "cannot write /proc/out.pth: No such file or directory"),
         ("sub.pth", "is a folder|exists"),
     ],
@@ -108,7 +108,7 @@ def test_a_link_is_replaced_and_never_written_through() -> None:
 def test_a_place_that_cannot_be_written_says_why(output: str, why: str) -> None:
     if output == "sub.pth":
         os.mkfifo("sub.pth")
-        why = "no regular file"
+        why = "not a regular file"
     with pytest.raises(cs.OutputError, match=why):
         write(output, force=True, to="pth")
     assert set(names()) == {*INPUTS, *(["sub.pth"] if output == "sub.pth" else [])}
@@ -632,7 +632,7 @@ def test_the_folder_one_stands_in_is_not_replaced(output: str, monkeypatch: pyte
     os.makedirs("a/b")
     monkeypatch.chdir("a/b")
     done = ckpt("convert", "../../s.pth", "-o", output, "--force")
-    assert (done.code, "the working directory lies in" in done.err) == (5, True), done
+    assert (done.code, "the working directory is inside" in done.err) == (5, True), done
     assert not os.listdir(".")
 
 

@@ -80,8 +80,8 @@ def test_where_criteria_contend_the_candidates_are_listed(
     done = ckpt("transplant", RUN, "dst.yaml", "-o", "out.pth")
     assert done.code == 3
     said = " ".join(done.err.split())
-    assert "exp/asr_train holds several checkpoints: 39epoch.pth, 40epoch.pth, checkpoint.pth" in said
-    assert f"Name the one you mean, as in exp/asr_train/{example}." in said
+    assert "exp/asr_train has several checkpoints: 39epoch.pth, 40epoch.pth, checkpoint.pth" in said
+    assert f"Name one, for example exp/asr_train/{example}." in said
     assert not Path("out.pth").exists()
 
 

@@ -87,7 +87,7 @@ def test_a_shard_that_the_index_does_not_name_is_said() -> None:
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
         "read model.safetensors.index.json; also in the folder: other-00001-of-00002.safetensors",
-        "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so nothing of that was read",
+        "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so they were not read",
     )
 
 
@@ -151,7 +151,7 @@ def test_shards_of_any_name_without_an_index_are_no_checkpoint(names: list[str])
     with pytest.raises(cs.FormatError, match=f"m has {len(names) + 1} shards and no index") as caught:
         cs.open_checkpoint("m")
     assert sorted(caught.value.details) == sorted([*names, "model-00001-of-00077.safetensors"])
-    assert "name a shard to read it alone, as in m/" in caught.value.hint
+    assert "name a shard to read it alone, for example m/" in caught.value.hint
 
 
 def test_one_of_one_and_a_single_rank_are_checkpoints() -> None:
@@ -168,7 +168,7 @@ def test_stale_shards_of_another_count_are_said_whatever_their_width() -> None:
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
         "model.safetensors.index.json does not name Model-1-of-3.safetensors, model-00001-of-00002.safetensors, so "
-        "nothing of that was read",
+        "so they were not read",
     )
 
 
@@ -299,7 +299,7 @@ def test_a_shard_in_the_middle_is_missed_too() -> None:
 def test_shards_that_were_only_named_so_are_a_note() -> None:
     parts(["model-00001-of-00002.safetensors"], 16)
     (note,) = cs.inspect(".").notes
-    assert "their sizes are all that it gives" in note
+    assert "its total_size is that of the files it names" in note
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_several_checkpoints_are_listed_with_what_they_are_worth(ckpt: Run) -> N
     done = ckpt("inspect", "save")
     assert done.code == 3
     assert " ".join(done.err.split()) == (
-        "error: save holds several checkpoints: CKPT+first (WER 24.5, epoch 1), CKPT+second (WER 21.25, epoch 2, "
-        "within an epoch, the most recent). Name the one you mean, as in save/CKPT+second."
+        "error: save has several checkpoints: CKPT+first (WER 24.5, epoch 1), CKPT+second (WER 21.25, epoch 2, "
+        "within an epoch, the most recent). Name one, for example save/CKPT+second."
     )
 
 
@@ -97,7 +97,7 @@ def test_recoverables_of_which_none_is_the_model_are_listed(ckpt: Run) -> None:
     os.rename("save/CKPT+first/model.ckpt", "save/CKPT+first/embedding_model.ckpt")
     done = ckpt("inspect", "save/CKPT+first")
     assert done.code == 2
-    assert "holds several state dicts: embedding_model (4 tensors), normalize (2 tensors)" in " ".join(done.err.split())
+    assert "has several state dicts: embedding_model (4 tensors), normalize (2 tensors)" in " ".join(done.err.split())
     assert ckpt("inspect", "save/CKPT+first", "--root", "embedding_model").code == 0
 
 

@@ -39,7 +39,7 @@ def test_a_folder_with_neither_text_is_an_error_that_names_what_is_there(stt: Pa
         (stt / name).unlink()
     said = refused(stt)
     assert "stt has neither best_dev_checkpoint nor checkpoint" in said
-    assert "Name the one you mean: stt/best_dev-1000, stt/train-1200." in said
+    assert "Name one: stt/best_dev-1000, stt/train-1200." in said
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(stt: Path) -> None:

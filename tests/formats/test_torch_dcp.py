@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageIn
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.slice import Piece, assembled
+from ckptsurgeon.formats.base.slice import TensorPiece, assembled
 from ckptsurgeon.formats.torch.dcp_writer import _MetadataWriter
 from ckptsurgeon.tensors.info import TensorInfo
 
@@ -251,11 +251,11 @@ def _last(found: Any) -> Any:
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "it names __1_0.distcp, which does not exist"),
     "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
-    "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "is said to be there"),
-    "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "is said to be there"),
+    "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "is expected"),
+    "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "is expected"),
     "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
     "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
-    "no place": (lambda m: m.storage_data.clear(), "does not say where a piece of w lies"),
+    "no place": (lambda m: m.storage_data.clear(), "does not give the place of a piece of w"),
     "no places": (lambda m: setattr(m, "storage_data", None), "nowhere"),
     "no tensors": (lambda m: setattr(m, "state_dict_metadata", None), "lists no tensors"),
     "another dtype": (
@@ -269,7 +269,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a chunk again and again": (
         lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "has some twice",
     ),
-    "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "in a roundabout way"),
+    "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "by an invalid path"),
     "two entries of one name": (
         lambda m: (m.planner_data.update({"v": ("a", "b"), "a": None}),
                    m.state_dict_metadata.update({"a": m.state_dict_metadata["w"]}),
@@ -325,7 +325,7 @@ def test_offsets_whose_hashes_collide_take_no_time() -> None:
     writer.end()
     os.makedirs("d")
     Path("d/.metadata").write_bytes(bytes(writer.out + b"."))
-    with pytest.raises(cs.CheckpointError, match="holds no state dict"):
+    with pytest.raises(cs.CheckpointError, match="has no state dict"):
         cs.open_checkpoint("d")
 
 
@@ -363,7 +363,7 @@ def test_pieces_in_an_unknown_encoding_are_opaque() -> None:
     save({"w": torch.ones(2), "v": torch.ones(3)})
     edited(lambda m: setattr(_piece(m), "transform_descriptors", ["zstd"]))
     with cs.open_checkpoint("d") as checkpoint:
-        assert checkpoint["w"].opaque == "its pieces are stored in an encoding that is not read"
+        assert checkpoint["w"].opaque == "its pieces have an unsupported encoding"
         assert checkpoint["v"].opaque == ""
 
 
@@ -401,8 +401,8 @@ def test_a_compressed_piece_is_refused() -> None:
         cs.open_checkpoint("d")
 
 
-def _at(shape: tuple[int, ...], *offsets: int) -> Piece:
-    return Piece(offsets, TensorInfo("float32", shape))
+def _at(shape: tuple[int, ...], *offsets: int) -> TensorPiece:
+    return TensorPiece(offsets, TensorInfo("float32", shape))
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def _at(shape: tuple[int, ...], *offsets: int) -> Piece:
         [_at((3, 2), 0, 0), _at((4, 1), 0, 2)],
     ],
 )
-def test_pieces_that_overlap_or_leave_a_hole_are_refused(pieces: list[Piece]) -> None:
+def test_pieces_that_overlap_or_leave_a_hole_are_refused(pieces: list[TensorPiece]) -> None:
     with pytest.raises(FormatError, match="do not make up"):
         assembled("w", "float32", (4, 3), pieces)
 

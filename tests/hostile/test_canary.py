@@ -168,7 +168,7 @@ def test_the_canary_does_sing_when_a_pickle_is_loaded_for_real() -> None:
 def test_nothing_a_file_names_is_imported() -> None:
     name = "this_module_does_not_exist_anywhere"
     data = as_zip(b"}(X\x01\x00\x00\x00ac" + name.encode() + b"\nThing\n)Ru.")
-    assert "holds no state dict" in look_at(data)
+    assert "has no state dict" in look_at(data)
     data = as_zip(b"}(X\x01\x00\x00\x00acantigravity\nfly\n)Ru.")
     look_at(data)
     assert "antigravity" not in sys.modules

@@ -153,8 +153,8 @@ def test_keys_that_cannot_sign_say_so_before_anything_is_written() -> None:
     Path("text.pem").write_text("hello")
     os.mkfifo("waits.pem")
     for key, said in {
-        "locked.pem": "is encrypted", "rsa.pem": "neither of Ed25519 nor",
-        "text.pem": "is no key", "mine.pub": "is a public key", "absent.pem": "cannot be read", "waits.pem": "a FIFO",
+        "locked.pem": "is encrypted", "rsa.pem": "not an Ed25519 key or",
+        "text.pem": "is not a key", "mine.pub": "is a public key", "absent.pem": "cannot be read", "waits.pem": "a FIFO",
     }.items():  # fmt: skip
         with pytest.raises(cs.CheckpointError, match=said):
             signed("file", key)

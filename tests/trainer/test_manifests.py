@@ -157,7 +157,7 @@ def test_json_that_is_none_and_keys_that_stand_twice() -> None:
     for text, why in (
         ("{", "is not valid JSON"),
         ("[1]", "not a JSON object of clips"),
-        ('{"a": 1, "a": 2}', "a stands twice"),
+        ('{"a": 1, "a": 2}', "a occurs twice"),
     ):
         Path("x.json").write_text(text)
         fails("x.json", why)

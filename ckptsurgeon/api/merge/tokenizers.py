@@ -13,7 +13,7 @@ from ...planning.mergekit.tokenizer import TEMPLATES, TokenRow
 from ...planning.plan.rows import Rows
 from ...planning.target import Companion
 from ...util.text import brief_repr, escape, listing
-from ...vocabulary.union import Lent, with_lent, with_padding
+from ...vocabulary.union import TokenRowOverride, with_overrides, with_padding
 from ...vocabulary.vocabulary import Vocabulary
 from ..model_folder.folder import ModelFolder
 
@@ -117,7 +117,7 @@ def chosen_rows(
     if asked.base is not None:
         spoken = {places[one.token] for one in asked.tokens}
         lent += _of_base(every, asked.base, spoken)
-    return with_padding(with_lent(every, lent), asked.multiple), list(_notes(asked.tokens, needed))
+    return with_padding(with_overrides(every, lent), asked.multiple), list(_notes(asked.tokens, needed))
 
 
 def _is_lacking(every: Sequence[Rows], place: int) -> bool:
@@ -126,7 +126,7 @@ def _is_lacking(every: Sequence[Rows], place: int) -> bool:
 
 def _lent(
     one: TokenRow, place: int, numbers: Mapping[Reference, int], every: Sequence[Rows], lists: Sequence[Vocabulary]
-) -> Lent:
+) -> TokenRowOverride:
     if not one.source:
         why = "which force needs" if one.force else "and not all models have the token"
         raise ConfigError(
@@ -134,14 +134,14 @@ def _lent(
             hint="Name a model, or kind: zero or kind: model_token.",
         )
     if one.model is None:
-        return Lent(place, force=one.force)
+        return TokenRowOverride(place, force=one.force)
     if one.model not in numbers:
         raise ConfigError(
             f"{escape(one.where)}.source is {escape(one.model.said)}, which is none of the models.",
             hint="Name it among them; with a weight of 0 it adds nothing else.",
         )
     number = numbers[one.model]
-    return Lent(place, number, _row(one, every[number], lists[number]), one.force)
+    return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)
 
 
 def _row(one: TokenRow, rows: Rows, tokens: Vocabulary) -> int:
@@ -162,11 +162,11 @@ def _row(one: TokenRow, rows: Rows, tokens: Vocabulary) -> int:
     return row
 
 
-def _of_base(every: Sequence[Rows], base: int, spoken: set[int]) -> Iterator[Lent]:
+def _of_base(every: Sequence[Rows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
     """Yield what the base lends of tokens that not all others have, and nobody spoke of."""
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):
-            yield Lent(place, base, row)
+            yield TokenRowOverride(place, base, row)
 
 
 def _notes(asked: Sequence[TokenRow], needed: Sequence[TokenRow]) -> Iterator[str]:

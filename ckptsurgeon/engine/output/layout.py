@@ -10,7 +10,7 @@ from math import prod
 
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
-from ...formats.base.header import Beside, Layout, OutTensor, Writer
+from ...formats.base.header import ExtraEntries, OutputLayout, OutTensor, Writer
 from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
@@ -89,7 +89,7 @@ class Part:
     """One file of an output: its name in the folder ('' for a single file) and its layout."""
 
     name: str
-    layout: Layout
+    layout: OutputLayout
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,9 @@ def check_options(options: OutputOptions) -> None:
         parse_size(options.max_shard_size)
 
 
-def lay_out(plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: Beside | None = None) -> OutputShape:
+def lay_out(
+    plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: ExtraEntries | None = None
+) -> OutputShape:
     """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
     Raises ConfigError for a format or size that is unknown, a size that gives each tensor a shard of its own, or a

@@ -1,1 +1,1 @@
-"""What the formats share: headers, limits, shards, seals."""
+"""Holds what all formats share: headers, limits, shards, seals."""

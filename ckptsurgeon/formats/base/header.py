@@ -1,4 +1,4 @@
-"""What reading a header gives, whatever the format, and what a format must offer."""
+"""Defines the header of a checkpoint, the interface of a format, and the interface of its writer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from ...storage.read.base import File, Source
 from ...util.brief import Brief
 from ...util.text import escape
 
-__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Sharding", "Writer", "naming"]
+__all__ = [
+    "ExtraEntries",
+    "FileHeader",
+    "Format",
+    "Header",
+    "OutTensor",
+    "OutputLayout",
+    "Sharding",
+    "Writer",
+    "naming",
+]
 
 
 @dataclass(frozen=True)
 class FileHeader:
-    """One file of a checkpoint: what tells it from another without reading it whole.
+    """The identity of one file of a checkpoint, found without reading it whole.
 
     ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``size`` in bytes; ``validator`` is the
-    commit or strong ETag of a file at an address, '' where there is none.
+    commit or strong ETag of a file at an address, '' if there is none.
     """
 
     name: str
@@ -31,7 +41,7 @@ class FileHeader:
 
     @classmethod
     def of(cls, file: File, sha256: str, name: str) -> FileHeader:
-        """Return what tells an open file from another; ``sha256`` is of its header."""
+        """Return the identity of an open file; ``sha256`` is that of its header."""
         return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
@@ -56,7 +66,7 @@ class Header(Brief):
 
 @contextmanager
 def naming(file: File) -> Iterator[None]:
-    """Put the file in front of a FormatError that does not name it: a pickle does not know where it lies."""
+    """Add the file's name to a FormatError that does not have it: the pickle reader does not know the file."""
     try:
         yield
     except FormatError as error:
@@ -69,24 +79,24 @@ def naming(file: File) -> Iterator[None]:
 
 
 class Format(Protocol):
-    """A format on disk. One module of this folder each, as ``FORMAT``."""
+    """A format on disk. Each module of this folder has one as ``FORMAT``."""
 
     name: str
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Whether ``source``, which begins with ``head``, is of this format. By content, never by name."""
+        """Return whether ``source``, which begins with ``head``, has this format: by content, never by name."""
         ...
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the header; ``name`` is what its storages call the file they lie in.
+        """Return the header; ``name`` is the file name that its storages refer to.
 
-        Raises FormatError or UnsafeError where the file breaks a rule.
+        Raises FormatError or UnsafeError if the file breaks a rule.
         """
         ...
 
 
 class OutTensor(NamedTuple):
-    """A tensor to write: ``alias_of`` names an earlier one that it shares its values with."""
+    """A tensor to write; ``alias_of`` names an earlier tensor with the same values."""
 
     key: str
     dtype: str
@@ -96,19 +106,19 @@ class OutTensor(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a file holds beside its tensors, as plain data.
+class ExtraEntries:
+    """The entries of a file other than its tensors, as plain data.
 
-    The state dict hangs in dicts by the names of ``path``; ``levels`` are the entries beside each of these, outermost
-    first, and last those among the tensors.
+    The state dict is nested in dicts under the names of ``path``; ``levels`` are the other entries of each of these
+    dicts, outermost first, and at the end those among the tensors.
     """
 
     path: tuple[str, ...] = ()
     levels: tuple[Mapping[str, Any], ...] = ({},)
 
 
-class Layout(Protocol):
-    """Where everything goes in one file, before a byte is written.
+class OutputLayout(Protocol):
+    """The offsets of everything in one file, known before a byte is written.
 
     ``slots`` maps a key to (offset, nbytes); ``size`` is the whole file's.
     """
@@ -119,32 +129,32 @@ class Layout(Protocol):
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterable[tuple[int, bytes]]:
         """Return every byte that is not a tensor's, as (offset, bytes) in order.
 
-        ``recipe`` is its text in pieces, as long as the one that the layout was made for.
+        ``recipe`` is its text in pieces, of the same length as the one that the layout was made for.
         """
         ...
 
 
 class Sharding(Protocol):
-    """How a checkpoint lies in a folder."""
+    """The files of a checkpoint in a folder: names, index, and which existing files belong to it."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` files."""
         ...
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of what says in which file each tensor lies; '' where nothing need say it."""
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
+        """Return the name and the bytes of the index that gives the file of each tensor; '' if none is needed."""
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files in a folder are of such a checkpoint; ``read`` gives the bytes of one."""
+        """Return the files of a folder that belong to such a checkpoint; ``read`` returns the bytes of one."""
         ...
 
 
 class Writer(Protocol):
-    """A format that can be written. Found on a Format as ``writer``.
+    """A format that can be written: the ``writer`` of a Format.
 
-    ``name`` is what ``--to`` calls it, ``sharding`` how it lies in a folder, which it must where ``suffixes`` is
-    empty; ``shares`` is set where tied tensors are written once; ``most`` are the tensors that we would read again.
+    ``name`` is its name in ``--to``; ``sharding`` lays it out in a folder, which is required if ``suffixes`` is
+    empty; ``shares`` is set if tied tensors are written once; ``most`` is the number of tensors that can be read back.
     """
 
     name: str
@@ -160,7 +170,7 @@ class Writer(Protocol):
         tensors: Sequence[OutTensor],
         metadata: Mapping[str, str],
         recipe: Sequence[str],
-        beside: Beside | None = None,
-    ) -> Layout:
-        """Lay a file out; ``recipe`` is the text to embed, in pieces; ``beside`` only where it ``carries``."""
+        beside: ExtraEntries | None = None,
+    ) -> OutputLayout:
+        """Return the layout of a file; ``recipe`` is the text to embed, in pieces; ``beside`` needs ``carries``."""
         ...

@@ -1,10 +1,10 @@
-"""The bounds within which a file is interpreted, each with its reason. Beyond one: UnsafeError or FormatError."""
+"""Sets the limits for interpreting a file, each with its reason. Beyond one: UnsafeError or FormatError."""
 
 PICKLE_BYTES = 512 << 20
 """A state dict of 100,000 tensors pickles to about 12 MB; half a gigabyte leaves room for odd extras."""
 
 PICKLE_MEMO = 1 << 24
-"""The number of a memo entry. For one far beyond, C's reader takes gigabytes, and Python's does not."""
+"""The highest number of a memo entry. For a far higher one, C's reader takes gigabytes, and Python's does not."""
 
 PICKLE_OPS = 16_000_000
 """About 40 a tensor. Bounds time (seconds) and memory (the costliest opcode makes some 100 bytes)."""
@@ -17,7 +17,7 @@ PICKLE_CALLS = 1_000_000
 
 PICKLE_FREE = 20 << 20
 PICKLE_GROWTH = 5
-"""A pickle that takes more bytes of the file than these may have as many times more instructions, up to so many times.
+"""A pickle of more bytes may have proportionally more instructions, up to so many times.
 
 A tensor takes 50 bytes and more of a pickle. What a small file can ask for stays small.
 """
@@ -48,7 +48,7 @@ TAR_PICKLES_BYTES = 32 << 20
 """Bytes that describe the storages, or the tensors, of one tar archive: some 70 bytes for each."""
 
 TAR_RECORDS_BYTES = 1 << 16
-"""What an extended header of a tar archive says of the next member; Python's own has some 30 bytes."""
+"""Bytes of an extended header of a tar archive, about the next member; Python's own has some 30 bytes."""
 
 DIMENSIONS = 64
 """torch's own limit."""
@@ -83,16 +83,16 @@ TABLE_INFLATED = 8 << 20
 """Bytes that the compressed blocks of a TensorFlow index unpack to, byte by byte; TensorFlow compresses none."""
 
 TABLE_MESSAGES = 10 << 20
-"""Bytes of all that a TensorFlow index says of its tensors: 32 for each of the most, and 0.6 microseconds a byte."""
+"""Bytes of all entries of a TensorFlow index: 32 for each tensor at the limit, and 0.6 microseconds a byte."""
 
 SHARDS = 1000
 """Files that one TensorFlow checkpoint may be spread over; all are held open."""
 
 BESIDE_BYTES = 1 << 20
-"""A text beside a checkpoint that is shown with it: flags, an alphabet."""
+"""A text next to a checkpoint that is shown with it: flags, an alphabet."""
 
 NPY_HEADER_BYTES = 1 << 16
-"""What one array of NumPy's says of itself; that of 64 dimensions takes under 2,000 bytes."""
+"""Bytes of the header of a NumPy array; with 64 dimensions it takes under 2,000."""
 
 RECIPE_BYTES = 256 << 20
 """A recipe has about 100 bytes for each tensor."""
@@ -126,10 +126,10 @@ ZERO_PIECES = 500_000
 
 CARRIED_VALUES = 4_000_000
 CARRIED_TEXT = 64 << 20
-"""Values and characters of text that are carried into an output beside its tensors: what is shared is written again."""
+"""Values and characters of text that are carried into an output with its tensors: shared values are written again."""
 
 EXTRAS = 10_000
-"""Entries beside the tensors that are described."""
+"""Entries next to the tensors that are described."""
 
 KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
@@ -142,7 +142,7 @@ SEGMENTS = 3_000_000
 SEGMENTS_EACH = 10
 """Dotted parts of all keys together, or so many for each key where that is more. Each may become a line of a tree."""
 
-# What ``ckpt scan`` looks at, which must end in seconds on files that no reader takes.
+# Limits of ``ckpt scan``, which must end in seconds even on files that no reader accepts.
 
 SCAN_OPS = 16_000_000
 """Instructions of all pickles in one file together: some 0.3 microseconds each."""
@@ -151,7 +151,7 @@ SCAN_BYTES = 1 << 30
 """Bytes of all pickles that are decoded in one file together, nested ones counted again."""
 
 SCAN_UNPACKED = 512 << 20
-"""Bytes that all that is compressed in one file unpacks to; zlib makes some 200 MB in a second."""
+"""Bytes that all compressed data in one file unpacks to; zlib makes some 200 MB in a second."""
 
 SCAN_SEARCHED = 2 << 30
 """Bytes of one file that are searched for archives one behind the other, or for records that no directory names."""
@@ -178,8 +178,8 @@ SCAN_PARTS = 5_000_000
 """Records and members of all archives in one file that are looked at."""
 
 SCAN_TEXT_BYTES = 64 << 20
-"""A configuration beside a model that is searched for the classes it names; the largest tokenizers have some 30 MB."""
+"""A configuration next to a model that is searched for the classes it names; the largest tokenizers have some 30 MB."""
 
 SCAN_FILES = 100_000
 SCAN_FOLDERS = 64
-"""Files of a folder, and how deep folders may lie in it."""
+"""Files of a folder, and how many levels of folders it may have."""

@@ -1,4 +1,4 @@
-"""The seal: one digest over every byte of a file that is no tensor's, so that no flipped bit goes unseen.
+"""Seals a file: one digest over every byte that is not a tensor's, so that no flipped bit goes unnoticed.
 
 A recipe carries its own seal, so the digest is taken with the seal's digits as zeros (and, in a zip, with the
 checksum that the recipe's record has then).
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 
 def seal_of(recipe: str) -> str:
-    """Return the seal that a recipe's text carries, '' if none."""
+    """Return the seal in a recipe's text, '' if there is none."""
     found = _SEAL.search(recipe)
     return found.group(1) if found else ""
 
@@ -37,7 +37,7 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload`` (ascending (begin, end)), patches applied.
 
-    A patch is (offset, bytes) and stands for what the file had there before it was sealed.
+    A patch is (offset, bytes): the bytes that the file had there before it was sealed.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -1,4 +1,4 @@
-"""How a checkpoint is spread over several files: their names, their index, what binds them together."""
+"""Splits a checkpoint over several files: names of shards, index, recipe and digest of the whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from itertools import islice
 from ...errors import UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
-from .header import Layout, OutTensor
+from .header import OutputLayout, OutTensor
 from .limits import RECIPE_BYTES
 from .seal import UNSEALED, seal_of
 
@@ -26,34 +26,34 @@ __all__ = [
     "folder_frame",
     "folder_recipe",
     "has_index",
-    "lacking",
+    "missing_shards",
     "numbered",
     "shards_among",
     "shards_of",
     "split_shards",
 ]
 
-# What shards are called: ``model-00001-of-00002.safetensors``, with numbers of any width, and their index.
+# Names of shards: ``model-00001-of-00002.safetensors``, with numbers of any width, and their index.
 #
 # transformers writes five digits. DeepSeek-V3 has ``model-00001-of-000163.safetensors``, Llama
 # ``consolidated.00.pth``.
 
 INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
-"""One of one is the whole of it."""
+"""A file numbered 1 of 1 is the whole checkpoint."""
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
-"""One of several such files is a rank's part; one alone is the model."""
+"""Of several such files each is the part of a rank; a single one is the whole model."""
 
 
 def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[str]:
-    """Return what the names of an index's own shards match, whose index is ``<stem><suffix>.index.json``."""
+    """Return the pattern of the shard names of the index ``<stem><suffix>.index.json``."""
     pattern = rf"{re.escape(stem)}-\d+-of-\d+{re.escape(suffix)}"
     return re.compile(pattern, re.IGNORECASE if any_case else 0)
 
 
-def lacking(shards: Collection[str], most: int) -> tuple[list[str], int]:
-    """Return which shards others count that are not among them, 2 of 2 beside 1 of 2: some names, and how many."""
+def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
+    """Return the missing shards that other names imply (2 of 2 if there is 1 of 2): some names, and how many."""
     found = [match for name in shards if (match := _COUNTED.fullmatch(name))]
     have: dict[tuple[str, str, str], set[int]] = {}
     for head, number, of, total, suffix in (match.groups() for match in found):
@@ -71,40 +71,40 @@ def lacking(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return how many shards a file says that it is one of, 0 if it does not say so, or is the only one."""
+    """Return the number of shards in a file's name, 0 if it has none, or is the only one."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
 
 def shards_among(names: Sequence[str]) -> set[str]:
-    """Return the names of what is a part of a checkpoint, by its number."""
+    """Return the names that are numbered as shards."""
     ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
     several = Counter(ranks.values())
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
 
 
 def has_index(shard: str, indexes: Collection[str]) -> bool:
-    """Whether an index is there by the name that the one of a shard has; ``indexes`` are in lower case."""
+    """Return whether the index of a shard is among ``indexes``, which are in lower case."""
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
     return found is not None and f"{found[1]}{found[2]}{INDEX}".lower() in indexes
 
 
 RECIPE_FILE = "ckptsurgeon.json"
-"""Where the recipe of a folder of ours lies."""
+"""The file with the recipe in an output folder."""
 
 DESCRIBED = 64 << 20
 DESCRIPTION = 128
-"""Bytes in which the tensors of one shard are described, and how many of them each takes beside its key.
+"""The most bytes for the descriptions of one shard's tensors, and the bytes that each takes besides its key.
 
 Readers of safetensors take a header of at most 100 MB: some 400,000 tensors.
 """
 
 
 def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
-    """Fill shards of at most ``limit`` bytes in order; what is larger gets one of its own.
+    """Return shards of at most ``limit`` bytes, filled in order; a larger tensor gets a shard of its own.
 
-    A tensor and its aliases always lie in one shard. With ``shares`` the aliases take no bytes of their own. What a
-    shard says of its tensors is bounded too.
+    A tensor and its aliases are always in one shard. With ``shares`` the aliases take no bytes of their own. The
+    size of a shard's header is limited too.
     """
     sizes: dict[str, int] = {}
     said: dict[str, int] = {}
@@ -127,7 +127,7 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
 
 
 class Indexed:
-    """The convention of transformers and huggingface_hub: numbered files and an index in JSON; one file needs none."""
+    """The convention of transformers and huggingface_hub: numbered files and a JSON index; one file has no index."""
 
     def __init__(self, stem: str, suffix: str) -> None:
         self._stem = stem
@@ -139,8 +139,8 @@ class Indexed:
             return [self._stem + self._suffix]
         return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of the index of some files; '' where there is none."""
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
+        """Return the name and the bytes of the index of some files; '' if there is none."""
         if len(files) == 1:
             return "", b""
         total = sum(t.nbytes for tensors, _ in files.values() for t in tensors)
@@ -154,9 +154,9 @@ class Indexed:
         return f"{self._stem}{self._suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files in a folder are of such a checkpoint, by their names and by its index.
+        """Return the files of a folder that belong to such a checkpoint, by their names and by its index.
 
-        They may be removed, so an index's word alone is not enough: it may list code or a configuration.
+        They may be removed, so the index alone is not enough: it may list code or a configuration.
         """
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -177,7 +177,7 @@ def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
 
 
 def folder_recipe(folder: Folder) -> str | None:
-    """Return the text of the recipe that lies in a folder, None when there is none."""
+    """Return the text of the recipe in a folder, None if there is none."""
     if RECIPE_FILE not in folder.names():
         return None
     return _recipe(folder)

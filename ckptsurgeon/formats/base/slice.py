@@ -1,4 +1,4 @@
-"""A part of a file as a file, and tensors put together from pieces of a grid."""
+"""Reads a part of a file as a file, and puts tensors together from pieces of a grid."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ...util.text import escape
 from . import limits
 from .untrusted import check_elements
 
-__all__ = ["FileSlice", "Piece", "assembled"]
+__all__ = ["FileSlice", "TensorPiece", "assembled"]
 
 _KEPT = 64 << 10
 """A part of at most this many bytes is read once and kept, since a reader asks for it piece by piece."""
 
 
 class FileSlice:
-    """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
+    """A part of a file: ``size`` bytes from ``start``; raises FormatError if the file is shorter."""
 
     mtime_ns: int | None = None
     validator = ""
     remote = False
-    """A part is small, or two reads away: its head and its tail."""
+    """Parts are small, or are read in two steps, head and tail, so nothing is fetched ahead."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:
             raise FormatError(
-                f"{escape(file.uri)} has {file.size} bytes; a part of {size} from {start} is said to be there.",
+                f"{escape(file.uri)} has {file.size} bytes, but a part of {size} from {start} is expected.",
                 rule="slice",
             )
         self.uri = file.uri
@@ -55,14 +55,14 @@ class FileSlice:
 
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+            raise FormatError(f"{escape(self.uri)}: a part of it is cut short.", rule="slice")
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Say what will be read of the part."""
+        """Announce the ranges of the part that will be read."""
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def keep(self, wanted: bool) -> None:
-        """Say it of the whole file."""
+        """Keep the bytes of the whole file."""
         self._file.keep(wanted)
 
     @property
@@ -79,32 +79,32 @@ class FileSlice:
         return self._file.folder()
 
     def close(self) -> None:
-        """Leave the file open, which is somebody else's."""
+        """Do nothing: the owner of the file closes it."""
 
 
 # Puts a tensor together from pieces of a grid, as sharded training saves it.
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A tensor that is part of another, from ``offsets`` along each dimension."""
+class TensorPiece:
+    """A part of a tensor that begins at ``offsets`` along each dimension."""
 
     offsets: tuple[int, ...]
     info: TensorInfo
 
 
-def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> TensorInfo:
-    """Return the tensor that pieces make up; raises FormatError where they leave a hole or overlap."""
+def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[TensorPiece]) -> TensorInfo:
+    """Return the tensor made of pieces; raises FormatError if they leave a hole or overlap."""
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):
-        raise FormatError(f"a piece of {escape(key)} has other dimensions than the whole.", rule="pieces")
+        raise FormatError(f"a piece of {escape(key)} has other dimensions than the whole tensor.", rule="pieces")
     opaque = next((piece.info.opaque for piece in filled if piece.info.opaque), "")
     if opaque:
         return TensorInfo(dtype, shape, opaque=opaque)
     if not filled:
         if 0 not in shape:
-            raise FormatError(f"no piece of {escape(key)} is there.", rule="pieces")
+            raise FormatError(f"no piece of {escape(key)} was found.", rule="pieces")
         return pieces[0].info if pieces and pieces[0].info.shape == shape else TensorInfo(dtype, shape, opaque="empty")
     made = _grid(filled, 0, shape)
     if made is None:
@@ -114,13 +114,13 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Pie
     return made
 
 
-def _grid(pieces: Sequence[Piece], dim: int, shape: tuple[int, ...]) -> TensorInfo | None:
-    """Put pieces together along ``dim`` and those behind it, None where they do not fit."""
+def _grid(pieces: Sequence[TensorPiece], dim: int, shape: tuple[int, ...]) -> TensorInfo | None:
+    """Put pieces together along ``dim`` and those behind it, None if they do not fit."""
     if dim == len(shape):
         return pieces[0].info if len(pieces) == 1 else None
     if len(pieces) > limits.TENSORS:
         return None
-    rows: dict[int, list[Piece]] = {}
+    rows: dict[int, list[TensorPiece]] = {}
     for piece in pieces:
         rows.setdefault(piece.offsets[dim], []).append(piece)
     at, parts = 0, []

@@ -1,4 +1,4 @@
-"""Checks of data that nobody vouches for: JSON, sizes that are sizes, copying that comes to an end."""
+"""Checks untrusted data: JSON, sizes, and the amount of copying."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...errors import FormatError, UnsafeError
 from ...storage.json_text import unique_keys
 from . import limits
 
-__all__ = ["Budget", "check_elements", "check_sizes", "growth", "most_segments", "parse_json", "unique_keys"]
+__all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segments", "parse_json", "unique_keys"]
 
-# Checks that several readers share: sizes that are sizes, copying that comes to an end.
+# Checks of several readers: sizes, and the amount of copying.
 
 
 def growth(stored: int) -> float:
@@ -27,8 +27,8 @@ def most_segments(keys: int) -> int:
     return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 
-class Budget:
-    """What the rebuilding functions of one pickle may copy between them, in elements."""
+class CopyBudget:
+    """The number of elements that the rebuilding functions of one pickle may copy together."""
 
     __slots__ = ("left",)
 
@@ -36,30 +36,30 @@ class Budget:
         self.left = limits.PICKLE_COPIES
 
     def spend(self, elements: int) -> None:
-        """Take from what is left; raises UnsafeError when it was not enough."""
+        """Use up a number of elements; raises UnsafeError if too few are left."""
         self.left -= elements
         if self.left < 0:
             raise UnsafeError("the pickle copies the same values over and over.", rule="pickle copies")
 
 
 def check_sizes(values: Any, what: str) -> None:
-    """Refuse what is no tuple of sizes; ``what`` names it ("size", "stride")."""
+    """Raise FormatError for anything but a tuple of sizes; ``what`` names it ("size", "stride")."""
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
         raise FormatError(
-            f"a tensor's {what} is no tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
+            f"a tensor's {what} is not a tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
         )
     for value in values:
         if type(value) is not int or value < 0 or value > limits.ELEMENTS:
-            raise FormatError(f"a tensor's {what} holds what is no size.", rule=f"tensor {what}")
+            raise FormatError(f"a tensor's {what} has an invalid number.", rule=f"tensor {what}")
 
 
 def check_elements(shape: tuple[int, ...]) -> None:
-    """Refuse a shape of more elements than an int64 counts, a size of 0 left aside."""
+    """Raise FormatError for a shape of more elements than an int64 can count, even if a size is 0."""
     if prod(size for size in shape if size) > limits.ELEMENTS:
         raise FormatError(f"a tensor of shape {shape} has too many elements.", rule="tensor size")
 
 
-# Reads JSON that nobody vouches for.
+# Reads untrusted JSON.
 
 _MINUS_ZERO = re.compile(rb"[\s,:\[]-0[\s,\]}]")
 
@@ -67,9 +67,9 @@ _MINUS_ZERO = re.compile(rb"[\s,:\[]-0[\s,\]}]")
 def parse_json(
     raw: bytes, pairs: Callable[[Sequence[tuple[str, Any]]], dict[str, Any]] = dict, *, strict: bool = False
 ) -> Any:
-    """Return what a UTF-8 text spells; ``pairs`` makes an object of its members.
+    """Return the value of a JSON text in UTF-8; ``pairs`` makes an object of its members.
 
-    A ``strict`` reader takes what RFC 8259 has and no more, as that of safetensors does: no NaN and no infinity, and
+    A ``strict`` reader accepts only RFC 8259, like that of safetensors: no NaN and no infinity, and
     -0 is a float.
 
     Raises ValueError with the reason. How many values there are is bounded before they are made: three bytes can
@@ -77,23 +77,23 @@ def parse_json(
     """
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > limits.JSON_OPENED or raw.count(b",") > limits.JSON_COMMAS:
-        raise ValueError(f"it has {opened} arrays and objects or more values than are read")
+        raise ValueError(f"it has {opened} arrays and objects or values, too many to read")
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(_strictly(raw) if strict else {}))
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(_strict_parsers(raw) if strict else {}))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"it is nested too deeply ({type(error).__name__})") from None
 
 
-def _strictly(raw: bytes) -> dict[str, Any]:
-    """Return how numbers are read; integers by a function of ours only where one may be -0, since headers are many."""
+def _strict_parsers(raw: bytes) -> dict[str, Any]:
+    """Return the parsers of numbers; integers get a function of ours only if one may be -0, which is slower."""
     odd = {"parse_int": _integer} if _MINUS_ZERO.search(raw) else {}
     return {"parse_constant": _refuse, "parse_float": _finite, **odd}
 
 
 def _refuse(said: str) -> Any:
-    raise ValueError(f"it holds {said}, which is no JSON")
+    raise ValueError(f"it contains {said}, which is not valid JSON")
 
 
 def _finite(said: str) -> float:

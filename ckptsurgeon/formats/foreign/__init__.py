@@ -1,1 +1,1 @@
-"""Files that are not read: what they are, and what to do with them."""
+"""Recognises files that cannot be read, and advises what to do with them."""

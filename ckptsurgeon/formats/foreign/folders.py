@@ -1,4 +1,4 @@
-"""What a folder is that holds no checkpoint itself, and which of its folders to name."""
+"""Recognises folders without a checkpoint of their own, and advises which inner folder to name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...util.text import escape, listing
 from .._choosing import has_weights, is_weights
 from ..base.limits import BESIDE_BYTES
 from ..base.untrusted import parse_json
-from .text import Foreign, argument
+from .text import UnreadableFile, argument
 
 __all__ = ["PIPELINE", "folder_kind"]
 
 PIPELINE = "model_index.json"
-"""Which classes a diffusers pipeline is made of, each of which lies in a folder of its name."""
+"""The index of a diffusers pipeline: its components, each in a folder of the same name."""
 _FIRST = ("unet", "transformer", "prior")
 """The components that are the model, in which most look first."""
 _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
@@ -27,45 +27,47 @@ _OTHERS = (
     ".gguf", ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
-"""Names of what is not read, and says what it is when it is named."""
+"""Suffixes of formats that cannot be read; naming such a file gives a more precise error."""
 
 
-def folder_kind(folder: Folder, names: Sequence[str]) -> Foreign | None:
-    """Return what a folder without a checkpoint is; None where nothing tells."""
+def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
+    """Return the kind of a folder without a checkpoint; None if it is unknown."""
     inside = folder.folders()
     if PIPELINE in names:
         return _pipeline(folder, inside)
     if _ORBAX & set(names):
         advice = "Restore it with Orbax, and save the arrays with numpy.savez: ckpt reads .npz."
-        return Foreign("a checkpoint of Orbax", advice)
+        return UnreadableFile("a checkpoint of Orbax", advice)
     if "saved_model.pb" in names:
-        return Foreign(
+        return UnreadableFile(
             "a SavedModel of TensorFlow", _command(folder, "variables/variables") if "variables" in inside else ""
         )
     if "Manifest.json" in names and "Data" in inside:
-        return Foreign("a Core ML model", "Name the checkpoint that it was converted from.")
+        return UnreadableFile("a Core ML model", "Name the checkpoint that it was converted from.")
     weights = list(_with_weights(folder, inside))
     if weights:
         kind = "a run of Lightning" if "checkpoints" in weights and "hparams.yaml" in names else "a folder"
-        return Foreign(f"{kind} whose checkpoints are in {listing(weights, where='')}", _command(folder, weights[0]))
+        return UnreadableFile(
+            f"{kind} whose checkpoints are in {listing(weights, where='')}", _command(folder, weights[0])
+        )
     others = [name for name in names if name.lower().endswith(_OTHERS)]
     if others:
         what = f"a folder of {listing(others, 2, where='')}"
-        return Foreign(what, f"To be told what that is: ckpt inspect {_argument(folder, others[0])}")
+        return UnreadableFile(what, f"To see what that is: ckpt inspect {_argument(folder, others[0])}")
     return None
 
 
-def _pipeline(folder: Folder, inside: Sequence[str]) -> Foreign:
-    """Return what is said of a diffusers pipeline, whose index may hold anything."""
+def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
+    """Return the kind of a diffusers pipeline, whose index may have any content."""
     index = _read(folder, PIPELINE)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))
     kind = index.get("_class_name")
     what = f"a diffusers pipeline{f' ({escape(kind, 60)})' if isinstance(kind, str) and kind else ''}"
     if not weights:
-        return Foreign(f"{what} without weights", "Fetch the folders of its components too.")
+        return UnreadableFile(f"{what} without weights", "Fetch the folders of its components too.")
     first = next((name for name in _FIRST if name in weights), weights[0])
-    return Foreign(f"{what}; its weights are in {listing(weights, 12, where='')}", _command(folder, first))
+    return UnreadableFile(f"{what}; its weights are in {listing(weights, 12, where='')}", _command(folder, first))
 
 
 def _read(folder: Folder, name: str) -> dict[str, Any]:

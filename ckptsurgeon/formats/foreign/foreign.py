@@ -1,4 +1,4 @@
-"""What a file is that no format here reads, and what to do with it: by its content.
+"""Recognises files that no format here reads, by their content, and advises what to do.
 
 The first bytes of other toolkits' formats, each as its specification has them. Pure: bytes and names in, words out.
 """
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from ...util.text import escape, listing
 from .._choosing import is_weights
-from .text import Foreign, argument, text_kind
+from .text import UnreadableFile, argument, text_kind
 
-__all__ = ["HEAD", "Foreign", "foreign", "in_tar", "in_zip", "packed"]
+__all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
 
-# What is packed or compressed: which program unpacks it, and what of it to name then. Pure.
+# Compressed files: the program that unpacks them, and the file in them to name. No file is opened.
 
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip", "gunzip"),
@@ -31,73 +31,81 @@ _TARS = re.compile(r"\.(tar(\.\w+)?|t[gbx]z2?|tzst|nemo)$", re.IGNORECASE)
 _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
-def packed(head: bytes, name: str) -> Foreign | None:
-    """Return what a compressed file is."""
+def packed(head: bytes, name: str) -> UnreadableFile | None:
+    """Return the kind of a compressed file."""
     for magic, kind, program in _ARCHIVES:
         if head.startswith(magic):
-            return Foreign(f"a {kind} archive", f"Unpack it, and name the checkpoint in it: {program} {argument(name)}")
+            return UnreadableFile(
+                f"a {kind} archive", f"Unpack it, and name the checkpoint in it: {program} {argument(name)}"
+            )
     for magic, kind, program in _COMPRESSED:
         if head.startswith(magic):
             return _compressed(head, name, kind, program)
     return None
 
 
-def _compressed(head: bytes, name: str, kind: str, program: str) -> Foreign:
+def _compressed(head: bytes, name: str, kind: str, program: str) -> UnreadableFile:
     inside = _inflated(head) if kind == "gzip" else b""
     if inside[257:262] != b"ustar" and not _TARS.search(name):
-        return Foreign(f"compressed with {kind}", f"Unpack it, and name what comes out: {program} {argument(name)}")
+        return UnreadableFile(
+            f"compressed with {kind}", f"Unpack it, and name what comes out: {program} {argument(name)}"
+        )
     first = inside[:100].partition(b"\0")[0].decode("utf-8", "replace").rpartition("/")[2]
     if first in _NEMO or name.lower().endswith(".nemo"):
-        return Foreign(
+        return UnreadableFile(
             f"a NeMo model, a tar archive compressed with {kind}",
             f"Unpack it, and name its model_weights.ckpt: tar xf {argument(name)}",
         )
-    return Foreign(
+    return UnreadableFile(
         f"a tar archive compressed with {kind}",
         f"Unpack it, and name the checkpoint in it: tar xf {argument(name)}",
     )
 
 
 def _inflated(head: bytes) -> bytes:
-    """Return the first bytes of what is in a gzip file, as far as they can be had."""
+    """Return the first bytes of a gzip file's content, as far as they can be unpacked."""
     try:
         return zlib.decompressobj(31).decompress(head, 512)
     except zlib.error:
         return b""
 
 
-def in_tar(names: Sequence[str], name: str) -> Foreign | None:
-    """Return what a tar archive of members of these names is; None for one of no checkpoint."""
+def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
+    """Return the kind of a tar archive with members of these names; None if they show none."""
     bare = {one.rstrip("/").rpartition("/")[2]: one for one in names}
     if _NEMO[0] in bare:
         member = next((bare[one] for one in _NEMO[1:] if one in bare), "")
-        return Foreign("a NeMo model, a tar archive", _take("tar xf", name, member))
+        return UnreadableFile("a NeMo model, a tar archive", _unpack_advice("tar xf", name, member))
     weights = [one for one in names if is_weights(one)]
     if not weights:
         return None
-    return Foreign(f"a tar archive with {listing(weights, 2, where='')} in it", _take("tar xf", name, weights[0]))
+    return UnreadableFile(
+        f"a tar archive with {listing(weights, 2, where='')} in it", _unpack_advice("tar xf", name, weights[0])
+    )
 
 
-def in_zip(names: Sequence[str], name: str) -> Foreign | None:
-    """Return what a zip archive of records of these names is; None for one of torch's, or of no checkpoint."""
+def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
+    """Return the kind of a zip archive with records of these names; None for one of torch's, or an unknown one."""
     bare = {one.rpartition("/")[2] for one in names}
     if any(one.count("/") <= 1 and f"/{one}".endswith("/data.pkl") for one in names):
         return None
     if bare & {"archive_format", "serialized_exported_program.json"}:
         advice = "Load it with torch.export.load, and save its state_dict() with torch.save."
-        return Foreign("a program of torch.export (.pt2)", advice)
+        return UnreadableFile("a program of torch.export (.pt2)", advice)
     if {"config.json", "model.weights.h5"} <= bare:
         advice = "Load it in Keras, and save the arrays with numpy.savez: ckpt reads .npz."
-        return Foreign("a Keras model, a zip archive", advice)
+        return UnreadableFile("a Keras model, a zip archive", advice)
     weights = [one for one in names if is_weights(one)]
     if "MAR-INF/MANIFEST.json" in names:
-        return Foreign("a model archive of TorchServe", _take("unzip", name, *weights[:1]))
+        return UnreadableFile("a model archive of TorchServe", _unpack_advice("unzip", name, *weights[:1]))
     if not weights:
         return None
-    return Foreign(f"a zip archive with {listing(weights, 2, where='')} in it", _take("unzip", name, weights[0]))
+    return UnreadableFile(
+        f"a zip archive with {listing(weights, 2, where='')} in it", _unpack_advice("unzip", name, weights[0])
+    )
 
 
-def _take(command: str, name: str, member: str = "") -> str:
+def _unpack_advice(command: str, name: str, member: str = "") -> str:
     """Return the advice to unpack one member and name it."""
     if not member:
         return f"Unpack it, and name the checkpoint in it: {command} {argument(name)}"
@@ -144,11 +152,11 @@ _MAGICS = (
 )
 
 
-def foreign(head: bytes, name: str, size: int) -> Foreign | None:
-    """Return what a file is that begins with ``head``; None where nothing tells."""
+def foreign(head: bytes, name: str, size: int) -> UnreadableFile | None:
+    """Return the kind of a file that begins with ``head``; None if it is unknown."""
     for one in _MAGICS:
         if head.startswith(one.magic, one.at):
-            return Foreign(one.what, one.advice)
+            return UnreadableFile(one.what, one.advice)
     for kind in _KINDS:
         found = kind(head, name)
         if found is not None:
@@ -156,26 +164,30 @@ def foreign(head: bytes, name: str, size: int) -> Foreign | None:
     return text_kind(head, size)
 
 
-def _hdf5(head: bytes, name: str) -> Foreign | None:
+def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
     if not head.startswith(b"\x89HDF") and not any(head.startswith(b"\x89HDF\r\n\x1a\n", at) for at in _USER_BLOCKS):
         return None
-    return Foreign("an HDF5 file, as Keras writes weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}")
+    return UnreadableFile("an HDF5 file, as Keras writes weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}")
 
 
-def _onnx(head: bytes, name: str) -> Foreign | None:
-    return Foreign("an ONNX model", "Name the checkpoint that it was exported from.") if _ONNX.match(head) else None
+def _onnx(head: bytes, name: str) -> UnreadableFile | None:
+    return (
+        UnreadableFile("an ONNX model", "Name the checkpoint that it was exported from.") if _ONNX.match(head) else None
+    )
 
 
-def _described(head: bytes, name: str) -> Foreign | None:
+def _described(head: bytes, name: str) -> UnreadableFile | None:
     """A version and a message: Core ML's ``Model`` has its description there, TensorFlow's ``SavedModel`` a graph."""
     if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
         return None
     if name.endswith(".pb"):
-        return Foreign("the graph of a TensorFlow SavedModel", "Name the variables beside it: variables/variables.")
-    return Foreign("a Core ML model", "Name the checkpoint that it was converted from.")
+        return UnreadableFile(
+            "the graph of a TensorFlow SavedModel", "Name the variables next to it: variables/variables."
+        )
+    return UnreadableFile("a Core ML model", "Name the checkpoint that it was converted from.")
 
 
-def _msgpack(head: bytes, name: str) -> Foreign | None:
+def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
     """A map whose first key is a text (https://github.com/msgpack/msgpack/blob/master/spec.md)."""
     sizes = {0xDE: 3, 0xDF: 5}
     at = 1 if head and 0x81 <= head[0] <= 0x8F else sizes.get(head[0], 0) if head else 0
@@ -184,23 +196,25 @@ def _msgpack(head: bytes, name: str) -> Foreign | None:
     begin, length = (at + 1, head[at] & 0x1F) if 0xA0 <= head[at] <= 0xBF else (at + 2, head[at + 1])
     if (head[at] != 0xD9 and not 0xA1 <= head[at] <= 0xBF) or not _PRINTED.fullmatch(head[begin : begin + length]):
         return None
-    return Foreign("msgpack, as Flax writes weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}")
+    return UnreadableFile(
+        "msgpack, as Flax writes weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}"
+    )
 
 
-def _pickle(head: bytes, name: str) -> Foreign | None:
+def _pickle(head: bytes, name: str) -> UnreadableFile | None:
     said = len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS
     if not said and not (len(head) < HEAD and _LINES.fullmatch(head)):
         return None
     advice = f"ckpt scan {argument(name)} shows what it would run; save its tensors with torch.save."
-    return Foreign("a pickle that torch did not write", advice)
+    return UnreadableFile("a pickle that torch did not write", advice)
 
 
-def _zeros(head: bytes, name: str) -> Foreign | None:
+def _zeros(head: bytes, name: str) -> UnreadableFile | None:
     if not head or head.strip(b"\0"):
         return None
-    return Foreign("a file that begins with zeros, as a download that broke off", "Fetch it anew.")
+    return UnreadableFile("a file that begins with zeros, as an interrupted download does", "Fetch it again.")
 
 
-_KINDS: tuple[Callable[[bytes, str], Foreign | None], ...] = (
+_KINDS: tuple[Callable[[bytes, str], UnreadableFile | None], ...] = (
     packed, _hdf5, _onnx, _described, _msgpack, _pickle, _zeros,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a text is that stands where a checkpoint should be, and what is said of anything that is not read."""
+"""Recognises texts given in place of a checkpoint, and makes the error for any file that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..base.untrusted import parse_json
 
-__all__ = ["Foreign", "argument", "json_kind", "refused", "text_kind"]
+__all__ = ["UnreadableFile", "argument", "json_kind", "not_a_checkpoint", "text_kind"]
 
-# What is said of something that no format here reads.
+# The error for a file that no format here reads.
 
 
-class Foreign(NamedTuple):
-    """What something is, and what to do with it."""
+class UnreadableFile(NamedTuple):
+    """The kind of a file, and advice on what to do with it."""
 
     what: str
     advice: str = ""
@@ -27,8 +27,8 @@ def argument(name: str) -> str:
     return escape(shlex.quote(name))
 
 
-def refused(uri: str, found: Foreign | None, rule: str = "unknown format") -> FormatError:
-    """Return the error for a file or folder that is no checkpoint."""
+def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknown format") -> FormatError:
+    """Return the error for a file or folder that is not a checkpoint."""
     if found is None:
         return FormatError(f"{escape(uri)} is not a checkpoint.", rule=rule)
     return FormatError(
@@ -36,9 +36,9 @@ def refused(uri: str, found: Foreign | None, rule: str = "unknown format") -> Fo
     )
 
 
-_ANEW = "Fetch it anew, from an address that gives the file itself."
+_ANEW = "Fetch it again from an address of the file itself."
 _SHOWN = 120
-"""Characters of what a server says that are shown."""
+"""How many characters of a server's answer are shown."""
 _CONFIGURATIONS = {
     "peft_type": "the configuration of an adapter",
     "model_type": "the configuration of a model",
@@ -48,13 +48,13 @@ _CONFIGURATIONS = {
 """Of whose entries these are."""
 
 
-def text_kind(head: bytes, size: int) -> Foreign | None:
-    """Return what a text is whose first bytes these are, of ``size`` in all; None for what is no text."""
+def text_kind(head: bytes, size: int) -> UnreadableFile | None:
+    """Return the kind of a text with these first bytes, of ``size`` bytes in all; None if it is not a text."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith(b"version https://git-lfs"):
-        return Foreign("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")
+        return UnreadableFile("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")
     if begin.startswith((b"<!doctype html", b"<html", b"<head")):
-        return Foreign(f"a web page{_said(head, b'title')}", _ANEW)
+        return UnreadableFile(f"a web page{_element_text(head, b'title')}", _ANEW)
     if begin.startswith((b"<?xml", b"<error")):
         return _xml(head)
     if begin.startswith((b"{", b"[")):
@@ -62,8 +62,8 @@ def text_kind(head: bytes, size: int) -> Foreign | None:
     return _plain(head, size)
 
 
-def _said(head: bytes, *tags: bytes) -> str:
-    """Return what the first of some elements hold, in parentheses."""
+def _element_text(head: bytes, *tags: bytes) -> str:
+    """Return the text of the first of some elements, in parentheses."""
     from html import unescape
 
     found = [re.search(rb"<%b>([^<]{1,500})<" % tag, head, re.IGNORECASE) for tag in tags]
@@ -71,39 +71,39 @@ def _said(head: bytes, *tags: bytes) -> str:
     return f" ({escape(': '.join(words), _SHOWN)})" if any(words) else ""
 
 
-def _xml(head: bytes) -> Foreign:
+def _xml(head: bytes) -> UnreadableFile:
     if re.search(rb"<net\s", head):
-        return Foreign("an OpenVINO model", "Name the checkpoint that it was converted from.")
+        return UnreadableFile("an OpenVINO model", "Name the checkpoint that it was converted from.")
     if re.search(rb"<error>", head, re.IGNORECASE):
-        return Foreign(f"the error of a storage server{_said(head, b'Code', b'Message')}", _ANEW)
-    return Foreign("an XML text")
+        return UnreadableFile(f"the error of a storage server{_element_text(head, b'Code', b'Message')}", _ANEW)
+    return UnreadableFile("an XML text")
 
 
-def _json(head: bytes, size: int) -> Foreign | None:
+def _json(head: bytes, size: int) -> UnreadableFile | None:
     if size > len(head):
-        return Foreign("a JSON text") if _is_text(head) else None
+        return UnreadableFile("a JSON text") if _is_text(head) else None
     try:
         return json_kind(parse_json(head.removeprefix(b"\xef\xbb\xbf")))
     except ValueError:
         return _plain(head, size)
 
 
-def json_kind(data: Any) -> Foreign:
-    """Return what a JSON text is that holds ``data``."""
+def json_kind(data: Any) -> UnreadableFile:
+    """Return the kind of a JSON text with the value ``data``."""
     entries = data if isinstance(data, dict) else {}
     for entry, what in _CONFIGURATIONS.items():
         if entry in entries:
-            return Foreign(what, "Name the folder that holds it, or the weights beside it.")
+            return UnreadableFile(what, "Name the folder that holds it, or the weights next to it.")
     for entry in ("error", "errors", "message", "detail"):
         said = entries.get(entry)
         said = said.get("message") if isinstance(said, dict) else said
         if isinstance(said, str) and said:
-            return Foreign(f"the answer of a server, which says: {escape(said.strip().rstrip('.'), _SHOWN)}", _ANEW)
-    return Foreign("a JSON text")
+            return UnreadableFile(f"the answer of a server: {escape(said.strip().rstrip('.'), _SHOWN)}", _ANEW)
+    return UnreadableFile("a JSON text")
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether bytes are UTF-8 that people read; at their end a character may be cut."""
+    """Return whether bytes are UTF-8 that people read; at their end a character may be cut."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -113,8 +113,8 @@ def _is_text(head: bytes) -> bool:
     return bool(text.strip()) and all(char.isprintable() or char in "\t\n\r" for char in text)
 
 
-def _plain(head: bytes, size: int) -> Foreign | None:
+def _plain(head: bytes, size: int) -> UnreadableFile | None:
     if not _is_text(head):
         return None
     first = head.decode("utf-8", "replace").removeprefix("\ufeff").strip().splitlines()[0]
-    return Foreign(f"a text, which begins: {escape(first, 60)}")
+    return UnreadableFile(f"a text that begins: {escape(first, 60)}")

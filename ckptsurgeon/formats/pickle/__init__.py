@@ -1,1 +1,1 @@
-"""Pickles of tensors, decoded without running anything."""
+"""Decodes pickles of tensors without running anything."""

@@ -1,4 +1,4 @@
-"""The rarer instructions of a pickle, by their names in CPython's ``Lib/pickletools.py``."""
+"""Implements the rarer instructions of a pickle, by their names in CPython's ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from ...errors import UnsafeError
 from ..base import limits
-from .state import NO_EDGE, State
-from .values import FrozenGroup, Group, Name, Opaque, set_items
+from .state import NO_EDGE, MachineState
+from .values import GlobalName, Opaque, PickledFrozenSet, PickledSet, set_items
 
-__all__ = ["TABLE", "Opcodes", "UnknownOpcodeError"]
+__all__ = ["TABLE", "PickleOpcodes", "UnknownOpcodeError"]
 
 _FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)")
 _DOUBLE = struct.Struct(">d")
@@ -24,7 +24,7 @@ _UINT4 = struct.Struct("<I")
 _UINT8 = struct.Struct("<Q")
 
 
-class Opcodes(State):
+class PickleOpcodes(MachineState):
     """A method for each instruction, by its name in pickletools."""
 
     def op_proto(self) -> None:
@@ -77,7 +77,7 @@ class Opcodes(State):
             raise UnsafeError(f"the pickle holds a number of {len(line)} bytes.", rule="number size")
         number = float(line) if _FLOAT.fullmatch(line) else inf
         if number in (inf, -inf) and line.lstrip(b"+-") != b"inf":
-            raise self._broken("spells a number as no pickler does")
+            raise self._broken("has a number in a form that no pickler writes")
         self.stack.append(number)
 
     def op_binfloat(self) -> None:
@@ -141,7 +141,7 @@ class Opcodes(State):
         target = self.stack[-1]
         if isinstance(target, Opaque):
             target.keep(items)
-        elif type(target) is (Group if in_set else list):
+        elif type(target) is (PickledSet if in_set else list):
             target.extend(items)
         else:
             raise self._broken(f"appends to a {type(target).__name__}")
@@ -179,7 +179,7 @@ class Opcodes(State):
         self.stack[-1] = (self.stack[-1], middle, last)
 
     def op_empty_set(self) -> None:
-        self.stack.append(Group())
+        self.stack.append(PickledSet())
 
     def op_additems(self) -> None:
         items = self._pop_mark()
@@ -187,7 +187,7 @@ class Opcodes(State):
 
     def op_frozenset(self) -> None:
         items = self._pop_mark()
-        self.stack.append(FrozenGroup(items))
+        self.stack.append(PickledFrozenSet(items))
 
     def op_put(self) -> None:
         self.memo.put(self._spelled(self._line()), self.stack[-1])
@@ -204,7 +204,7 @@ class Opcodes(State):
     def op_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
-            raise self._broken("names a global that is no text")
+            raise self._broken("names a global that is not a text")
         self._name(module, name)
 
     def op_ext1(self) -> None:
@@ -228,7 +228,7 @@ class Opcodes(State):
 
     def op_newobj(self) -> None:
         args, made = self.stack.pop(), self.stack[-1]
-        ours = made.ours if type(made) is Name and type(args) is tuple else None
+        ours = made.ours if type(made) is GlobalName and type(args) is tuple else None
         self.calls += 1
         if self.calls > self.most_calls:
             raise self._too_many_calls()
@@ -254,17 +254,17 @@ class Opcodes(State):
         self.stack.append(self._persistent(self._line().decode("ascii")))
 
     def op_buffer(self) -> None:
-        raise UnsafeError("the pickle expects data from outside the file.", rule="out-of-band buffers")
+        raise UnsafeError("the pickle needs data from outside the file.", rule="out-of-band buffers")
 
     def op_unknown(self) -> None:
         raise UnknownOpcodeError
 
 
 class UnknownOpcodeError(LookupError):
-    """A byte that is no instruction of any protocol."""
+    """A byte that is not an instruction of any protocol."""
 
 
-def _table() -> list[Callable[[Opcodes], None]]:
+def _table() -> list[Callable[[PickleOpcodes], None]]:
     names = {
         0x80: "proto", 0x95: "frame", 0x30: "pop", 0x31: "pop_mark", 0x32: "dup",
         0x49: "int", 0x4C: "long", 0x4A: "binint", 0x8A: "long1", 0x8B: "long4",
@@ -280,7 +280,7 @@ def _table() -> list[Callable[[Opcodes], None]]:
         0x69: "inst", 0x6F: "obj", 0x81: "newobj", 0x92: "newobj_ex", 0x62: "build",
         0x50: "persid", 0x97: "buffer", 0x98: "buffer",
     }  # fmt: skip
-    return [getattr(Opcodes, f"op_{names.get(op, 'unknown')}") for op in range(256)]
+    return [getattr(PickleOpcodes, f"op_{names.get(op, 'unknown')}") for op in range(256)]
 
 
 TABLE = _table()

@@ -1,4 +1,4 @@
-"""Our own pickle machine: reads protocols 0 to 5 without importing or calling anything.
+"""Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
 The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a Name; REDUCE, NEWOBJ,
 INST and OBJ only make an Opaque, except for the few names for which ``rebuild`` holds a function of ours; BUILD
@@ -13,24 +13,24 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsafeError
 from ..base import limits
-from ._opcodes import TABLE, Opcodes, UnknownOpcodeError
+from ._opcodes import TABLE, PickleOpcodes, UnknownOpcodeError
 from .shortcut import plain_tensors
 from .state import NO_EDGE, Rebuild
-from .values import Name
+from .values import GlobalName
 
-__all__ = ["Machine", "Rebuild", "load"]
+__all__ = ["PickleMachine", "Rebuild", "load"]
 
 _UINT2 = struct.Struct("<H")
 _UINT4 = struct.Struct("<I")
 
 
-class Machine(Opcodes):
-    """Runs one pickle. ``position`` is where it stopped, so that several may follow each other."""
+class PickleMachine(PickleOpcodes):
+    """Interprets one pickle. ``position`` is where it stopped, so that another pickle may follow."""
 
     def run(self) -> Any:
-        """Run to STOP and return what the pickle holds.
+        """Return the value of the pickle, run up to STOP.
 
-        Raises FormatError where the stream is malformed, UnsafeError where it exceeds a bound.
+        Raises FormatError if the stream is malformed, UnsafeError where it exceeds a bound.
         """
         try:
             return self._loop()
@@ -49,7 +49,7 @@ class Machine(Opcodes):
             raise UnsafeError(f"the pickle ends in a {type(error).__name__}.", rule="pickle resources") from None
 
     def _loop(self) -> Any:
-        """Interpret opcodes; those of which a state dict is made come first, the rest are in the table."""
+        """Interpret opcodes; those common in a state dict come first, the rest are in the table."""
         data, memo, position = self.data, self.memo, self.position
         near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent
@@ -74,7 +74,7 @@ class Machine(Opcodes):
                     value = memo.get(data[position])
                     position += 1
                     taken = None
-                    if type(value) is Name and value.makes_tensors and not far:
+                    if type(value) is GlobalName and value.makes_tensors and not far:
                         taken = plain_tensors(data, position, near, persistent, value, edge=edge)
                     if taken is None:
                         stack.append(value)
@@ -111,7 +111,7 @@ class Machine(Opcodes):
                 elif op == 0x52:  # REDUCE
                     args = stack.pop()
                     function = stack[-1]
-                    if type(function) is Name and function.ours is not None and type(args) is tuple:
+                    if type(function) is GlobalName and function.ours is not None and type(args) is tuple:
                         calls += 1
                         if calls > most_calls:
                             raise self._too_many_calls()
@@ -162,5 +162,5 @@ class Machine(Opcodes):
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
-    """Return what one pickle holds, which takes ``stored`` bytes of a file, with nothing in it imported or called."""
-    return Machine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()
+    """Return the value of one pickle, of ``stored`` bytes in its file, without importing or calling anything."""
+    return PickleMachine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

@@ -1,6 +1,6 @@
-"""Plain data in pickles: the functions that spell Python's own, and numpy's scalars, dtypes and arrays.
+"""Rebuilds plain data in pickles: Python's own types, and numpy's scalars, dtypes and arrays.
 
-Those that copy spend of one budget, since a value costs one instruction however large it is.
+Functions that copy share one budget, since a value costs one instruction however large it is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from ...errors import FormatError
 from ...util.text import shape_text
-from ..base.untrusted import Budget, check_elements, check_sizes
-from .values import SHOWN, Group, Name, Opaque, set_items
+from ..base.untrusted import CopyBudget, check_elements, check_sizes
+from .values import SHOWN, GlobalName, Opaque, PickledSet, set_items
 
 __all__ = ["NUMPY", "Array", "plain_functions"]
 
@@ -23,7 +23,7 @@ _CHARACTERS = 32
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
-def plain_functions(budget: Budget) -> dict[tuple[str, str], Callable[..., object]]:
+def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
     """Return the functions by module and name."""
 
     def mapping(*args: Any) -> object:
@@ -32,8 +32,8 @@ def plain_functions(budget: Budget) -> dict[tuple[str, str], Callable[..., objec
     def sequence(*args: Any) -> tuple[Any, ...]:
         return tuple(_listed(budget, args))
 
-    def group(*args: Any) -> Group:
-        return Group(_listed(budget, args))
+    def group(*args: Any) -> PickledSet:
+        return PickledSet(_listed(budget, args))
 
     def encode(text: Any, encoding: Any = "utf-8", *_: Any) -> object:
         return _encode(budget, text, encoding)
@@ -54,14 +54,14 @@ def plain_functions(budget: Budget) -> dict[tuple[str, str], Callable[..., objec
     return table
 
 
-def _listed(budget: Budget, args: tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
+def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
     if not args or not isinstance(args[0], (list, tuple)):
         return ()
     budget.spend(len(args[0]))
     return args[0]
 
 
-def _mapping(budget: Budget, pairs: Any) -> object:
+def _mapping(budget: CopyBudget, pairs: Any) -> object:
     """Return a mapping: a copy, or made from pairs as Python 2 pickled them."""
     made: dict[Any, Any] = {}
     if isinstance(pairs, (dict, list, tuple)):
@@ -70,15 +70,15 @@ def _mapping(budget: Budget, pairs: Any) -> object:
         made.update(pairs)
     elif isinstance(pairs, (list, tuple)):
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-            raise FormatError("a mapping is made of something other than pairs.", rule="pickle")
+            raise FormatError("a mapping is not made of pairs.", rule="pickle")
         set_items(made, pairs)
     return made
 
 
-def _encode(budget: Budget, text: Any, encoding: Any) -> object:
+def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
     """Return the bytes that protocols 0 to 2 pickle as text: ``_codecs.encode(text, 'latin1')``."""
     if not isinstance(text, str) or encoding not in _ENCODINGS:
-        return Opaque(Name("_codecs", "encode"), (text, encoding))
+        return Opaque(GlobalName("_codecs", "encode"), (text, encoding))
     budget.spend(len(text) // _CHARACTERS)
     return codecs.encode(text, encoding)
 
@@ -87,12 +87,12 @@ def _device(*args: Any) -> object:
     """Return ``cuda:0``; a device of other make stays a call."""
     if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
         return ":".join(str(a) for a in args)
-    return Opaque(Name("torch", "device"), args)
+    return Opaque(GlobalName("torch", "device"), args)
 
 
 def _complex(*args: Any) -> object:
     plain = all(type(a) in (int, float) for a in args) and len(args) <= 2
-    return complex(*args) if plain else Opaque(Name("builtins", "complex"), args)
+    return complex(*args) if plain else Opaque(GlobalName("builtins", "complex"), args)
 
 
 def _bytes(*args: Any) -> bytes:
@@ -132,9 +132,9 @@ class _Type:
 
 
 class Array:
-    """A numpy array whose bytes lie in the pickle. ``dtype`` is torch's name for it, '' when torch has none.
+    """A numpy array whose bytes are in the pickle. ``dtype`` is torch's name for it, '' when torch has none.
 
-    Raises FormatError when the shape is none or the data has another length.
+    Raises FormatError if the shape is invalid or the data has another length.
     """
 
     __slots__ = ("_data", "big_endian", "dtype", "fortran", "shape")
@@ -157,18 +157,18 @@ class Array:
 
     @property
     def data(self) -> bytes | bytearray:
-        """The bytes; protocols below 3 spell them as text. Raises FormatError when that is no Latin-1."""
+        """The bytes; protocols below 3 spell them as text. Raises FormatError if that is no Latin-1."""
         if not isinstance(self._data, str):
             return self._data
         try:
             return self._data.encode("latin-1")
         except UnicodeEncodeError:
-            raise FormatError("a numpy array is spelled in characters that are no bytes.", rule="numpy") from None
+            raise FormatError("a numpy array has characters that are not bytes.", rule="numpy") from None
 
     def build(self, state: object) -> None:
         """Take the state of an array: ``(version, shape, dtype, is_fortran, data)``."""
         if not isinstance(state, tuple) or len(state) != 5:
-            raise FormatError("the pickle holds a numpy array of unknown make.", rule="numpy")
+            raise FormatError("the pickle has a numpy array of an unknown layout.", rule="numpy")
         _, shape, kind, fortran, data = state
         Array.__init__(self, kind, shape, data, fortran)
 

@@ -1,4 +1,4 @@
-"""Takes in one step the 26 instructions that ``torch.save`` writes for a plain tensor: a file may hold 92,000.
+"""Reads the 26 instructions that ``torch.save`` writes for a plain tensor in one step: a file may have 92,000 tensors.
 
 They are ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())``
 with everything put into the memo on the way (torch/serialization.py, pickle protocol 2). Whatever differs in a byte is
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from .torch import Form, TypedStorage, form_of, view
-from .values import Name
+from .torch import StridedForm, TypedStorage, form_of, view
+from .values import GlobalName
 
 __all__ = ["plain_tensors"]
 
@@ -47,12 +47,12 @@ _Made = tuple[list[object], int, int]
 
 
 def plain_tensors(
-    data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: Name, *, edge: int
+    data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
     """Return the tensor whose arguments begin at ``at``, and after it, in turn, the keys and tensors that follow.
 
-    Also where they end, at most ``edge``, and the bytes of text in them. None where they are written in another way;
-    then nothing has happened.
+    Also return where they end, at most ``edge``, and the bytes of text in them. Returns None, without any effect, if
+    they are written in another way.
     """
     values: list[object] = []
     end = text = 0
@@ -80,7 +80,7 @@ def plain_tensors(
 
 
 def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any], object]) -> object | None:
-    """Return the tensor of a match, everything in it put into the memo; None where the memo is not as torch has it."""
+    """Return the tensor of a match, everything in it put into the memo; None if the memo is not as torch has it."""
     (
         word, kind, length, key, memo0, location, numel, memo1, offset, size, memo2, stride, memo3,
         hooks, memo4, memo5, memo6,
@@ -97,7 +97,7 @@ def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any],
         pid = (memo[word[0]], memo[_number(kind)], key.decode(), memo[_number(location)], _number(numel))
     except IndexError:
         return None
-    if pid[0] != "storage" or type(ordered) is not Name or ordered.name != "OrderedDict" or ordered.ours is None:
+    if pid[0] != "storage" or type(ordered) is not GlobalName or ordered.name != "OrderedDict" or ordered.ours is None:
         return None
     storage = persistent(pid)
     if type(storage) is not TypedStorage:
@@ -120,7 +120,7 @@ def _number(raw: bytes) -> int:
 
 
 @lru_cache(_REMEMBERED)
-def _form(size: bytes, stride: bytes) -> Form:
+def _form(size: bytes, stride: bytes) -> StridedForm:
     """Return the form that the instructions of two tuples spell."""
     return form_of(_numbers(size), _numbers(stride))
 

@@ -1,4 +1,4 @@
-"""What a running pickle holds, and how the arguments of its instructions are read, within bounds."""
+"""Holds the state of a running pickle, and reads the arguments of its instructions within bounds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from ...errors import FormatError, UnsafeError
 from ..base import limits
 from ..base.untrusted import growth
-from .values import Name, Opaque
+from .values import GlobalName, Opaque
 
-__all__ = ["NO_EDGE", "Memo", "Rebuild", "State"]
+__all__ = ["NO_EDGE", "MachineState", "Memo", "Rebuild"]
 
 NO_EDGE = sys.maxsize
-"""Where a frame ends, where there is none."""
+"""Where a frame ends, if there is none."""
 _INTEGER = re.compile(rb"-?(?:0|[1-9]\d*)")
 
 Rebuild = Mapping[tuple[str, str], Callable[..., object]]
@@ -51,11 +51,11 @@ class Memo:
             raise FormatError(f"the pickle numbers a memo entry {index}.", rule="pickle")
 
     def get(self, index: int) -> Any:
-        """Return a value; raises KeyError where there is none."""
+        """Return a value; raises KeyError if there is none."""
         return self.near[index] if 0 <= index < len(self.near) else self.far[index]
 
 
-class State:
+class MachineState:
     """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends.
 
     ``stored`` are the bytes of the file that the pickle takes: the more there are, the more it may do.
@@ -78,29 +78,29 @@ class State:
         self.most_ops, self.most_rare, self.most_calls = (
             int(grown * most) for most in (limits.PICKLE_OPS, limits.PICKLE_RARE, limits.PICKLE_CALLS)
         )
-        self._names: dict[tuple[str, str], Name] = {}
+        self._names: dict[tuple[str, str], GlobalName] = {}
         self._rebuild = rebuild
         self._persistent = persistent
 
     def _broken(self, why: str) -> FormatError:
         return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
 
-    # What opcodes do to the outside world, were they allowed to.
+    # Stand-ins for the opcodes that would import or call something.
 
     def _name(self, module: str, name: str) -> None:
         known = (module, name)
         if known not in self._names:
             if len(self._names) >= limits.PICKLE_NAMES:
                 raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
-            self._names[known] = Name(module, name, self._rebuild.get(known))
+            self._names[known] = GlobalName(module, name, self._rebuild.get(known))
         self.stack.append(self._names[known])
 
     def _called(self, function: object, args: object) -> Opaque:
-        """Return what stands for a call that was not made; raises FormatError where no reader could make it."""
-        if type(function) not in (Name, Opaque):
-            raise self._broken("calls what is no function")
+        """Return the stand-in for a call that was not made; raises FormatError if no reader could make it."""
+        if type(function) not in (GlobalName, Opaque):
+            raise self._broken("calls something that is not a function")
         if not isinstance(args, tuple):
-            raise self._broken("calls a function with what is no tuple")
+            raise self._broken("calls a function with something other than a tuple")
         return Opaque(function, args)
 
     def _too_much_text(self) -> UnsafeError:
@@ -134,7 +134,7 @@ class State:
     def _spelled(self, line: bytes) -> int:
         """Return the integer of a line. Zero bytes, octal digits and blanks are read in other ways by other readers."""
         if not _INTEGER.fullmatch(line):
-            raise self._broken("spells a number as no pickler does")
+            raise self._broken("has a number in a form that no pickler writes")
         return int(line)
 
     def _leave_frame(self, position: int) -> None:

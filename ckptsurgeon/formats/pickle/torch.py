@@ -1,4 +1,4 @@
-"""What torch's pickles mean by a tensor: a view of a storage.
+"""Reads the tensors of torch's pickles: views of storages.
 
 Written after ``torch/_utils.py``; every bound that torch leaves to the C++ side is checked here, before anything
 is read.
@@ -18,7 +18,7 @@ from ..base import limits
 from ..base.untrusted import check_elements, check_sizes
 from .values import brief
 
-__all__ = ["STORAGE_DTYPES", "Form", "Tensors", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]
+__all__ = ["STORAGE_DTYPES", "StridedForm", "TensorBuilder", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "LongStorage": "int64",
@@ -28,7 +28,7 @@ STORAGE_DTYPES: Mapping[str, str] = {
     "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }  # fmt: skip
-"""Names in ``torch`` (and ``torch.cuda``) by which a pickle says of what type a storage is."""
+"""Names in ``torch`` (and ``torch.cuda``) of the storage types in a pickle, with their dtypes."""
 
 _SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
 _DTYPE_NAMES = {
@@ -40,7 +40,7 @@ REMEMBERED_FORMS = 1024
 REMEMBERED_SIZE = 2**31
 """How many pairs of (size, stride) are remembered, and up to which number in them.
 
-The hash of a tuple of integers is no secret: with large numbers, or beside a size of 0, which nothing else
+The hash of a tuple of integers is not a secret: with large numbers, or next to a size of 0, which nothing else
 bounds, a file could make thousands of pairs collide.
 """
 
@@ -59,8 +59,8 @@ class TypedStorage:
         return f"torch storage {self.dtype} ({self.storage.nbytes} bytes)"
 
 
-class Form(NamedTuple):
-    """A size and a stride that are sound: ``extent`` is how many elements they reach from the first."""
+class StridedForm(NamedTuple):
+    """A valid size and stride; ``extent`` is the number of elements from the first to the last."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -68,8 +68,8 @@ class Form(NamedTuple):
     contiguous: bool
 
 
-def form_of(size: Any, stride: Any) -> Form:
-    """Check a size and a stride; raises FormatError where they are none, or do not belong together."""
+def form_of(size: Any, stride: Any) -> StridedForm:
+    """Return the form of a size and a stride; raises FormatError if they are invalid or do not fit together."""
     check_sizes(size, "size")
     check_sizes(stride, "stride")
     if len(size) != len(stride):
@@ -77,25 +77,25 @@ def form_of(size: Any, stride: Any) -> Form:
     check_elements(size)
     plain = contiguous_stride(size)
     same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))
-    return Form(size, stride, reach(size, plain if same else stride), same)
+    return StridedForm(size, stride, reach(size, plain if same else stride), same)
 
 
-class Tensors:
+class TensorBuilder:
     """Makes TensorInfo; remembers what it worked out for each (size, stride), of which real files have few."""
 
     def __init__(self) -> None:
-        self._forms: dict[tuple[Any, Any], Form] = {}
+        self._forms: dict[tuple[Any, Any], StridedForm] = {}
 
     def rebuild(
         self, ref: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "", flags: Any = None
     ) -> TensorInfo:
         """Return the header of a strided tensor; ``offset`` and ``stride`` in elements."""
         if type(ref) is not TypedStorage:
-            return unknown(f"it lies over {brief(ref)}, which is no storage", dtype, size)
+            return unknown(f"its storage is {brief(ref)}, which is not a storage", dtype, size)
         return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
 
-    def _form(self, size: Any, stride: Any) -> Form:
-        """Return what is known of a (size, stride)."""
+    def _form(self, size: Any, stride: Any) -> StridedForm:
+        """Return the form of a (size, stride), remembered if possible."""
         check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
         check_sizes(stride, "stride")
         known = self._forms.get((size, stride))
@@ -108,8 +108,8 @@ class Tensors:
         return form
 
 
-def view(ref: TypedStorage, offset: Any, form: Form, *, dtype: str = "", flags: Any = None) -> TensorInfo:
-    """Return the header of a view of a storage; raises FormatError where it reaches beyond it."""
+def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", flags: Any = None) -> TensorInfo:
+    """Return the header of a view of a storage; raises FormatError if it reaches beyond it."""
     dtype = dtype or ref.dtype
     size, stride, extent, contiguous = form
     storage, itemsize = ref.storage, _SIZES[dtype]
@@ -143,7 +143,7 @@ def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
 
 
 def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
-    """Return the header of a tensor whose values hang on something that is not interpreted."""
+    """Return the header of a tensor whose values cannot be found without interpreting more."""
     check_sizes(size, "size")
     check_elements(size)
     return TensorInfo(dtype if dtype in DTYPES else "float32", size, opaque=why)

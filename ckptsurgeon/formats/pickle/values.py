@@ -1,4 +1,4 @@
-"""What a pickle becomes if nothing in it is imported: plain data, tensors' headers, names."""
+"""Defines the values of a pickle that is read without imports: plain data, tensor headers, names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = [
     "NESTED",
     "QUANTISED",
     "SPARSE",
-    "FrozenGroup",
-    "Group",
-    "Name",
+    "GlobalName",
     "Opaque",
+    "PickledFrozenSet",
+    "PickledSet",
     "Unhashable",
     "brief",
     "key_text",
@@ -25,7 +25,7 @@ __all__ = [
     "set_items",
 ]
 
-# Why the values of a tensor are not plain bytes, in words that can follow a colon.
+# Reasons why the values of a tensor are not plain bytes, worded to follow a colon.
 
 QUANTISED = "it is quantised"
 SPARSE = "it is sparse"
@@ -40,11 +40,11 @@ CALLS = 4
 """How many calls of the result of a call are looked through for a name."""
 
 
-class Name:
+class GlobalName:
     """A name that a file mentions, such as ``argparse.Namespace``. Only ever shown.
 
-    ``ours`` is the function of ours that stands in for it, where there is one; ``makes_tensors`` is set if it is the
-    one by which nearly every tensor is made.
+    ``ours`` is our function in its place, if there is one; ``makes_tensors`` is set for the name that makes nearly
+    every tensor.
     """
 
     __slots__ = ("makes_tensors", "module", "name", "ours")
@@ -60,7 +60,7 @@ class Name:
 
 
 class Opaque:
-    """What calling ``name`` would have made. It was not called.
+    """A stand-in for the result of calling ``name``, which was not called.
 
     ``state`` is the plain data that the object would have been given; ``args`` what it would have been called with.
     """
@@ -77,7 +77,7 @@ class Opaque:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Keep what would have been appended to the object, or set on it as keys and values in turn."""
+        """Keep the items that would have been appended to the object, or set on it as keys and values in turn."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:
@@ -88,13 +88,13 @@ class Opaque:
         return state if isinstance(state, dict) else {}
 
 
-class Group(list[Any]):
+class PickledSet(list[Any]):
     """The members of a set, unhashed and in file order."""
 
     __slots__ = ()
 
 
-class FrozenGroup(Group):
+class PickledFrozenSet(PickledSet):
     """The members of a set to which nothing can be added."""
 
     __slots__ = ()
@@ -107,7 +107,7 @@ def brief(value: object) -> str:
             value = value.name
     if isinstance(value, Opaque):
         return "an object"
-    if isinstance(value, Name):
+    if isinstance(value, GlobalName):
         return repr(value)
     if isinstance(value, str):
         return f"{value[:SHOWN]!r}"

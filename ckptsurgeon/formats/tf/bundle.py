@@ -1,4 +1,4 @@
-"""The index of a TensorFlow V2 checkpoint: its tensors, and variables that are stored in parts.
+"""Reads the index of a TensorFlow V2 checkpoint: its tensors, and variables that are stored in slices.
 
 A table of protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto): under the empty key a BundleHeaderProto,
 under each tensor's name a BundleEntryProto.
@@ -16,11 +16,11 @@ from ...storage.read.base import File
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..base import limits
-from ..base.slice import Piece, assembled
+from ..base.slice import TensorPiece, assembled
 from .leveldb import entries
 from .protobuf import fields, signed
 
-__all__ = ["DTYPES", "Bundle", "Entry", "Slice", "read_bundle", "slice_key", "whole_of"]
+__all__ = ["DTYPES", "Bundle", "BundleEntry", "Slice", "join_slices", "read_bundle", "slice_key"]
 
 DTYPES: Mapping[int, str] = {
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64", 10: "bool",
@@ -37,10 +37,10 @@ Slice = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """One tensor: ``dtype`` by TensorFlow's number, ``offset`` and ``size`` in bytes in data file ``shard``.
 
-    ``slices`` says into which parts a partitioned variable was cut; each lies under a key of its own.
+    ``slices`` are the parts of a partitioned variable, each stored under its own key.
     """
 
     dtype: int
@@ -54,24 +54,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An index as it stands: ``entries`` by their keys, those of slices too; ``shards`` is the number of files."""
+    """The content of an index: ``entries`` by their keys, also of slices; ``shards`` is the number of files."""
 
     shards: int
     big_endian: bool
-    entries: Mapping[bytes, Entry]
+    entries: Mapping[bytes, BundleEntry]
 
 
 def read_bundle(file: File) -> Bundle:
-    """Read an index; raises FormatError or UnsafeError where it is no sound one."""
+    """Return the content of an index; raises FormatError or UnsafeError if it is invalid."""
     if file.size > limits.TABLE_BYTES:
         raise UnsafeError(f"it has {file.size} bytes, too many for an index.", rule="index size")
-    found: dict[bytes, Entry] = {}
+    found: dict[bytes, BundleEntry] = {}
     header = None
     said = slices = 0
     for key, value in entries(file):
         said += len(value)
         if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
-            raise UnsafeError(f"it has over {limits.TENSORS} tensors, or says too much of them.", rule="tensors")
+            raise UnsafeError(
+                f"it has over {limits.TENSORS} tensors, or describes them in too many bytes.", rule="tensors"
+            )
         try:
             if header is None:
                 if key:
@@ -82,7 +84,7 @@ def read_bundle(file: File) -> Bundle:
                 slices += len(found[key].slices)
         except ValueError as error:
             name = escape(key.decode("utf-8", "replace"), 80) or "the header"
-            raise FormatError(f"what it says of {name} is no message: {error}.", rule="protobuf") from None
+            raise FormatError(f"its entry of {name} is malformed: {error}.", rule="protobuf") from None
     if header is None:
         raise FormatError("it is an empty table.", rule="bundle header")
     return Bundle(*header, found)
@@ -99,14 +101,14 @@ def _header(data: bytes) -> tuple[int, bool]:
         elif number == 3 and isinstance(value, bytes):
             needed = next((n for field, n in fields(value) if field == 2 and isinstance(n, int)), 0)
     if not 0 < shards <= limits.SHARDS:
-        raise FormatError(f"it says that there are {shards} data files; 1 to {limits.SHARDS} are read.", rule="shards")
+        raise FormatError(f"it counts {shards} data files; 1 to {limits.SHARDS} can be read.", rule="shards")
     if endianness not in (0, 1) or needed > _VERSION:
-        raise FormatError("it is of a later version than is read.", rule="bundle version")
+        raise FormatError("its version is too new to be read.", rule="bundle version")
     return shards, endianness == 1
 
 
-def _entry(data: bytes) -> Entry:
-    """Return what a BundleEntryProto says."""
+def _entry(data: bytes) -> BundleEntry:
+    """Return the entry in a BundleEntryProto."""
     numbers = {1: 0, 3: 0, 4: 0, 5: 0, 6: 0}
     shape: tuple[int, ...] = ()
     slices: list[Slice] = []
@@ -119,8 +121,8 @@ def _entry(data: bytes) -> Entry:
             slices.append(_slice(value))
     dtype, shard, offset, size, crc = numbers.values()
     if min(shard, offset, size) < 0:
-        raise ValueError("it lies at a place below zero")
-    return Entry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
+        raise ValueError("its offset or size is below zero")
+    return BundleEntry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
@@ -148,7 +150,7 @@ def _slice(data: bytes) -> Slice:
     return tuple(extents)
 
 
-# Partitioned variables of TensorFlow: under which key a slice lies, and the tensor that all slices make up.
+# Partitioned variables of TensorFlow: the key of each slice, and the tensor made of all slices.
 #
 # The key is in an order-preserving code (tensorflow/core/lib/strings/ordered_code.h): a zero, the name, the number of
 # dimensions, then start and length of each (``EncodeTensorNameSlice``).
@@ -158,7 +160,7 @@ _ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
 
 
 def slice_key(name: bytes, part: Slice) -> bytes:
-    """Return the key under which a slice of a tensor lies."""
+    """Return the key of a slice of a tensor."""
     text = _ESCAPED.sub(lambda found: _ESCAPES[found[0]], name) + b"\x00\x01"
     numbers = b"".join(_signed(start) + _signed(length) for start, length in part)
     return _unsigned(0) + text + _unsigned(len(part)) + numbers
@@ -178,8 +180,8 @@ def _signed(value: int) -> bytes:
     return (plain ^ head).to_bytes(size, "big")
 
 
-def whole_of(name: str, entry: Entry, parts: list[TensorInfo]) -> TensorInfo:
-    """Return the tensor of a partitioned variable; raises FormatError where its slices leave a hole or overlap."""
+def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> TensorInfo:
+    """Return the tensor of a partitioned variable; raises FormatError if its slices leave a hole or overlap."""
     dtype = DTYPES[entry.dtype]
     pieces = []
     for part, info in zip(entry.slices, parts, strict=True):
@@ -188,7 +190,7 @@ def whole_of(name: str, entry: Entry, parts: list[TensorInfo]) -> TensorInfo:
         sizes = tuple(full if length == -1 else length for (_, length), full in zip(part, entry.shape, strict=True))
         if info.dtype != dtype or info.shape != sizes:
             raise FormatError(
-                f"a slice of {escape(name)} is {info.dtype} {info.shape}, said to be {dtype} {sizes}.", rule="slice"
+                f"a slice of {escape(name)} is {info.dtype} {info.shape} but declared as {dtype} {sizes}.", rule="slice"
             )
-        pieces.append(Piece(tuple(start for start, _ in part), info))
+        pieces.append(TensorPiece(tuple(start for start, _ in part), info))
     return assembled(name, dtype, entry.shape, pieces)

@@ -1,4 +1,4 @@
-"""A folder of TensorFlow checkpoints: which one is meant, and which variables are the model's."""
+"""Chooses the checkpoint of a TensorFlow folder, and sorts its variables into model and training state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .._choosing import is_weights
 from ..base import limits
 from ..base.untrusted import parse_json
 
-__all__ = ["STATES", "beside", "chosen", "is_folder", "key_of", "tree_of"]
+__all__ = ["STATES", "chosen", "is_folder", "key_of", "training_files", "tree_of"]
 
-# TensorFlow's variables by their names: what is the model's, what is left of training beside it.
+# Sorts TensorFlow's variables by their names: the model's, and those of training.
 #
 # ``/`` parts a name as ``.`` parts a key: ``layer_1/weights`` is ``layer_1.weights``. TensorFlow 2 puts
 # ``/.ATTRIBUTES/VARIABLE_VALUE`` behind every variable of an object graph, which is left out.
@@ -29,9 +29,9 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "Momentum": ("optimizer", "momentum"),
     "ExponentialMovingAverage": ("model_ema",),
 }
-"""What TensorFlow 1 keeps for a variable under its name, and where it hangs here."""
+"""The suffixes of what TensorFlow 1 stores with a variable, and their places in our tree."""
 _MOMENTS = ("Adam", "Adam_1")
-"""Together they are an optimizer's, even of a variable that is not there: cuDNN's LSTM is saved under other names."""
+"""Both together are an optimizer's, even if their variable is missing: cuDNN's LSTM is saved under other names."""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
 """Scalars that count and steer the training."""
 
@@ -44,7 +44,7 @@ def key_of(name: str) -> str:
 def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """Return variables as a file of several state dicts: ``model``, ``model_ema``, and what the ``optimizer`` keeps.
 
-    Raises FormatError where two names would be one key.
+    Raises FormatError if two names would be one key.
     """
     tree: dict[str, Any] = {}
     for name, info in variables.items():
@@ -59,7 +59,7 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
 
 
 def _place(name: str, info: TensorInfo, names: Collection[str]) -> tuple[str, ...]:
-    """Return where a variable hangs, its key last."""
+    """Return the path of a variable in the tree, its key last."""
     owner, _, slot = name.rpartition("/")
     if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in _MOMENTS)):
         return (*_SLOTS[slot], key_of(owner))
@@ -84,7 +84,7 @@ _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 
 
 def is_folder(folder: Folder) -> bool:
-    """Whether a folder holds checkpoints of TensorFlow: a text that names one, or an index with its data alone."""
+    """Return whether a folder has checkpoints of TensorFlow: a text that names one, or just an index with its data."""
     names = folder.names()
     if _prefixes(names) and not any(map(is_weights, names)):
         return True
@@ -92,15 +92,15 @@ def is_folder(folder: Folder) -> bool:
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
-    """Return what checkpoints there are by their names, in order."""
+    """Return the names of the checkpoints in a folder, sorted."""
     data = {_DATA.sub("", name) for name in names if _DATA.search(name)}
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 
 
 def chosen(folder: Folder) -> tuple[str, str]:
-    """Return the checkpoint that a folder says is its best, else its last, and a note that says so.
+    """Return the checkpoint that a folder names as its best, else its last, and a note with the choice.
 
-    Paths in the text are of the machine that trained; only the last part counts. Raises FormatError where no text
+    Paths in the text are of the machine that trained; only the last part counts. Raises FormatError if no text
     names one, or the one that is named is not there.
     """
     names = folder.names()
@@ -119,18 +119,18 @@ def chosen(folder: Folder) -> tuple[str, str]:
         also = f"; also in the folder: {listing(others, where='')}" if others else ""
         return named, f"read {escape(named)}, as {state} says{also}"
     raise FormatError(
-        f"{escape(folder.uri)} has neither {STATES[0]} nor {STATES[1]}, which say which checkpoint counts.",
+        f"{escape(folder.uri)} has neither {STATES[0]} nor {STATES[1]}, which name the checkpoint to read.",
         hint=_which(folder, prefixes),
         rule="no checkpoint",
     )
 
 
 def _which(folder: Folder, prefixes: Sequence[str]) -> str:
-    return f"Name the one you mean: {listing([f'{folder.uri}/{prefix}' for prefix in prefixes])}." if prefixes else ""
+    return f"Name one: {listing([f'{folder.uri}/{prefix}' for prefix in prefixes])}." if prefixes else ""
 
 
 def _named(folder: Folder, state: str) -> str | None:
-    """Return the name in a text, without the folders in front; None where it is no such text."""
+    """Return the name in a text, without the folders in front; None if it is no such text."""
     found = _NAMED.search(_small(folder, state) or b"")
     if found is None:
         return None
@@ -144,7 +144,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def _small(folder: Folder, name: str) -> bytes | None:
-    """Return a small file of a folder, None where it cannot be read or is large."""
+    """Return a small file of a folder, None if it cannot be read or is large."""
     try:
         file = folder.file(name)
         try:
@@ -155,8 +155,8 @@ def _small(folder: Folder, name: str) -> bytes | None:
         return None
 
 
-def beside(file: File) -> Iterator[tuple[str, Any]]:
-    """Yield what Coqui STT's training leaves beside a checkpoint, as far as it can be read: flags and alphabet."""
+def training_files(file: File) -> Iterator[tuple[str, Any]]:
+    """Yield the files of Coqui STT's training next to a checkpoint, if they can be read: flags and alphabet."""
     folder = file.folder()
     try:
         names = folder.names()
@@ -169,4 +169,4 @@ def beside(file: File) -> Iterator[tuple[str, Any]]:
         try:
             yield name, parse_json(raw) if name == _FLAGS else raw.decode("utf-8")
         except ValueError:
-            yield name, f"{len(raw)} bytes that are not what the name says"
+            yield name, f"{len(raw)} bytes that do not fit the name"

@@ -1,4 +1,4 @@
-"""LevelDB's sorted table, which may be compressed with Snappy; TensorFlow keeps its index in one.
+"""Reads LevelDB's sorted table, which may be compressed with Snappy; TensorFlow's index is one.
 
 Blocks of sorted keys that share prefixes, each followed by a byte for its compression and a masked CRC-32C; an index
 block that names them; a footer of 48 bytes that names the index (leveldb's ``doc/table_format.md``). Read whole and in
@@ -19,20 +19,20 @@ from ...util.text import escape
 from ..base import limits
 from .protobuf import varint
 
-__all__ = ["FOOTER", "entries", "is_table", "unsnapped"]
+__all__ = ["FOOTER", "decompress_snappy", "entries", "is_table"]
 
 # Snappy's block format, which LevelDB's tables may be compressed with (google/snappy, format_description.txt).
 
 _RATIO = 24
-"""A copy of three bytes makes 64, and a file that says more of itself lies."""
+"""A copy of three bytes makes 64, so no valid file claims a larger ratio."""
 
 
-def unsnapped(data: bytes, most: int) -> bytes:
-    """Return what a compressed block holds; raises FormatError where it is malformed or holds over ``most`` bytes."""
+def decompress_snappy(data: bytes, most: int) -> bytes:
+    """Return the content of a compressed block; raises FormatError if it is malformed or over ``most`` bytes."""
     size, at = _length(data)
     if size > most or size > _RATIO * len(data) + 64:
         raise FormatError(
-            f"a block of {len(data)} bytes is said to unpack to {size}; at most {most} are read.", rule="snappy size"
+            f"a block of {len(data)} bytes claims to unpack to {size}; at most {most} are read.", rule="snappy size"
         )
     out = bytearray()
     try:
@@ -43,7 +43,7 @@ def unsnapped(data: bytes, most: int) -> bytes:
     except IndexError:
         raise FormatError("a compressed block is cut short.", rule="snappy") from None
     if len(out) != size:
-        raise FormatError(f"a compressed block does not unpack to the {size} bytes that it says.", rule="snappy")
+        raise FormatError(f"a compressed block does not unpack to the {size} bytes that it claims.", rule="snappy")
     return bytes(out)
 
 
@@ -101,7 +101,7 @@ _MANY = 1 << 16
 
 @dataclass(frozen=True)
 class _Handle:
-    """Where a block lies, its trailer left aside."""
+    """The offset and size of a block, without its trailer."""
 
     offset: int
     size: int
@@ -111,8 +111,8 @@ class _Handle:
         return self.offset + self.size + _TRAILER
 
 
-class _Allowance:
-    """What one table may still cost: bytes that compressed blocks unpack to, and characters of keys."""
+class _TableLimits:
+    """The remaining limits of one table: bytes that compressed blocks unpack to, and characters of keys."""
 
     def __init__(self) -> None:
         self.inflated = limits.TABLE_INFLATED
@@ -120,20 +120,20 @@ class _Allowance:
 
 
 def is_table(file: File) -> bool:
-    """Whether a file ends as a table does."""
+    """Return whether a file ends as a table does."""
     return file.size >= FOOTER and file.read(file.size - len(_MAGIC), len(_MAGIC)) == _MAGIC
 
 
 def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every key and value in order; raises FormatError or UnsafeError where the table breaks a rule."""
+    """Yield every key and value in order; raises FormatError or UnsafeError if the table breaks a rule."""
     raw = file.read(0, file.size)
     others, index = _footer(raw)
-    allowed = _Allowance()
+    allowed = _TableLimits()
     end, last = 0, None
     for bound, value in _block(raw, index, allowed):
         handle, after = _handle(value, 0)
         if after != len(value) or handle.offset != end or handle.end > others.offset:
-            raise _fault("its blocks do not lie one behind the other in front of their index")
+            raise _fault("its blocks do not follow one another up to their index")
         if last is not None and last >= bound:
             raise _fault("its index is not in order")
         end, before = handle.end, last
@@ -143,12 +143,12 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
             yield key, content
             last = key
         if last is before:
-            raise _fault("it has a block that holds nothing")
+            raise _fault("it has an empty block")
         if last is not None and last > bound:
             raise _fault("its index contradicts its blocks")
         last = bound
     if others.offset != end or any(_block(raw, others, allowed)):
-        raise _fault("it holds more than its index names")
+        raise _fault("it has entries that its index does not name")
 
 
 def _fault(why: str) -> FormatError:
@@ -156,14 +156,14 @@ def _fault(why: str) -> FormatError:
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
-    """Return where the block lies that names others, which TensorFlow leaves empty, and behind it the index block."""
+    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
     footer = raw[-FOOTER:]
     if len(footer) < FOOTER or not footer.endswith(_MAGIC):
-        raise _fault("it does not end as a table does: it is cut short, or is none")
+        raise _fault("it does not end as a table does: it is cut short, or not a table")
     others, at = _handle(footer, 0)
     index, at = _handle(footer, at)
     if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(_MAGIC)].strip(b"\0"):
-        raise _fault("its footer names an index that is not there: it is cut short")
+        raise _fault("its footer names an index beyond the file: it is cut short")
     return others, index
 
 
@@ -176,7 +176,7 @@ def _handle(data: bytes, at: int) -> tuple[_Handle, int]:
     return _Handle(offset, size), at
 
 
-def _block(raw: bytes, handle: _Handle, allowed: _Allowance) -> Iterator[tuple[bytes, bytes]]:
+def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a block whose checksum is right."""
     content = raw[handle.offset : handle.offset + handle.size]
     trailer = raw[handle.offset + handle.size : handle.end]
@@ -186,22 +186,22 @@ def _block(raw: bytes, handle: _Handle, allowed: _Allowance) -> Iterator[tuple[b
     if crc32c(trailer[:1], crc32c(content, short=short)) != unmasked(int.from_bytes(trailer[1:], "little")):
         raise FormatError(f"the block at {handle.offset} does not have the checksum it should.", rule="crc")
     if trailer[0] == _SNAPPY:
-        content = unsnapped(content, allowed.inflated)
+        content = decompress_snappy(content, allowed.inflated)
         allowed.inflated -= len(content)
     elif trailer[0] != _PLAIN:
-        raise _fault(f"the block at {handle.offset} is compressed in way {trailer[0]}, which is not read")
+        raise _fault(f"the block at {handle.offset} has the unsupported compression {trailer[0]}")
     yield from _entries(content, allowed)
 
 
 def _restarts(block: bytes) -> tuple[int, int]:
-    """Return where the list of whole keys begins, of 32 bits each with their number behind it, and that number."""
+    """Return the offset and the number of the restart points: 32 bits each, followed by their number."""
     number = int.from_bytes(block[-4:], "little")
     if len(block) < 4 or not 0 < number <= (len(block) - 4) // 4:
-        raise _fault("a block does not have the restart points that it says")
+        raise _fault("a block does not have the restart points that it counts")
     return len(block) - 4 - 4 * number, number
 
 
-def _entries(block: bytes, allowed: _Allowance) -> Iterator[tuple[bytes, bytes]]:
+def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
     """Yield the entries of a block: bytes shared with the key before, bytes of its own, bytes of the value."""
     end, number = _restarts(block)
     key, at, seen = b"", 0, 0
@@ -212,11 +212,11 @@ def _entries(block: bytes, allowed: _Allowance) -> Iterator[tuple[bytes, bytes]]
             own, begin = varint(block, begin)
             size, begin = varint(block, begin)
         except ValueError as error:
-            raise _fault(f"a block holds no entry at {at}: {error}") from None
+            raise _fault(f"a block has an invalid entry at {at}: {error}") from None
         if shared > len(key) or own + size > end - begin or shared * restart or not (seen or restart):
-            raise _fault(f"an entry at {at} of a block takes what is not there")
+            raise _fault(f"an entry at {at} of a block reaches beyond the block")
         if shared + own > limits.KEY_CHARACTERS or allowed.keys < shared + own:
-            raise UnsafeError("its keys are longer than any that are read.", rule="key length")
+            raise UnsafeError("its keys are too long.", rule="key length")
         allowed.keys -= shared + own
         key = key[:shared] + block[begin : begin + own]
         yield key, block[begin + own : begin + own + size]

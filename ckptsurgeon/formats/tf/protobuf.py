@@ -1,6 +1,6 @@
-"""Protocol buffers, as far as small messages need: (number, value) of each field, in the order they stand.
+"""Reads protocol buffers as far as needed here: (number, value) of each field, in order.
 
-https://protobuf.dev/programming-guides/encoding. What is no message raises ValueError.
+https://protobuf.dev/programming-guides/encoding. What is not a message raises ValueError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that stands at a place, at most 64 bits, and where what follows it begins."""
+    """Return the number at an offset, of at most 64 bits, and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -30,7 +30,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def signed(value: int) -> int:
-    """Return a number of 64 bits as the signed one that it stands for."""
+    """Return an unsigned number of 64 bits as a signed one."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -1,1 +1,1 @@
-"""torch's containers: zip archives, distributed checkpoints, ZeRO, TorchScript."""
+"""Reads and writes torch's containers: zip archives, distributed checkpoints, ZeRO, TorchScript."""

@@ -1,4 +1,4 @@
-"""An archive as ``torch.save`` or TorchScript writes it: one pickle, and a record for each storage.
+"""Reads an archive of ``torch.save`` or TorchScript: one pickle, and a record for each storage.
 
 Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
 """
@@ -19,19 +19,19 @@ from ..base import limits
 from ..pickle import machine as _pickle
 from ..pickle.state import Rebuild
 from ..pickle.torch import STORAGE_DTYPES, TypedStorage
-from ..pickle.values import Name, Opaque, brief
-from ..zip.archive import Archive, Entry, read_archive
+from ..pickle.values import GlobalName, Opaque, brief
+from ..zip.archive import Archive, ZipEntry, read_archive
 
 __all__ = ["TorchArchive", "script_tensors"]
 
 _ORDER_BYTES = 64
 
 Templates = dict[bytes, TensorInfo]
-"""What pickles of a single tensor were read as; those of one dtype and shape are the same bytes."""
+"""Results for pickles of a single tensor, by their bytes: those of one dtype and shape are equal."""
 
 
 class TorchArchive:
-    """An archive in ``file``, whose storages call it ``within``."""
+    """An archive in ``file``, to which its storages refer as ``within``."""
 
     def __init__(self, file: File, within: str) -> None:
         self.zip = read_archive(file)
@@ -44,8 +44,8 @@ class TorchArchive:
         stored = self.zip.entries[f"{self.root}data.pkl"].stored
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
-    def load_alike(self, rebuild: Rebuild, known: Templates) -> Any:
-        """Return the same; a single tensor that pickles like one before is not read again."""
+    def load_cached(self, rebuild: Rebuild, known: Templates) -> Any:
+        """Return the same, but reuse the result if the pickle of a single tensor equals an earlier one."""
         template = known.get(self.pickle)
         if template is not None and template.storage is not None:
             storage = self._storages.record(template.storage.name.rpartition("/")[2])
@@ -57,7 +57,7 @@ class TorchArchive:
         return tree
 
     def digest(self) -> str:
-        """Return the SHA-256 of what tells the archive from another: its directory and its pickle."""
+        """Return the SHA-256 that identifies the archive: of its directory and its pickle."""
         return hashlib.sha256(self.zip.directory + self.pickle).hexdigest()
 
 
@@ -76,11 +76,11 @@ def _root(file: File, archive: Archive) -> str:
 
 
 def _is_big_endian(archive: Archive, root: str) -> bool:
-    """Return whether a file says that it is; raises FormatError where torch would."""
+    """Return whether a file declares big-endian numbers; raises FormatError if torch would."""
     order = f"{root}byteorder"
     said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
     if said not in (b"little", b"big"):
-        raise FormatError(f"{escape(archive.file.uri)} is of the byte order {said!r}.", rule="byteorder")
+        raise FormatError(f"{escape(archive.file.uri)} has the unknown byte order {said!r}.", rule="byteorder")
     return said == b"big"
 
 
@@ -91,8 +91,8 @@ class _Storages:
         self._within = within
         self._file = archive.file
         self._folder = f"{root}data/"
-        self._records: dict[str, Entry | Storage] = dict(archive.entries)
-        self._kinds: dict[Name, tuple[str, int]] = {}
+        self._records: dict[str, ZipEntry | Storage] = dict(archive.entries)
+        self._kinds: dict[GlobalName, tuple[str, int]] = {}
         self._big = _is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
@@ -100,7 +100,7 @@ class _Storages:
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
         _, kind, key, _, numel = pid
-        dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is Name else ("", 0)
+        dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is GlobalName else ("", 0)
         if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
             raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
         storage = self.record(key)
@@ -113,27 +113,27 @@ class _Storages:
         return TypedStorage(storage, dtype)
 
     def record(self, key: str) -> Storage:
-        """Return the storage that is the record of that name; raises FormatError where there is none."""
+        """Return the storage that is the record of that name; raises FormatError if there is none."""
         name = self._folder + key
         storage = self._records.get(name)
         if not isinstance(storage, Storage):
             storage = self._records[name] = self._open(name, storage)
         return storage
 
-    def _kind(self, name: Name) -> tuple[str, int]:
+    def _kind(self, name: GlobalName) -> tuple[str, int]:
         """Return the dtype and bytes an element of a storage class; remembered by the name, of which there is one."""
         dtype = STORAGE_DTYPES.get(name.name, "")
         self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
         return self._kinds[name]
 
-    def _open(self, name: str, entry: Entry | None) -> Storage:
+    def _open(self, name: str, entry: ZipEntry | None) -> Storage:
         if entry is None:
             raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
         name, _, data, _, size, crc32, method, _ = entry  # the archive's own text of the name, not another
         if method:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
-                hint="Tensors are only read where they lie as they are; load and save the file with torch.",
+                hint="Compressed tensors cannot be read; load and save the file with torch.",
                 rule="compressed record",
             )
         return Storage(self._within, data, size, crc32 or None, name, self._big)
@@ -151,7 +151,7 @@ _CLASSES = "__torch__"
 def script_tensors(tree: Any) -> dict[str, TensorInfo]:
     """Return the tensors of a scripted module by their paths.
 
-    Raises FormatError when it is no module or a name is too long, UnsafeError when it nests or shares without end.
+    Raises FormatError if it is not a module or a name is too long, UnsafeError when it nests or shares without end.
     """
     if not _is_module(tree):
         raise FormatError("the archive holds no scripted module.", rule="torchscript")
@@ -204,4 +204,4 @@ def _attributes(module: Opaque) -> Iterator[tuple[str, Any]]:
 
 
 def _is_module(value: object) -> bool:
-    return isinstance(value, Opaque) and isinstance(value.name, Name) and value.name.module.startswith(_CLASSES)
+    return isinstance(value, Opaque) and isinstance(value.name, GlobalName) and value.name.module.startswith(_CLASSES)

@@ -1,4 +1,4 @@
-"""The files of a ``torch.distributed.checkpoint`` folder, and the archives that lie in them one behind the other."""
+"""Reads the files of a ``torch.distributed.checkpoint`` folder: archives, one after another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["PieceFiles"]
 
 @dataclass
 class PieceFiles:
-    """The files in which the pieces lie, opened as they are named; where their storages lie and what heads them."""
+    """The files of the pieces, opened when they are first named; their storages and their headers."""
 
     folder: Folder
     handles: dict[str, File] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Whether a piece that is no tensor is small enough, with those before it, to be read."""
+        """Return whether a piece that is not a tensor is small enough, with those before it, to be read."""
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA
 
@@ -47,7 +47,7 @@ class PieceFiles:
             file.close()
 
     def archive(self, name: str, offset: int, length: int) -> Any:
-        """Return what the archive holds that lies at a place of a file: a tensor, or other data."""
+        """Return the content of the archive at a place of a file: a tensor, or other data."""
         if name not in self.handles:
             try:
                 self.handles[name] = self.folder.file(name)
@@ -62,7 +62,7 @@ class PieceFiles:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(f"its pieces hold over {limits.PIECE_PICKLES} bytes of pickles.", rule="pickle size")
-        tree = archive.load_alike(self._rebuild, self._known)
+        tree = archive.load_cached(self._rebuild, self._known)
         self.digests[name].update(archive.digest().encode())
         for storage in _storages(tree):
             storage.offset += offset
@@ -70,11 +70,11 @@ class PieceFiles:
         return tree
 
     def headers(self) -> list[FileHeader]:
-        """Return the files, each with a digest of all that heads its pieces."""
+        """Return the files, each with a digest of the headers of its pieces."""
         return [FileHeader.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
 
     def frames(self) -> dict[str, str]:
-        """Return the digest of what is no tensor's in each file."""
+        """Return the digest of what is not a tensor's in each file."""
         return {
             name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
             for name, file in self.handles.items()

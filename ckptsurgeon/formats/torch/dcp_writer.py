@@ -1,7 +1,7 @@
 """Lays out checkpoints of ``torch.distributed.checkpoint``: a folder of ``.distcp`` files and ``.metadata``.
 
 Written after ``torch/distributed/checkpoint/{metadata,filesystem}.py`` (format version 1.0.0): every tensor is one
-piece, saved as ``torch.save`` saves it, one behind the other. torch's own writer stamps a random id and the absolute
+piece, saved as ``torch.save`` saves it, one after another. torch's own writer stamps a random id and the absolute
 path of the folder into ``.metadata``; here the same tensors give the same bytes.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from ..base.header import Beside, Layout, OutTensor
+from ..base.header import ExtraEntries, OutputLayout, OutTensor
 from ..base.limits import PIECES
 from .pickle_writer import PickleWriter, tensor_pickle
 from .zip_writer import ZipLayout, ZipWriter
@@ -53,13 +53,13 @@ class _FileLayout:
 
 
 class _Distributed:
-    """The files of one rank, and the metadata that says where each tensor lies."""
+    """The files of one rank, and the metadata with the place of each tensor."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` files."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
         """Return ``.metadata``."""
         return METADATA, _metadata(files)
 
@@ -68,8 +68,8 @@ class _Distributed:
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 
-def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> bytes:
-    """Return the pickle of a ``Metadata`` of tensors that each lie in one piece."""
+def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> bytes:
+    """Return the pickle of a ``Metadata`` of tensors that each are in one piece."""
     writer = _MetadataWriter()
     every = [tensor for tensors, _ in files.values() for tensor in tensors]
 
@@ -114,7 +114,7 @@ class _MetadataWriter(PickleWriter):
         self.out += b"ub"
 
     def key(self, key: str) -> None:
-        """Emit the name of a tensor, which is said four times."""
+        """Emit the name of a tensor, which occurs four times."""
         if not self.fetched(key):
             self.text(key)
             self.kept(key)
@@ -168,7 +168,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
-        """Emit where the piece of a tensor lies, as an item of a mapping."""
+        """Emit the place of a tensor's piece, as an item of a mapping."""
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")
         self.key(key)
@@ -203,7 +203,7 @@ class DcpWriter:
         tensors: Sequence[OutTensor],
         metadata: Mapping[str, str],
         recipe: Sequence[str],
-        beside: Beside | None = None,
+        beside: ExtraEntries | None = None,
     ) -> _FileLayout:
-        """Lay a file out; its metadata is in the recipe beside it."""
+        """Return the layout of a file; its metadata is in the recipe file next to it."""
         return _FileLayout(tensors)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...tensors.dtypes import DTYPES, contiguous_stride
-from ..base.header import Beside, OutTensor
+from ..base.header import ExtraEntries, OutTensor
 from ..pickle.torch import STORAGE_DTYPES
 
 __all__ = ["PickleWriter", "state_dict_pickle", "tensor_pickle"]
@@ -16,7 +16,7 @@ _STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != 
 
 
 class PickleWriter:
-    """Emits the instructions of a pickle into ``out``; what is said often is fetched from the memo."""
+    """Emits the instructions of a pickle into ``out``; frequent values are fetched from the memo."""
 
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
@@ -51,7 +51,7 @@ class PickleWriter:
         self.shared(f"c{module}\n{name}\n".encode())
 
     def word(self, value: str) -> None:
-        """Emit a text that is said often."""
+        """Emit a text that occurs often."""
         raw = value.encode()
         self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
 
@@ -130,12 +130,14 @@ def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
     return bytes(writer.out + b".")
 
 
-def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside | None = None) -> bytes:
-    """Return the pickle of ``{key: tensor}`` and what lies beside it.
+def state_dict_pickle(
+    tensors: Sequence[OutTensor], records: Mapping[str, str], beside: ExtraEntries | None = None
+) -> bytes:
+    """Return the pickle of ``{key: tensor}`` and what lies next to it.
 
     ``records`` names the storage record of each key.
     """
-    writer, beside = PickleWriter(), beside or Beside()
+    writer, beside = PickleWriter(), beside or ExtraEntries()
     for name in beside.path:
         writer.out += b"}("
         writer.text(name)

@@ -1,4 +1,4 @@
-"""The functions that stand in for those torch's pickles name: they make headers, never tensors.
+"""Stands in for the functions that torch's pickles name: ours make headers, never tensors.
 
 Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
 """
@@ -11,10 +11,10 @@ from typing import Any
 
 from ...errors import FormatError
 from ...tensors.info import TensorInfo
-from ..base.untrusted import Budget, check_elements, check_sizes
+from ..base.untrusted import CopyBudget, check_elements, check_sizes
 from ..pickle.plain import NUMPY, Array, plain_functions
-from ..pickle.torch import Tensors, dtype_of, unknown
-from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, Name, Opaque, brief
+from ..pickle.torch import TensorBuilder, dtype_of, unknown
+from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, GlobalName, Opaque, brief
 
 __all__ = ["rebuilders"]
 
@@ -25,15 +25,15 @@ _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 def rebuilders() -> Functions:
     """Return a fresh table of all functions that the machine may run for a name."""
-    table: Functions = {**NUMPY, **plain_functions(Budget())}
-    for name, function in {**_strided(Tensors()), **_OTHERS}.items():
+    table: Functions = {**NUMPY, **plain_functions(CopyBudget())}
+    for name, function in {**_strided(TensorBuilder()), **_OTHERS}.items():
         table["torch._utils", name] = function
 
     def from_type(function: Any, kind: Any, args: Any, _state: Any) -> object:
-        if type(function) is not Name or type(args) is not tuple:
+        if type(function) is not GlobalName or type(args) is not tuple:
             return Opaque(kind, args)
         if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
-            raise FormatError("a tensor is rebuilt from one that is rebuilt in turn.", rule="rebuilding")
+            raise FormatError("a tensor is rebuilt from another rebuilt tensor.", rule="rebuilding")
         ours = table.get((function.module, function.name))
         return Opaque(kind, args) if ours is None else ours(*args)
 
@@ -42,13 +42,13 @@ def rebuilders() -> Functions:
     return table
 
 
-def _strided(make: Tensors) -> dict[str, Callable[..., object]]:
+def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
     def tensor_v2(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
         return make.rebuild(ref, offset, size, stride, flags=rest[2] if len(rest) > 2 else None)
 
     def tensor_v3(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
         if len(rest) < 3:
-            raise FormatError("a tensor does not say its type.", rule="tensor dtype")
+            raise FormatError("a tensor has no type.", rule="tensor dtype")
         flags = rest[3] if len(rest) > 3 else None
         return make.rebuild(ref, offset, size, stride, dtype=dtype_of(rest[2]), flags=flags)
 

@@ -1,4 +1,4 @@
-"""The members of a tar archive: plain files, found by their headers and read where they lie, never extracted.
+"""Finds the members of a tar archive by their headers: plain files, read in place, never extracted.
 
 POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html
 """
@@ -14,7 +14,7 @@ from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
 
-__all__ = ["Member", "is_tar", "members", "names_in", "pax_records"]
+__all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records"]
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
@@ -22,7 +22,7 @@ _PADDING = 20 * _BLOCK
 _PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
-"""Members of an archive that is none of torch's whose names are looked at: each may take a request."""
+"""How many member names are read of an archive that is not torch's: each may take a request."""
 _HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
@@ -30,8 +30,8 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Member:
-    """Where the bytes of one file lie."""
+class TarMember:
+    """The offset and size of one member's bytes."""
 
     name: str
     begin: int
@@ -39,17 +39,17 @@ class Member:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file begins as a tar archive does."""
+    """Return whether a file begins as a tar archive does."""
     return head[257:262] == b"ustar"
 
 
-def members(file: File, known: Collection[str]) -> dict[str, Member]:
+def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
     """Return the members of an archive by their names.
 
-    Raises FormatError for one that is not among the ``known``, stands twice or is no plain file, and for an archive
+    Raises FormatError for one that is not among the ``known``, occurs twice or is not a plain file, and for an archive
     that is malformed or goes on behind its end.
     """
-    found: dict[str, Member] = {}
+    found: dict[str, TarMember] = {}
     at, said = 0, dict[str, str]()
     for _ in range(2 * len(known) + 1):
         header = file.read(at, min(_BLOCK, file.size - at))
@@ -67,7 +67,7 @@ def members(file: File, known: Collection[str]) -> dict[str, Member]:
             continue
         name = said.get("path", header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
         _check_member(name, header, known, found)
-        found[name], said = Member(name, begin, end), {}
+        found[name], said = TarMember(name, begin, end), {}
     raise FormatError("the tar archive has more members than torch writes.", rule="tar members")
 
 
@@ -88,11 +88,11 @@ def names_in(file: File) -> list[str]:
 def _check_end(file: File, at: int) -> None:
     rest = file.size - at
     if rest > 2 * _PADDING or file.read(at, max(rest, 0)).strip(b"\0"):
-        raise FormatError("the tar archive goes on behind its end.", rule="tar end")
+        raise FormatError("the tar archive has data after its end.", rule="tar end")
 
 
 def _check_sum(header: bytes) -> None:
-    """Hold a header against its checksum, which is taken with blanks in its own place."""
+    """Check a header's checksum, which is computed with blanks in its own field."""
     if len(header) < _BLOCK:
         raise FormatError("the tar archive is cut short.", rule="tar size")
     if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
@@ -102,7 +102,7 @@ def _check_sum(header: bytes) -> None:
 def _number(raw: bytes, base: int) -> int:
     text = raw.strip(b" \0")
     if not text.isdigit() or len(text) > 20:
-        raise FormatError("a header of the tar archive has no number where one should be.", rule="tar header")
+        raise FormatError("a header of the tar archive has a field that is not a number.", rule="tar header")
     try:
         return int(text, base)
     except ValueError:
@@ -110,7 +110,7 @@ def _number(raw: bytes, base: int) -> int:
 
 
 def _records(file: File, begin: int, end: int) -> dict[str, str]:
-    """Return what an extended header says of the next member: lines of ``length key=value``."""
+    """Return the records of an extended header about the next member: lines of ``length key=value``."""
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
     try:
@@ -119,12 +119,12 @@ def _records(file: File, begin: int, end: int) -> dict[str, str]:
         raise FormatError("an extended header of the tar archive is malformed.", rule="tar header") from None
     found = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in read}
     if len(found) < len(read) or not found.keys() <= _HARMLESS | {"size", "path"}:
-        raise FormatError("an extended header of the tar archive is none that torch writes.", rule="tar header")
+        raise FormatError("torch does not write such an extended header in a tar archive.", rule="tar header")
     return found
 
 
 def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records ``length key=value`` of an extended header; raises ValueError where they are not in order."""
+    """Yield the records ``length key=value`` of an extended header; raises ValueError if they are not in order."""
     while raw:
         digits = raw.partition(b" ")[0]
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
@@ -135,15 +135,15 @@ def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
         raw = raw[length:]
 
 
-def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, Member]) -> None:
+def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, TarMember]) -> None:
     kind = header[156:157]
     if kind not in _PLAIN:
         what = _KINDS.get(kind, "of an unknown kind")
         raise FormatError(f"{escape(name)} of the tar archive is {what}.", rule="tar members")
     if name not in known:
-        hint = "Unpack it, and name the checkpoint that is in it."
+        hint = "Unpack it, and name the checkpoint in it."
         raise FormatError(
-            f"it is a tar archive with {escape(name)} in it, none of torch's.", hint=hint, rule="tar members"
+            f"it is a tar archive with {escape(name)} in it, not a checkpoint of torch.", hint=hint, rule="tar members"
         )
     if name in found:
-        raise FormatError(f"{escape(name)} stands twice in the tar archive.", rule="tar members")
+        raise FormatError(f"{escape(name)} occurs twice in the tar archive.", rule="tar members")

@@ -1,4 +1,4 @@
-"""The state of ranks of DeepSpeed ZeRO, and parameters cut out of its flat vectors."""
+"""Reads the states of DeepSpeed ZeRO's ranks, and cuts parameters out of its flat vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...util.text import escape, listing
 from ..base import limits
 from ..base.header import Header
 
-__all__ = ["Flat", "States", "buffers", "entry", "flats_of", "frozen", "groups_of", "of_stage_2", "of_stage_3"]
+__all__ = ["Flat", "StateFile", "buffers", "entry", "flats_of", "frozen", "groups_of", "of_stage_2", "of_stage_3"]
 
 Flat = list[TensorInfo]
 """The flat vectors of one rank, one for each group of parameters."""
@@ -66,7 +66,7 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
 
 
 def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
-    """Raise UnsafeError where there would be pieces without end: each parameter may lie with every rank."""
+    """Raise UnsafeError if there would be too many pieces: each parameter may have one on every rank."""
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(f"there are up to {pieces} pieces of parameters, over the limit.", rule="pieces")
@@ -90,44 +90,44 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
     if not isinstance(of_group, (list, tuple)) or len(of_group) != number:
-        raise FormatError("the paddings of the parameters are not as many as they are.", rule="zero")
+        raise FormatError("the parameters and their paddings differ in number.", rule="zero")
     if not all(type(one) is int and 0 <= one < 2**40 for one in of_group):
-        raise FormatError("the paddings of the parameters are no sizes.", rule="zero")
+        raise FormatError("the paddings of the parameters are invalid.", rule="zero")
     return of_group
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError where values are left over beyond what aligning a vector for all ranks adds."""
+    """Raise FormatError if values are left over beyond what aligning a vector for all ranks adds."""
     if -(-used // align) != -(-there // align):
-        raise FormatError(f"{used} of the {there} values that the ranks hold are used.", rule="zero")
+        raise FormatError(f"{used} of the {there} values of the ranks are used.", rule="zero")
 
 
-# What the states of one rank of DeepSpeed ZeRO hold: buffers, shapes, flat vectors, frozen parameters.
+# The states of one rank of DeepSpeed ZeRO: buffers, shapes, flat vectors, frozen parameters.
 
 
 @dataclass(frozen=True)
-class States:
-    """One file of states: what it is called, its header, and what it holds."""
+class StateFile:
+    """One file of states: its name, its header, and its content."""
 
     file: File
     header: Header
 
     @property
     def tree(self) -> Mapping[Any, Any]:
-        """What the file holds."""
+        """The content of the file."""
         tree: Mapping[Any, Any] = self.header.tree
         return tree
 
 
-def entry(one: States, name: str, kind: type | tuple[type, ...]) -> Any:
-    """Return an entry of a file of states; raises FormatError where it is none of its kind."""
+def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
+    """Return an entry of a file of states; raises FormatError if it is not of this type."""
     value = one.tree.get(name)
     if not isinstance(value, kind):
         raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
     return value
 
 
-def buffers(model: States) -> dict[str, TensorInfo]:
+def buffers(model: StateFile) -> dict[str, TensorInfo]:
     """Return the buffers, floating ones in float32."""
     module, names = entry(model, "module", dict), entry(model, "buffer_names", (list, tuple))
     wanted = {name for name in names if isinstance(name, str)}
@@ -139,14 +139,14 @@ def buffers(model: States) -> dict[str, TensorInfo]:
     return found
 
 
-def groups_of(model: States) -> list[dict[str, tuple[int, ...]]]:
+def groups_of(model: StateFile) -> list[dict[str, tuple[int, ...]]]:
     """Return the shapes of the trained parameters, by name, for each group of them."""
     return [_shapes(model, group) for group in entry(model, "param_shapes", (list, tuple))]
 
 
-def _shapes(model: States, group: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(model: StateFile, group: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(group, dict) or not all(isinstance(key, str) and _is_shape(s) for key, s in group.items()):
-        raise FormatError(f"{escape(model.file.uri)} has shapes of parameters that are none.", rule="zero shapes")
+        raise FormatError(f"{escape(model.file.uri)} has invalid shapes of parameters.", rule="zero shapes")
     return {key: tuple(shape) for key, shape in group.items()}
 
 
@@ -154,7 +154,7 @@ def _is_shape(shape: Any) -> bool:
     return isinstance(shape, tuple) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
 
 
-def flats_of(optimizers: Sequence[States], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
+def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
     """Return the flat vectors of each rank, one for each group."""
     flats: list[Flat] = []
     for one, state in zip(optimizers, states, strict=True):
@@ -171,8 +171,8 @@ def _is_flat(info: Any) -> bool:
     return isinstance(info, TensorInfo) and len(info.shape) == 1 and not info.opaque and info.stride is None
 
 
-def frozen(models: Sequence[States], stage: int) -> dict[str, TensorInfo]:
-    """Return the parameters that were not trained, which lie with the model."""
+def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
+    """Return the parameters that were not trained, which are stored with the model states."""
     shapes = models[0].tree.get("frozen_param_shapes")
     if not shapes:
         return {}

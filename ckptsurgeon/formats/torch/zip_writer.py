@@ -1,7 +1,7 @@
 """Lays out the zip archives that ``torch.load(weights_only=True)`` opens, without holding a tensor.
 
 Records are stored, 64-byte aligned through an extra field as ``torch.save`` aligns them; sizes and checksums
-stand in the local headers, so nothing follows a record. No times: the same tensors give the same bytes.
+are in the local headers, so nothing follows a record. No times: the same tensors give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...tensors.dtypes import DTYPES
-from ..base.header import Beside, OutTensor
+from ..base.header import ExtraEntries, OutTensor
 from ..base.limits import TENSORS
 from ..base.sharded_writer import Indexed
 from .pickle_writer import state_dict_pickle
@@ -21,7 +21,7 @@ __all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
 
 ROOT = "archive/"
 ZIP_RECORD = f"{ROOT}.data/ckptsurgeon.json"
-"""Where a recipe lies in a checkpoint of ours; torch passes such records over."""
+"""The record with the recipe in an output; torch ignores such records."""
 
 _ALIGN = 64
 _FULL = 0xFFFFFFFF
@@ -142,12 +142,12 @@ class ZipWriter:
         tensors: Sequence[OutTensor],
         metadata: Mapping[str, str],
         recipe: Sequence[str],
-        beside: Beside | None = None,
+        beside: ExtraEntries | None = None,
     ) -> ZipLayout:
         """Lay a file out; a zip has no place for metadata but the recipe."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}
-        layout = ZipLayout(state_dict_pickle(tensors, names, beside or Beside()), owners, recipe)
+        layout = ZipLayout(state_dict_pickle(tensors, names, beside or ExtraEntries()), owners, recipe)
         layout.slots = {t.key: layout.slots[t.alias_of or t.key] for t in tensors}
         return layout

@@ -1,1 +1,1 @@
-"""Zip archives, here or at an address."""
+"""Reads zip archives, local or remote."""

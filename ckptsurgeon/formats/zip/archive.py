@@ -1,4 +1,4 @@
-"""Reads the directory of a zip archive and holds it against the archive itself.
+"""Reads the directory of a zip archive and checks it against the archive itself.
 
 PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. What torch writes (stored
 records, local headers without sizes, a data descriptor behind each record) is normal; what two readers could
@@ -15,10 +15,10 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
-from .records import DEFLATED, FULL, Entry, Listed, locate, record_at, wide_sizes
+from .records import DEFLATED, FULL, Listed, ZipEntry, locate, record_at, wide_sizes
 from .remote import locate_remote
 
-__all__ = ["Archive", "Entry", "names_in", "read_archive"]
+__all__ = ["Archive", "ZipEntry", "names_in", "read_archive"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -31,7 +31,7 @@ class Archive:
     """An archive's records by name, in file order, and the bytes of its directory."""
 
     file: File
-    entries: dict[str, Entry]
+    entries: dict[str, ZipEntry]
     directory_offset: int
     directory: bytes
 
@@ -69,10 +69,10 @@ def _inflate(data: bytes, size: int, where: str) -> bytes:
 def read_archive(file: File) -> Archive:
     """Read and check the directory of a zip archive.
 
-    Of a remote one the records are not read: the file of the archive that is returned holds each against the directory
-    when something of it is.
+    The records of a remote archive are not read: the returned archive's file checks each against the directory when
+    it is read.
 
-    Raises FormatError where the archive contradicts itself, UnsafeError where readers could disagree about it.
+    Raises FormatError if the archive contradicts itself, UnsafeError where readers could disagree about it.
     """
     number, size, offset = _find_directory(file)
     directory = file.read(offset, size)
@@ -100,7 +100,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         raise FormatError(f"{escape(file.uri)} is cut short: its zip directory is missing.", rule="zip end")
     _, disk, start_disk, here, number, size, offset, comment = _END.unpack_from(tail, at)
     if at + _END.size + comment != len(tail):
-        raise FormatError(f"{escape(file.uri)} has bytes behind its end.", rule="zip end")
+        raise FormatError(f"{escape(file.uri)} has bytes after its end.", rule="zip end")
     end = file.size - tail_size + at
     narrow = (disk, start_disk, here, number, size, offset)
     located = at >= _END64_LOCATOR.size and tail[at - _END64_LOCATOR.size :][:4] == b"PK\6\7"
@@ -116,7 +116,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         raise UnsafeError(f"{escape(file.uri)} lists {number} records, over the limit.", rule="zip entries")
     if offset + size != end:
         raise UnsafeError(
-            f"{escape(file.uri)} has bytes in front of or behind its zip directory; readers would disagree about it.",
+            f"{escape(file.uri)} has bytes before or after its zip directory; readers would disagree about it.",
             rule="zip prefix",
         )
     return number, size, offset
@@ -159,9 +159,9 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 
 
 def _check_names(file: File, names: list[str]) -> None:
-    """Refuse names that lead outside, or that readers could take for one another.
+    """Refuse names that lead outside, or that readers could confuse.
 
-    All are looked at together first: one by one takes ten times as long, and is only to say what is wrong.
+    All are checked together first: one by one takes ten times as long, and is only needed for the message.
     """
     together = "\0".join(["", *names])
     folded = together.casefold().split("\0")
@@ -178,5 +178,5 @@ def _check_each(file: File, names: list[str]) -> None:
         other = folded.get(same)
         if other is not None:
             how = "twice" if other == name else f"beside {escape(other)}"
-            raise UnsafeError(f"{record_at(file, name)} is there {how}; readers would disagree.", rule="zip duplicate")
+            raise UnsafeError(f"{record_at(file, name)} occurs {how}; readers would disagree.", rule="zip duplicate")
         folded[same] = name

@@ -1,4 +1,4 @@
-"""Walks the records of a zip archive where they lie, and holds each against the archive's directory.
+"""Reads the local headers of a zip archive's records, and checks each against the archive's directory.
 
 PKWARE APPNOTE 6.3.10, sections 4.3.7 (local headers), 4.3.9 (data descriptors) and 4.5.3 (zip64).
 """
@@ -13,7 +13,7 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...util.text import escape
 
-__all__ = ["DEFLATED", "FULL", "Entry", "Listed", "Spot", "check_spot", "locate", "record_at", "wide_sizes"]
+__all__ = ["DEFLATED", "FULL", "Listed", "RecordOffsets", "ZipEntry", "check_spot", "locate", "record_at", "wide_sizes"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
@@ -28,7 +28,7 @@ _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
 """Flags, method, time, checksum and sizes of a local header as torch writes it: all but the flags are zero."""
 
 
-class Entry(NamedTuple):
+class ZipEntry(NamedTuple):
     """One record: ``header`` and ``data`` are offsets into the file, ``listed`` one into the directory."""
 
     name: str
@@ -44,8 +44,8 @@ class Entry(NamedTuple):
 Listed = tuple[str, int, int, int, int, int, int, int]
 
 
-class Spot(NamedTuple):
-    """Where a record is said to lie: its header, its data, their end, and where the next header or the directory is."""
+class RecordOffsets(NamedTuple):
+    """The offsets of a record: its header, its data, their end, and the next header or the directory."""
 
     header: int
     data: int
@@ -59,13 +59,13 @@ class Spot(NamedTuple):
 
 
 def record_at(file: File, name: str) -> str:
-    """Return what messages call a record of an archive."""
+    """Return the name of an archive's record in messages."""
     return f"{escape(file.uri)}: record {escape(name)}"
 
 
-def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]:
-    """Walk the records in file order, hold each local header and descriptor against the directory."""
-    entries: dict[str, Entry] = {}
+def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEntry]:
+    """Return the records in file order, with each local header and descriptor checked against the directory."""
+    entries: dict[str, ZipEntry] = {}
     end, previous = 0, None
     window = _Window(file, sum(row[2] for row in listed) // max(1, len(listed)))
     for row in sorted(listed, key=itemgetter(1)):
@@ -73,7 +73,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]
         if header < end or header + _LOCAL.size + len(name) > directory:
             raise UnsafeError(f"{record_at(file, name)} overlaps another.", rule="zip overlap")
         if header - end > _LONGEST_DESCRIPTOR or (previous is None and header):
-            raise UnsafeError(f"{record_at(file, name)} lies behind bytes of no record.", rule="zip gap")
+            raise UnsafeError(f"{record_at(file, name)} follows bytes that belong to no record.", rule="zip gap")
         raw = name.encode()
         between = window.read(end, header + _LOCAL.size + len(raw) - end)
         extra = _usual_extra(between, previous, row, raw)
@@ -85,7 +85,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]
             data = header + _check_local(file, row, between[header - end :])
         if data + stored > directory:
             raise FormatError(f"{record_at(file, name)} reaches beyond its place.", rule="zip overlap")
-        entries[name] = Entry(name, header, data, stored, size, crc, method, at)
+        entries[name] = ZipEntry(name, header, data, stored, size, crc, method, at)
         previous, end = row, data + stored
     if previous is not None:
         _check_descriptor(file, previous, file.read(end, min(directory - end, _LONGEST_DESCRIPTOR + 1)))
@@ -93,7 +93,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]
 
 
 def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
-    """Return the length of the extra field of a local header, -1 where what is between is not just as torch writes it.
+    """Return the length of a local header's extra field, or -1 if two records are not joined as torch writes them.
 
     The quick and usual case of ``_check_descriptor`` and ``_check_local``: two stored records, each with a descriptor.
     """
@@ -108,12 +108,12 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
     return extra if found == (*_MAGICS, _USUAL_LOCAL, before_crc, before_stored, before_size, len(name)) else -1
 
 
-def check_spot(file: File, row: Listed, spot: Spot) -> None:
-    """Hold the local header and the descriptor of one record against the directory, and against where it was sought."""
+def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
+    """Check the local header and the descriptor of one record against the directory and the expected offsets."""
     name = row[0]
     raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
     if spot.header + _check_local(file, row, raw) != spot.data:
-        raise UnsafeError(f"{record_at(file, name)} does not begin where its directory leaves it.", rule="zip gap")
+        raise UnsafeError(f"{record_at(file, name)} does not begin where the zip directory says.", rule="zip gap")
     _check_descriptor(file, row, file.read(spot.end, spot.next - spot.end))
 
 
@@ -140,16 +140,16 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
-        raise UnsafeError(f"{record_at(file, name)} has another name where it lies.", rule="zip local header")
+        raise UnsafeError(f"{record_at(file, name)} has another name in its local header.", rule="zip local header")
     if (flags ^ local_flags) & _DESCRIPTOR:
-        raise UnsafeError(f"{record_at(file, name)} has other flags where it lies.", rule="zip local header")
+        raise UnsafeError(f"{record_at(file, name)} has other flags in its local header.", rule="zip local header")
     if (flags | local_flags) & _ENCRYPTED:
         raise FormatError(f"{record_at(file, name)} is encrypted.", rule="zip encryption")
     if method not in (STORED, DEFLATED):
-        raise UnsafeError(f"{record_at(file, name)} is compressed in a way that is not read.", rule="zip method")
+        raise UnsafeError(f"{record_at(file, name)} has an unsupported compression method.", rule="zip method")
     if local_method != method:
         raise UnsafeError(
-            f"{record_at(file, name)} is compressed in another way where it lies.", rule="zip local header"
+            f"{record_at(file, name)} has another compression method in its local header.", rule="zip local header"
         )
     if method == STORED and stored != size:
         raise UnsafeError(f"{record_at(file, name)} has two sizes, and is not compressed.", rule="zip local header")
@@ -163,13 +163,13 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
         agrees = local in ((crc, *wide), unknown)
     if not agrees:
         raise UnsafeError(
-            f"{record_at(file, name)} has other sizes or another checksum where it lies.", rule="zip local header"
+            f"{record_at(file, name)} has other sizes or another checksum in its local header.", rule="zip local header"
         )
     return int(_LOCAL.size + n + extra)
 
 
 def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
-    """Hold what lies between a record and the next against the record's directory entry."""
+    """Check the bytes between a record and the next against the record's directory entry."""
     name, _, stored, size, crc, _, flags, _ = row
     if not flags & _DESCRIPTOR:
         if gap:

@@ -1,1 +1,1 @@
-"""Brings files that lie elsewhere (a folder, a hub repository, a web address) to a place on this machine."""
+"""Fetches files from a folder, a hub repository or a web address to this machine."""

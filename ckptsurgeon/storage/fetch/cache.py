@@ -1,7 +1,7 @@
-"""The folders that the hub's client keeps files in, and files in them checked against their names.
+"""Checks the folders of the hub client's cache, and the files in them against their names.
 
 ``models--ORG--NAME`` has ``blobs/DIGEST``, ``snapshots/COMMIT/PATH`` with links to them, ``refs``, ``trees`` and
-``.no_exist``; ``.locks`` lies beside it (``huggingface_hub``, "Understand caching"). The client follows what is there.
+``.no_exist``; ``.locks`` is next to it (``huggingface_hub``, "Understand caching"). The client follows what is there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..read.uri import open_source
 
 __all__ = ["Blob", "blob_of", "cache_base", "check_cache", "check_kept", "read_blob", "remove_kept"]
 
-# A file in the hub's cache, held against what the hub calls it.
+# Checks a file of the hub's cache against the digest in its name.
 #
-# The cache names a file by its ETag: SHA-256 of what is under LFS, git's SHA-1 of all else (``huggingface_hub``,
+# The cache names a file by its ETag: SHA-256 for files in LFS, git's SHA-1 for all others (``huggingface_hub``,
 # "Understand caching"). The client itself checks a download's length alone.
 
 CHUNK = 1 << 20
@@ -30,9 +30,9 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Blob:
-    """One file, read whole; ``checked`` is what its bytes were held against: "sha256", "git" or, for nothing, "".
+    """One file, read whole; ``checked`` is the kind of digest it was compared with: "sha256", "git" or "" for none.
 
-    ``again`` says that the cache had it with other bytes, so that it was fetched a second time.
+    ``again`` is True if the cache had it with other bytes, so that it was fetched a second time.
     """
 
     path: str
@@ -42,17 +42,17 @@ class Blob:
     again: bool = False
 
 
-def read_blob(path: str, said: str = "") -> Blob | None:
-    """Read a file; returns None where its bytes are not what is ``said``: a SHA-256, or git's SHA-1 of it."""
+def read_blob(path: str, expected: str = "") -> Blob | None:
+    """Return a file, read whole, or None if its bytes do not match ``expected``, a SHA-256 or git's SHA-1."""
     found, git = _digests(path)
-    if not is_digest(said):
+    if not is_digest(expected):
         return found
-    kind, digest = ("sha256", found.sha256) if len(said) == len(found.sha256) else ("git", git)
-    return replace(found, checked=kind) if said == digest else None
+    kind, digest = ("sha256", found.sha256) if len(expected) == len(found.sha256) else ("git", git)
+    return replace(found, checked=kind) if expected == digest else None
 
 
 def _digests(path: str) -> tuple[Blob, str]:
-    """Return what a file is, and git's SHA-1 of it."""
+    """Return a file with its size and SHA-256, and git's SHA-1 of it."""
     file = open_source(path)
     if not isinstance(file, File):
         raise SourceError(f"{escape(path)} is a folder.")
@@ -69,18 +69,18 @@ _ALLOWED: dict[str, Callable[[str], object]] = {
     "snapshots": lambda path: blob_of(path),
     "blobs": lambda path: not os.path.isdir(path),  # into a store that all repositories share
 }
-"""Where links may lie, and which."""
+"""The folders in which links are allowed, and the check of each link."""
 
 
 def cache_base(cache: str | None) -> str:
-    """Return the folder of a cache, '' or None for the client's own, as it is without links."""
+    """Return the folder of a cache with all links resolved; '' or None stands for the client's own cache."""
     from huggingface_hub import constants
 
     return os.path.realpath(os.path.expanduser(cache or constants.HF_HUB_CACHE))
 
 
 def check_cache(repository: str, cache: str | None) -> None:
-    """Raise OutputError where something in the cache would lead the client out of it, or let it wait for ever."""
+    """Raise OutputError if a file in the cache would lead the client out of it or block it for ever."""
     base = cache_base(cache)
     name = _folder_name(repository)
     if os.path.islink(tag := os.path.join(base, "CACHEDIR.TAG")):
@@ -88,24 +88,24 @@ def check_cache(repository: str, cache: str | None) -> None:
     for parts in ((".locks",), (".locks", name), (name,)):
         if os.path.islink(path := os.path.join(base, *parts)):
             raise _is_link(path)
-    _check_below(os.path.join(base, ".locks", name), _none)
+    _check_below(os.path.join(base, ".locks", name), _never)
     storage = os.path.join(base, name)
     with suppress(FileNotFoundError), os.scandir(storage) as entries:
         for entry in entries:
             if entry.is_symlink():
                 raise _is_link(entry.path)
-            _check_below(entry.path, _ALLOWED.get(entry.name, _none))
+            _check_below(entry.path, _ALLOWED.get(entry.name, _never))
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError where the client says that it keeps a file elsewhere than it must."""
+    """Raise SourceError if the client stored a file elsewhere than it must."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
-        raise SourceError(f"the hub's client keeps {escape(file)} in {escape(path)}, which is not its cache.")
+        raise SourceError(f"the hub's client stored {escape(file)} as {escape(path)}, which is outside its cache.")
 
 
 def blob_of(path: str) -> str:
-    """Return the blob that a file of a snapshot is a link to, '' where it is none or leads anywhere else.
+    """Return the blob that a file of a snapshot links to, '' if it is not a link or leads elsewhere.
 
     Only one link is followed: a blob may itself be a link into a store that the caches of all repositories share.
     """
@@ -117,7 +117,7 @@ def blob_of(path: str) -> str:
 
 
 def remove_kept(path: str) -> None:
-    """Remove a file from the cache: the blob, so that no commit has it, and the link to it; never through a link."""
+    """Remove a file from the cache: its blob, so that no commit has it, and the link; no other link is followed."""
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():
         with suppress(OSError):
@@ -128,12 +128,12 @@ def _folder_name(repository: str) -> str:
     return f"models--{repository.replace('/', '--')}"
 
 
-def _none(path: str) -> bool:
+def _never(path: str) -> bool:
     return False
 
 
 def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
-    """Raise OutputError for anything that is no file, and for links but those that are ``allowed``."""
+    """Raise OutputError for anything that is not a regular file, and for links that are not ``allowed``."""
     waiting = [folder]
     while waiting:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
@@ -144,11 +144,11 @@ def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
                 elif entry.is_dir():
                     waiting.append(entry.path)
                 elif not entry.is_file():
-                    raise OutputError(f"{escape(entry.path)} is no regular file, and nothing is read from it.")
+                    raise OutputError(f"{escape(entry.path)} is not a regular file, so it is not read.")
 
 
 def _is_link(path: str) -> OutputError:
     return OutputError(
         f"{escape(path)} is a link; nothing is written through it.",
-        hint="Remove it, or let HF_HUB_CACHE name the folder in which the files are.",
+        hint="Remove it, or set HF_HUB_CACHE to the folder that has the files.",
     )

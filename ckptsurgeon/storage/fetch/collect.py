@@ -1,4 +1,4 @@
-"""Brings one file to where it is collected, and puts it in place; what came from elsewhere is never touched."""
+"""Collects one file into a folder; files that were not collected there are never touched."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..write.temp import remove_leftovers
 from .cache import Blob
 from .download import download
 from .hub import commit_of, from_hub, pinned
-from .origin import FetchConfig, Origin
-from .placing import Placing, is_same_file, making_folders
+from .origin import FetchConfig, FetchOrigin
+from .placing import FileTransaction, is_same_file, making_folders
 from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
 from .store import read_store
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..read.base import Progress
 
 __all__ = [
-    "Collecting",
+    "FileCollector",
     "check_replaceable",
     "collect",
     "collect_file",
@@ -40,18 +40,18 @@ __all__ = [
     "copy_file",
     "link_file",
     "prepare",
-    "still_good",
+    "unchanged_record",
 ]
 
-# Copies files in the kernel: as shared blocks where the file system has them (copy_file_range(2)), else by hand.
+# Copies files in the kernel, as shared blocks if the file system has them (copy_file_range(2)), else by read and write.
 
 CHUNK = 1 << 22
 _BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
-"""Where the kernel will not copy, or does not say which of the two files failed."""
+"""Errors for which the kernel cannot copy, or does not report which of the two files failed."""
 
 
 def copy_bytes(source: File, output: StagedFile) -> None:
-    """Copy all of a file; raises SourceError where it ends too soon, OutputError where it cannot be written."""
+    """Copy all of a file; raises SourceError if it ends too soon, OutputError if the copy cannot be written."""
     done = _in_kernel(source, output)
     while done < source.size:
         chunk = source.read(done, min(CHUNK, source.size - done))
@@ -76,20 +76,20 @@ def _in_kernel(source: File, output: StagedFile) -> int:
     return done
 
 
-# Puts what was brought where it is collected; what came from elsewhere is never taken for it, nor replaced by it.
+# Puts a fetched file in place. A file of another origin is never used in its stead, and never replaced.
 
 
 @dataclass
-class Collecting:
-    """How files are collected into a folder, and what is to be put there once every one of them was fetched.
+class FileCollector:
+    """Collects files into a folder: all of them are put in place once every one was fetched.
 
-    ``asks_again`` lets an address be asked whether what was collected from it is still what it has. ``sha256`` is what
-    the one file must be, '' where nobody says; ``anyway`` what is advised where something is in the way.
+    ``asks_again`` asks an address whether its file has changed since it was collected. ``sha256`` is the expected
+    digest of a single file, '' if none is given; ``anyway`` is the hint if another file is in the way.
     """
 
     strategy: str
     config: FetchConfig
-    placing: Placing
+    placing: FileTransaction
     make_folder: Callable[[str], None]
     asks_again: bool = False
     sha256: str = ""
@@ -97,75 +97,75 @@ class Collecting:
     progress: Progress | None = None
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def pinned(self, origin: Origin) -> Origin:
-        """Return an origin at a commit: that of the first file of its repository, so that all are of one."""
+    def pinned(self, origin: FetchOrigin) -> FetchOrigin:
+        """Return an origin at a commit: the commit of the first file of its repository, so that all files share one."""
         key = (origin.source, origin.revision)
         if key not in self.pins:
             self.pins[key] = pinned(origin, self.config).revision
         return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: Record) -> None:
-        """Write a record for beside ``path``."""
+        """Write the record of ``path``."""
         self.placing.text(record_path(path), as_text(record))
 
     def forget(self, path: str) -> None:
-        """Let there be no record beside ``path``."""
+        """Remove the record of ``path``."""
         self.placing.remove(record_path(path))
 
 
 @contextmanager
-def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[Collecting]:
-    """Make a folder, with its parents, to collect into; a folder that was made for nothing is removed."""
+def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
+    """Give the folder to collect into, made with its parents; folders that were made are removed if the block fails."""
     try:
         with making_folders() as make, ExitStack() as stack:
             if folder is not None:
                 make(folder)
-            placing = Placing(stack)
-            yield Collecting(strategy if folder is not None else "no_link", config, placing, make)
+            placing = FileTransaction(stack)
+            yield FileCollector(strategy if folder is not None else "no_link", config, placing, make)
             placing.put()
     except OSError as error:
         raise output_error(error.filename or folder or ".", error) from error
 
 
 def prepare(path: str) -> None:
-    """Remove what killed runs have left of a file and of its record."""
+    """Remove the temp files that killed runs left of a file and of its record."""
     remove_leftovers(path)
     remove_leftovers(record_path(path))
 
 
-def still_good(origin: Origin, path: str) -> Record | None:
-    """Return the record of a file that was collected from this very origin and is what it was then."""
+def unchanged_record(origin: FetchOrigin, path: str) -> Record | None:
+    """Return the record of a file that was collected from this origin and is unchanged; None for any other."""
     record = read_record(path)
     same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
     return record if same else None
 
 
-def check_replaceable(path: str, how: Collecting, digest: Callable[[], str]) -> None:
-    """Raise OutputError where a file lies there that nobody knows to have been collected, and has other bytes."""
+def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
+    """Raise OutputError if ``path`` has a file with other bytes that was not collected there."""
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
     if not os.path.isfile(path):
-        raise OutputError(f"{escape(path)} is no regular file, and is not replaced.")
+        raise OutputError(f"{escape(path)} is not a regular file, so it is not replaced.")
     record = read_record(path)
     if (record is not None and is_unchanged(path, record)) or sha256_of(path) == digest():
         return
     known = f"it has changed since it was collected from {escape(record.source)}" if record is not None else ""
     raise OutputError(
-        f"{escape(path)} is not what was asked for, and {known or 'nothing says where it is from'}.",
+        f"{escape(path)} is not what was asked for, and {known or 'its origin is unknown'}.",
         hint=how.anyway,
     )
 
 
-def link_file(source: str, path: str, how: Collecting) -> None:
-    """Let an absolute symbolic link lead from ``path`` to ``source``."""
+def link_file(source: str, path: str, how: FileCollector) -> None:
+    """Make an absolute symbolic link from ``path`` to ``source``."""
     check_replaceable(path, how, lambda: sha256_of(source))
     if not (os.path.islink(path) and os.readlink(path) == source):
         how.placing.link(source, path)
 
 
-def copy_blob(blob: Blob, path: str, how: Collecting, origin: Origin) -> str:
-    """Put a copy of a file that was read and found to be good at ``path``, a file of its own; returns that."""
-    commit, record = commit_of(blob.path), still_good(origin, path)
+def copy_blob(blob: Blob, path: str, how: FileCollector, origin: FetchOrigin) -> str:
+    """Copy a file that was read and checked to ``path``; returns the copy."""
+    commit, record = commit_of(blob.path), unchanged_record(origin, path)
     same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
     if same or is_same_file(blob.path, path):
         return path
@@ -180,8 +180,8 @@ def copy_blob(blob: Blob, path: str, how: Collecting, origin: Origin) -> str:
     return path
 
 
-def copy_file(source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str) -> Record:
-    """Copy ``source`` for ``path``; returns the record of the copy."""
+def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> Record:
+    """Copy ``source`` to ``path``; returns the record of the copy."""
     check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
     assert isinstance(file, File)
@@ -195,8 +195,8 @@ def copy_file(source: str, path: str, how: Collecting, origin: Origin, *, finger
     return record_of(origin, staged.path, fingerprint=fingerprint, sha256=digest.hexdigest())
 
 
-def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
-    """Bring one file to ``path``, or say where it lies if there is no place for it; returns its absolute path."""
+def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
+    """Collect one file at ``path``, or leave it where it is if that is None; returns its absolute path."""
     kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
     place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None
     if place is not None:
@@ -204,7 +204,7 @@ def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
     return kinds[origin.kind](origin, place, how)
 
 
-def _local(origin: Origin, path: str | None, how: Collecting) -> str:
+def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     source = origin.path
     _check_file(origin)
     if path is None or is_same_file(source, path):
@@ -217,33 +217,33 @@ def _local(origin: Origin, path: str | None, how: Collecting) -> str:
         return path
     found = os.stat(source)
     fingerprint = f"{found.st_size} {found.st_mtime_ns}"
-    record = still_good(origin, path)
+    record = unchanged_record(origin, path)
     if record is not None and record.fingerprint == fingerprint and not how.config.overwrite:
         return path
     how.note(path, copy_file(source, path, how, origin, fingerprint=fingerprint))
     return path
 
 
-def _check_file(origin: Origin) -> None:
-    """Raise SourceError where a local folder does not have the file."""
+def _check_file(origin: FetchOrigin) -> None:
+    """Raise SourceError if a local folder does not have the file."""
     if os.path.isfile(origin.path):
         return
     if os.path.islink(origin.path):
-        raise SourceError(f"{escape(origin.path)} is a link that leads nowhere.")
+        raise SourceError(f"{escape(origin.path)} is a link whose target does not exist.")
     if os.path.exists(origin.path):
-        raise SourceError(f"{escape(origin.path)} is no regular file.")
+        raise SourceError(f"{escape(origin.path)} is not a regular file.")
     names = [name for name in sorted(os.listdir(origin.source)) if os.path.isfile(os.path.join(origin.source, name))]
     near = difflib.get_close_matches(origin.file, names, n=1)
     hint = f"Did you mean {escape(near[0])}?" if near else ""
     raise SourceError(f"the folder {escape(origin.source)} has no file {escape(origin.file)}.", hint=hint)
 
 
-def _address(origin: Origin, path: str | None, how: Collecting) -> str:
+def _address(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     if path is None:
         raise ConfigError(
-            f"{escape(origin.shown)} is an address, and there is no folder to collect it in.", hint="Set collect_in."
+            f"{escape(origin.shown)} is an address, and no folder is given to collect it in.", hint="Set collect_in."
         )
-    known = still_good(origin, path) if how.asks_again or not how.config.overwrite else None
+    known = unchanged_record(origin, path) if how.asks_again or not how.config.overwrite else None
     if known is not None and (not how.asks_again or (how.sha256 and known.sha256 == how.sha256)):
         return path
     if not how.config.allow_network:
@@ -257,11 +257,11 @@ def _address(origin: Origin, path: str | None, how: Collecting) -> str:
     return path
 
 
-def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
+def _hub(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     config = how.config
     if path is None:
         return from_hub(how.pinned(origin), config, config.huggingface_cache_dir).path
-    if still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
+    if unchanged_record(origin, path) is not None and not (config.overwrite or config.allow_updates):
         return path
     if how.strategy == "copy_skip_cache":
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as cache:

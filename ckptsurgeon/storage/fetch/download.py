@@ -1,4 +1,4 @@
-"""Files from web addresses: streamed into a temp file, resumed where they broke off, held against what was said."""
+"""Downloads files from web addresses: streamed into a temp file, resumed after a break, checked by size and digest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from ...errors import OutputError, SourceError
 from ...util.text import escape
-from ..read.http.client import Address, Patience, address_of, announced, ask, broken, refusal
-from ..read.http.spool import Room
+from ..read.http.client import Address, RetryLimits, address_of, ask, connection_errors, content_length, status_error
+from ..read.http.spool import FreeSpace
 from ..write.staging import StagedFile
-from .origin import Origin
-from .placing import Placing
+from .origin import FetchOrigin
+from .placing import FileTransaction
 
 if TYPE_CHECKING:
     import httpx2
@@ -28,7 +28,7 @@ _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that came whole: where it is until it is put in place, and the strong ETag that it has, or ''."""
+    """A file that was downloaded whole: its temp file, and its strong ETag or ''."""
 
     staged: StagedFile
     sha256: str
@@ -36,14 +36,20 @@ class Downloaded:
 
 
 def download(
-    origin: Origin, path: str, placing: Placing, *, etag: str = "", sha256: str = "", progress: Progress | None = None
+    origin: FetchOrigin,
+    path: str,
+    placing: FileTransaction,
+    *,
+    etag: str = "",
+    sha256: str = "",
+    progress: Progress | None = None,
 ) -> Downloaded | None:
-    """Fetch an address into a temp file for ``path``; None where it still has the ``etag`` that is known.
+    """Return an address's file in a temp file for ``path``, or None if it still has the known ``etag``.
 
-    Raises SourceError where it cannot be had whole, or is not what ``sha256`` says.
+    Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
     """
     address = address_of(origin.path)
-    patience, body = Patience(address.shown), _Body(address, path, placing, progress)
+    patience, body = RetryLimits(address.shown), _Body(address, path, placing, progress)
     while True:
         begin, headers = body.done, body.wanted(etag)
         with ask(address, patience, **headers) as response:
@@ -56,32 +62,32 @@ def download(
 
 
 class _Body:
-    """What has come of a file so far."""
+    """The part of a file that was received so far."""
 
-    def __init__(self, address: Address, path: str, placing: Placing, progress: Progress | None) -> None:
+    def __init__(self, address: Address, path: str, placing: FileTransaction, progress: Progress | None) -> None:
         self.done = 0
         self._address, self._path, self._placing, self._progress = address, path, placing, progress
         self._staged: StagedFile | None = None
         self._size: int | None = None
         self._etag = ""
         self._digest = hashlib.sha256()
-        self._room = Room(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
+        self._room = FreeSpace(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
 
     def wanted(self, etag: str) -> dict[str, str]:
-        """Return the headers of the next request: for the rest, where it can be told to be of the same file."""
+        """Return the headers of the next request: for the rest, if the server can tell that the file is the same."""
         if self.done and self._etag:
             return {"Range": f"bytes={self.done}-", "If-Range": self._etag}
         return {"If-None-Match": etag} if etag and self._staged is None else {}
 
     def take(self, response: httpx2.Response) -> str:
-        """Write what an answer brings; returns why it is not all, '' where it is.
+        """Write the body of an answer; returns '' if the file is complete, else why it is not.
 
-        Raises SourceError where it is not what was asked for.
+        Raises SourceError if the answer does not fit the request.
         """
         if response.status_code not in (200, 206):
-            raise refusal(self._address, response)
+            raise status_error(self._address, response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise SourceError(f"{self._shown} comes compressed, which was not asked for.")
+            raise SourceError(f"{self._shown}: the server compressed the answer without being asked to.")
         if response.status_code == 206:
             self._check_goes_on(response)
         else:
@@ -90,7 +96,7 @@ class _Body:
         try:
             for chunk in response.iter_raw():
                 self._write(chunk)
-        except broken():
+        except connection_errors():
             whole = False
         if whole and self._size in (None, self.done):
             return ""
@@ -106,7 +112,7 @@ class _Body:
             raise SourceError(f"{self._shown} sent more than the {self._size} bytes that it announced.")
         assert self._staged is not None
         if self._size is None and not self._room.take(len(chunk)):
-            raise OutputError(f"cannot write {escape(self._path)}: there is hardly any space left.")
+            raise OutputError(f"cannot write {escape(self._path)}: there is almost no space left.")
         self._staged.write(self.done, chunk)
         self._digest.update(chunk)
         self.done += len(chunk)
@@ -114,7 +120,7 @@ class _Body:
             self._progress(self.done, self._size or self.done)
 
     def whole(self, sha256: str) -> Downloaded:
-        """Return the file, on disk; raises SourceError where it is empty or not the one that was meant."""
+        """Return the file, flushed to disk; raises SourceError if it is empty or does not match ``sha256``."""
         if not self.done:
             raise SourceError(f"{self._shown} is empty.")
         found = self._digest.hexdigest()
@@ -125,8 +131,8 @@ class _Body:
         return Downloaded(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Take an answer from its first byte on; what came before it is forgotten."""
-        self._size = announced(response)
+        """Start anew with an answer that begins at byte 0; earlier bytes are dropped."""
+        self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag
         self.done, self._digest = 0, hashlib.sha256()
@@ -147,6 +153,6 @@ class _Body:
             or response.headers.get("ETag") not in (None, self._etag)
         ):  # fmt: skip
             raise SourceError(
-                f"{self._shown} was asked for the bytes from {self.done} on, and answers with "
+                f"{self._shown}: the server was asked for the bytes from {self.done} on and sent "
                 f"{escape(said) or 'no range'}, or of another version."
             )

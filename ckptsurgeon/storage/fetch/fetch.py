@@ -1,4 +1,4 @@
-"""``ckpt fetch``: a file or a whole repository brought to this machine, pinned, checked, and put where it is wanted."""
+"""Fetches a file or a whole repository to this machine, pinned and checked (``ckpt fetch``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..write.output_checks import check_is_path
 from .cache import Blob, read_blob
 from .collect import collect, collect_file, copy_blob, prepare
 from .hub import from_hub, pinned, repository_from_hub
-from .origin import FetchConfig, Origin, file_name, origin_of_uri
+from .origin import FetchConfig, FetchOrigin, file_name, origin_of_uri
 from .placing import check_no_links
 from .record import Fetched, fetched_files, notes_of, record_path
 from .store import names_below
@@ -31,10 +31,10 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What was asked for. ``folder`` None leaves it where it is kept."""
+class _FetchRequest:
+    """A request of ``ckpt fetch``. ``folder`` None leaves the files in their cache."""
 
-    origin: Origin
+    origin: FetchOrigin
     sha256: str
     folder: str | None
     config: FetchConfig
@@ -50,27 +50,27 @@ def fetch(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
-    """Bring what a URI names to this machine; see ``ckptsurgeon.fetch``."""
+    """Fetch the files of a URI to this machine; see ``ckptsurgeon.fetch``."""
     if folder is not None:
         check_is_path(folder)
     origin = origin_of_uri(uri, revision)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ConfigError(f"{escape(sha256)} is no SHA-256: that has 64 hexadecimal digits.")
+        raise ConfigError(f"{escape(sha256)} is not a SHA-256, which has 64 hexadecimal digits.")
     config = FetchConfig(overwrite=force, token=None)
-    order = _Order(origin, (sha256 or "").lower(), folder and os.path.abspath(folder), config, progress)
+    order = _FetchRequest(origin, (sha256 or "").lower(), folder and os.path.abspath(folder), config, progress)
     return {"hub": _hub, "local": _local, "url": _address, "store": _address}[origin.kind](order)
 
 
-def _hub(order: _Order) -> Fetched:
+def _hub(order: _FetchRequest) -> Fetched:
     _check_one_file(order, bool(order.origin.file))
     at = pinned(order.origin, order.config)
     if at.file:
         blob = from_hub(at, order.config, None, order.progress)
-        return _given(order, at, blob.path, {at.file: blob})
-    return _given(order, at, *repository_from_hub(at, order.config, order.progress))
+        return _local_files(order, at, blob.path, {at.file: blob})
+    return _local_files(order, at, *repository_from_hub(at, order.config, order.progress))
 
 
-def _local(order: _Order) -> Fetched:
+def _local(order: _FetchRequest) -> Fetched:
     origin = order.origin
     _check_one_file(order, bool(origin.file))
     names = [origin.file] if origin.file else _names_in(origin.source)
@@ -81,10 +81,10 @@ def _local(order: _Order) -> Fetched:
         blob = read_blob(path)
         assert blob is not None
         blobs[name] = blob
-    return _given(order, origin, origin.path if origin.file else origin.source, blobs)
+    return _local_files(order, origin, origin.path if origin.file else origin.source, blobs)
 
 
-def _address(order: _Order) -> Fetched:
+def _address(order: _FetchRequest) -> Fetched:
     names = names_below(order.origin) if order.origin.kind == "store" else []
     _check_one_file(order, not names)
     base = order.origin.path
@@ -105,12 +105,12 @@ def _address(order: _Order) -> Fetched:
     return Fetched(order.origin.shown, path, "", fetched_files(blobs, paths))
 
 
-def _given(order: _Order, at: Origin, path: str, blobs: Mapping[str, Blob]) -> Fetched:
-    """Return what lies on this machine, or copies of it in the folder that was asked for."""
-    blobs = {name: _as_asked(order, name, blob) for name, blob in blobs.items()}
+def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, Blob]) -> Fetched:
+    """Return files of this machine, or copies of them in the folder of the request."""
+    blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
     if order.folder is not None:
-        paths = _copied(order, order.folder, at, blobs)
+        paths = _copy_into_folder(order, order.folder, at, blobs)
         path = paths[at.file] if at.file else order.folder
     if at.kind == "local":
         return Fetched(at.shown, path, "", fetched_files(blobs, paths))
@@ -118,8 +118,8 @@ def _given(order: _Order, at: Origin, path: str, blobs: Mapping[str, Blob]) -> F
     return Fetched(uri, path, at.revision, fetched_files(blobs, paths), notes_of(blobs))
 
 
-def _copied(order: _Order, folder: str, at: Origin, blobs: Mapping[str, Blob]) -> dict[str, str]:
-    """Put copies into a folder, all or none; returns where each is to be."""
+def _copy_into_folder(order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, Blob]) -> dict[str, str]:
+    """Put copies of all files into a folder, or none; returns the path of each."""
     with collect(folder, "copy", order.config) as how:
         how.anyway = ANYWAY
         paths = {name: _place(folder, name, how.make_folder) for name in blobs}
@@ -130,9 +130,9 @@ def _copied(order: _Order, folder: str, at: Origin, blobs: Mapping[str, Blob]) -
 
 
 def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
-    """Return where a file goes in a folder, with what it needs there; raises FormatError, OutputError."""
+    """Return the path of a file in a folder, and prepare its place; raises FormatError, OutputError."""
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name or "\\" in name:
-        raise FormatError(f"a file is to lie outside its folder: {escape(name)}.", rule="outside")
+        raise FormatError(f"a file name points outside its folder: {escape(name)}.", rule="outside")
     check_no_links(folder, name)
     path = os.path.join(folder, *name.split("/"))
     make_folder(os.path.dirname(path))
@@ -141,22 +141,23 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError for a file that is called as the record of another."""
+    """Raise FormatError for a file with the name of another file's record."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
-        raise FormatError(f"{escape(taken[0])} has the name that the record of another file has.", rule="outside")
+        raise FormatError(f"{escape(taken[0])} has the same name as the record of another file.", rule="outside")
 
 
-def _check_one_file(order: _Order, single: bool) -> None:
+def _check_one_file(order: _FetchRequest, single: bool) -> None:
     if order.sha256 and not single:
         raise ConfigError(
-            f"{escape(order.origin.shown)} is a folder, and --sha256 is of one file.", hint="Name the file, too."
+            f"{escape(order.origin.shown)} is a folder, and --sha256 needs a single file.",
+            hint="Add the name of the file.",
         )
 
 
-def _as_asked(order: _Order, name: str, blob: Blob) -> Blob:
-    """Return a file as held against the SHA-256 that was given; raises SourceError."""
+def _checked(order: _FetchRequest, name: str, blob: Blob) -> Blob:
+    """Return a file checked against the SHA-256 that was given; raises SourceError."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:
@@ -166,10 +167,10 @@ def _as_asked(order: _Order, name: str, blob: Blob) -> Blob:
     return replace(blob, checked="asked")
 
 
-def _read(order: _Order, name: str, path: str) -> Blob:
+def _read(order: _FetchRequest, name: str, path: str) -> Blob:
     blob = read_blob(path)
     assert blob is not None
-    return _as_asked(order, name, blob)
+    return _checked(order, name, blob)
 
 
 def _names_in(folder: str) -> list[str]:
@@ -182,6 +183,6 @@ def _names_in(folder: str) -> list[str]:
     return sorted(found)
 
 
-def _kept_in(origin: Origin) -> str:
-    """Return the folder in which the files of an address are kept: by the address, below the user's cache."""
+def _kept_in(origin: FetchOrigin) -> str:
+    """Return the folder for the files of an address, below the user's cache."""
     return os.path.join(cache_folder(), "fetched", origin.sha256[:32])

@@ -1,4 +1,4 @@
-"""Files and repositories of the Hugging Face hub, through its own client and cache, held against its digests."""
+"""Fetches files and repositories of the Hugging Face hub with its own client and cache, checked by digest."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 from ...errors import SourceError
 from ...util.text import escape
 from ..read.hugging_face.answers import is_digest
-from ..read.hugging_face.client import HubQuery, asking, digest_listed, fetched_revision, is_offline
+from ..read.hugging_face.client import HubQuery, digest_listed, fetched_revision, hub_errors, is_offline
 from ..write.output_checks import output_error
 from .cache import Blob, blob_of, cache_base, check_cache, check_kept, read_blob, remove_kept
-from .origin import FetchConfig, Origin
+from .origin import FetchConfig, FetchOrigin
 
 if TYPE_CHECKING:
     from ..read.base import Progress
 
 __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 
-# What the hub's client is given in place of its own progress bars: a count of bytes for ours.
+# Replaces the hub client's progress bars by a count of bytes for ours.
 
 
 def counter(progress: Progress | None) -> type[Any]:
-    """Return a class that stands for ``tqdm`` where the client makes its bars: it draws nothing.
+    """Return a class that replaces ``tqdm`` in the client: it draws nothing.
 
-    Of a repository the client has two bars for the same bytes, those that came and those that were put together, and
-    others that count files. The furthest of those of bytes is what is told.
+    For a repository the client has two bars for the same bytes, those received and those put together, and
+    others that count files. The count of the furthest byte bar is reported.
     """
     bars: list[Any] = []
 
@@ -54,10 +54,10 @@ def counter(progress: Progress | None) -> type[Any]:
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_") or name == "update_transfer":
                 raise AttributeError(name)
-            return lambda *_, **__: None  # close, refresh, set_description: what only draws
+            return lambda *_, **__: None  # close, refresh, set_description: they only draw
 
         def update(self, n: float | None = 1) -> None:
-            """Count what has come."""
+            """Count bytes that were received."""
             self.n += int(n or 0)
             if progress is not None and self in bars:
                 progress(max(bar.n for bar in bars), max(int(bar.total or 0) for bar in bars))
@@ -66,28 +66,28 @@ def counter(progress: Progress | None) -> type[Any]:
 
 
 TRIES = 2
-"""How often a file is fetched whose bytes are not what the hub says they are."""
+"""How often a file is fetched if its bytes do not match the hub's digest."""
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
-def pinned(origin: Origin, config: FetchConfig) -> Origin:
-    """Return an origin whose revision is a commit: asked of the hub, or without a request where it is one already.
+def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
+    """Return an origin whose revision is a commit; the hub is asked unless the revision is a commit already.
 
-    Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
+    If the hub cannot be reached, the commit is the one in the cache. Raises SourceError, ConfigError.
     """
     if not is_offline(_query(origin, config)):
         check_cache(origin.source, config.huggingface_cache_dir)
     return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
 
 
-def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
+def from_hub(origin: FetchOrigin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
     """Return a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
 
-    One whose bytes are not what the hub says is removed from the cache and fetched once more.
+    A file whose bytes do not match the hub's digest is removed from the cache and fetched once more.
     """
     cache, offline = cache_base(cache_dir), is_offline(_query(origin, config))
     for left in reversed(range(TRIES)):
-        with _asking(origin, config):
+        with _errors_translated(origin, config):
             from huggingface_hub import hf_hub_download
 
             path = hf_hub_download(
@@ -97,7 +97,7 @@ def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progres
             )  # fmt: skip
         check_kept(path, origin.source, origin.revision, origin.file, cache)
         if blob_of(path) or not os.path.islink(path):
-            blob = read_blob(path, _said(origin, config, path))
+            blob = read_blob(path, _expected_digest(origin, config, path))
             if blob is not None:
                 return replace(blob, again=left + 1 < TRIES)
         remove_kept(path)
@@ -110,13 +110,13 @@ def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progres
 
 
 def repository_from_hub(
-    origin: Origin, config: FetchConfig, progress: Progress | None = None
+    origin: FetchOrigin, config: FetchConfig, progress: Progress | None = None
 ) -> tuple[str, dict[str, Blob]]:
-    """Return the folder of a commit in the cache and its files by name, fetched where they are not there.
+    """Return the folder of a commit in the cache and its files by name, fetched if they are beyond its end.
 
     ``origin`` is pinned. Raises SourceError or ConfigError.
     """
-    with _asking(origin, config):
+    with _errors_translated(origin, config):
         from huggingface_hub import snapshot_download
 
         folder = snapshot_download(
@@ -129,13 +129,13 @@ def repository_from_hub(
 
 
 def commit_of(path: str) -> str:
-    """Return the commit that a path in the cache is of, '' where it does not say."""
+    """Return the commit that a path in the cache belongs to, '' if it has none."""
     found = _COMMIT.search(path)
     return found.group(1) if found else ""
 
 
-def _names(origin: Origin, config: FetchConfig, folder: str) -> list[str]:
-    """Return the names of a commit's files: as the cache's copy of the hub's listing has them, or as they lie there."""
+def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
+    """Return the names of a commit's files: from the cached listing, or from the folder if there is not a listing."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -148,10 +148,10 @@ def _names(origin: Origin, config: FetchConfig, folder: str) -> list[str]:
     return sorted(below)
 
 
-def _said(origin: Origin, config: FetchConfig, path: str) -> str:
-    """Return the digest that the hub gives a file, '' where nobody says it.
+def _expected_digest(origin: FetchOrigin, config: FetchConfig, path: str) -> str:
+    """Return the hub's digest of a file, '' if it has none.
 
-    The cache calls a file by it. The hub's listing is asked where the cache has no links.
+    The cache names a file by it. The hub's listing is asked if the cache has no links.
     """
     called = os.path.basename(blob_of(path))
     if is_digest(called) or is_offline(_query(origin, config)):
@@ -159,14 +159,14 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     return digest_listed(_query(origin, config))
 
 
-def _query(origin: Origin, config: FetchConfig) -> HubQuery:
+def _query(origin: FetchOrigin, config: FetchConfig) -> HubQuery:
     return HubQuery(origin.source, origin.revision, origin.file, config.token, config.allow_network)
 
 
 @contextmanager
-def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
-    """Let errors of this machine be those of writing, and whatever else the client raises an error of ours."""
-    with asking(_query(origin, config)):
+def _errors_translated(origin: FetchOrigin, config: FetchConfig) -> Iterator[None]:
+    """Turn errors of this machine into OutputError, and whatever else the client raises into our errors."""
+    with hub_errors(_query(origin, config)):
         try:
             yield
         except OSError as error:

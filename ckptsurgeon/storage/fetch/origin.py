@@ -1,4 +1,4 @@
-"""Where a file is to come from, how it is fetched, and what ``ckpt fetch`` can be asked for."""
+"""Defines the origin of a file, the settings for fetching it, and what ``ckpt fetch`` accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..read.uri import check_address, scheme_of, shown
 __all__ = [
     "STRATEGIES",
     "FetchConfig",
-    "Origin",
+    "FetchOrigin",
     "fetch_config_of",
     "file_name",
     "origin_of",
@@ -27,16 +27,16 @@ __all__ = [
     "strategy_of",
 ]
 
-# How files are fetched: ``FetchConfig`` and ``LocalStrategy``, SpeechBrain's objects or what stands for them.
+# Settings for fetching: ``FetchConfig`` and ``LocalStrategy``, SpeechBrain's objects or our equivalents.
 
 STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
 
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """How files are fetched, field by field as ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
+    """Settings for fetching files, with the fields of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
 
-    ``overwrite`` replaces what lies there whatever it is; ``allow_updates`` asks the hub for a newer revision;
+    ``overwrite`` replaces any file in the way; ``allow_updates`` asks the hub for a newer revision;
     ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored (a text is
     a token itself, None the stored one if there is one); ``revision`` is a branch, tag or commit of the hub.
     """
@@ -54,7 +54,7 @@ class FetchConfig:
 
 
 def fetch_config_of(given: Any) -> FetchConfig:
-    """Return a FetchConfig, ours or SpeechBrain's, as ours; raises ConfigError where it is neither."""
+    """Return a FetchConfig, ours or SpeechBrain's, as ours; raises ConfigError for anything else."""
     if given is None:
         return FetchConfig()
     if isinstance(given, FetchConfig):
@@ -62,13 +62,14 @@ def fetch_config_of(given: Any) -> FetchConfig:
     names = [field.name for field in fields(FetchConfig)]
     if not all(hasattr(given, name) for name in names):
         raise ConfigError(
-            f"fetch_config is {brief_repr(given)}, no FetchConfig.", hint="Use ckptsurgeon.FetchConfig(overwrite=True)."
+            f"fetch_config is {brief_repr(given)}, not a FetchConfig.",
+            hint="Use ckptsurgeon.FetchConfig(overwrite=True).",
         )
     return FetchConfig(**{name: getattr(given, name) for name in names})
 
 
 def strategy_of(given: Any) -> str:
-    """Return the name of a strategy, given as a text or as SpeechBrain's ``LocalStrategy``."""
+    """Return the name of a strategy given as text or as SpeechBrain's ``LocalStrategy``."""
     name = getattr(given, "name", given)
     if not isinstance(name, str) or name.lower() not in STRATEGIES:
         raise ConfigError(
@@ -82,11 +83,11 @@ _WEB = ("http:", "https:")
 
 
 @dataclass(frozen=True)
-class Origin:
-    """One file of one source, or with no ``file`` all of it.
+class FetchOrigin:
+    """One file of one source, or the whole source if ``file`` is empty.
 
     ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for what fsspec
-    reads; ``revision`` is what was asked of a hub.
+    reads; ``revision`` is the hub revision that was asked for.
     """
 
     kind: str
@@ -101,12 +102,12 @@ class Origin:
 
     @property
     def shown(self) -> str:
-        """What messages and records call it: an address without credentials and without its query."""
+        """The name in messages and records: an address without credentials and without its query."""
         return shown(self.path) if self._is_address else self.path.rstrip("/")
 
     @property
     def sha256(self) -> str:
-        """What tells it from other origins without saying its secrets: a digest of all but the credentials."""
+        """A digest of everything but the credentials: it distinguishes origins and holds no secret."""
         address = without_credentials(self.path) if self._is_address else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
 
@@ -118,7 +119,7 @@ class Origin:
 def split_path(path: Any) -> tuple[Any, str]:
     """Return the source and the file name of a path, as SpeechBrain's ``Pretrainer.split_path``.
 
-    A FetchSource keeps what it says of where to fetch from.
+    A FetchSource keeps its kind.
     """
     if isinstance(path, tuple) and len(path) == 2:
         source, file = split_path(path[1])
@@ -130,41 +131,43 @@ def split_path(path: Any) -> tuple[Any, str]:
     return source or "/", file
 
 
-def origin_of(source: Any, file: str, *, revision: str | None = None) -> Origin:
-    """Return where a file of a source is to be had; raises SourceError for a folder that is not there.
+def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOrigin:
+    """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
-    A folder that exists is local, ``http(s):`` is an address, ``hf://org/repo[@revision]`` and the rest repositories of
-    the hub: except what can only be a path, which is never looked for there. ``source`` may be a FetchSource, a pair
-    that says which it is.
+    A folder that exists is local, ``http(s):`` is an address, ``hf://org/repo[@revision]`` and the rest are
+    repositories of the hub, except what can only be a path. ``source`` may be a FetchSource, a pair of kind and source.
     """
     if not file:
-        raise ConfigError(f"{brief_repr(source)} names a folder, not a file.", hint="Put the file's name behind it.")
-    asked, text = _asked(source)
+        raise ConfigError(
+            f"{brief_repr(source)} names a folder, not a file.", hint="Add the name of the file after the folder."
+        )
+    asked, text = _source_kind(source)
     if asked == "local" or (not asked and os.path.isdir(text)):
         if not os.path.isdir(text):
             raise _no_folder(text)
-        return Origin("local", os.path.abspath(text), file)
+        return FetchOrigin("local", os.path.abspath(text), file)
     if not asked and scheme_of(text) == "hf":
         found = hub_address(f"{text}/{file}")
-        return Origin("hub", found.repository, found.path, found.revision or revision or "")
+        return FetchOrigin("hub", found.repository, found.path, found.revision or revision or "")
     if asked == "url" or (not asked and text.lower().startswith(_WEB)):
-        return Origin("url", text, file)
+        return FetchOrigin("url", text, file)
     if not asked and (_is_path(text) or "://" in text):
         raise _no_folder(text)
     if not _REPOSITORY.fullmatch(text):
-        raise ConfigError(f"{brief_repr(text)} is no name of a hub repository.", hint="It is written owner/name.")
-    return Origin("hub", text, file, revision or "")
+        raise ConfigError(f"{brief_repr(text)} is not the name of a hub repository.", hint="Write it as owner/name.")
+    return FetchOrigin("hub", text, file, revision or "")
 
 
-def _asked(source: Any) -> tuple[str, str]:
-    """Return what a FetchSource says it is, '' where nothing does, and the source as text."""
+def _source_kind(source: Any) -> tuple[str, str]:
+    """Return the kind of a FetchSource, '' for any other source, and the source as text."""
     kinds = {"LOCAL": "local", "HUGGING_FACE": "hub", "URI": "url"}
     if not isinstance(source, tuple):
         return "", _text(source, "a source")
     name = getattr(source[0], "name", source[0]) if len(source) == 2 else None
     if not isinstance(name, str) or name.upper() not in kinds:
         raise ConfigError(
-            f"{brief_repr(source)} is no source.", hint=f"A FetchSource says {', '.join(kinds)} and where."
+            f"{brief_repr(source)} is not a valid source.",
+            hint=f"A FetchSource has a kind ({', '.join(kinds)}) and a source.",
         )
     return kinds[name.upper()], _text(source[1], "a source")
 
@@ -180,7 +183,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text can only be meant as a path: by its form, or because its beginning lies here."""
+    """Return whether a text can only mean a path: by its form, or because its first part exists here."""
     head = text.partition("/")[0]
     return (
         text.startswith(("/", ".", "~"))
@@ -193,11 +196,11 @@ def _is_path(text: str) -> bool:
 
 
 def _no_folder(text: str) -> SourceError:
-    """Return the error for a folder that is not there, with the nearest that is."""
+    """Return the error for a folder that does not exist, with the nearest name that does."""
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):
-        return SourceError(f"{escape(text)} is a file; a source is the folder that it lies in.")
+        return SourceError(f"{escape(text)} is a file; name its folder as the source.")
     parent, name = os.path.split(os.path.abspath(os.path.expanduser(text)))
     near = difflib.get_close_matches(name, _folders(parent), n=1)
     home = " ~ is not expanded." if text.startswith("~") else ""
@@ -216,41 +219,41 @@ def _folders(path: str) -> list[str]:
         return []
 
 
-# What ``ckpt fetch`` can be asked for: a file or a whole folder of a hub, the web, a store or this machine.
+# The URIs that ``ckpt fetch`` accepts: a file or a whole folder of a hub, the web, a store or this machine.
 
 
-def origin_of_uri(uri: str, revision: str | None = None) -> Origin:
-    """Return where a URI leads; a ``file`` that is empty stands for all there is. Nothing is opened or asked.
+def origin_of_uri(uri: str, revision: str | None = None) -> FetchOrigin:
+    """Return the origin that a URI names; an empty ``file`` stands for all files. Nothing is opened or requested.
 
     ``hf://org/repo[@revision][/file]``, ``http(s)://``, what fsspec knows (``s3://`` …), and paths of this machine.
-    ``revision`` is what may stand behind the @ too. Raises ConfigError for what cannot be meant.
+    ``revision`` may also follow the @. Raises ConfigError for an invalid URI.
     """
     scheme = scheme_of(uri)
     if scheme == "hf":
         found = hub_address(uri, revision)
-        return Origin("hub", found.repository, found.path, found.revision)
+        return FetchOrigin("hub", found.repository, found.path, found.revision)
     if revision is not None:
-        raise ConfigError(f"{escape(uri)} has no revisions; only hf:// repositories do.", hint="Leave --revision out.")
+        raise ConfigError(f"{escape(uri)} has no revisions; only hf:// repositories do.", hint="Remove --revision.")
     if scheme in ("", "file"):
         return _local(without_credentials(uri)[len("file://") :] if scheme else uri)
     kind = "url" if scheme in ("http", "https") else "store"
     if kind == "url":
         check_address(uri)
     source, _, file = uri.rpartition("/")
-    return Origin(kind, uri, "") if source.endswith(":/") else Origin(kind, source, file)
+    return FetchOrigin(kind, uri, "") if source.endswith(":/") else FetchOrigin(kind, source, file)
 
 
-def _local(path: str) -> Origin:
+def _local(path: str) -> FetchOrigin:
     if os.path.isdir(path):
-        return Origin("local", os.path.abspath(path), "")
+        return FetchOrigin("local", os.path.abspath(path), "")
     folder, file = os.path.split(os.path.abspath(path))
-    return Origin("local", folder, file)
+    return FetchOrigin("local", folder, file)
 
 
-def file_name(origin: Origin) -> str:
-    """Return what the one file of an origin is called here: the last part of its path, without an address's query."""
+def file_name(origin: FetchOrigin) -> str:
+    """Return the local name of an origin's single file: the last part of its path, without the query of an address."""
     path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
     name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]
     if name in ("", ".", "..") or "\0" in name or "\\" in name:
-        raise ConfigError(f"{escape(origin.shown)} does not say what its file is called.")
+        raise ConfigError(f"{escape(origin.shown)} has no file name.")
     return name

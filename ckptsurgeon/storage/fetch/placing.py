@@ -1,4 +1,4 @@
-"""Puts several files in place, all or none, and makes folders on the way that vanish if it fails."""
+"""Puts several files in place, all or none, and removes folders that it made if it fails."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..write.output_checks import check_output, output_error
 from ..write.staging import StagedFile, temp_file
 from ..write.temp import sync_folder, temp_name
 
-__all__ = ["Placing", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
+__all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
 
-# Whether two paths are one file: what is then put at the one is taken from the other.
+# Checks whether two paths are one file: replacing one of them would destroy the other.
 
 _MOST_LINKS = 40
 """How many links Linux follows (``path_resolution(7)``)."""
 
 
 def is_same_file(source: str, path: str) -> bool:
-    """Whether a file lies at ``path`` already, or leads through it: put there, it would become a link to itself.
+    """Return whether ``source`` is the file at ``path`` or links through it: put there, it would link to itself.
 
-    A link at ``path`` that merely ends where ``source`` does is another one. A hard link is the same file.
+    A link at ``path`` with the same target as ``source`` is a different file. A hard link is the same file.
     """
     if not os.path.lexists(path):
         return False
@@ -32,7 +32,7 @@ def is_same_file(source: str, path: str) -> bool:
 
 
 def entries(path: str) -> Iterator[str]:
-    """Yield every name that opening a file goes through: its own, and those that it is a link to."""
+    """Yield every path that opening a file goes through: its own, and those of the links that it follows."""
     for _ in range(_MOST_LINKS):
         yield entry_of(path)
         if not os.path.islink(path):
@@ -41,17 +41,17 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return the one true name of a directory entry: that of its folder resolved, its own not."""
+    """Return the canonical path of a directory entry: its folder is resolved, its own name is not."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
 
-# Folders that are made on the way, and are taken away again where it was for nothing.
+# Makes folders, and removes them again if the block fails.
 
 
 @contextmanager
 def making_folders() -> Iterator[Callable[[str], None]]:
-    """Give what makes a folder with its parents; when the block fails, those that it made are removed."""
+    """Give a function that makes a folder with its parents; if the block fails, the folders made are removed."""
     made: list[str] = []
 
     def make(folder: str) -> None:
@@ -74,7 +74,7 @@ def making_folders() -> Iterator[Callable[[str], None]]:
 
 
 def check_no_links(folder: str, name: str) -> None:
-    """Raise OutputError where the way from a folder to a file in it leads through a link: it may lead out of it."""
+    """Raise OutputError if a part of the path from a folder to a file in it is a link, which may lead out of it."""
     parts = name.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         path = os.path.join(folder, *parts[:depth])
@@ -84,18 +84,18 @@ def check_no_links(folder: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Move:
-    """What comes to be at a path: a temp file, a link to another path, or, with neither, nothing."""
+    """One change of a path: a temp file moves there, a link is made, or, with neither, the path is removed."""
 
     path: str
     temp: str = ""
     link: str = ""
 
 
-class Placing:
-    """Files, links and removals that happen together and in order, when ``put`` is called.
+class FileTransaction:
+    """Files, links and removals that are carried out together and in order by ``put``.
 
-    A run that is killed in ``put`` has done the first of them. What a file is known by comes after the file: a file
-    that lacks its record, or has an older one, is of unknown origin, and is taken for nothing that it is not.
+    A run that is killed in ``put`` has carried out the first of them. Add the record of a file after the file: then
+    a file without its record, or with an older one, counts as a file of unknown origin.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -103,7 +103,7 @@ class Placing:
         self._moves: list[_Move] = []
 
     def file(self, path: str, size: int | None) -> StagedFile:
-        """Return a temp file for ``path``, to be written and flushed; raises OutputError."""
+        """Return a temp file for ``path``, which the caller writes and flushes; raises OutputError."""
         staged = self._stack.enter_context(temp_file(path, size))
         self._moves.append(_Move(path, temp=staged.path))
         return staged
@@ -117,18 +117,18 @@ class Placing:
         staged.flush(len(data))
 
     def link(self, source: str, path: str) -> None:
-        """Let an absolute symbolic link lead from ``path`` to ``source``."""
+        """Make an absolute symbolic link from ``path`` to ``source``."""
         self._moves.append(_Move(path, link=source))
 
     def remove(self, path: str) -> None:
-        """Let nothing be at ``path``."""
+        """Remove what is at ``path``."""
         if os.path.lexists(path):
             self._moves.append(_Move(path))
 
     def put(self) -> None:
-        """Do all of it or, where something fails, nothing; raises OutputError.
+        """Carry out all changes or, if one fails, none; raises OutputError.
 
-        On file systems without hard links what has moved before the failure stays.
+        On file systems without hard links, changes before the failure stay.
         """
         self._check_links()
         with _undone_on_failure(self._moves) as ready:
@@ -141,7 +141,7 @@ class Placing:
                 sync_folder(folder)
 
     def _check_links(self) -> None:
-        """Raise OutputError for a link to a file that is replaced: of two that lead to each other none is left."""
+        """Raise OutputError for a link to a file that is itself replaced: two paths may then link to each other."""
         replaced = {entry_of(move.path) for move in self._moves}
         for move in self._moves:
             if move.link and not replaced.isdisjoint(entries(move.link)):
@@ -162,7 +162,7 @@ def _carry_out(move: _Move) -> None:
 
 
 def _link(source: str, path: str) -> None:
-    """Make a link, and let it take the place of what was at ``path`` in one step."""
+    """Make a link that replaces what was at ``path`` in one step."""
     temp = temp_name(path)
     try:
         os.symlink(source, temp)
@@ -175,7 +175,7 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Give the moves one by one, and keep what each replaces until all are done."""
+    """Yield the moves one by one, and keep what each replaces until all are done."""
     kept: list[tuple[str, str | None]] = []
 
     def ready() -> Iterator[_Move]:
@@ -197,7 +197,7 @@ def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
 
 
 def _keep(path: str) -> str | None:
-    """Return a second name of what is at a path: '' where nothing is, None where it cannot have one."""
+    """Return a second name of the file at a path: '' if there is none, None if the file system has no hard links."""
     temp = temp_name(path)
     try:
         os.link(path, temp, follow_symlinks=False)

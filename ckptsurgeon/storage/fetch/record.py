@@ -1,4 +1,4 @@
-"""What was fetched, and what a collected file was collected from, kept beside it."""
+"""Records the files that were fetched and, next to each collected file, its origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...util.brief import Brief
 from ...util.text import escape
 from ..small_files import open_file
 from .cache import Blob
-from .origin import Origin
+from .origin import FetchOrigin
 
 __all__ = [
     "Fetched",
@@ -33,15 +33,15 @@ __all__ = [
     "sha256_of",
 ]
 
-# What was fetched: where it lies, which commit it is, and what its bytes were held against.
+# The files that were fetched: path, commit, and the digest that they were checked against.
 
 
 @dataclass(frozen=True, repr=False)
 class FetchedFile(Brief):
-    """One file, as it lies on this machine.
+    """One fetched file on this machine.
 
-    ``name`` is its path in the repository or folder; ``checked`` what its bytes were held against: "sha256" or "git" (
-    the digests of the hub), "asked" (the SHA-256 that was given), or "" for nothing but the length.
+    ``name`` is its path in the repository or folder; ``checked`` the kind of digest it was compared with: "sha256" or
+    "git" (the digests of the hub), "asked" (the SHA-256 that was given), or "" for nothing but the length.
     """
 
     name: str
@@ -53,9 +53,9 @@ class FetchedFile(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Fetched(Brief):
-    """What was fetched; as a path it is that of the file, or of the folder.
+    """The result of a fetch; as a path it is that of the file, or of the folder.
 
-    ``uri`` is without credentials, and names the ``commit`` where there is one ('' if not): it is the same for ever.
+    ``uri`` has no credentials, and names the ``commit`` if there is one ('' if not), so its content never changes.
     """
 
     uri: str
@@ -90,16 +90,18 @@ class Fetched(Brief):
 
 
 def fetched_files(blobs: Mapping[str, Blob], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
-    """Return what is told of files by name that lie at ``paths``."""
+    """Return the fetched files at ``paths``, by name."""
     return tuple(
         FetchedFile(name, paths[name], blob.size, blob.sha256, blob.checked) for name, blob in blobs.items()
     )  # fmt: skip
 
 
 def notes_of(blobs: Mapping[str, Blob]) -> tuple[str, ...]:
-    """Return what is to be said of files of a hub: which came twice, and which nobody vouches for."""
+    """Return the notes about files of a hub: those that were fetched twice, and those without a digest."""
     again = [
-        f"{escape(name)} came again: its bytes were not what the hub says" for name, blob in blobs.items() if blob.again
+        f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
+        for name, blob in blobs.items()
+        if blob.again
     ]
     loose = [
         f"the hub has no digest of {escape(name)}: only its length was checked"
@@ -114,10 +116,10 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class Record:
-    """One collected file: where it came from, and what it was when it was put there.
+    """One collected file: its origin, and its state when it was put there.
 
-    ``origin_sha256`` tells its origin from others (``Origin.sha256``); ``fingerprint`` is size and time of a local file
-    that was copied; ``link`` where a symbolic link points; ``etag`` what an address calls its version. Nothing of it is
+    ``origin_sha256`` identifies its origin (``Origin.sha256``); ``fingerprint`` is size and time of a local file
+    that was copied; ``link`` the target of a symbolic link; ``etag`` the version of an address. It holds no
     secret.
     """
 
@@ -134,9 +136,9 @@ class Record:
 
 
 def record_of(
-    origin: Origin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
+    origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> Record:
-    """Return the record of a file whose bytes lie ``at`` now: a temp file, or what a link leads to."""
+    """Return the record of a file whose bytes are ``at`` now: a temp file, or the target of a link."""
     found = os.stat(at)
     return Record(
         origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
@@ -144,13 +146,13 @@ def record_of(
 
 
 def record_path(path: str) -> str:
-    """Return where the record of a collected file lies: beside it."""
+    """Return the path of a collected file's record, next to the file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.collected.json")
 
 
 def read_record(path: str) -> Record | None:
-    """Return the record beside a collected file, None where there is none that can be understood."""
+    """Return the record of a collected file, None if there is none that can be read."""
     with suppress(OSError, ValueError, TypeError, RecursionError), open_file(record_path(path)) as file:
         record = Record(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
@@ -162,7 +164,7 @@ _EMPTY = Record("", "", "")
 
 
 def as_text(record: Record) -> str:
-    """Return a record as it is written."""
+    """Return the text of a record."""
     return f"{json.dumps(asdict(record), indent=1)}\n"
 
 
@@ -173,7 +175,7 @@ def sha256_of(path: str) -> str:
 
 
 def is_unchanged(path: str, record: Record) -> bool:
-    """Whether a file is what was put there: by size and time, or by its bytes where only the time differs."""
+    """Return whether a file is unchanged: by size and time, or by its bytes if only the time differs."""
     if record.link or os.path.islink(path):
         return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)
     try:
@@ -186,13 +188,13 @@ def is_unchanged(path: str, record: Record) -> bool:
 
 
 def is_outdated(path: str) -> bool:
-    """Whether there is a record, and it speaks of another file than lies there now."""
+    """Return whether there is a record of another file than the one that is there now."""
     record = read_record(path)
     return record is not None and not is_unchanged(path, record)
 
 
 def check_unchanged_since(path: str) -> None:
-    """Raise PlanError where a collected file is no longer what was collected."""
+    """Raise PlanError if a collected file has changed since it was collected."""
     record = read_record(path)
     if record is not None and not is_unchanged(path, record):
         raise PlanError(

@@ -1,4 +1,4 @@
-"""Files of what fsspec reads: s3://, gs://, memory:// and every other scheme it has a driver for."""
+"""Fetches files through fsspec: s3://, gs://, memory:// and every other scheme it has a driver for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ...errors import SourceError
 from ...util.text import escape
 from ..read.fsspec_urls import driver_errors, file_system
 from .download import Downloaded
-from .origin import Origin
-from .placing import Placing
+from .origin import FetchOrigin
+from .placing import FileTransaction
 
 if TYPE_CHECKING:
     from ..read.base import Progress
@@ -20,7 +20,7 @@ __all__ = ["names_below", "read_store"]
 CHUNK = 1 << 22
 
 
-def names_below(origin: Origin) -> list[str]:
+def names_below(origin: FetchOrigin) -> list[str]:
     """Return the names of all files of a folder, relative to it and sorted; [] for a file. Raises SourceError."""
     system, path = file_system(origin.path.rstrip("/"))
     with driver_errors(origin.shown):
@@ -30,11 +30,17 @@ def names_below(origin: Origin) -> list[str]:
 
 
 def read_store(
-    origin: Origin, path: str, placing: Placing, *, etag: str = "", sha256: str = "", progress: Progress | None = None
+    origin: FetchOrigin,
+    path: str,
+    placing: FileTransaction,
+    *,
+    etag: str = "",
+    sha256: str = "",
+    progress: Progress | None = None,
 ) -> Downloaded | None:
-    """Read a file into a temp file for ``path``; None where it is still of the version that ``etag`` names.
+    """Return a file read into a temp file for ``path``, or None if its version is still ``etag``.
 
-    Raises SourceError where it cannot be had whole, or is not what ``sha256`` says.
+    Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
     """
     system, inside = file_system(origin.path.rstrip("/"))
     with driver_errors(origin.shown):

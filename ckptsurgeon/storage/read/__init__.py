@@ -1,1 +1,1 @@
-"""Where bytes come from: a URI becomes a file or a folder that can be read in ranges."""
+"""Opens a URI as a file or folder that can be read in ranges."""

@@ -1,4 +1,4 @@
-"""Files that are opened when they are needed; names and links that stay within a folder."""
+"""Opens files when they are needed; checks that names and links stay within a folder."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from .uri import scheme_of
 
 __all__ = ["Descriptor", "check_name", "leads_out"]
 
-# Names of files inside a folder, as files themselves give them.
+# Names of files inside a folder, as an index or manifest lists them.
 
 
 def check_name(uri: str, name: str) -> None:
-    """Raise FormatError where a name does not lie inside the folder ``uri``."""
+    """Raise FormatError if a name points outside the folder ``uri``."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
         raise FormatError(f"{escape(uri)} names a file outside itself: {escape(name)}.", rule="outside")
 
 
-# Links: what lies beside the weights of a model is its own only if it lies in its folder.
+# Links: a file next to the weights belongs to the model only if it is really in the model's folder.
 
 _LOCAL = ("", "file", "local")
 _CACHED = re.compile(r"(.+/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+(?:/.+)?")
 _BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-"""A folder of the hub's cache, whose files are links to blobs, which are called by their digest."""
+"""A file of the hub's cache: a link to a blob that is named by its digest."""
 
 
 def leads_out(path: str) -> bool:
-    """Whether a file is, by links, one that lies elsewhere than in the folder of its path.
+    """Return whether links lead from a file to one outside its folder.
 
-    The folder itself may be a link: its user named it. A file of the hub's cache lies among the blobs beside it.
+    The folder itself may be a link: its user named it. A file of the hub's cache may link to the cache's blobs.
     """
     if scheme_of(path) not in _LOCAL:
         return False
@@ -55,19 +55,20 @@ _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 _lock = threading.RLock()
 _idle: OrderedDict[Descriptor, None] = OrderedDict()
-"""What is open and in nobody's hands, the longest unused first."""
+"""Open descriptors that no thread uses, the longest unused first."""
 
 
 def _budget() -> int:
-    """Return how many may be open: half of what the process may have, the rest is for others."""
+    """Return how many files may be open: half of the process's limit, since others need the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else min(max(soft // 2, FEWEST), MOST)
 
 
 class Descriptor:
-    """An open file, of which at most so many are open at once; ``again`` opens it after it was closed in between.
+    """An open file that may be closed while unused, so that few are open at once; ``again`` reopens it.
 
-    Threads may share it: what is being used is not closed. Neither function may hold what closes it when it is deleted.
+    Threads may share it: a descriptor in use is not closed. Neither function may hold the object whose deletion
+    closes it, or that object is never deleted.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")
@@ -83,7 +84,7 @@ class Descriptor:
             _idle[self] = None
 
     def take(self) -> int:
-        """Return the open descriptor, to be given back; raises OSError."""
+        """Return the open descriptor, which the caller gives back; raises OSError."""
         with _lock:
             if self.closed:
                 raise OSError(errno.EBADF, "the file is closed")
@@ -95,7 +96,7 @@ class Descriptor:
             return self._fd
 
     def give_back(self) -> None:
-        """Say that the descriptor is no longer used."""
+        """Give the descriptor back."""
         with _lock:
             self._users -= 1
             if self._users:
@@ -115,7 +116,7 @@ class Descriptor:
             self.give_back()
 
     def close(self) -> None:
-        """Close it for good, once nobody uses it."""
+        """Close it for good as soon as no thread uses it."""
         with _lock:
             self.closed = True
             if not self._users:
@@ -130,7 +131,7 @@ class Descriptor:
 
 
 def _opened(opens: Callable[[], int]) -> int:
-    """Open one more, and close what was unused for longest where that is one too many; raises OSError."""
+    """Open one more file, and close the longest unused one if there are too many; raises OSError."""
     while _idle and Descriptor._open >= _budget():
         _idle.popitem(last=False)[0]._shut()
     try:

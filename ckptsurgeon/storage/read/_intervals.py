@@ -1,4 +1,4 @@
-"""Which bytes of a file are there, how the others are asked for, and several things at once in threads."""
+"""Sets of byte ranges of a file, and work done in several threads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import TypeVar
 
-__all__ = ["Intervals", "Range", "cut", "each", "joined"]
+__all__ = ["Intervals", "Range", "cut", "joined", "run_in_threads"]
 
 Range = tuple[int, int]
-"""(begin, end) in bytes, ``end`` not among them."""
+"""(begin, end) in bytes; ``end`` is exclusive."""
 
 
 class Intervals:
-    """A set of bytes, kept as ranges in order that neither overlap nor touch."""
+    """A set of bytes, kept as sorted ranges that neither overlap nor touch."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []
@@ -26,7 +26,7 @@ class Intervals:
         return iter(zip(self._begins, self._ends, strict=True))
 
     def add(self, begin: int, end: int) -> None:
-        """Put a range in."""
+        """Add a range."""
         if begin >= end:
             return
         first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
@@ -45,7 +45,7 @@ class Intervals:
 
 
 def joined(ranges: Iterable[Range], gap: int) -> list[Range]:
-    """Join ranges that overlap, or have at most ``gap`` bytes between them."""
+    """Return the ranges with those joined that overlap or have at most ``gap`` bytes between them."""
     found: list[Range] = []
     for begin, end in sorted(ranges):
         if found and begin - found[-1][1] <= gap:
@@ -56,20 +56,20 @@ def joined(ranges: Iterable[Range], gap: int) -> list[Range]:
 
 
 def cut(ranges: Iterable[Range], most: int) -> list[Range]:
-    """Cut ranges into pieces of at most ``most`` bytes."""
+    """Return the ranges cut into pieces of at most ``most`` bytes."""
     return [(at, min(at + most, end)) for begin, end in ranges for at in range(begin, end, most)]
 
 
-# Several things at once, in threads that nobody waits for once one of them has failed or the user has had enough.
+# Work in several threads, which are not waited for once one of them has failed or the user has interrupted.
 
 T = TypeVar("T")
 
 
-def each(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
-    """Do something for each of the items, in so many threads; raises what the first that fails raises.
+def run_in_threads(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
+    """Call ``do`` for each item, in so many threads; raises the first error of any.
 
-    ``do`` is given an event too, which is set when what it does is no longer wanted. It may be waiting for a server
-    then, and is left to itself.
+    ``do`` also gets an event, which is set when its work is no longer needed. A call that waits for a server then
+    is not waited for.
     """
     waiting, stopped = deque(items), threading.Event()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Bytes that lie in this process, piece behind piece, read as a file is."""
+"""Reads bytes of this process's memory, one segment after another, like a file."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ...errors import SourceError
 from ...util.text import escape
 from .base import Advance, Folder
 
-__all__ = ["MemoryFile", "Piece"]
+__all__ = ["MemoryFile", "MemorySegment"]
 
 
-class Piece(Protocol):
-    """A run of bytes in memory, one or more."""
+class MemorySegment(Protocol):
+    """A run of one or more bytes in memory."""
 
     nbytes: int
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``, which is within it as far as the view reaches."""
+        """Fill ``view`` from ``offset``; the caller makes sure that the whole view is within it."""
         ...
 
 
 class MemoryFile:
-    """A file of pieces; nothing is copied until it is read. It has no descriptor, no time and no place."""
+    """A file made of segments; nothing is copied until it is read. It has no descriptor, time or folder."""
 
     mtime_ns: int | None = None
     remote = False
     validator = ""
 
-    def __init__(self, name: str, pieces: Sequence[Piece]) -> None:
+    def __init__(self, name: str, pieces: Sequence[MemorySegment]) -> None:
         self.uri = self.name = name
-        self._pieces: Sequence[Piece] | None = pieces
+        self._pieces: Sequence[MemorySegment] | None = pieces
         self._begins = [0, *accumulate(piece.nbytes for piece in pieces)]
         self.size = self._begins.pop()
 
@@ -49,7 +49,9 @@ class MemoryFile:
         if self._pieces is None:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + len(view) > self.size:
-            raise SourceError(f"{escape(self.uri)} has {self.size} bytes; {len(view)} from {offset} are not there.")
+            raise SourceError(
+                f"{escape(self.uri)} has {self.size} bytes; {len(view)} from {offset} are beyond its end."
+            )
         while len(view):
             place = bisect_right(self._begins, offset) - 1
             piece, at = self._pieces[place], offset - self._begins[place]
@@ -58,7 +60,7 @@ class MemoryFile:
             offset, view = offset + length, view[length:]
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Do nothing: what will be read is here."""
+        """Do nothing: the bytes are on this machine."""
 
     def keep(self, wanted: bool) -> None:
         """Do nothing: it was not fetched."""
@@ -73,19 +75,19 @@ class MemoryFile:
         return nullcontext()
 
     def folder(self) -> Folder:
-        """Raise SourceError: nothing lies beside what is in memory."""
-        raise SourceError(f"{escape(self.uri)} is in memory, where it lies in no folder.")
+        """Raise SourceError: bytes in memory have no folder."""
+        raise SourceError(f"{escape(self.uri)} is in memory and has no folder.")
 
     def close(self) -> None:
-        """Let go of the pieces."""
+        """Release the segments."""
         self._pieces = None
 
     def __copy__(self) -> MemoryFile:
-        """Return the file itself: a copy would be closed apart from it."""
+        """Return the file itself: a copy would have to be closed separately."""
         return self
 
     def __deepcopy__(self, memo: object) -> MemoryFile:
-        """Return the file itself: what is in memory is there once."""
+        """Return the file itself, so that the bytes are in memory only once."""
         return self
 
     def __reduce__(self) -> NoReturn:

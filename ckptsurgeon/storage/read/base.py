@@ -1,4 +1,4 @@
-"""The contract of a source: what every place that holds bytes must offer."""
+"""The interface of a source of bytes: files and folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 __all__ = ["Advance", "File", "Folder", "Progress", "Source"]
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes that have just come, from any thread."""
+"""Called with the number of bytes that were just received, from any thread."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from any thread."""
 
@@ -18,9 +18,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 class File(Protocol):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
-    ``uri`` is what the user wrote, less what is secret in it, ``name`` its last part. ``mtime_ns`` is None where there
-    is none to tell. ``validator`` is what no other content has, a commit or a strong ETag, '' where nothing says. Of a
-    ``remote`` one each read that has not been announced may cost a request.
+    ``uri`` is what the user wrote, without secrets, ``name`` its last part. ``mtime_ns`` is None if unknown.
+    ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a ``remote``
+    file may cost a request, unless ``need`` announced it.
     """
 
     uri: str
@@ -31,22 +31,22 @@ class File(Protocol):
     validator: str
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
         ...
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
         ...
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Say that these (begin, end) ranges will be read, so that they are fetched together, if they must be.
+        """Announce (begin, end) ranges that will be read, so that a remote file fetches them together.
 
-        ``advance`` is told the bytes that came.
+        ``advance`` is called with the number of bytes received.
         """
         ...
 
     def keep(self, wanted: bool) -> None:
-        """Say that what is fetched is to outlast this process, or, at the end of a run that went well, no longer."""
+        """Keep fetched bytes for the next run (True), or, at the end of a successful run, no longer (False)."""
         ...
 
     @property
@@ -55,15 +55,15 @@ class File(Protocol):
         ...
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Lend a descriptor that the kernel can copy from, None where there is none; raises SourceError."""
+        """Lend a descriptor that the kernel can copy from, None if there is none; raises SourceError."""
         ...
 
     def folder(self) -> Folder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         ...
 
     def close(self) -> None:
-        """Let go of the file; further reads fail."""
+        """Close the file; further reads fail."""
         ...
 
 
@@ -87,7 +87,7 @@ class Folder(Protocol):
         ...
 
     def inside(self, name: str) -> Folder:
-        """Return a folder of the folder by its plain relative name; whether it is there, its listing says."""
+        """Return a subfolder by its plain relative name; only its listing shows whether it exists."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Every other address that fsspec knows: ``s3://``, ``gs://``, ``memory://``, and what the user's own packages add."""
+"""Reads every other address that fsspec knows: ``s3://``, ``gs://``, ``memory://``, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """The far end of a file that a file system of fsspec reads; it tries again by its own rules."""
+    """A remote file behind a file system of fsspec, which retries by its own rules."""
 
     fs: Any
     path: str
@@ -34,11 +34,11 @@ class _Ranges:
         return self.path.rpartition("/")[2]
 
     def folder(self) -> Folder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         return FsspecFolder(self.fs, self.path.rpartition("/")[0], self.uri.rpartition("/")[0])
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield the bytes in one piece; raises SourceError where there are more or fewer."""
+        """Yield the bytes in one piece; raises SourceError if there are more or fewer."""
         with driver_errors(self.uri):
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
@@ -63,12 +63,12 @@ class FsspecFolder:
         return self._listed("directory")
 
     def file(self, name: str) -> RemoteFile:
-        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return _file(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
     def inside(self, name: str) -> FsspecFolder:
-        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return FsspecFolder(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
@@ -89,7 +89,7 @@ class _Fsspec:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """Return the file system of an address and the path in it; raises ConfigError where there is none for it."""
+    """Return the file system of an address and the path in it; raises ConfigError if no file system reads it."""
     from fsspec.core import url_to_fs
 
     try:
@@ -101,13 +101,13 @@ def file_system(uri: str) -> tuple[Any, str]:
         ) from None
     except ValueError as error:
         if "Protocol not known" not in str(error):
-            raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
+            raise SourceError(f"{escape(shown(uri))} cannot be fetched: {_why(error)}.") from None
         raise ConfigError(
             f"{escape(shown(uri))}: nothing reads {scheme_of(uri)}:// addresses.",
             hint="Use hf://, http(s):// or what fsspec reads.",
         ) from None
     except Exception as error:
-        raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
+        raise SourceError(f"{escape(shown(uri))} cannot be fetched: {_why(error)}.") from None
     return fs, str(path)
 
 
@@ -116,21 +116,21 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
         found = fs.info(path)
     size = found.get("size")
     if not isinstance(size, int) or size < 0:
-        raise SourceError(f"{escape(uri)}: its file system does not say how large it is.")
+        raise SourceError(f"{escape(uri)}: its file system does not report its size.")
     return RemoteFile(_Ranges(fs, path, uri, size))
 
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """Turn what a driver raises, which may be anything, into a SourceError about ``uri``, which is shown."""
+    """Turn any error of a driver into a SourceError that names ``uri``."""
     try:
         yield
     except CheckpointError:
         raise
     except FileNotFoundError:
-        raise SourceError(f"{escape(uri)} cannot be had: it does not exist.") from None
+        raise SourceError(f"{escape(uri)} cannot be fetched: it does not exist.") from None
     except Exception as error:
-        raise SourceError(f"{escape(uri)} cannot be had: {_why(error)}.") from None
+        raise SourceError(f"{escape(uri)} cannot be fetched: {_why(error)}.") from None
 
 
 def _why(error: Exception) -> str:

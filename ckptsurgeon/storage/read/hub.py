@@ -1,7 +1,7 @@
-"""``hf://org/repo[@revision][/path]``: files and folders of models on the Hugging Face hub, at one commit.
+"""Reads files and folders of models on the Hugging Face hub, at one commit: ``hf://org/repo[@revision][/path]``.
 
-The commit is asked for once, when something is opened, and is what messages and records name from then on. What the
-client's cache has of that commit is read from there, without a request where the revision is a commit.
+The commit is asked for once, when something is opened; messages and records name it from then on. Files of that
+commit in the client's cache are read from there, without a request if the revision is a commit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._descriptors import check_name
 from .base import File, Folder, Source
 from .http.client import Address
 from .http.ranges import open_http
-from .hugging_face.client import hub_address, is_offline, not_here
+from .hugging_face.client import hub_address, is_offline, not_cached_error
 from .hugging_face.repository import Listed, Repository, is_folder, listed, pinned
 from .local import LocalFile
 
@@ -30,7 +30,7 @@ class HubFolder:
         self._found: Listed | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted; raises SourceError where the hub does not say."""
+        """Return the names of the files in it, sorted; raises SourceError if the hub does not list them."""
         return self._listed().names
 
     def folders(self) -> list[str]:
@@ -38,12 +38,12 @@ class HubFolder:
         return self._listed().folders
 
     def file(self, name: str) -> File:
-        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return _open_file(self._repository, f"{self._path}/{name}" if self._path else name)
 
     def inside(self, name: str) -> HubFolder:
-        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return HubFolder(self._repository, f"{self._path}/{name}" if self._path else name)
 
@@ -54,7 +54,7 @@ class HubFolder:
 
 
 class _CachedFile(LocalFile):
-    """A file of a commit in the client's cache, which tells it from all others: its time says nothing."""
+    """A file of a commit in the client's cache, identified by the commit: its time means nothing."""
 
     def __init__(self, repository: Repository, path: str) -> None:
         super().__init__(repository.cached(path), repository.uri(path))
@@ -63,7 +63,7 @@ class _CachedFile(LocalFile):
         self._around = HubFolder(repository, os.path.dirname(path))
 
     def folder(self) -> Folder:  # type: ignore[override]
-        """Return the folder of the repository, of which the cache may have a part."""
+        """Return the folder of the repository; the cache may have only a part of it."""
         return self._around
 
 
@@ -83,7 +83,7 @@ def _open_file(repository: Repository, path: str) -> File:
     if repository.cached(path):
         return _CachedFile(repository, path)
     if is_offline():
-        raise not_here(repository.query(path))
+        raise not_cached_error(repository.query(path))
     from huggingface_hub import get_token, hf_hub_url
 
     token = get_token()

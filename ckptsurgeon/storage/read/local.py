@@ -18,13 +18,13 @@ from .base import Advance, Folder, Source
 __all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
-"""TensorFlow's name for a checkpoint is no file: it is what its files begin with, this one and those of its data."""
+"""TensorFlow's name for a checkpoint is not a file but the prefix of its files: the index and the data files."""
 
 
 class LocalFile:
-    """A regular file, held open so that what was planned is what is read.
+    """A regular file, held open so that the file that was planned is the one that is read.
 
-    Where too many are open it is closed in between, and taken again only if it is what it was.
+    If too many files are open it is closed while unused, and reopened only if it is unchanged.
     """
 
     remote = False
@@ -43,7 +43,7 @@ class LocalFile:
         self.mtime_ns: int | None = found.st_mtime_ns
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
         try:
             fd = self._descriptor.take()
             try:
@@ -59,7 +59,7 @@ class LocalFile:
         return bytes(buffer)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
         done = 0
         try:
             fd = self._descriptor.take()
@@ -75,10 +75,10 @@ class LocalFile:
             raise self._failed(error) from error
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Do nothing: what will be read is here."""
+        """Do nothing: the bytes are on this machine."""
 
     def keep(self, wanted: bool) -> None:
-        """Do nothing: it is here, and stays."""
+        """Do nothing: the file is on this machine."""
 
     @property
     def closed(self) -> bool:
@@ -98,7 +98,7 @@ class LocalFile:
             self._descriptor.give_back()
 
     def folder(self) -> LocalFolder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         return LocalFolder(os.path.dirname(self.path) or ".")
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class LocalFile:
         self._descriptor.close()
 
     def __copy__(self) -> LocalFile:
-        """Return the file itself: a second owner of one descriptor would close it under the first."""
+        """Return the file itself: if two objects owned one descriptor, one would close it for the other."""
         return self
 
     def __deepcopy__(self, memo: object) -> LocalFile:
@@ -141,7 +141,7 @@ class LocalFolder:
         return self.listed(_is_folder)
 
     def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
-        """Return the names of what is ``wanted`` in it, sorted."""
+        """Return the names of the ``wanted`` entries, sorted."""
         try:
             with os.scandir(self.path) as entries:
                 return sorted(entry.name for entry in entries if wanted(entry))
@@ -149,12 +149,12 @@ class LocalFolder:
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
     def file(self, name: str) -> LocalFile:
-        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
 
     def inside(self, name: str) -> LocalFolder:
-        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
         check_name(self.uri, name)
         return LocalFolder(os.path.join(self.path, name), os.path.join(self.uri, name))
 
@@ -174,7 +174,7 @@ class _Local:
 
 
 def link_of(source: Source) -> str:
-    """Return where a file that is a symbolic link points, as the link says it; '' for any other."""
+    """Return the target of a symbolic link as it is stored; '' for any other file."""
     if not isinstance(source, LocalFile):
         return ""
     try:
@@ -184,12 +184,12 @@ def link_of(source: Source) -> str:
 
 
 def broken_links(source: Source) -> list[str]:
-    """Return the names of the links in a folder whose targets do not exist, sorted, which ``names`` leaves out."""
+    """Return the names of the links in a folder whose targets do not exist, sorted; ``names`` leaves them out."""
     return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
 
 
 def contents(source: Folder) -> list[str]:
-    """Return the names of all that is in a folder, whatever it is, sorted; those of folders end in a slash."""
+    """Return the names of all entries of a folder, sorted; those of folders end in a slash."""
     folders = set(source.folders())
     names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
     return sorted(f"{name}/" if name in folders else name for name in names)

@@ -1,4 +1,4 @@
-"""Files on other machines, of which only what is read is fetched, and nothing twice."""
+"""Reads files on other machines: only what is read is fetched, and nothing twice."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from typing import NoReturn, Protocol
 
 from ...errors import SourceError
 from ...util.text import escape
-from ._intervals import Range, cut, each, joined
+from ._intervals import Range, cut, joined, run_in_threads
 from .base import Advance, Folder, Source
 from .http.spool import Spool, digest_of
 
 __all__ = ["Ranges", "RemoteFile", "notes_of"]
 
 BLOCK = 64 << 10
-"""A single read fetches whole blocks of this size: what follows is mostly read next."""
+"""A single read fetches whole blocks of this size: the bytes after it are mostly read next."""
 GAP = 64 << 10
-"""Ranges with at most this many bytes between them are one request: about what a round trip costs."""
+"""Ranges with at most this many bytes between them are one request: about as many as a round trip costs."""
 REQUEST = 4 << 20
-"""Bytes of one request at most: what is lost with a connection is asked for again."""
+"""The most bytes of one request: a lost connection costs at most these."""
 CONNECTIONS = 4
 
 
 class Ranges(Protocol):
-    """The far end of a file: what a kind of address must offer.
+    """The interface of a remote file, implemented by each kind of address.
 
-    ``uri`` has no credentials in it. ``validator`` tells this content from any other (a commit, a strong ETag); it is
-    empty where nothing does. ``digest`` is what a hub says of the bytes: SHA-256, or git's SHA-1; '' where none does.
+    ``uri`` has no credentials in it. ``validator`` identifies the content (a commit, a strong ETag); it is
+    empty if there is none. ``digest`` is the hub's digest of the bytes: SHA-256, or git's SHA-1; '' if there is none.
     """
 
     @property
     def uri(self) -> str:
-        """What messages and records call it."""
+        """Its name in messages and records."""
         ...
 
     @property
     def name(self) -> str:
-        """The last part of it."""
+        """The last part of the URI."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes of the whole."""
+        """The size of the whole file in bytes."""
         ...
 
     @property
     def validator(self) -> str:
-        """What no other content has."""
+        """Identifies the content."""
         ...
 
     @property
     def digest(self) -> str:
-        """What all its bytes are held against once they are here."""
+        """The expected digest of all its bytes."""
         ...
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield exactly ``nbytes`` bytes from ``offset``, in order; raises SourceError where they cannot be had."""
+        """Yield exactly ``nbytes`` bytes from ``offset``, in order; raises SourceError if they cannot be fetched."""
         ...
 
     def folder(self) -> Folder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         ...
 
 
 class RemoteFile:
-    """A file as ``File`` describes it; ``notes`` is what its user should know of how it was had."""
+    """A remote ``File``; ``notes`` tell its user about how it was fetched."""
 
     remote = True
     mtime_ns: int | None = None
@@ -83,22 +83,22 @@ class RemoteFile:
         self._check_whole()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
         self._ensure(offset, nbytes)
         buffer = bytearray(nbytes)
         self._spool.readinto(offset, memoryview(buffer))
         return bytes(buffer)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
         self._ensure(offset, len(view))
         self._spool.readinto(offset, view)
 
     def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
-        """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` is told the bytes that came."""
+        """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` gets the bytes received."""
         with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
-            if missing and self._late is not None:  # it was waited for long enough
+            if missing and self._late is not None:  # given up: its time limit is over
                 raise self._late
             try:
                 self._fetch(cut(joined(missing, GAP), REQUEST), advance)
@@ -108,7 +108,7 @@ class RemoteFile:
             self._check_whole()
 
     def keep(self, wanted: bool) -> None:
-        """Say whether a run needs what was fetched, so that it outlasts one that fails."""
+        """Set whether a run needs the fetched bytes, which then survive a run that fails."""
         self._spool.is_wanted = wanted
 
     @property
@@ -121,16 +121,16 @@ class RemoteFile:
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         return self._wire.folder()
 
     def close(self) -> None:
-        """Let go of what was fetched."""
+        """Close the local copy."""
         with self._writing:
             self._spool.close()
 
     def __copy__(self) -> RemoteFile:
-        """Return the file itself: a second owner of one descriptor would close it under the first."""
+        """Return the file itself: if two objects owned one descriptor, one would close it for the other."""
         return self
 
     def __deepcopy__(self, memo: object) -> RemoteFile:
@@ -145,7 +145,7 @@ class RemoteFile:
             self._spool.close()
 
     def _ensure(self, offset: int, nbytes: int) -> None:
-        """Fetch what a read wants and has not come yet, in whole blocks."""
+        """Fetch the bytes of a read that were not received yet, in whole blocks."""
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + nbytes > self.size:
@@ -154,7 +154,7 @@ class RemoteFile:
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
 
     def _check_whole(self) -> None:
-        """Hold a file that has come whole against the digest that was said, once; raises SourceError."""
+        """Check a complete file once against its expected digest; raises SourceError."""
         if not self._digest or not self.size or self._spool.missing(0, self.size):
             return
         said, self._digest = self._digest, ""
@@ -165,7 +165,7 @@ class RemoteFile:
 
     @contextmanager
     def _wanted(self) -> Iterator[None]:
-        """Keep what has come if the rest does not."""
+        """Keep the received bytes if the rest cannot be fetched."""
         before, self._spool.is_wanted = self._spool.is_wanted, True
         yield
         self._spool.is_wanted = before
@@ -175,7 +175,7 @@ class RemoteFile:
             self._fetch_one(piece, advance, stopped)
 
         if len(pieces) > 1:
-            each(pieces, fetch, CONNECTIONS)
+            run_in_threads(pieces, fetch, CONNECTIONS)
         elif pieces:
             fetch(pieces[0], threading.Event())
 
@@ -192,5 +192,5 @@ class RemoteFile:
 
 
 def notes_of(source: Source) -> tuple[str, ...]:
-    """Return what is to be said of how a source was had."""
+    """Return the notes about how a source was fetched."""
     return source.notes if isinstance(source, RemoteFile) else ()

@@ -1,8 +1,8 @@
-"""Source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
+"""Parses source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
 
 Read as ESPnet's ``load_pretrained_model`` reads them (espnet2/torch_utils/load_pretrained_model.py), except
-that a path that exists wins over a reading of its colons, prefixes end at a dot, and what would load nothing
-without a word is said.
+that a path that exists wins over a reading of its colons, prefixes end at a dot, and a spec that would load
+nothing in ESPnet gets a note.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["SourceSpec", "parse_spec"]
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One source as asked for.
+    """One source as the user gave it.
 
     Only keys under ``src`` are taken, and put under ``dst``; keys that start with one of ``exclude`` are not. ``given``
-    is the checkpoint itself, where it is no path: one that is open, or tensors in memory.
+    is the checkpoint itself if it is not a path: an open one, or tensors in memory.
     """
 
     uri: str
@@ -33,13 +33,13 @@ class SourceSpec:
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Return the spec that ``text`` spells; a plain path or URI is a spec with nothing but itself."""
+    """Return the spec in ``text``; a plain path or URI is a spec with only a file."""
     uri, fields = _split(text)
     if not fields:
         return SourceSpec(uri)
     if len(fields) > 3:
         raise ConfigError(
-            f"source {text!r} has more than three fields behind the file.",
+            f"source {text!r} has more than three fields after the file.",
             hint="Write file:src_key:dst_key:exclude_keys.",
         )
     src, dst, raw = (*fields, "", "", "")[:3]
@@ -62,10 +62,10 @@ def parse_spec(text: str) -> SourceSpec:
 
 
 def _split(text: str) -> tuple[str, list[str]]:
-    """Cut the fields off a spec: behind the longest beginning that exists, else behind the first colon.
+    """Return the file and the fields of a spec: cut after the longest prefix that exists, else at the first colon.
 
-    A colon in the host of an address is that of a port or a password (RFC 3986, 3.2); of a chain, the last address
-    has the fields behind it.
+    A colon in the host of an address belongs to a port or a password (RFC 3986, 3.2); in a chain, the fields follow
+    the last address.
     """
     scheme = scheme_of(text)
     start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0

@@ -1,4 +1,4 @@
-"""Opens a URI with the source that knows its scheme, and reads small files whole."""
+"""Opens a URI with the reader of its scheme, and reads small files whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .base import File, Source
 __all__ = ["SMALL_BYTES", "check_address", "open_source", "read_small", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
-"""The second is that of a chain as fsspec writes it: ``simplecache::s3://…``."""
+"""The second form is a chain as fsspec writes it: ``simplecache::s3://…``."""
 
 
 class _Opener(Protocol):
@@ -33,18 +33,18 @@ def scheme_of(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Return a URI as messages and records have it: an address without its credentials, query and fragment."""
+    """Return a URI for messages and records: an address without its credentials, query and fragment."""
     return without_secrets(uri).replace("?…", "") if scheme_of(uri) else uri
 
 
 def check_address(uri: str) -> None:
-    """Raise ConfigError for a web address that is none."""
+    """Raise ConfigError for an invalid web address."""
     try:
         parts = urlsplit(uri)
         host = parts.hostname
         _ = parts.port
-    except ValueError:  # whose words may have a part of a password that holds a slash
-        raise ConfigError(f"{escape(shown(uri))} is no address: its host or port is none.") from None
+    except ValueError:  # the error's text may contain part of a password with a slash
+        raise ConfigError(f"{escape(shown(uri))} is not a valid address: its host or port is invalid.") from None
     if not host:
         raise ConfigError(f"{escape(shown(uri))} names no host.", hint="Write https://host/path.")
 
@@ -52,8 +52,8 @@ def check_address(uri: str) -> None:
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    A source whose scheme is ``*`` has those that no other has. Raises SourceError when it is missing or no regular
-    file, ConfigError when nothing reads its scheme.
+    The source with the scheme ``*`` reads all other schemes. Raises SourceError if the file is missing or not
+    regular, ConfigError if nothing reads its scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)

@@ -1,4 +1,4 @@
-"""``https://`` and ``http://``: what is read of a file is fetched, and no more."""
+"""Reads ``https://`` and ``http://`` files: only what is read is fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SOURCE", "WebFolder"]
 
 
 class WebFolder:
-    """What lies beside a file on a web server, of which there is no list: only what is asked for by name is found."""
+    """The files next to a file on a web server, which cannot be listed: a file is found only by its name."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -25,21 +25,21 @@ class WebFolder:
         self.name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
 
     def names(self) -> list[str]:
-        """Return nothing: a web server does not say what it has."""
+        """Return no names: a web server cannot be listed."""
         return []
 
     def folders(self) -> list[str]:
-        """Return nothing."""
+        """Return no names."""
         return []
 
     def file(self, name: str) -> RemoteFile:
-        """Open a file beside it; raises FormatError when ``name`` points elsewhere."""
+        """Open a file of the folder; raises FormatError if ``name`` points elsewhere."""
         check_name(self.uri, name)
         parts = urlsplit(self._url)
         return _open(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
 
     def inside(self, name: str) -> WebFolder:
-        """Return what lies in a folder beside it; raises FormatError when ``name`` points elsewhere."""
+        """Return a subfolder; raises FormatError if ``name`` points elsewhere."""
         check_name(self.uri, name)
         parts = urlsplit(self._url)
         return WebFolder(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))

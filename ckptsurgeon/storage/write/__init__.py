@@ -1,1 +1,1 @@
-"""Files and folders that are there whole or not at all."""
+"""Writes files and folders whole or not at all."""

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all: written beside, and swapped in one step."""
+"""Writes folders whole or not at all: into a temp folder, which is swapped in one step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StagedFolder:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(size for _, size in self._open)
 
     def flush(self) -> None:
@@ -63,7 +63,7 @@ class StagedFolder:
 def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
     """Give a temp folder to write; when the block ends well it takes the place of ``path`` in one step.
 
-    What else is in ``path`` stays, but for the files named ``stale``. Raises OutputError.
+    Other files in ``path`` stay, except those named in ``stale``. Raises OutputError.
     """
     remove_leftovers(path)
     _check_not_within(path)
@@ -88,18 +88,18 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
 
 
 def _check_not_within(path: str) -> None:
-    """Raise OutputError where the working directory lies in a folder that is to be replaced: it would be gone."""
+    """Raise OutputError if the working directory is inside a folder that is to be replaced: it would be deleted."""
     with suppress(OSError):
         here = os.path.realpath(os.getcwd())
         if os.path.commonpath([here, os.path.realpath(path)]) == os.path.realpath(path):
             raise OutputError(
-                f"the working directory lies in {escape(path)}, which is replaced as a whole.",
+                f"the working directory is inside {escape(path)}, which is replaced as a whole.",
                 hint="Run it from outside that folder, or name a new one.",
             )
 
 
 def _locked_folder(path: str) -> tuple[str, int]:
-    """Make a temp folder and lock it; again where another run takes it for a left-over before it is locked."""
+    """Make a temp folder and lock it; retry if another run removes it as a left-over before it is locked."""
     while True:
         temp = temp_name(path)
         os.mkdir(temp, 0o777)
@@ -123,7 +123,7 @@ def _close(fd: int) -> None:
 
 
 def _place_folder(temp: str, path: str, stale: set[str]) -> None:
-    """Rename a folder into place; one that is there is swapped for it, with its other files linked over first."""
+    """Rename a folder into place; an existing one is swapped, after its other files are linked into the new one."""
     parent = os.path.dirname(os.path.abspath(path))
     try:
         os.rename(temp, path)
@@ -134,12 +134,12 @@ def _place_folder(temp: str, path: str, stale: set[str]) -> None:
         os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
         sync_folder(temp)
         _exchange(temp, path)
-        _keep_others(temp, path, stale)  # what somebody wrote there since the first look
+        _keep_others(temp, path, stale)  # files written there since the first pass
     sync_folder(parent)
 
 
 def _keep_others(old: str, new: str, stale: set[str]) -> None:
-    """Hard-link into ``new`` what ``old`` holds besides its checkpoint."""
+    """Hard-link the files of ``old`` that are not of its checkpoint into ``new``."""
     for entry in os.scandir(old):
         target = os.path.join(new, entry.name)
         if entry.name in stale:

@@ -1,8 +1,8 @@
-"""One writer of an output at a time, whatever its format.
+"""Lets one process at a time write an output, whatever its format.
 
-The lock is a small file beside the output, ``.NAME.ckpt-lock``, which is opened and locked: the system itself
-gives it back however its holder ends, so that what a killed run leaves never stands in the way, and the next run
-removes it. A folder is swapped as a whole when it is written; what lies beside it stays the same through that.
+The lock is a small file next to the output, ``.NAME.ckpt-lock``, which is opened and locked: the system releases it
+however its holder ends, so a file left by a killed run blocks nobody, and the next run removes it. It is not inside
+an output folder, since that is swapped as a whole.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["check_wait", "output_lock"]
 
 SUFFIX = "ckpt-lock"
 PAUSE_S = 0.1
-"""How long to wait before one looks again: a wait that ends with the lock would not end with a signal."""
+"""How long to wait between two tries: a blocking lock could not be interrupted by a signal."""
 
 
 def check_wait(seconds: float | None) -> None:
-    """Raise ConfigError for a time that is none."""
+    """Raise ConfigError for an invalid time."""
     if seconds is not None and not seconds >= 0:
-        raise ConfigError(f"--wait {seconds} is no time to wait.", hint="Give seconds, as in --wait 60.")
+        raise ConfigError(f"--wait {seconds} is not a valid time.", hint="Give seconds, for example --wait 60.")
 
 
 @contextmanager
 def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
-    """Be the one who writes to ``path``; raises OutputError where another run still is after ``wait`` seconds.
+    """Hold the lock on ``path``; raises OutputError if another run still holds it after ``wait`` seconds.
 
-    ConfigError where that is no time. On file systems without locks, as some across a network, nobody is kept out.
+    Raises ConfigError for an invalid time. Some network file systems have no locks: there nobody is kept out.
     """
     check_wait(wait)
     name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
@@ -56,7 +56,7 @@ def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
 def _waited_for(folder: int, name: str, path: str, until: float) -> int:
     while True:
         try:
-            held = _taken(folder, name)
+            held = _try_lock(folder, name)
         except OSError as error:
             raise output_error(path, error) from error
         if held is not None:
@@ -70,33 +70,33 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
         time.sleep(min(PAUSE_S, left))
 
 
-def _taken(folder: int, name: str) -> int | None:
-    """Return the locked file, made where there is none, or None where another run has it; raises OSError."""
+def _try_lock(folder: int, name: str) -> int | None:
+    """Return the locked file, made if there is none, or None if another run holds it; raises OSError."""
     while True:
         fd = _opened(folder, name)
         try:
             lock(fd)
             if _is_at(fd, folder, name):
-                _sign(fd)
+                _write_holder(fd)
                 return fd
         except BlockingIOError:
             os.close(fd)
             return None
         except BaseException:
             with suppress(OSError):
-                if not os.fstat(fd).st_size:  # nobody has signed it, so it is just made
+                if not os.fstat(fd).st_size:  # empty: it was made a moment ago
                     os.unlink(name, dir_fd=folder)
             os.close(fd)
             raise
-        os.close(fd)  # whoever held it has just removed it
+        os.close(fd)  # its holder has just removed it
 
 
 def _opened(folder: int, name: str) -> int:
-    """Open the file of the lock, for writing if possible: NFS locks no other."""
+    """Open the lock file, for writing if possible: NFS locks no other files."""
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(name, os.O_RDWR | flags, 0o666, dir_fd=folder)
-    except PermissionError:  # that of another user
+    except PermissionError:  # the file of another user
         return os.open(name, os.O_RDONLY | flags & ~os.O_CREAT, dir_fd=folder)
 
 
@@ -107,15 +107,15 @@ def _is_at(fd: int, folder: int, name: str) -> bool:
         return False
 
 
-def _sign(fd: int) -> None:
-    """Say in the file who holds it; where there is no room for that it is held all the same."""
+def _write_holder(fd: int) -> None:
+    """Write the holder into the lock file; if there is not a space for that, the lock is held all the same."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return who is writing, as the file of the lock says it."""
+    """Return the holder's name from the lock file."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

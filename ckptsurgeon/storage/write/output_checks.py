@@ -1,4 +1,4 @@
-"""Where an output may be written, and why not."""
+"""Checks whether an output may be written to a path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WHY = {
 
 
 def output_error(path: str, error: OSError) -> OutputError:
-    """Return the error that says why a path cannot be written."""
+    """Return the error for a path that cannot be written, with the reason."""
     known = _WHY.get(error.errno or 0)
     if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(os.path.abspath(path))):
         known = None  # as in /proc, where no file can be made
@@ -40,13 +40,13 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError for an address: only this machine is written to."""
+    """Raise OutputError for an address: outputs are written only to this machine."""
     if scheme_of(path):
         raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
 
 
 def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
-    """Raise OutputError when a path must not be written: an input, something there already, or no place for it.
+    """Raise OutputError if a path must not be written: it is an input, exists already, or has no folder.
 
     ``inputs`` are the (device, inode) of every file that is read.
     """
@@ -58,26 +58,28 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
         found = os.stat(path)
     except OSError:
         if os.path.islink(path) and not force:
-            raise _in_the_way(path) from None
+            raise _exists_error(path) from None
         return
     taken = set(inputs)
     if stat.S_ISDIR(found.st_mode) != folder:
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
         raise OutputError(f"{escape(path)} is {kind}.", hint="Name another output.")
     if not folder and not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{escape(path)} is no regular file.")
+        raise OutputError(f"{escape(path)} is not a regular file.")
     places = [path] if not folder else [entry.path for entry in os.scandir(path)]
     for place in places:
         with suppress(OSError):
             info = os.stat(place)
             if (info.st_dev, info.st_ino) in taken:
-                raise OutputError(f"{escape(place)} is an input; it is never written.", hint="Name another output.")
+                raise OutputError(
+                    f"{escape(place)} is an input, and inputs are never changed.", hint="Name another output."
+                )
     if not folder and not force:
-        raise _in_the_way(path)
+        raise _exists_error(path)
 
 
-def _in_the_way(path: str) -> OutputError:
-    """Return the error that something is there; of a link it is the link that would go, never what it points to."""
+def _exists_error(path: str) -> OutputError:
+    """Return the error for a path that exists; of a link only the link would be replaced, never its target."""
     if not os.path.islink(path):
         return OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
     gone = "" if os.path.exists(path) else ", which does not exist"
@@ -88,7 +90,7 @@ def _in_the_way(path: str) -> OutputError:
 
 
 def check_space(folder: str, size: int, shown: str) -> None:
-    """Raise OutputError at once when a file system plainly has no room; it may still fill up later."""
+    """Raise OutputError if a file system clearly has too little space; it may still fill up later."""
     try:
         found = os.statvfs(folder)
     except OSError:

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, and what stood there before until then.
+"""Writes files whole or not at all; the previous file stays until then.
 
-Written to a hidden temp file in the same folder, locked by its maker; flushed to disk; put in place by one rename.
-What a killed run left behind is unlocked, and is removed by the next.
+The file is written as a hidden temp file in the same folder, locked, flushed to disk, and put in place by one rename.
+The temp file of a killed run is unlocked, and the next run removes it.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class StagedFile:
             start_writing(fd, offset, nbytes)
 
     def clear(self) -> None:
-        """Let it be empty; raises OSError."""
+        """Make the file empty; raises OSError."""
         with self.descriptor() as fd:
             os.ftruncate(fd, 0)
 
     def reserve(self, size: int) -> None:
-        """Reserve the space of the whole file; raises OutputError where there is not enough."""
+        """Reserve the space of the whole file; raises OutputError if there is not enough."""
         try:
             with self.descriptor() as fd:
                 reserve(fd, size)
@@ -102,7 +102,7 @@ class StagedFile:
             raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
-        """Check the length, where it was known before, and wait until the bytes are on disk; raises OutputError."""
+        """Check the size, if it was known in advance, and wait until the bytes are on disk; raises OutputError."""
         try:
             with self.descriptor() as fd:
                 found = os.fstat(fd).st_size
@@ -126,7 +126,7 @@ class StagedFile:
 def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedFile]:
     """Give a temp file to write; when the block ends well it is flushed and takes the place of ``path``.
 
-    ``size`` is None where it shows only as the bytes come; otherwise its space is reserved.
+    ``size`` is None if it is not known in advance; otherwise its space is reserved.
     Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
     """
     with temp_file(path, size) as staged:
@@ -141,7 +141,7 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
 
 @contextmanager
 def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
-    """Give a temp file beside ``path``, for others to put in place; whatever happens, its own name is removed.
+    """Give a temp file next to ``path``, which the caller puts in place; its own name is always removed.
 
     Raises OutputError.
     """
@@ -165,7 +165,7 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
-    """Rename, or without ``force`` link, which fails where a file has appeared in the meantime."""
+    """Rename the temp file or, without ``force``, link it, which fails if a file has appeared in the meantime."""
     if force:
         os.replace(temp, path)
         return
@@ -180,7 +180,7 @@ def _place(temp: str, path: str, *, force: bool) -> None:
 
 
 def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wait: float | None = None) -> None:
-    """Write a small text file by the same rules, as the only one who writes there; raises OutputError."""
+    """Write a small text file by the same rules, while holding its lock; raises OutputError."""
     data = text.encode("utf-8", "surrogatepass")
     check_output(path, identities(inputs), force=force, folder=False)
     with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:

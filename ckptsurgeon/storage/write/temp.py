@@ -1,4 +1,4 @@
-"""Names of temp files, flushing and removing them, and three calls of the C library that Python lacks."""
+"""Names, flushes and removes temp files, and wraps three calls of the C library that Python lacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "temp_name",
 ]
 
-# Three calls of the C library that Python does not have. Where one is missing, its absence costs only speed.
+# Three calls of the C library that Python does not have. If one is missing, only speed is lost.
 #
 # Linux man-pages: fallocate(2), sync_file_range(2), renameat2(2).
 
@@ -37,7 +37,7 @@ _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _TRIES = 100
-"""How often a call that signals interrupt is made; Python handles the signals in between."""
+"""How often a call is retried after a signal interrupts it; Python handles the signals in between."""
 
 
 @lru_cache(maxsize=1)
@@ -46,9 +46,9 @@ def _libc() -> ctypes.CDLL:
 
 
 def reserve(fd: int, size: int) -> None:
-    """Reserve the space of a file, so that a full disk is known before anything is written; raises OSError.
+    """Reserve the space of a file, so that a full disk is found before anything is written; raises OSError.
 
-    File systems that cannot are passed over: glibc's ``posix_fallocate`` would write zeros there instead.
+    Nothing happens on file systems that cannot: glibc's ``posix_fallocate`` would write zeros there instead.
     """
     call = getattr(_libc(), "fallocate64", None)
     if call is None or size == 0:
@@ -65,7 +65,7 @@ def reserve(fd: int, size: int) -> None:
 
 
 def start_writing(fd: int, offset: int, nbytes: int) -> None:
-    """Ask the kernel to begin writing a range to disk. Only a hint: ``fsync`` is what is waited for."""
+    """Ask the kernel to begin writing a range to disk. This is only a hint: ``fsync`` is the call that waits."""
     call = getattr(_libc(), "sync_file_range", None)
     if call is not None:
         call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -73,7 +73,7 @@ def start_writing(fd: int, offset: int, nbytes: int) -> None:
 
 
 def exchange(first: str, second: str) -> None:
-    """Swap two paths in one step; raises OSError where the system or the file system cannot."""
+    """Swap two paths in one step; raises OSError if the system or the file system cannot."""
     call = getattr(_libc(), "renameat2", None)
     if call is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -84,24 +84,24 @@ def exchange(first: str, second: str) -> None:
 
 MARK = ".ckpt-tmp"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Where a file system has no locks, as some across a network: what is left by a killed run then stays."""
+"""Errors of file systems without locks, such as some network ones: temp files of killed runs stay there."""
 
 
 def temp_name(path: str) -> str:
-    """Return a new hidden name beside ``path`` that tells which output it is for."""
+    """Return a new hidden name next to ``path`` that contains the name of the output."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(folder, f"{stem(name)}{secrets.token_hex(4)}{MARK}")
 
 
 def stem(name: str) -> str:
-    """Return what the names of all that is made beside an output begin with."""
+    """Return the prefix of the temp names of an output."""
     raw = os.fsencode(name)
     short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."
 
 
 def lock(fd: int) -> None:
-    """Lock a file or folder that is being made; raises BlockingIOError where another run has it, and OSError."""
+    """Lock a file or folder that is being made; raises OSError, as BlockingIOError if another run holds the lock."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -111,7 +111,7 @@ def lock(fd: int) -> None:
 
 @contextmanager
 def folder_of(path: str) -> Iterator[int]:
-    """Give a descriptor of the folder that a path is in: what is made there is found even if that is renamed."""
+    """Give a descriptor of a path's folder, which stays valid if the folder is renamed."""
     fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -120,13 +120,13 @@ def folder_of(path: str) -> Iterator[int]:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove what killed runs left for this output: temp files and folders that nobody holds locked."""
+    """Remove the temp files and folders that killed runs left for this output: those that are not locked."""
     folder, name = os.path.split(os.path.abspath(path))
     _remove_leftovers(folder, re.escape(stem(name)))
 
 
 def remove_all_leftovers(folder: str) -> None:
-    """Remove the temp files and folders that killed runs left in a folder, for any output, and nobody holds locked."""
+    """Remove the unlocked temp files and folders that killed runs left in a folder, for any output."""
     _remove_leftovers(folder, r"\..+\.")
 
 
@@ -149,7 +149,7 @@ def _remove_if_unlocked(path: str) -> None:
 
 
 def sync(fd: int) -> None:
-    """Wait until a file is on disk; file systems that cannot say are believed."""
+    """Wait until a file is on disk; nothing happens on file systems without ``fsync``."""
     try:
         os.fsync(fd)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Encodings: how methods of quantisation store one logical tensor as several. Pure: keys, dtypes and shapes alone.
+"""Recognises how methods of quantisation store one logical tensor as several, by keys, dtypes and shapes alone.
 
-One file for each method, which is found by what it calls ``ENCODINGS``.
+One file for each method, found by its attribute ``ENCODINGS``.
 """

@@ -1,4 +1,4 @@
-"""Holds what settings of quantisation say against the codes beside them, and against the settings of other codes."""
+"""Compares settings of quantisation with the codes next to them, and with the settings of other codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..info import TensorInfo
 from ._encoding import CodedTensor, Codes, Parts
 from ._methods import KNOWN, METHODS, STORING, family
 from ._modules import GENERAL, Modules, module_of
-from ._settings import Said, Settings, Stated, stated_by
+from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
 __all__ = ["Decoded", "contradictions", "disagreements", "left_out", "stores_codes"]
 
@@ -23,10 +23,10 @@ FORMATS = ("gptq", "gptq_v2")
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Modules of several weights, each of which has blocks of its own."""
 UNKNOWN = "an"
-"""Of codes of an unknown encoding, as they are called."""
+"""The family name of codes of an unknown encoding."""
 
 Fact: TypeAlias = tuple[str, str, str]
-"""A field, what it says, and what the codes are."""
+"""A field, its value, and the value that the codes have."""
 
 
 class Decoded(NamedTuple):
@@ -38,13 +38,13 @@ class Decoded(NamedTuple):
 
     @classmethod
     def of(cls, method: str, name: str, here: str | None = None) -> Decoded:
-        """Return the module of a quantised tensor of that name, which is called ``here`` under the others."""
+        """Return the module of a quantised tensor of that name; ``here`` is its name under the other settings."""
         return cls(family(method), module_of(name), module_of(name if here is None else here))
 
 
 def stores_codes(settings: Settings) -> str:
-    """Return the method by which settings say that weights are stored as codes, "" if it may store them plainly."""
-    said = Said(settings)
+    """Return the method of the settings if it always stores weights as codes, else ""."""
+    said = QuantisationSettings(settings)
     if said.method not in STORING or settings.get("format") == "dense":
         return ""
     if said.method == "compressed-tensors" and not said.sections("weights"):
@@ -53,7 +53,7 @@ def stores_codes(settings: Settings) -> str:
 
 
 def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[Fact, list[str]]:
-    """Return what settings say otherwise than the shapes of the codes that they are of, with the tensors' names."""
+    """Return the settings that the shapes of their codes contradict, with the tensors' names."""
     found = dict[Fact, list[str]]()
     if not settings:
         return found
@@ -72,8 +72,8 @@ def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Se
 
 
 def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
-    """Return the names of quantised tensors whose modules are not quantised, settings say, by the entry that does."""
-    found, modules, method = dict[str, list[str]](), Modules(settings), Said(settings).method
+    """Return the names of quantised tensors whose modules the settings leave out, by the entry that does so."""
+    found, modules, method = dict[str, list[str]](), Modules(settings), QuantisationSettings(settings).method
     for one in codes.tensors if settings else ():
         if (
             one.codes
@@ -84,7 +84,7 @@ def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def _facts(kind: str, one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+def _facts(kind: str, one: CodedTensor, parts: Parts, said: StatedValues) -> Iterator[Fact]:
     if kind == "GPTQ" and said.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], said)
         yield from _groups(one, parts[".scales"].shape[0], said)
@@ -102,13 +102,13 @@ def _facts(kind: str, one: CodedTensor, parts: Parts, said: Stated) -> Iterator[
         yield from _packed(one, parts, said)
 
 
-def _bits(one: CodedTensor, codes: TensorInfo, said: Stated) -> Iterator[Fact]:
+def _bits(one: CodedTensor, codes: TensorInfo, said: StatedValues) -> Iterator[Fact]:
     bits = codes.numel * 32 // one.parameters if one.parameters else 0
     if said.bits and bits and bits not in said.bits:
         yield "bits", str(said.bits[0]), str(bits)
 
 
-def _groups(one: CodedTensor, groups: int, said: Stated) -> Iterator[Fact]:
+def _groups(one: CodedTensor, groups: int, said: StatedValues) -> Iterator[Fact]:
     columns = one.shape[-1] if one.shape else 0
     possible = [-(-columns // size) if size > 0 else 1 for size in said.sizes]
     if possible and columns and groups and groups not in possible:
@@ -116,7 +116,7 @@ def _groups(one: CodedTensor, groups: int, said: Stated) -> Iterator[Fact]:
         yield "group_size", str(said.sizes[0]), size
 
 
-def _awq(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+def _awq(one: CodedTensor, parts: Parts, said: StatedValues) -> Iterator[Fact]:
     codes, scales = parts[".qweight"].shape, parts[".scales"].shape
     if scales[0] == codes[0]:
         if said.version in ROWS_FIRST:
@@ -130,7 +130,7 @@ def _awq(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
     yield from _groups(one, scales[0], said)
 
 
-def _gemv(columns: int, groups: int, said: Stated) -> Iterator[Fact]:
+def _gemv(columns: int, groups: int, said: StatedValues) -> Iterator[Fact]:
     """Compare the padded groups of AWQ's gemv, of which eight share a word of zero points.
 
     https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
@@ -142,7 +142,7 @@ def _gemv(columns: int, groups: int, said: Stated) -> Iterator[Fact]:
         yield "group_size", str(sizes[0]), f"{groups} scales for {columns}"
 
 
-def _mlx(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+def _mlx(one: CodedTensor, parts: Parts, said: StatedValues) -> Iterator[Fact]:
     words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
     if one.shape:
         yield from _bits(one, parts[".weight"], said)
@@ -151,7 +151,7 @@ def _mlx(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
         yield "group_size", str(said.sizes[0]), f"{groups} scales for {words} words of 32 bits"
 
 
-def _blocks(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+def _blocks(one: CodedTensor, parts: Parts, said: StatedValues) -> Iterator[Fact]:
     name, blocks = next(iter(said.blocks), ("", (1, 1)))
     scale = next((info for end, info in parts.items() if end.endswith("_scale_inv")), None)
     if scale is None and name == "block_structure" and one.method.endswith("block scales"):
@@ -164,7 +164,7 @@ def _blocks(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
         yield name, str(list(blocks)), f"{scale.shape} scales for {shape}"
 
 
-def _packed(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+def _packed(one: CodedTensor, parts: Parts, said: StatedValues) -> Iterator[Fact]:
     """Compare by the schemes of all groups: any of them may be a tensor's."""
     bits = [number for number, _ in said.schemes if number]
     told = re.match(r"int(\d+) ", one.method)
@@ -179,21 +179,21 @@ def _packed(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
 
 
 def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
-    """Whether so many groups may be in so many words, of which the last may be filled up."""
+    """Return whether so many groups fit in so many words; the last word may be padded."""
     least, most = (words - 1) * 32 // bits + 1, words * 32 // bits
     return -(-least // size) <= groups <= -(-most // size)
 
 
 def disagreements(coded: Iterable[Decoded], theirs: Settings, ours: Settings) -> list[Fact]:
-    """Return the fields by which codes stand for other numbers under ``ours`` than under ``theirs``.
+    """Return the fields for which codes mean other numbers under ``ours`` than under ``theirs``.
 
-    Only what both say counts, or what is known to be meant if it is left out. Where something is said of single modules
-    the fields say of which.
+    Only fields in both count, or those with a known default. Fields of single modules
+    name the modules.
     """
     coded = list(dict.fromkeys(coded))
     if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):
         return []
-    sides, found = (_Side(theirs), _Side(ours)), dict[Fact, dict[str, None]]()
+    sides, found = (_SettingsSide(theirs), _SettingsSide(ours)), dict[Fact, dict[str, None]]()
     compared: dict[tuple[str, int, int], list[Fact]] = {}
     for one in coded:
         places = sides[0].modules.place(one.module), sides[1].modules.place(one.here)
@@ -213,26 +213,26 @@ def disagreements(coded: Iterable[Decoded], theirs: Settings, ours: Settings) ->
 
 
 def _field(field: str, modules: Sequence[str]) -> str:
-    """Return a field and the modules that it is of; none are all."""
+    """Return a field and its modules; no modules means all."""
     more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
     return " of ".join(filter(None, (field, f"{escape(modules[0])}{more}" if modules else "")))
 
 
-class _Side:
+class _SettingsSide:
     """Settings of one side of a comparison, read once for each section."""
 
     def __init__(self, settings: Settings) -> None:
-        self.modules, self.method = Modules(settings), Said(settings).method
-        self._stated: dict[int, Stated] = {}
+        self.modules, self.method = Modules(settings), QuantisationSettings(settings).method
+        self._stated: dict[int, StatedValues] = {}
 
-    def stated(self, place: int) -> Stated:
-        """Return what is stated of the modules of a section."""
+    def stated(self, place: int) -> StatedValues:
+        """Return the values stated for the modules of a section."""
         if place not in self._stated:
             self._stated[place] = stated_by(self.modules.settings(place))
         return self._stated[place]
 
 
-def _disagreements(kind: str, theirs: Stated, ours: Stated) -> Iterator[Fact]:
+def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
     methods = theirs.method, ours.method
     is_another = kind in KNOWN and ours.method in METHODS and kind not in METHODS[ours.method]
     if all(methods) and methods[0] != methods[1] and (is_another or kind == UNKNOWN):
@@ -265,13 +265,13 @@ def _disagreements(kind: str, theirs: Stated, ours: Stated) -> Iterator[Fact]:
         yield from _disjoint("weight_block_size", *blocks)
 
 
-def _lost(theirs: Stated, ours: Stated, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield a field in which the codes have what ``ours`` says they have not; the other way loses nothing."""
+def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
+    """Yield a field if the codes have a part that ``ours`` denies; the opposite loses nothing."""
     if theirs.flags.get(field) is value and ours.flags.get(field) is (not value):
         yield field, str(value).lower(), str(not value).lower()
 
 
 def _disjoint(field: str, theirs: Sequence[object], ours: Sequence[object]) -> Iterator[Fact]:
-    """Yield a field of which no value that one of the two has, for whatever module, is one of the other's."""
+    """Yield a field if the two sides have no value in common, for any module."""
     if theirs and ours and not any(one in ours for one in theirs):
         yield field, str(theirs[0]).lower(), str(ours[0]).lower()

@@ -1,4 +1,4 @@
-"""What an encoding says of itself, and the logical tensors of a state dict that are stored as codes."""
+"""Defines an encoding, and the logical tensors of a state dict that are stored as codes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ACTIVATIONS", "NO_CODES", "CodedTensor", "Codes", "Encoding", "Logical", "Parts", "same_shape", "some"]
 
 Parts: TypeAlias = Mapping[str, TensorInfo]
-"""The stored tensors of one logical tensor, by how their keys end; the one that tells the encoding comes first."""
+"""The stored tensors of one logical tensor, by the endings of their keys; the identifying one is first."""
 
 ACTIVATIONS = (
     ".input_scale", ".input_scale_inv", ".input_scale_ub", ".input_zero_point", ".input_global_scale",
@@ -23,14 +23,14 @@ ACTIVATIONS = (
     ".k_zero_point", ".v_zero_point", ".comfy_quant", ".activation_scaling_factor", ".prequant_scaling_factor",
     ".input_descale", ".output_descale", ".input_amax", ".output_amax", ".weight_amax",
 )  # fmt: skip
-"""What any encoding of a module may have beside its codes: for its activations, and ComfyUI's note of its format."""
+"""Endings that any encoding may have next to its codes: for activations, and ComfyUI's note of its format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logical:
-    """What codes stand for: ``method`` in words, the number of parameters, and their shape if headers tell it.
+    """The logical tensor of codes: ``method`` in words, the number of parameters, and their shape if headers give it.
 
-    ``parameters`` is None if headers do not tell even that; there are ``at_least`` so many.
+    ``parameters`` is None if headers do not give the number; there are ``at_least`` so many.
     """
 
     method: str
@@ -40,25 +40,25 @@ class Logical:
 
     @staticmethod
     def of(method: str, shape: tuple[int, ...]) -> Logical:
-        """Return what codes stand for whose shape is known."""
+        """Return the logical tensor of a known shape."""
         return Logical(method, math.prod(shape), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How one tensor is stored as several, whose keys differ only in how they end.
+    """A way to store one tensor as several, whose keys differ only in their endings.
 
-    A key that ends in ``telling``, of one of ``dtypes``, tells the encoding if there is also a key that ends in one of
-    ``marks`` instead (no marks: by itself). ``others`` are the endings of what else belongs to it. ``codes`` is the
-    ending of the codes, if they are not what is ``telling``; ``named`` how the key of the tensor that is meant ends.
-    ``logical`` returns what the codes stand for, None if shapes or dtypes say that this is not the encoding.
-    ``places`` maps all of these endings to their order, and ``is_of_modules`` says that each is a name in one module.
+    A key that ends in ``telling``, of one of ``dtypes``, identifies the encoding if there is also a key that ends
+    in one of ``marks`` instead (no marks: by itself). ``others`` are the endings of its further parts. ``codes`` is the
+    ending of the codes, if it is not ``telling``; ``named`` the ending of the logical tensor's key.
+    ``logical`` returns the logical tensor, None if shapes or dtypes show that this is not the encoding.
+    ``places`` maps all of these endings to their order; ``is_of_modules`` is set if each is a name in one module.
     """
 
     telling: str
     dtypes: frozenset[str]
     marks: tuple[str, ...]
-    logical: Callable[[Parts, Said], Logical | None]
+    logical: Callable[[Parts, QuantisationSettings], Logical | None]
     others: tuple[str, ...] = ()
     codes: str | None = None
     named: str = ".weight"
@@ -74,19 +74,19 @@ class Encoding:
         object.__setattr__(self, "is_of_modules", of_modules and all("." not in end[1:] for end in endings))
 
 
-def same_shape(method: str) -> Callable[[Parts, Said], Logical]:
+def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
     """Return the ``logical`` of an encoding with one code for each parameter."""
 
-    def logical(parts: Parts, said: Said) -> Logical:
+    def logical(parts: Parts, said: QuantisationSettings) -> Logical:
         return Logical.of(method, next(iter(parts.values())).shape)
 
     return logical
 
 
-def some(method: str) -> Callable[[Parts, Said], Logical]:
-    """Return the ``logical`` of an encoding whose headers do not tell how many parameters a code stands for."""
+def some(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
+    """Return the ``logical`` of an encoding whose headers do not give the number of parameters of a code."""
 
-    def logical(parts: Parts, said: Said) -> Logical:
+    def logical(parts: Parts, said: QuantisationSettings) -> Logical:
         return Logical(method, None, at_least=next(iter(parts.values())).numel)
 
     return logical
@@ -97,12 +97,12 @@ def some(method: str) -> Callable[[Parts, Said], Logical]:
 
 @dataclass(frozen=True, slots=True)
 class CodedTensor:
-    """A logical tensor: ``parts`` maps how their keys end to the keys of what is stored of it.
+    """A logical tensor: ``parts`` maps endings to the keys of its stored parts.
 
-    ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` says in
-    words how it is encoded. ``codes`` is "" if they are elsewhere, as those of one shard can be. ``parameters`` counts
-    what it stands for, None if no header tells it, but ``at_least`` so many; ``shape`` is None if no header tells it.
-    ``more_codes`` are those that share its parts, in unknown encodings.
+    ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
+    encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical
+    parameters, None if no header gives it, but ``at_least`` so many; ``shape`` is None if no header gives it.
+    ``more_codes`` are further codes with the same parts, in unknown encodings.
     """
 
     name: str
@@ -116,13 +116,13 @@ class CodedTensor:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of everything that is stored of it."""
+        """The keys of all its stored parts."""
         return tuple(self.parts.values())
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The logical tensors of a state dict that are stored as codes, and which of them a key belongs to."""
+    """The logical tensors of a state dict that are stored as codes, and the one that each key belongs to."""
 
     tensors: tuple[CodedTensor, ...] = ()
     by_key: Mapping[str, CodedTensor] = field(default_factory=dict)
@@ -136,19 +136,19 @@ class Codes:
         return self if len(found) == len(self.tensors) else Codes(found, self.by_key)
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return what a stored tensor counts at least: codes what they stand for, what decodes them nothing."""
+        """Return the least parameters of a stored tensor: codes count as their logical ones, scales as 0."""
         coded = self.by_key.get(key)
         if coded is None:
             return info.parameters
         return coded.at_least if key == coded.codes else 0
 
     def is_counted(self, key: str) -> bool:
-        """Whether headers tell how many parameters a stored tensor counts."""
+        """Return whether headers give the number of parameters of a stored tensor."""
         coded = self.by_key.get(key)
         return coded is None or coded.parameters is not None or key != coded.codes
 
     def has_numbers(self, key: str, info: TensorInfo) -> bool:
-        """Whether the values of a stored tensor are numbers: all but codes, and integers that decode them."""
+        """Return whether the values of a stored tensor are numbers: all but codes, and integers that decode them."""
         coded = self.by_key.get(key)
         return coded is None or (DTYPES[info.dtype].kind == "float" and key not in (coded.codes, *coded.more_codes))
 

@@ -1,4 +1,4 @@
-"""Finds logical tensors among stored ones, by keys, dtypes and shapes; codes of unknown encodings too."""
+"""Finds logical tensors among stored ones by keys, dtypes and shapes, including codes of unknown encodings."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import NO_CODES, CodedTensor, Codes, Encoding
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
-from ._settings import Said, Settings
+from ._settings import QuantisationSettings, Settings
 
 __all__ = ["could_be_codes", "find_codes", "unknown"]
 
-# Codes of encodings that nobody told us of: they are seen by what lies beside them, or by what their folder says.
+# Codes of unknown encodings: recognised by the tensors next to them, or by the settings in their folder.
 
 _CODE_TYPES = frozenset(
     name
     for name, dtype in DTYPES.items()
     if dtype.kind == "quantized" or name.startswith(("float8", "float6", "float4"))
 ) | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}  # fmt: skip
-"""What codes are stored as. Integers of 64 bits are indices and counters."""
+"""Dtypes of codes. Integers of 64 bits are indices and counters."""
 _SMALL = frozenset(name for name in _CODE_TYPES if DTYPES[name].bits <= 8 and name != "float8_e8m0fnu")
 _WORDS = frozenset({"int16", "uint16", "uint32"})
-"""Larger integers that no network has as weights; those of MLX and HIGGS are so."""
+"""Larger integers that no network has as weights; MLX and HIGGS use them for codes."""
 _BLOCK_BYTES = 16
 """Of a block of mxfp4, as gpt-oss has it."""
 _QUANTISED = r"(?:q|w|q_|w_|quant\w*_|packed_)weights?|weight_(?:packed|q\w*|u?int\d+)|w_?q|qdata"
 _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
-"""What codes of a layer's weight are called: they are decoded by any scale of their module."""
+"""Names of the codes of a layer's weight, which any scale of their module decodes."""
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
-"""What only codes are called."""
+"""Names that only codes have."""
 _SCALE = re.compile(
     r"(?:^|_)(?:w?(?:de)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
     re.IGNORECASE,
@@ -43,7 +43,7 @@ _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|at
 
 
 def could_be_codes(info: TensorInfo) -> bool:
-    """Whether a tensor's dtype is one that codes are stored as."""
+    """Return whether a tensor's dtype is one used for codes."""
     return info.dtype in _CODE_TYPES
 
 
@@ -52,12 +52,12 @@ def unknown(
     tensors: Mapping[str, TensorInfo],
     beside: Mapping[str, Sequence[str]],
     known: Container[str],
-    said: Said,
+    said: QuantisationSettings,
 ) -> Iterator[CodedTensor]:
     """Yield the logical tensors of encodings that are not known, of ``keys`` that could be codes.
 
-    In a folder that says that it is quantised, all that lies in one module is one, but for its bias. Elsewhere codes
-    need a scale that is called after them. ``beside`` has the keys of each module, ``known`` what is explained.
+    In a folder with settings of quantisation, all tensors of one module are one, except its bias. Elsewhere codes
+    need a scale with their name. ``beside`` has the keys of each module, ``known`` the keys already explained.
     """
     method = f"an unknown encoding ({said.method})" if said.method else "an unknown encoding"
     modules: dict[str, list[str]] = {}
@@ -72,8 +72,8 @@ def unknown(
                 yield _coded(module if whole or len(codes) > 1 else "", codes, others, tensors, method)
 
 
-def _looks_coded(key: str, info: TensorInfo, said: Said) -> bool:
-    """Whether a tensor could be codes and not what decodes them, by its name and shape."""
+def _looks_coded(key: str, info: TensorInfo, said: QuantisationSettings) -> bool:
+    """Return whether a tensor could be codes, and not their scales, by its name and shape."""
     leaf = key.rpartition(".")[2]
     if _SCALE.search(leaf):
         return False
@@ -82,8 +82,8 @@ def _looks_coded(key: str, info: TensorInfo, said: Said) -> bool:
     )
 
 
-def _is_coded(key: str, info: TensorInfo, said: Said) -> bool:
-    """Whether a tensor with nothing beside it is codes: by what its folder says, or as no network has such weights."""
+def _is_coded(key: str, info: TensorInfo, said: QuantisationSettings) -> bool:
+    """Return whether a tensor without partners is codes: by its folder's settings, or by an unusual dtype."""
     if len(info.shape) < 2 or said or DTYPES[info.dtype].kind == "float":
         return bool(said) and len(info.shape) > 1
     leaf = key.rpartition(".")[2]
@@ -93,17 +93,17 @@ def _is_coded(key: str, info: TensorInfo, said: Said) -> bool:
 
 
 _Group = tuple[Sequence[str], Sequence[str]]
-"""Codes, and what decodes them together."""
+"""Codes, and the tensors that decode them together."""
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield all that lies in a module as one, but for its bias."""
+    """Yield all tensors of a module as one, except its bias."""
     own = set(codes)
     yield codes, [key for key in around if key not in own and key.rpartition(".")[2] != "bias"]
 
 
 def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
-    """Yield codes with the scales that are called after them; all of a module if some have none of their own."""
+    """Yield codes with the scales named after them; all of a module if some have no scale of their own."""
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
     scales: dict[str, list[str]] = {key: list(_within(key, beside)) for key in codes}
@@ -120,13 +120,13 @@ def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, S
 
 
 def _within(key: str, beside: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield what lies in codes as in a module, and in the quantiser that is called after them, as ModelOpt has it."""
+    """Yield the keys below codes as below a module, and in the quantiser named after them (ModelOpt)."""
     yield from beside.get(key, ())
     yield from beside.get(f"{key}_quantizer", ())
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the codes that a scale is called after: ``x_scale`` after ``x``."""
+    """Return the codes that a scale is named after: ``x`` for ``x_scale``."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]
@@ -138,7 +138,7 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> CodedTensor:
-    """Return one logical tensor; its parts are told by how they end behind ``module``, or behind its codes if ""."""
+    """Return one logical tensor; its parts are named by their endings after ``module``, or its codes if that is ""."""
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
     parts = {f".{key}"[len(stem) + bool(stem) :]: key for key in (first, *more, *others)}
@@ -159,7 +159,7 @@ def find_codes(
 
     ``settings`` gives the ``quantization_config`` of its folder, ``elsewhere`` the keys of a shard's other shards;
     they are asked only if some tensor could be codes, or what decodes them.
-    Tensors that no known encoding explains, but that a scale of their name lies beside or that a folder with a
+    Tensors that no known encoding explains, but that have a scale of their name or are in a folder with a
     ``quantization_config`` holds, are codes of an unknown encoding: they can be moved, and nothing else. So can what
     is called as parts of known encodings are there, although its codes are elsewhere.
     """
@@ -168,7 +168,7 @@ def find_codes(
     parts = could_be_parts(tensors, _part_endings())
     if not keys and not parts and not could_be_words(tensors):
         return NO_CODES
-    said, found, beside = Said(settings()), dict[str, CodedTensor](), _by_module(tensors)
+    said, found, beside = QuantisationSettings(settings()), dict[str, CodedTensor](), _by_module(tensors)
     others = frozenset(elsewhere())
     for key in keys:
         if key not in found:
@@ -186,7 +186,7 @@ def find_codes(
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys that lie right in each module."""
+    """Return the keys directly in each module."""
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(key.rpartition(".")[0], []).append(key)
@@ -206,20 +206,22 @@ def _part_endings() -> tuple[str, ...]:
 
 @cache
 def _long_endings() -> tuple[str, ...]:
-    """Return how codes of 64 bits end: other integers of that size are indices and counters."""
+    """Return the endings of codes of 64 bits: other integers of that size are indices and counters."""
     return tuple(one.telling[1:] for one in _all_encodings() if "int64" in one.dtypes)
 
 
 @cache
 def _encodings(dtype: str) -> tuple[Encoding, ...]:
     fitting = [one for one in _all_encodings() if dtype in one.dtypes]
-    return tuple(sorted(fitting, key=lambda one: not one.telling))  # an ending tells more than none
+    return tuple(
+        sorted(fitting, key=lambda one: not one.telling)
+    )  # an encoding with an ending is more specific than one without
 
 
 def _known(
-    key: str, tensors: Mapping[str, TensorInfo], beside: Mapping[str, Sequence[str]], said: Said
+    key: str, tensors: Mapping[str, TensorInfo], beside: Mapping[str, Sequence[str]], said: QuantisationSettings
 ) -> CodedTensor | None:
-    """Return the logical tensor that a key tells, None if it tells none; ``beside`` has the keys of each module."""
+    """Return the logical tensor that a key identifies, None if none; ``beside`` has the keys of each module."""
     dotted = f".{key}"  # so that ".weight" is the end of "weight" too
     for one in _encodings(tensors[key].dtype):
         if not dotted.endswith(one.telling):
@@ -241,9 +243,9 @@ def _known(
 def _parts(
     one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], beside: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the stored parts behind a stem, by how they end; the one that tells the encoding comes first."""
+    """Return the stored parts with a stem, by their endings; the one that identifies the encoding is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
-    start = len(stem)  # a look at what there is, not at all that there could be
+    start = len(stem)  # checks the existing keys, not all possible ones
     found = {end: key for key in beside[stem[1:]] if (end := f".{key}"[start:]) in one.places}
     return {end: found[end] for end in sorted(found, key=one.places.__getitem__)} if len(found) > 1 else found

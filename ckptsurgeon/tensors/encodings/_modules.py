@@ -1,4 +1,4 @@
-"""What settings of quantisation say of single modules: other bits than the rest, or that a module is not quantised."""
+"""Reads the settings of quantisation of single modules: other bits than the rest, or modules left unquantised."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ._settings import Settings
 __all__ = ["GENERAL", "Modules", "module_of", "renamed_modules"]
 
 GENERAL = -1
-"""The place of what is said of the modules of which nothing else is said."""
+"""The place of the general settings, for modules without a section."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
-"""Lists of transformers', whose entries mean a module, what lies in it, and every module whose name ends so."""
+"""Lists of transformers', whose entries mean a module, what is in it, and every module whose name ends so."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """compressed-tensors', GPTQModel's, AutoRound's, and compressed-tensors' again."""
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
-"""Expressions that settings are written with, and that take no time: no group is repeated."""
+"""Regular expressions in settings that match in little time: no group is repeated."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
 _STEPS = 1_000_000_000
 """How many steps all expressions of settings may take in the worst case: seconds."""
 
 
 class Modules:
-    """The sections of settings that are of single modules, and the modules that they say are not quantised.
+    """The sections of settings for single modules, and the modules that are left unquantised.
 
-    A section is known by its ``place``. Expressions that could take long are not followed: what they say is left among
-    what is said of all modules.
+    A section is known by its ``place``. Expressions that could take long are not evaluated: their sections are
+    treated as general settings.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,7 +51,7 @@ class Modules:
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
-        """Return the place of the section that is of a module."""
+        """Return the place of a module's section."""
         if (found := self._names.get(module)) is not None:
             return found
         return next(
@@ -59,11 +59,11 @@ class Modules:
         )
 
     def settings(self, place: int) -> Settings:
-        """Return what is said of the modules that have a section, as if it were said of all."""
+        """Return the settings of a section's modules, as if they were for all."""
         return self._general if place == GENERAL else self._sections[place]
 
     def left_out(self, module: str) -> str:
-        """Return the field by which a module is not quantised, and its entry; "" if none says so."""
+        """Return the field that leaves a module unquantised, and its entry; "" if there is none."""
         if self._settings.get(module) is False:
             return module
         words = module.split(".")
@@ -90,7 +90,7 @@ class Modules:
         return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
-        """Add sections that modules are the names of, as MLX and AutoRound have them."""
+        """Add sections named after modules, as in MLX and AutoRound."""
         own = {name: one for name, one in sections.items() if _is_section(one)}
         self._general = rest = {name: one for name, one in general.items() if name not in own}
         for name, one in own.items():
@@ -137,7 +137,7 @@ def module_of(name: str) -> str:
 
 
 def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
-    """Return settings in which modules have the new ``names`` that they got; what has none stays, as expressions do."""
+    """Return settings with the new ``names`` of modules; names without a new one, and expressions, stay."""
     found = dict(settings)
     if not isinstance(settings.get("quant_method"), str):
         found = _renamed_keys(settings, lambda name: names(name) if _is_of_module(settings[name]) else ())
@@ -184,7 +184,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
-    """Return the entries that are expressions which take no time, from ``start`` on."""
+    """Return the entries from ``start`` on that are fast expressions."""
     found = {one: _expression(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}
 
@@ -196,7 +196,7 @@ def _repeated(text: str) -> int:
 
 
 def _expression(text: str) -> re.Pattern[str] | None:
-    """Return an expression that takes no time, None if it could."""
+    """Return a fast expression, None if it could take long."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
     if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):
         return None

@@ -1,4 +1,4 @@
-"""Parts of quantised tensors whose other parts are missing, or elsewhere."""
+"""Finds parts of quantised tensors whose other parts are missing or in another shard."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from typing import TypeAlias
 from ..info import TensorInfo
 from ._encoding import ACTIVATIONS, CodedTensor, Codes, Encoding
 from ._methods import family
-from ._settings import Said
+from ._settings import QuantisationSettings
 
-__all__ = ["Broken", "broken_partners", "could_be_parts", "could_be_words", "lone_codes", "lone_parts", "part_endings"]
+__all__ = [
+    "IncompleteTensors",
+    "broken_partners",
+    "could_be_parts",
+    "could_be_words",
+    "lone_codes",
+    "lone_parts",
+    "part_endings",
+]
 
-# Parts of a tensor whose others are elsewhere: scales in one shard of a model, and codes in another.
+# Parts of a tensor in different shards of a model: scales in one, codes in another.
 
 _GENERAL = frozenset({
     ".scale", "_scale", ".zero", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing", ".optimize", ".tables",
     ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
 })  # fmt: skip
-"""Endings that tensors of networks have, too: they tell nothing of a vector, as the gain of a norm is."""
+"""Endings that tensors of networks have too: for a vector, such as the gain of a norm, they prove nothing."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
-"""Those, and endings of what lies beside weights that are not quantised, too: they tell nothing by themselves."""
+"""Those, and endings of tensors next to unquantised weights: by themselves they prove nothing."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
 """Endings that tell nothing even in a folder that says that it is quantised, unless their codes are seen."""
 _CERTAIN = frozenset({
@@ -31,30 +39,30 @@ _CERTAIN = frozenset({
     ".scale_weight", ".qscale_weight", ".weights_scaling_factor", ".weight_sf", ".weight_sf_rowmajor", ".q_scale_max",
     ".q_invperm", ".q_group_map", ".suh", ".svh", ".qbiases", "._weight_scale", "._weight_scale_and_zero",
 })  # fmt: skip
-"""Endings that no network has: they tell parts of codes wherever they are."""
+"""Endings that no network has: they identify parts of codes anywhere."""
 _OF_WEIGHTS = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_scales", ".weight_global_scale",
     ".weight_zero_point", ".weight_descale",
 })  # fmt: skip
-"""Endings that tell them unless the weight itself is there, as a number."""
+"""Endings that identify them unless the weight itself is there as plain numbers."""
 _TOGETHER = frozenset({".scales", ".biases"})
-"""Endings that tell them together, as MLX has them."""
+"""Endings that identify them together, as in MLX."""
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
-    """Return the keys that end as parts that are no codes do, and how they end."""
+    """Return the keys with the ending of a part that is not codes, and the ending."""
     keys = (key for key in tensors if f".{key}".endswith(endings))
     found = {key: next(end for end in endings if f".{key}".endswith(end)) for key in keys}
     return {key: end for key, end in found.items() if end not in _GENERAL or len(tensors[key].shape) > 1}
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether some tensor could be codes that are stored as floats, as bitsandbytes does: as one column."""
+    """Return whether some tensor could be codes that are stored as floats, as bitsandbytes does: as one column."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
-    """Return how the parts of any encoding end that are no codes, the longest first."""
+    """Return the endings of all encodings' parts that are not codes, the longest first."""
     ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))
 
@@ -68,7 +76,7 @@ def lone_codes(
 ) -> Iterator[CodedTensor]:
     """Yield the codes whose scales are ``elsewhere``: keys of the other shards of a model, which have no headers here.
 
-    Those that other names tell may be of any type, as bitsandbytes' are.
+    Codes identified by other names may have any dtype, as in bitsandbytes.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
         return
@@ -84,7 +92,7 @@ def lone_codes(
 
 
 def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
-    """Whether a tensor is codes of an encoding by what is elsewhere."""
+    """Return whether keys of other shards show that a tensor is codes of an encoding."""
     if one.codes is not None:
         return dotted.endswith(one.codes) and dotted.removesuffix(one.codes) + one.telling in elsewhere
     if info.dtype not in one.dtypes or not dotted.endswith(one.telling):
@@ -96,14 +104,14 @@ def lone_parts(
     parts: Mapping[str, str],
     tensors: Mapping[str, TensorInfo],
     known: Container[str],
-    said: Said,
+    said: QuantisationSettings,
     elsewhere: Set[str],
     encodings: Sequence[Encoding],
 ) -> Iterator[CodedTensor]:
-    """Yield the logical tensors of which there are ``parts`` and no codes: they are carried, and never computed on.
+    """Yield the logical tensors with ``parts`` but no codes: they can be copied, but not computed on.
 
-    A folder that says that it is quantised has such parts by their names; else their codes must be ``elsewhere``, in
-    another shard, or their names be such that nothing else is called so.
+    In a folder with settings of quantisation the names suffice; else their codes must be ``elsewhere``, in
+    another shard, or their names must be certain.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -123,7 +131,7 @@ def lone_parts(
 
 
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether nothing but parts of codes is called so, and stored so."""
+    """Return whether only parts of codes have such a name and dtype."""
     if not _CERTAIN.isdisjoint(found) or _TOGETHER.issubset(found):
         return True
     if not _OF_WEIGHTS.isdisjoint(found):
@@ -137,25 +145,25 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
 # Quantised tensors that lack a part which all that are stored like them have, or have one of another length.
 
 UNKNOWN = ("an", "codes")
-"""Families of codes of which no encoding is known."""
+"""Names of codes with an unknown encoding."""
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
     ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm",
 )  # fmt: skip
-"""Parts that need not be there, but that all tensors of one model have or none."""
+"""Optional parts, which either all tensors of a model have or none."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
 BLOCKS = tuple(1 << power for power in range(4, 17))
 USUAL = {".absmax": 64, ".nested_absmax": 256}
-"""Lengths of bitsandbytes' blocks, unless others are seen."""
+"""Lengths of bitsandbytes' blocks, unless the model shows others."""
 
 Tensors: TypeAlias = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True)
-class Broken:
-    """Quantised tensors, by ``names``, that have no such ``part``, or one that is not of blocks of ``block``.
+class IncompleteTensors:
+    """Quantised tensors, by ``names``, without the ``part``, or with one that does not fit blocks of ``block``.
 
-    There are ``others`` that are stored like them, and have it.
+    ``others`` is the number of similar tensors that have it.
     """
 
     part: str
@@ -164,7 +172,7 @@ class Broken:
     block: int = 0
 
 
-def broken_partners(codes: Codes, tensors: Tensors, elsewhere: Container[str]) -> Iterator[Broken]:
+def broken_partners(codes: Codes, tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
     """Yield the parts that quantised tensors lack; those in other shards, ``elsewhere``, are not lacking."""
     groups: dict[tuple[str, str, int], list[CodedTensor]] = {}
     for one in codes.tensors:
@@ -192,14 +200,14 @@ def _leaf(key: str) -> str:
 
 
 def _beside(one: CodedTensor) -> set[str]:
-    """Return how the keys of what decodes codes end behind their module."""
+    """Return the endings, after the module, of the keys of the tensors that decode codes."""
     start = len(one.codes.rpartition(".")[0])
     ends = (key[start:] for key in one.keys if key != one.codes)
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 
 def _needed(known: Sequence[CodedTensor]) -> list[str]:
-    """Return the ends of what lies beside all of the codes."""
+    """Return the ends of what lies next to all of the codes."""
     left = _beside(known[0])
     for one in known[1:]:
         left &= _beside(one)
@@ -214,29 +222,29 @@ def _codes_of(one: CodedTensor, needed: Sequence[str], leaf: str) -> Iterator[st
 
 def _lacking(
     found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
-) -> Iterator[Broken]:
-    """Yield what is lacking of each of the ``ends``, of which those of the codes come first."""
+) -> Iterator[IncompleteTensors]:
+    """Yield the missing parts for each of the ``ends``; those of the codes come first."""
     left = dict(found)
     for end in ends:
         keys = {codes: codes.rpartition(".")[0] + end for codes in left}
         lacking = [codes for codes, key in keys.items() if key not in tensors and key not in elsewhere]
         if lacking:
-            yield Broken(end[1:], list(dict.fromkeys(left[codes] for codes in lacking)), others)
+            yield IncompleteTensors(end[1:], list(dict.fromkeys(left[codes] for codes in lacking)), others)
         if end == ends[0]:
             left = {codes: name for codes, name in found.items() if codes not in lacking}
 
 
-def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[Broken]:
+def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
     """Yield parts that most have, if all should have those."""
     for end, number in Counter(end for one in known for end in _beside(one) if end.endswith(ALWAYS)).items():
         if len(known) / 2 < number < len(known):
             keys = {one.name: one.codes.rpartition(".")[0] + end for one in known}
             names = [name for name, key in keys.items() if key not in tensors and key not in elsewhere]
             if names:
-                yield Broken(end[1:], names, number)
+                yield IncompleteTensors(end[1:], names, number)
 
 
-def _lengths(codes: Codes, tensors: Tensors) -> Iterator[Broken]:
+def _lengths(codes: Codes, tensors: Tensors) -> Iterator[IncompleteTensors]:
     """Yield the scales of bitsandbytes' blocks of which there are more or fewer than the rest of the model has."""
     for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")):
         possible = dict[str, set[int]]()
@@ -249,4 +257,4 @@ def _lengths(codes: Codes, tensors: Tensors) -> Iterator[Broken]:
         size = max(sizes, key=lambda size: (sizes[size], size == USUAL[end], -size), default=USUAL[end])
         names = [name for name, each in possible.items() if size not in each]
         if names:
-            yield Broken(end[1:], names, len(possible) - len(names), size)
+            yield IncompleteTensors(end[1:], names, len(possible) - len(names), size)

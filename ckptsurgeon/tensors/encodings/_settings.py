@@ -1,4 +1,4 @@
-"""Reads a ``quantization_config``, whatever a stranger wrote there, and what it states of codes."""
+"""Reads a ``quantization_config``, which may have any content, and the values it states for codes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Block", "Said", "Settings", "Stated", "quantisation_of", "stated_by", "values_called"]
+__all__ = ["Block", "QuantisationSettings", "Settings", "StatedValues", "quantisation_of", "stated_by", "values_called"]
 
 Settings: TypeAlias = Mapping[str, Any]
-"""The ``quantization_config`` of a folder: data of a stranger, in which any field may be missing or of any type."""
+"""The ``quantization_config`` of a folder: untrusted data, in which any field may be missing or of any type."""
 
 _PARTS = ("text_config", "llm_config", "language_config")
 _NAMES = ("quantization_config", "compression_config", "quantization")
@@ -18,19 +18,19 @@ _DEEPEST = 6
 
 
 def quantisation_of(config: Any) -> Settings:
-    """Return what a config.json says of quantisation: its ``quantization_config``, or MLX's ``quantization``."""
+    """Return the settings of quantisation in a config.json: its ``quantization_config``, or MLX's ``quantization``."""
     top = _map(config)
     places = (_map(one.get(name)) for one in (top, *(_map(top.get(part)) for part in _PARTS)) for name in _NAMES)
     return next((found for found in places if found), {})
 
 
-class Said:
-    """What a folder says of quantisation, asked by name; each answer is looked for once, however many tensors ask."""
+class QuantisationSettings:
+    """A folder's settings of quantisation, looked up by name; each look-up is cached, since many tensors need it."""
 
-    def __init__(self, settings: Settings, general: Said | None = None) -> None:
+    def __init__(self, settings: Settings, general: QuantisationSettings | None = None) -> None:
         self._settings, self._general = settings, general
         self._numbers: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._sections: dict[str, tuple[Said, ...]] = {}
+        self._sections: dict[str, tuple[QuantisationSettings, ...]] = {}
         self._pairs: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def __bool__(self) -> bool:
@@ -38,13 +38,13 @@ class Said:
 
     @property
     def method(self) -> str:
-        """What it calls its method, "" if it does not say."""
+        """The name of the method, "" if it is missing."""
         return next((self._settings[name] for name in _METHODS if isinstance(self._settings.get(name), str)), "")
 
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
         """Return the different whole numbers from 1 to ``most`` called ``name`` at whatever depth, the top ones first.
 
-        Of a module the general ones are returned if nothing is said of it.
+        For a module without its own settings the general ones are returned.
         """
         asked = name, most
         if asked not in self._numbers:
@@ -67,21 +67,21 @@ class Said:
             self._pairs[name] = tuple((rows, columns) for rows, columns in sound)
         return self._pairs[name]
 
-    def sections(self, name: str) -> tuple[Said, ...]:
+    def sections(self, name: str) -> tuple[QuantisationSettings, ...]:
         """Return the sections called ``name`` at whatever depth, as ``weights`` of each group of compressed-tensors."""
         if name not in self._sections:
             found = (value for value in values_called(self._settings, name) if isinstance(value, dict))
-            self._sections[name] = tuple(map(Said, found))
+            self._sections[name] = tuple(map(QuantisationSettings, found))
         return self._sections[name]
 
-    def of(self, module: str) -> Said:
-        """Return what is said of one module by its name, as MLX does; all of it if nothing is."""
+    def of(self, module: str) -> QuantisationSettings:
+        """Return the settings of one module by its name, as in MLX; all settings if it has none."""
         own = self._settings.get(module)
-        return Said(own, self) if isinstance(own, dict) else self
+        return QuantisationSettings(own, self) if isinstance(own, dict) else self
 
 
 def values_called(settings: Settings, name: str) -> Iterator[Any]:
-    """Yield whatever is called ``name``, the top ones first."""
+    """Yield the values of every field called ``name``, the top ones first."""
     level: list[Any] = [settings]
     for _ in range(_DEEPEST):
         yield from (one[name] for one in level if isinstance(one, dict) and name in one)
@@ -93,20 +93,20 @@ def _map(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-# What settings of quantisation state of codes, read once however many tensors it is held against.
+# The values that settings of quantisation state for codes, read once for all tensors.
 
 Block: TypeAlias = tuple[str, tuple[int, int]]
-"""The field that has the size of blocks, and that: rows and columns."""
+"""The field with the size of blocks, and the size: rows and columns."""
 
 _BITS, _SIZES = ("bits", "w_bit"), ("group_size", "q_group_size")
 _LARGEST = 1 << 31
 _MOST = 64
-"""Different values of a field: more say nothing of any tensor."""
+"""How many different values of a field are kept: with more, they say nothing about any tensor."""
 _LONGEST = 40
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedValues:
     """The values that fields have at whatever depth, those of the top first.
 
     ``schemes`` are bits and length of groups (0: not said) of the weights of each group of compressed-tensors.
@@ -125,11 +125,11 @@ class Stated:
     flags: dict[str, bool]
 
 
-def stated_by(settings: Settings) -> Stated:
-    """Return what settings state."""
+def stated_by(settings: Settings) -> StatedValues:
+    """Return the values that settings state."""
     schemes = [one for one in values_called(settings, "weights") if isinstance(one, dict)]
-    return Stated(
-        Said(settings).method[:_LONGEST],
+    return StatedValues(
+        QuantisationSettings(settings).method[:_LONGEST],
         _numbers(settings, _BITS),
         tuple(one for one in _numbers(settings, _SIZES) if one > 0 or one == -1),
         tuple(_few(_blocks(settings))),
@@ -143,7 +143,7 @@ def stated_by(settings: Settings) -> Stated:
 
 
 def _few(values: Iterator[Any]) -> Sequence[Any]:
-    """Return different values in their order, none of very many."""
+    """Return the different values in order, or none if there are too many."""
     found = dict.fromkeys(values)
     return list(found) if len(found) <= _MOST else []
 

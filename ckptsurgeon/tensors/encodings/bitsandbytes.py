@@ -1,4 +1,4 @@
-"""bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
+"""Encodings of bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
 
 https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``, ``Linear8bitLt``)
 """
@@ -6,7 +6,7 @@ https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``,
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts, same_shape
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -14,9 +14,9 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def _four_bits(kind: str) -> Encoding:
-    """Return an encoding that its state tells, since the codes may be stored as any type, floats too."""
+    """Return an encoding identified by its state, since the codes may have any dtype, even a floating one."""
 
-    def logical(parts: Parts, said: Said) -> Logical | None:
+    def logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
         codes = parts.get("")  # two in a byte; their shape is a value of the state
         return Logical(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
 

@@ -1,4 +1,4 @@
-"""8-bit floats with scales: for each block, each channel, or the whole tensor.
+"""Encodings as 8-bit floats with scales: for each block, each channel, or the whole tensor.
 
 DeepSeek-V3 names them ``weight_scale_inv``, https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md;
 compressed-tensors and ModelOpt ``weight_scale``; ComfyUI ``scale_weight``; Mistral ``qscale_weight``; TensorRT-LLM
@@ -8,7 +8,7 @@ compressed-tensors and ModelOpt ``weight_scale``; ComfyUI ``scale_weight``; Mist
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -18,15 +18,15 @@ _BLOCKS = ("weight_block_size", "block_structure")
 """Fields that give the rows and columns of a block."""
 
 
-def _logical(parts: Parts, said: Said) -> Logical:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical:
     codes, scale, *_ = parts.values()
     if scale.dtype in _SHARED_EXPONENTS:
         return Logical.of("mxfp8", codes.shape)
     return Logical.of(f"fp8 with {_scales(codes.shape, scale.shape, said)}", codes.shape)
 
 
-def _scales(codes: tuple[int, ...], scale: tuple[int, ...], said: Said) -> str:
-    """Return what there are scales for, by their shape; by the blocks that are said, if there is but one."""
+def _scales(codes: tuple[int, ...], scale: tuple[int, ...], said: QuantisationSettings) -> str:
+    """Return what each scale is for, by the shape of the scales; with a single scale, by the blocks in the settings."""
     if len(codes) > 1 and len(scale) == len(codes):
         sizes = (size for name in _BLOCKS for size in said.pairs(name))
         if any(scale[-2:] == (-(-codes[-2] // rows), -(-codes[-1] // columns)) for rows, columns in sizes):

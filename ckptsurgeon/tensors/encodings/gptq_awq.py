@@ -8,7 +8,7 @@ https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAW
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -17,7 +17,7 @@ _MOST = 8
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: Said) -> Logical | None:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scales = parts[".qweight"].shape, parts[".scales"].shape
     if len(codes) != 2 or len(scales) != 2 or not all((*codes, *scales)):
         return None
@@ -29,8 +29,8 @@ def _logical(parts: Parts, said: Said) -> Logical | None:
     return Logical.of(f"AWQ, {bits} bits", (scales[1], codes[0])) if 0 < bits <= _MOST else None
 
 
-def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, said: Said) -> Logical:
-    """Return what it stands for, by the bits that zero points, the order or the groups tell, or the only ones said."""
+def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, said: QuantisationSettings) -> Logical:
+    """Return the logical tensor, with the bits from zero points, order or groups, or the only bits in the settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
     columns = order.numel if order is not None else codes[0] * 32 // bits if bits else 0

@@ -6,7 +6,7 @@ https://github.com/vllm-project/compressed-tensors
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts, same_shape, some
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -14,7 +14,7 @@ _TYPES = frozenset({"int8"})
 _METHOD = "int8 with scales"
 
 
-def _logical(parts: Parts, said: Said) -> Logical | None:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scale = parts[".weight"], parts[".weight_scale"]
     return Logical.of(_METHOD, codes.shape) if scale.dtype != "float8_e8m0fnu" else None
 

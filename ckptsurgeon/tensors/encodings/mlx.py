@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ._encoding import Encoding, Logical, Parts
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -18,7 +18,7 @@ _GROUPS = (16, 32, 64, 128)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: Said) -> Logical | None:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scales = parts[".weight"], parts[".scales"]
     if not codes.shape or codes.shape[:-1] != scales.shape[:-1] or not codes.numel or not scales.numel:
         return None
@@ -32,7 +32,7 @@ def _logical(parts: Parts, said: Said) -> Logical | None:
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:
-    """Return the columns for each number of bits that some length of groups gives."""
+    """Return the columns for each number of bits that fits some length of groups."""
     pairs = ((bits, groups * size) for size in sizes for bits in _BITS)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
 

@@ -9,7 +9,7 @@ https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-fina
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -19,7 +19,7 @@ _EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCK_BYTES = 16
 
 
-def _blocks(parts: Parts, said: Said) -> Logical | None:
+def _blocks(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scales = parts.values()
     if len(codes.shape) < 2 or codes.shape[:-1] != scales.shape or scales.dtype not in _EXPONENTS:
         return None
@@ -28,7 +28,7 @@ def _blocks(parts: Parts, said: Said) -> Logical | None:
     return Logical.of("mxfp4", (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner))
 
 
-def _rows(parts: Parts, said: Said) -> Logical | None:
+def _rows(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scale, *_ = parts.values()
     if len(codes.shape) < 2 or scale.dtype not in _EXPONENTS:
         return None

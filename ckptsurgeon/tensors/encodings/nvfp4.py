@@ -1,13 +1,13 @@
 """4-bit floats in blocks of 16, each with an 8-bit float as scale, and one scale for all: NVIDIA's nvfp4.
 
 ModelOpt stores ``weight``, ``weight_scale``, ``weight_scale_2``, https://github.com/NVIDIA/Model-Optimizer;
-compressed-tensors ``weight_packed``, ``weight_scale``, ``weight_global_scale``. Two codes lie in a byte.
+compressed-tensors ``weight_packed``, ``weight_scale``, ``weight_global_scale``. Two codes are in a byte.
 """
 
 from __future__ import annotations
 
 from ._encoding import Encoding, Logical, Parts
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -15,7 +15,7 @@ _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
-def _logical(parts: Parts, said: Said) -> Logical | None:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, scale = next(iter(parts.values())), parts.get(".weight_scale")
     if scale is None or scale.dtype not in _SCALES or not codes.shape:
         return None
@@ -23,7 +23,7 @@ def _logical(parts: Parts, said: Said) -> Logical | None:
     return Logical.of(method, (*codes.shape[:-1], codes.shape[-1] * 2))
 
 
-def _pairs(parts: Parts, said: Said) -> Logical | None:
+def _pairs(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """Those of transformers itself, whose scales lie as its kernels read them."""
     *outer, nbytes = parts[".weight"].shape or (0,)
     return Logical.of("nvfp4", (*outer, nbytes * 2))

@@ -1,4 +1,4 @@
-"""Methods whose codes are recognised and moved; nothing else is known of them here.
+"""Encodings whose codes are recognised and copied, but not understood further.
 
 Names are those of their own packages and of transformers' integrations,
 https://huggingface.co/docs/transformers/main/quantization/overview.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ._encoding import Encoding, Logical, Parts, same_shape, some
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -19,7 +19,7 @@ _SCALES = ("bfloat16", "float16", "float32")
 _TILE = 16
 
 
-def _aqlm(parts: Parts, said: Said) -> Logical | None:
+def _aqlm(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebooks, entries, out group, in group)."""
     codes, books = parts[".codes"].shape, parts[".codebooks"].shape
     if len(codes) != 3 or len(books) != 4:
@@ -27,7 +27,7 @@ def _aqlm(parts: Parts, said: Said) -> Logical | None:
     return Logical.of("AQLM", (codes[0] * books[2], codes[1] * books[3]))
 
 
-def _bytes(parts: Parts, said: Said) -> Logical | None:
+def _bytes(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """BitNet has one scale, and four values of -1, 0 and 1 in a byte along the output; others have scales for rows.
 
     In ComfyUI's files a byte may be a number of 8 bits, which their note of the format tells, a value.
@@ -40,13 +40,13 @@ def _bytes(parts: Parts, said: Said) -> Logical | None:
     return Logical("packed integers with scales", None, at_least=codes.numel)
 
 
-def _exl3(parts: Parts, said: Said) -> Logical | None:
+def _exl3(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """``trellis`` (in tiles, out tiles, words of a tile)."""
     rows, columns = (*parts[".trellis"].shape, 0, 0)[:2]
     return Logical.of("EXL3", (columns * _TILE, rows * _TILE))
 
 
-def _exl2(parts: Parts, said: Said) -> Logical | None:
+def _exl2(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry for each input."""
     order = parts.get(".q_invperm") or parts.get(".q_perm")
     codes = parts[".q_weight"].shape
@@ -55,7 +55,7 @@ def _exl2(parts: Parts, said: Said) -> Logical | None:
     return Logical.of("EXL2", (codes[1], order.numel))
 
 
-def _higgs(parts: Parts, said: Said) -> Logical | None:
+def _higgs(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
     codes, scales = parts[".weight"], parts.get(".scales")
     if scales is None or len(codes.shape) != 2 or len(scales.shape) != 2:
@@ -63,23 +63,23 @@ def _higgs(parts: Parts, said: Said) -> Logical | None:
     return Logical.of("HIGGS", (scales.shape[0], codes.shape[1]))
 
 
-def _quanto(parts: Parts, said: Said) -> Logical | None:
+def _quanto(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """One code for each parameter, but for those of few bits, which are packed and have a shift."""
     return (some if "._shift" in parts else same_shape)("Quanto")(parts, said)
 
 
-def _torchao(parts: Parts, said: Said) -> Logical | None:
+def _torchao(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """8-bit floats are one for each parameter; integers may be packed."""
     is_float = next(iter(parts.values())).dtype.startswith("float8")
     return (same_shape if is_float else some)("torchao")(parts, said)
 
 
-def _spqr(parts: Parts, said: Said) -> Logical | None:
+def _spqr(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
     return Logical("SpQR", None, at_least=parts[".dense_weights"].numel)
 
 
-def _bitmask(parts: Parts, said: Said) -> Logical | None:
+def _bitmask(parts: Parts, said: QuantisationSettings) -> Logical | None:
     """compressed-tensors' sparse weights: ``bitmask`` says where the values in ``compressed`` stand."""
     return Logical("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 

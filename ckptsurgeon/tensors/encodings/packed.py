@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ._encoding import Encoding, Logical, Parts, some
-from ._settings import Said
+from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 
@@ -18,7 +18,7 @@ _LIKELY = (4, 8)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: Said) -> Logical | None:
+def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     codes, order = parts[".weight_packed"], parts.get(".weight_g_idx")
     if len(codes.shape) < 2 or not codes.numel:
         return None
@@ -31,8 +31,8 @@ def _logical(parts: Parts, said: Said) -> Logical | None:
     return Logical.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
 
 
-def _bits(parts: Parts, said: Said) -> Iterator[int]:
-    """Yield the numbers of bits that codes may have: as their zero points have, or as is said and fits their groups."""
+def _bits(parts: Parts, said: QuantisationSettings) -> Iterator[int]:
+    """Yield the possible bits of codes: by their zero points, or those in the settings that fit their groups."""
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]
@@ -46,7 +46,7 @@ def _bits(parts: Parts, said: Said) -> Iterator[int]:
     yield from fitting or [bits for bits, _ in schemes] or _LIKELY
 
 
-def _schemes(said: Said) -> tuple[Said, ...]:
+def _schemes(said: QuantisationSettings) -> tuple[QuantisationSettings, ...]:
     return said.sections("weights") or (said,)
 
 

@@ -1,4 +1,4 @@
-"""torch's own quantised tensors, which carry scale and zero point themselves.
+"""The encoding of torch's own quantised tensors, which include scale and zero point.
 
 https://docs.pytorch.org/docs/stable/quantization.html
 """

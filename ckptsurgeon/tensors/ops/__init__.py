@@ -1,1 +1,1 @@
-"""What happens to the values of one tensor, block by block: boxes, casts, interpolation. numpy, no files."""
+"""Computes on the values of one tensor, block by block: boxes, casts, means. It uses numpy and opens no file."""

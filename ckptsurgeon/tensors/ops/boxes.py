@@ -1,4 +1,4 @@
-"""Parts of a tensor: their shapes, and a tensor cut into them."""
+"""Cuts a tensor into rectangular parts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def box_shape(box: Box) -> tuple[int, ...]:
 
 
 def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[int, ...]:
-    """Return the leading part that two shapes share."""
+    """Return the shape of the leading part that two shapes have in common."""
     return tuple(min(s, d) for s, d in zip(source, destination, strict=True))
 
 
 def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
-    """Cut a tensor into parts of at most ``limit`` elements that lie one after the other in memory.
+    """Yield parts of at most ``limit`` elements of a tensor, each contiguous in memory.
 
     A part is single indices along the first dimensions, a range along one, and all of the others.
     """

@@ -1,4 +1,4 @@
-"""Casts as torch does them, and counts of what is not finite. numpy, no files.
+"""Casts values as torch does, and counts values that are not finite. It uses numpy and opens no file.
 
 Types that numpy lacks are held as integers of their size: a bfloat16 array is one of uint16.
 """
@@ -20,7 +20,7 @@ __all__ = ["Lost", "cast", "count_nonzero", "count_special", "goes_to_zero", "ra
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """How many finite values became infinite, or were cut to the largest, and how many became zero that were not."""
+    """Counts of a cast: finite values that became infinite or were cut to the largest, and values that became zero."""
 
     infinite: int = 0
     zero: int = 0
@@ -45,7 +45,7 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
     """Return values cast as torch casts them, and how many lost their size.
 
     Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. What becomes zero is
-    counted where ``goes_to_zero`` says so. Raises PlanError when an integer does not fit.
+    counted where ``goes_to_zero`` says so. Raises PlanError if an integer does not fit.
     """
     if source == destination:
         return array, Lost()
@@ -62,7 +62,7 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
 
 
 def _holds(destination: str, source: str) -> bool:
-    """Tell whether no finite value of a type becomes infinite in another."""
+    """Return whether every finite value of a type stays finite in another."""
     return _reach(destination) > _reach(source) or (source, destination) == ("bfloat16", "float32")
 
 
@@ -73,13 +73,13 @@ _POWERS = {
 
 
 def _reach(dtype: str) -> int:
-    """Return the power of two that the largest finite values of a type lie just below."""
+    """Return the power of two just above the largest finite value of a type."""
     dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
     return _POWERS.get(dtype) or DTYPES[dtype].bits
 
 
 def widened(array: Array, dtype: str) -> Array:
-    """Return the values in a type that numpy computes with."""
+    """Return the values in a dtype that numpy can compute with."""
     if dtype == "bfloat16":
         bits: Array = array.astype("<u4")
         bits <<= np.uint32(16)  # in place: a second array costs more than the shift
@@ -149,11 +149,11 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""Types in which weights may be too small, and the bits that are 0 in their zeros alone."""
+"""Types in which weights may become zero, and the bits that are 0 only in a zero."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
-    """Whether values of a type that weights may well have are too small for another."""
+    """Return whether typical weights of a type can be too small for another."""
     return destination in _NARROW and source in _SMALLEST and _SMALLEST[source] < _SMALLEST[destination]
 
 
@@ -171,7 +171,7 @@ _NAN_ONLY = {
     "float8_e5m2fnuz": (0xFF, 0x80),
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
-"""The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
+"""The 8-bit floats without infinities: the bits to check, and their value in a NaN."""
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
@@ -179,7 +179,7 @@ _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4
 
 
 def _reaches(values: Array, first: int) -> bool:
-    """Whether some bits are as large as ``first``, whatever their sign: two passes, without a copy."""
+    """Return whether any bits are at least ``first``, ignoring the sign: two passes, without a copy."""
     if not values.size:
         return False
     bits = 8 * values.itemsize

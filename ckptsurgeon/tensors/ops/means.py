@@ -1,4 +1,4 @@
-"""What is computed from values: means, sums and products, in double precision and rounded once. numpy, no files."""
+"""Computes means, sums and products in double precision, rounded once. It uses numpy and opens no file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Part = tuple[Array, str]
 def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
     """Return the mean, or the weighted sum, of values in double precision, and the dtype of that.
 
-    Each part is taken when the one before has been added: of an iterator, one is held at a time. All are real, or all
-    complex.
+    Each part is taken after the one before has been added, so that only one part of an iterator is in
+    memory. All are real, or all complex.
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:
@@ -55,7 +55,7 @@ def largest(parts: Iterable[Part]) -> Part:
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
     """Return values in double precision rounded to a dtype once, and how many lost their size.
 
-    ``cast`` goes through float32, which is a second rounding. Raises PlanError where the dtype has no sign for a value.
+    ``cast`` goes through float32, which is a second rounding. Raises PlanError if the dtype has no sign for a value.
     """
     want = DTYPES[dtype]
     if dtype == "float8_e8m0fnu" and (values < 0).any():
@@ -73,7 +73,7 @@ _TIES = 0xFFF
 
 
 def _odd(values: Array) -> Array:
-    """Return float64 as float32 that rounds to a type of at most 11 bits as the float64 would; infinite is what was.
+    """Return float64 as float32 that rounds to a type of at most 11 bits like the float64; infinities stay.
 
     What lands where a tie may be is rounded to odd instead of to nearest: towards zero, and with a last bit of one
     where it is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
@@ -89,7 +89,7 @@ def _odd(values: Array) -> Array:
 
 
 def scaled(values: Array, dtype: str, factor: float) -> Array:
-    """Return values times a number, rounded to their dtype once; raises PlanError where one becomes infinite."""
+    """Return values times a number, rounded to their dtype once; raises PlanError if one becomes infinite."""
     made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
     if lost.infinite:
         raise PlanError(
@@ -100,7 +100,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 
 
 def added(parts: Sequence[Array], dtype: str) -> Array:
-    """Return the sum of values of one dtype, rounded to it once; raises PlanError where one becomes infinite."""
+    """Return the sum of values of one dtype, rounded to it once; raises PlanError if one becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
     if lost.infinite:
         raise PlanError(f"{count(lost.infinite, 'sum')} would be beyond {dtype}.", hint="Cast first.")

@@ -1,7 +1,7 @@
-"""8-bit floats: a table of their 256 values to read them, integer arithmetic to round to them. numpy, no torch.
+"""Converts 8-bit floats: by a table of their 256 values to float32, by integer arithmetic from it. It needs no torch.
 
 The types are those of https://arxiv.org/abs/2209.05433 (e4m3fn, e5m2), https://arxiv.org/abs/2206.02915 (fnuz) and of
-the OCP microscaling formats (e8m0fnu). What is too large becomes what torch 2.13 makes of it: the largest value in
+the OCP microscaling formats (e8m0fnu). Too large values become the same as in torch 2.13: the largest value in
 e4m3fn, infinity in e5m2, NaN in the others.
 """
 
@@ -22,11 +22,11 @@ _POWERS = "float8_e8m0fnu"
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How the bits are dealt out: those of the fraction, the bias of the exponent, the largest finite code.
+class _FloatBits:
+    """The bits of a type: those of the fraction, the bias of the exponent, the largest finite code.
 
-    ``beyond`` is the code of what is too large, ``nan`` that of NaN, ``infinity`` that of infinity, 0 where there is
-    none. With ``unsigned_zero`` NaN stands where -0 would be.
+    ``beyond`` is the code of too large values, ``nan`` that of NaN, ``infinity`` that of infinity, 0 where there is
+    none. With ``unsigned_zero`` the code of -0 is NaN.
     """
 
     fraction: int
@@ -39,10 +39,10 @@ class _Layout:
 
 
 _LAYOUTS = {
-    "float8_e4m3fn": _Layout(3, 7, 0x7E, 0x7E, 0x7F),
-    "float8_e5m2": _Layout(2, 15, 0x7B, 0x7C, 0x7F, infinity=0x7C),
-    "float8_e4m3fnuz": _Layout(3, 8, 0x7F, 0x80, 0x80, unsigned_zero=True),
-    "float8_e5m2fnuz": _Layout(2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
+    "float8_e4m3fn": _FloatBits(3, 7, 0x7E, 0x7E, 0x7F),
+    "float8_e5m2": _FloatBits(2, 15, 0x7B, 0x7C, 0x7F, infinity=0x7C),
+    "float8_e4m3fnuz": _FloatBits(3, 8, 0x7F, 0x80, 0x80, unsigned_zero=True),
+    "float8_e5m2fnuz": _FloatBits(2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
 }
 SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
@@ -85,13 +85,13 @@ def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
 
 
 def to_small(values: Array, dtype: str) -> Array:
-    """Return float32 as 8-bit floats: the nearest, of two as near the even one."""
+    """Return float32 as 8-bit floats: rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values, "<f4").view("<u4")
     codes = _to_powers(bits) if dtype == _POWERS else _rounded(bits, _LAYOUTS[dtype])
     return codes.reshape(values.shape)
 
 
-def _rounded(bits: Array, layout: _Layout) -> Array:
+def _rounded(bits: Array, layout: _FloatBits) -> Array:
     magnitude = bits & np.uint32(0x7FFF_FFFF)
     shift = 23 - layout.fraction
     half, odd = np.uint32((1 << (shift - 1)) - 1), (magnitude >> np.uint32(shift)) & np.uint32(1)
@@ -110,7 +110,7 @@ def _rounded(bits: Array, layout: _Layout) -> Array:
 
 
 def _to_powers(bits: Array) -> Array:
-    """Round to powers of two; the sign is lost, as torch loses it."""
+    """Return the nearest powers of two; the sign is lost, as in torch."""
     exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)).astype("<i4")
     rest = bits & np.uint32(0x7F_FFFF)
     half = np.uint32(0x40_0000)

@@ -286,7 +286,7 @@ def test_a_checkpoint_of_no_tensors_is_said_to_be_one(ckpt: Run) -> None:
     header += b" " * (-len(header) % 8)
     Path("none.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     done = ckpt("view", "none.safetensors")
-    assert (done.code, "holds no state dict" in done.err) == (3, True), done
+    assert (done.code, "has no state dict" in done.err) == (3, True), done
 
 
 def test_a_run_stands_alone(ckpt: Run) -> None:

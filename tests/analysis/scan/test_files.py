@@ -360,4 +360,4 @@ def test_a_record_that_is_packed_as_torch_packs_none_is_unreadable(method: int) 
         archive.writestr("x/data.pkl", pickle.dumps({"a": 1}))
     fault = cs.scan("x.pth").found[0].fault
     assert fault is not None
-    assert (fault.kind, "compressed in a way that is not read" in fault.why) == ("unreadable", True)
+    assert (fault.kind, "has an unsupported compression method" in fault.why) == ("unreadable", True)

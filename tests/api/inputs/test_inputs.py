@@ -380,4 +380,4 @@ def test_an_error_says_which_of_several_dicts_it_is_of(name: str) -> None:
     place, call = PLACES[name]
     with pytest.raises(cs.ConfigError) as error:
         call()
-    assert error.value.message.startswith(f"{place}, a dict, holds several state dicts: m (2 tensors)")
+    assert error.value.message.startswith(f"{place}, a dict, has several state dicts: m (2 tensors)")

@@ -133,7 +133,7 @@ def test_a_configuration_of_any_types_is_no_fault(kind: str, ckpt: Any) -> None:
         ("[" * 100_000, "nested too deeply"),
         ("[]", "it has no peft_type"),
         ('{"r": 8}', "it has no peft_type"),
-        ('{"r": 8, "r": 9}', "stands twice"),
+        ('{"r": 8, "r": 9}', "occurs twice"),
         (b" " * (17 << 20), "it has 17825792 bytes"),
     ],
 )

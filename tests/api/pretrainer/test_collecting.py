@@ -1,4 +1,4 @@
-"""Where the files of a ``Pretrainer`` come from, and what is said when they cannot be had."""
+"""Where the files of a ``Pretrainer`` come from, and what is said when they cannot be fetched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_only_looks_like_a_path_is_never_asked_of_the_hub(server: SimpleNam
     for source, why in (
         ("here.ckpt", "is a file"),
         ("s3://bucket/x", "neither a folder nor an"),
-        ("a b/c", "no name of"),
+        ("a b/c", "not the name of"),
     ):
         with pytest.raises(cs.CheckpointError, match=why):
             cs.Pretrainer("collected", {"enc": nn.Linear(1, 1)}).collect_files(source)
@@ -80,7 +80,7 @@ def test_where_nothing_can_be_written_it_is_said(server: SimpleNamespace) -> Non
     with pytest.raises(cs.OutputError, match=r"cannot (make the folder|write)"):
         cs.Pretrainer("/proc/collected", {"enc": CASES.encoder()}).collect_files("source")
     Path("folder/enc.ckpt").mkdir(parents=True)
-    with pytest.raises(cs.OutputError, match="is no regular file, and is not replaced"):
+    with pytest.raises(cs.OutputError, match="is not a regular file, so it is not replaced"):
         cs.Pretrainer("folder", {"enc": CASES.encoder()}).collect_files("source")
 
 
@@ -141,7 +141,7 @@ def test_speechbrains_own_objects_are_taken_for_settings(server: SimpleNamespace
     assert CASES.OTHER_COMMIT in str(found["enc"])
     ours, _ = pretrainer(paths={"enc": (local, "source/enc.ckpt")})
     assert os.readlink(ours.collect_files()["enc"]) == str(Path("source/enc.ckpt").absolute())
-    for settings, why in (({"local_strategy": "hardlink"}, "is unknown"), ({"fetch_config": {}}, "no FetchConfig")):
+    for settings, why in (({"local_strategy": "hardlink"}, "is unknown"), ({"fetch_config": {}}, "not a FetchConfig")):
         with pytest.raises(cs.ConfigError, match=why):
             pretrainer()[0].collect_files("source", **settings)
 

@@ -35,18 +35,18 @@ def observed(name: str, server: SimpleNamespace) -> dict[str, Any]:
 
 REFUSED_AT_COLLECTION = {
     "neither path nor default source": ("ConfigError", "enc has no path, and there is no default source."),
-    "an address, nowhere to collect": ("ConfigError", "there is no folder to collect it in. Set collect_in."),
-    "mistyped folder": ("SourceError", "there is no hub repository saves, and no folder saves here."),
-    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024, and no folder saves/2024 here."),
+    "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in."),
+    "mistyped folder": ("SourceError", "there is no hub repository saves and no local folder saves."),
+    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024 and no local folder saves/2024."),
     "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; it looks like a path"),
     "file that is not in the folder": (
         "SourceError", "source has no file encoder.ckpt. Did you mean enc.ckpt?",
     ),
-    "an address that is not there": ("SourceError", "URL/web/nothing.ckpt cannot be had: 404 Not Found."),
+    "an address that is not there": ("SourceError", "URL/web/nothing.ckpt cannot be fetched: 404 Not Found."),
     "a short body": ("SourceError", "URL/web/short/enc.ckpt broke off: 18 of 5000 bytes came."),
     "a short body over an older file": ("SourceError", "URL/web/short/enc.ckpt broke off: 18 of 5000 bytes came."),
     "no network allowed": ("SourceError", "URL/web/enc.ckpt is not in ROOT/collected/enc.ckpt yet, and allow_network"),
-    "hub, no such repository": ("SourceError", "there is no hub repository org/nothing, and no folder org/nothing here."),
+    "hub, no such repository": ("SourceError", "there is no hub repository org/nothing and no local folder org/nothing."),
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
     "condition a text": ("ConfigError", "the condition of head is 'False'. It must be True or False"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.formats.base.sharded_writer import lacking
+from ckptsurgeon.formats.base.sharded_writer import missing_shards
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ from ckptsurgeon.formats.base.sharded_writer import lacking
     ],
 )
 def test_what_is_lacking_is_named_and_counted(shards: set[str], names: list[str], many: int) -> None:
-    assert lacking(shards, most=2) == (names, many)
+    assert missing_shards(shards, most=2) == (names, many)
 
 
 def test_a_great_many_that_are_lacking_are_not_made_into_names() -> None:
     shards = {f"{number}-1-of-9999999" for number in range(2_000)}
-    names, many = lacking(shards, most=2)
+    names, many = missing_shards(shards, most=2)
     assert (len(names), many) == (2, 2_000 * 9_999_998)

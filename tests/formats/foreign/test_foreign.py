@@ -62,7 +62,7 @@ S3 = (
 PIPELINE = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
 NEMO = ("./", "./model_config.yaml", "./model_weights.ckpt")
 SAVEZ = "save the arrays with numpy.savez: ckpt reads .npz."
-ANEW = "Fetch it anew, from an address that gives the file itself."
+ANEW = "Fetch it again from an address of the file itself."
 
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "nemo": ("x.nemo", tarred(*NEMO), "a NeMo model, a tar archive", "tar xf x.nemo ./model_weights.ckpt"),
@@ -111,11 +111,11 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "openvino": ("x.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO model", "converted from"),
     "json error": (
         "model.safetensors", b'{"error":"Repository not found"}',
-        "the answer of a server, which says: Repository not found", ANEW,
+        "the answer of a server: Repository not found", ANEW,
     ),
     "json error in an index": (
         "model.safetensors.index.json", b'{"error":{"code":401,"message":"Sign in."}}',
-        "the answer of a server, which says: Sign in", ANEW,
+        "the answer of a server: Sign in", ANEW,
     ),
     "configuration": ("config.json", b'{"model_type": "bert"}', "the configuration of a model", "Name the folder"),
     "adapter's configuration": ("a.json", b'{"peft_type": "LORA"}', "the configuration of an adapter", "the folder"),
@@ -125,7 +125,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
         "x.pth", b"\n<!DOCTYPE html>\n<html><head><title>Sign in &amp; go</title>", "a web page (Sign in & go)", ANEW,
     ),
     "lfs": ("x.pth", LFS, "a Git LFS pointer, not the file itself", "git lfs pull"),
-    "plain answer": ("x.pth", b"Entry not found", "a text, which begins: Entry not found", ""),
+    "plain answer": ("x.pth", b"Entry not found", "a text that begins: Entry not found", ""),
     "gzip": ("x.pth.gz", gzip.compress(b"PK"), "compressed with gzip", "gunzip x.pth.gz"),
     "tar.gz": ("x.tgz", gzip.compress(tarred("a")), "a tar archive compressed with gzip", "tar xf x.tgz"),
     "bzip2": ("x.pth", bz2.compress(b"PK"), "compressed with bzip2", "bunzip2 x.pth"),
@@ -137,7 +137,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "rar": ("x.rar", b"Rar!\x1a\x07\x01\0" + bytes(20), "a rar archive", "unrar x x.rar"),
     "pickle": ("x.pkl", pickle.dumps({"a": 1}), "a pickle that torch did not write", "ckpt scan x.pkl shows"),
     "old pickle": ("x.pkl", pickle.dumps({"a": 1}, 0), "a pickle that torch did not write", "ckpt scan x.pkl shows"),
-    "zeros": ("x.pth", bytes(9000), "a file that begins with zeros", "Fetch it anew."),
+    "zeros": ("x.pth", bytes(9000), "a file that begins with zeros", "Fetch it again."),
     "parquet": ("x.bin", b"PAR1" + bytes(20), "a Parquet table", "Name a checkpoint."),
 }  # fmt: skip
 
@@ -326,5 +326,5 @@ def test_a_large_size_in_a_header_of_a_tar_archive_ends_the_look() -> None:
 
 def test_what_begins_like_safetensors_is_told_by_its_reader() -> None:
     Path("x.safetensors").write_bytes(struct.pack("<Q", 5) + b"{....")
-    with pytest.raises(cs.FormatError, match="no sound safetensors file"):
+    with pytest.raises(cs.FormatError, match="is not a valid safetensors file"):
         cs.open_checkpoint("x.safetensors")

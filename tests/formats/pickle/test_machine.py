@@ -16,7 +16,7 @@ from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.pickle.machine import load
 from ckptsurgeon.formats.pickle.state import Memo
-from ckptsurgeon.formats.pickle.values import Group, Name, Opaque
+from ckptsurgeon.formats.pickle.values import GlobalName, Opaque, PickledSet
 from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 from ...helpers.depth import examples_of
@@ -53,7 +53,7 @@ def test_an_ordered_dict_is_a_mapping(protocol: int) -> None:
 @pytest.mark.parametrize("protocol", range(6))
 def test_sets_keep_their_members_unhashed(protocol: int) -> None:
     found = read(pickle.dumps({"x"}, protocol))
-    assert isinstance(found, Group)
+    assert isinstance(found, PickledSet)
     assert found == ["x"]
 
 
@@ -99,7 +99,7 @@ def test_objects_become_inert_stand_ins_with_their_state(protocol: int) -> None:
     ],
 )
 def test_inst_obj_and_extensions_are_only_names(data: bytes) -> None:
-    assert isinstance(read(data), (Opaque, Name))
+    assert isinstance(read(data), (Opaque, GlobalName))
 
 
 def nested(depth: int) -> bytes:
@@ -185,12 +185,12 @@ def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_opcode_of_cpython_is_known() -> None:
-    from ckptsurgeon.formats.pickle._opcodes import TABLE, Opcodes
+    from ckptsurgeon.formats.pickle._opcodes import TABLE, PickleOpcodes
 
     hot = {0x72, 0x68, 0x4B, 0x28, 0x74, 0x58, 0x52, 0x85, 0x71, 0x51, 0x89, 0x29, 0x86, 0x4D, 0x6A, 0x2E}
     for opcode in pickletools.opcodes:
         code = ord(opcode.code)
-        assert code in hot or TABLE[code] is not Opcodes.op_unknown, opcode.name
+        assert code in hot or TABLE[code] is not PickleOpcodes.op_unknown, opcode.name
 
 
 @examples_of(500)

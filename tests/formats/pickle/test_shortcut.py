@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.pickle import machine as _pickle
-from ckptsurgeon.formats.pickle.values import Name, Opaque
+from ckptsurgeon.formats.pickle.values import GlobalName, Opaque
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ...helpers.torch_files import saved, variety
@@ -30,7 +30,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return [plain(entry, depth + 1) for entry in value] if depth < 9 else "deep"
     return (
         (value.module, value.name)
-        if isinstance(value, Name)
+        if isinstance(value, GlobalName)
         else repr(value)
         if not isinstance(value, Opaque)
         else "opaque"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.tf.leveldb import unsnapped
+from ckptsurgeon.formats.tf.leveldb import decompress_snappy
 
 from ...helpers.tensorflow_files import HEADER, block, entry, table, varint
 
@@ -40,7 +40,7 @@ def test_compressed_blocks() -> None:
 )
 def test_snappy_of_every_kind(raw: bytes, wanted: bytes) -> None:
     """google/snappy, format_description.txt"""
-    assert unsnapped(raw, 1000) == wanted
+    assert decompress_snappy(raw, 1000) == wanted
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_snappy_of_every_kind(raw: bytes, wanted: bytes) -> None:
 )  # fmt: skip
 def test_snappy_that_is_malformed_is_refused(raw: bytes) -> None:
     with pytest.raises(cs.FormatError):
-        unsnapped(raw, 1000)
+        decompress_snappy(raw, 1000)
 
 
 def test_what_says_that_it_unpacks_to_gigabytes_is_refused_before_it_does() -> None:
     with pytest.raises(cs.FormatError, match="at most 8388608 are read"):
-        unsnapped(b"\xff\xff\xff\xff\x0f\x00a", 8 << 20)
-    with pytest.raises(cs.FormatError, match="said to unpack to 8000000"):
-        unsnapped(varint(8_000_000) + b"\x00a", 8 << 20)
+        decompress_snappy(b"\xff\xff\xff\xff\x0f\x00a", 8 << 20)
+    with pytest.raises(cs.FormatError, match="claims to unpack to 8000000"):
+        decompress_snappy(varint(8_000_000) + b"\x00a", 8 << 20)

@@ -76,7 +76,7 @@ def test_another_file_in_the_way_is_kept_without_force(uri: str, ckpt: Run) -> N
     before = tree("out")
     done = ckpt("fetch", uri, "--dir", "out")
     assert (done.code, done.out) == (5, "")
-    assert "is not what was asked for, and nothing says where it is from" in done.err
+    assert "is not what was asked for, and its origin is unknown" in done.err
     assert "--force" in done.err
     assert tree("out") == before
     assert ckpt("fetch", uri, "--dir", "out", "--force").code == 0
@@ -127,7 +127,7 @@ def test_a_folder_that_is_a_link_is_not_entered(net: Repository) -> None:
 
 def test_something_else_in_the_way_is_never_replaced(net: Repository) -> None:
     Path("out/model.safetensors").mkdir(parents=True)
-    with pytest.raises(cs.OutputError, match="model.safetensors is no regular file|cannot write"):
+    with pytest.raises(cs.OutputError, match="model.safetensors is not a regular file|cannot write"):
         cs.fetch("hf://org/net", dir="out", force=False)
     assert sorted(os.listdir("out")) == ["model.safetensors"]
     Path("file").touch()

@@ -96,7 +96,7 @@ def test_a_file_that_went_bad_in_the_cache_is_fetched_again_and_said(hub: Hub, n
     hub.forget()
     found = cs.fetch(f"hf://org/net@{net.main}/{name}")
     assert Path(found.path).read_bytes() == FILES[name]
-    assert found.notes == (f"{name} came again: its bytes were not what the hub says",)
+    assert found.notes == (f"{name} was fetched twice: at first its bytes differed from the hub's digest",)
     assert [one.method for one in hub.requests] == ["HEAD", "GET"]
 
 
@@ -125,7 +125,7 @@ def test_what_has_no_digest_at_all_is_refused(hub: Hub, net: Repository) -> None
     hub.fail("*/config.json", faults.other_etag(), method="HEAD", times=None)
     hub.fail("*/paths-info/*", faults.status(404), method="POST", times=None)
     with pytest.raises(
-        cs.SourceError, match=r"calls the file config.json by what is no digest, and its listing has none"
+        cs.SourceError, match=r"ETag of the file config.json is not a digest, and its listing has no digest"
     ):
         cs.fetch("hf://org/net/config.json")
 
@@ -141,7 +141,7 @@ def test_the_sha256_that_was_asked_for_is_held_against_what_came(hub: Hub, net: 
             cs.fetch(uri, sha256="0" * 64, dir="out")
         assert error.value.exit_code == 3
         assert not Path("out").exists()
-    for sha256, uri, why in (("abc", "w.bin", "is no SHA-256"), (SHA256, "hf://org/net", "is of one file")):
+    for sha256, uri, why in (("abc", "w.bin", "is not a SHA-256"), (SHA256, "hf://org/net", "needs a single file")):
         with pytest.raises(cs.ConfigError, match=why):
             cs.fetch(uri, sha256=sha256)
 
@@ -170,7 +170,7 @@ def test_a_store_is_read_through_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert files_in(cs.fetch("memory://bucket/net")) == FILES
     one = cs.fetch("memory://bucket/net/model.safetensors", dir="out")
     assert (one.path, files_in("out")) == (str(Path("out/model.safetensors").resolve()), {"model.safetensors": WEIGHTS})
-    with pytest.raises(cs.SourceError, match="memory://bucket/none cannot be had"):
+    with pytest.raises(cs.SourceError, match="memory://bucket/none cannot be fetched"):
         cs.fetch("memory://bucket/none")
     with pytest.raises(cs.ConfigError, match=r"nothing reads nosuch:// addresses"):
         cs.fetch("nosuch://bucket/x")
@@ -201,7 +201,7 @@ def test_what_is_here_already_is_where_it_is() -> None:
         ("hf://org/net@none", "has no revision none"),
         ("hf://org/gated/a", "asks for a login"),
         ("hf://org/private", "there is no hub repository org/private. A private one needs hf auth login"),
-        ("{url}/files/none", "cannot be had: 404"),
+        ("{url}/files/none", "cannot be fetched: 404"),
         ("http://127.0.0.1:9/x", "cannot be reached"),
     ],
 )

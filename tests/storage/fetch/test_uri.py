@@ -7,34 +7,34 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.fetch.origin import Origin, file_name, origin_of_uri
+from ckptsurgeon.storage.fetch.origin import FetchOrigin, file_name, origin_of_uri
 
 
 @pytest.mark.parametrize(
     ("uri", "origin"),
     [
-        ("hf://org/repo", Origin("hub", "org/repo", "")),
-        ("hf://org/repo/", Origin("hub", "org/repo", "")),
-        ("hf://org/repo@v1", Origin("hub", "org/repo", "", "v1")),
-        ("hf://org/repo@v1/a/b.pth", Origin("hub", "org/repo", "a/b.pth", "v1")),
-        ("hf://org/repo/a@b.pth", Origin("hub", "org/repo", "a@b.pth")),
-        ("hf://org/repo@refs/pr/3/b.pth", Origin("hub", "org/repo", "b.pth", "refs/pr/3")),
-        ("hf://org/repo@feature%2Fx/b.pth", Origin("hub", "org/repo", "b.pth", "feature/x")),
-        ("hf://models/org/repo/b.pth", Origin("hub", "org/repo", "b.pth")),
-        ("hf://gpt2@main/b.pth", Origin("hub", "gpt2", "b.pth", "main")),
-        ("HTTPS://h/a/b.pth", Origin("url", "HTTPS://h/a", "b.pth")),
-        ("s3://bucket/a/b.pth", Origin("store", "s3://bucket/a", "b.pth")),
+        ("hf://org/repo", FetchOrigin("hub", "org/repo", "")),
+        ("hf://org/repo/", FetchOrigin("hub", "org/repo", "")),
+        ("hf://org/repo@v1", FetchOrigin("hub", "org/repo", "", "v1")),
+        ("hf://org/repo@v1/a/b.pth", FetchOrigin("hub", "org/repo", "a/b.pth", "v1")),
+        ("hf://org/repo/a@b.pth", FetchOrigin("hub", "org/repo", "a@b.pth")),
+        ("hf://org/repo@refs/pr/3/b.pth", FetchOrigin("hub", "org/repo", "b.pth", "refs/pr/3")),
+        ("hf://org/repo@feature%2Fx/b.pth", FetchOrigin("hub", "org/repo", "b.pth", "feature/x")),
+        ("hf://models/org/repo/b.pth", FetchOrigin("hub", "org/repo", "b.pth")),
+        ("hf://gpt2@main/b.pth", FetchOrigin("hub", "gpt2", "b.pth", "main")),
+        ("HTTPS://h/a/b.pth", FetchOrigin("url", "HTTPS://h/a", "b.pth")),
+        ("s3://bucket/a/b.pth", FetchOrigin("store", "s3://bucket/a", "b.pth")),
     ],
 )
-def test_a_uri_is_one_of_four_kinds(uri: str, origin: Origin) -> None:
+def test_a_uri_is_one_of_four_kinds(uri: str, origin: FetchOrigin) -> None:
     assert origin_of_uri(uri) == origin
 
 
 def test_a_path_is_absolute_and_a_folder_is_all_of_it() -> None:
     Path("folder").mkdir()
     here = str(Path.cwd())
-    assert origin_of_uri("folder") == Origin("local", f"{here}/folder", "")
-    assert origin_of_uri("x.pth") == origin_of_uri(f"file://{here}/x.pth") == Origin("local", here, "x.pth")
+    assert origin_of_uri("folder") == FetchOrigin("local", f"{here}/folder", "")
+    assert origin_of_uri("x.pth") == origin_of_uri(f"file://{here}/x.pth") == FetchOrigin("local", here, "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_a_path_is_absolute_and_a_folder_is_all_of_it() -> None:
         ("hf://", None, "names no repository"),
         ("hf://a b/c", None, "names no repository"),
         ("hf://org/repo@/x", None, "names no repository"),
-        ("hf://datasets/org/repo", None, "no model repository"),
+        ("hf://datasets/org/repo", None, "not a model repository"),
         ("hf://org/repo/../../x", None, "outside its folder"),
         ("hf://org/repo/a//x", None, "outside its folder"),
         ("hf://org/repo/a\\x", None, "outside its folder"),
-        ("hf://org/repo", "../../x", "no revision"),
-        ("hf://org/repo", "/etc", "no revision"),
-        ("hf://org/repo@v1", "v2", "say two things"),
+        ("hf://org/repo", "../../x", "not a valid revision"),
+        ("hf://org/repo", "/etc", "not a valid revision"),
+        ("hf://org/repo@v1", "v2", "contradict each other"),
         ("https://h/x.pth", "v1", "has no revisions"),
         ("x.pth", "v1", "has no revisions"),
     ],
@@ -63,5 +63,5 @@ def test_what_cannot_be_meant_is_a_usage_error(uri: str, revision: str | None, w
 def test_the_name_of_a_file_is_without_the_query_of_its_address() -> None:
     assert file_name(origin_of_uri("https://h/a/b%20c.pth?sig=x/y&z=1#f")) == "b c.pth"
     for uri in ("https://h/", "https://h/a/", "https://h/a/%2e%2e", "https://h/a%5cb", "https://h/a%00b"):
-        with pytest.raises(cs.ConfigError, match="does not say what its file is called"):
+        with pytest.raises(cs.ConfigError, match="has no file name"):
             file_name(origin_of_uri(uri))

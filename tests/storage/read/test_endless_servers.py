@@ -17,7 +17,7 @@ from ckptsurgeon.storage.read import remote
 from ckptsurgeon.storage.read.http import pace as _pace
 from ckptsurgeon.storage.read.http import ranges as _http_ranges
 from ckptsurgeon.storage.read.http import spool as _room
-from ckptsurgeon.storage.read.http.pace import Pace, allowing, timeout_s
+from ckptsurgeon.storage.read.http.pace import Pace, server_timeout, timeout_s
 from ckptsurgeon.storage.read.uri import open_source
 
 from ...helpers.hub import faults
@@ -107,7 +107,7 @@ def test_the_limit_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, ckpt:
     assert timeout_s() == 60
     monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "7.5")
     assert timeout_s() == 7.5
-    with allowing("3"):
+    with server_timeout("3"):
         assert timeout_s() == 3
     assert timeout_s() == 7.5
     for said in ("0", "-1", "nan", "inf", "ten", ""):
@@ -131,7 +131,7 @@ def test_an_endless_body_is_kept_up_to_a_bound(hub: Hub, verb: str, ckpt: Run, m
     word, *rest = VERBS[verb]
     done = ckpt(word, hub.file("net.pth", BIG), *rest)
     assert done.code == 3
-    assert re.search(r"gives no ranges and does not say how large it is: (9\d\d\.\d kB|1\.0 MB) of it came", done.err)
+    assert re.search(r"supports no ranges and does not report its size: (9\d\d\.\d kB|1\.0 MB) of it came", done.err)
     assert len(hub.requests) == 1
 
 
@@ -148,13 +148,13 @@ def test_some_room_is_left_on_the_disk(
         free[0] -= 1 << 20
         return max(0, free[0])
 
-    assert _room.room(look) is not None
-    monkeypatch.setattr(_room, "room", room)
+    assert _room.free_bytes(look) is not None
+    monkeypatch.setattr(_room, "free_bytes", room)
     hub.fail("/files/*", faults.endless(), times=None)
     word, *rest = VERBS[verb]
     done = ckpt(word, hub.file("net.pth", BIG), *rest)
     assert done.code == code, done
-    assert "hardly any space left" in done.err
+    assert "almost no space left" in done.err
     assert hub.sent < 64 << 20
     assert not list(Path().glob("out*"))
 
@@ -163,17 +163,17 @@ def test_the_room_that_is_left_is_a_part_of_a_small_disk() -> None:
     def disk(blocks: int, free: int) -> os.statvfs_result:
         return os.statvfs_result((4096, 4096, blocks, free, free, 0, 0, 0, 0, 255))
 
-    assert _room.room(disk(1 << 28, 1 << 20)) == (4096 << 20) - (1 << 30)
-    assert _room.room(disk(1000, 100)) == 4096 * 100 - int(4096 * 1000 * 0.05)
-    assert _room.room(disk(1 << 28, 100)) == 0
-    assert _room.room(disk(0, 0)) is None
+    assert _room.free_bytes(disk(1 << 28, 1 << 20)) == (4096 << 20) - (1 << 30)
+    assert _room.free_bytes(disk(1000, 100)) == 4096 * 100 - int(4096 * 1000 * 0.05)
+    assert _room.free_bytes(disk(1 << 28, 100)) == 0
+    assert _room.free_bytes(disk(0, 0)) is None
 
 
 @pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/net.pth"])
 def test_an_endless_file_of_a_hub_leaves_room(hub: Hub, uri: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_room, "EVERY", 1 << 20)
     left = iter([4 << 20, 2 << 20])
-    monkeypatch.setattr(_room, "room", lambda _: next(left, 0))
+    monkeypatch.setattr(_room, "free_bytes", lambda _: next(left, 0))
     hub.repository("org/net", {"net.pth": BIG})
     hub.fail("/org/net/resolve/*", faults.endless(), times=None)
     done = ckpt("fetch", uri)

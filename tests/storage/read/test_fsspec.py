@@ -52,7 +52,7 @@ def test_a_folder_is_listed(memory: fsspec.AbstractFileSystem) -> None:
 
 
 def test_what_is_not_there(memory: fsspec.AbstractFileSystem) -> None:
-    with pytest.raises(SourceError, match="memory://bucket/x.pth cannot be had: it does not exist"):
+    with pytest.raises(SourceError, match="memory://bucket/x.pth cannot be fetched: it does not exist"):
         open_source("memory://bucket/x.pth")
 
 

@@ -181,7 +181,7 @@ def test_a_distributed_checkpoint_is_read_through_its_metadata(hub: Hub) -> None
 
 
 def test_a_web_page_and_nothing_are_no_checkpoints(hub: Hub) -> None:
-    with pytest.raises(FormatError, match="it is a web page. Fetch it anew"):
+    with pytest.raises(FormatError, match="it is a web page. Fetch it again"):
         cs.open_checkpoint(hub.file("x.pth", b"<html><body>Sign in</body></html>"))
     with pytest.raises(FormatError, match="is empty"):
         cs.open_checkpoint(hub.file("y.pth", b""))

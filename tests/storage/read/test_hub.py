@@ -121,7 +121,7 @@ def test_a_branch_that_cannot_be_asked_for_is_not_read_from_the_cache_without_a_
     hub.repository("org/net", {"model.pth": saved(VALUES)})
     cs.fetch("hf://org/net")
     hub.fail("/api/models/org/net*", faults.status(500), times=None)
-    with pytest.raises(SourceError, match="the hub repository org/net at main cannot be had"):
+    with pytest.raises(SourceError, match="the hub repository org/net at main cannot be fetched"):
         cs.open_checkpoint("hf://org/net/model.pth")
 
 

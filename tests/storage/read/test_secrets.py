@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import ckptsurgeon as cs
 from ckptsurgeon.cli.application import verbs
-from ckptsurgeon.storage.fetch.origin import Origin
+from ckptsurgeon.storage.fetch.origin import FetchOrigin
 from ckptsurgeon.storage.read.uri import shown
 from ckptsurgeon.util.text import escape, without_secrets
 
@@ -162,7 +162,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_the_place_in_the_cache_does_not_hang_on_the_password() -> None:
-    one, other = (Origin("store", f"zip://x::http://me:{word}@h", "a.zip") for word in ("one", "other"))
+    one, other = (FetchOrigin("store", f"zip://x::http://me:{word}@h", "a.zip") for word in ("one", "other"))
     assert one.sha256 == other.sha256
     assert one.shown == "zip://x::http://h/a.zip"
 

@@ -180,7 +180,7 @@ def test_an_adapter_on_a_web_server_has_its_configuration_beside_it(hub: Hub) ->
     cs.apply(cs.lora_merge(url, [f"{hub.url}/files/lora/adapter_model.safetensors"]), "far.safetensors")
     assert len(cs.open_checkpoint("far.safetensors")) == len(A)
     del hub.files["lora/adapter_config.json"]
-    with pytest.raises(cs.SourceError, match=r"adapter_config\.json cannot be had: 404"):
+    with pytest.raises(cs.SourceError, match=r"adapter_config\.json cannot be fetched: 404"):
         cs.lora_merge(url, [f"{hub.url}/files/lora/adapter_model.safetensors"])
 
 

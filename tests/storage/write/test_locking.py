@@ -195,7 +195,7 @@ def test_a_folder_around_it_may_be_renamed_meanwhile() -> None:
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
-    with pytest.raises(cs.ConfigError, match="is no time to wait"):
+    with pytest.raises(cs.ConfigError, match="is not a valid time"):
         write(0.0, wait=seconds)
     assert left() == []
 

@@ -15,7 +15,7 @@ from itertools import islice
 from ....errors import FormatError
 from ....formats.base import limits
 from ....formats.base.slice import FileSlice
-from ....formats.zip.archive import Archive, Entry, read_archive
+from ....formats.zip.archive import Archive, ZipEntry, read_archive
 from ....storage.read.base import File
 from ..content.arrays import is_array_of_numbers
 from ..content.texts import program_note
@@ -185,14 +185,14 @@ def _look_at_archive(place: Place, archive: Archive) -> None:
     place.look.amend(at, parts=parts + len(skipped))
 
 
-def _opened_all(place: Place, archive: Archive, entries: Iterator[Entry]) -> Iterator[Place]:
+def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> Iterator[Place]:
     for entry in entries:
         opened = _opened(place, archive, entry)
         if opened is not None:
             yield opened
 
 
-def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
+def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
     """Return the place of a record; None where there is nothing to look at, or it cannot be unpacked, which is said."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
@@ -206,7 +206,7 @@ def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
         return None
 
 
-def _peeked(archive: Archive, entry: Entry) -> bytes:
+def _peeked(archive: Archive, entry: ZipEntry) -> bytes:
     """Return how a compressed record begins; nothing where it is damaged."""
     try:
         return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)

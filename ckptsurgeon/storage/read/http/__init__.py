@@ -1,1 +1,1 @@
-"""Ranges of files at addresses, over connections that may fail."""
+"""Reads ranges of files at web addresses, over connections that may fail."""

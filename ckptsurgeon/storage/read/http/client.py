@@ -1,4 +1,4 @@
-"""Asks a web server, patiently: one client for every address, whose credentials stay with their host.
+"""Requests from a web server with retries: one client for all addresses; credentials stay with their host.
 
 HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), Retry-After (10.2.3).
 """
@@ -18,18 +18,28 @@ from ....errors import ConfigError, SourceError
 from ....util.text import count, escape, without_secrets
 from ....util.version import __version__
 from ..uri import check_address, shown
-from .pace import LONGEST_WAIT_S, Pace, follow, timeout_s, watch
+from .pace import LONGEST_WAIT_S, Pace, count_reads, limit_reads, timeout_s
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Address", "Patience", "address_of", "announced", "ask", "broken", "close_connections", "offset", "refusal"]
+__all__ = [
+    "Address",
+    "RetryLimits",
+    "address_of",
+    "ask",
+    "close_connections",
+    "connection_errors",
+    "content_length",
+    "offset",
+    "status_error",
+]
 
 CONNECT_S = 15.0
-"""How long a server may take to be reached at all."""
+"""How long connecting to a server may take."""
 TRIES = 5
 ENOUGH = 64 << 10
-"""An attempt that brings at least so many bytes was worth it: what fails after it is counted anew."""
+"""An attempt that brings at least so many bytes counts as progress: the count of failures starts anew."""
 REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -41,7 +51,7 @@ sleep = time.sleep
 class Address:
     """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone.
 
-    ``commit`` names the content for ever, where the address is of one that never changes.
+    ``commit`` is set if the address is of a commit, whose content never changes.
     """
 
     url: str
@@ -51,9 +61,9 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return an address to ask; credentials in it become a header that no other host is sent.
+    """Return an address to ask; credentials in it become a header that is sent to no other host.
 
-    Raises ConfigError for what is none.
+    Raises ConfigError for an invalid address.
     """
     check_address(url)
     parts = urlsplit(url)
@@ -65,10 +75,10 @@ def address_of(url: str) -> Address:
     return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
 
 
-class Patience:
-    """How often one thing is asked for again, with longer and longer waits, and how long without progress.
+class RetryLimits:
+    """Limits the retries of one request: how many, with longer and longer waits, and how long without progress.
 
-    One attempt has half of the time that there is, so that a connection that is stuck is tried once more.
+    One attempt has half of the time, so that a stuck connection is tried once more.
     """
 
     def __init__(self, shown: str) -> None:
@@ -85,9 +95,9 @@ class Patience:
         return Pace(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
-        """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is what became of it.
+        """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is the reason of the failure.
 
-        Raises SourceError where there has been enough of them.
+        Raises SourceError if the limits are reached.
         """
         if came >= ENOUGH:
             self._failed, self._since, self._waited = 0, time.monotonic(), 0.0
@@ -99,7 +109,7 @@ class Patience:
             if self._waited > LONGEST_WAIT_S:
                 hint = f"The server asks to wait {wait_s:.0f} s."
             elif is_late:
-                hint = f"Nothing came on in {self._limit:g} s; --timeout SECONDS waits longer."
+                hint = f"No data came for {self._limit:g} s; --timeout SECONDS waits longer."
             raise SourceError(
                 f"{escape(self._shown)} {escape(without_secrets(what))}.", hint=hint, rule="late" * is_late
             )
@@ -109,10 +119,10 @@ class Patience:
 
 
 @contextmanager
-def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2.Response]:
-    """Give the answer to a GET, redirects followed, busy servers asked again; its body is not read yet.
+def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
+    """Give the answer to a GET; redirects are followed, busy servers asked again, the body is not read yet.
 
-    Raises SourceError where there is no answer that could be used, at once where nobody can be reached.
+    Raises SourceError if no usable answer comes, at once if the server cannot be reached.
     """
     import httpx2
 
@@ -122,42 +132,42 @@ def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2
         except httpx2.ConnectError as error:
             why = escape(without_secrets(_why(error)))
             raise SourceError(f"{escape(address.shown)} cannot be reached: {why}.", hint="Try again later.") from None
-        except broken() as error:
-            patience.again(f"cannot be had: {_why(error)}")
+        except connection_errors() as error:
+            patience.again(f"cannot be fetched: {_why(error)}")
             continue
         if response.status_code not in _BUSY:
             break
         response.close()
-        patience.again(f"cannot be had: {_status(response)}", _retry_after(response))
+        patience.again(f"cannot be fetched: {_status(response)}", _retry_after(response))
     try:
         yield response
     finally:
-        follow(None)
+        limit_reads(None)
         response.close()
 
 
-def announced(response: httpx2.Response) -> int | None:
-    """Return how many bytes an answer says that it has; None where it says none, or no number of bytes."""
+def content_length(response: httpx2.Response) -> int | None:
+    """Return the Content-Length of an answer; None if it has none, or an invalid one."""
     said = response.headers.get("Content-Length", "")
     return offset(said) if said.isascii() and said.isdigit() else None
 
 
 def offset(said: str) -> int | None:
-    """Return a number of bytes that a server wrote in digits; None where no file has so many."""
+    """Return a number of bytes written in digits; None if no file can be so large."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
-def refusal(address: Address, response: httpx2.Response) -> SourceError:
-    """Return the error for an answer that is no file."""
+def status_error(address: Address, response: httpx2.Response) -> SourceError:
+    """Return the error for an answer with a failure status."""
     code = response.status_code
     hint = ""
     if code in (401, 403):
-        hint = "The server wants other credentials than were given."
-    return SourceError(f"{escape(address.shown)} cannot be had: {escape(_status(response))}.", hint=hint)
+        hint = "The server did not accept the credentials."
+    return SourceError(f"{escape(address.shown)} cannot be fetched: {escape(_status(response))}.", hint=hint)
 
 
-def broken() -> tuple[type[Exception], ...]:
-    """Return what a connection raises that fails, stalls or ends too early."""
+def connection_errors() -> tuple[type[Exception], ...]:
+    """Return the exception types of a connection that fails, stalls or ends too early."""
     import httpx2
 
     return (httpx2.TransportError,)
@@ -179,25 +189,25 @@ def _client() -> httpx2.Client:
 
 
 def _follow(address: Address, headers: Mapping[str, str], pace: Pace) -> httpx2.Response:
-    """Return the first answer that is no redirect; what is secret goes to the address's own origin alone.
+    """Return the first answer that is not a redirect; secret headers go only to the address's own origin.
 
-    Its history has the redirects before it. ``pace`` holds for all of them, and for the body.
+    Its history has the redirects before it. ``pace`` limits all of them, and the body.
     """
     import httpx2
 
     url, timeout = address.url, httpx2.Timeout(None, connect=CONNECT_S)
     before: list[httpx2.Response] = []
-    follow(pace)
+    limit_reads(pace)
     pace.asked()
     for _ in range(REDIRECTS):
         own = address.secret if _origin(url) == _origin(address.url) else {}
         try:
             request = _client().build_request(
-                "GET", url, headers={**headers, **own}, timeout=timeout, extensions={"trace": watch}
+                "GET", url, headers={**headers, **own}, timeout=timeout, extensions={"trace": count_reads}
             )
             response = _client().send(request, stream=True)
         except (httpx2.InvalidURL, ValueError, OverflowError) as error:
-            raise SourceError(f"{escape(address.shown)} leads to what is no address: {escape(str(error))}.") from None
+            raise SourceError(f"{escape(address.shown)} leads to an invalid address: {escape(str(error))}.") from None
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:
             pace.answered()
             response.history = before
@@ -205,18 +215,18 @@ def _follow(address: Address, headers: Mapping[str, str], pace: Pace) -> httpx2.
         before.append(response)
         response.close()
         url = _redirected(address, url, response.headers["Location"])
-    raise SourceError(f"{escape(address.shown)} cannot be had: it is redirected without end.")
+    raise SourceError(f"{escape(address.shown)} cannot be fetched: it has too many redirects.")
 
 
 def _redirected(address: Address, url: str, location: str) -> str:
-    """Return where a redirect leads; never to another scheme than http(s), nor from https to what all can read."""
+    """Return the target of a redirect; never to another scheme than http(s), nor from https to unencrypted http."""
     try:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme.lower()
         if scheme in ("http", "https"):
             check_address(there)
     except (ValueError, ConfigError):
-        raise SourceError(f"{escape(address.shown)} is redirected to what is no address.") from None
+        raise SourceError(f"{escape(address.shown)} is redirected to an invalid address.") from None
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
         raise SourceError(
             f"{escape(address.shown)} is redirected to a {escape(scheme)}: address, which is not followed."

@@ -1,6 +1,6 @@
-"""What has come of a remote file whose content is pinned, kept until the run that wanted it has ended well.
+"""Keeps the fetched bytes of a remote file whose content is pinned, until a run that needs them has succeeded.
 
-Under the user's cache folder: a sparse file of the bytes that have come, and a journal of which those are. A run that
+Under the user's cache folder: a sparse file of the bytes received, and a journal of their ranges. A run that
 was killed or cut off leaves both, and the next one fetches only the rest.
 """
 
@@ -20,14 +20,14 @@ from .spool import Journal, Spool
 __all__ = ["KeptSpool", "cache_folder", "kept_spool"]
 
 FLUSH = 1 << 20
-"""Bytes that may come before they are flushed and written into the journal: what a kill costs at most."""
+"""How many bytes may be received before they are flushed and added to the journal: a kill loses at most these."""
 OLD_S = 14 * 24 * 3600
-"""What was left for so long is removed when something else is fetched: nobody has gone on with it."""
+"""Files that were left unused for so long are removed at the next fetch."""
 _BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A spool with a name, locked by this process; closing it removes it unless a run has not ended well."""
+    """A spool with a name, locked by this process; closing it removes it unless the run has failed."""
 
     hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
 
@@ -40,7 +40,7 @@ class KeptSpool(Spool):
         self._go_on()
 
     def hold(self, begin: int, end: int) -> None:
-        """Take a range as filled, and say so in the journal once enough has come."""
+        """Mark a range as filled, and add it to the journal once enough bytes were received."""
         super().hold(begin, end)
         with self._lock:
             self._fresh.add(begin, end)
@@ -49,7 +49,7 @@ class KeptSpool(Spool):
                 self._note()
 
     def close(self) -> None:
-        """Close the file; it stays where what was wanted of it has not come, or not been used to the end."""
+        """Close the file; it stays if the run that needs it has not succeeded."""
         if self._fd < 0:
             return
         try:
@@ -60,7 +60,7 @@ class KeptSpool(Spool):
             super().close()
 
     def _go_on(self) -> None:
-        """Take what the journal says, and start anew where it cannot be trusted."""
+        """Continue from the journal, or start anew if it cannot be trusted."""
         found = self._journal.ranges(os.fstat(self._fd).st_size)
         for begin, end in found:
             super().hold(begin, end)
@@ -69,7 +69,7 @@ class KeptSpool(Spool):
             os.ftruncate(self._fd, 0)
 
     def _note(self) -> None:
-        """Write into the journal what has come, after it is on disk."""
+        """Add the received ranges to the journal, after their bytes are on disk."""
         try:
             os.fdatasync(self._fd)
             self._journal.add(self._fresh)
@@ -78,21 +78,21 @@ class KeptSpool(Spool):
         self._fresh, self._fresh_bytes = Intervals(), 0
 
     def _remove(self) -> None:
-        """Remove the journal first: bytes without one are worth nothing."""
+        """Remove both files, the journal first: bytes without a journal are never used."""
         os.unlink(self._path + _JOURNAL)
         os.unlink(self._path + _BYTES)
 
 
 def cache_folder() -> str:
-    """Return the folder of the user's for what may be fetched again."""
+    """Return the user's cache folder, for files that can be fetched again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
 
 
 def kept_spool(uri: str, content: str) -> Spool:
-    """Return the spool of ``content``, a text that no other content has; its file is called by a digest of that.
+    """Return the spool of ``content``, a text that identifies the content; its file is named by the text's digest.
 
-    Where another process has it, or no file can be made there, it is one without a name.
+    If another process holds it, or no file can be made there, the spool has no name.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])
@@ -110,7 +110,7 @@ def kept_spool(uri: str, content: str) -> Spool:
 
 
 def _locked(path: str) -> int:
-    """Return a file, made where there is none, that no other process has; raises OSError."""
+    """Return a locked file, made if there is none; raises OSError if another process holds it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +123,7 @@ def _locked(path: str) -> int:
 
 
 def _sweep(folder: str) -> None:
-    """Remove what was left long ago, and what its owner removed by half."""
+    """Remove old files, and halves of pairs."""
     for path in _old(folder):
         with suppress(OSError):
             fd = _locked(path + _BYTES)
@@ -136,7 +136,7 @@ def _sweep(folder: str) -> None:
 
 
 def _old(folder: str) -> Iterator[str]:
-    """Yield what nobody has written to for long, without its suffix."""
+    """Yield the paths, without suffix, of files that were not written to for long."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path, suffix = os.path.splitext(entry.path)

@@ -1,7 +1,7 @@
-"""How long a server may take: for the head of an answer, for the next bytes, and for next to nothing at all.
+"""Limits how long a server may take: for the head of an answer, for the next bytes, and for very slow answers.
 
 A server that sends ``100 Continue`` for ever or a byte a second never lets a socket time out, so every read of a
-connection is counted. httpx tells of each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
+connection is counted. httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
 "trace"); its ``read`` is replaced there.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 from ....errors import ConfigError, SourceError
 from ....util.text import escape
 
-__all__ = ["LONGEST_WAIT_S", "Pace", "Paces", "allowing", "follow", "timeout_s", "watch"]
+__all__ = ["LONGEST_WAIT_S", "Pace", "Paces", "count_reads", "limit_reads", "server_timeout", "timeout_s"]
 
 TIMEOUT_S = 60.0
 SLOWEST = 1024
-"""Bytes of a body that come in a second at least."""
+"""The fewest bytes of a body in a second."""
 LONGEST_WAIT_S = 60.0
-"""A server that asks for more patience than this is given up."""
+"""A server that asks for a longer wait is given up."""
 _VARIABLE = "CKPTSURGEON_TIMEOUT"
 
 _asked: list[float] = []
@@ -32,7 +32,7 @@ _now = threading.local()
 
 
 def timeout_s() -> float:
-    """Return the seconds without progress after which a server is given up: as asked, or as the environment says."""
+    """Return the seconds without progress after which a server is given up: the option's, else the environment's."""
     if _asked:
         return _asked[-1]
     said = os.environ.get(_VARIABLE, "")
@@ -40,7 +40,7 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return a number of seconds; raises ConfigError where a text is none."""
+    """Return a number of seconds; raises ConfigError for any other text."""
     try:
         found = float(said)
     except ValueError:
@@ -51,8 +51,8 @@ def checked_seconds(said: str, name: str) -> float:
 
 
 @contextmanager
-def allowing(seconds: str) -> Iterator[None]:
-    """Let servers have so many seconds without progress, in every thread, until the block ends."""
+def server_timeout(seconds: str) -> Iterator[None]:
+    """Set the seconds that servers may take without progress, in every thread, until the block ends."""
     _asked.append(checked_seconds(seconds, "--timeout"))
     try:
         yield
@@ -61,7 +61,7 @@ def allowing(seconds: str) -> Iterator[None]:
 
 
 class Pace:
-    """The time that an exchange with a server has; what is raised where it takes more is ``error`` of a text."""
+    """The time limit of one exchange with a server; ``error`` makes the exception that is raised when it is over."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
         self._limit, self._error = limit_s, error
@@ -70,17 +70,17 @@ class Pace:
         self._came = 0
 
     def asked(self) -> None:
-        """A request is sent, and the head of its answer is waited for."""
+        """Start the time of a request, until the head of its answer."""
         self._head_until = time.monotonic() + self._limit
 
     def answered(self) -> None:
-        """The head has come, and a body follows."""
+        """Start the time of the body: the head was received."""
         self._head_until = None
         if self._until is None:
             self._until = time.monotonic() + self._limit
 
     def left(self) -> float:
-        """Return the seconds that the next bytes may take; raises the error where there are none."""
+        """Return the seconds that the next bytes may take; raises the error if none are left."""
         in_head = self._head_until is not None
         until = self._head_until if in_head else self._until
         left = self._limit if until is None else until - time.monotonic()
@@ -90,7 +90,7 @@ class Pace:
         return left
 
     def count(self, nbytes: int) -> None:
-        """So many bytes have come; enough of them begin the time anew."""
+        """Count bytes received; enough of them restart the time."""
         if self._head_until is not None:
             return
         self._came += nbytes
@@ -99,20 +99,20 @@ class Pace:
 
 
 class Paces:
-    """The pace of each thread that asks a hub: its client asks on its own, and again as long as one byte came."""
+    """The time limits of each thread that asks a hub, whose client retries on its own as long as one byte came."""
 
     def __init__(self) -> None:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """A thread sends a request; the same one again has no time of its own."""
+        """Start the time of this thread's request; a repeated request gets no new time."""
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, Pace(timeout_s(), _too_slow)
-        follow(self._kept.pace)
+        limit_reads(self._kept.pace)
         self._kept.pace.asked()
 
     def answered(self, *, again: bool) -> None:
-        """The head of an answer has come; one that is no success, ``again`` False, leaves the next its own time."""
+        """Note the head of an answer; after a failure (``again`` False) the next request gets its own time."""
         pace = getattr(self._kept, "pace", None)
         if pace is not None:
             pace.answered()
@@ -123,13 +123,13 @@ def _too_slow(why: str) -> SourceError:
     return SourceError(f"the hub is too slow: {why}.", hint="Try again later; --timeout SECONDS waits longer.")
 
 
-def follow(pace: Pace | None) -> None:
-    """Let what this thread reads from now on keep a pace, None for any."""
+def limit_reads(pace: Pace | None) -> None:
+    """Limit what this thread reads from now on by a pace; None removes the limit."""
     _now.pace = pace
 
 
-def watch(event: str, info: dict[str, Any]) -> None:
-    """Count what a new connection reads: to be given to httpx as the extension "trace" of a request."""
+def count_reads(event: str, info: dict[str, Any]) -> None:
+    """Count what a new connection reads; pass it to httpx as the extension "trace" of a request."""
     if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
         stream = info["return_value"]
         stream.read = _counted(stream.read)

@@ -1,4 +1,4 @@
-"""A file on a web server, in ranges; every answer is held against what was asked for."""
+"""Reads a file on a web server in ranges; every answer is checked against the request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
 from ..base import Folder
-from ..hugging_face.answers import digest_said
+from ..hugging_face.answers import digest_in_headers
 from ..remote import BLOCK, RemoteFile
-from .client import Address, Patience, announced, ask, broken, offset, refusal
+from .client import Address, RetryLimits, ask, connection_errors, content_length, offset, status_error
 from .kept import kept_spool
 from .spool import Spool
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["HttpRanges", "open_http"]
 
 _LONGEST_ETAG = 256
-"""A longer one is no digest, and plans and recipes are not to carry it."""
+"""A longer ETag is not a digest, and must not get into plans and recipes."""
 UNANNOUNCED = 1 << 30
-"""Bytes that are kept of a file of which nobody says how large it is: it may be without end."""
+"""How many bytes are kept of a file of unknown size, which may never end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
 class HttpRanges:
-    """The far end of a file at an address: its size, and its ETag as the first answer gave them.
+    """A remote file at an address: its size and ETag, as the first answer gave them.
 
-    ``modified`` is its date where the ETag is none or a weak one. ``around`` gives the folder that it lies in.
-    ``digest`` is what a hub says of its bytes.
+    ``modified`` is its date if it has no strong ETag. ``around`` returns its folder.
+    ``digest`` is the hub's digest of its bytes.
     """
 
     address: Address
@@ -47,21 +47,21 @@ class HttpRanges:
 
     @property
     def uri(self) -> str:
-        """The address without what is secret in it."""
+        """The address without its secrets."""
         return self.address.shown
 
     @property
     def validator(self) -> str:
-        """The commit, or the ETag where it is a strong one: equal ones mean equal bytes."""
+        """The commit, or a strong ETag: equal validators mean equal bytes."""
         return self.address.commit or (self.etag if _is_strong(self.etag) else "")
 
     def folder(self) -> Folder:
-        """Return the folder the file lies in."""
+        """Return the folder the file is in."""
         return self.around()
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes; where a connection breaks, another is asked for the rest."""
-        patience, done = Patience(self.uri), 0
+        """Yield ``nbytes`` bytes; if a connection breaks, another one gets the rest."""
+        patience, done = RetryLimits(self.uri), 0
         while done < nbytes:
             begin, end = offset + done, offset + nbytes
             with ask(self.address, patience, Range=f"bytes={begin}-{end - 1}") as response:
@@ -73,15 +73,15 @@ class HttpRanges:
                         if done > nbytes:
                             raise SourceError(f"{escape(self.uri)}: the server sent more than it was asked for.")
                         yield data
-                except broken() as error:
+                except connection_errors() as error:
                     why = str(error) or why
             if done < nbytes:
-                patience.again(f"cannot be had: {why}", came=offset + done - begin)
+                patience.again(f"cannot be fetched: {why}", came=offset + done - begin)
 
     def _check(self, response: httpx2.Response, begin: int, end: int) -> None:
-        """Raise SourceError where an answer is not the range that was asked for, or of another content."""
+        """Raise SourceError if an answer is not the requested range, or the content has changed."""
         if response.status_code not in (200, 206):
-            raise refusal(self.address, response)
+            raise status_error(self.address, response)
         _check_plain(self.address, response)
         headers = response.headers
         dated = "" if _is_strong(self.etag) else headers.get("Last-Modified", "")
@@ -103,15 +103,15 @@ class HttpRanges:
 def open_http(address: Address, name: str, around: Callable[[], Folder]) -> RemoteFile:
     """Open a file at an address by asking for its first block; a server without ranges sends all of it.
 
-    Raises SourceError where it is not there or cannot be had.
+    Raises SourceError if it does not exist or cannot be fetched.
     """
-    patience = Patience(address.shown)
+    patience = RetryLimits(address.shown)
     while True:
         with ask(address, patience, Range=f"bytes=0-{BLOCK - 1}") as response:
             code, headers = response.status_code, response.headers
             etag = headers.get("ETag", "")
             modified = "" if _is_strong(etag) else headers.get("Last-Modified", "")
-            digest = digest_said((*response.history, response)[0].headers) if address.commit else ""
+            digest = digest_in_headers((*response.history, response)[0].headers) if address.commit else ""
             if code == 416 and headers.get("Content-Range") == "bytes */0":
                 return RemoteFile(HttpRanges(address, name, 0, etag, modified, around))
             if code == 206:
@@ -119,28 +119,30 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
                     HttpRanges(address, name, _size(address, response), etag, modified, around, digest), response
                 )
             if code != 200:
-                raise refusal(address, response)
+                raise status_error(address, response)
             _check_plain(address, response)
             spool = Spool(address.shown)
             try:
                 size = _take_all(address, response, spool)
-            except broken() as error:
+            except connection_errors() as error:
                 spool.close()
                 patience.again(f"broke off: {error}")
                 continue
             except BaseException:
                 spool.close()
                 raise
-            note = f"the server of {escape(address.shown)} gives no ranges: all {human_bytes(size)} of it were fetched"
+            note = (
+                f"the server of {escape(address.shown)} supports no ranges: all {human_bytes(size)} of it were fetched"
+            )
             return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file of a first answer, with that block in it; what does not come is asked for when it is read."""
+    """Return the file with the block of the first answer; missing bytes are requested when they are read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
-    with suppress(*broken()):
+    with suppress(*connection_errors()):
         for data in response.iter_raw():
             spool.write(at, data[: length - at])
             at += len(data[: length - at])
@@ -148,23 +150,23 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
 
 
 def _spool(wire: HttpRanges) -> Spool:
-    """Return where to put what comes: kept for a next run where the content is one that never changes."""
+    """Return the spool for the received bytes: kept for the next run if the content can never change."""
     if not wire.validator:
         return Spool(wire.uri)
     return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
-    """Put a whole body into the spool; returns its size, which must be the one announced, if one was."""
-    size = announced(response)
+    """Put a whole body into the spool; returns its size, which must match the Content-Length if there is one."""
+    size = content_length(response)
     spool.check_room(size or 0)
     at = 0
     for data in response.iter_raw():
         if size is None and at + len(data) > UNANNOUNCED:
             raise SourceError(
-                f"{escape(address.shown)} gives no ranges and does not say how large it is: "
+                f"{escape(address.shown)} supports no ranges and does not report its size: "
                 f"{human_bytes(at)} of it came.",
-                hint="ckpt fetch brings all of it, as far as there is room.",
+                hint="ckpt fetch downloads all of it if there is room.",
             )
         spool.write(at, data)
         at += len(data)
@@ -174,19 +176,19 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
 
 
 def _is_strong(etag: str) -> bool:
-    """Whether an ETag tells a content from any other (RFC 9110, 8.8.1), and has the length of one."""
+    """Return whether an ETag is a strong one (RFC 9110, 8.8.1) of acceptable length."""
     return etag.startswith('"') and len(etag) <= _LONGEST_ETAG
 
 
 def _size(address: Address, response: httpx2.Response) -> int:
     said = _content_range(response)
     if said is None:
-        raise SourceError(f"{escape(address.shown)}: the server does not say how large the file is.")
+        raise SourceError(f"{escape(address.shown)}: the server does not report the size of the file.")
     return said[2]
 
 
 def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
-    """Return (begin, end, size of the whole) of a 206 answer, None where it has none."""
+    """Return (begin, end, size of the whole file) of a 206 answer, None if it has none."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or found is None:
         return None
@@ -197,6 +199,4 @@ def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
 def _check_plain(address: Address, response: httpx2.Response) -> None:
     coding = response.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
-        raise SourceError(
-            f"{escape(address.shown)}: the server sent it as {escape(coding)}, though it was asked for the plain file."
-        )
+        raise SourceError(f"{escape(address.shown)}: the server sent it as {escape(coding)} without being asked to.")

@@ -1,4 +1,4 @@
-"""What has come of a remote file, kept on this machine: a sparse file, a journal of its ranges, and room for it."""
+"""Keeps the received bytes of a remote file on this machine: a sparse file, a journal of its ranges, free space."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from ....errors import SourceError
 from ....util.text import escape, human_bytes
 from .._intervals import Intervals, Range
 
-__all__ = ["Journal", "Room", "Spool", "digest_of", "existing", "room"]
+__all__ = ["FreeSpace", "Journal", "Spool", "digest_of", "free_bytes", "nearest_existing"]
 
-# Room on this machine for what comes from elsewhere: some is left to everybody else, however much is sent.
+# Free space on this machine for fetched bytes: some is always left for other programs.
 
 LEFT = 1 << 30
 SHARE = 0.05
-"""So many bytes stay free, or on a small file system this part of it."""
+"""So many bytes stay free, or on a small file system this fraction of it."""
 EVERY = 16 << 20
-"""After so many bytes it is looked again."""
+"""Free space is checked again after so many bytes."""
 
 
-def room(found: os.statvfs_result) -> int | None:
-    """Return how many bytes may be written to a file system, None where it does not say."""
+def free_bytes(found: os.statvfs_result) -> int | None:
+    """Return how many bytes may be written to a file system, None if that is unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
     return max(0, found.f_bavail * found.f_frsize - left)
 
 
-def existing(path: str) -> str:
-    """Return a path, or the nearest folder above it that is there."""
+def nearest_existing(path: str) -> str:
+    """Return a path, or the nearest folder above it that exists."""
     path = os.path.abspath(path)
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     return path
 
 
-class Room:
-    """Looks now and then whether there is room for what is written; ``look`` gives a file system's figures."""
+class FreeSpace:
+    """Checks from time to time that there is room for what is written; ``look`` returns a file system's figures."""
 
     def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
         self._look = look
         self._known = 0
 
     def take(self, nbytes: int) -> bool:
-        """Whether there is room for so many more bytes."""
+        """Return whether there is room for so many more bytes."""
         if self._known < nbytes:
-            found = room(self._look())
+            found = free_bytes(self._look())
             if found is not None and found < nbytes:
                 return False
             self._known = EVERY if found is None else min(EVERY, found)
@@ -58,22 +58,22 @@ class Room:
         return True
 
 
-# A journal of the ranges of a file that are on disk: one line each, appended; each carries a checksum of itself.
+# A journal of the ranges of a file that are on disk: one appended line each, with its own checksum.
 
 _LINE = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16}) ([0-9a-f]{8})\n")
 _MOST = 64 << 20
-"""Bytes of a journal at most: no file is fetched in a million pieces."""
+"""The largest journal in bytes: no file is fetched in a million pieces."""
 
 
 class Journal:
-    """``content`` is what the ranges are of: lines that were written for another do not count."""
+    """The ranges of ``content`` that are on disk; lines that were written for other content do not count."""
 
     def __init__(self, path: str, content: str) -> None:
         self._seed = zlib.crc32(content.encode())
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def ranges(self, size: int) -> list[Range]:
-        """Return what it says of a file of ``size`` bytes on disk; nothing, where one line is damaged or torn."""
+        """Return the ranges of a file of ``size`` bytes on disk; none if any line is damaged or cut off."""
         text = os.pread(self._fd, min(_MOST, os.fstat(self._fd).st_size), 0)
         found, at = [], 0
         while at < len(text):
@@ -95,7 +95,7 @@ class Journal:
             raise OSError("the journal could not be written whole")
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all ranges."""
         os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
@@ -112,10 +112,10 @@ CHUNK = 1 << 20
 
 
 class Spool:
-    """A local file into which a remote one is put piece by piece. Threads may share it.
+    """A local file that is filled with a remote file's bytes piece by piece. Threads may share it.
 
-    ``uri`` is what messages call the remote file. Unless a descriptor is given, the file has no name and is gone when
-    the process is. ``is_wanted`` says that a run needs what is in it, and has not ended yet.
+    ``uri`` is the remote file's name in messages. Unless a descriptor is given, the file has no name and ends with
+    the process. ``is_wanted`` is True while a run that needs its bytes has not succeeded.
     """
 
     hint = "Make room in the folder for temporary files, or set TMPDIR to another."
@@ -124,7 +124,7 @@ class Spool:
     def __init__(self, uri: str, fd: int = -1) -> None:
         self._uri = uri
         self._fd = fd if fd >= 0 else _unnamed()
-        self._room = Room(lambda: os.fstatvfs(self._fd))
+        self._room = FreeSpace(lambda: os.fstatvfs(self._fd))
         self._held = Intervals()
         self._lock = threading.Lock()
 
@@ -133,29 +133,29 @@ class Spool:
         return self._fd
 
     def missing(self, begin: int, end: int) -> list[Range]:
-        """Return the parts of a range that have not come yet."""
+        """Return the parts of a range that were not received yet."""
         with self._lock:
             return self._held.missing(begin, end)
 
     def hold(self, begin: int, end: int) -> None:
-        """Take a range as filled."""
+        """Mark a range as filled."""
         with self._lock:
             self._held.add(begin, end)
 
     def check_room(self, nbytes: int) -> None:
-        """Raise SourceError where this machine plainly has no room for so many bytes."""
-        free = room(os.fstatvfs(self._fd))
+        """Raise SourceError if this machine clearly has no room for so many bytes."""
+        free = free_bytes(os.fstatvfs(self._fd))
         if free is not None and nbytes > free:
             raise SourceError(
                 f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=self.hint
             )
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put bytes in their place; raises SourceError where this machine has no room for them."""
+        """Write bytes at their offset; raises SourceError if this machine has no room for them."""
         view, at = memoryview(data), offset
         if not self._room.take(len(data)):
             raise SourceError(
-                f"{escape(self._uri)} cannot be kept on this machine: there is hardly any space left.", hint=self.hint
+                f"{escape(self._uri)} cannot be kept on this machine: there is almost no space left.", hint=self.hint
             )
         try:
             while view:
@@ -166,7 +166,7 @@ class Spool:
         self.hold(offset, offset + len(data))
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view``; what is read must have come."""
+        """Fill ``view``; the bytes must have been received."""
         done = 0
         while done < len(view):
             try:
@@ -174,7 +174,7 @@ class Spool:
             except OSError as error:
                 raise SourceError(f"{escape(self._uri)} cannot be read again: {error.strerror}.") from error
             if not got:
-                raise SourceError(f"{escape(self._uri)}: what was fetched of it is gone from this machine.")
+                raise SourceError(f"{escape(self._uri)}: the part fetched before is no longer on this machine.")
             done += got
 
     def _failed(self, error: OSError) -> SourceError:
@@ -190,7 +190,7 @@ class Spool:
 
 
 def digest_of(spool: Spool, size: int, like: str) -> str:
-    """Return the digest of what has come whole: SHA-256, or git's SHA-1 where the one it is ``like`` is that."""
+    """Return the digest of a complete file: git's SHA-1 if ``like`` is one, else SHA-256."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     found = sha256 if len(like) == 64 else git

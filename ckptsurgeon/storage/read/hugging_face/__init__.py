@@ -1,1 +1,1 @@
-"""Repositories of the Hugging Face Hub, and the hub's cache."""
+"""Reads repositories of the Hugging Face Hub, and the hub's cache."""

@@ -1,4 +1,4 @@
-"""What a hub answers, held against what it can mean before the hub's client sees it: the client makes paths of it.
+"""Checks a hub's answers before the hub's client sees them, since the client makes paths from them.
 
 The client joins the ETag, the commit and the names of a listing to the folder of its cache, where one that is absolute
 or has ``..`` in it leads anywhere (``huggingface_hub``, ``file_download.py``).
@@ -17,16 +17,16 @@ from urllib.parse import unquote
 
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
-from ..http.pace import LONGEST_WAIT_S, Paces, follow, watch
-from ..http.spool import Room, existing
+from ..http.pace import LONGEST_WAIT_S, Paces, count_reads, limit_reads
+from ..http.spool import FreeSpace, nearest_existing
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["checked_answers", "digest_said", "is_commit", "is_digest", "is_plain_path"]
+__all__ = ["checked_answers", "digest_in_headers", "is_commit", "is_digest", "is_plain_path"]
 
 LISTING_BYTES = 64 << 20
-"""A page of a listing has a thousand names."""
+"""The largest page of a listing in bytes; a page has a thousand names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{64}|[0-9a-f]{40})"?')
@@ -35,17 +35,17 @@ _COMMIT_HEADER, _ETAG_HEADER = "X-Repo-Commit", "X-Linked-Etag"
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, and so the same for ever."""
+    """Return whether a revision is a commit, whose content never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def is_digest(name: str) -> bool:
-    """Whether a name is a digest: git's SHA-1, or SHA-256. Nothing else is the name of a file in the cache."""
+    """Return whether a name is a digest: git's SHA-1, or SHA-256. No other name is valid for a blob in the cache."""
     return _DIGEST.fullmatch(name) is not None
 
 
 def is_plain_path(path: object) -> bool:
-    """Whether a path that a hub says stays in its folder, on every system."""
+    """Return whether a path from a hub stays in its folder, on every system."""
     if not isinstance(path, str) or not path or "\0" in path or "\\" in path or len(path) > 4096:
         return False
     parts = path.split("/")
@@ -55,26 +55,26 @@ def is_plain_path(path: object) -> bool:
         return False
 
 
-def digest_said(headers: httpx2.Headers) -> str:
-    """Return the digest that an answer's headers give of a file, '' where they give none."""
+def digest_in_headers(headers: httpx2.Headers) -> str:
+    """Return a file's digest from an answer's headers, '' if they have none."""
     found = _ETAG.fullmatch(headers.get(_ETAG_HEADER) or headers.get("ETag") or "")
     return found[1] if found else ""
 
 
 @contextmanager
 def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[None]:
-    """Let the hub's client see no answer that was not checked; what is wrong with one is raised as a SourceError.
+    """Check every answer before the hub's client sees it; raises SourceError for an invalid one.
 
-    ``commit`` is the one that was asked for, '' where a branch was. ``digest_of`` is asked for the digest of a file
-    whose ETag is none.
+    ``commit`` is the one that was asked for, '' if a branch was. ``digest_of`` returns the digest of a file
+    whose ETag is not a digest.
     """
     from huggingface_hub import get_session
 
     paces = Paces()
 
     def plain(request: httpx2.Request) -> None:
-        request.headers["Accept-Encoding"] = "identity"  # what is packed may be larger than is bearable
-        request.extensions["trace"] = watch
+        request.headers["Accept-Encoding"] = "identity"  # a compressed answer may expand to more than the limit
+        request.extensions["trace"] = count_reads
         paces.asked(f"{request.method} {request.url}")
 
     def check(response: httpx2.Response) -> None:
@@ -100,11 +100,11 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
     finally:
         hooks["request"].remove(plain)
         hooks["response"].remove(check)
-        follow(None)
+        limit_reads(None)
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError where a hub asks for more patience than there is: its client waits as long as it says."""
+    """Raise SourceError if a hub asks for too long a wait: its client would wait that long."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -117,33 +117,35 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
     if said is None:
         return
     if not is_commit(said):
-        raise SourceError(f"the hub answers with a commit that is none: {escape(said, 80)}.")
+        raise SourceError(f"the hub answered with an invalid commit: {escape(said, 80)}.")
     if commit and said != commit:
-        raise SourceError(f"the hub was asked for the commit {commit}, and answers with {said}.")
+        raise SourceError(f"the hub was asked for the commit {commit} and answered with {said}.")
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """Let a file be called by a digest: that of the hub's listing, where its ETag is another text (a mirror's own)."""
+    """Replace an ETag that is not a digest (a mirror's own) by the digest of the hub's listing."""
     said = response.headers.get(_ETAG_HEADER) or response.headers.get("ETag")
-    if said is None or digest_said(response.headers):
+    if said is None or digest_in_headers(response.headers):
         return
     found = _RESOLVED.search(response.request.url.path)
     name = unquote(found[1]) if found else ""
     digest = digest_of(name) if name else ""
     if not is_digest(digest):
         what = f"the file {escape(name)}" if name else "a file"
-        raise SourceError(f"the hub calls {what} by what is no digest, and its listing has none: {escape(said, 80)}.")
+        raise SourceError(
+            f"the hub's ETag of {what} is not a digest, and its listing has no digest: {escape(said, 80)}."
+        )
     response.headers[_ETAG_HEADER] = f'"{digest}"'
 
 
 def _check_listing(response: httpx2.Response) -> None:
-    """Raise SourceError where an answer of the hub's API is too long, or has a commit, digest or path that is none."""
+    """Raise SourceError if an answer of the hub's API is too long, or has an invalid commit, digest or path."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise SourceError("the hub sends its listing packed, which was not asked for.")
+        raise SourceError("the hub compressed its listing without being asked to.")
     try:
         told = json.loads(response.read())
     except (ValueError, RecursionError):
-        raise SourceError("the hub answers with what is no listing.") from None
+        raise SourceError("the hub's answer is not a listing.") from None
     for row in told if isinstance(told, list) else [told]:
         if isinstance(row, dict):
             _check_row(row)
@@ -153,10 +155,10 @@ def _check_row(row: dict[str, Any]) -> None:
     lfs = row.get("lfs")
     digests = [row.get("oid"), row.get("blobId"), lfs.get("oid") if isinstance(lfs, dict) else None]
     if not all(one is None or (isinstance(one, str) and is_digest(one)) for one in digests):
-        raise SourceError(f"the hub's listing has a digest that is none: {escape(str(digests), 200)}.")
+        raise SourceError(f"the hub's listing has an invalid digest: {escape(str(digests), 200)}.")
     commit = row.get("sha")
     if commit is not None and not (isinstance(commit, str) and is_commit(commit)):
-        raise SourceError(f"the hub answers with a commit that is none: {escape(str(commit), 80)}.")
+        raise SourceError(f"the hub answered with an invalid commit: {escape(str(commit), 80)}.")
     siblings = row.get("siblings")
     files = [one.get("rfilename") for one in siblings if isinstance(one, dict)] if isinstance(siblings, list) else []
     for path in (row["path"], *files) if "path" in row else files:
@@ -165,13 +167,13 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 def _limited(stream: Any, most: int | None = None) -> Any:
-    """Return a body that may be no longer than is bearable: ``most`` bytes, or what the cache's disk has room for."""
+    """Return a body of limited length: ``most`` bytes, or what the cache's disk has room for."""
     import httpx2
     from huggingface_hub import constants
 
     class Limited(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            came, room = 0, Room(lambda: os.statvfs(existing(constants.HF_HUB_CACHE)))
+            came, room = 0, FreeSpace(lambda: os.statvfs(nearest_existing(constants.HF_HUB_CACHE)))
             for part in stream:
                 came += len(part)
                 if most is not None and came > most:

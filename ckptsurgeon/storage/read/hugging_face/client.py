@@ -1,4 +1,4 @@
-"""The client of the Hugging Face hub: addresses, whether it may ask, what commit a revision means."""
+"""Asks the Hugging Face hub: parses its addresses, resolves revisions to commits, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .answers import checked_answers, is_commit
 __all__ = [
     "HubAddress",
     "HubQuery",
-    "asking",
     "commit_of_revision",
     "digest_listed",
     "fetched_revision",
     "hub_address",
+    "hub_errors",
     "is_offline",
-    "no_file",
-    "not_here",
+    "no_file_error",
+    "not_cached_error",
 ]
 
 # ``hf://org/repo[@revision][/path]``, as huggingface_hub spells it: a model's repository, or what is in it.
@@ -39,7 +39,7 @@ _SPELT = "hf://org/repo, hf://org/repo@revision, hf://org/repo@revision/file"
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository, and what of it: ``revision`` is a branch, tag or commit, '' unsaid; ``path`` '' for all of it."""
+    """A repository with a ``revision`` (branch, tag or commit, '' if not given) and a ``path`` ('' for all of it)."""
 
     repository: str
     revision: str = ""
@@ -47,31 +47,33 @@ class HubAddress:
 
 
 def hub_address(uri: str, revision: str | None = None) -> HubAddress:
-    """Return what an ``hf://`` address names; nothing is asked.
+    """Return the parts of an ``hf://`` address, without a request.
 
-    ``revision`` is what may stand behind the @ too. Raises ConfigError for what cannot be meant.
+    ``revision`` may also follow the @. Raises ConfigError for an invalid address.
     """
     text = uri.partition("://")[2].rstrip("/")
     if text.startswith(_OTHER_KINDS):
-        raise ConfigError(f"{escape(uri)} is no model repository; only those are read.", hint=f"Write {_SPELT}.")
+        raise ConfigError(f"{escape(uri)} is not a model repository; only those can be read.", hint=f"Write {_SPELT}.")
     found = _ADDRESS.fullmatch(text)
     if found is None:
         raise ConfigError(f"{escape(uri)} names no repository of a hub.", hint=f"Write {_SPELT}.")
     at = unquote(found["rev"] or "")
     if at and revision and at != revision:
-        raise ConfigError(f"{escape(uri)} and the revision {escape(revision)} say two things.", hint="Leave one out.")
+        raise ConfigError(
+            f"{escape(uri)} and the revision {escape(revision)} contradict each other.", hint="Remove one of them."
+        )
     return HubAddress(found["repo"], _checked_revision(at or revision or ""), _checked_path(found["path"] or "", uri))
 
 
 def _checked_revision(text: str) -> str:
-    """Return a revision; it becomes part of a path on this machine and of an address."""
+    """Return a valid revision; it becomes part of a local path and of an address. Raises ConfigError."""
     if text and (text.startswith(("/", "-")) or not {"", ".", ".."}.isdisjoint(text.split("/"))):
-        raise ConfigError(f"{escape(text)} is no revision.", hint="It is a branch, a tag or a commit.")
+        raise ConfigError(f"{escape(text)} is not a valid revision.", hint="Give a branch, a tag or a commit.")
     return text
 
 
 def _checked_path(text: str, uri: str) -> str:
-    """Return a relative path that stays inside its repository."""
+    """Return a relative path that stays inside its repository; raises ConfigError."""
     if text and (not {"", ".", ".."}.isdisjoint(text.split("/")) or "\0" in text or "\\" in text):
         raise ConfigError(f"{escape(uri)} names a file outside its folder: {escape(text)}.")
     return text
@@ -79,10 +81,10 @@ def _checked_path(text: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class HubQuery:
-    """What is asked of the hub, for which errors name it: a ``file`` or folder of a repository, or with '' all of it.
+    """A request to the hub, as errors name it: a ``file`` or folder of a repository, or '' for all of it.
 
-    ``token`` None is the stored one if there is one, True the stored one, False none. Without ``network`` only the
-    client's cache is asked.
+    ``token`` None sends the stored token if there is one, True requires it, False sends none. Without ``network``
+    only the client's cache is asked.
     """
 
     repository: str
@@ -93,33 +95,33 @@ class HubQuery:
 
     @property
     def shown(self) -> str:
-        """What messages call the repository."""
+        """The name of the repository in messages."""
         return f"hub repository {escape(self.repository)}"
 
     @property
     def at(self) -> str:
-        """The same with its revision."""
+        """The name of the repository with its revision."""
         return f"{self.shown} at {escape(self.revision)}" if self.revision else self.shown
 
 
 def is_offline(query: HubQuery | None = None) -> bool:
-    """Whether the hub must not be asked: by the settings of a call, or by HF_HUB_OFFLINE."""
+    """Return whether the hub must not be asked: by the settings of a call, or by HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or (query is not None and not query.network)
 
 
 def commit_of_revision(query: HubQuery) -> str:
-    """Return the commit that a revision means, without a request where it is one; the client's cache is only read.
+    """Return the commit of a revision, without a request if it is a commit; the client's cache is only read.
 
-    What the cache knows of a branch is what was fetched of it last, which is what a user without a network asks for.
+    Without a network it is the commit of a branch that the cache fetched last.
     Raises SourceError, ConfigError.
     """
     if is_commit(query.revision):
         return query.revision
     if is_offline(query):
         return fetched_revision(query)
-    with asking(query):
+    with hub_errors(query):
         from huggingface_hub import HfApi
 
         found = HfApi(token=query.token).model_info(query.repository, revision=query.revision or None).sha
@@ -127,8 +129,8 @@ def commit_of_revision(query: HubQuery) -> str:
 
 
 def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the same of what is to be fetched into a ``cache``, which keeps it for when the hub cannot be reached."""
-    with asking(query):
+    """Return the commit of a revision for fetching into a ``cache``, which stores it for use without a network."""
+    with hub_errors(query):
         from huggingface_hub import HfApi
 
         found = HfApi(token=query.token).resolve_revision(
@@ -138,8 +140,8 @@ def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
 
 
 def digest_listed(query: HubQuery) -> str:
-    """Return the digest that the hub's listing gives a file: SHA-256 or git's SHA-1, '' where nobody says it."""
-    with suppress(CheckpointError), asking(query):
+    """Return a file's digest in the hub's listing: SHA-256 or git's SHA-1, '' if it has none."""
+    with suppress(CheckpointError), hub_errors(query):
         from huggingface_hub import HfApi
 
         found = HfApi(token=query.token).get_paths_info(query.repository, [query.file], revision=query.revision or None)
@@ -151,13 +153,13 @@ def digest_listed(query: HubQuery) -> str:
 
 def _checked(commit: str | None) -> str:
     if commit is None or not is_commit(commit):
-        raise ValueError(f"{commit!r} is no commit")
+        raise ValueError(f"{commit!r} is not a commit")
     return commit
 
 
 @contextmanager
-def asking(query: HubQuery) -> Iterator[None]:
-    """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
+def hub_errors(query: HubQuery) -> Iterator[None]:
+    """Turn whatever the client raises into our errors: it has about thirty, and passes on those of its libraries."""
     try:
         commit = query.revision if is_commit(query.revision) else ""
         with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
@@ -170,7 +172,7 @@ def asking(query: HubQuery) -> Iterator[None]:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Give up a hub that stops in the middle of a listing: the client waits for ever there, unlike for files."""
+    """Give up a hub that stops in the middle of a listing: there the client would wait for ever."""
     from huggingface_hub import constants, get_session
 
     def limit(request: Any) -> None:
@@ -186,17 +188,17 @@ def _patience() -> Iterator[None]:
 
 
 def _failed(query: HubQuery, error: Exception) -> CheckpointError:
-    """Return the error that says what went wrong, in our words where the client has a class for it."""
+    """Return the error for a failed request, in our words if the client has a class for it."""
     from huggingface_hub import errors
 
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
         (errors.GatedRepoError, _gated),
         (errors.RepositoryNotFoundError, _no_repository),
         (errors.RevisionNotFoundError, _no_revision),
-        (errors.LocalEntryNotFoundError, not_here),
-        (errors.RevisionResolutionError, not_here),
-        (errors.OfflineModeIsEnabled, not_here),
-        (errors.EntryNotFoundError, no_file),
+        (errors.LocalEntryNotFoundError, not_cached_error),
+        (errors.RevisionResolutionError, not_cached_error),
+        (errors.OfflineModeIsEnabled, not_cached_error),
+        (errors.EntryNotFoundError, no_file_error),
         (errors.LocalTokenNotFoundError, _no_token),
     )
     for kind, saying in say:
@@ -204,7 +206,7 @@ def _failed(query: HubQuery, error: Exception) -> CheckpointError:
             return saying(query)
     why = without_secrets(str(error).strip() or type(error).__name__)
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the {query.at}"
-    return SourceError(f"{what} cannot be had: {escape(why, 400)}")
+    return SourceError(f"{what} cannot be fetched: {escape(why, 400)}")
 
 
 def _gated(query: HubQuery) -> SourceError:
@@ -218,15 +220,15 @@ def _no_repository(query: HubQuery) -> SourceError:
     if query.token is None:
         return SourceError(f"there is no {query.shown}.", hint="A private one needs hf auth login.")
     private = "" if query.token else " A private one needs FetchConfig(token=True)."
-    return SourceError(f"there is no {query.shown}, and no folder {escape(query.repository)} here.{private}")
+    return SourceError(f"there is no {query.shown} and no local folder {escape(query.repository)}.{private}")
 
 
 def _no_revision(query: HubQuery) -> SourceError:
     return SourceError(f"the {query.shown} has no revision {escape(query.revision)}.")
 
 
-def not_here(query: HubQuery) -> SourceError:
-    """Return the error for what is not in the client's cache, where nothing else may or can be asked."""
+def not_cached_error(query: HubQuery) -> SourceError:
+    """Return the error for a file that is not in the client's cache if the hub may not or cannot be asked."""
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")
@@ -235,7 +237,7 @@ def not_here(query: HubQuery) -> SourceError:
     return SourceError(f"the hub cannot be reached for {what}, and the cache does not have it.")
 
 
-def no_file(query: HubQuery) -> SourceError:
+def no_file_error(query: HubQuery) -> SourceError:
     """Return the error for a file or folder that the hub does not have."""
     return SourceError(f"the {query.at} has no file {escape(query.file)}.")
 

@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub at a commit: what is in it, and what the client's cache has of it."""
+"""Lists a repository of the Hugging Face hub at a commit, and the part of it in the client's cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .client import HubQuery, asking, commit_of_revision, is_offline, no_file, not_here
+from .client import HubQuery, commit_of_revision, hub_errors, is_offline, no_file_error, not_cached_error
 
 __all__ = ["Listed", "Repository", "is_folder", "listed", "pinned"]
 
@@ -20,11 +20,11 @@ class Repository:
     revision: str
 
     def uri(self, path: str = "") -> str:
-        """Return the address of it, or of something in it."""
+        """Return the URI of the repository, or of a path in it."""
         return f"hf://{self.name}@{self.revision}" + (f"/{path}" if path else "")
 
     def query(self, path: str = "") -> HubQuery:
-        """Return what is asked of the hub for it, or for something in it."""
+        """Return the hub query for the repository, or for a path in it."""
         return HubQuery(self.name, self.revision, path)
 
     @property
@@ -36,25 +36,25 @@ class Repository:
         return os.path.join(constants.HF_HUB_CACHE, folder, "snapshots", self.revision)
 
     def cached(self, path: str) -> str:
-        """Return where the cache has a file of this commit, '' where it has not."""
+        """Return the path of a file of this commit in the cache, '' if it is not there."""
         found = os.path.join(self.snapshot, path)
         return found if os.path.isfile(found) else ""
 
 
 class Listed(NamedTuple):
-    """What is in a folder, by name, sorted."""
+    """The names of the files and folders in a folder, sorted."""
 
     names: list[str]
     folders: list[str]
 
 
 def pinned(repository: Repository) -> Repository:
-    """Return the repository at the commit that its revision means now; offline, that it meant when last asked."""
+    """Return the repository at the commit of its revision; offline, at the commit that the cache knows."""
     return replace(repository, revision=commit_of_revision(repository.query()))
 
 
 def is_folder(repository: Repository, path: str) -> bool:
-    """Whether a path is a folder; raises SourceError where it is nothing."""
+    """Return whether a path is a folder; raises SourceError if it does not exist."""
     if repository.cached(path):
         return False
     if is_offline():
@@ -64,21 +64,21 @@ def is_folder(repository: Repository, path: str) -> bool:
         if path in paths:
             return False
         if not any(one.startswith(f"{path}/") for one in paths):
-            raise no_file(repository.query(path))
+            raise no_file_error(repository.query(path))
         return True
     from huggingface_hub import HfApi, RepoFolder
 
-    with asking(repository.query(path)):
+    with hub_errors(repository.query(path)):
         found = HfApi().get_paths_info(repository.name, [path], revision=repository.revision)
     if not found:
-        raise no_file(repository.query(path))
+        raise no_file_error(repository.query(path))
     return isinstance(found[0], RepoFolder)
 
 
 def listed(repository: Repository, path: str) -> Listed:
-    """Return what is in a folder: as the hub says, or said when all of it was fetched; offline what the cache has.
+    """Return the contents of a folder: from the hub, or from its cached listing; offline, from the cache's files.
 
-    Raises SourceError where nobody says.
+    Raises SourceError if none of them can list it.
     """
     if is_offline():
         return _on_disk(repository, path)
@@ -87,7 +87,7 @@ def listed(repository: Repository, path: str) -> Listed:
         return _level(paths, path)
     from huggingface_hub import HfApi, RepoFolder
 
-    with asking(repository.query(path)):
+    with hub_errors(repository.query(path)):
         rows = list(HfApi().list_repo_tree(repository.name, path or None, revision=repository.revision))
     names = [row.path.rpartition("/")[2] for row in rows if not isinstance(row, RepoFolder)]
     folders = [row.path.rpartition("/")[2] for row in rows if isinstance(row, RepoFolder)]
@@ -95,7 +95,7 @@ def listed(repository: Repository, path: str) -> Listed:
 
 
 def _cached_tree(repository: Repository) -> list[str] | None:
-    """Return the paths of a commit, as the client keeps them of a repository that it fetched whole; else None."""
+    """Return the paths of a commit from the listing that the client stores with a whole repository; else None."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -106,7 +106,7 @@ def _cached_tree(repository: Repository) -> list[str] | None:
 
 
 def _level(paths: Iterable[str], folder: str) -> Listed:
-    """Return what of some paths is directly in a folder, and the folders there."""
+    """Return those of the paths that are directly in a folder, and the folders there."""
     begin = f"{folder}/" if folder else ""
     inside = [path.removeprefix(begin).partition("/") for path in paths if path.startswith(begin)]
     return Listed(
@@ -115,10 +115,10 @@ def _level(paths: Iterable[str], folder: str) -> Listed:
 
 
 def _on_disk(repository: Repository, path: str) -> Listed:
-    """Return what the cache has in a folder; raises SourceError where there is none."""
+    """Return what the cache has in a folder; raises SourceError if it does not have the folder."""
     try:
         with os.scandir(os.path.join(repository.snapshot, path)) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
     except OSError:
-        raise not_here(repository.query(path)) from None
+        raise not_cached_error(repository.query(path)) from None
     return Listed(sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder))
