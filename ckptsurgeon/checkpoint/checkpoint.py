@@ -208,7 +208,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
-        of_folder = missing_settings(self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere)
+        of_folder = missing_settings(
+            self.path, self.codes, self, self.folder, settings, self.metadata, lambda: self.elsewhere
+        )
         return (*said, *of_folder)
 
     def file(self, info: TensorInfo) -> File:
