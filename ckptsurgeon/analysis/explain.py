@@ -13,7 +13,7 @@ from ..planning.mismatch.fitting import fitting_policies
 from ..planning.mismatch.policies import is_reshape
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
-from ..planning.transplant.select import Origin, Planning, Selection
+from ..planning.transplant.select import PlanningInputs, Selection, TensorOrigin
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing
 from .explanation import Alternatives, Candidate, Explained, Explanation, Passed
@@ -34,7 +34,7 @@ Place = tuple[int, str]
 class Chooser:
     """Selects again, as the planner did, and keeps what was passed over."""
 
-    def __init__(self, plan: Plan, planning: Planning) -> None:
+    def __init__(self, plan: Plan, planning: PlanningInputs) -> None:
         self._plan = plan
         self._planning = planning
         self._selection = planning.selection()
@@ -65,12 +65,12 @@ class Chooser:
             near=tuple(self._near(step)) if step.reason == "missing" else (),
         )
 
-    def _meant(self, step: Step, origins: Sequence[Origin]) -> Origin | None:
+    def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
         """Return the origin that counts, or would count if the tensor were not initialised."""
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
 
-    def _passed_over(self, step: Step, origins: Sequence[Origin]) -> Iterator[Candidate]:
+    def _passed_over(self, step: Step, origins: Sequence[TensorOrigin]) -> Iterator[Candidate]:
         for origin in origins:
             if (step.source, step.source_key) == (origin.source, origin.key) and step.op != "keep":
                 continue
@@ -90,7 +90,7 @@ class Chooser:
     def _candidate(self, source: int, key: str, info: TensorInfo, why: str) -> Candidate:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
-    def _other_rules(self, step: Step, names: Sequence[str], meant: Origin | None) -> Iterator[Passed]:
+    def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[Passed]:
         """Yield the rules that match the source's key and come later, and the policies that came before."""
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
@@ -103,7 +103,7 @@ class Chooser:
             flag, policy = self._planning.options.mismatch.scoped[index]
             yield Passed(f"{flag}={policy}", "a later one matches too")
 
-    def _policies(self, step: Step, meant: Origin | None) -> tuple[str, ...]:
+    def _policies(self, step: Step, meant: TensorOrigin | None) -> tuple[str, ...]:
         if meant is None or not _differs(meant.info.shape, step.shape):
             return ()
         fits = fitting_policies(meant.info.shape, step.shape, meant.info.dtype, step.key)
@@ -150,7 +150,7 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
     return [places[i] for i in ranked[:NEAR] if scores[i] > 0]
 
 
-def explain(plan: Plan, patterns: Sequence[str], planning: Planning | None = None) -> Explained:
+def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
     """Explain the destination tensors that patterns name; alternatives are known from ``planning`` alone.
 
     Raises PatternError for a pattern that matches no destination key, and says so where it is one of a source.
@@ -190,7 +190,7 @@ def _because(step: Step) -> str:
     }.get(step.reason, "")
 
 
-def _matching(text: str, plan: Plan, planning: Planning | None) -> list[str]:
+def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[str]:
     keys = [step.key for step in plan.steps]
     if text in keys:
         return [text]
@@ -205,7 +205,7 @@ def _matching(text: str, plan: Plan, planning: Planning | None) -> list[str]:
     raise PatternError(error.message, hint=hint or error.hint)
 
 
-def _of_a_source(pattern: KeyPattern, planning: Planning) -> str:
+def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
     """Return where the source keys go that a pattern matches, '' where it matches none."""
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]

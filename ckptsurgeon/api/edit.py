@@ -12,7 +12,7 @@ from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError
 from ..formats._safetensors_writer import RECIPE_KEY
 from ..planning.edit import plan_edit
-from ..planning.plan.plan import Carried, Plan
+from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
@@ -185,17 +185,17 @@ def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, s
     return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
 
 
-def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str], list[str]]:
+def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
     """Return what is carried along, the names of it that lie among the tensors, and what is said of the rest."""
     if not keep:
         names = [extra.key for extra in checkpoint.extras]
-        return Carried(), [], [f"left out: {listing(names)}"] if names else []
+        return CarriedEntries(), [], [f"left out: {listing(names)}"] if names else []
     entries = checkpoint.to_carry()
     rest = [(entry.name, entry.why) for entry in entries if entry.why]
     notes = [f"not carried: {grouped(rest, where='')}"] if rest else []
     path = checkpoint.root_names
     if not entries or path is None:
-        return Carried(), [], notes
+        return CarriedEntries(), [], notes
     kept = [entry for entry in entries if not entry.why]
     among = [entry.key for entry in kept if entry.place == path]
-    return Carried(checkpoint.root, tuple(entry.name for entry in kept)), among, notes
+    return CarriedEntries(checkpoint.root, tuple(entry.name for entry in kept)), among, notes

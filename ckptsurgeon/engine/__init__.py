@@ -1,1 +1,1 @@
-"""Carries plans out: streams from file to file, computes what must be, and puts the output in place atomically."""
+"""Applies plans: copies bytes between files, computes the other tensors, and puts the output in place atomically."""

@@ -1,4 +1,4 @@
-"""Carries a plan out, from the first check to the output in its place."""
+"""Applies a plan, from the first check to the finished output."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from ..util.text import escape, listing
 from .check_steps import check_step
 from .copy_steps import check_storages, copied_steps
 from .output.companions import (
-    Former,
+    StaleCompanions,
     all_checksums,
     as_written,
+    companion_notes,
     copy_companions,
-    former_companions,
     recipe_as_written,
-    told_companions,
+    stale_companions,
 )
 from .output.layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .output.signing import check_signable, signing
-from .prefetch import announce, keeping
-from .run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .prefetch import keeping, prefetch
+from .run import PlanInputs, PlanRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 
 __all__ = ["carry_out"]
 
 
 def carry_out(
-    plan: Plan, inputs: Inputs, options: OutputOptions, recipe: Recipe, progress: Progress | None = None
+    plan: Plan, inputs: PlanInputs, options: OutputOptions, recipe: Recipe, progress: Progress | None = None
 ) -> Receipt:
-    """Carry a plan out and return what was written.
+    """Apply a plan and return a receipt of what was written.
 
-    Raises PlanError where a step does not fit its source or tied values differ, FormatError where a source fails
-    its checksum, SourceError and OutputError where a file cannot be read or written. Nothing is left half done.
+    Raises PlanError if a step does not fit its source or tied values differ, FormatError if a source fails its
+    checksum, SourceError and OutputError if a file cannot be read or written. A failure leaves no partial output.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -57,21 +57,23 @@ def carry_out(
     written = as_written(plan, options)
     recipe = recipe_as_written(recipe, written)
     text = RecipeText(recipe)
-    shape = lay_out(written, options, () if is_folder(options) else text.checked({}), _beside(plan, inputs))
+    shape = lay_out(written, options, () if is_folder(options) else text.checked({}), _carried_entries(plan, inputs))
     check_unchanged(inputs)
-    path, taken = _place(shape, options), set(_identities(inputs, written, options))
+    path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     check_output(path, taken, force=options.force, folder=shape.folder)
     with ExitStack() as stack:
         stack.enter_context(output_lock(path, options.wait))
-        check_output(path, taken, force=options.force, folder=shape.folder)  # now that nobody else writes there
-        former = former_companions(options.path, written.target) if shape.folder else Former()
+        check_output(
+            path, taken, force=options.force, folder=shape.folder
+        )  # only now does the lock keep other runs out
+        former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
         files, folder = stack.enter_context(_staged(path, shape, written, options, stale=former.stale))
         if folder is not None:
-            copy_companions(written, folder)  # first: what has changed since the plan ends it at once
-        run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
-        run.fetched(announce(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
+            copy_companions(written, folder)  # first: a file that changed since the plan ends the run at once
+        run = PlanRun(written, inputs, shape, files, progress or (lambda done, total: None))
+        run.fetched(prefetch(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
         _check_equal(run)
         check_storages(run)
         with copied_steps(run):
@@ -93,24 +95,24 @@ def carry_out(
             *lost_notes(run.lost, written.steps),
             *unsound_notes(run.unsound),
             *negative_notes(run.negative),
-            *told_companions(written),
-            *_left_out(plan, written, options),
+            *companion_notes(written),
+            *_left_out_notes(plan, written, options),
             *former.notes,
         ),
     )
 
 
-def _left_out(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
-    """Yield which token list does not go with a single file, and which configuration not into a folder."""
+def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
+    """Yield notes on companions that are not written: token lists next to a single file, an adapter's configuration."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
-        yield f"not written, since they lie beside the weights in a folder (-o NAME/): {listing(left, 12, where='')}"
+        yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
     elif left and is_folder(options):
         yield f"not written, since an adapter is one file of safetensors: {listing(left, 12, where='')}"
 
 
-def _beside(plan: Plan, inputs: Inputs) -> ExtraEntries | None:
-    """Return what a plan carries along beside the tensors; raises PlanError where the source has it no more."""
+def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
+    """Return the entries that a plan copies in addition to tensors; raises PlanError if the source lacks them now."""
     carried = plan.carried
     if not (carried.root or carried.entries):
         return None
@@ -119,14 +121,14 @@ def _beside(plan: Plan, inputs: Inputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = f"root {escape(carried.root)}" if carried.root else "the top level"
         raise PlanError(
-            f"the plan carries what lies beside {where}, where its source has no state dict.", hint="Plan again."
+            f"the plan copies entries next to {where}, but its source has no state dict there.", hint="Plan again."
         )
     wanted = set(carried.entries)
     entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]
     lacking = wanted - {entry.name for entry in entries}
     if lacking:
         raise PlanError(
-            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to carry.", hint="Plan again."
+            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to copy.", hint="Plan again."
         )
     depths = range(len(path) + 1)
     levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
@@ -135,24 +137,26 @@ def _beside(plan: Plan, inputs: Inputs) -> ExtraEntries | None:
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError where an entry has the name of a tensor, or of a dict on the way to them: it would replace it."""
+    """Raise PlanError if an entry would replace a tensor, or a dict on the path to them, of the same name."""
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
     if taken:
         raise PlanError(
-            f"the plan carries {listing(taken)}, which the output has already.", hint="Plan again.", details=taken
+            f"the plan copies {listing(taken)}, but the output already has that name.",
+            hint="Plan again.",
+            details=taken,
         )
 
 
-def _check_equal(run: Run) -> None:
+def _check_equal(run: PlanRun) -> None:
     if run.plan.equal:
         from .compute.compute_steps import check_equal
 
         check_equal(run.plan, run.inputs.sources)
 
 
-def _compute_others(run: Run) -> None:
-    """Do what is not copying; where there is nothing of it, numpy stays unimported."""
+def _compute_others(run: PlanRun) -> None:
+    """Compute all steps that are not copies; if there are none, numpy is not imported."""
     if run.others:
         from .compute.compute_steps import compute_steps, draw_steps
 
@@ -160,8 +164,8 @@ def _compute_others(run: Run) -> None:
         draw_steps(run)
 
 
-def _place(shape: OutputShape, options: OutputOptions) -> str:
-    """Return where an output goes: of a link to a folder it is that folder."""
+def _output_path(shape: OutputShape, options: OutputOptions) -> str:
+    """Return the path of an output; a link to a folder is resolved."""
     return os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
 
 
@@ -169,7 +173,7 @@ def _place(shape: OutputShape, options: OutputOptions) -> str:
 def _staged(
     path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
-    """Give the temp files of an output by their names."""
+    """Yield the temp files of an output by name, and the temp folder if it has one."""
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
@@ -196,12 +200,12 @@ def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
 
 
 def _existing_signature(path: str, options: OutputOptions) -> list[str]:
-    """Return the signature in a folder: of what ckptsurgeon wrote there, or in the way of the one to be made."""
+    """Return a signature in the folder: one that ckptsurgeon wrote, or one in the way of the new one."""
     signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
     return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []
 
 
-def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
+def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
     for source in inputs.sources:
         yield from identities(source.open_files().values())
     copied = (one.path for one in plan.target.companions if one.path)
@@ -211,8 +215,8 @@ def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[
             yield found.st_dev, found.st_ino
 
 
-def _finish(run: Run, recipe: Sequence[str], folder: StagedFolder | None) -> None:
-    """Write everything that is no tensor, sealed."""
+def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) -> None:
+    """Write everything except tensors, and the seal."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]

@@ -1,4 +1,4 @@
-"""Whether the steps of a plan can be: their operations must fit their shapes and dtypes."""
+"""Checks that the steps of a plan are possible: their operations must fit their shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["check_step"]
 
 
 def check_step(step: Step) -> None:
-    """A plan may have been written by hand: its operations must fit its shapes."""
+    """Raise PlanError if a step's operation does not fit its shapes: a plan may be edited by hand."""
     if step.op == "init":
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
         raise PlanError(
-            f"the plan cannot be: {escape(step.key)} by {step.op} from {step.source_shape} to {step.shape}."
+            f"the plan is not possible: {escape(step.key)} by {step.op} from {step.source_shape} to {step.shape}."
         )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
@@ -30,13 +30,13 @@ def check_step(step: Step) -> None:
 
 
 def _resizes(step: Step) -> bool:
-    """Whether the policy of a step fits its shapes, by the operation that the step names."""
+    """Return whether the policy of a step fits its shapes and gives the operation that the step names."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:
-    """Whether the rows of a vocabulary are those of the shapes, which are alike along all other axes."""
+    """Return whether the rows of a vocabulary fit the shapes, which must be equal along all other axes."""
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
         return False
@@ -47,7 +47,7 @@ def _maps(step: Step) -> bool:
 
 
 def _merges(step: Step) -> bool:
-    """Whether all inputs of a step have its shape, numbers of one kind that are not packed, a weight each or none."""
+    """Return whether all inputs have the step's shape and numbers of one unpacked kind, with a weight each or none."""
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
     alike = all(
         (one.shape == step.shape or is_reshape(one.shape, step.shape)) and DTYPES[one.dtype].kind == kind
@@ -62,12 +62,12 @@ def _merges(step: Step) -> bool:
 
 
 def _adapts(step: Step) -> bool:
-    """Whether all inputs of a step are real numbers, with the shapes that its adapters need."""
+    """Return whether all inputs of a step are real numbers, with the shapes that its adapters need."""
     return step.lora is not None and _real(step) and step.lora.fits(step.shape, [one.shape for one in step.inputs])
 
 
 def _factors(step: Step) -> bool:
-    """Whether a step is a factor of the difference of its inputs."""
+    """Return whether a step is a factor of the difference of its inputs."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -76,17 +76,17 @@ def _real(step: Step) -> bool:
 
 
 def _merges_by_method(step: Step) -> bool:
-    """Whether all inputs of a step are real floating numbers that its policy makes fit."""
+    """Return whether all inputs of a step are real floating numbers that its policy can fit."""
     if step.merge is None:
         return False
-    from .compute.aligning import aligns  # with numpy, which copying does without
+    from .compute.aligning import aligns  # imports numpy, which copying does not need
 
     dtypes = [DTYPES[one.dtype] for one in step.inputs]
     return all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
 
 
 def _copies(step: Step) -> bool:
-    """Whether the shapes are alike, or both of one element."""
+    """Return whether the shapes are equal, or both have one element."""
     have, want = step.source_shape, step.shape
     return have == want or prod(have) == prod(want) == 1
 
@@ -109,4 +109,4 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""By the name of an operation, whether a step of it fits its shapes and numbers; any other is that of a policy."""
+"""The check of each operation's shapes and numbers, by name; any other name is a policy's."""

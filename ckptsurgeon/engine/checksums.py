@@ -1,4 +1,4 @@
-"""Checksums: the CRC-32 of what is written, and the records of a source checked again."""
+"""Checksums: the CRC-32 of written bytes, and checks of a source's recorded checksums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..util.text import escape
 __all__ = ["bad_checksum", "check_range", "check_storage", "check_values", "checkable", "combine", "crc32"]
 
 BLOCK = 1 << 20
-"""Bytes held at once: about what a core's cache holds."""
+"""Bytes held at once: about the size of a core's cache."""
 
 crc32 = isal_zlib.crc32
 Sum: TypeAlias = Callable[[memoryview, int], int]
@@ -33,14 +33,14 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield the records that a tensor's values lie in and that were stored with a checksum."""
+    """Yield the records that contain a tensor's values and have a stored checksum."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError where a record that a tensor's values lie in is not what its checksum says; looks once."""
+    """Raise FormatError if a record with a tensor's values does not match its checksum; each is checked once."""
     for file, storage in checkable(source, info):
         if storage not in source.checked:
             check_storage(file, storage)
@@ -48,14 +48,14 @@ def check_values(source: Checkpoint, info: TensorInfo) -> None:
 
 
 def check_storage(file: File, storage: Storage) -> None:
-    """Raise FormatError where the bytes of a record are not those of the checksum it was stored with, if it was."""
+    """Raise FormatError if the bytes of a record do not match its stored checksum, if it has one."""
     for expected, sum_of in ((storage.crc32, crc32), (storage.crc32c, crc32c)):
         if expected is not None and check_range(file, storage.offset, storage.nbytes, sum_of) != expected:
             raise bad_checksum(file, storage.name)
 
 
 def bad_checksum(file: File, name: str) -> FormatError:
-    """Return the error for bytes that are not what their container says."""
+    """Return the error for bytes that do not match their container's checksum."""
     return FormatError(f"{escape(file.uri)}: {escape(name)} does not have the checksum it should.", rule="crc")
 
 

@@ -1,4 +1,4 @@
-"""What a plan is carried out with that it does not say itself."""
+"""The context of applying a plan: settings that are not part of the plan."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from ..methods.merge._method import Method
 from ..methods.merge._registry import merge_methods
 from ..planning.plan.step import Step
 from ..util.text import escape, human_bytes
-from .compute.lora import Factors
+from .compute.lora import FactorCache
 from .run import MEMORY
 
-__all__ = ["MergeContext", "Spread"]
+__all__ = ["MergeContext", "ParallelMap"]
 
 T = TypeVar("T")
 
 
-class Spread(Protocol):
-    """Maps a function over many things, perhaps in several threads, and keeps their order."""
+class ParallelMap(Protocol):
+    """Maps a function over many items, perhaps in several threads, and keeps their order."""
 
     def __call__(self, look: Callable[[Any], T], over: Iterable[Any], /) -> Iterable[T]:
-        """Return the results in the order of what they are of."""
+        """Return the results in the order of the items."""
         ...
 
 
 @dataclass(frozen=True)
 class MergeContext:
-    """What tensors are computed with beside their plan: the seed, the user's methods, the memory, the threads.
+    """The context for computing tensors: the seed, the user's methods, the memory, the threads.
 
-    ``memory`` is in bytes; ``device`` is where torch computes, "" for numpy, None for what the plan says; ``factors``
-    are those that were extracted last.
+    ``memory`` is in bytes; ``device`` is the device of torch, "" for numpy, None for the plan's; ``factors`` is the
+    cache of extracted factors.
     """
 
     seed: int = 0
     plugins: tuple[Method, ...] = ()
     memory: int = MEMORY
-    spread: Spread = map
-    factors: Factors = field(default_factory=Factors)
+    spread: ParallelMap = map
+    factors: FactorCache = field(default_factory=FactorCache)
     device: str | None = None
 
     @cached_property
@@ -48,19 +48,19 @@ class MergeContext:
         return merge_methods(self.plugins)
 
     def method(self, name: str) -> Method:
-        """Return a method by its name; raises ConfigError for one that is not known."""
+        """Return a method by its name; raises ConfigError for an unknown one."""
         known = self._methods
         if name not in known:
             raise ConfigError(
-                f"the merge method {escape(name)} is not known.", hint="Name the file that has it with --plugin."
+                f"the merge method {escape(name)} is not known.", hint="Name the file that defines it with --plugin."
             )
         return known[name]
 
     def check(self, step: Step, needed: int, why: str, hint: str = "") -> None:
-        """Raise PlanError where something takes more bytes than the memory holds."""
+        """Raise PlanError if something needs more bytes than the memory limit."""
         if needed > self.memory:
             raise PlanError(
                 f"{escape(step.key)} takes {human_bytes(needed)} of memory, since {why}; "
-                f"it has {human_bytes(self.memory)}.",
+                f"the limit is {human_bytes(self.memory)}.",
                 hint=f"Allow more: --memory {needed}B{hint}.",
             )

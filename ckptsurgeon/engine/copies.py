@@ -1,4 +1,4 @@
-"""What is to be copied: runs of bytes, joined where they follow each other."""
+"""The byte ranges to copy, joined if they follow each other."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..storage.read.base import File
 from ..storage.write.staging import StagedFile
 from .checksums import combine
 
-__all__ = ["Copy", "Piece", "Task", "batched", "joined", "tasks_of"]
+__all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "tasks_of"]
 
 CHUNK = 8 << 20
-"""Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
+"""Bytes of one task: enough to keep a disk busy, few enough for two threads to share a tensor."""
 BATCH = 256
-"""Small tasks that a thread takes at once."""
+"""Most small tasks that a thread takes at once."""
 
 
 @dataclass(slots=True)
-class Piece:
-    """A tensor's bytes within a copy; ``expected`` is the checksum its source recorded, if any.
+class CopyPiece:
+    """A tensor's bytes within a copy; ``expected`` is the checksum that its source recorded, if any.
 
-    A piece that several tasks share has ``parts``: of each its beginning, CRC-32 and bytes.
+    A piece that several tasks share has ``parts``: the begin, CRC-32 and bytes of each.
     """
 
     name: str
@@ -31,36 +31,36 @@ class Piece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Note the CRC-32 of a part that was copied, and where it begins; any thread may."""
+        """Record the CRC-32 of a copied part and where it begins; safe in any thread."""
         if self.parts is None:
             self.crc = crc
         else:
             self.parts.append((begin, crc, nbytes))
 
     def checksum(self) -> int:
-        """Return the CRC-32 of the bytes that were copied."""
+        """Return the CRC-32 of the copied bytes."""
         if self.parts is None:
             return self.crc
         return combine([(crc, length) for _, crc, length in sorted(self.parts)])
 
 
 @dataclass(slots=True)
-class Copy:
-    """A run of bytes that lie one after the other in the source and in the output."""
+class CopyRange:
+    """A range of bytes that is contiguous in the source and in the output."""
 
     source: File
     source_offset: int
     output: StagedFile
     output_offset: int
-    pieces: list[Piece]
+    pieces: list[CopyPiece]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the run."""
         return sum(piece.nbytes for piece in self.pieces)
 
-    def follows(self, other: Copy, size: int) -> bool:
-        """Whether this run begins where ``other``, of so many bytes, ends, on both sides."""
+    def follows(self, other: CopyRange, size: int) -> bool:
+        """Return whether this range begins where ``other``, of ``size`` bytes, ends, in both files."""
         return (
             self.source is other.source
             and self.output is other.output
@@ -69,10 +69,10 @@ class Copy:
         )
 
 
-def joined(copies: Iterable[Copy]) -> list[Copy]:
-    """Join runs that follow each other, of copies in the order of what is written."""
-    made: list[Copy] = []
-    size = 0  # of the last run, which may be of many thousand pieces
+def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
+    """Return ranges with neighbours joined; ``copies`` are in the order of the output."""
+    made: list[CopyRange] = []
+    size = 0  # of the last range, kept since that may have many thousand pieces
     for copy in copies:
         if made and copy.follows(made[-1], size):
             made[-1].pieces.extend(copy.pieces)
@@ -84,12 +84,12 @@ def joined(copies: Iterable[Copy]) -> list[Copy]:
 
 
 @dataclass(slots=True)
-class Task:
-    """Part of a run: from ``begin``, with the pieces that lie in it as (piece, offset in the piece, bytes)."""
+class CopyTask:
+    """Part of a range: from ``begin``, with its pieces as (piece, offset in the piece, bytes)."""
 
-    copy: Copy
+    copy: CopyRange
     begin: int
-    slices: list[tuple[Piece, int, int]]
+    slices: list[tuple[CopyPiece, int, int]]
 
     @property
     def nbytes(self) -> int:
@@ -97,10 +97,10 @@ class Task:
         return sum(length for _, _, length in self.slices)
 
 
-def tasks_of(copies: Sequence[Copy]) -> Iterator[Task]:
-    """Cut runs into tasks of about ``CHUNK`` bytes."""
+def tasks_of(copies: Sequence[CopyRange]) -> Iterator[CopyTask]:
+    """Split ranges into tasks of about ``CHUNK`` bytes."""
     for copy in copies:
-        begin, slices, size = 0, list[tuple[Piece, int, int]](), 0
+        begin, slices, size = 0, list[tuple[CopyPiece, int, int]](), 0
         for piece in copy.pieces:
             done = 0
             while True:
@@ -110,17 +110,17 @@ def tasks_of(copies: Sequence[Copy]) -> Iterator[Task]:
                 slices.append((piece, done, length))
                 done, size = done + length, size + length
                 if size >= CHUNK:
-                    yield Task(copy, begin, slices)
+                    yield CopyTask(copy, begin, slices)
                     begin, slices, size = begin + size, [], 0
                 if done >= piece.nbytes:
                     break
         if slices:
-            yield Task(copy, begin, slices)
+            yield CopyTask(copy, begin, slices)
 
 
-def batched(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    """Gather small tasks, of which a model may have a hundred thousand."""
-    batch: list[Task] = []
+def batched(tasks: Iterable[CopyTask]) -> Iterator[list[CopyTask]]:
+    """Group small tasks: a model may have a hundred thousand."""
+    batch: list[CopyTask] = []
     size = 0
     for task in tasks:
         batch.append(task)

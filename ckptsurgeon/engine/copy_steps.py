@@ -1,4 +1,4 @@
-"""Carries out the steps whose tensors are copied, and checks the storages that are read."""
+"""Applies the steps that copy tensors, and checks the storages that are read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from ..storage.read.base import File
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
-from .copies import Copy, Piece
-from .run import Run, checked_on_the_way, is_copy
+from .copies import CopyPiece, CopyRange
+from .run import PlanRun, checked_on_the_way, is_copy
 from .transfer import THREADS, copying
 
 __all__ = ["check_storages", "copied_steps"]
 
 
 @contextmanager
-def copied_steps(run: Run) -> Iterator[None]:
-    """Copy every tensor whose bytes stay as they are, while the body of the ``with`` computes the others."""
-    pieces: dict[str, Piece] = {}
+def copied_steps(run: PlanRun) -> Iterator[None]:
+    """Copy every tensor whose bytes do not change, while the body of the ``with`` computes the others."""
+    pieces: dict[str, CopyPiece] = {}
     with copying(_copies(run, pieces), run.advance) as run.check:
         yield
     run.nbytes_read += sum(piece.nbytes for piece in pieces.values())
@@ -27,8 +27,8 @@ def copied_steps(run: Run) -> Iterator[None]:
     run.copies.clear()
 
 
-def _copies(run: Run, pieces: dict[str, Piece]) -> Iterator[Copy]:
-    """Yield what is to be copied, in the order of what is written; keep the piece of each key."""
+def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
+    """Yield the ranges to copy, in the order of the output; put the piece of each key into ``pieces``."""
     for key, file, offset, nbytes in run.slots():
         if key not in run.copies:
             continue
@@ -37,12 +37,12 @@ def _copies(run: Run, pieces: dict[str, Piece]) -> Iterator[Copy]:
         assert info.storage is not None
         source = run.inputs.sources[step.source]
         whole = info.nbytes == info.storage.nbytes
-        piece = pieces[key] = Piece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
-        yield Copy(source.file(info), info.storage.offset + info.offset, file, offset, [piece])
+        piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
+        yield CopyRange(source.file(info), info.storage.offset + info.offset, file, offset, [piece])
 
 
-def check_storages(run: Run) -> None:
-    """Check the records of which only a part is used, or which are computed with."""
+def check_storages(run: PlanRun) -> None:
+    """Check the records that are only used in part, or for computing."""
     wanted: dict[int, tuple[File, Storage]] = {}
     partly = [step for step, info in run.copies.values() if not _passes_by(info)]
     for step in (*partly, *run.others, *run.shared):
@@ -56,7 +56,7 @@ def check_storages(run: Run) -> None:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Whether copying a tensor reads all that has a checksum: its whole record, or nothing."""
+    """Return whether copying a tensor reads all bytes that a checksum covers: its whole record, or none."""
     storage = info.storage
     if storage is None or not storage.has_checksum:
         return storage is not None

@@ -1,4 +1,4 @@
-"""Carries plans out into the tensors of live modules: all of them, or none."""
+"""Applies plans to the tensors of live modules: all of them, or none."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .compute.compute import computed_blocks, takes_numbers
 from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
-from .prefetch import announce, keeping
-from .run import Inputs, check_unchanged, lost_notes, unsound_notes
+from .prefetch import keeping, prefetch
+from .run import PlanInputs, check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["put_tensors", "stage_tensors"]
 
 Put = Callable[[str, "torch.Tensor"], None]
-"""Takes the values of a key."""
+"""Receives the values of a key."""
 
 
 def stage_tensors(
-    plan: Plan, inputs: Inputs, boxes: Mapping[str, Box] | None = None, put: Put | None = None
+    plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box] | None = None, put: Put | None = None
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Return the values that a plan brings, by destination key, and what is to be said of them.
+    """Return the values that a plan gives, by destination key, and the notes on them.
 
-    Of a tensor with a box it is that part, and no more is read of one that is copied or cast. Everything is read and
-    checked here, so that a fault comes before anything is written; but where there is a ``put``, each tensor is given
-    to that as soon as it is read, and none is returned.
+    For a tensor with a box only that part is returned, and read if it is copied or cast. Everything is read and checked
+    here, so that a failure comes before anything is written. With ``put``, each tensor is passed to it as soon as it is
+    read, and none is returned.
     """
     with keeping(inputs):
-        announce(plan, inputs)
+        prefetch(plan, inputs)
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs)
@@ -51,9 +51,9 @@ def stage_tensors(
 
 
 def _staged(
-    plan: Plan, inputs: Inputs, boxes: Mapping[str, Box], put: Put | None
+    plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Lost], dict[str, int]]:  # fmt: skip
-    """Return the values by destination key, and how many of each tensor lost their size, or were never finite."""
+    """Return the values by destination key, the counts of lost values, and those of values that are not finite."""
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, Lost] = {}
     unsound: dict[str, int] = {}
@@ -85,7 +85,7 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
-    """Check the records that a tensor lies in, which many may share, if they were not checked before."""
+    """Check the records of a tensor, which several may share, unless they were checked before."""
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:
             checked.add(id(storage))
@@ -93,10 +93,10 @@ def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) 
 
 
 def put_tensors(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put into the first of each pair the values of the second: of all pairs, or of none.
+    """Set the first tensor of each pair to the values of the second: for all pairs, or for none.
 
-    Where a tensor cannot be written every one before it gets back what it held, so that values, flags and ties are as
-    they were.
+    If a tensor cannot be written, all earlier ones get their old values back; values, flags and ties are then as
+    before.
     """
     previous: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
@@ -119,8 +119,8 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
         tensor.copy_(values)
 
 
-def _read(step: Step, source: Checkpoint, inputs: Inputs, box: Box | None) -> tuple[torch.Tensor, Lost]:
-    """Return the values that a step brings, on the CPU, and how many lost their size."""
+def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -> tuple[torch.Tensor, Lost]:
+    """Return the values that a step gives, on the CPU, and the counts of lost values."""
     import numpy as np
 
     info = source[step.source_key]

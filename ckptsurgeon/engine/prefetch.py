@@ -1,4 +1,4 @@
-"""Says of all that will be read where it lies, so that what is far away is fetched in few requests."""
+"""Announces all byte ranges that will be read, so that remote files are fetched in few requests."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from ..storage.read.base import Advance, File
 from ..tensors.composition import leaves
 from ..tensors.dtypes import reach
 from ..tensors.info import TensorInfo
-from .run import Inputs
+from .run import PlanInputs
 
-__all__ = ["announce", "fetch_keys", "fetch_tensors", "keeping", "quiet"]
+__all__ = ["fetch_keys", "fetch_tensors", "keeping", "no_progress", "prefetch"]
 
 Ranges = list[tuple[int, int]]
 Parts = Iterable[tuple[Checkpoint, TensorInfo | None]]
 Advanced = Callable[[int, int], None]
 
 
-def quiet(done: int, total: int) -> None:
-    """Tell nobody."""
+def no_progress(done: int, total: int) -> None:
+    """Do nothing: the default for ``advance``."""
 
 
-def announce(plan: Plan, inputs: Inputs, advance: Advanced = quiet) -> int:
-    """Fetch what the steps of a plan read of remote sources; returns the bytes that came.
+def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) -> int:
+    """Fetch all parts of remote sources that a plan reads; return the number of bytes fetched.
 
-    ``advance`` is told (bytes that came, bytes that are wanted in all).
+    ``advance`` is called with (bytes fetched, bytes in all).
     """
     return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*_checkpoints(inputs)) else 0
 
 
-def fetch_tensors(parts: Parts, advance: Advanced = quiet) -> int:
-    """Fetch what tensors lie in, of all of them at once, where that is far away; returns the bytes that came."""
+def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
+    """Fetch the data of remote tensors, for all of them at once; return the number of bytes fetched."""
     wanted = _wanted(parts)
     total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
-    came = _Counter(lambda done: advance(done, max(done, total)))
+    came = _FetchCounter(lambda done: advance(done, max(done, total)))
     for file, ranges in wanted:
         file.need(ranges, came.add)
     return came.done
 
 
-def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = quiet) -> int:
-    """Fetch what the tensors of some keys lie in, as ``fetch_tensors`` does."""
+def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = no_progress) -> int:
+    """Fetch the tensors of some keys, as ``fetch_tensors`` does."""
     return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance) if _is_remote(checkpoint) else 0
 
 
 @contextmanager
-def keeping(inputs: Inputs) -> Iterator[None]:
-    """Let what is fetched in the block outlast it where it fails, so that the next run goes on from there.
+def keeping(inputs: PlanInputs) -> Iterator[None]:
+    """Keep fetched bytes if the block fails, so that the next run continues from there.
 
-    Except where bytes are not what they should be: those are fetched anew.
+    Bytes that are wrong are an exception: those are fetched anew.
     """
     _keep(inputs, True)
     try:
@@ -64,18 +64,18 @@ def keeping(inputs: Inputs) -> Iterator[None]:
     _keep(inputs, False)
 
 
-def _keep(inputs: Inputs, wanted: bool) -> None:
+def _keep(inputs: PlanInputs, wanted: bool) -> None:
     for checkpoint in _checkpoints(inputs):
         for file in checkpoint.open_files().values():
             file.keep(wanted)
 
 
-def _checkpoints(inputs: Inputs) -> list[Checkpoint]:
+def _checkpoints(inputs: PlanInputs) -> list[Checkpoint]:
     return [*inputs.sources, *([inputs.keeper] if inputs.keeper is not None else [])]
 
 
-class _Counter:
-    """Bytes that came, of all files."""
+class _FetchCounter:
+    """Counts the bytes fetched, over all files."""
 
     def __init__(self, told: Advance) -> None:
         self.done = 0
@@ -93,7 +93,7 @@ def _is_remote(*checkpoints: Checkpoint) -> bool:
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
-    """Return of each remote file the ranges that will be read, each once."""
+    """Return the ranges to read of each remote file, each once."""
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in parts:
         for leaf in leaves(info) if info is not None else ():
@@ -105,8 +105,8 @@ def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
     return [(file, list(ranges)) for file, ranges in found.values()]
 
 
-def _read(plan: Plan, inputs: Inputs) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
-    """Yield the tensors that a plan reads, with the checkpoints they are of."""
+def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
+    """Yield the tensors that a plan reads, with their checkpoints."""
     for step in plan.steps:
         for one in step.inputs:
             yield inputs.sources[one.source], inputs.sources[one.source].get(one.key)
@@ -118,7 +118,7 @@ def _read(plan: Plan, inputs: Inputs) -> Iterator[tuple[Checkpoint, TensorInfo |
 
 
 def _range(info: TensorInfo) -> tuple[int, int]:
-    """Return what is read for a stored tensor: its whole record where that has a checksum, else what it reaches."""
+    """Return the range to read for a stored tensor: its whole record if that has a checksum, else its bytes."""
     storage = info.storage
     assert storage is not None
     if storage.has_checksum:

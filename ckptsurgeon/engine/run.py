@@ -1,4 +1,4 @@
-"""One run of a plan: its inputs, the slots it fills, the checksums of what it has written."""
+"""One run of a plan: its inputs, the slots it fills, the checksums of the written bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
-from ..planning.plan.receipt import Fit
+from ..planning.plan.receipt import FactorFit
 from ..planning.plan.step import MERGES, Input, Step
 from ..planning.target import TargetSpec
 from ..storage.read.base import Progress
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEMORY",
-    "Inputs",
-    "Run",
+    "PlanInputs",
+    "PlanRun",
     "check_unchanged",
     "checked_on_the_way",
     "has_slot",
@@ -44,39 +44,39 @@ __all__ = [
 WRITE = 1 << 20
 
 FEW = 10
-"""A tensor of which one value in so many, or more, became zero is said to have lost them.
+"""A tensor gets a note if one value in so many, or more, became zero.
 
 Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
 """
 
 MEMORY = 1 << 30
-"""Bytes that computing a merge may take, unless it is told otherwise."""
+"""Bytes that computing a merge may take, unless an option sets them."""
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a plan is carried out on: its sources, open and in its order, and its destination."""
+class PlanInputs:
+    """The inputs of a plan: its sources, open and in its order, and its destination."""
 
     sources: Sequence[Checkpoint]
     target: TargetSpec | None
     keeper: Checkpoint | None = None
-    """The destination, where it is a checkpoint whose own values stay."""
+    """The destination, if it is a checkpoint whose own values are kept."""
     plugins: tuple[Method, ...] = ()
-    """Merge methods of the user's own."""
+    """The user's own merge methods."""
     memory: int = MEMORY
-    """Bytes that a merge may take where its method needs whole tensors or rows."""
+    """Bytes that a merge may take if its method needs whole tensors or rows."""
 
 
 @dataclass
-class Run:
-    """The state of one run: the slots to fill, the checksums of what is filled, what to say at the end.
+class PlanRun:
+    """The state of one run: the slots to fill, their checksums, and what the notes at the end need.
 
-    ``copies`` are the steps whose bytes lie in a source as they are, with its header, ``others`` those that are
+    ``copies`` are the steps whose bytes are copied from a source, with the header there, ``others`` those that are
     computed or drawn, ``shared`` those without a slot of their own.
     """
 
     plan: Plan
-    inputs: Inputs
+    inputs: PlanInputs
     shape: OutputShape
     files: Mapping[str, StagedFile]
     progress: Progress
@@ -85,9 +85,9 @@ class Run:
     unsound: dict[str, int] = field(default_factory=dict)
     negative: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[FactorFit, ...] = ()
     check: Callable[[], None] = lambda: None
-    """Raises what has gone wrong elsewhere in the run, so that what is computed beside it ends."""
+    """Raises a failure of another part of the run, so that computing does not go on in vain."""
     _done: int = 0
     _fetched: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -108,40 +108,40 @@ class Run:
                 self.others.append(step)
 
     def slot(self, key: str) -> tuple[StagedFile, int, int]:
-        """Return the file, offset and bytes that a key has; raises KeyError."""
+        """Return the file, offset and bytes of a key's slot; raises KeyError."""
         part = self._part_of.get(key, self._first)
         return self.files[part.name], *part.layout.slots[key]
 
     def slots(self) -> Iterator[tuple[str, StagedFile, int, int]]:
-        """Yield every key with its file, offset and bytes, in the order of what is written."""
+        """Yield every key with its file, offset and bytes, in the order of the output."""
         for part in self.shape.parts:
             file = self.files[part.name]
             for key, (offset, nbytes) in part.layout.slots.items():
                 yield key, file, offset, nbytes
 
     def fetched(self, nbytes: int) -> None:
-        """Count bytes that came from elsewhere before anything was written as part of the way."""
+        """Count bytes that were fetched before writing began as progress."""
         self._done = self._fetched = nbytes
 
     def advance(self, nbytes: int) -> None:
-        """Tell the progress of ``nbytes`` more; from any thread."""
+        """Report ``nbytes`` more to the progress; safe in any thread."""
         with self._lock:
             self._done += nbytes
             self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
-        """Whether initial values of a step are drawn, and lie in no checkpoint."""
+        """Return whether initial values of a step are drawn, and not kept from a checkpoint."""
         return step.draws and self.inputs.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
-        """Return the header of a step's first input, which must be what the plan was made from."""
+        """Return the header of a step's first input, which must be the planned one."""
         assert step.source is not None
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
     def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
-        """Return each input of a step: its header and the checkpoint it is of.
+        """Return each input of a step: its header and its checkpoint.
 
-        Where a source is laid over values that a checkpoint keeps, those are the last.
+        If a source overlays values that a checkpoint keeps, those come last.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -178,8 +178,8 @@ class Run:
         return crc
 
 
-def check_unchanged(inputs: Inputs) -> None:
-    """Raise PlanError where a source was written to since its header was read."""
+def check_unchanged(inputs: PlanInputs) -> None:
+    """Raise PlanError if a source was written to since its header was read."""
     for source in inputs.sources:
         handles = source.open_files()
         for header in source.files:
@@ -193,24 +193,24 @@ def check_unchanged(inputs: Inputs) -> None:
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:
-    """Whether the output's bytes lie in the source as they are."""
+    """Return whether the output's bytes are in the source unchanged."""
     return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Whether all bytes of an input's record pass by when the step is computed, so that they are checked then."""
+    """Return whether computing a step reads all bytes of an input's record, so that they are checked then."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
 
 
-def has_slot(run: Run, step: Step) -> bool:
-    """Whether a step has a slot of its own; in a zip an alias shares its owner's."""
+def has_slot(run: PlanRun, step: Step) -> bool:
+    """Return whether a step has a slot of its own; in a zip an alias shares its owner's."""
     return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
-    """Say which tensors that are made of several have values that are NaN or infinite since an input has such there."""
+    """Return a note on computed tensors with NaN or infinite values that come from an input."""
     if not unsound:
         return ()
     said = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
@@ -218,9 +218,9 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
-    """Say how many values of each tensor became infinite, NaN or zero that were not, or were cut to the largest.
+    """Return notes on values that became infinite, NaN or zero, or were cut to the largest.
 
-    Of zeros that is said from one in ten values on: weights have some that are nearly zero.
+    Zeros get a note from one value in ten on: weights always have some that are nearly zero.
     """
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()
@@ -243,8 +243,8 @@ def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ..
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
-    """Say which variances became negative."""
+    """Return notes on variances that became negative."""
     return tuple(
-        f"{count(number, 'value')} of {escape(key)} became negative, of which no layer takes the root"
+        f"{count(number, 'value')} of {escape(key)} became negative, but layers take their square root"
         for key, number in negative.items()
     )

@@ -1,7 +1,7 @@
-"""Moves unchanged bytes from file to file and takes their checksums on the way.
+"""Copies unchanged bytes from file to file and computes their checksums on the way.
 
-The kernel copies (``copy_file_range``, which shares blocks where a file system can) and the checksum is read from
-the page cache right after; where the kernel cannot copy between two files, the bytes pass through here once.
+The kernel copies (``copy_file_range``, which shares blocks if a file system can) and the checksum is read from
+the page cache right after; if the kernel cannot copy between two files, the bytes pass through this process.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 
 from ..storage.write.output_checks import output_error
 from .checksums import bad_checksum, crc32
-from .copies import Copy, Piece, Task, batched, joined, tasks_of
+from .copies import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 
 __all__ = ["SMALL", "THREADS", "Advance", "copying"]
 
 BLOCK = 1 << 20
-"""Bytes held at once: about what a core's cache holds."""
+"""Bytes held at once: about the size of a core's cache."""
 SMALL = 256 << 10
-"""Below this many bytes the kernel is not asked to copy: reading and writing are as quick."""
+"""Below this many bytes the kernel does not copy: reading and writing are as quick."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -35,22 +35,22 @@ _NO_KERNEL_COPY = {
     errno.ETXTBSY,
     errno.EIO,
 }
-"""Where the kernel will not copy, or cannot say which of the two files failed: by hand, one knows."""
+"""Errors for which the bytes are copied by hand: the kernel cannot copy, or does not tell which file failed."""
 
 Advance = Callable[[int], None]
 """Called with the number of bytes just done, from any thread."""
 
 
-class _Sums:
-    """The CRC-32 of each slice of a task, from blocks that come in their order."""
+class _SliceChecksums:
+    """The CRC-32 of each slice of a task, from blocks in order."""
 
-    def __init__(self, slices: Sequence[tuple[Piece, int, int]]) -> None:
+    def __init__(self, slices: Sequence[tuple[CopyPiece, int, int]]) -> None:
         self._left = iter(slices)
         self._slice = next(self._left, None)
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Take the block that follows."""
+        """Add the next block."""
         at = 0
         while self._slice is not None:
             piece, begin, length = self._slice
@@ -65,7 +65,7 @@ class _Sums:
 
 
 class _Worker:
-    """Carries out tasks; knows for each pair of files whether the kernel copies between them."""
+    """Runs tasks; remembers for each pair of files whether the kernel can copy between them."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -74,8 +74,8 @@ class _Worker:
         self.stopped = False
         self._failure: BaseException | None = None
 
-    def run_all(self, tasks: Iterable[Task]) -> None:
-        """Carry out tasks; a failure ends those of all other threads, too."""
+    def run_all(self, tasks: Iterable[CopyTask]) -> None:
+        """Run tasks; a failure also ends those of all other threads."""
         try:
             for task in tasks:
                 if self.stopped:
@@ -86,11 +86,11 @@ class _Worker:
             raise
 
     def check(self) -> None:
-        """Raise what has made a task fail."""
+        """Raise the error that made a task fail."""
         if self._failure is not None:
             raise self._failure
 
-    def run(self, task: Task) -> None:
+    def run(self, task: CopyTask) -> None:
         copy = task.copy
         if task.nbytes < SMALL or not self._in_kernel(task):
             self._by_hand(task)
@@ -100,8 +100,8 @@ class _Worker:
         copy.output.start_writing(copy.output_offset + task.begin, task.nbytes)
         self._advance(task.nbytes)
 
-    def _in_kernel(self, task: Task) -> bool:
-        """Copy within the kernel; False where it cannot, with nothing lost."""
+    def _in_kernel(self, task: CopyTask) -> bool:
+        """Copy within the kernel; return False if it cannot, in which case nothing is lost."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
@@ -111,7 +111,7 @@ class _Worker:
                 return False
         return True
 
-    def _ranges_copied(self, task: Task, source: int, output: int) -> bool:
+    def _ranges_copied(self, task: CopyTask, source: int, output: int) -> bool:
         copy, size, done = task.copy, task.nbytes, 0
         while done < size:
             try:
@@ -123,12 +123,12 @@ class _Worker:
                 if error.errno not in _NO_KERNEL_COPY:
                     raise output_error(copy.output.shown, error) from error
                 moved = 0
-            if moved == 0:  # refused, or the file shrank: reading says which
+            if moved == 0:  # refused, or the file shrank: reading will show
                 return False
             done += moved
         return True
 
-    def _by_hand(self, task: Task) -> None:
+    def _by_hand(self, task: CopyTask) -> None:
         output, at = task.copy.output, task.copy.output_offset + task.begin
         for block in self._blocks(task):
             output.write(at, block)
@@ -137,9 +137,9 @@ class _Worker:
             at += len(block)
             self._advance(len(block))
 
-    def _blocks(self, task: Task) -> Iterator[memoryview]:
-        """Yield what a task copies, block by block, and take the checksums; a block may hold many small pieces."""
-        sums, copy, size, done = _Sums(task.slices), task.copy, task.nbytes, 0
+    def _blocks(self, task: CopyTask) -> Iterator[memoryview]:
+        """Yield the bytes of a task, block by block, and compute the checksums; a block may have many small pieces."""
+        sums, copy, size, done = _SliceChecksums(task.slices), task.copy, task.nbytes, 0
         while done < size:
             block = self._view(min(BLOCK, size - done))
             copy.source.readinto(copy.source_offset + task.begin + done, block)
@@ -157,12 +157,12 @@ class _Worker:
 
 
 @contextmanager
-def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], None]]:
-    """Carry out copies, in the order of what is written, while the body of the ``with`` does something else.
+def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[[], None]]:
+    """Run copies, in the order of the output, while the body of the ``with`` does something else.
 
-    All is done, and has its checksums, at the end.
+    At its end all are done and have their checksums. The body gets a function that raises the failure of a copy, so
+    that it need not go on in vain.
 
-    The body is given what raises the failure of a copy, so that it need not go on for nothing.
     Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
     OutputError when a file cannot be read or written; what the body raises ends the copies first.
     """
@@ -183,7 +183,7 @@ def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], N
 
 
 @contextmanager
-def _in_threads(worker: _Worker, batches: Sequence[list[Task]]) -> Iterator[None]:
+def _in_threads(worker: _Worker, batches: Sequence[list[CopyTask]]) -> Iterator[None]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
         futures = [pool.submit(worker.run_all, batch) for batch in batches]
         try:

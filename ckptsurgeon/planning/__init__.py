@@ -1,1 +1,1 @@
-"""Planners: headers and rules become a plan. They open nothing, log nothing and read no tensor."""
+"""Planners: they make a plan from headers and rules. They open no file, log nothing and read no tensor values."""

@@ -1,4 +1,4 @@
-"""The averaging planner: the same keys of several checkpoints become their mean."""
+"""The averaging planner: the mean of the tensors that several checkpoints have under the same keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import ConfigError, FormatError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import alias_groups
 from ..util.text import count, escape, listing, shape_text
-from .merge.ties import Ties
+from .merge.ties import ModelTies
 from .plan.files import PlanTarget
 from .plan.plan import Plan
 from .plan.step import Input, Step
@@ -19,16 +19,16 @@ from .transplant.select import SourceView
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 
 INT_BUFFERS = ("last", "first", "max")
-"""What becomes of integers and truth values (BatchNorm's counter), which have no mean."""
+"""How integers and truth values (BatchNorm's counter), which have no mean, are chosen."""
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
-    """Return what each of ``number`` checkpoints counts in their exponential moving average, the oldest first.
+    """Return the weight of each of ``number`` checkpoints in their exponential moving average, the oldest first.
 
     The average starts as the first; each later one moves it by ``1 - decay``. The weights sum to 1.
     """
     if not 0 < decay < 1:
-        raise ConfigError(f"--ema {decay} is no decay.", hint="Use a number between 0 and 1, as in 0.999.")
+        raise ConfigError(f"--ema {decay} is not a valid decay.", hint="Use a number between 0 and 1, as in 0.999.")
     first, *rest = (decay ** (number - 1 - i) for i in range(number))
     return (first, *((1 - decay) * weight for weight in rest))
 
@@ -42,10 +42,11 @@ def plan_average(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan the average of checkpoints that hold the same keys, in the order of the first; without weights the mean.
+    """Return the plan of the average of checkpoints with the same keys, in the order of the first.
 
-    Raises ConfigError for fewer than two or an unknown choice, PlanError where a key, a shape or a kind of number is
-    not the same everywhere or a tensor is quantised, FormatError where a tensor is not plain values.
+    Without ``weights`` it is the mean. Raises ConfigError for fewer than two checkpoints or an unknown choice,
+    PlanError if keys, shapes or kinds of numbers differ or a tensor is quantised, FormatError if it has no plain
+    values.
     """
     if len(views) < 2:
         found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
@@ -67,12 +68,12 @@ def plan_average(
         steps=tuple(steps),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *Ties(views).apart(steps), *_mixed(steps, views)),
+        notes=(*notes, *ModelTies(views).apart(steps), *_mixed(steps, views)),
     )
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Say which tensors are of several dtypes, and which the average has: the first's."""
+    """Yield a note on the tensors that have several dtypes, and the dtype of the average: the first's."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     if mixed:
         each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]

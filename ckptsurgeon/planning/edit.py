@@ -1,4 +1,4 @@
-"""The edit planner: one checkpoint's tensors, some of them, under other names or in other dtypes."""
+"""The edit planner: selected tensors of one checkpoint, under new names or in other dtypes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..tensors.info import TensorInfo, alias_groups
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policies import cast_fault
 from .plan.files import PlanTarget
-from .plan.plan import Carried, Plan
+from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step
 from .transplant.options import Options
-from .transplant.select import Origin, SourceView, made_fields, select
+from .transplant.select import SourceView, TensorOrigin, operation_fields, select
 
 __all__ = ["check_casts", "plan_edit"]
 
@@ -24,25 +24,25 @@ def plan_edit(
     view: SourceView,
     options: Options,
     *,
-    carried: Carried | None = None,
+    carried: CarriedEntries | None = None,
     among: Collection[str] = (),
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan an output that holds the tensors of ``view`` that the options select, in their order.
+    """Return the plan of an output that holds the tensors of ``view`` that the options select, in their order.
 
-    ``among`` are the names of the carried entries that lie among the tensors.
+    ``among`` are the names of the carried entries that are stored next to the tensors.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError where two keys land on one name or on that
-    of an entry, nothing is left or a cast would lose what it holds, FormatError where a tensor is not plain values.
+    Raises PatternError for patterns and rules that match nothing, PlanError if two keys get the same name or that of an
+    entry, if nothing is left or if a cast would lose information, FormatError if a tensor has no plain values.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
     if not chosen:
         raise PlanError(
             f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
-            hint="Give up an --exclude, or widen --include.",
+            hint="Remove an --exclude, or widen --include.",
         )
     _check_plain(chosen.values(), view)
     _check_apart(chosen, among)
@@ -55,36 +55,36 @@ def plan_edit(
         target=PlanTarget("edit", view.source.name, ""),
         steps=steps,
         excluded=selection.excluded_keys,
-        carried=carried or Carried(),
+        carried=carried or CarriedEntries(),
         arguments=arguments or {},
         metadata=metadata or {},
         notes=(*notes, *selection.notes, *_idle(steps, options.dtype)),
     )
 
 
-def _first_names(chosen: Mapping[str, Origin]) -> dict[str, TensorInfo]:
-    """Return what was chosen, once for each key of the source: what a rule copied to several names is not tied."""
+def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
+    """Return the chosen tensors, each source key once: copies that a rule makes are not tied."""
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
 
 
 def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
-    """Say when a dtype was asked for and there is nothing that it applies to."""
+    """Return a note if a dtype was given that applies to no tensor."""
     if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
         return []
-    return [f"--dtype {dtype} changes nothing: no tensor is of real floating point"]
+    return [f"--dtype {dtype} changes nothing: no tensor has a real floating-point dtype"]
 
 
-def _step(name: str, origin: Origin, options: Options, tied_to: str) -> Step:
+def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str) -> Step:
     info = origin.info
     return Step(
         name, "copy", _dtype(info, options.dtype), info.shape, 0, origin.key, info.dtype, info.shape,
-        rule=origin.rule, tied_to=tied_to, **made_fields(origin),
+        rule=origin.rule, tied_to=tied_to, **operation_fields(origin),
     )  # fmt: skip
 
 
 def _dtype(info: TensorInfo, wanted: str) -> str:
-    """Return the dtype of an output; only real floating tensors follow a wish."""
+    """Return the dtype of an output: the wanted one for real floating tensors, else the tensor's own."""
     follows = wanted not in ("", "keep") and DTYPES[info.dtype].kind == "float"
     return wanted if follows else info.dtype
 
@@ -101,18 +101,18 @@ def _check_plain(chosen: Any, view: SourceView) -> None:
         )
 
 
-def _check_apart(chosen: Mapping[str, Origin], among: Collection[str]) -> None:
+def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> None:
     taken = [name for name in among if name in chosen]
     if taken:
         raise PlanError(
             f"{listing(taken)} would be both a tensor and an entry that --keep-extras carries.",
-            hint="Rename the tensor otherwise, or leave --keep-extras out.",
+            hint="Give the tensor another name, or leave --keep-extras out.",
             details=taken,
         )
 
 
 def check_casts(steps: Sequence[Step]) -> None:
-    """Raise PlanError for casts that would lose what they hold."""
+    """Raise PlanError for casts that would lose information."""
     faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
     if faults:
         raise PlanError(

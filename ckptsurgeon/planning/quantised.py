@@ -1,4 +1,4 @@
-"""Holds a plan to what codes are: they are carried as they are, with all that decodes them, never computed on. Pure."""
+"""Checks a plan for quantised tensors: codes are copied with everything that decodes them, never computed on. Pure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DEQUANTISE = "dequantise the model first, with the package that quantised it"
 
 
 @dataclass
-class _Carried:
-    """A logical tensor of a source, and the names that its parts get in the output, by how their keys end."""
+class _CarriedCodes:
+    """A logical tensor of a source, and the new names of its parts, by the endings of their keys."""
 
     source: str
     coded: CodedTensor
@@ -29,9 +29,9 @@ class _Carried:
 
 
 def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CODES) -> None:
-    """Raise PlanError if a plan computes on codes, parts them from what decodes them, or puts numbers in their place.
+    """Raise PlanError if a plan computes on codes, separates them from their scales, or replaces them by numbers.
 
-    ``sources`` are those of the plan, in its order; ``destination`` has the codes that the destination itself wants.
+    ``sources`` are those of the plan, in its order; ``destination`` has the codes of the destination itself.
     """
     if any(sources) or destination:
         carried = _carried(plan, sources)
@@ -39,15 +39,15 @@ def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CO
         _check_whole(carried, {step.key: step for step in plan.steps})
 
 
-def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_Carried]:
-    """Return the logical tensors that a plan carries along; raises PlanError for those it would compute on."""
-    found: dict[int, _Carried] = {}
+def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_CarriedCodes]:
+    """Return the logical tensors that a plan copies; raises PlanError for those that it would compute on."""
+    found: dict[int, _CarriedCodes] = {}
     computed: dict[int, tuple[str, CodedTensor, str]] = {}
     for step in plan.steps:
         for one in step.inputs:
             coded = sources[one.source].by_key.get(one.key)
             if coded is not None:
-                entry = found.setdefault(id(coded), _Carried(plan.sources[one.source].name, coded))
+                entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
                 doing = _doing(plan.verb, step, one)
                 if doing and (id(coded) not in computed or one.key == coded.codes):  # what is done to codes tells more
@@ -63,7 +63,7 @@ def _ending(coded: CodedTensor, key: str) -> str:
 
 
 def _doing(verb: str, step: Step, one: Input) -> str:
-    """Return what a step does to an input beyond copying it, "" if it does nothing."""
+    """Return what a step does to an input besides copying it, "" if nothing."""
     if step.op not in ("copy", "keep"):
         return step.rule or verb
     if step.dtype != one.dtype:
@@ -74,21 +74,21 @@ def _doing(verb: str, step: Step, one: Input) -> str:
 
 
 def computing(found: Sequence[tuple[str, CodedTensor, str]], remedy: str = "") -> PlanError:
-    """Return the error that codes are taken for numbers: of each the source's name, the codes, and what would do it."""
+    """Return the error for codes used as numbers: for each, the source's name, the codes, and the operation."""
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
     more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
     return PlanError(
-        f"{escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would take its codes "
-        f"for numbers{more}.",
+        f"{escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use its codes "
+        f"as numbers{more}.",
         hint=f"{remedy}, or {DEQUANTISE}." if remedy else f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}.",
         details=[f"{one.name} of {source} ({one.method}): {what}" for source, one, what in reversed(once.values())],
     )
 
 
-def _check_whole(carried: Iterable[_Carried], steps: Mapping[str, Step]) -> None:
-    """Raise PlanError if parts of a logical tensor are left out, or do not fit each other by name any more."""
+def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) -> None:
+    """Raise PlanError if parts of a logical tensor are left out, or their new names no longer belong together."""
     for one in carried:
         lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
         if lacking:
@@ -102,14 +102,14 @@ def _check_whole(carried: Iterable[_Carried], steps: Mapping[str, Step]) -> None
             pairs = [f"{one.coded.parts[end]} to {name}" for end, names in one.names.items() for name in names]
             raise PlanError(
                 f"{escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and its parts "
-                f"would be named apart: {listing(pairs, 4)}.",
-                hint="Rename the module that they lie in, so that their names end as before.",
+                f"would no longer have matching names: {listing(pairs, 4)}.",
+                hint="Rename the module that contains them, so that their names end as before.",
                 details=pairs,
             )
 
 
-def _fit_by_name(one: _Carried) -> bool:
-    """Whether each part ends as it did, behind the same new beginning."""
+def _fit_by_name(one: _CarriedCodes) -> bool:
+    """Return whether each part keeps its ending, after the same new prefix."""
     stems = set()
     for end, names in one.names.items():
         if not all(f".{name}".endswith(end) for name in names):
@@ -118,15 +118,15 @@ def _fit_by_name(one: _Carried) -> bool:
     return len(stems) == 1
 
 
-def _found_again(one: _Carried, steps: Mapping[str, Step]) -> bool:
-    """Whether the parts are recognised under their new names, as another toolkit's spelling of the same encoding."""
+def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
+    """Return whether the parts are recognised under their new names, as another toolkit's form of the same encoding."""
     keys = [key for names in one.names.values() for key in names]
     codes = find_codes({key: TensorInfo(steps[key].dtype, steps[key].shape) for key in keys})
     return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
 
 
 def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes) -> None:
-    """Raise PlanError if codes that a destination wants are drawn, or come from what are no such codes."""
+    """Raise PlanError if codes of a destination would be drawn, or come from tensors that are not such codes."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
         made = [steps[key] for key in wanted.keys if key in steps]
@@ -140,7 +140,7 @@ def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes)
             name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
             raise PlanError(
                 f"{escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), and "
-                f"{escape(odd.key)} would {escape(whence)}: then nothing decodes it.",
+                f"{escape(odd.key)} would {escape(whence)}: nothing could decode it then.",
                 hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or name a destination "
                 "that is not quantised.",
                 details=[step.key for step in made],
@@ -148,7 +148,7 @@ def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes)
 
 
 def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
-    """Return which logical tensor of a source a step copies, None if it copies none."""
+    """Return the id of the logical tensor that a step copies, None if there is none."""
     if step.op not in ("copy", "keep") or step.source is None:
         return None
     found = sources[step.source].by_key.get(step.source_key)
@@ -156,7 +156,7 @@ def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
 
 
 def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView]) -> None:
-    """Raise PlanError for tensors that would be drawn as missing although a source has them as codes."""
+    """Raise PlanError for tensors that would be initialised as missing although a source has them as codes."""
     missing = {step.key for step in steps if step.reason == "missing"}
     lost: dict[str, str] = {}
     for name, origins in selection.origins.items() if missing else ():
@@ -168,13 +168,13 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
         first = next(iter(lost))
         raise PlanError(
             f"{escape(first)} would be initialised, although {_why(lost)}.",
-            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises it all the same.",
+            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises it anyway.",
             details=[f"{key}: {why}" for key, why in lost.items()],
         )
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Say the reason for the first of some tensors, and which others there are."""
+    """Return the reason for the first of some tensors, and the names of the others."""
     why = escape(next(iter(found.values())))
     return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
@@ -191,20 +191,20 @@ def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[
         first = next(iter(passed))
         raise PlanError(
             f"{escape(first)} would be kept as codes, although {_why(passed)}.",
-            hint=f"Name a destination that is not quantised; --exclude {escape(first)} keeps the codes all the same.",
+            hint=f"Name a destination that is not quantised; --exclude {escape(first)} keeps the codes anyway.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
 
 
 def _meant(coded: CodedTensor, name: str) -> str:
-    """Return the key that a logical tensor would have if it were stored plainly and its codes were called ``name``."""
+    """Return the key that a logical tensor would have if it were not quantised and its codes were called ``name``."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]
 
 
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
-    """Raise PlanError if any source has codes, behind ``keys`` if they are given: it is computed on as a whole."""
+    """Raise PlanError if any source has codes (among ``keys``, if given), since ``doing`` computes on all tensors."""
     for view in views:
         coded = view.codes.tensors
         named = coded if keys is None else [one for one in coded if not keys.isdisjoint((one.name, *one.keys))]

@@ -12,22 +12,22 @@ from ..util.brief import Brief
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import FilePrint, PlanSource, PlanTarget
 from .plan.plan import Plan
-from .plan.rows import Rows
+from .plan.rows import VocabularyRows
 from .plan.step import Step
 
-__all__ = ["VERSION", "Made", "Recipe", "made_of", "make_recipe"]
+__all__ = ["VERSION", "Recipe", "RecipeEntry", "make_recipe", "recipe_entry"]
 
 VERSION = 1
 
 
-class Made(NamedTuple):
-    """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
+class RecipeEntry(NamedTuple):
+    """The entry of a recipe for one tensor: how it was made, from which source, and its CRC-32.
 
-    ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
-    ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
-    set where the output leaves the name to its reader, who ties it. ``rule`` is the option that decided, as it was
-    written, ``reason`` says why a tensor is initialised, and ``shared`` how many values the source gave where it was
-    laid over others; they are there to be read, and nothing hangs on them.
+    ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` the vocabulary axis.
+    ``merge`` is the method that merged them, ``lora`` the changes of adapters, ``factor`` the extracted factor.
+    ``implied`` is set if the output does not store the name because its reader ties it. ``rule`` is the option that
+    decided, as it was written, ``reason`` is why a tensor is initialised, and ``shared`` the number of values from the
+    source if it overlays others; these three are for readers only.
     """
 
     op: str
@@ -59,15 +59,15 @@ class Recipe(Brief):
     arguments: Mapping[str, Any]
     sources: tuple[PlanSource, ...]
     target: PlanTarget
-    tensors: Mapping[str, Made]
+    tensors: Mapping[str, RecipeEntry]
     unexpected: tuple[tuple[int, str], ...] = ()
     metadata: Mapping[str, str] | None = None
-    rows: Rows | None = None
-    vocabularies: tuple[Rows, ...] = ()
+    rows: VocabularyRows | None = None
+    vocabularies: tuple[VocabularyRows, ...] = ()
     seal: str = UNSEALED
 
 
-# From a plan to the recipe of its output.
+# From a plan to its recipe.
 
 
 def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
@@ -86,7 +86,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         arguments=plan.arguments,
         sources=tuple(_relocated(source, folder) for source in plan.sources),
         target=target,
-        tensors=MadeOfSteps(plan.steps),
+        tensors=StepEntries(plan.steps),
         unexpected=plan.unexpected,
         metadata=plan.metadata,
         rows=plan.rows,
@@ -94,14 +94,14 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
     )
 
 
-class MadeOfSteps(Mapping[str, Made]):
-    """What a recipe says of the steps of a plan, worked out as it is asked for: there may be a hundred thousand."""
+class StepEntries(Mapping[str, RecipeEntry]):
+    """The recipe entries of a plan's steps, made on access: there may be a hundred thousand."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = {step.key: step for step in steps}
 
-    def __getitem__(self, key: str) -> Made:
-        return made_of(self._steps[key])
+    def __getitem__(self, key: str) -> RecipeEntry:
+        return recipe_entry(self._steps[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._steps)
@@ -110,10 +110,10 @@ class MadeOfSteps(Mapping[str, Made]):
         return len(self._steps)
 
 
-def made_of(step: Step) -> Made:
-    """Return what a recipe says of a step, its checksum still zero."""
+def recipe_entry(step: Step) -> RecipeEntry:
+    """Return the recipe entry of a step, its checksum still zero."""
     more = tuple((one.source, one.key) for one in step.more)
-    return Made(
+    return RecipeEntry(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
         axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, rule=step.rule,
         reason=step.reason, shared=step.shared,

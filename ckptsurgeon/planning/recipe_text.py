@@ -1,4 +1,4 @@
-"""Recipes as text, and back from text that may be damaged."""
+"""Recipes as JSON text, and back from text that may be damaged."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..errors import VerifyError
 from ..storage.json_text import read_json
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import FilePrint, PlanCompanion, PlanSource, PlanTarget
-from .plan.rows import Rows, rows_of_each
-from .recipe import VERSION, Made, Recipe
+from .plan.rows import VocabularyRows, rows_of_each
+from .recipe import VERSION, Recipe, RecipeEntry
 
 __all__ = ["RecipeText", "parse_recipe"]
 
-# Recipes from text, which may be damaged, or of anything.
+# Reading: the text may be damaged, or not a recipe at all.
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Return the recipe that a text spells; raises VerifyError where it is damaged."""
+    """Return the recipe in a text; raises VerifyError if it is damaged."""
     try:
         data = read_json(text)
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
@@ -41,13 +41,13 @@ def parse_recipe(text: str) -> Recipe:
             tensors={str(key): _read_made(str(key), row, rules, merges) for key, row in data["tensors"].items()},
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
-            rows=Rows.from_json(data.get("vocabulary")),
+            rows=VocabularyRows.from_json(data.get("vocabulary")),
             vocabularies=rows_of_each(data, len(data["sources"])),
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
         why = f"{type(error).__name__} {error}"
-        raise VerifyError(f"its recipe is damaged, or is none of ckptsurgeon's ({why}).") from error
+        raise VerifyError(f"its recipe is damaged, or was not written by ckptsurgeon ({why}).") from error
 
 
 def _read_source(row: Mapping[str, Any]) -> PlanSource:
@@ -70,9 +70,9 @@ def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     return companion
 
 
-def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: Sequence[Merge | None]) -> Made:
+def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: Sequence[Merge | None]) -> RecipeEntry:
     origin = row.get("from")
-    return Made(
+    return RecipeEntry(
         op=str(row.get("op", "copy")),
         kind=str(row["class"]),
         source=int(origin[0]) if origin else None,
@@ -94,7 +94,7 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
 
 
 def _merge(said: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return a merge by its number, or that is spelled out, as in older recipes."""
+    """Return a merge, given by its number or, in older recipes, written out."""
     if type(said) is not int:
         return Merge.from_json(said)
     if not 0 <= said < len(merges):
@@ -108,15 +108,15 @@ def _rule(number: Any, rules: Sequence[str]) -> str:
     return rules[number]
 
 
-# Recipes as text.
+# Writing.
 
 CHUNK = 4096
 MOST = 10_000
-"""Different things said of tensors that are kept."""
+"""Most different texts of tensors that are cached."""
 
 
 class RecipeText:
-    """A recipe as JSON before its checksums are known; the length of the text depends on neither them nor the seal."""
+    """A recipe as JSON before its checksums are known; the text's length does not depend on them or on the seal."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -125,7 +125,7 @@ class RecipeText:
         self._rows = dict(_rows(recipe.tensors, self._rules, self._merges))
 
     def checked(self, checksums: Mapping[str, int]) -> list[str]:
-        """Return the text, in pieces, with the CRC-32 of every tensor; of one that has none, it is zero."""
+        """Return the text, in pieces, with the CRC-32 of every tensor, zero if it has none."""
         first = next(iter(self._rows), None)
         rows = (
             f'{"" if key == first else ","}{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}'
@@ -137,7 +137,7 @@ class RecipeText:
         return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]
 
     def _head(self) -> dict[str, Any]:
-        """Return all but the tensors: asked for late, since what is copied beside them is read only once."""
+        """Return all but the tensors. Called late, since files copied next to them are read only once."""
         recipe, rules, merges = self._recipe, self._rules, self._merges
         return {
             "kind": "ckpt.recipe",
@@ -160,11 +160,13 @@ class RecipeText:
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _rows(tensors: Mapping[str, Made], rules: dict[str, int], merges: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Yield each key with its entry up to its checksum. Most say one of a few things, each of which is spelled once."""
+def _rows(
+    tensors: Mapping[str, RecipeEntry], rules: dict[str, int], merges: dict[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield each key with its entry up to its checksum. Most share one of a few texts, which are made once."""
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
-        said = _said(key, made)
+        said = _shared_text_key(key, made)
         row = spelled.get(said) if said is not None else None
         if row is None:
             row = _dumps(_made_json(key, made, rules, merges))[:-1]
@@ -173,8 +175,8 @@ def _rows(tensors: Mapping[str, Made], rules: dict[str, int], merges: dict[str, 
         yield key, row
 
 
-def _said(key: str, made: Made) -> tuple[object, ...] | None:
-    """Return all that is written of an entry but its checksum, once for many alike; None where there is more."""
+def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
+    """Return all that an entry contains except its checksum, for a cache; None if it also has more."""
     if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
         return None
     if made.source_key not in ("", key):
@@ -214,7 +216,7 @@ def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
     return {**row, **({"validator": validator} if validator else {})}
 
 
-def _made_json(key: str, made: Made, rules: dict[str, int], merges: dict[str, int]) -> dict[str, Any]:
+def _made_json(key: str, made: RecipeEntry, rules: dict[str, int], merges: dict[str, int]) -> dict[str, Any]:
     row: dict[str, Any] = {"class": made.kind}
     if made.op != "copy":
         row["op"] = made.op

@@ -1,4 +1,4 @@
-"""What a destination wants: its tensors, how it draws them, what runs along its vocabulary, what it recognises."""
+"""The specification of a destination: its tensors, how it draws them, its vocabulary axes, what it recognises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryvi
 
 @dataclass(frozen=True, repr=False)
 class Companion(Brief):
-    """A small file that goes into an output folder beside the weights: a copy of ``path``, else ``text``."""
+    """A small file for an output folder, next to the weights: a copy of ``path``, else ``text``."""
 
     name: str
     path: str = ""
@@ -28,10 +28,10 @@ class Companion(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Recognised(Brief):
-    """What a destination makes of a source by itself, because it knows its layout or the older names of its keys.
+    """The changes that a destination makes to a source by itself, since it knows its layout or older key names.
 
-    ``operations`` are as people write them; ``names`` maps the keys that they leave to those of the destination, ``by``
-    says whose names these are. ``unknown`` maps keys of the destination to why what they would be made of is not.
+    ``operations`` are in the form that users write; ``names`` maps the resulting keys to those of the destination,
+    ``by`` names whose keys these are. ``unknown`` maps keys of the destination that cannot be made to the reason.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -52,17 +52,16 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 
 @dataclass(frozen=True, repr=False)
 class TargetSpec(Brief):
-    """A destination: every tensor it wants, in state-dict order, and how it draws those nobody gives it.
+    """A destination: all its tensors, in state-dict order, and how it draws those that no source gives.
 
-    ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own
-    order, output layer last. ``vocabulary`` maps a key to the axis its vocabulary runs along. ``keeps`` is set
-    to the path of a checkpoint (and ``keeps_root`` to the root in it) when the destination is one, whose own
-    values stay where no source gives one; ``kept`` is that checkpoint itself, where no path was given. ``undrawable``
-    are the keys that say nothing of their initial values.
-    ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
-    ``recognise`` knows a source's layout and older names. A folder gets the ``companions`` too, and lacks those names
-    of tied tensors that are ``implied`` there. ``lists`` are the files of the old and the new token list, if it was
-    given another vocabulary. ``build`` makes the live module, where the destination is one.
+    ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own order,
+    output layer last. ``vocabulary`` maps a key to its vocabulary axis. ``keeps`` is the path of a checkpoint (and
+    ``keeps_root`` the root in it) if the destination is one, whose values are kept if no source gives others; ``kept``
+    is that checkpoint itself, if it has no path. ``undrawable`` are the keys without an initialiser. ``config``,
+    ``files``: the configuration and the files that it reads, as paths. ``ran`` names code that was run. ``recognise``
+    knows a source's layout and older names. A folder also gets the ``companions``, and does not store those names of
+    tied tensors that are ``implied`` there. ``lists`` are the files of the old and the new token list, if it was given
+    another vocabulary. ``build`` makes the live module, if the destination is one.
     """
 
     kind: str

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..planning.plan.check import Costs
 from ..planning.plan.compute import Merge
 from ..planning.plan.plan import Plan
-from ..planning.plan.rows import Rows
+from ..planning.plan.rows import VocabularyRows
 from ..planning.plan.step import Step
 from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .columns import Columns, Hanging
@@ -61,7 +61,7 @@ def _share(step: Step) -> float:
     return step.shared / elements if step.shared is not None and elements else 1.0
 
 
-def rows_said(rows: Rows) -> str:
+def rows_said(rows: VocabularyRows) -> str:
     """Return ``19 of 30 tokens kept (7 moved), 11 new``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import ConfigError
-from ..planning.plan.rows import Row, Rows
+from ..planning.plan.rows import Row, VocabularyRows
 from ..util.text import escape, listing
 from .vocabulary import Vocabulary
 
@@ -91,7 +91,7 @@ NEW_TOKENS = ("init", "mean", "zero", "subword")
 
 def map_tokens(
     source: Vocabulary, destination: Vocabulary, *, spelled: Mapping[str, str] | None = None, new: str = "init"
-) -> Rows:
+) -> VocabularyRows:
     """Return the rows of ``destination`` as rows of ``source``; a token that both have keeps its row.
 
     ``spelled`` maps tokens of the source to the corresponding ones of the destination. New tokens get the
@@ -119,7 +119,9 @@ def map_tokens(
             f"{source.name} and {destination.name} have no token in common.",
             hint=f"{destination.name} begins with {escape(shown)}. Are they of the same kind?",
         )
-    return Rows(source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new)
+    return VocabularyRows(
+        source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new
+    )
 
 
 def _check_spelled(spelled: Mapping[str, str], source: Vocabulary, destination: Vocabulary) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..planning.plan.rows import Row, Rows
+from ..planning.plan.rows import Row, VocabularyRows
 from .vocabulary import Vocabulary
 
 __all__ = ["TokenRowOverride", "rows_in", "united", "with_overrides", "with_padding"]
@@ -17,18 +17,18 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     return Vocabulary("union", tuple(tokens))
 
 
-def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> Rows:
+def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> VocabularyRows:
     """Return the row of a model for each token of the output, None if the model lacks it.
 
     ``size`` is the number of rows of the model: a token beyond them has no row, and rows beyond the tokens belong to no
-    token. ``new`` is the way to fill missing rows, as in ``Rows``.
+    token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
     """
     places = {token: row for row, token in enumerate(vocabulary.tokens[:size])}
     rows = tuple(places.get(token) for token in output.tokens)
-    return Rows(vocabulary.name, output.name, size, rows, new)
+    return VocabularyRows(vocabulary.name, output.name, size, rows, new)
 
 
-# Rows chosen by the user for tokens of a merge, and padding rows, which belong to no token.
+# VocabularyRows chosen by the user for tokens of a merge, and padding rows, which belong to no token.
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TokenRowOverride:
     force: bool = False
 
 
-def with_overrides(every: Sequence[Rows], lent: Sequence[TokenRowOverride]) -> tuple[Rows, ...]:
+def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverride]) -> tuple[VocabularyRows, ...]:
     """Return the rows of each model with the overrides; each token may have one override."""
     by_place = {one.place: one for one in lent}
     return tuple(
@@ -64,7 +64,7 @@ def _row(row: Row, lent: TokenRowOverride | None) -> Row:
     return None if lent.model is not None else ()
 
 
-def with_padding(every: Sequence[Rows], multiple: int) -> tuple[Rows, ...]:
+def with_padding(every: Sequence[VocabularyRows], multiple: int) -> tuple[VocabularyRows, ...]:
     """Return the rows of each model with padding rows, until their number is a multiple."""
     more = -len(every[0].rows) % multiple
     return tuple(replace(rows, rows=(*rows.rows, *(None,) * more), padded=more) for rows in every)

@@ -318,13 +318,13 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
     [
         ({"output": "o.pth", "to": "nonsense"}, [], "--to nonsense is unknown"),
         ({"to": "nonsense"}, [], "--to nonsense is unknown"),
-        ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
-        ({"max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
+        ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
+        ({"max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
         ({"output": "o.xyz"}, [], "names no format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "names no format"),
         ({"output": "o.pth"}, ["-o", "-"], "names no file"),
-        ({"output": "o.safetensors", "keep_extras": True}, [], "has no place for entries"),
+        ({"output": "o.safetensors", "keep_extras": True}, [], "cannot store entries"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: list[str], why: str, ckpt: Any) -> None:

@@ -20,7 +20,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats._open import read_header
 from ckptsurgeon.planning.keys.rules import parse_rule
 from ckptsurgeon.planning.plan import step
-from ckptsurgeon.planning.plan.rows import Row, Rows
+from ckptsurgeon.planning.plan.rows import Row, VocabularyRows
 from ckptsurgeon.planning.recipe_text import parse_recipe
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
 from ckptsurgeon.storage.read.uri import open_source
@@ -46,7 +46,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     out = str(folder / "out.safetensors")
     plan = cs.transplant(name, other, map=["encoder=module.encoder"], exclude=["encoder.layers.{0..4}"])
     explained = cs.explain(plan, "**")
-    rows = Rows("a", "b", MANY, tuple(range(MANY)))
+    rows = VocabularyRows("a", "b", MANY, tuple(range(MANY)))
     receipt = cs.apply(plan, out)
     model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(MANY)))
     torch.save(model.state_dict(), folder / "model.ckpt")
@@ -197,7 +197,7 @@ def test_the_rows_of_a_vocabulary_are_gone_through_once_for_each_figure() -> Non
             Looked.times += 1
             return super().__iter__()
 
-    rows = Rows("a", "b", 4, Looked((0, 2, None, (1, 3))))
+    rows = VocabularyRows("a", "b", 4, Looked((0, 2, None, (1, 3))))
     said = {rows_said(rows) for _ in range(9)}
     assert said == {"2 of 4 tokens kept (1 moved), 1 composed, 1 new"}
     assert Looked.times == 4

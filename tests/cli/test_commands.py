@@ -434,7 +434,11 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "--max-shard-size", ""), 2, "--max-shard-size is empty"),
         (("transplant", "best.pth", "ru.yaml", "--exclude", ""), 2, "--exclude is empty"),
         (("transplant", "best.pth", "ru.yaml", "-n", "--to", "onnx"), 2, "--to onnx is unknown"),
-        (("transplant", "best.pth", "ru.yaml", "-n", "--max-shard-size", "big"), 2, "--max-shard-size big is no size"),
+        (
+            ("transplant", "best.pth", "ru.yaml", "-n", "--max-shard-size", "big"),
+            2,
+            "--max-shard-size big is not a valid size",
+        ),
         (("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"), 2, "the suffix of out.onnx names no format"),
         (("transplant", "best.pth", "s3://x/ru.yaml"), 2, "-o"),
         (("apply", "plan.json", "-o", "-"), 3, "the plan plan.json cannot be read"),

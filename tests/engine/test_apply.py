@@ -309,7 +309,7 @@ def test_a_plan_edited_into_the_impossible_is_refused(change: dict[str, Any]) ->
 def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
     torch.save({"a": torch.ones(2, dtype=torch.complex128)}, "src.pth")
     with pytest.raises(
-        cs.OutputError, match=r"safetensors has no dtype complex128, which a is. Use --to pth"
+        cs.OutputError, match=r"safetensors does not support complex128, the dtype of a. Use --to pth"
     ) as caught:
         cs.apply(cs.transplant("src.pth", "src.pth"), "out.safetensors")
     assert caught.value.exit_code == 5
@@ -321,9 +321,9 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
     [
         ("out.xyz", {}, "names no format"),
         ("out.pth", {"to": "magic"}, "--to magic is unknown"),
-        ("out", {"max_shard_size": "many"}, "is no size"),
-        ("out", {"max_shard_size": "0GB"}, "is no size"),
-        ("out", {"max_shard_size": "9" * 400}, "is no size"),
+        ("out", {"max_shard_size": "many"}, "is not a valid size"),
+        ("out", {"max_shard_size": "0GB"}, "is not a valid size"),
+        ("out", {"max_shard_size": "9" * 400}, "is not a valid size"),
         ("out", {"max_shard_size": "5"}, "--max-shard-size 5 is 5 bytes. Write 5GB or 5MB"),
         ("out", {"max_shard_size": "999999"}, "is 999999 bytes"),
     ],

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from ckptsurgeon.planning.plan.receipt import Fit, Receipt
+from ckptsurgeon.planning.plan.receipt import FactorFit, Receipt
 from ckptsurgeon.render.verification import counts_line, receipt_view
 
 
@@ -49,5 +49,5 @@ def test_classes_that_nothing_is_in_are_left_out() -> None:
 
 @pytest.mark.parametrize(("error", "says"), [(0.0, "0 %"), (0.0004, "<0.1 %"), (0.123, "12.3 %"), (0.9996, ">99.9 %")])
 def test_what_factors_lack_is_never_said_to_be_all_or_nothing(error: float, says: str) -> None:
-    fits = (Fit("body.weight", (8, 4), 2, error),)
+    fits = (FactorFit("body.weight", (8, 4), 2, error),)
     assert printed(receipt_view(replace(receipt(1, 0.0), fits=fits)))[1].endswith(f"  {says}")

@@ -92,5 +92,5 @@ def test_failures_of_an_output_are_grouped_in_the_error_too() -> None:
     failed = tuple(Failure(key, "its bytes differ") for key in "abc")
     with pytest.raises(cs.VerifyError) as error:
         cs.Verification("o.pth", 3, 0, 0, failed=failed).raise_if_failed()
-    assert error.value.message == "o.pth is not what it should be: a, b and c: its bytes differ."
+    assert error.value.message == "o.pth is not as expected: a, b and c: its bytes differ."
     assert error.value.details == ("a: its bytes differ", "b: its bytes differ", "c: its bytes differ")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.prefetch import fetch_tensors, quiet
+from ...engine.prefetch import fetch_tensors, no_progress
 from .bytewise import unequal_keys
 from .difference import Difference, Pair, Tolerance
 from .measure import measure
@@ -26,7 +26,7 @@ def with_values(
     """Return a difference with the values of ``keys``, which have one shape in both, compared."""
     opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
     read = [key for key in keys if key not in opaque]
-    fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or quiet)
+    fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or no_progress)
     unequal = unequal_keys(first, second, read, progress)
     retyped, changed, close, same = [], [], [], []
     not_compared = dict[str, str]()

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from ...planning.plan.step import CLASSES
-from ...planning.recipe import Made, Recipe
+from ...planning.recipe import Recipe, RecipeEntry
 from ...tensors.info import TensorInfo
 from .columns import figure
 from .html import LISTED, brief
@@ -54,10 +54,10 @@ def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, A
     }  # fmt: skip
 
 
-NOTHING = Made("", "")
+NOTHING = RecipeEntry("", "")
 
 
-def _parts(recipe: Recipe, made: Iterable[Made], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
+def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
     """Yield rows and which part of their values comes from a source, where that need not be all or nothing."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
@@ -81,7 +81,7 @@ def _numbered(words: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _moved(key: str, made: Made) -> bool:
+def _moved(key: str, made: RecipeEntry) -> bool:
     return made.source is not None and made.source_key != key
 
 

@@ -12,8 +12,8 @@ from ...engine.context import MergeContext
 from ...planning.plan.files import PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Failure
-from ...planning.plan.rows import Rows
-from ...planning.recipe import Made, Recipe, made_of
+from ...planning.plan.rows import VocabularyRows
+from ...planning.recipe import Recipe, RecipeEntry, recipe_entry
 from ...util.text import escape, shape_text
 
 __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan", "expected_of_recipe"]
@@ -23,14 +23,14 @@ __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan
 class Expected:
     """What an output should be: each tensor's making, the sources by index, and the seal if there is one."""
 
-    tensors: Mapping[str, Made]
+    tensors: Mapping[str, RecipeEntry]
     sources: Mapping[int, Checkpoint]
     absent: Mapping[int, str]
     seal: str = ""
     seed: int | None = None
     has_checksums: bool = True
-    rows: Rows | None = None
-    vocabularies: tuple[Rows, ...] = ()
+    rows: VocabularyRows | None = None
+    vocabularies: tuple[VocabularyRows, ...] = ()
     said: Recipe | None = None
     """What the output says of itself."""
     keeper: int | None = None
@@ -48,7 +48,7 @@ class Expected:
         return pairs
 
 
-def difference_of(made: Made) -> tuple[Any, ...]:
+def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
     """Return what tells the difference that a factor is of from others."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
@@ -73,7 +73,7 @@ def expected_of_plan(
     plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
     """Return what a plan says its output should be; there are no checksums in a plan."""
-    made = {step.key: made_of(step) for step in plan.steps}
+    made = {step.key: recipe_entry(step) for step in plan.steps}
     return Expected(
         made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
         keeper=_keeper(plan.sources), context=replace(context, seed=plan.seed),
@@ -133,7 +133,7 @@ def check_plan(check: Check, plan: Plan) -> None:
             )
         if made is None:
             check.fail(key, "is planned and was not made")
-        elif made._replace(crc32=0, implied=False) != made_of(step):
+        elif made._replace(crc32=0, implied=False) != recipe_entry(step):
             check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
 
 

@@ -10,9 +10,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.check_steps import check_step
 from ...engine.checksums import crc32
 from ...errors import ConfigError, FormatError, VerifyError
-from ...planning.plan.rows import Rows
+from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import MERGES, Input, Step, with_vocabularies
-from ...planning.recipe import Made
+from ...planning.recipe import RecipeEntry
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import count_special, raw_dtype
@@ -28,7 +28,7 @@ Named = tuple[Checkpoint, str]
 """A source, and the key of a tensor in it."""
 
 
-def compare(check: Check, key: str, info: TensorInfo, made: Made) -> None:
+def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
     """Compute a tensor again and count it; raises VerifyError where its sources cannot have made it."""
     if made.source is None:
         check.drawn += 1
@@ -65,7 +65,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
     check.products += 1
 
 
-def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]:
+def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
     """Yield why a source of a tensor is not there."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
@@ -73,7 +73,7 @@ def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]
             yield check.expected.absent.get(index, "its source is gone")
 
 
-def _sources(check: Check, made: Made) -> list[Named]:
+def _sources(check: Check, made: RecipeEntry) -> list[Named]:
     assert made.source is not None
     wanted = [(made.source, made.source_key), *made.more]
     sources = [(check.expected.sources[index], name) for index, name in wanted]
@@ -83,7 +83,7 @@ def _sources(check: Check, made: Made) -> list[Named]:
     return sources
 
 
-def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: Sequence[Named]) -> Step:
+def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
     """Return the step that made a tensor, which must be one that can be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
@@ -97,7 +97,9 @@ def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: S
     return step
 
 
-def _step(key: str, made: Made, info: TensorInfo, *, rows: Rows | None, inputs: Sequence[Input]) -> Step:
+def _step(
+    key: str, made: RecipeEntry, info: TensorInfo, *, rows: VocabularyRows | None, inputs: Sequence[Input]
+) -> Step:
     rows = rows if made.op == "map" else None
     if not inputs:
         return Step(key, made.op, info.dtype, info.shape, rows=rows)
@@ -144,7 +146,7 @@ def _read_through(check: Check, info: TensorInfo) -> int:
 # Which merged tensors are computed again, where not all of them are asked for.
 
 
-def left_out(tensors: Mapping[str, Made], sample: int | None) -> Mapping[str, str]:
+def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
     """Return the merged tensors that are not computed again, with the reason; ``sample`` of them, evenly spread, are.
 
     What is copied is always compared: that costs no more than reading it.

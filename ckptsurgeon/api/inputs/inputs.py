@@ -24,9 +24,9 @@ from ...util.text import escape, listing
 from ..model_folder.quantised import parts_elsewhere
 
 if TYPE_CHECKING:
-    from ...engine.run import Inputs
+    from ...engine.run import PlanInputs
     from ...methods.merge._method import Method
-    from ...planning.transplant.select import Planning, SourceView
+    from ...planning.transplant.select import PlanningInputs, SourceView
 
 __all__ = [
     "OpenInputs",
@@ -120,7 +120,7 @@ class OpenInputs(Brief):
     sources: tuple[Checkpoint, ...]
     target: TargetSpec | None
     others: tuple[str, ...] = ()
-    planning: Planning | None = None
+    planning: PlanningInputs | None = None
     plugins: tuple[Method, ...] = ()
     memory: int = 0
 
@@ -223,7 +223,7 @@ def file_print(path: str) -> FilePrint:
     return FilePrint(path, source.size, digest.hexdigest(), source.mtime_ns, source.validator)
 
 
-def close_inputs(inputs: Inputs | OpenInputs) -> None:
+def close_inputs(inputs: PlanInputs | OpenInputs) -> None:
     """Close the files of a plan's sources. Tensors in memory stay with the plan: it cannot open them again."""
     for source in inputs.sources:
         if not source.in_memory:

@@ -12,7 +12,7 @@ from ...errors import ConfigError, PatternError
 from ...planning.keys.renaming import RULESETS
 from ...planning.operations.conversions import CONVERSIONS
 from ...planning.operations.operation import parse_operations
-from ...planning.operations.perform import MadeBy, perform
+from ...planning.operations.perform import Derivation, perform
 from ...storage.small_files import read_text
 from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
@@ -28,7 +28,7 @@ class Operated:
 
     checkpoint: Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
-    by: Mapping[str, MadeBy] = field(default_factory=dict)
+    by: Mapping[str, Derivation] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 

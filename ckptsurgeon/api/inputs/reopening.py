@@ -35,7 +35,7 @@ from .inputs import OpenInputs, file_print, memory_print
 from .operations import operate
 
 if TYPE_CHECKING:
-    from ...engine.run import Inputs
+    from ...engine.run import PlanInputs
     from ...methods.merge._method import Method
 
 __all__ = [
@@ -155,13 +155,13 @@ def _draws(plan: Plan) -> bool:
     return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 
-def inputs_of(plan: Plan) -> Inputs:
+def inputs_of(plan: Plan) -> PlanInputs:
     """Return the open inputs of a plan; raises PlanError where one is no longer what was planned with."""
     from ...destinations._load import target_with
-    from ...engine.run import Inputs
+    from ...engine.run import PlanInputs
 
     if isinstance(plan.inputs, OpenInputs) and not any(source.closed for source in plan.inputs.sources):
-        return Inputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
+        return PlanInputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
     _check_reopenable(plan)
     opened: list[Checkpoint] = []
     try:
@@ -183,7 +183,7 @@ def inputs_of(plan: Plan) -> Inputs:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return Inputs(tuple(opened), target, keeper)
+    return PlanInputs(tuple(opened), target, keeper)
 
 
 def _check_reopenable(plan: Plan) -> None:
@@ -198,7 +198,7 @@ def _check_reopenable(plan: Plan) -> None:
         raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
 
 
-def with_merging(inputs: Inputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> Inputs:
+def with_merging(inputs: PlanInputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> PlanInputs:
     """Return inputs with merge methods and bytes of memory: as given here, else as when the plan was made."""
     if isinstance(plan.inputs, OpenInputs):
         plugins, memory = plugins or plan.inputs.plugins, memory or plan.inputs.memory

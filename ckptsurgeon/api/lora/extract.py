@@ -11,7 +11,7 @@ from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import PlanError
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
-from ...planning.lora_extract.steps import Extraction, check_extraction, comparable
+from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import is_of_tokens
@@ -68,7 +68,7 @@ def lora_extract(
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
     alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
-    asked = Extraction(
+    asked = ExtractOptions(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)

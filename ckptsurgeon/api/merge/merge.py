@@ -19,7 +19,7 @@ from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import pieces_of, plan_merge
 from ...planning.merge.ties import with_tied_heads
-from ...planning.merge.values import Settings, Values
+from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
@@ -183,7 +183,7 @@ def _plan_models(
         numbers, at = list(range(len(models))), len(models) if base is not None else None
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
-        values = Values(method, settings, [{} for _ in numbers])
+        values = ParameterValues(method, settings, [{} for _ in numbers])
         folders = [model_folder(one) for one in opened]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)

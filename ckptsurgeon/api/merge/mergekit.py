@@ -16,8 +16,8 @@ from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import plan_merge
 from ...planning.merge.ties import with_tied_heads
 from ...planning.mergekit.configuration import Configuration, read_configuration
-from ...planning.mergekit.fields import Reference
-from ...planning.mergekit.pieces import Layout, Models, pieces_of_configuration
+from ...planning.mergekit.fields import ModelReference
+from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_configuration
 from ...planning.plan.plan import Plan
 from ...storage.small_files import read_text
 from ...storage.yaml_text import read_yaml
@@ -41,7 +41,7 @@ __all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configurat
 # The models that a recipe of mergekit's names: where they lie, what lies beside them, what becomes of them.
 
 
-def found(one: Reference, folder: str) -> str:
+def found(one: ModelReference, folder: str) -> str:
     """Return where a model lies; raises ConfigError for an adapter, SourceError where there is nothing."""
     for said in dict.fromkeys((one.said, one.path)):
         for path in (said, os.path.join(folder, said)):
@@ -66,7 +66,7 @@ class RecipeModels:
         self,
         configuration: Configuration,
         folder: str,
-        paths: Mapping[Reference, str],
+        paths: Mapping[ModelReference, str],
         opened: Sequence[Checkpoint],
         *,
         unwrap: bool = False,
@@ -128,7 +128,9 @@ class RecipeModels:
     ) -> Plan:
         """Return the plan with everything that goes beside the weights."""
         counts = [layer_counts(one.config) for one in self.folders]
-        layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
+        layout = pieces_of_configuration(
+            self._configuration, NumberedModels(self._views, self._numbers, counts), method
+        )
         tied = {number for number, one in enumerate(self.folders) if one.is_tied}
         files, said = tokenizer_files(self._configuration, self.folders, self.donor, self._find)
         plan = plan_merge(
@@ -144,11 +146,11 @@ class RecipeModels:
         plan = replace(plan, notes=(*plan.notes, *more))
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
-    def _find(self, one: Reference) -> ModelFolder:
+    def _find(self, one: ModelReference) -> ModelFolder:
         number = self._numbers.get(one)
         return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
-    def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
+    def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""
         folder, notes = self.folders[self.donor], list[str]()
         config: Mapping[str, Any] = folder.config

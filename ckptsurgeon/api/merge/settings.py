@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.keys.pattern import KeyPattern
 from ...planning.merge.options import MergeOptions
-from ...planning.merge.values import Setting, Settings
+from ...planning.merge.values import ParameterSetting, Settings
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
@@ -80,7 +80,7 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
     Raises ConfigError for what is none of these, PatternError for a pattern that cannot be understood.
     """
     if not isinstance(given, Mapping):
-        found: dict[str, list[Setting]] = {}
+        found: dict[str, list[ParameterSetting]] = {}
         for text in [given] if isinstance(given, str) else given or ():
             name, setting = _from_text(text)
             if setting.pattern is None and any(one.pattern is None for one in found.get(name, ())):
@@ -91,7 +91,7 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
     return {name: _settings(name, value, by_model=name in each) for name, value in given.items()}
 
 
-def _settings(name: str, value: Any, *, by_model: bool) -> list[Setting]:
+def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting]:
     if isinstance(value, Mapping) and not value:
         raise ConfigError(f"{escape(name)} is a map of nothing.", hint="Give values by pattern, or leave it out.")
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
@@ -106,15 +106,19 @@ def _pattern(name: str, text: object) -> str:
     return text
 
 
-def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | None = None) -> Setting:
+def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | None = None) -> ParameterSetting:
     if isinstance(value, Mapping) and set(value) == {GRADIENT}:
-        return Setting(pattern=pattern, layers=_numbers(name, value[GRADIENT]))
+        return ParameterSetting(pattern=pattern, layers=_numbers(name, value[GRADIENT]))
     if isinstance(value, (list, tuple)):
         numbers = _numbers(name, value)
-        return Setting(pattern=pattern, models=numbers) if by_model else Setting(pattern=pattern, layers=numbers)
+        return (
+            ParameterSetting(pattern=pattern, models=numbers)
+            if by_model
+            else ParameterSetting(pattern=pattern, layers=numbers)
+        )
     if not isinstance(value, (bool, int, float, str)):
         raise ConfigError(f"{escape(name)} is {brief_repr(value)}, no value.", hint="Use a number, a text or a list.")
-    return Setting(value, pattern)
+    return ParameterSetting(value, pattern)
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
@@ -128,7 +132,7 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def _from_text(text: str) -> tuple[str, Setting]:
+def _from_text(text: str) -> tuple[str, ParameterSetting]:
     """Read ``density=0.5``, ``weight=0.3,0.7``, ``t=[0, 0.5, 1]`` or ``t:layers.*.mlp=0.2``."""
     head, equals, said = text.rpartition("=")
     name, colon, glob = head.partition(":")
@@ -139,7 +143,7 @@ def _from_text(text: str) -> tuple[str, Setting]:
     pattern = KeyPattern.given(glob, f"--param {name}:", f"={said}") if glob else None
     if "," in said and not said.startswith("["):
         values = [_read(name, one) for one in said.split(",")]
-        return name, Setting(pattern=pattern, models=_numbers(name, values))
+        return name, ParameterSetting(pattern=pattern, models=_numbers(name, values))
     return name, _setting(name, _read(name, said), by_model=False, pattern=pattern)
 
 
@@ -179,7 +183,7 @@ def _twice(name: str) -> ConfigError:
     return ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
 
 
-def _is_for_all(one: Setting) -> bool:
+def _is_for_all(one: ParameterSetting) -> bool:
     return one.is_for_all or (one.pattern is not None and one.pattern.text == "**")
 
 
@@ -188,12 +192,12 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
     return {name: _said(found) for name, found in settings.items()}
 
 
-def _said(found: Sequence[Setting]) -> Any:
+def _said(found: Sequence[ParameterSetting]) -> Any:
     said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
     return said["**"] if len(said) == 1 and "**" in said else said
 
 
-def _value(one: Setting) -> Any:
+def _value(one: ParameterSetting) -> Any:
     return list(one.models) if one.models else {GRADIENT: list(one.layers)} if one.layers else one.value
 
 

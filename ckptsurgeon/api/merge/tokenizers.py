@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from ...errors import ConfigError
 from ...planning.mergekit.configuration import Configuration
-from ...planning.mergekit.fields import Reference
+from ...planning.mergekit.fields import ModelReference
 from ...planning.mergekit.tokenizer import TEMPLATES, TokenRow
-from ...planning.plan.rows import Rows
+from ...planning.plan.rows import VocabularyRows
 from ...planning.target import Companion
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.union import TokenRowOverride, with_overrides, with_padding
@@ -24,7 +24,7 @@ def tokenizer_files(
     configuration: Configuration,
     folders: Sequence[ModelFolder],
     donor: int,
-    find: Callable[[Reference], ModelFolder],
+    find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder, and what is to be said of them; ``find`` gives the folder of a model.
 
@@ -45,10 +45,12 @@ def tokenizer_files(
     return files, notes
 
 
-def wanted(configuration: Configuration, donor: ModelFolder, find: Callable[[Reference], ModelFolder]) -> ModelFolder:
+def wanted(
+    configuration: Configuration, donor: ModelFolder, find: Callable[[ModelReference], ModelFolder]
+) -> ModelFolder:
     """Return the model whose tokeniser the output has: the one that is named, else the donor."""
     asked = configuration.tokenizer
-    return find(asked.source) if asked is not None and isinstance(asked.source, Reference) else donor
+    return find(asked.source) if asked is not None and isinstance(asked.source, ModelReference) else donor
 
 
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
@@ -82,7 +84,7 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
     return said
 
 
-# Rows that a recipe of mergekit's chooses for single tokens, as rows of the models that are merged.
+# VocabularyRows that a recipe of mergekit's chooses for single tokens, as rows of the models that are merged.
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class RowsAsked:
     """
 
     tokens: tuple[TokenRow, ...] = ()
-    numbers: Mapping[Reference, int] | None = None
+    numbers: Mapping[ModelReference, int] | None = None
     multiple: int = 1
     base: int | None = None
 
@@ -105,8 +107,8 @@ class RowsAsked:
 
 
 def chosen_rows(
-    asked: RowsAsked, every: Sequence[Rows], lists: Sequence[Vocabulary], tokens: Sequence[str]
-) -> tuple[tuple[Rows, ...], list[str]]:
+    asked: RowsAsked, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
+) -> tuple[tuple[VocabularyRows, ...], list[str]]:
     """Return the rows of each model as they are chosen for some of ``tokens``, the output's, and what is to be said.
 
     ``lists`` are the tokens of each model. Raises ConfigError for a token whose row cannot be found.
@@ -120,12 +122,16 @@ def chosen_rows(
     return with_padding(with_overrides(every, lent), asked.multiple), list(_notes(asked.tokens, needed))
 
 
-def _is_lacking(every: Sequence[Rows], place: int) -> bool:
+def _is_lacking(every: Sequence[VocabularyRows], place: int) -> bool:
     return any(rows.rows[place] is None for rows in every)
 
 
 def _lent(
-    one: TokenRow, place: int, numbers: Mapping[Reference, int], every: Sequence[Rows], lists: Sequence[Vocabulary]
+    one: TokenRow,
+    place: int,
+    numbers: Mapping[ModelReference, int],
+    every: Sequence[VocabularyRows],
+    lists: Sequence[Vocabulary],
 ) -> TokenRowOverride:
     if not one.source:
         why = "which force needs" if one.force else "and not all models have the token"
@@ -144,7 +150,7 @@ def _lent(
     return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)
 
 
-def _row(one: TokenRow, rows: Rows, tokens: Vocabulary) -> int:
+def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
     if isinstance(one.of, int):
         if one.of >= rows.size:
             raise ConfigError(
@@ -162,7 +168,7 @@ def _row(one: TokenRow, rows: Rows, tokens: Vocabulary) -> int:
     return row
 
 
-def _of_base(every: Sequence[Rows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
+def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
     """Yield what the base lends of tokens that not all others have, and nobody spoke of."""
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):

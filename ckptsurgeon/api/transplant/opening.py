@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.target import Recognised, TargetSpec
 from ...planning.transplant.options import Options
-from ...planning.transplant.select import Planning, SourceView, moved
+from ...planning.transplant.select import PlanningInputs, SourceView, renamed_by_spec
 from ...planning.transplant.transplant import plan_transplant
 from ...storage.read.spec import SourceSpec
 from ...tensors.encodings._find import find_codes
@@ -75,7 +75,7 @@ def _under(found: Recognised, source: Checkpoint, spec: SourceSpec, target: Targ
     names = {
         key: name
         for key, name in found.names.items()
-        if key in source and _within(name, spec.dst) and moved(key, spec.src, spec.dst) not in target.tensors
+        if key in source and _within(name, spec.dst) and renamed_by_spec(key, spec.src, spec.dst) not in target.tensors
     }
     unknown = {key: why for key, why in found.unknown.items() if _within(key, spec.dst)}
     notes = found.notes if names or found.operations else ()
@@ -161,7 +161,7 @@ def plan_into(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(held), target, others, Planning(views, target, options)))
+    return replace(plan, inputs=OpenInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:

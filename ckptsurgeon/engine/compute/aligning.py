@@ -1,4 +1,4 @@
-"""Inputs of a merge of another shape than the output, and rows that they lack."""
+"""Fits inputs of a merge to an output of another shape, and fills rows that they lack."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from functools import partial
 import numpy as np
 
 from ...planning.mismatch.policies import is_reshape
-from ...planning.plan.rows import Rows
+from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Input, Step
 from ...tensors.ops.boxes import Array, Box, blocks
-from .reading import Place, placed
+from .reading import OutputBlock, numbered_blocks
 
-__all__ = ["Filling", "Read", "aligns", "common_shape", "inner_places"]
+__all__ = ["MissingRowFiller", "Read", "aligns", "common_shape", "inner_blocks"]
 
 Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of an input as the output has dimensions: (1,) and 0-d are one."""
+    """Return the shape of an input with the output's dimensions: (1,) and 0-d are the same."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape of what is merged: the output's, or with ``overlap`` the part that all inputs have."""
+    """Return the shape that is merged: the output's, or with ``overlap`` the part that all inputs have."""
     if step.policy != "overlap":
         return step.shape
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
 
 
-def inner_places(places: Sequence[Place], shape: Shape) -> list[Place | None]:
-    """Return the part of each block of an output that lies in its leading ``shape``, None where nothing does.
+def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
+    """Return the part of each block of an output within its leading ``shape``, None if the two do not overlap.
 
-    Numbers and offsets (in elements) are those within that part: blocks are whole along all dimensions behind the one
-    that they are cut along, so that these parts too follow each other.
+    Numbers and offsets (in elements) count within that part: blocks are whole along all dimensions after the one they
+    are cut along, so these parts follow each other too.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
-    inside = iter(placed((box for box in boxes if _holds(box)), 1))
+    inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
     return [next(inside) if _holds(box) else None for box in boxes]
 
 
@@ -47,7 +47,7 @@ def _holds(box: Box) -> bool:
 
 
 def aligns(step: Step) -> bool:
-    """Whether all inputs of a merge can be made to fit its output by its policy."""
+    """Return whether the policy of a merge can fit all its inputs to the output."""
     shapes = [shape_in(step, one) for one in step.inputs]
     if any(len(shape) != len(step.shape) for shape in shapes):
         return False
@@ -68,14 +68,14 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
     return lengths and all(map(partial(_has_rows, step.shape, axis), shapes, every)) and _every_token_is_had(every)
 
 
-def _has_rows(want: Shape, axis: int, shape: Shape, rows: Rows) -> bool:
-    """Whether an input is as long as its vocabulary at least, and elsewhere like the output."""
+def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
+    """Return whether an input is at least as long as its vocabulary, and otherwise like the output."""
     others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
     return others and shape[axis] >= rows.size
 
 
-def _every_token_is_had(every: Sequence[Rows]) -> bool:
-    """Whether each row of the output comes from somewhere: none is the mean of several rows of one model."""
+def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
+    """Return whether each row of the output has a source, and none is the mean of several rows of one model."""
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
     lent = {place for rows in every for place, _ in rows.lent}
@@ -85,17 +85,17 @@ def _every_token_is_had(every: Sequence[Rows]) -> bool:
     return zeros or all(place in lent or any(row is not None for row in rows) for place, rows in enumerate(had))
 
 
-# Rows that the inputs of a merge lack: lent by one of them, made of the others, or the mean of all before.
+# Rows that the inputs of a merge lack: taken from one of them, computed from the others, or the mean of all.
 
-Read = Callable[[int, Rows, Box], Array]
-"""Returns a part of an input whose rows are elsewhere, in the dtype that is computed in; rows that are none are 0."""
+Read = Callable[[int, VocabularyRows, Box], Array]
+"""Returns a part of an input with rows in another order, in the dtype of computation; missing rows are 0."""
 
 ELEMENTS = 1 << 18
-"""Elements of an input that are held while a mean is taken."""
+"""Elements of an input that are held while a mean is computed."""
 
 
-class Filling:
-    """Gives each input of a part the rows of tokens that it lacks, of a tensor that goes by vocabularies."""
+class MissingRowFiller:
+    """Fills the rows of tokens that inputs of a merge lack, for a tensor with a vocabulary axis."""
 
     def __init__(self, step: Step, read: Read) -> None:
         self._every, self._axis, self._read = step.vocabularies, step.axis, read
@@ -106,7 +106,7 @@ class Filling:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the inputs of a part whole; ``values`` are what they have of it, and 0 elsewhere."""
+        """Return the filled inputs of a part; in ``values`` missing rows are 0."""
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -115,7 +115,7 @@ class Filling:
         return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
 
     def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the inputs of a part with the rows of all tokens."""
+        """Return the inputs of a part with rows for all tokens."""
         has = self._has[:, slice(*box[self._axis])]
         if has.all():
             return list(values)
@@ -127,15 +127,15 @@ class Filling:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the base's rows, and where it has none the mean of the models that have one."""
+        """Return the base's rows and, if it lacks one, the mean of the models that have it."""
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
-        total = sum(values[1:models], values[0])  # a row that a model lacks is zero in it
+        total = sum(values[1:models], values[0])  # rows that a model lacks are zero
         others: Array = total / self._along(number, dimensions)
         return np.where(self._along(has[-1], dimensions), values[-1], others) if self._has_base else others
 
     def _mean_rows(self, shape: Sequence[int]) -> list[Array]:
-        """Return the mean row of each input over all tokens, in double precision and then as it is computed in."""
+        """Return the mean row of each input over all tokens, summed in double precision."""
         tokens = [self._tokens if d == self._axis else size for d, size in enumerate(shape)]
         totals = [np.zeros([1 if d == self._axis else size for d, size in enumerate(shape)]) for _ in self._every]
         dtype = np.dtype("f8")
@@ -147,15 +147,15 @@ class Filling:
         return [(total / self._tokens).astype(dtype) for total in totals]
 
     def _along(self, row: Array, dimensions: int) -> Array:
-        """Return one value for each token, as they lie along the vocabulary's axis."""
+        """Return one value for each token, shaped to broadcast along the vocabulary's axis."""
         return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
 
     def _across(self, box: Box) -> tuple[slice, ...]:
-        """Return where a part lies in a mean row."""
+        """Return the index of a part within a mean row."""
         return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
 
 
-def _lent(rows: Rows) -> Rows:
-    """Return the rows that a source lends, and no others."""
+def _lent(rows: VocabularyRows) -> VocabularyRows:
+    """Return only the rows that a source lends to others."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

@@ -1,7 +1,7 @@
-"""The array library that a merge is computed with: numpy, or torch on a device.
+"""The array library of a merge: numpy, or torch on a device.
 
-torch has nearly all of the Python array API (https://data-apis.org/array-api/2024.12/) under its names, ``axis`` and
-``keepdims`` included; what it names otherwise, or answers with pairs, is given here.
+torch has nearly all of the Python array API (https://data-apis.org/array-api/2024.12/) under the same names, ``axis``
+and ``keepdims`` included; functions with other names, or that return pairs, are defined here.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from ...errors import ConfigError
 from ...tensors.ops.boxes import Array
 from ...util.text import escape
 
-__all__ = ["Library", "check_device", "library"]
+__all__ = ["ArrayLibrary", "check_device", "library"]
 
 
 @dataclass(frozen=True)
-class Library:
-    """What computes: its array API, how values get to its device and come back."""
+class ArrayLibrary:
+    """A library for computing: its array API, and the transfer of values to and from its device."""
 
     xp: ModuleType
     device: str = ""
 
     def put(self, values: Array) -> Array:
-        """Return an array as the library has it."""
+        """Return a numpy array as one of the library."""
         if not self.device:
             return values
         moved: Array = self.xp.asarray(np.ascontiguousarray(values), device=self.device)
         return moved
 
     def get(self, values: Any) -> Array:
-        """Return an array of the library as numpy's."""
+        """Return an array of the library as a numpy array."""
         return np.asarray(values.cpu() if self.device else values)
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Let arrays be made on the device, and computing make no fuss of NaN and infinity."""
+        """Create arrays on the device within the block, without warnings about NaN and infinity."""
         with np.errstate(all="ignore"):
             if not self.device:
                 yield
@@ -52,26 +52,26 @@ class Library:
 
 
 def check_device(device: str) -> None:
-    """Raise ConfigError for a device that there is not."""
+    """Raise ConfigError for a device that does not exist."""
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {escape(device)} is unknown.", hint="Use cpu or cuda.")
     if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError("--device cuda: there is no GPU that torch can use.", hint="Leave it out.")
+            raise ConfigError("--device cuda: torch finds no usable GPU.", hint="Leave it out.")
 
 
 @lru_cache
-def library(device: str) -> Library:
-    """Return numpy for "", else torch on a device; raises ConfigError where there is no such."""
+def library(device: str) -> ArrayLibrary:
+    """Return numpy for "", else torch on a device; raises ConfigError if there is no such device."""
     if device:
         check_device(device)
-    return Library(_torch(), device) if device else Library(np)
+    return ArrayLibrary(_torch(), device) if device else ArrayLibrary(np)
 
 
 class _Namespace(ModuleType):
-    """torch, where the array API has other names or answers."""
+    """torch, with the array API's functions that it lacks or defines otherwise."""
 
     def __init__(self) -> None:
         import torch

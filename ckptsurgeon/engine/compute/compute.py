@@ -1,4 +1,4 @@
-"""Computes the tensors that are not copied as they are, block by block, in bounded memory."""
+"""Computes the tensors that are not plain copies, block by block, in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ from .lora import (
 )
 from .merge_inputs import merging_bytes, merging_places
 from .merging import merging_of
-from .reading import Blockwise, Part, Place, Seen, cast_for, named, placed, read_as, read_part
+from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
 from .rows import mapped_block, overlaid_block
 
 __all__ = [
     "Computed",
-    "Need",
+    "MemoryNeed",
     "block_places",
     "blockwise",
     "check_memory",
     "computed_blocks",
-    "need_of",
+    "memory_need",
     "takes_numbers",
     "threads_of",
 ]
 
-# The memory that it takes to compute a tensor, and how many blocks of it that lets be computed at once.
+# The memory for computing a tensor, and the number of blocks that can be computed at once within it.
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
-"""As many as the machine has cores, up to where the disk is the limit."""
+"""At most the number of cores; beyond eight or so the disk is the limit."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes of memory: what is ``kept`` while a tensor is computed, and what each ``block`` takes; and why."""
+class MemoryNeed:
+    """Bytes of memory for a tensor: ``kept`` while it is computed, and for each ``block``; and the reason."""
 
     block: int
     why: str
@@ -63,33 +63,33 @@ class Need:
 
     @property
     def least(self) -> int:
-        """What it takes to compute one block at a time."""
+        """The memory for computing one block at a time."""
         return self.kept + self.block
 
 
-def need_of(step: Step, places: Sequence[Place]) -> Need | None:
-    """Return what a tensor takes, None where that is no more than copying."""
+def memory_need(step: Step, places: Sequence[OutputBlock]) -> MemoryNeed | None:
+    """Return the memory that a tensor needs, None if it is no more than copying."""
     if step.op == "merge":
-        return Need(merging_bytes(step, places), "the method needs a slice of all models at once")
+        return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
         why = "its adapters' factors and a block of rows are held at once"
-        return Need(adapting_bytes(step, places), why, kept_bytes(step))
+        return MemoryNeed(adapting_bytes(step, places), why, kept_bytes(step))
     if step.op == "factor":
-        return Need(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
+        return MemoryNeed(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
     return None
 
 
-def check_memory(step: Step, places: Sequence[Place], context: MergeContext) -> None:
-    """Raise PlanError where a tensor cannot be computed in the memory there is, one block at a time."""
-    need = need_of(step, places)
+def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> None:
+    """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
+    need = memory_need(step, places)
     if need is not None:
         hint = ", or use another method for it" if step.op == "merge" else ""
         context.check(step, need.least, need.why, hint)
 
 
-def threads_of(step: Step, places: Sequence[Place], context: MergeContext) -> int:
-    """Return how many blocks are computed at once: as many as there are cores, and as the memory holds."""
-    need = need_of(step, places)
+def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
+    """Return the number of blocks to compute at once, limited by cores and memory."""
+    need = memory_need(step, places)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1
     return max(1, min(THREADS, (context.memory - need.kept) // max(1, need.block)))
@@ -126,11 +126,11 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
 
 
 def takes_numbers(step: Step) -> bool:
-    """Whether a step computes with values, as a cast does, and does not only move them."""
+    """Return whether a step computes with values, as a cast does, and does not only move them."""
     return step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype
 
 
-def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[Place]:
+def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[OutputBlock]:
     """Return the blocks in which an output tensor is computed."""
     if step.op == "merge":
         return merging_places(step, context)
@@ -140,7 +140,7 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
         return factoring_places(step)
     itemsize = raw_dtype(step.dtype).itemsize
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
-    return list(placed(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
+    return list(numbered_blocks(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
 
 
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
@@ -157,7 +157,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     elif step.op == "factor":
         compute = factoring_of(step, parts, context.factors)
 
-    def block(place: Place, seen: Seen | None = None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, Lost]:
         values, lost = _about(step, partial(compute, place, seen))
         return np.ascontiguousarray(values), lost
 
@@ -165,7 +165,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
 
 
 def _about(step: Step, work: Callable[[], T]) -> T:
-    """Return what some work gives; what it raises as PlanError names the step's key."""
+    """Return the result of some work; a PlanError that it raises gets the step's key."""
     try:
         return work()
     except PlanError as error:
@@ -175,7 +175,7 @@ def _about(step: Step, work: Callable[[], T]) -> T:
         raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
     (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
@@ -189,10 +189,10 @@ def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None
         )
     elif step.op == "center":
         dtype = raw_dtype(info.dtype)
-        placed = centred(
+        numbered_blocks = centred(
             lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
         )
-        values, lost = cast_for(step, placed, info.dtype)
+        values, lost = cast_for(step, numbered_blocks, info.dtype)
     elif step.overlays:
         values, lost = overlaid_block(step, parts[0], parts[1], box)
     elif step.op == "map":
@@ -205,7 +205,7 @@ def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
-    """Yield a part of each input: one is held at a time, however many there are."""
+    """Yield a part of each input; only one is held at a time."""
     for number, (info, source) in enumerate(parts):
         values = read_as(source, info, box)
         if seen is not None:
@@ -224,7 +224,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are not finite that are finite in all inputs, which are read again."""
+    """Return how many values of a sum are not finite although all inputs are; the inputs are read again."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -232,7 +232,7 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
+    """Return the elements of a block, so that neither it nor its inputs are much over ``BLOCK_BYTES``."""
     limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

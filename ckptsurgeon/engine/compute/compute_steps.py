@@ -1,4 +1,4 @@
-"""The tensors that are cast, resized, gathered from strides or drawn."""
+"""Writes the tensors that are cast, resized, gathered from strides or drawn."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MergeContext
-from ..run import Run, checked_on_the_way, has_slot
+from ..run import PlanRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .merging import are_variances, count_negative, had_none
-from .reading import Part, Place, relevant
+from .reading import OutputBlock, Part, relevant
 from .rows import overlay
 from .together import computed_together, grouped
 
@@ -30,7 +30,7 @@ __all__ = ["check_equal", "compute_steps", "draw_steps"]
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
-    """Raise PlanError where two keys that the destination ties hold different values."""
+    """Raise PlanError if two keys that the destination ties have different values."""
     for pair in plan.equal:
         source = sources[pair.source]
         step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
@@ -41,12 +41,12 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
                 raise PlanError(
                     f"{escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} differ, "
                     "but the destination ties them.",
-                    hint="Exclude the one that should not count.",
+                    hint="Exclude the one that should not be used.",
                 )
 
 
-def compute_steps(run: Run) -> None:
-    """Write every tensor whose values lie in checkpoints and are not copied: cast, resized, merged, gathered."""
+def compute_steps(run: PlanRun) -> None:
+    """Write every tensor whose values are in checkpoints and not plain copies: cast, resized, merged, gathered."""
     pools: dict[int, ThreadPoolExecutor] = {}
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory)
     try:
@@ -65,25 +65,25 @@ def compute_steps(run: Run) -> None:
         run.fits = tuple(shared.factors.fits.values())
     finally:
         for pool in pools.values():
-            pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
+            pool.shutdown(cancel_futures=True)  # after a failure the rest of the tensor is not computed
 
 
 def _compute(
-    run: Run, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
+    run: PlanRun, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
 ) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     places = block_places(step, parts, context)
     number = threads_of(step, places, context)
-    if number > 1:  # of one block, a thread of its own would cost more than it saves
+    if number > 1:  # for a single block, a thread would cost more than it saves
         if number not in pools:
             pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")
         context = replace(context, spread=pools[number].map)
-    sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
+    sums = [_RecordChecksum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
     counted, variances = takes_numbers(step), are_variances(step)
     negative: list[int] = []
 
-    def block(place: Place) -> tuple[int, int, Lost, int]:
+    def block(place: OutputBlock) -> tuple[int, int, Lost, int]:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
@@ -109,13 +109,13 @@ def _compute(
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
 
 
-def _note_negative(run: Run, step: Step, parts: Sequence[Part], number: int) -> None:
+def _note_negative(run: PlanRun, step: Step, parts: Sequence[Part], number: int) -> None:
     if number and had_none(parts):
         run.negative[step.key] = number
 
 
-class _Sum:
-    """The CRC-32 of a record whose blocks come from several threads: those that are ahead wait, the others are one."""
+class _RecordChecksum:
+    """The CRC-32 of a record whose blocks come from several threads: early blocks wait for those before them."""
 
     def __init__(self) -> None:
         self.crc = 0
@@ -125,7 +125,7 @@ class _Sum:
         self._lock = threading.Lock()
 
     def add(self, index: int, raw: memoryview) -> None:
-        """Take the block of this index, once for each from 0."""
+        """Add the block with this index; each index from 0 on must come once."""
         crc = crc32(raw)
         with self._lock:
             self._ahead[index] = crc, len(raw)
@@ -136,8 +136,8 @@ class _Sum:
                 self._next += 1
 
 
-def _check_sums(parts: Sequence[Part], sums: Sequence[_Sum | None]) -> None:
-    """Raise FormatError where what was read of an input is not what its checksum says."""
+def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -> None:
+    """Raise FormatError if the bytes read of an input do not match its checksum."""
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
             assert info.storage is not None  # by checked_on_the_way
@@ -145,7 +145,7 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_Sum | None]) -> None:
                 raise bad_checksum(source.file(info), info.storage.name)
 
 
-def draw_steps(run: Run) -> None:
+def draw_steps(run: PlanRun) -> None:
     """Write every tensor whose initial values are drawn, one at a time."""
     steps = {step.key: step for step in run.plan.steps if run.draws(step) and not step.tied_to}
     aliases: dict[str, list[Step]] = {}
@@ -161,8 +161,8 @@ def draw_steps(run: Run) -> None:
         del values, data
 
 
-def _initial_values(run: Run, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield each key with the dtype and bytes that the destination gives it."""
+def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
+    """Yield each key with its initial dtype and bytes from the destination."""
     target = run.inputs.target
     if keys:
         assert target is not None
@@ -170,8 +170,8 @@ def _initial_values(run: Run, keys: Sequence[str]) -> Iterator[tuple[str, str, m
             yield key, target.tensors[key].dtype, data
 
 
-def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor's initial values in the step's dtype, the source's part laid over them."""
+def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
+    """Return a tensor's initial values in the step's dtype, overlaid with the source's part."""
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
     values, lost = cast(drawn, dtype, step.dtype)
     if step.op != "init":

@@ -1,4 +1,4 @@
-"""What it takes to carry a plan out: bytes to read and write, passes, memory."""
+"""The costs of applying a plan: bytes to read and write, passes, memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
 from ..context import MergeContext
-from .compute import block_places, check_memory, need_of, threads_of
+from .compute import block_places, check_memory, memory_need, threads_of
 from .lora import adapting_passes, factoring_passes
 
 __all__ = ["costs_of"]
 
 BUFFERS = 16 << 20
-"""Bytes that copying takes, whatever it copies."""
+"""Bytes of memory that copying takes, whatever the size of the tensors."""
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
-    """Return what a plan takes.
+    """Return the costs of a plan.
 
-    Raises ConfigError for a merge method that is not known, PlanError where it takes more memory than there is.
+    Raises ConfigError for an unknown merge method, PlanError if it needs more memory than is allowed.
     """
     passes = [_passes(step, context) for step in plan.steps]
     read = sum(
@@ -33,16 +33,16 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
     if context.memory < BUFFERS:
         raise PlanError(
-            f"copying takes {human_bytes(BUFFERS)} of memory; it has {human_bytes(context.memory)}.",
+            f"copying takes {human_bytes(BUFFERS)} of memory; the limit is {human_bytes(context.memory)}.",
             hint=f"Allow more: --memory {BUFFERS}B.",
         )
-    distinct = {_alike(step): step for step in reversed(plan.steps)}  # of which a large model has few
+    distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few kinds
     memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)
     return Costs(max(passes, default=1), read, written, memory)
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how often the inputs of a step are read; once more where the mean of all rows is needed first."""
+    """Return how often the inputs of a step are read; once more if the mean of all rows is needed first."""
     if step.lora is not None:
         return adapting_passes(step)
     if step.factor is not None:
@@ -52,7 +52,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return what tensors share that take the same memory: whatever is not a merge stands for itself."""
+    """Return the properties on which a tensor's memory depends; steps that are not merges are all distinct."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key,)
     return id(step.merge), step.dtype, step.shape, len(step.more)
@@ -63,7 +63,7 @@ def _memory(step: Step, context: MergeContext) -> int:
         return BUFFERS
     places = block_places(step, (), context)
     check_memory(step, places, context)
-    need = need_of(step, places)
+    need = memory_need(step, places)
     assert need is not None
     return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
 

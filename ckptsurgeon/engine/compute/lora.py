@@ -1,4 +1,4 @@
-"""Adds adapters to tensors, and takes low-rank factors from the difference of two, in blocks."""
+"""Adds adapters to tensors, and extracts low-rank factors from the difference of two, in blocks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from ...errors import PlanError
 from ...methods.lora.decomposition import PASSES, Decomposition, decompose, elements_held
 from ...methods.lora.products import Change, changing, wide_dtype
-from ...planning.plan.compute import Lora, Term
-from ...planning.plan.receipt import Fit
+from ...planning.plan.compute import Lora, LoraTerm
+from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
 from ...tensors.ops.boxes import Array, Box, blocks, box_shape
 from ...tensors.ops.casts import Lost, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
-from .reading import Blockwise, Part, Place, Seen, placed, read_part
+from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 
 __all__ = [
-    "Factors",
+    "FactorCache",
     "adapting_bytes",
     "adapting_of",
     "adapting_passes",
@@ -34,55 +34,55 @@ __all__ = [
     "kept_bytes",
 ]
 
-# Adds adapters to the tensors they are for, in blocks of rows.
+# Adding adapters to tensors, in blocks of rows.
 
 ADAPTING_ELEMENTS = 1 << 19
-"""Elements of a block. With a quarter as many, two threads lost more than they won by handing the interpreter over:
-7.3 ns for each element, where one thread alone took 5.3; with these it is 3.2."""
+"""Elements of a block. With a quarter as many, two threads lost more time than they saved by switching between threads:
+7.3 ns for each element against 5.3 for one thread; with this number it is 3.2."""
 
 DOUBLE = 8
 """Bytes of a number in double precision."""
 
 ARRAYS = {"float32": 5, "float64": 10}
-"""Arrays of doubles of a block's size that changing it takes, at most, with its base in single or double precision:
-the base, sums, what adapters give, what is rounded."""
+"""Most arrays of doubles of a block's size in memory at once, with a base in single or double precision:
+the base, sums, the adapters' products, rounded values."""
 
 KEPT = 3
-"""Arrays of a factor's size that there are at most: read, weighted, beside those of other adapters."""
+"""Most arrays of a factor's size in memory at once: read and weighted, in addition to those of other adapters."""
 
 
-def adapting_places(step: Step) -> list[Place]:
-    """Return the blocks of a tensor: whole rows, since DoRA's norms are theirs."""
+def adapting_places(step: Step) -> list[OutputBlock]:
+    """Return the blocks of a tensor: whole rows, since DoRA's norms need them."""
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
-    return list(placed(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
+    return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
-def adapting_bytes(step: Step, places: Sequence[Place]) -> int:
-    """Return the bytes that it takes to compute one block."""
+def adapting_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
+    """Return the bytes of memory for computing one block."""
     elements: int = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * DOUBLE * ARRAYS[_wide(step)]
 
 
 def kept_bytes(step: Step) -> int:
-    """Return the bytes of the factors, which stay in memory while a tensor is computed."""
+    """Return the bytes of the factors, which stay in memory while the tensor is computed."""
     inputs = [one for term, own in _lora(step).parted(step.inputs) if _is_factored(term) for one in own]
     elements: int = sum(prod(one.shape) for one in inputs)
     return elements * DOUBLE * KEPT
 
 
 def adapting_passes(step: Step) -> int:
-    """Return how often the base is read: for norms of columns, once before."""
+    """Return how often the base is read: for norms of columns, one more time."""
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
 def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
-    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor."""
-    with np.errstate(all="ignore"):  # an adapter may be NaN or infinite: what becomes of it is counted
+    """Return a function that computes the blocks of a tensor; all adapters' factors are read and stay in memory."""
+    with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
         wide = _wide(step)
         change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
         begin = place.box[0][0] if place.box else 0
         with np.errstate(all="ignore"):
             rows = _rows(parts[0], place.box, seen, wide)
@@ -102,11 +102,11 @@ def _lora(step: Step) -> Lora:
 
 
 def _wide(step: Step) -> str:
-    """Return the dtype in which the base is changed."""
+    """Return the dtype of computation for the base."""
     return wide_dtype(step.inputs[0].dtype, [term.kind for term in _lora(step).terms], step.dtype)
 
 
-def _is_factored(term: Term) -> bool:
+def _is_factored(term: LoraTerm) -> bool:
     return term.kind not in ("saved", "added")
 
 
@@ -114,7 +114,7 @@ def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[Change]:
     return [_change(step, term, own, parts[0]) for term, own in lora.parted(parts)]
 
 
-def _change(step: Step, term: Term, own: Sequence[Part], base: Part) -> Change:
+def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> Change:
     if not _is_factored(term):
         scale = 1.0 if term.kind == "saved" else term.scale
         return Change(term.kind, term.weight, values=_values(step, own[0], scale))
@@ -131,13 +131,13 @@ def _change(step: Step, term: Term, own: Sequence[Part], base: Part) -> Change:
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
-    """Return what reads rows of a tensor that is shaped like the base."""
+    """Return a function that reads rows of a tensor with the base's shape."""
     tail = tuple((0, size) for size in step.shape[1:])
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
 
 def _norms(step: Step, change: Change, base: Part) -> Array:
-    """Return the norm of each column of the base and the product."""
+    """Return the norm of each column of the sum of base and product."""
     squares = np.zeros(step.shape[1])
     for place in adapting_places(step):
         begin, end = place.box[0]
@@ -162,78 +162,78 @@ def _whole(part: Part) -> Array:
 
 
 def _matrix(part: Part) -> Array:
-    """Return a factor as a matrix: what a convolution has beyond rows and columns lies along the columns."""
+    """Return a factor as a matrix: further dimensions of a convolution are joined to the columns."""
     wide = _whole(part)
     return wide.reshape(len(wide), prod(wide.shape[1:]))
 
 
-# Takes low-rank factors from the difference of two tensors, which is read in blocks of rows.
+# Extracting low-rank factors from the difference of two tensors, which is read in blocks of rows.
 
 FACTORING_ELEMENTS = 1 << 20
 """Elements of a block of rows."""
 
 BLOCK_BYTES = 5 * 8
-"""Bytes for each of them: of both tensors in double precision, one as it is stored, their difference, the last one."""
+"""Bytes for each element: both tensors in double precision, one as stored, the difference, the previous one."""
 
 
 @dataclass
-class Factors:
-    """The last decomposition, whose second factor follows the first, and how well each of them fits."""
+class FactorCache:
+    """A cache of the last decomposition, since the second factor follows the first, and the error of each factor."""
 
-    fits: dict[str, Fit] = field(default_factory=dict)
+    fits: dict[str, FactorFit] = field(default_factory=dict)
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the decomposition that a step's factor is of."""
+        """Return the decomposition for a step's factor."""
         assert step.factor is not None  # by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
             matrix = step.source_shape[0], prod(step.source_shape[1:])
-            self._last = None  # its memory is that of the next one
+            self._last = None  # frees its memory before the next one
             found = decompose(lambda: _differences(parts), matrix, step.factor.rank, step.factor.seed)
             self._last = which, found
-            self.fits[step.source_key] = Fit(step.source_key, step.source_shape, step.factor.rank, found.error)
+            self.fits[step.source_key] = FactorFit(step.source_key, step.source_shape, step.factor.rank, found.error)
         return self._last[1]
 
 
-def factoring_places(step: Step) -> list[Place]:
-    """Return the one block in which a factor is made: it is small."""
-    return [Place(0, 0, tuple((0, size) for size in step.shape))]
+def factoring_places(step: Step) -> list[OutputBlock]:
+    """Return the single block of a factor, which is small."""
+    return [OutputBlock(0, 0, tuple((0, size) for size in step.shape))]
 
 
 def factoring_bytes(step: Step) -> int:
-    """Return the bytes that it takes to make the factors of a tensor."""
+    """Return the bytes of memory for computing the factors of a tensor."""
     assert step.factor is not None  # by check_step
     rows, columns = step.source_shape[0], prod(step.source_shape[1:])
     return max(FACTORING_ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
 
 
 def factoring_passes(step: Step) -> int:
-    """Return how often the tensors are read: the second factor is made with the first."""
+    """Return how often the tensors are read: the second factor comes with the first."""
     assert step.factor is not None  # by check_step
     return PASSES if step.factor.part == "A" else 0
 
 
-def factoring_of(step: Step, parts: Sequence[Part], factors: Factors) -> Blockwise:
-    """Return what makes a factor of the first input minus the second."""
+def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
+    """Return a function that computes a factor of the first input minus the second."""
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
         assert step.factor is not None  # by check_step
-        with np.errstate(all="ignore"):  # what is not finite raises
+        with np.errstate(all="ignore"):  # values that are not finite raise an error later
             found = factors.of(step, parts)
         first = step.factor.part == ("A" if step.factor.transposed else "B")
         values = found.left if first else found.right
         values = values.T if step.factor.transposed else values
         made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
         if lost.infinite:
-            raise PlanError(f"its factors are beyond {step.dtype}.", hint="Use --dtype float32.")
+            raise PlanError(f"its factors are beyond the range of {step.dtype}.", hint="Use --dtype float32.")
         return made.view(raw_dtype(step.dtype)), Lost()
 
     return block
 
 
 def differ(first: Part, second: Part) -> bool:
-    """Whether two tensors of one shape hold different values."""
+    """Return whether two tensors of one shape have different values."""
     for box in blocks(first[0].shape, FACTORING_ELEMENTS):
         ours, theirs = (read_part(source, info, box) for info, source in (first, second))
         if first[0].dtype != second[0].dtype:
@@ -244,7 +244,7 @@ def differ(first: Part, second: Part) -> bool:
 
 
 def _differences(parts: Sequence[Part]) -> Iterator[Array]:
-    """Yield blocks of rows of the first tensor minus the second; a kernel lies along the columns."""
+    """Yield blocks of rows of the first tensor minus the second; a kernel is joined to the columns."""
     (info, _), _ = parts
     for box in blocks(info.shape, max(FACTORING_ELEMENTS, prod(info.shape[1:]))):
         ours, theirs = (

@@ -1,4 +1,4 @@
-"""The inputs of a merge as its method sees them: slices of all models, read where they are needed."""
+"""The inputs of a merge as its method gets them: slices of all models, read on demand."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from ...errors import PlanError
 from ...methods.merge._method import Method, Slice
 from ...planning.plan.compute import Merge
-from ...planning.plan.rows import Rows
+from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.ops.boxes import Array, Box, blocks, box_shape
 from ...tensors.ops.casts import Lost, cast, raw_dtype
 from ...util.text import escape
 from ..context import MergeContext
-from .aligning import Filling, common_shape, inner_places
+from .aligning import MissingRowFiller, common_shape, inner_blocks
 from .array_backends import library
-from .reading import Part, Place, Seen, cast_for, placed, read_as, read_part
+from .reading import OutputBlock, Part, Seen, cast_for, numbered_blocks, read_as, read_part
 from .rows import gathered
 
 __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places", "method_of"]
@@ -29,26 +29,26 @@ __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_p
 T = TypeVar("T")
 
 ELEMENTS = 1 << 17
-"""Elements of a slice: of a few tensors, and what is made of them, a core's cache holds so many."""
+"""Elements of a slice: a few tensors of this size, and intermediate results, fit in a core's cache."""
 
 SMALL = 1 << 16
-"""Elements up to which a tensor of one slice is held, and not read again in each pass."""
+"""Most elements of a tensor with one slice that is kept in memory instead of being read again in each pass."""
 
 DEVICE_ELEMENTS = 1 << 22
-"""The same where they go to a device and come back."""
+"""The same for tensors that are copied to a device and back."""
 
 MANY = 8
-"""Models of which a slice has so many elements; of more, it has fewer."""
+"""Most models with slices of this size; with more models slices are smaller."""
 
 TEMPORARIES = 3
-"""Arrays of a slice's size that a method makes of each, at most, while it works."""
+"""Most arrays of a slice's size that a method makes of each input while it works."""
 
 WORDS = 8
-"""Numbers of 32 bits that Philox gives for a count."""
+"""32-bit numbers that Philox makes from one counter value."""
 
 
-def merging_places(step: Step, context: MergeContext) -> list[Place]:
-    """Return the blocks in which a merged tensor is computed: the same on every machine, with whatever memory."""
+def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
+    """Return the blocks of a merged tensor: the same on every machine, whatever its memory, so results are too."""
     by_rows = method_of(step, context).wants_rows(step.shape, merge_of(step).parameters)
     most = DEVICE_ELEMENTS if device_of(step, context) else ELEMENTS
     most = max(1, most // -(-_count(step) // MANY))
@@ -57,50 +57,50 @@ def merging_places(step: Step, context: MergeContext) -> list[Place]:
 
 
 @lru_cache(maxsize=16)
-def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[Place, ...]:
-    """Return the blocks of a tensor; a model has many of few shapes."""
-    return tuple(placed(blocks(shape, limit), itemsize))
+def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBlock, ...]:
+    """Return the blocks of a tensor; cached, since a model has many tensors of few shapes."""
+    return tuple(numbered_blocks(blocks(shape, limit), itemsize))
 
 
 def _count(step: Step) -> int:
     return len(step.more) + 1
 
 
-def merging_bytes(step: Step, places: Sequence[Place]) -> int:
-    """Return the bytes that it takes to compute one block of a merge."""
+def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
+    """Return the bytes of memory for computing one block of a merge."""
     elements = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * np.dtype(merge_of(step).compute).itemsize * _count(step) * (1 + TEMPORARIES)
 
 
 def merge_of(step: Step) -> Merge:
-    """Return what a step merges, which ``check_step`` has seen to."""
+    """Return the merge of a step; ``check_step`` made sure that it has one."""
     assert step.merge is not None
     return step.merge
 
 
 def method_of(step: Step, context: MergeContext) -> Method:
-    """Return the method of a step, as far as the plan, which may have been edited, fits it.
+    """Return the method of a step, after checking that the plan, which may have been edited, fits it.
 
-    Raises ConfigError for a method that is not known, PlanError for a parameter that the method does not have, or the
-    plan: it would have a default that nobody asked for.
+    Raises ConfigError for an unknown method, PlanError for a parameter that the method does not have, or that the plan
+    lacks: it would get a default that nobody asked for.
     """
     merge = merge_of(step)
     method = context.method(merge.method)
     name, takes = escape(merge.method), [one.name for one in method.parameters]
     if unknown := [one for one in merge.parameters if one not in takes]:
-        raise PlanError(f"the merge method {name} takes no {escape(unknown[0])}.", hint="Plan again.")
+        raise PlanError(f"the merge method {name} has no parameter {escape(unknown[0])}.", hint="Plan again.")
     if lacking := [one for one in takes if one not in merge.parameters]:
-        raise PlanError(f"the plan does not say {lacking[0]} of {name} for {escape(step.key)}.", hint="Plan again.")
+        raise PlanError(f"the plan has no {lacking[0]} of {name} for {escape(step.key)}.", hint="Plan again.")
     return method
 
 
 def device_of(step: Step, context: MergeContext) -> str:
-    """Return where torch computes, "" for numpy."""
+    """Return the device on which torch computes, "" for numpy."""
     return merge_of(step).device if context.device is None else context.device
 
 
 class MergedTensors:
-    """The inputs of a step, as a method sees them."""
+    """The inputs of a step, in the form that a method gets."""
 
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
@@ -108,16 +108,16 @@ class MergedTensors:
         self.count, self.has_base = len(parts) - merge.base, merge.base
         self.library = library(device_of(step, context))
         places = merging_places(step, context)
-        self.inner = inner_places(places, self.shape)
+        self.inner = inner_blocks(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
-        self._fill = Filling(step, self._rows) if step.policy == "vocab" else None
+        self._fill = MissingRowFiller(step, self._rows) if step.policy == "vocab" else None
         small = len(places) == 1 and not step.policy and prod(self.shape) <= SMALL
         self._held: dict[int, Array] | None = {} if small else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return what ``look`` gives for each slice, in order."""
+        """Return the result of ``look`` for each slice, in order."""
 
-        def one(place: Place) -> T:
+        def one(place: OutputBlock) -> T:
             with self.library.working():
                 return look(self.slice(place))
 
@@ -128,10 +128,10 @@ class MergedTensors:
         size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
         why = "the method needs a whole tensor at once"
         self._context.check(self._step, prod(self.shape) * size, why, ", or use another method for it")
-        return self.slice(Place(0, 0, tuple((0, size) for size in self.shape)))
+        return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
-    def slice(self, place: Place, seen: Seen | None = None) -> Slice:
-        """Return the part of all inputs that a block is merged from; places and offsets are of what is merged."""
+    def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
+        """Return the part of all inputs that a block is merged from; place and offset count within the merged part."""
         values = [self._read(number, place.box, seen) for number in range(len(self._parts))]
         if self._fill is not None:
             values = self._fill(values, place.box)
@@ -150,10 +150,10 @@ class MergedTensors:
             seen(number, values)
         if self._held is not None:
             self._held[number] = values
-            values = values.copy()  # which a method may compute in
+            values = values.copy()  # since a method may compute in place
         return self._widened(values, info.dtype, box)
 
-    def _rows(self, number: int, rows: Rows, box: Box) -> Array:
+    def _rows(self, number: int, rows: VocabularyRows, box: Box) -> Array:
         info, source = self._parts[number]
         return self._widened(gathered(rows, self._step.axis, info, source, box), info.dtype, box)
 
@@ -161,16 +161,16 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, Lost]:
-        """Return a part of the output that is not merged: the base's, or the first model's."""
+        """Return a part of the output that is not merged: values of the base, or of the first model."""
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)
         return np.array(values).reshape(box_shape(box)), lost
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice, by Philox, which counts.
+        """Return a random number in [0, 1) for each element of a slice, by Philox, a counter-based generator.
 
-        https://doi.org/10.1145/2063384.2063405: any place of the sequence is reached at once, so that slices may come
-        in any order and size.
+        https://doi.org/10.1145/2063384.2063405: it can start at any position of the sequence, so slices may come in any
+        order and size.
         """
         seed = f"{self._context.seed}\0{model}\0{self.key}".encode("utf-8", "surrogatepass")
         key = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "little")

@@ -16,18 +16,18 @@ from ...tensors.ops.means import rounded
 from ...util.text import count, escape
 from ..context import MergeContext
 from .merge_inputs import MergedTensors, merge_of, method_of
-from .reading import Blockwise, Part, Place, Seen, cast_for, named, read_part
+from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, read_part
 
 __all__ = ["are_variances", "count_negative", "had_none", "merging_of"]
 
-# Variances that a merge makes negative, as weights below zero may: no layer takes the root of such.
+# Variances that a merge makes negative, as negative weights may: no layer can take their root.
 
 VARIANCE = "running_var"
-"""The last name of the variances that torch's layers of batch normalisation keep."""
+"""The last name of the variances in torch's batch normalisation layers."""
 
 
 def are_variances(step: Step) -> bool:
-    """Whether a step makes variances of those of several models."""
+    """Return whether a step merges variances."""
     return step.op in ("average", "merge") and step.key.rpartition(".")[2] == VARIANCE
 
 
@@ -37,16 +37,16 @@ def count_negative(values: Array, dtype: str) -> int:
 
 
 def had_none(parts: Sequence[Part]) -> bool:
-    """Whether no input has a negative value; they are read for it."""
+    """Return whether no input has a negative value; the inputs are read for this."""
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Look at the inputs as far as a method needs, and return what merges their blocks.
+    """Return a function that merges blocks; the method first sees the inputs as far as it needs to.
 
-    Raises PlanError where the tensors cannot be merged so, or not in the memory there is.
+    Raises PlanError if the tensors cannot be merged in this way, or not in the available memory.
     """
     merge = merge_of(step)
     method = method_of(step, context)
@@ -56,7 +56,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     with tensors.library.working():
         merging = method.prepare(tensors, {argument[name]: value for name, value in merge.parameters.items()})
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
         inner = tensors.inner[place.index]
         if inner is None:
             return tensors.kept(place.box)
@@ -71,7 +71,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 
 
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
-    """Raise PlanError where a plan, which may have been edited, gives a method what it does not merge."""
+    """Raise PlanError if a plan, which may have been edited, gives a method inputs that it cannot merge."""
     least, most = method.models
     needs, takes = method.base == "required", method.base in ("required", "optional")
     if (
@@ -87,21 +87,21 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
 
 
 def _finished(
-    step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: Place, seen: Seen | None
+    step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: OutputBlock, seen: Seen | None
 ) -> tuple[Array, Lost]:
     with tensors.library.working():
         at = tensors.slice(inner, seen)
         values = tensors.library.get(merging(at))
     wanted = box_shape(inner.box)
     if values.shape != wanted:
-        raise PlanError(f"the merge method {escape(merge.method)} gives {values.shape} for a slice of {wanted}.")
+        raise PlanError(f"the merge method {escape(merge.method)} returned {values.shape} for a slice of {wanted}.")
     lost = Lost(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else Lost()
     made, more = _rounded(step, merge, values)
     return made, lost + more
 
 
-def _overflown(values: Array, tensors: MergedTensors, inner: Place) -> int:
-    """Return how many values are infinite or NaN that are finite in all inputs, which are read again: it is seldom."""
+def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
+    """Return how many values are not finite although all inputs are; those are read again, which is rare."""
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
     finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])
@@ -109,6 +109,6 @@ def _overflown(values: Array, tensors: MergedTensors, inner: Place) -> int:
 
 
 def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, Lost]:
-    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # which has no sign: below zero is an error
+    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # no sign: a value below zero is an error
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

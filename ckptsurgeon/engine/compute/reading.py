@@ -1,4 +1,4 @@
-"""Reads parts of tensors, stored or made of others, in memory bounded by the part."""
+"""Reads parts of tensors, stored or derived from others, in memory bounded by the part."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from ...util.text import escape
 
 __all__ = [
     "Blockwise",
+    "OutputBlock",
     "Part",
-    "Place",
     "Seen",
     "cast_for",
     "named",
-    "placed",
+    "numbered_blocks",
     "read_as",
-    "read_made",
+    "read_derived",
     "read_number",
     "read_part",
     "relevant",
 ]
 
-# What computed tensors are made of: inputs, and the blocks that an output is computed in.
+# The inputs of computed tensors, and the blocks of an output.
 
 Part: TypeAlias = tuple[TensorInfo, Checkpoint]
-"""An input of a step: its header and the checkpoint it is of."""
+"""An input of a step: its header and its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A block of an output tensor: its number, its offset in bytes, and which part of the tensor it is."""
+class OutputBlock:
+    """A block of an output tensor: its number, its offset in bytes, and its part of the tensor."""
 
     index: int
     offset: int
@@ -52,31 +52,31 @@ class Place:
 
 
 Seen: TypeAlias = Callable[[int, Array], None]
-"""Called with the number of an input and what was read of it."""
+"""Called with the number of an input and the array that was read."""
 
-Blockwise: TypeAlias = Callable[[Place, Seen | None], tuple[Array, Lost]]
-"""Returns one block of an output tensor, and how many of its values lost their size."""
+Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, Lost]]
+"""Returns one block of an output tensor, and its numbers of values that became infinite, NaN or zero."""
 
 
-def placed(boxes: Iterable[Box], itemsize: int) -> Iterator[Place]:
-    """Yield the place of each of several boxes that follow each other; ``itemsize`` is bytes of the output."""
+def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock]:
+    """Yield the block of each of several boxes that follow each other; ``itemsize`` is in bytes of the output."""
     offset = 0
     for index, box in enumerate(boxes):
-        yield Place(index, offset, box)
+        yield OutputBlock(index, offset, box)
         offset += prod(box_shape(box)) * itemsize
 
 
-# Reads parts of tensors that are made of others, in memory bounded by the part.
+# Parts of tensors that are derived from others.
 
 SMALL_ELEMENTS = 1 << 18
 """… or when all are at most this many."""
 
 Read = Callable[[TensorInfo, Box], Array]
-"""Reads a part of a tensor, stored or made."""
+"""Reads a part of a tensor, stored or derived."""
 
 
-def read_made(read: Read, info: TensorInfo, box: Box) -> Array:
-    """Return a part of a tensor that is made of others, which ``read`` reads."""
+def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
+    """Return a part of a tensor that is derived from others, which ``read`` reads."""
     made = info.made
     if isinstance(made, Cut):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
@@ -96,7 +96,7 @@ def read_made(read: Read, info: TensorInfo, box: Box) -> Array:
 
 
 def _overlapping(made: Joined, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
-    """Yield the tensors that a part of their sequence reaches, and the part of each."""
+    """Yield the tensors that a part of their sequence covers, and the part of each."""
     begin, end = box[made.dim]
     at = 0
     for one in made.of:
@@ -110,7 +110,7 @@ def _overlapping(made: Joined, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
-    """Return a part of a tensor in another shape: its elements lie in ranges of the row-major order."""
+    """Return a part of a tensor in another shape: its elements are ranges of the row-major order."""
     wanted, stride = box_shape(box), contiguous_stride(shape)
     needed = math.prod(wanted)
     begin = sum(first * step for (first, _), step in zip(box, stride, strict=True))
@@ -134,7 +134,7 @@ def _flat(read: Read, of: TensorInfo, begin: int, end: int) -> Array:
 
 
 def _boxes(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Cut a range of the row-major order into parts of the tensor: at most two for each dimension and one."""
+    """Split a range of the row-major order into parts of the tensor: at most two for each dimension and one."""
     if not shape:
         yield ()
         return
@@ -161,7 +161,7 @@ def _within(shape: Sequence[int], row: int, begin: int, end: int) -> Iterator[Bo
 
 
 SPARSE = 4
-"""A part is read in one go when what lies between its elements is at most this many times its size …"""
+"""A part is read at once if the bytes it spans are at most this many times its size …"""
 SMALL_BYTES = 8 << 20
 """… or when all of it is at most this many bytes."""
 
@@ -169,18 +169,18 @@ SMALL_BYTES = 8 << 20
 def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor as an array of ``raw_dtype``, contiguous, little-endian, bits resolved."""
     if info.made is not None:
-        return np.ascontiguousarray(read_made(lambda one, box: read_part(source, one, box), info, part))
+        return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
     return _read_stored(source.file(info), info, part)
 
 
 def read_as(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor that is (1,) where the output is 0-d, or the other way, or has as many dimensions."""
+    """Return a part of a tensor; the tensor may be (1,) if the output is 0-d, or the reverse."""
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))
 
 
 def read_number(source: Checkpoint, key: str) -> float | None:
-    """Return the one number that a tensor holds, None where it is not finite."""
+    """Return the single number in a tensor, None if it is not finite."""
     info = source[key]
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     number = float(cast(values, info.dtype, "float64")[0].reshape(-1)[0])
@@ -192,7 +192,7 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
     shape = box_shape(part)
     assert info.storage is not None
     start = info.storage.offset + info.offset
-    if info.stride is None and shape == info.shape:  # all of it, as most are read
+    if info.stride is None and shape == info.shape:  # the usual case: the whole tensor
         return _resolved(_run(file, start, shape, dtype), info)
     stride = info.stride or contiguous_stride(info.shape)
     start += sum(begin * step for (begin, _), step in zip(part, stride, strict=True)) * dtype.itemsize
@@ -201,7 +201,7 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 
 
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
-    """Read a strided region: in one go where it is dense, else piece by piece along its widest stride."""
+    """Return a strided region: read at once if it is dense, else piece by piece along its widest stride."""
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
         return _run(file, start, shape, dtype)
@@ -222,14 +222,14 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
 
 
 def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
-    """Read elements that lie one behind the other."""
+    """Return elements that are contiguous in the file."""
     whole = np.empty(shape, dtype)
     file.readinto(start, whole.reshape(-1).view("u1").data)
     return whole
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Swap bytes and apply the conjugate and negative bits that torch saves beside the values."""
+    """Swap bytes and apply the conjugate and negative bits that torch saves with the values."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -253,22 +253,22 @@ def _negated(array: Array, dtype: str) -> Array:
 def _swapped(array: Array, info: TensorInfo) -> Array:
     if DTYPES[info.dtype].kind != "complex":
         return array.byteswap()
-    half = array.reshape(-1).view(f"<u{info.itemsize // 2}").byteswap()  # a scalar has no other view
+    half = array.reshape(-1).view(f"<u{info.itemsize // 2}").byteswap()  # reshape: a 0-d array cannot be viewed
     return half.view(array.dtype).reshape(array.shape)
 
 
-# Casts what a source gives to the dtype that a step asks for, and says what of it was lost.
+# Casts from the source's dtype to the step's, with counts of the values that were lost.
 
 
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, Lost]:
-    """Return values in a step's dtype, and how many lost their size; raises PlanError naming the source's key."""
+    """Return values in a step's dtype, and how many were lost; raises PlanError that names the source's key."""
     return named(step, cast, values, dtype)
 
 
 def named(
     step: Step, how: Callable[[Array, str, str], tuple[Array, Lost]], values: Array, dtype: str
 ) -> tuple[Array, Lost]:
-    """Return what casts values, or rounds them; raises PlanError naming the source's key."""
+    """Return values cast, or rounded, by ``how``; raises PlanError that names the source's key."""
     try:
         return how(values, dtype, step.dtype)
     except PlanError as error:

@@ -1,4 +1,4 @@
-"""Rows of a tensor placed elsewhere: gathered by a map of vocabularies, or laid over initial values."""
+"""Moves rows of a tensor: gathered by a map between vocabularies, or put over initial values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...planning.plan.rows import Rows
+from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
 from ...tensors.ops.boxes import Array, Box, blocks, box_shape, overlap_shape
@@ -18,16 +18,16 @@ from .reading import Part, cast_for, read_part
 
 __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
 
-# Gathers the rows of a tensor whose vocabulary is another: moved, averaged, zero.
+# Rows of a tensor with another vocabulary: moved, averaged, zero.
 
 ELEMENTS = 1 << 18
 
 NEAR = 8
-"""Rows that are this many times as far apart as they would be one beside the other are read one by one."""
+"""Rows whose distance is more than this many times that of neighbours are read one by one."""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor that come from the source, of at most ``limit`` elements or one row."""
+    """Yield the parts of a destination tensor that come from the source: at most ``limit`` elements or one row each."""
     rows, axis = _rows(step), step.axis
     others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
     most = max(1, limit // max(1, others))
@@ -42,7 +42,7 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 
 
 def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a mapped tensor, as the source's dtype is held; rows that are drawn are zero in it."""
+    """Return a part of a mapped tensor in the source's raw dtype; rows to be drawn are zero in it."""
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
     out = gathered(rows, axis, info, source, box)
@@ -57,8 +57,8 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
     return out
 
 
-def gathered(rows: Rows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a tensor whose rows lie elsewhere in its source; those that are not one of its are zero."""
+def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+    """Return a part of a tensor whose rows are elsewhere in its source; rows that the source lacks are zero."""
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
     out = np.zeros(box_shape(box), raw_dtype(info.dtype))
@@ -66,7 +66,7 @@ def gathered(rows: Rows, axis: int, info: TensorInfo, source: Checkpoint, box: B
         return out
     places, of = (list(numbers) for numbers in zip(*found, strict=True))
     low, high = min(of), max(of) + 1
-    if axis and high - low <= NEAR * len(of):  # rows that lie across are read in one go
+    if axis and high - low <= NEAR * len(of):  # rows along a later axis are read at once
         part = read_part(source, info, _part(box, axis, low, high - low))
         out[_these(box, axis, places)] = part[_these(box, axis, [row - low for row in of])]
         return out
@@ -75,7 +75,7 @@ def gathered(rows: Rows, axis: int, info: TensorInfo, source: Checkpoint, box: B
     return out
 
 
-def _rows(step: Step) -> Rows:
+def _rows(step: Step) -> VocabularyRows:
     assert step.rows is not None  # by check_step
     return step.rows
 
@@ -93,7 +93,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
-    """Return the mean of all rows of a source tensor, worked out once."""
+    """Return the mean of all rows of a source tensor, cached."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
@@ -116,14 +116,14 @@ def _mean_along(axis: int, info: TensorInfo, source: Checkpoint) -> tuple[Array,
     return total / info.shape[axis], wide
 
 
-# Lays the part of a source that fits over the initial values of a tensor: over all of them, or over a block.
+# The fitting part of a source, put over the initial values of a tensor or of a block.
 
 BLOCK_BYTES = 2 << 20
-"""About the bytes of what is read at once."""
+"""About the number of bytes read at once."""
 
 
 def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> Lost:
-    """Put the part of a source that fits over a tensor's initial values; returns how many values lost their size."""
+    """Put the fitting part of a source over a tensor's initial values; return the counts of lost values."""
     lost = Lost()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
@@ -135,12 +135,12 @@ def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) ->
 
 
 def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
-    """Yield the parts of a tensor that a source is laid over, of about ``limit`` elements."""
+    """Yield the parts of a tensor that a source overlays, of about ``limit`` elements each."""
     return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, Lost]:
-    """Return a block of a tensor whose initial values lie in a checkpoint, and how many values lost their size."""
+    """Return a block of a tensor whose initial values are in a checkpoint, and the counts of lost values."""
     info, source = origin
     kept, keeper = initial
     values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)

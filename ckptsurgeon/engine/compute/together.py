@@ -1,8 +1,8 @@
-"""Small tensors that are computed as one, where a merge treats each element alone.
+"""Computes many small tensors as one, if a merge treats each element alone.
 
-A model of experts has a hundred thousand of them, and each would take some forty calls of NumPy. What does not go well
-(a value that becomes infinite, an integer that does not fit) is computed again, one tensor at a time, which says of
-which tensor it is.
+A model of experts has a hundred thousand of them, and each would take some forty calls of NumPy. If there is a problem
+(a value that becomes infinite, an integer that does not fit), the tensors are computed again one at a time, so that
+the message can name the tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import count_special
 from ..context import MergeContext
-from ..run import Run
+from ..run import PlanRun
 from .compute import computed_blocks, takes_numbers
 from .merge_inputs import device_of, merge_of, method_of
 from .reading import Part
@@ -29,14 +29,14 @@ __all__ = ["computed_together", "grouped"]
 
 
 FEW = 1 << 14
-"""Elements of a tensor that is computed with others."""
+"""Most elements of a tensor that is computed with others."""
 
 TOGETHER = 1 << 16
-"""Elements of those that are computed as one."""
+"""Most elements of tensors that are computed as one."""
 
 
-def grouped(run: Run, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
-    """Yield the steps that read checkpoints, with their inputs; those that can be computed as one together."""
+def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
+    """Yield the steps that read checkpoints, with their inputs, in groups that can be computed together."""
     group: list[tuple[Step, list[Part]]] = []
     last, size = None, 0
     for step in run.others:
@@ -54,7 +54,7 @@ def grouped(run: Run, context: MergeContext) -> Iterator[list[tuple[Step, list[P
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return what tensors share that can be computed as one, None for one that cannot be with any other."""
+    """Return what tensors that are computed together must share, None for one that is computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or not _is_elementwise(step, context):
         return None
@@ -72,7 +72,7 @@ def _is_elementwise(step: Step, context: MergeContext) -> bool:
 
 
 def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeContext) -> Iterator[Array] | None:
-    """Return the values of each of several tensors in turn, flat; None where one of them does not go well."""
+    """Return the values of each of several tensors in turn, flat; None if one of them has a problem."""
     first, (_, parts) = group[0][0], group[0]
     size = sum(prod(step.shape) for step, _ in group)
     every = [(_joined([parts[number][0] for _, parts in group]), source) for number, (_, source) in enumerate(parts)]
@@ -91,7 +91,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return tensors one after the other, flat; those that lie so in their file are one run."""
+    """Return tensors one after the other, flat; neighbours in a file become one run."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind

@@ -1,4 +1,4 @@
-"""The small files beside the weights of an output, and what an earlier output left in its folder."""
+"""The companions of an output, and those that an earlier output left in its folder."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from ...util.text import escape, listing
 from .layout import OutputOptions, is_adapter, is_folder, writer_of
 
 __all__ = [
-    "Former",
+    "StaleCompanions",
     "all_checksums",
     "as_written",
+    "companion_notes",
     "copy_companions",
-    "former_companions",
     "recipe_as_written",
-    "told_companions",
+    "stale_companions",
 ]
 
-# What a former output left in a folder beside its weights: ours to take away, while it is still what we wrote.
+# Companions of an earlier output: ckptsurgeon may remove them if they are as it wrote them.
 
 RECIPE_BYTES = 128 << 20
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Former:
-    """Companions of a former output that the new one has not: ``stale`` as they were written, ``changed`` since."""
+class StaleCompanions:
+    """Companions of an earlier output that the new one lacks: ``stale`` as written, ``changed`` edited since."""
 
     stale: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what went and what stayed."""
+        """Notes on the removed and the remaining files."""
         gone = f"removed, from the output that was there: {listing(self.stale, 12, where='')}"
         left = f"left from the output that was there, changed since: {listing(self.changed, 12, where='')}"
         return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
 
 
-def former_companions(path: str, target: PlanTarget) -> Former:
-    """Return what lies in a folder of the companions that its recipe lists, but for those that are written anew.
+def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
+    """Return the companions that the recipe in a folder lists, without those that are written anew.
 
-    They include the weights of a former adapter: a model's weights have another name.
+    They include the weights of an earlier adapter: a model's weights have another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
@@ -68,11 +68,11 @@ def former_companions(path: str, target: PlanTarget) -> Former:
     was_adapter = {ADAPTER} == {one.name for one in listed} & {ADAPTER, CONFIG}
     if was_adapter and not target.weights and os.path.lexists(os.path.join(path, ADAPTER_WEIGHTS)):
         stale = (*stale, ADAPTER_WEIGHTS)
-    return Former(stale, tuple(one.name for one in others if one.name not in stale))
+    return StaleCompanions(stale, tuple(one.name for one in others if one.name not in stale))
 
 
 def _listed(path: str) -> tuple[PlanCompanion, ...]:
-    """Return the companions that the recipe in a folder lists; none where there is no recipe, or a damaged one."""
+    """Return the companions that the recipe in a folder lists; empty if there is no recipe, or a damaged one."""
     if not os.path.isdir(path):
         return ()
     with suppress(CheckpointError):
@@ -97,10 +97,10 @@ BLOCK = 1 << 20
 
 
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
-    """Return a plan with just what its output will hold: of tied tensors without the names that are implied there.
+    """Return a plan with only the tensors and companions that its output will have: no names that are implied there.
 
-    Where the first name is one of them, the next one takes its place. A single file has no companions, nor notes on
-    them; an adapter that is not written as one file of safetensors has no configuration that PEFT would look for.
+    If the first name of tied tensors is implied, the next one takes its place. A single file has no companions or notes
+    on them; an adapter that is not one file of safetensors has no PEFT configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -120,7 +120,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan of a folder without the settings of quantisation in its metadata, if its files say the same."""
+    """Return the plan of a folder without quantisation settings in its metadata, if its companions have the same."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -136,8 +136,8 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan of an adapter that is carried along as any checkpoint, if its output cannot be an adapter."""
-    made = any(step.op == "factor" for step in plan.steps)  # then an output that is none is an error
+    """Return the plan of an adapter that is copied like any checkpoint, if its output cannot be an adapter."""
+    made = any(step.op == "factor" for step in plan.steps)  # then such an output is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
     kept = tuple(one for one in plan.target.companions if one.name != ADAPTER)
@@ -145,7 +145,7 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
-    """Return a recipe that says of each name whether it is in the output of ``plan``, and what is beside them."""
+    """Return a recipe that marks, for each name, whether the output of ``plan`` has it, and lists its companions."""
     tensors = recipe.tensors
     if plan.target.implied:
         written = {step.key for step in plan.steps}
@@ -155,7 +155,7 @@ def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the checksum of every name of a plan: tied ones have that of whichever was written."""
+    """Return the checksum of every name of a plan: tied ones share that of the written one."""
     if not any(step.tied_to for step in plan.steps):
         return checksums
     found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}
@@ -163,7 +163,7 @@ def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]
 
 
 def copy_companions(plan: Plan, folder: StagedFolder) -> None:
-    """Write the companions of a plan; raises PlanError where a file is no longer what it was."""
+    """Write the companions of a plan; raises PlanError if a file has changed."""
     for companion in plan.target.companions:
         if companion.path:
             _copy(companion, folder)
@@ -173,7 +173,7 @@ def copy_companions(plan: Plan, folder: StagedFolder) -> None:
 
 def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
     if leads_out(companion.path):
-        raise PlanError(f"{escape(companion.path)} is a link out of its folder, which is not followed.")
+        raise PlanError(f"{escape(companion.path)} is a link to a file outside its folder, which is not followed.")
     source = open_source(companion.path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(companion.path)} is a folder.")
@@ -195,12 +195,12 @@ def _changed(companion: PlanCompanion) -> PlanError:
     return PlanError(f"{escape(companion.path)} has changed since the plan.", hint="Plan again.")
 
 
-def told_companions(plan: Plan) -> tuple[str, ...]:
-    """Say which files went beside the weights, and which names are left out."""
+def companion_notes(plan: Plan) -> tuple[str, ...]:
+    """Return notes on the companions that were written, and on the names that are left out."""
     notes = []
     if plan.target.companions:
-        notes.append(f"beside the weights: {listing([one.name for one in plan.target.companions], 12, where='')}")
+        notes.append(f"next to the weights: {listing([one.name for one in plan.target.companions], 12, where='')}")
     if plan.target.implied:
         names = listing(plan.target.implied, 3, where="")
-        notes.append(f"tied, and left to the reader of the folder to tie again: {names}")
+        notes.append(f"tied, and not stored, since readers of the folder tie them again: {names}")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""How an output is laid out: one file or a folder of shards, its format, its sizes."""
+"""The layout of an output: one file or a folder of shards, its format, its sizes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 
 __all__ = [
+    "OutputFile",
     "OutputOptions",
     "OutputShape",
-    "Part",
     "check_options",
     "check_shards",
     "existing_checkpoint",
@@ -32,12 +32,12 @@ __all__ = [
     "writer_of",
 ]
 
-# Sizes as people write them, and which of them are a slip: ``5`` is not five gigabytes.
+# Sizes as users write them, and those that are a slip: ``5`` does not mean five gigabytes.
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SMALL = 10**6
-"""Nobody wants shards or memory of less by intent, but to try things out: the unit is missing, or wrong."""
+"""Nobody wants smaller shards, or less memory, except in a trial: the unit is missing, or wrong."""
 
 
 def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
@@ -45,7 +45,7 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
     if found is None or size <= 0:
-        raise ConfigError(f"{option} {escape(str(text))} is no size.", hint="Write 5GB or 200MB.")
+        raise ConfigError(f"{option} {escape(str(text))} is not a valid size.", hint="Write 5GB or 200MB.")
     if not found[2] and size < SMALL:
         number = found[1]
         raise ConfigError(
@@ -55,7 +55,7 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
 
 
 def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError for a size below 1 MB that gives every one of several tensors a shard of its own."""
+    """Raise ConfigError for a size below 1 MB if each of several tensors would get a shard of its own."""
     if size < SMALL and shards == tensors > 1:
         raise ConfigError(
             f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
@@ -69,10 +69,10 @@ INDEX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
+    """The path and form of an output: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
 
-    ``inputs`` are further files that were read and must not be written: the plan, a file of rules. ``wait`` is for how
-    many seconds another run that writes there is waited for. ``key`` is the file of a private key that signs it.
+    ``inputs`` are further files that were read and must not be overwritten: the plan, a file of rules. ``wait`` is how
+    many seconds to wait for another run that writes there. ``key`` is the file of a private key that signs the output.
     """
 
     path: str
@@ -85,7 +85,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputFile:
     """One file of an output: its name in the folder ('' for a single file) and its layout."""
 
     name: str
@@ -94,9 +94,9 @@ class Part:
 
 @dataclass(frozen=True)
 class OutputShape:
-    """A whole output before a byte is written; ``index`` is the text of a folder's index, if it has one."""
+    """A whole output, known before a byte is written; ``index`` is the name and text of a folder's index, if any."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[OutputFile, ...]
     folder: bool
     index: tuple[str, bytes] = ("", b"")
 
@@ -107,7 +107,7 @@ class OutputShape:
 
 
 def is_folder(options: OutputOptions) -> bool:
-    """Whether an output is a folder: it is one, ends in a slash, has no suffix, or shards are asked for."""
+    """Return whether an output is a folder: it is one, ends in a slash, has no suffix, or shards are asked for."""
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
         return True
@@ -117,7 +117,7 @@ def is_folder(options: OutputOptions) -> bool:
 
 
 def writer_of(options: OutputOptions) -> Writer:
-    """Return what writes an output; raises ConfigError where its format is unknown."""
+    """Return the writer of an output; raises ConfigError if its format is unknown."""
     known = writers()
     if options.to:
         if options.to not in known:
@@ -137,13 +137,13 @@ def writer_of(options: OutputOptions) -> Writer:
 
 
 def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
-    """Raise ConfigError where a file's suffix is that of another format than was asked for."""
+    """Raise ConfigError if a file's suffix is that of another format than the requested one."""
     suffix = os.path.splitext(options.path)[1].lower()
     said = next((writer for writer in known.values() if suffix in writer.suffixes), None)
     if said is not None and said.name != options.to and not is_folder(options):
         raise ConfigError(
             f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
-            hint=f"Name it otherwise, or do without --to: {suffix} is {said.name}.",
+            hint=f"Change the name, or leave --to out: {suffix} is {said.name}.",
         )
 
 
@@ -157,14 +157,16 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
         if step.dtype not in writer.dtypes:
             others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
             hint = f"Use --to {others[0]}." if others else f"Exclude {escape(step.key)}."
-            raise OutputError(f"{writer.name} has no dtype {step.dtype}, which {escape(step.key)} is.", hint=hint)
+            raise OutputError(
+                f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.", hint=hint
+            )
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
         made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
     return made
 
 
 def check_options(options: OutputOptions) -> None:
-    """Raise ConfigError for a format or size that is unknown."""
+    """Raise ConfigError for an unknown format or size."""
     writer_of(options)
     if options.max_shard_size:
         parse_size(options.max_shard_size)
@@ -175,29 +177,29 @@ def lay_out(
 ) -> OutputShape:
     """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
-    Raises ConfigError for a format or size that is unknown, a size that gives each tensor a shard of its own, or a
-    format that has no place for ``beside``; OutputError for a dtype the format lacks.
+    Raises ConfigError for an unknown format or size, a size that gives each tensor its own shard, or a format that
+    cannot store ``beside``; OutputError for a dtype that the format lacks.
     """
     writer = writer_of(options)
     if plan.target.weights:
         _check_adapter(options)
     if beside is not None and (is_folder(options) or not writer.carries):
         where = "a folder" if is_folder(options) else writer.name
-        raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")
+        raise ConfigError(f"{where} cannot store entries other than tensors.", hint="Write one .pth file.")
     tensors = _out_tensors(plan.steps, writer)
     _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
-        return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
+        return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
     shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
     names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
     layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
-    parts = tuple(Part(name, layout) for name, (_, layout) in layouts.items())
+    parts = tuple(OutputFile(name, layout) for name, (_, layout) in layouts.items())
     return OutputShape(parts, folder=True, index=writer.sharding.index(layouts))
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
-    """Raise OutputError for more tensors, or longer keys, than we would read again."""
+    """Raise OutputError for more tensors, or longer keys, than ckptsurgeon could read again."""
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]
         raise OutputError(
@@ -214,7 +216,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
 
 
 def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
-    """Return the tensors of each shard; raises ConfigError for a size that is none or makes one of each tensor."""
+    """Return the tensors of each shard; raises ConfigError for a size that is not valid or gives each its own shard."""
     size = parse_size(text)
     shards = split_shards(tensors, size, shares=writer.shares)
     check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
@@ -222,21 +224,21 @@ def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[li
 
 
 def is_adapter(options: OutputOptions) -> bool:
-    """Whether an output is a folder with one file of safetensors, as PEFT reads it."""
+    """Return whether an output is a folder with one file of safetensors, as PEFT reads it."""
     return is_folder(options) and not options.max_shard_size and writer_of(options).name == "safetensors"
 
 
 def _check_adapter(options: OutputOptions) -> None:
-    """Raise ConfigError where an output cannot be an adapter."""
+    """Raise ConfigError if an output cannot be an adapter."""
     if not is_adapter(options):
         raise ConfigError(
             f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",
-            hint="Name a folder, and no --to or --max-shard-size.",
+            hint="Name a folder, without --to and --max-shard-size.",
         )
 
 
 def existing_checkpoint(path: str) -> list[str]:
-    """Return the files of the checkpoints that a folder holds, in whatever format, and its recipe."""
+    """Return the files of all checkpoints that a folder has, in any format, and its recipe."""
     if not os.path.isdir(path):
         return []
     present = set(os.listdir(path))
@@ -248,4 +250,4 @@ def existing_checkpoint(path: str) -> list[str]:
 
 def _content(path: str) -> bytes:
     with open_file(path) as file:
-        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # Python asks for as much memory at once
+        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # read(n) allocates n bytes at once

@@ -17,11 +17,11 @@ from ...storage.write.staging import StagedFile, staged_file
 from ...util.text import escape, listing
 from .layout import OutputOptions
 
-__all__ = ["Signing", "check_signable", "signing"]
+__all__ = ["OutputSigner", "check_signable", "signing"]
 
 
-class Signing:
-    """Signs what was written with a key; without one it does nothing."""
+class OutputSigner:
+    """Signs the written files with a key; without a key it does nothing."""
 
     def __init__(self, options: OutputOptions, path: str, place: StagedFile | None = None) -> None:
         self._signer = load_signer(options.key) if options.key else None
@@ -29,7 +29,7 @@ class Signing:
         self.place = place
 
     def finish(self, files: Iterable[StagedFile], folder: StagedFolder | None) -> None:
-        """Read the temp files and write the signature: into the folder, or beside the file."""
+        """Read the temp files and write the signature: into the folder, or next to the file."""
         if self._signer is None:
             return
         if folder is not None:
@@ -42,27 +42,27 @@ class Signing:
 
 
 @contextmanager
-def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[Signing]:
-    """Give what signs an output; of a single file the signature is put in place right after it."""
+def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[OutputSigner]:
+    """Yield the signer of an output; the signature of a single file is put in place right after the file."""
     if folder or not options.key:
-        yield Signing(options, path)
+        yield OutputSigner(options, path)
         return
     place = signature_of(path, folder=False)
-    made = Signing(options, path)
+    made = OutputSigner(options, path)
     check_output(place, taken, force=options.force, folder=False)
     written = False
     try:
         with output_lock(place, options.wait), staged_file(place, None, force=options.force) as file:
             made.place = file
             yield made
-            written = True  # and in its place, before the signature is put into its own
+            written = True  # the file is in place, the signature not yet
     except OutputError as error:
-        hint = f"{escape(path)} is written, and not signed: write it again with --force."
+        hint = f"{escape(path)} is written, but not signed: write it again with --force."
         raise OutputError(error.message, hint=hint) if written else error from error
 
 
 def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
-    """Raise OutputError where files stay in a folder that a signature would not be over."""
+    """Raise OutputError if files stay in a folder that the signature would not cover."""
     if not options.key or not os.path.isdir(path):
         return
     left = sorted(set(os.listdir(path)) - set(replaced))

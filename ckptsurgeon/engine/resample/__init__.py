@@ -1,5 +1,5 @@
-"""Adapters: tensors whose shape another model wants otherwise, resampled as the field does it. numpy, no files.
+"""Resampling: tensors are adapted to the shape that another model needs, as is usual in the field. numpy, no files.
 
-Each is a linear map along some axes, computed in double precision from weights that are the same on every machine, so
-that what is written can be computed again bit for bit.
+Each is a linear map along some axes, computed in double precision with weights that are the same on every machine, so
+that the output can be reproduced bit for bit.
 """

@@ -1,4 +1,4 @@
-"""Resized tensors, a part at a time: which part of the source is needed, and what becomes of it."""
+"""Resizes tensors, a part at a time: the part of the source that is needed, and the result."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from ...planning.mismatch.policies import Policy, parse_policy
 from ...planning.mismatch.positions import positions_of
 from ...tensors.ops.boxes import Array, Box, box_shape
-from .resample import Taps, apply_taps, crossed, dense, from_rows, kept_before, reach_of, resampled
+from .resample import InterpolationWeights, apply_taps, crossed, dense, from_rows, kept_before, reach_of, resampled
 
 __all__ = ["ADAPTERS", "adaptation_box", "adapted", "centred", "pseudo_inverse", "pseudo_inverse_resize"]
 
-# A kernel in the middle of a larger one: what is around it is zero, so the convolution gives what it gave.
+# A kernel in the middle of a larger one, with zeros around it: the convolution gives the same result.
 #
 # As RepVGG makes a 3x3 kernel of a 1x1 (https://arxiv.org/abs/2101.03697), RepLKNet a large one of a small
 # (https://arxiv.org/abs/2203.06717). The padding of the convolution must grow with the kernel.
@@ -27,7 +27,7 @@ Shape = Sequence[int]
 def centred(
     read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
-    """Return ``box`` of a kernel that has the source in its middle; ``read`` gives parts of the source."""
+    """Return ``box`` of a kernel with the source in its middle; ``read`` gives parts of the source."""
     out = np.zeros(box_shape(box), dtype)
     part, place = [], []
     for (begin, end), have, want in zip(box, source, destination, strict=True):
@@ -43,16 +43,16 @@ def centred(
 
 # FlexiViT's pseudo-inverse resize of a patch embedding, along one of its two axes.
 #
-# What a patch gives must stay what it was when the image and the kernel are resized together: with B the resize of a
-# patch, the new kernel is pinv(B^T) times the old one. B is the product of the resizes of rows and columns, and so is
-# its pseudo-inverse. Beyer et al., https://arxiv.org/abs/2212.08013, section 3.4, and timm's ``resample_patch_embed``:
+# The result for a patch must not change if image and kernel are resized together: with B the resize of a patch, the
+# new kernel is pinv(B^T) times the old one. B is the product of the resizes of rows and columns, and so is its
+# pseudo-inverse. Beyer et al., https://arxiv.org/abs/2212.08013, section 3.4, and timm's ``resample_patch_embed``:
 # https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/patch_embed.py
 
 Matrix = list[list[float]]
 
 
-def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool) -> Taps:
-    """Return the taps of a kernel of ``want`` pixels that is made of one of ``have``."""
+def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool) -> InterpolationWeights:
+    """Return the weights that resize a kernel of ``have`` pixels to ``want``."""
     if have == want:
         return resampled(have, want, method, antialias=antialias)
     taps = resampled(have, want, method, antialias=antialias)
@@ -66,7 +66,7 @@ def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool)
 def pseudo_inverse(matrix: Sequence[Sequence[float]]) -> Matrix:
     """Return the pseudo-inverse of a matrix of full rank, in Python's floats, which are the same everywhere.
 
-    ``sum`` is not: from 3.12 on it keeps what it rounds off.
+    ``sum`` would not be: from Python 3.12 on it compensates rounding errors.
     """
     rows = [list(row) for row in matrix]
     columns = _transposed(rows)
@@ -102,13 +102,13 @@ def _solved(square: Matrix, right: Matrix) -> Matrix:
 
 
 ADAPTERS = ("positions-1d", "positions-2d", "patch", "channels")
-"""The operations that are computed here."""
+"""The operations that this module computes."""
 
-Maps = Mapping[int, Taps]
+Maps = Mapping[int, InterpolationWeights]
 
 
 def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> Box:
-    """Return the part of the source that a part of an adapted tensor is made from."""
+    """Return the part of the source that a part of an adapted tensor needs."""
     maps = _maps(policy, tuple(source), tuple(destination))
     return tuple(reach_of(maps[axis], *ends) if axis in maps else ends for axis, ends in enumerate(box))
 
@@ -122,13 +122,13 @@ def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, d
 
 @lru_cache(maxsize=8)
 def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
-    """Return the map along each axis that an adapter changes; the shapes fit it."""
+    """Return the map along each axis that a policy changes; the shapes must fit it."""
     asked = parse_policy(policy)
     makers = {"patch": _patch, "channels": _channels}
     return MappingProxyType(makers.get(asked.name, _positions)(asked, have, want))
 
 
-def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Taps]:
+def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
     """Resample positions as timm's ``resample_abs_pos_embed`` and DeiT's ``main.py`` do, tokens before them kept.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py and
@@ -146,8 +146,8 @@ def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Taps]:
     return {found.axis: kept_before(crossed(rows, columns, found.old[1]), found.prefix)}
 
 
-def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, Taps]:
-    """Resize the patches of an embedding, see ``inverse.py``."""
+def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
+    """Resize the patches of an embedding with ``pseudo_inverse_resize``."""
     antialias = (policy.get("antialias") or "yes") == "yes"
     method = policy.get("method") or "bicubic"
     return {
@@ -157,7 +157,7 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, Taps]:
     }
 
 
-def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, Taps]:
+def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
     """Sum input channels into one, or repeat them and rescale, as timm's ``adapt_input_conv`` does.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py

@@ -1,6 +1,6 @@
-"""Linear maps along one axis, the weights with which it is resampled, and linear interpolation.
+"""Linear maps along one axis, their weights for resampling, and linear interpolation.
 
-Without antialiasing the cubic kernel is Keys' with a = -0.75, with it a = -0.5 and widened where it shrinks:
+Without antialiasing the cubic kernel is Keys' with a = -0.75, with it a = -0.5 and widened when it shrinks:
 https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/UpSampleKernel.cpp
 """
 
@@ -16,7 +16,7 @@ from ...tensors.ops.boxes import Array, Box
 from ...tensors.ops.casts import cast
 
 __all__ = [
-    "Taps",
+    "InterpolationWeights",
     "apply_taps",
     "crossed",
     "dense",
@@ -32,56 +32,58 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Taps:
-    """For each row of the output: the rows of the input that count (out, k), and how much each does (out, k)."""
+class InterpolationWeights:
+    """For each row of the output: the rows of the input that it uses (out, k), and their weights (out, k)."""
 
     indices: Array
     weights: Array
 
 
-def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> Taps:
-    """Return the taps of rows of unequal length; the shorter ones count their first input with a weight of 0."""
+def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> InterpolationWeights:
+    """Return the weights of rows of unequal length; shorter ones get a weight of 0 for their first input."""
     most = max(len(indices) for indices, _ in rows)
     padded = [[*indices, *[indices[0]] * (most - len(indices))] for indices, _ in rows]
     weights = [[*of, *[0.0] * (most - len(of))] for _, of in rows]
-    return Taps(np.array(padded, np.int64), np.array(weights, np.float64))
+    return InterpolationWeights(np.array(padded, np.int64), np.array(weights, np.float64))
 
 
-def dense(matrix: Sequence[Sequence[float]]) -> Taps:
-    """Return a matrix (out, in) as taps."""
+def dense(matrix: Sequence[Sequence[float]]) -> InterpolationWeights:
+    """Return a matrix (out, in) as interpolation weights."""
     weights = np.array(matrix, np.float64)
-    return Taps(np.broadcast_to(np.arange(weights.shape[1]), weights.shape), weights)
+    return InterpolationWeights(np.broadcast_to(np.arange(weights.shape[1]), weights.shape), weights)
 
 
-def crossed(rows: Taps, columns: Taps, width: int) -> Taps:
-    """Return the taps of a grid whose rows follow each other, ``width`` columns wide, from those of its two axes."""
+def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: int) -> InterpolationWeights:
+    """Return the weights of a grid, row by row and ``width`` columns wide, from those of its two axes."""
     indices = rows.indices[:, None, :, None] * width + columns.indices[None, :, None, :]
     weights = rows.weights[:, None, :, None] * columns.weights[None, :, None, :]
     number = len(rows.indices) * len(columns.indices)
-    return Taps(indices.reshape(number, -1), weights.reshape(number, -1))
+    return InterpolationWeights(indices.reshape(number, -1), weights.reshape(number, -1))
 
 
-def kept_before(taps: Taps, prefix: int) -> Taps:
-    """Return taps behind ``prefix`` rows that stay as they are."""
+def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
+    """Return weights preceded by ``prefix`` rows that do not change."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
     indices = np.repeat(np.arange(prefix)[:, None], most, axis=1)
     weights = np.zeros((prefix, most))
     weights[:, 0] = 1.0
-    return Taps(np.concatenate([indices, taps.indices + prefix]), np.concatenate([weights, taps.weights]))
+    return InterpolationWeights(
+        np.concatenate([indices, taps.indices + prefix]), np.concatenate([weights, taps.weights])
+    )
 
 
-def reach_of(taps: Taps, begin: int, end: int) -> tuple[int, int]:
-    """Return the range of input rows that the output rows ``begin`` to ``end`` are made from."""
+def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int]:
+    """Return the range of input rows that the output rows ``begin`` to ``end`` need."""
     used = taps.indices[begin:end]
     return (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
 
 
-def apply_taps(values: Array, axis: int, taps: Taps, *, rows: tuple[int, int], first: int) -> Array:
+def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
     """Return the output ``rows`` (begin, end) along an axis, from values whose first row there is ``first``.
 
-    One input row after the other, so that a row is the same whatever it is computed together with.
+    Input rows are added one after the other, so that a row does not depend on the rows computed with it.
     """
     shape = [1] * values.ndim
     shape[axis] = -1
@@ -99,8 +101,8 @@ def apply_taps(values: Array, axis: int, taps: Taps, *, rows: tuple[int, int], f
 Row = tuple[Sequence[int], Sequence[float]]
 
 
-def resampled(have: int, want: int, method: str, *, antialias: bool) -> Taps:
-    """Return the taps of ``want`` places along an axis that has ``have``; ``method`` is "bilinear" or "bicubic"."""
+def resampled(have: int, want: int, method: str, *, antialias: bool) -> InterpolationWeights:
+    """Return the weights of ``want`` places along an axis that has ``have``; ``method`` is "bilinear" or "bicubic"."""
     if have == want:
         return from_rows([((place,), (1.0,)) for place in range(want)])
     row = _widened if antialias else _plain
@@ -108,7 +110,7 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Taps:
 
 
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the two or four neighbours of a place; beyond the edge, the edge counts."""
+    """Return the two or four neighbours of a place; beyond the edge, the edge is used."""
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
         centre = max(centre, 0.0)
@@ -120,7 +122,7 @@ def _plain(place: int, have: int, scale: float, method: str) -> Row:
 
 
 def _widened(place: int, have: int, scale: float, method: str) -> Row:
-    """Return all that a kernel reaches which is as wide as a place of the output."""
+    """Return all inputs that a kernel covers which is as wide as a place of the output."""
     kernel, radius = _KERNELS[method]
     wide = max(scale, 1.0)
     centre = (place + 0.5) * scale
@@ -153,9 +155,9 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return where in the source the output positions lie (``align_corners=False``).
+    """Return the positions of the outputs in the source (``align_corners=False``).
 
-    In float64: in float32, as torch has them for float32 values, the weights of the 500th row are off by 1e-4.
+    In float64: in float32, which torch uses for float32 values, the weights of the 500th row are off by 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)
@@ -163,7 +165,7 @@ def _source_positions(begin: int, end: int, source: int, destination: int) -> Ar
 
 
 def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:
-    """Return the part of the source that a part of the interpolated tensor is made from."""
+    """Return the part of the source that a part of the interpolated tensor needs."""
     ranges = []
     for (begin, end), have, want in zip(box, source, destination, strict=True):
         if have == want:

@@ -1,1 +1,1 @@
-"""Key patterns and rules: the language in which people say which tensors they mean. Pure: opens nothing."""
+"""Key patterns and rules: the language in which users select and rename tensors. Pure: opens no file."""

@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing or less than was meant; ``--include`` of verbs that only read."""
+"""Hints about patterns that match nothing, or less than the user probably meant; ``--include`` of read-only verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...util.text import count, escape
 from .matcher import KeyMatcher
 from .pattern import KeyPattern
 
-__all__ = ["Chosen", "chosen_keys", "deeper_notes", "matched", "nearest", "unmatched"]
+__all__ = ["ChosenKeys", "chosen_keys", "deeper_notes", "matched", "nearest", "unmatched"]
 
 _NUMBER = re.compile(r"\d+")
 
@@ -22,17 +22,17 @@ SUGGESTIONS = 3
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
-"""How many names are compared, how long they may be, and how many modules deep: difflib is slow, files are not."""
+"""Limits on the names that are compared, their length and their depth: difflib is slow and files may be large."""
 WORDS = 500
-"""How many words the lists of a pattern may have that each is looked for by itself."""
+"""Most words in the lists of a pattern for which each word is looked up separately."""
 MANY_MORE = 4
 """A pattern gets a note when it would match this many times more keys deeper down."""
 
 
 def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:
-    """Return the error for a pattern that matches none of ``keys``, naming up to three that are near.
+    """Return the error for a pattern that matches none of ``keys``, with up to three similar names.
 
-    ``flag`` is how the user wrote it (``--exclude decodr``), ``whose`` says whose keys: "source", "destination".
+    ``flag`` is what the user wrote (``--exclude decodr``), ``whose`` the owner of the keys: "source", "destination".
     """
     head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
     if pattern.is_anchored:
@@ -47,9 +47,9 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
 
 
 def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
-    """Return a note on each pattern, with its option, that matches less of ``keys`` than was meant.
+    """Return a note on each pattern, with its option, that probably matches less of ``keys`` than was meant.
 
-    It is anchored and matches far more deeper down, or a word of its lists matches nothing.
+    That is a pattern which is anchored and matches far more deeper down, or has a word in a list that matches nothing.
     """
     given = list(flags)
     return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
@@ -68,7 +68,7 @@ def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: S
 
 
 def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note on each word of a list in a pattern that matches nothing, with the names that are near."""
+    """Yield a note on each word in a list of a pattern that matches nothing, with similar names."""
     words = list(islice(pattern.alternatives(), WORDS + 1))
     if len(words) > WORDS:
         return
@@ -80,12 +80,12 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _may_be_deeper(pattern: KeyPattern) -> bool:
-    """Whether a pattern is anchored; a bare number names the one module, not all of that number."""
+    """Return whether a pattern is anchored; a bare number names that one module, not all with that number."""
     return pattern.is_anchored and not pattern.text.isdigit()
 
 
 def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
-    """Return how many keys each pattern matches, in one walk over them."""
+    """Return how many keys each pattern matches, counted in one pass over them."""
     return [len(hits) for hits in KeyMatcher(patterns).hits(keys)] if patterns else []
 
 
@@ -110,9 +110,9 @@ def _beginnings(keys: Iterable[str]) -> str:
 
 
 def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
-    """Return up to three keys or modules whose names are near ``text``, with the number of keys in each.
+    """Return up to three keys or modules with names similar to ``text``, and the number of keys in each.
 
-    Names that differ only in their numbers or in upper and lower case count as one: the first speaks for all.
+    Names that differ only in their numbers or in upper and lower case count as one: the first represents all.
     """
     sizes: Counter[str] = Counter()
     for key in keys:
@@ -133,7 +133,7 @@ def _plain(name: str) -> str:
 
 
 def _modules(key: str) -> Iterator[str]:
-    """Yield the modules a key lies in, down to a depth, and the key itself unless nobody could have meant it."""
+    """Yield the modules that contain a key, down to a depth, and the key itself unless it is too long to be meant."""
     end = key.find(".")
     for _ in range(DEEPEST):
         if not 0 <= end <= LONGEST:
@@ -144,31 +144,31 @@ def _modules(key: str) -> Iterator[str]:
         yield key
 
 
-# ``--include`` and ``--exclude`` of what only looks: the keys that are left, and what there is to say.
+# ``--include`` and ``--exclude`` of the verbs that only read.
 
 Given = Iterable[str] | None
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The keys that patterns leave, in their order, and notes on patterns that may have been meant otherwise."""
+class ChosenKeys:
+    """The keys that the patterns select, in their order, and notes on patterns that may not do what was meant."""
 
     keys: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
-def chosen_keys(keys: Sequence[str], include: Given = (), exclude: Given = (), *, whose: str = "source") -> Chosen:
-    """Return the keys that ``include`` matches, all if there is none, and ``exclude`` does not.
+def chosen_keys(keys: Sequence[str], include: Given = (), exclude: Given = (), *, whose: str = "source") -> ChosenKeys:
+    """Return the keys that ``include`` matches (all without it) and ``exclude`` does not.
 
-    Raises PatternError for a pattern that matches none; ``whose`` says in its message whose keys they are.
+    Raises PatternError for a pattern that matches none; its message names the owner of the keys, ``whose``.
     """
     notes: list[str] = []
     wanted = _matched("--include", include, keys, notes, whose)
     unwanted = _matched("--exclude", exclude, keys, notes, whose)
     if wanted is None and unwanted is None:
-        return Chosen(tuple(keys))
+        return ChosenKeys(tuple(keys))
     left = (key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
-    return Chosen(tuple(left), tuple(notes))
+    return ChosenKeys(tuple(left), tuple(notes))
 
 
 def _matched(option: str, given: Given, keys: Sequence[str], notes: list[str], whose: str) -> set[str] | None:

@@ -1,6 +1,6 @@
-"""Finds the ``--map`` rules that rename a set of keys as wanted, as few and as general as they can be.
+"""Finds ``--map`` rules that rename a set of keys as wanted: as few and as general as possible.
 
-A rule is only ever taken when it is right for every key that it matches, so their order does not matter.
+A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ __all__ = ["left_out", "rules_for", "unspelled"]
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAMES = "nmk"
-"""What rules call the numbers that they leave open; with more of them a rule is not sought."""
+"""Names for the numbers that a rule leaves open; rules with more open numbers are not tried."""
 
 TRIES = 2_000_000
-"""How often rules are tried on keys; beyond, keys are renamed one by one. Real models need a few tries for each."""
+"""Most trials of rules on keys; after that, keys are renamed one by one. Real models need a few trials per key."""
 PARSING = 20
-"""How many tries the reading of a rule counts for."""
+"""The cost of parsing one rule, counted in trials."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
     text: str
     covers: tuple[int, ...]
-    """The positions of the keys that it renames."""
+    """The positions of the keys that the rule renames."""
 
 
 @dataclass
-class _Index:
+class _KeyIndex:
     """The keys under each module, and under each module with its numbers left open.
 
     A module is written with a dot before each segment: ".a.b", and "" for the top level, which "." is not.
@@ -47,7 +47,7 @@ class _Index:
     left: int
 
     @staticmethod
-    def of(names: Mapping[str, str]) -> _Index:
+    def of(names: Mapping[str, str]) -> _KeyIndex:
         under: dict[str, list[int]] = {"": list(range(len(names)))}
         alike: dict[str, list[int]] = {}
         for position, key in enumerate(names):
@@ -56,16 +56,16 @@ class _Index:
                 plain, open_ = f"{plain}.{part}", f"{open_}.{_opened_part(part)}"
                 under.setdefault(plain, []).append(position)
                 alike.setdefault(open_, []).append(position)
-        return _Index(names, list(names), under, alike, TRIES)
+        return _KeyIndex(names, list(names), under, alike, TRIES)
 
 
 def rules_for(names: Mapping[str, str]) -> list[str]:
     """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none.
 
-    Each can stand in a map file and on a terminal. A key is left out where no rule can spell its new name, or all
-    that are right for it would be wrong for another.
+    Each can be written in a map file and on a command line. A key is left out if no rule can produce its new name, or
+    if every rule that is right for it would be wrong for another key.
     """
-    index = _Index.of(names)
+    index = _KeyIndex.of(names)
     candidates: dict[str, _Candidate | None] = {}
     for position, (key, name) in enumerate(names.items()):
         if key != name:
@@ -81,19 +81,19 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
 
 
 def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
-    """Return the keys of ``names`` that rules do not rename as wanted."""
+    """Return the keys of ``names`` that the rules do not rename as wanted."""
     done = rename(list(names), [parse_rule(text) for text in rules]).names
     return [key for key, name in names.items() if done[key] != (name,)]
 
 
 def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:
-    """Return a note on how many keys had to be left out of the rules for ``names``, if any."""
+    """Return a note on the number of keys that no rule for ``names`` covers, if there are any."""
     number = len(left_out(names, rules))
     return (f"no rule can spell {number} of the new names",) if number else ()
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield rules to which earlier ones leave a key; others would be errors."""
+    """Yield the rules that still have a key after the earlier ones; a rule without keys would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):
@@ -101,21 +101,21 @@ def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
             taken.update(rule.covers)
 
 
-def _find(position: int, old: str, new: str, index: _Index, *, into: dict[str, _Candidate | None]) -> None:
-    """Put the widest rule that is right for a key, and for all that it matches, among the candidates."""
+def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str, _Candidate | None]) -> None:
+    """Add the most general rule that is right for a key, and for every other key that it matches, to the candidates."""
     for text, positions in _generalisations(old, new, index):
         if text not in into:
             into[text] = _checked(text, positions, index) if index.left > 0 else None
         if into[text] is not None:
             return
-    # a key that is a module's name too, that no pattern spells, or one too many to look further
+    # the key is also the name of a module, no pattern can spell it, or the limit of trials is reached
     plain, exact = spelled([old], [new]), spelled_exactly(old, new)
     text = plain if index.under[_dotted(old.split("."))] == [position] and _checked(plain, [position], index) else exact
     into[text] = _checked(text, [position], index)
 
 
-def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield rules that rename one key, and the keys they may match: the widest first, numbers left open or not."""
+def _generalisations(old: str, new: str, index: _KeyIndex) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield rules that rename one key, with the keys they may match: the most general first."""
     a, b = old.split("."), new.split(".")
     shared = 0
     while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
@@ -138,7 +138,7 @@ def _opened_part(part: str) -> str:
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    """Yield rules with numbers left open: those that both sides have, or all of them, shifted."""
+    """Yield rules with open numbers: those that both sides share, or all of them, shifted."""
     here = [i for i, part in enumerate(left) if _NUMBER.fullmatch(part)]
     there = [i for i, part in enumerate(right) if _NUMBER.fullmatch(part)]
     equal: list[tuple[int, int]] = []
@@ -158,8 +158,8 @@ def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tup
     return rule_text(".".join(pattern), ".".join(target))
 
 
-def _checked(text: str, positions: Sequence[int], index: _Index) -> _Candidate | None:
-    """Return a rule with the keys it renames, None where it is none or is wrong for one of them."""
+def _checked(text: str, positions: Sequence[int], index: _KeyIndex) -> _Candidate | None:
+    """Return a rule with the keys that it renames, None if it is not valid or is wrong for one of them."""
     index.left -= PARSING
     if not is_printable(text):
         return None

@@ -1,7 +1,7 @@
-"""Many patterns against many keys at once.
+"""Matches many patterns against many keys at once.
 
-Patterns walk a key segment by segment. Which patterns are how far along is one state, and where a state goes on
-a given segment is worked out once and remembered: a deterministic automaton, built as keys need it. Its
+Patterns walk a key segment by segment. One state holds how far each pattern has come; the state that follows it on a
+given segment is computed once and remembered: a deterministic automaton, built as keys need it. Its
 alphabet is the distinct segments of the keys, of which even a very large checkpoint has few.
 """
 
@@ -17,26 +17,26 @@ __all__ = ["KeyMatcher"]
 
 
 @dataclass(slots=True)
-class _State:
-    """Some patterns are done (``matched``), others stand before their segment ``at``."""
+class _MatcherState:
+    """Some patterns are done (``matched``), others wait (``waiting``: the pattern and the segment that comes next)."""
 
     matched: frozenset[int]
     waiting: frozenset[tuple[int, int]]
-    after: dict[str, _State] = field(default_factory=dict)
+    after: dict[str, _MatcherState] = field(default_factory=dict)
 
 
 class KeyMatcher:
-    """Decides for each key which of the patterns match it."""
+    """Finds the patterns that match each key."""
 
     def __init__(self, patterns: Sequence[KeyPattern]) -> None:
         self.patterns = tuple(patterns)
         self._dotted = [i for i, p in enumerate(self.patterns) if p.by_segment]
         self._single = [i for i, p in enumerate(self.patterns) if not p.by_segment]
-        self._states: dict[tuple[frozenset[int], frozenset[tuple[int, int]]], _State] = {}
+        self._states: dict[tuple[frozenset[int], frozenset[tuple[int, int]]], _MatcherState] = {}
         self._start = self._state(set(), {(i, 0) for i in self._dotted})
 
     def match(self, key: str) -> frozenset[int]:
-        """Return the indices of the patterns that match ``key`` or a module it lies in."""
+        """Return the indices of the patterns that match ``key`` or a module that contains it."""
         state = self._start
         for segment in key.split(".") if self._dotted else ():
             state = state.after.get(segment) or self._step(state, segment)
@@ -45,14 +45,14 @@ class KeyMatcher:
         return state.matched.union(i for i in self._single if self.patterns[i].matches(key))
 
     def hits(self, keys: Iterable[str]) -> list[list[str]]:
-        """Return for each pattern the keys it matches, in their order."""
+        """Return the keys that each pattern matches, in their order."""
         found: list[list[str]] = [[] for _ in self.patterns]
         for key in keys:
             for index in self.match(key):
                 found[index].append(key)
         return found
 
-    def _step(self, state: _State, segment: str) -> _State:
+    def _step(self, state: _MatcherState, segment: str) -> _MatcherState:
         waiting: set[tuple[int, int]] = set()
         for index, at in state.waiting:
             wanted = self.patterns[index].segments[at]
@@ -64,8 +64,8 @@ class KeyMatcher:
         state.after[segment] = following
         return following
 
-    def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _State:
-        """Return the one state for these positions, closed over a ``**`` that stands for nothing."""
+    def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
+        """Return the one state for these positions, with each ``**`` also skipped, since it may match no segment."""
         closed: set[tuple[int, int]] = set()
         for index, at in waiting:
             segments = self.patterns[index].segments
@@ -78,5 +78,5 @@ class KeyMatcher:
         left = frozenset((i, at) for i, at in closed if i not in matched)
         known = (frozenset(matched), left)
         if known not in self._states:
-            self._states[known] = _State(*known)
+            self._states[known] = _MatcherState(*known)
         return self._states[known]

@@ -1,4 +1,4 @@
-"""Key patterns: what a single key must look like to match, and what is caught in it.
+"""Key patterns: which keys they match, and what they capture in one key.
 
     pattern  = "re:" regex | segment { "." segment }
     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
@@ -24,10 +24,10 @@ __all__ = ["Captures", "KeyPattern", "OptionPattern", "with_equals"]
 
 @dataclass(frozen=True)
 class Captures:
-    """What a pattern caught in one key.
+    """The captures of a pattern in one key.
 
-    ``ordered`` holds all captures as they stand, ``stars`` and ``doubles`` those of one kind, ``named`` the
-    ``{n}`` (or named groups). ``rest`` is what follows the module that the pattern named, with its dot.
+    ``ordered`` holds all captures in their order, ``stars`` and ``doubles`` those of one kind, ``named`` the
+    ``{n}`` (or named groups). ``rest`` is the part of the key after the module that the pattern names, with its dot.
     """
 
     ordered: tuple[str, ...] = ()
@@ -38,11 +38,11 @@ class Captures:
 
 
 MAX_CHARACTERS = 100_000
-"""Of one pattern. A list of thousands of names is shorter; one without end would be compared for ever."""
+"""Longest text of one pattern. A list of thousands of names is shorter; without a limit matching might never end."""
 
 
 class KeyPattern:
-    """A parsed key pattern; raises PatternError when the text is not one."""
+    """A parsed key pattern; raises PatternError if the text is not one."""
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS:
@@ -59,9 +59,9 @@ class KeyPattern:
 
     @classmethod
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
-        """Return the pattern that stands ``before`` and ``behind`` other words of a user, as in ``--map PATTERN=TO``.
+        """Return the pattern that is written between ``before`` and ``behind``, as in ``--map PATTERN=TO``.
 
-        Raises PatternError; where it is for a dot too many, with all of it as it should be.
+        Raises PatternError; for a superfluous dot the hint has the whole text without it.
         """
         try:
             return cls(text)
@@ -76,12 +76,12 @@ class KeyPattern:
 
     @property
     def is_anchored(self) -> bool:
-        """Whether the pattern can only match from the start of a key."""
+        """Return whether the pattern can only match from the start of a key."""
         return bool(self.segments) and self.segments[0] is not DOUBLE
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The captures in the order they stand: ``star``, ``double``, or the name of a number (once)."""
+        """The captures in their order: ``star``, ``double``, or the name of a number (once)."""
         if self.expression is not None:
             names = {index: name for name, index in self.expression.groupindex.items()}
             return tuple(names.get(i, "star") for i in range(1, self.expression.groups + 1))
@@ -96,9 +96,9 @@ class KeyPattern:
 
     @cached_property
     def by_segment(self) -> bool:
-        """Whether the segments of a key can be judged one by one.
+        """Return whether the segments of a key can be matched one by one.
 
-        Not where one ``{n}`` stands twice, nor where a literal dot (escaped, or ``{a.b,c}``) spans segments of the key.
+        They cannot if one ``{n}`` occurs twice, or a literal dot (escaped, or ``{a.b,c}``) spans segments of the key.
         """
         tokens = [token for segment in self.segments for token in segment.tokens]
         names = [token.name for token in tokens if token.name]
@@ -106,7 +106,7 @@ class KeyPattern:
         return bool(self.segments) and len(names) == len(set(names)) and not dotted
 
     def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
-        """Yield each word of its lists, and the pattern with that word alone in the place of its list."""
+        """Yield each word of the pattern's lists, and the pattern with that word alone in place of its list."""
         for at, segment in enumerate(self.segments):
             for place, token in enumerate(segment.tokens):
                 for word in token.words if token.kind == "choice" and token.is_list else ():
@@ -116,14 +116,14 @@ class KeyPattern:
                     yield word, other
 
     def matches(self, key: str) -> bool:
-        """Whether ``key`` matches, or lies in a module that does."""
+        """Return whether ``key``, or a module that contains it, matches."""
         return self.captures(key) is not None
 
     def captures(self, key: str) -> Captures | None:
-        """Return what the pattern catches in ``key``; None when it does not match.
+        """Return what the pattern captures in ``key``, None if it does not match.
 
-        The longest part of the key that matches counts. Within it an earlier wildcard takes as little as it
-        can. A regular expression has to match the key to its end.
+        The longest part of the key that matches counts. Within it an earlier wildcard takes as little as possible.
+        A regular expression has to match the key to its end.
         """
         if self.expression is not None:
             found = self.expression.fullmatch(key)
@@ -138,7 +138,7 @@ class KeyPattern:
 
     @cached_property
     def _dotted(self) -> re.Pattern[str]:
-        """The pattern over ``"." + key``: every segment brings its own dot, so ``**`` may stand for none."""
+        """The expression for ``"." + key``: every segment has its own dot, so ``**`` may match no segment."""
         seen: set[str] = set()
         parts = []
         for segment in self.segments:
@@ -179,19 +179,19 @@ def _compiled(text: str) -> re.Pattern[str]:
         raise PatternError(f"{text} is not a regular expression: {error}.") from error
 
 
-# A key pattern together with the option that gave it, for messages. Pure.
+# A key pattern with the option that gave it, for messages.
 
 
 @dataclass(frozen=True)
 class OptionPattern:
-    """A pattern and the option it came with, for messages: ``--exclude decoder``."""
+    """A pattern and its option, for messages: ``--exclude decoder``."""
 
     option: str
     pattern: KeyPattern
 
     @staticmethod
     def of(option: str, text: str, behind: str = "") -> OptionPattern:
-        """Return the pattern of an option, which stands in front of ``behind``; raises PatternError."""
+        """Return the pattern of an option, written before ``behind``; raises PatternError."""
         return OptionPattern(option, KeyPattern.given(text, f"{option} ", behind))
 
     def __str__(self) -> str:
@@ -199,7 +199,7 @@ class OptionPattern:
 
 
 def with_equals(said: str, policies: Sequence[str]) -> str:
-    """Return the hint for a policy that stands behind a colon, ``head:init`` for ``head=init``; '' for any other."""
+    """Return the hint for a policy written after a colon, ``head:init`` for ``head=init``; '' for any other text."""
     named = "|".join(map(re.escape, policies))
     found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
     return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""

@@ -1,4 +1,4 @@
-"""Keys renamed by the first rule that matches, and sets of rules by name."""
+"""Renames keys by the first rule that matches, and holds the sets of rules that have a name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rules import Rule, parse_rule
 
 __all__ = ["RULESETS", "Renaming", "check_shadowed", "rename", "rules_of_sets"]
 
-# Rules that many people need, by name. A ruleset's rules apply where they match; it is an error when none does.
+# Rules that many users need, by name. A set's rules apply if they match; it is an error if none of them does.
 
 RULESETS: Mapping[str, tuple[str, ...]] = {
     # torch.nn.utils.weight_norm against torch.nn.utils.parametrizations.weight_norm (torch 2.0)
@@ -28,9 +28,9 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
     "ddp": ("module=",),
     # a LightningModule that keeps its network as self.model or self.net
     "lightning": ("model=", "net="),
-    # torch.compile, of any number of modules in each other
+    # torch.compile, for any number of nested modules
     "compile": ("**._orig_mod.**=**.**",),
-    # ESPnet's DeepSpeed trainer wraps its model, which is wrapped again when it is compiled
+    # ESPnet's DeepSpeed trainer wraps its model, which is wrapped again if it is compiled
     "espnet-deepspeed": ("module._orig_mod=", "module="),
     # the two misspelled names that SpeechBrain's parameter_transfer mends
     "speechbrain": (
@@ -40,13 +40,13 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
 }
 
 _AGAIN = frozenset({"compile"})
-"""Sets whose rules strip one wrapper of several: each application makes the key shorter."""
+"""Sets whose rules strip one of several wrappers: each application makes the key shorter."""
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     """Return the rules of named sets that match any of ``keys``.
 
-    Raises PatternError for a name that is not known, and for a set of which no rule matches.
+    Raises PatternError for an unknown name, and for a set whose rules all match nothing.
     """
     found: list[Rule] = []
     for name in names:
@@ -66,16 +66,16 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Renaming:
-    """The names of every key, several where its rule lists them, and which rule gave them (None: it kept its name)."""
+    """The new names of every key (several if its rule lists them), and the rule that gave them (None: name kept)."""
 
     names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The rules that earlier ones leave no key, and how many they match."""
+    """The rules that match keys but lose all of them to earlier rules, and how many keys they match."""
 
     def collisions(self) -> dict[str, list[str]]:
-        """Return the names on which several keys land, with those keys."""
+        """Return the names that several keys get, with those keys."""
         landed: dict[str, list[str]] = {}
         for key, names in self.names.items():
             for name in names:
@@ -87,17 +87,17 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
     names = rule.names(key)
     if not names:
         raise PatternError(
-            f"{rule.label} matches {escape(key)} segment by segment and not as a whole.",
-            hint="Please report it: it is a fault of ours.",
+            f"{rule.label} matches {escape(key)} segment by segment but not as a whole.",
+            hint="Please report this: it is a bug in ckptsurgeon.",
         )
     return names
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
-    """Rename every key by the first rule that matches it; no rule sees what another made.
+    """Rename every key by the first rule that matches it; no rule sees the result of another.
 
-    Rules that match nothing are not in ``used``, and ``check_shadowed`` is for those that match and never apply: the
-    caller, who knows every source, judges them.
+    Rules that match nothing are not in ``used``; ``check_shadowed`` finds those that match but never apply. The caller,
+    who knows every source, judges both.
     """
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
@@ -118,7 +118,7 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
 
 
 def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None:
-    """Raise PatternError for a rule that matches keys of some source, all of them taken by earlier rules."""
+    """Raise PatternError for a rule that matches keys of some source, but loses all of them to earlier rules."""
     used = {index for renaming in renamings for index in renaming.used}
     for index, rule in enumerate(rules):
         number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)

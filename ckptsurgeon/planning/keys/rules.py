@@ -1,8 +1,8 @@
-"""Rules that rename: ``pattern=target``.
+"""Rules that rename keys: ``pattern=target``.
 
     rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
     target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}";
-               a list "{2n,2n+1}" or range "{0..11}" stands for several names, each of which the tensor gets
+               a list "{2n,2n+1}" or range "{0..11}" gives several names, and the tensor gets each of them
 
 ``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
 """
@@ -18,7 +18,7 @@ from ...util.brief import Brief
 from ...util.text import escape
 from .pattern import Captures, KeyPattern
 from .spelling import undotted
-from .target import Target
+from .target import RuleTarget
 
 __all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
 
@@ -27,34 +27,33 @@ _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
 @dataclass(frozen=True, repr=False)
 class Rule(Brief):
-    """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all.
+    """A rule: the keys that it matches, and their new names. Without a ``pattern`` it adds a prefix to all keys.
 
-    A ``lenient`` rule, of a set, may be left without keys by earlier ones; an ``again`` one is applied to what it made
-    until it is for nothing more.
+    A ``lenient`` rule, of a set, may lose all its keys to earlier ones; an ``again`` rule is applied to its own result
+    until it no longer matches.
     """
 
     text: str
     pattern: KeyPattern | None
-    target: Target
+    target: RuleTarget
     lenient: bool = False
     again: bool = False
 
     @property
     def label(self) -> str:
-        """How messages name the rule: its text, behind the place it was read from."""
+        """The name of the rule in messages: its text, after the place it was read from."""
         return _label(self.text)
 
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
-        """Return the new name of ``key``, the first of several; None when the rule is not for it.
+        """Return the new name of ``key``, the first if there are several; None if the rule does not match it.
 
-        ``also`` are captures from elsewhere. Raises PatternError when nothing is left of the key or a number falls
-        below zero.
+        ``also`` are captures from elsewhere. Raises PatternError if the new name is empty or a number falls below zero.
         """
         names = self.names(key, also)
         return names[0] if names else None
 
     def names(self, key: str, also: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """Return all new names of ``key``, none when the rule is not for it; raises as ``apply`` does."""
+        """Return all new names of ``key``, an empty tuple if the rule does not match it; raises as ``apply`` does."""
         names = self._once(key, also)
         while self.again and names and (shorter := self._once(names[0], also)):
             names = shorter
@@ -77,41 +76,45 @@ class Rule(Brief):
         if "" in names:
             raise PatternError(
                 f"{self.label} leaves nothing of {escape(key)}.",
-                hint="Strip only what something follows.",
+                hint="Strip only prefixes that more of the key follows.",
             )
         return names
 
 
 def parse_rule(text: str) -> Rule:
-    """Return the rule that ``text`` spells.
+    """Return the rule that ``text`` describes.
 
-    Raises PatternError when it has no "=", a side is malformed, or the target uses what is not caught; of a line
-    of a map file, with its place in front.
+    Raises PatternError if it has no "=", a side is malformed, or the target uses something that is not captured; the
+    message for a line of a map file begins with its place.
     """
     at = _last_equals(text)
     if at < 0:
         raise PatternError(f"{_label(text)} has no '='.", hint="Write FROM=TO, as in encoder=model.encoder.")
     left, right = text[:at], text[at + 1 :]
     if not left and not right:
-        raise PatternError(f"{_label(text)} says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
+        raise PatternError(
+            f"{_label(text)} has neither FROM nor TO.", hint="Write FROM=TO, as in encoder=model.encoder."
+        )
     option = "" if isinstance(text, RuleLine) else "--map "
     try:
         pattern = KeyPattern.given(left, option, f"={undotted(right)}") if left else None
     except PatternError as error:
         raise PatternError(f"{_place(text)}{error.message}", hint=error.hint) from None
-    return Rule(text, pattern, Target(right, pattern, rule=_label(text), start=f"{left}="))
+    return Rule(text, pattern, RuleTarget(right, pattern, rule=_label(text), start=f"{left}="))
 
 
 def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
-    """Return the rule from a parsed pattern to a target, which may use the names in ``also`` too.
+    """Return the rule from a parsed pattern to a target, which may also use the names in ``also``.
 
-    Raises PatternError when the target is empty, malformed, or uses what is not caught.
+    Raises PatternError if the target is empty, malformed, or uses something that is not captured.
     """
     if not target:
-        raise PatternError(f"{label}: a name is empty.", hint="Name what the tensor becomes.")
-    made = Target(target, pattern, rule=label, also=also)
+        raise PatternError(f"{label}: a name is empty.", hint="Give the tensor's new name.")
+    made = RuleTarget(target, pattern, rule=label, also=also)
     if made.several:
-        raise PatternError(f"{label}: {escape(target)} is several names.", hint="Write each of them as one of a list.")
+        raise PatternError(
+            f"{label}: {escape(target)} stands for several names.", hint="Write each of them as one of a list."
+        )
     return Rule(f"{pattern.text}={target}", pattern, made)
 
 
@@ -140,7 +143,7 @@ def _last_equals(text: str) -> int:
 
 
 class RuleLine(str):
-    """A rule as it stands in a map file; ``place`` says where: ``names.map, line 3``."""
+    """A rule as written in a map file; ``place`` is its position: ``names.map, line 3``."""
 
     __slots__ = ("place",)
     place: str
@@ -154,9 +157,9 @@ class RuleLine(str):
 
 
 def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
-    """Return the rules of a map file, each a RuleLine: one a line, without blank lines and what a ``#`` begins.
+    """Return the rules of a map file as RuleLines: one for each line, without blank lines and ``#`` comments.
 
-    Inside a line it begins a comment behind a blank only. ``name`` is the file's, for the errors of its rules.
+    Within a line, ``#`` begins a comment only after a blank. ``name`` is the file's, for errors in its rules.
     """
     found: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -167,7 +170,7 @@ def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
 
 
 def _trimmed(text: str) -> str:
-    """Return a text without its outer blanks, but with one at its end that is escaped."""
+    """Return a text without blanks around it, except an escaped one at its end."""
     text = text.lstrip()
     short = text.rstrip()
     escapes = len(short) - len(short.rstrip("\\"))

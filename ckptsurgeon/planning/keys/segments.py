@@ -1,4 +1,4 @@
-"""The text of a key pattern, read from left to right into its dotted parts."""
+"""Parses the text of a key pattern into its dotted parts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...errors import PatternError
 
 __all__ = ["DOUBLE", "Segment", "Token", "parse_segments"]
 
-# One dotted part of a key pattern: its tokens, and what text they match.
+# One dotted part of a key pattern: its tokens, and the text that they match.
 
 INTEGER = "0|[1-9][0-9]*"
 
-# fnmatch2 splits at "/" and "\", and fnmatch gives these a meaning of its own. In a key they are letters like
+# fnmatch2 splits at "/" and "\", and fnmatch gives these a special meaning. In a key they are ordinary characters,
 # any other, so they are swapped for private-use characters, in the pattern and in the key alike.
 _AWKWARD = "/\\*?[]!^-&~|"
 _SHIELD = str.maketrans({char: chr(0xE000 + i) for i, char in enumerate(_AWKWARD)})
@@ -43,7 +43,7 @@ class Token:
 
     @property
     def globs(self) -> tuple[str, ...]:
-        """The token as fnmatch spells it, one entry for each alternative."""
+        """The token in fnmatch's syntax, one entry for each alternative."""
         if self.kind in ("text", "choice"):
             return tuple(word.translate(_SHIELD) for word in self.words)
         if self.kind == "class":
@@ -52,7 +52,7 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Whether a character that shields another is among those of the token."""
+        """Return whether a character that shields another is among those of the token."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 
@@ -79,7 +79,7 @@ def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
             members.append(low.translate(_SHIELD))
             continue
         members += [char.translate(_SHIELD) for char in _AWKWARD if low <= char <= high]
-        # The ends of a range must stay themselves; an awkward end moves to its nearest plain neighbour.
+        # The ends of a range must not change; an awkward end moves to its nearest plain neighbour.
         span = range(ord(low), ord(high) + 1)
         first = next((chr(c) for c in span if chr(c) not in _AWKWARD), None)
         last = next((chr(c) for c in reversed(span) if chr(c) not in _AWKWARD), None)
@@ -97,7 +97,7 @@ class Segment:
 
     @cached_property
     def _words(self) -> frozenset[str]:
-        """Every text the segment stands for, when it holds no wildcard."""
+        """Every text that the segment matches, if it has no wildcard."""
         if any(token.kind not in ("text", "choice") for token in self.tokens):
             return frozenset()
         return frozenset("".join(parts) for parts in product(*(token.words for token in self.tokens)))
@@ -113,11 +113,11 @@ class Segment:
 
     @cached_property
     def _beyond_fnmatch(self) -> bool:
-        """Whether the segment catches an integer, or speaks itself of the characters that shield others."""
+        """Return whether fnmatch cannot match it: it captures a number, or has characters that shield others."""
         return any(token.kind == "number" or token.meets_shields for token in self.tokens)
 
     def matches(self, text: str) -> bool:
-        """Whether one dotted part of a key matches."""
+        """Return whether one dotted part of a key matches."""
         if self._words:
             return text in self._words
         if self._beyond_fnmatch or not _SHIELDS.isdisjoint(text):
@@ -127,13 +127,13 @@ class Segment:
 
 
 DOUBLE = Segment("**", ())
-"""The segment that stands for any number of segments, none included."""
+"""The segment that matches any number of segments, including none."""
 
 
-# Reads the text of a key pattern, from left to right, into segments.
+# The parser: text to segments.
 
 MAX_ALTERNATIVES = 10_000
-"""How many spellings the braces of one segment may stand for."""
+"""Most alternatives that the braces of one segment may have."""
 
 _CLOSES = {"[": "]", "{": "}"}
 
@@ -141,7 +141,7 @@ _CLOSES = {"[": "]", "{": "}"}
 def parse_segments(text: str) -> tuple[Segment, ...]:
     """Return the segments of a pattern.
 
-    Raises PatternError when the text is not one.
+    Raises PatternError if the text is not a pattern.
     """
     return tuple(_segment(text, part) for part in _split(text))
 
@@ -261,7 +261,7 @@ def _brace(text: str, raw: str) -> Token:
 
 
 def _check_word(text: str, word: str) -> None:
-    """Raise PatternError where a word of a list would be a pattern outside of it: in a list it stands for itself."""
+    """Raise PatternError for a word of a list that would be a pattern outside it: in a list it is literal."""
     plain = re.sub(r"\\.", "x", word, flags=re.DOTALL)
     found = re.search(r"\*+|[?\[\]{]", plain)
     if found:
@@ -271,15 +271,15 @@ def _check_word(text: str, word: str) -> None:
             f"Write a pattern for each word of the list, or \\{found[0][0]} for the character.",
         )
     if word.startswith("re:"):
-        raise _fail(text, "re: is in a list, and begins whole patterns only", "Write \\re: for the characters.")
+        raise _fail(text, "re: is inside a list, but can only begin a whole pattern", "Write \\re: for the characters.")
     if re.fullmatch(r"[0-9]+\.\.[0-9]+", word):
-        raise _fail(text, f"{word} in a list is no range", "Write each number: {0,1,2,5}.")
+        raise _fail(text, f"{word} in a list is not a range", "Write each number: {0,1,2,5}.")
     if ".." in plain:
         raise _fail(text, f"{word} in a list has an empty segment", "Write no two dots in a row.")
 
 
 def _words(raw: str) -> list[str]:
-    """Split a list at its commas, escapes still in place."""
+    """Split a list at its commas; escapes are kept."""
     words = [""]
     for piece in re.findall(r"\\.|.", raw, re.DOTALL):
         if piece == ",":

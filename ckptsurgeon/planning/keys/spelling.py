@@ -1,4 +1,4 @@
-"""Names spelled as rules that mean just them; captures and dots as other tools spell them."""
+"""Writes names as rules that match exactly them; recognises captures and dots as other tools write them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
     "without_dots",
 ]
 
-# Dots too many at the ends of a name, or two in a row: what was meant without them.
+# Superfluous dots: at the ends of a name, or two in a row.
 
 _PIECE = re.compile(r"\\.|\[[^\]]*\]|\{[^{}]*\}|\.+|.", re.DOTALL)
 
 
 def undotted(text: str) -> str:
-    """Return a pattern or a target without dots at its ends, and with one where there are several in a row."""
+    """Return a pattern or a target without dots at its ends, and with a single dot instead of several in a row."""
     pieces = _PIECE.findall(text)
     first = 1 if pieces and _is_dots(pieces[0]) else 0
     end = len(pieces) - (1 if pieces and _is_dots(pieces[-1]) else 0)
@@ -34,7 +34,7 @@ def undotted(text: str) -> str:
 
 
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
-    """Return the hint for a pattern or a target with a dot too many, as it stands between other words of a user."""
+    """Return the hint for a pattern or a target with a superfluous dot; ``before`` and ``behind`` go around it."""
     at_ends = text.startswith(".") or text.endswith(".")
     why = "a module is named without the dot" if at_ends else "without two dots in a row"
     return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."
@@ -44,7 +44,7 @@ def _is_dots(piece: str) -> bool:
     return not piece.strip(".")
 
 
-# Captures as other tools spell them (``\1``, ``$1``), which here would be letters of a name without a word.
+# Captures in the syntax of other tools (``\1``, ``$1``), which would silently be literal characters of a name here.
 
 _FOREIGN = re.compile(
     r"\{[\\$](?P<inner>[0-9]+)\}"  # {\1}, {$1}
@@ -57,15 +57,15 @@ _FOREIGN = re.compile(
 
 
 def foreign_capture(text: str, names: Collection[str] = ()) -> str:
-    """Return the first capture of a target that is in the spelling of another tool, else ''.
+    """Return the first capture of a target that is in the syntax of another tool, else ''.
 
-    A bare ``$name`` is one only of the ``names`` that the pattern catches; any other is a name with a dollar.
+    A bare ``$name`` is a capture only if the pattern captures one of these ``names``; else the dollar is literal.
     """
     return next((found[0] for found in _FOREIGN.finditer(text) if _is_capture(found, names)), "")
 
 
 def in_our_spelling(text: str, names: Collection[str] = ()) -> str:
-    """Return a target with the captures of other tools spelled as ours: ``{1}``, ``{name}``."""
+    """Return a target with the captures of other tools in our syntax: ``{1}``, ``{name}``."""
     return _FOREIGN.sub(lambda found: f"{{{_inner(found)}}}" if _is_capture(found, names) else found[0], text)
 
 
@@ -78,7 +78,7 @@ def _inner(found: re.Match[str]) -> str:
 
 
 def spelling_hint(foreign: str, written: str, captures: int) -> str:
-    """Return what to do about a foreign capture; ``written`` is the rule in our spelling, '' where it has none."""
+    """Return the hint for a foreign capture; ``written`` is the rule in our syntax, '' if it has none."""
     char, name = ("$", "dollar") if "$" in foreign else ("\\", "backslash")
     literal = f"\\{char} is a {name} in the name"
     if written:
@@ -87,22 +87,22 @@ def spelling_hint(foreign: str, written: str, captures: int) -> str:
     return f"The pattern catches {caught}; {literal}."
 
 
-# Spells names as rules that mean just them, in a map file too.
+# Names as rules that match exactly them, in a map file too.
 
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
-"""What a pattern or a target gives a meaning, the beginning of a comment, and what other tools take for a capture."""
+"""Characters with a meaning in a pattern or a target, at the start of a comment, or in other tools' captures."""
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
-"""What ends a line, commands a terminal, or has no UTF-8."""
+"""Characters that end a line, control a terminal, or have no UTF-8."""
 _BOM = "\ufeff"
 
 
 def quoted(text: str) -> str:
-    """Return a text as a pattern or a target spells it."""
+    """Return a text escaped for a pattern or a target."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
 def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
-    """Return the rule of two sides, its outer blanks escaped; a regular expression only where ``kind`` is "re:"."""
+    """Return the rule of two sides, its outer blanks escaped; a regular expression only if ``kind`` is "re:"."""
     text = f"{kind}{pattern}={target}"
     if not kind and (text[0].isspace() or text.startswith(("re:", _BOM))):
         text = f"\\{text}"
@@ -115,11 +115,11 @@ def spelled(old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def spelled_exactly(old: str, new: str) -> str:
-    """Return the rule that renames one key alone, by a regular expression, which can spell any."""
+    """Return the rule that renames one key alone, by a regular expression, which can match any name."""
     expression = "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in old)
     return rule_text(expression, quoted(new), kind="re:")
 
 
 def is_printable(rule: str) -> bool:
-    """Whether a rule can be shown and stand in a line of a map file."""
+    """Return whether a rule can be printed and written in a line of a map file."""
     return not _UNPRINTABLE.search(rule)

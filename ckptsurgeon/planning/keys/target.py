@@ -1,4 +1,4 @@
-"""The right side of a rule: a text with places for what the pattern caught, and lists for several names."""
+"""The right side of a rule: a text with places for the captures of the pattern, and lists for several names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...util.text import escape
 from .pattern import Captures, KeyPattern
 from .spelling import foreign_capture, in_our_spelling, spelling_hint, undotted, without_dots
 
-__all__ = ["Target"]
+__all__ = ["RuleTarget"]
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -24,9 +24,9 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mod: operator.mod,
 }
 MAX_DIGITS = 18
-"""Longest number a rule may compute with: a layer, not an attack."""
+"""Longest number that a rule may compute with: long enough for a layer's, too short for an attack."""
 MAX_NAMES = 10_000
-"""How many names the lists of one target may stand for."""
+"""Most names that the lists of one target may produce."""
 
 _PIECE = re.compile(
     r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL
@@ -34,21 +34,21 @@ _PIECE = re.compile(
 
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _WORDS = re.compile(r"(?:[A-Za-z_]\w*|[0-9]+)(?:\.(?:[A-Za-z_]\w*|[0-9]+))*", re.ASCII)
-"""What stands for itself in a list: a word, a number, a module's path."""
+"""Literal items of a list: a word, a number, a module's path."""
 _IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
 """A number before a name, which it multiplies: 2n."""
 
 Part = str | Callable[[Captures], str]
 Choice = tuple[Part, ...]
-"""What may stand in one place: one part, or the several of a list."""
+"""The alternatives for one place: one part, or the several of a list."""
 _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
-class Target:
-    """A parsed target; raises PatternError when it asks for what ``pattern`` does not catch.
+class RuleTarget:
+    """A parsed target; raises PatternError if it uses what ``pattern`` does not capture.
 
-    ``rule`` is how messages name the rule it belongs to, ``start`` how it begins (``pattern=``), ``also`` names what it
-    may use beside the captures.
+    ``rule`` names the rule in messages, ``start`` is its beginning (``pattern=``), ``also`` are names that it may use
+    in addition to the captures.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Target:
             raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
 
     def render(self, caught: Captures) -> list[str]:
-        """Return the text with the captures in place, once for each of what its lists stand for.
+        """Return the text with the captures filled in, once for each combination of its lists' items.
 
-        Segments that ``**`` left empty are dropped. Raises ValueError when a number falls below zero or is divided by
+        Segments that ``**`` left empty are dropped. Raises ValueError if a number falls below zero or is divided by
         zero.
         """
         return [self._joined(parts, caught) for parts in self._spelled]
@@ -86,10 +86,10 @@ class Target:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule with its captures in our spelling, '' where that is not one either."""
+        """Return the rule with its captures in our syntax, '' if that is not valid either."""
         ours = in_our_spelling(self.text, self._bound())
         try:
-            readable = not foreign_capture(ours, self._bound()) and Target(
+            readable = not foreign_capture(ours, self._bound()) and RuleTarget(
                 ours, pattern, rule=self._rule, also=self._also
             )
         except PatternError:
@@ -111,7 +111,7 @@ class Target:
 
     def _star(self, kind: str, raw: str, used: dict[str, int]) -> Part:
         if len(raw) > 2 or (self._loose and raw == "**"):
-            raise self._fail(f"{raw!r} stands for no capture")
+            raise self._fail(f"{raw!r} does not stand for a capture")
         index = used[kind]
         used[kind] += 1
         have = sum(k == kind for k in self._kinds)
@@ -122,7 +122,7 @@ class Target:
         return lambda caught: caught.doubles[index]
 
     def _list(self, raw: str) -> Choice:
-        """Return what a list or range stands for: words and numbers as they are, or what is computed of captures."""
+        """Return the alternatives of a list or range: literal words and numbers, or values computed from captures."""
         numbers = _RANGE.fullmatch(raw)
         if numbers:
             low, high = int(numbers[1]), int(numbers[2])
@@ -140,7 +140,7 @@ class Target:
         return word if _WORDS.fullmatch(word) and not computed else self._brace(word)
 
     def _bound(self) -> set[str]:
-        """Return the names that may be computed with."""
+        """Return the names that can be used in arithmetic."""
         return {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
 
     def _brace(self, raw: str) -> Part:
@@ -169,7 +169,7 @@ class Target:
             raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC) from None
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id not in names:
-                raise self._fail(f"{{{raw}}} uses {part.id}, which the pattern does not bind", "Write {n} there.")
+                raise self._fail(f"{{{raw}}} uses {part.id}, which the pattern does not capture", "Write {n} there.")
         if not _is_arithmetic(node):
             raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC)
         return node

@@ -1,4 +1,4 @@
-"""PEFT's ``adapter_config.json`` of an extracted adapter, and a check of an edited plan against it."""
+"""PEFT's ``adapter_config.json`` for an extracted adapter, and the check of an edited plan against it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 
 
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
-    """Return the configuration of the adapter that steps make, of a network with ``keys``.
+    """Return the configuration of the adapter that the steps make, for a network with ``keys``.
 
-    Targets have their whole names; what most have, rank and alpha, is that of the largest rank, and others have their
-    own. Raises PlanError where the steps make no adapter.
+    Targets have their full names. Rank and alpha are those of the largest rank; modules with others have their own
+    entries. Raises PlanError if the steps do not make an adapter.
     """
     factored = _factored(steps)
     first = max(factored.values(), key=lambda step: _factor(step).rank)
@@ -58,18 +58,18 @@ def _factor(step: Step) -> Factor:
 
 
 def _alpha(step: Step) -> float:
-    """Return the alpha with which PEFT, which divides by the rank, has a factor's scale: whole where it is so."""
+    """Return alpha, which PEFT divides by the rank to get a factor's scale; an integer if it is whole."""
     alpha = float(f"{_factor(step).scale * _factor(step).rank:.15g}")
     return int(alpha) if alpha.is_integer() else alpha
 
 
 def _factored(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return the first factor of each module; raises PlanError where there is not just one A and one B alike."""
+    """Return the first factor of each module; raises PlanError unless each has exactly one A and one matching B."""
     parts: dict[str, dict[str, Step]] = {}
     for step in steps:
         name = factor_name(step.key)
         if (name is None) != (step.factor is None) or not step.key.startswith(PREFIX):
-            raise _no_adapter(f"{escape(step.key)} is no name of PEFT's for what is made by {step.op}")
+            raise _no_adapter(f"{escape(step.key)} is not a PEFT name for a tensor made by {step.op}")
         if name is not None and step.factor is not None:
             if step.factor.part != name.part:
                 raise _no_adapter(f"{escape(step.key)} is to be made as factor {escape(step.factor.part)}")
@@ -83,19 +83,19 @@ def _factored(steps: Sequence[Step]) -> dict[str, Step]:
 
 def _check_pair(module: str, pair: Mapping[str, Step]) -> None:
     if {ending.rpartition("_")[0] for ending in pair} not in ({"lora"}, {"lora_embedding"}) or len(pair) != 2:
-        raise _no_adapter(f"{escape(module)} has not one factor A and one B")
+        raise _no_adapter(f"{escape(module)} does not have exactly one factor A and one factor B")
     first, second = pair.values()
-    ours, theirs = ((one.inputs, _told(_factor(one))) for one in (first, second))
+    ours, theirs = ((one.inputs, _factor_settings(_factor(one))) for one in (first, second))
     if ours != theirs:
-        raise _no_adapter(f"the two factors of {escape(module)} are of other ranks, scales or tensors")
+        raise _no_adapter(f"the two factors of {escape(module)} have different ranks, scales or tensors")
 
 
-def _told(factor: Factor) -> tuple[int, float, bool, int]:
+def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:
     return factor.rank, factor.scale, factor.transposed, factor.seed
 
 
 def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return the biases that go with factors, and what PEFT is to save: whole modules, and parameters of others."""
+    """Return the biases of layers with factors, and what PEFT saves: whole modules, and single parameters of others."""
     within = {module_of(module) for module in map(module_of, keys)} | {""}
     biases: list[str] = []
     saved: dict[str, None] = {}
@@ -114,22 +114,22 @@ def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str])
 
 
 def _check_whole(saved: Collection[str], names: Collection[str], keys: Collection[str]) -> None:
-    """Raise PlanError where not all of a module is saved: PEFT would not open that."""
+    """Raise PlanError if a module is saved only partly: PEFT could not open that."""
     lacking = [key for key in keys if module_of(key) in saved and key not in set(names)]
     if lacking:
-        raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, and not {escape(lacking[0])}")
+        raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, but not {escape(lacking[0])}")
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return a name as no other module ends: PEFT saves all modules that do."""
+    """Return a name that is the end of no other module's name: PEFT saves all modules that end so."""
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 
 def _transposed(factors: Collection[Step]) -> bool:
-    """Whether there are weights that are (in, out).
+    """Return whether there are weights that are (in, out).
 
-    PEFT tells them by the type of the layer: where some are not, those are that have the names of transformers' Conv1D.
-    Raises PlanError where it is others.
+    PEFT knows them by the type of the layer. If only some weights are (in, out), they must be exactly those with the
+    names of transformers' Conv1D; raises PlanError if they are not.
     """
     matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
     lie = {step.source_key: _factor(step).transposed for step in matrices}
@@ -139,7 +139,7 @@ def _transposed(factors: Collection[Step]) -> bool:
 
 
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
-    """Return the names of layers, or, where others end with one of them, an expression that is these alone."""
+    """Return the names of layers or, if other modules end with one of them, an expression for exactly these."""
     chosen = set(modules)
     others = set(map(module_of, keys)) - chosen
     tails = {other[at + 1 :] for other in others for at in range(len(other)) if other[at] == "."}
@@ -147,25 +147,27 @@ def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
 
 
 def _no_adapter(why: str) -> PlanError:
-    return PlanError(f"the plan makes no adapter that PEFT opens: {why}.", hint="Plan again, with other options.")
+    return PlanError(
+        f"the plan does not make an adapter that PEFT can open: {why}.", hint="Plan again, with other options."
+    )
 
 
-# Holds a plan of an adapter, which may have been edited, against the configuration that goes with it. Pure.
+# Checks a plan of an adapter, which may have been edited, against its configuration.
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 FREE = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
-"""Settings that say nothing of the tensors."""
+"""Settings that do not depend on the tensors."""
 
 
 def check_adapter(plan: Plan, keys: Collection[str]) -> None:
-    """Raise PlanError where a plan makes an adapter of a network with ``keys`` that its configuration does not fit."""
+    """Raise PlanError if the adapter that a plan makes, for a network with ``keys``, does not fit its configuration."""
     configs = [one for one in plan.target.companions if one.name == CONFIG]
     if not any(step.op == "factor" for step in plan.steps) and not any(one.text for one in configs):
         return
     if plan.target.weights != WEIGHTS or not configs:
         raise _contradicts(f"it makes an adapter, which is {WEIGHTS} and {CONFIG}")
-    wanted, said = adapter_config(plan.steps, keys, ""), _said(configs[0])
+    wanted, said = adapter_config(plan.steps, keys, ""), _settings_of(configs[0])
     for name in sorted((wanted.keys() | said.keys()) - FREE):
         if name not in wanted:
             raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which its steps do not")
@@ -174,18 +176,18 @@ def check_adapter(plan: Plan, keys: Collection[str]) -> None:
             raise _contradicts(f"its {CONFIG} has {there} for {name}, its steps make that {brief_repr(wanted[name])}")
 
 
-def _said(config: PlanCompanion) -> Mapping[str, Any]:
+def _settings_of(config: PlanCompanion) -> Mapping[str, Any]:
     try:
         data = json.loads(config.text)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        raise _contradicts(f"its {CONFIG} is no JSON object")
+        raise _contradicts(f"its {CONFIG} is not a JSON object")
     return data
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two settings are alike, their types included; of lists of names the order does not count."""
+    """Return whether two settings are equal, types included; the order of lists of names does not count."""
     if isinstance(ours, list) and isinstance(theirs, list):
         ours, theirs = sorted(map(str, ours)), sorted(map(str, theirs))
     return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The planner of ``lora extract``: an adapter that brings a base to what was tuned from it."""
+"""The planner of ``lora extract``: an adapter that turns a base into a tuned model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..quantised import refuse_codes
 from ..transplant.select import SourceView
 from .config import CONFIG, WEIGHTS, adapter_config
 from .steps import (
-    Extraction,
-    Sorted,
+    ExtractOptions,
+    SortedKeys,
     check_extraction,
     factor_steps,
     is_convolution,
     is_embedding,
-    lies_transposed,
+    is_transposed,
     module_of,
     rank_of,
     saved_name,
@@ -33,37 +33,37 @@ from .steps import (
     sorted_keys,
 )
 
-__all__ = ["extract_notes", "lying_notes", "plan_lora_extract", "with_tied"]
+__all__ = ["extract_notes", "layout_notes", "plan_lora_extract", "with_tied"]
 
-# What is said of the way round that extracted weights lie, (out, in) or (in, out). Pure.
+# Notes on the layout of extracted weights, (out, in) or (in, out).
 
 
-def lying_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
-    """Yield which layers are (in, out) without being asked for, which are not though asked for, and which could be."""
+def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
+    """Yield notes on layers whose layout is not the one asked for, and on those whose layout is uncertain."""
     layers = [key for key in found.factored if len(tuned[key].shape) == 2 and not is_embedding(key)]
-    lie = {key: lies_transposed(key, tuned[key].shape, asked) for key in layers}
+    lie = {key: is_transposed(key, tuned[key].shape, asked) for key in layers}
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
     if asked.model and odd:
         kind = "Linear" if asked.transposed else "Conv1D"
         what = "--fan-in-fan-out is not for" if asked.transposed else "fan_in_fan_out is true, for"
-        yield f"config.json says {asked.model.kind}, so {what} {count(len(odd), kind, kind)}: {listing(odd, where='')}"
+        yield f"config.json has {asked.model.kind}, so {what} {count(len(odd), kind, kind)}: {listing(odd, where='')}"
     named = [module_of(key) for key, lies in lie.items() if is_named_conv1d(key) and not lies]
     if asked.model is None and named:
         yield (
-            f"{count(len(named), 'module')} called as GPT-2's Conv1D are, taken as (out, in) without --fan-in-fan-out: "
+            f"{count(len(named), 'module')} named like GPT-2's Conv1D, taken as (out, in) without --fan-in-fan-out: "
             f"{listing(named, where='')}"
         )
 
 
-# What is said of an adapter beside its plan: how weights lie, ranks that are cut, convolutions, what is left. Pure.
+# Notes on an adapter: layout of weights, ranks that are cut, convolutions, tensors that are left out.
 
 
-def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
-    """Yield what a user should know of an adapter."""
-    yield from lying_notes(found, tuned, asked)
+def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
+    """Yield the notes that a user should read about an adapter."""
+    yield from layout_notes(found, tuned, asked)
     if asked.embeddings and not any(map(is_embedding, found.factored)):
-        yield "--embeddings changes nothing: nothing that differs has the name of an embedding"
-    yield from _cut(found, tuned, asked)
+        yield "--embeddings changes nothing: no tensor that differs has the name of an embedding"
+    yield from _cut_rank_notes(found, tuned, asked)
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
         yield (
@@ -71,14 +71,14 @@ def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extract
             f" and PEFT does not merge (leave those out with --exclude): {listing(convolutions, where='')}"
         )
     if found.left:
-        hint = "; --save-modules saves what is no weight of a layer" if found.savable else ""
+        hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
         left = listing(found.left, where="")
         many = "that differ are" if len(found.left) > 1 else "that differs is"
         yield f"{count(len(found.left), 'tensor')} {many} not in the adapter: {left}{hint}"
 
 
-def _cut(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
-    """Yield which modules have a smaller rank than was asked for, by their rank."""
+def _cut_rank_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
+    """Yield a note for each rank below the requested one, with its modules."""
     smaller: dict[int, list[str]] = {}
     for key in found.factored:
         rank = rank_of(tuned[key].shape, asked)
@@ -95,18 +95,18 @@ def plan_lora_extract(
     tuned: SourceView,
     base: SourceView,
     differing: Collection[str],
-    asked: Extraction,
+    asked: ExtractOptions,
     *,
     tied: Sequence[Mapping[str, str]] = ({}, {}),
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan an adapter of those keys of ``tuned`` that differ from the base's; ``tuned`` is the first source.
+    """Return the plan of an adapter for those keys of ``tuned``, the first source, that differ from the base's.
 
-    ``tied`` names for each of the two an output layer that it has not because it is the embedding, with that: PEFT
-    adapts the two apart.
+    ``tied`` has, for each of the two, the output layer that it does not store because it is the embedding, and that
+    embedding: PEFT adapts the two separately.
 
-    Raises PlanError where nothing differs, nothing of it can be in an adapter or it is quantised, PatternError for a
+    Raises PlanError if nothing differs, no difference can be in an adapter or a tensor is quantised, PatternError for a
     pattern that matches nothing.
     """
     check_extraction(asked)
@@ -132,12 +132,12 @@ def plan_lora_extract(
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
         arguments=arguments or {},
-        notes=(*notes, *overlooked, *_apart(found, tied), *extract_notes(found, ours, asked)),
+        notes=(*notes, *overlooked, *_untied_notes(found, tied), *extract_notes(found, ours, asked)),
     )
 
 
 def with_tied(tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Mapping[str, TensorInfo]:
-    """Return tensors with the output layers that are others of them, which go by their own names."""
+    """Return tensors with the output layers that are tied to others, under their own names."""
     return {**tensors, **{head: tensors[key] for head, key in heads.items()}} if heads else tensors
 
 
@@ -146,24 +146,24 @@ def _input(source: int, key: str, tensors: Mapping[str, TensorInfo], heads: Mapp
     return Input(source, heads.get(key, key), info.dtype, info.shape)
 
 
-def _apart(found: Sorted, tied: Sequence[Mapping[str, str]]) -> list[str]:
-    """Say which output layer is adapted for itself, though it is the embedding."""
+def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a note on an output layer that is adapted separately although it is the embedding."""
     adapted = {*found.factored, *found.saved}
     pairs = [f"{escape(head)} ({escape(key)})" for head, key in {**tied[0], **tied[1]}.items() if head in adapted]
     return (
-        [f"the adapter has the output layer beside the embedding, which PEFT takes apart: {listing(pairs)}"]
+        [f"the adapter has both the output layer and the embedding, which PEFT unties: {listing(pairs)}"]
         if pairs
         else []
     )
 
 
-def _check_any(found: Sorted, tuned: SourceView, base: SourceView) -> None:
+def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
     ours, theirs = escape(tuned.source.name), escape(base.source.name)
     if not (found.factored or found.left or found.saved):
         raise PlanError(f"{ours} and {theirs} hold the same values: there is nothing to extract.")
     if not found.factored:
         raise PlanError(
-            f"nothing of what differs between {ours} and {theirs} can be of low rank: "
+            f"no tensor that differs between {ours} and {theirs} can be made low-rank: "
             f"{listing([*found.left, *found.saved])}.",
             hint="Widen --include, or use --embeddings.",
             details=[*found.left, *found.saved],

@@ -1,4 +1,4 @@
-"""Which tensors that differ become factors of an adapter, which are saved, and the steps that make them."""
+"""Sorts the tensors that differ into factors of an adapter and saved ones, and makes their steps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..plan.step import Input, Step
 
 __all__ = [
     "PREFIX",
-    "Extraction",
+    "ExtractOptions",
     "FactorName",
-    "Sorted",
+    "SortedKeys",
     "check_extraction",
     "comparable",
     "factor_name",
     "factor_steps",
     "is_convolution",
     "is_embedding",
-    "lies_transposed",
+    "is_transposed",
     "module_of",
     "rank_of",
     "saved_name",
@@ -37,14 +37,14 @@ __all__ = [
     "unwrapped",
 ]
 
-# What is asked of ``lora extract``. Pure.
+# The options of ``lora extract``.
 
 DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
-class Extraction:
-    """What was asked for: see ``lora_extract``; and what is known of the model."""
+class ExtractOptions:
+    """The options (see ``lora_extract``), and the facts known about the model."""
 
     rank: int = 16
     alpha: float | None = None
@@ -58,44 +58,46 @@ class Extraction:
     model: KnownModel | None = None
 
 
-def check_extraction(asked: Extraction) -> None:
-    """Raise ConfigError for what no adapter can be."""
+def check_extraction(asked: ExtractOptions) -> None:
+    """Raise ConfigError for options that no adapter can have."""
     if asked.rank < 1:
-        raise ConfigError(f"--rank {asked.rank} is no rank.", hint="Use a whole number from 1 on, as in 16.")
+        raise ConfigError(f"--rank {asked.rank} is not a valid rank.", hint="Use a whole number from 1 on, as in 16.")
     if asked.alpha is not None and not (isfinite(asked.alpha) and asked.alpha > 0):
         raise ConfigError(
-            f"--alpha {asked.alpha} is no alpha.", hint="Use a number above zero; by default it is the rank."
+            f"--alpha {asked.alpha} is not a valid alpha.", hint="Use a number above zero; by default it is the rank."
         )
     if asked.dtype not in DTYPES_OF_FACTORS:
-        raise ConfigError(f"--dtype {asked.dtype} is none of factors.", hint=f"Use {', '.join(DTYPES_OF_FACTORS)}.")
+        raise ConfigError(
+            f"--dtype {asked.dtype} is not a valid dtype for factors.", hint=f"Use {', '.join(DTYPES_OF_FACTORS)}."
+        )
     if not 0 <= asked.seed < 2**63:
-        raise ConfigError(f"--seed {asked.seed} is no seed.", hint="Use a whole number from 0 on.")
+        raise ConfigError(f"--seed {asked.seed} is not a valid seed.", hint="Use a whole number from 0 on.")
 
 
-# Which of the tensors that differ become factors of an adapter, which are saved, which are left. Pure.
+# Sorts the tensors that differ: factors of an adapter, saved, left out.
 
 _EMBEDDING = re.compile(
     r"(?:.*[._])?(?:(?:w[tp]e|shared|embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?|embs?|embedders?|lut|relative_attention_bias)",
     re.IGNORECASE,
 )
-"""The names of modules that look rows up: nothing else tells them from layers. ``emb_layers.1`` is one of these."""
+"""Names of modules that look up rows: only the name tells them from layers. ``emb_layers.1`` is one of these."""
 
 KERNEL = 64
 """The longest side of a kernel."""
 
 
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    """Whether the values of two tensors can be held against each other."""
+    """Return whether the values of two tensors can be compared."""
     kinds = [DTYPES[one.dtype] for one in (ours, theirs)]
     alike = ours.dtype == theirs.dtype or all(kind.kind == "float" and not kind.is_packed for kind in kinds)
     return alike and ours.shape == theirs.shape
 
 
 @dataclass
-class Sorted:
-    """The keys that differ: those that become factors, those that are saved, and those that are named.
+class SortedKeys:
+    """The keys that differ: those that become factors, those that are saved, and those that are left out.
 
-    Of the latter, ``savable`` are those that --save-modules would take.
+    Of the last, ``savable`` are those that --save-modules would save.
     """
 
     factored: list[str] = field(default_factory=list)
@@ -106,12 +108,12 @@ class Sorted:
 
 
 def sorted_keys(
-    tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: Extraction
-) -> Sorted:
-    """Sort the keys that differ, as patterns and options ask for."""
+    tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: ExtractOptions
+) -> SortedKeys:
+    """Return the keys that differ, sorted as patterns and options ask."""
     include = KeyMatcher([flag.pattern for flag in asked.include])
     exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
-    found, rest = Sorted(), []
+    found, rest = SortedKeys(), []
     for key in differing:
         chosen = (not asked.include or include.match(key)) and not exclude.match(key)
         if chosen and _is_low_rank(key, tuned[key], base.get(key), asked):
@@ -125,8 +127,8 @@ def sorted_keys(
     return found
 
 
-def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Extraction) -> bool:
-    """Whether a tensor is a weight that PEFT adapts: of a layer, a convolution, or, if asked for, an embedding."""
+def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: ExtractOptions) -> bool:
+    """Return whether PEFT adapts a tensor: the weight of a layer, a convolution, or, if asked for, an embedding."""
     if base is None or base.shape != info.shape or 0 in info.shape or not key.endswith(".weight"):
         return False
     kinds = [DTYPES[one.dtype] for one in (info, base)]
@@ -138,10 +140,10 @@ def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Ext
 
 
 def is_convolution(shape: Sequence[int]) -> bool:
-    """Whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
+    """Return whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
 
-    With one channel in and several out it is a depthwise one, whose groups PEFT does not merge; nor does peft 0.21
-    merge three dimensions whose first two are 1. What has a longer side than a kernel is of experts, as (n, out, in).
+    With one input channel and several outputs it is depthwise: PEFT does not merge its groups. Nor does peft 0.21
+    merge three dimensions if the first two are 1. A side longer than a kernel's means experts, (n, out, in).
     """
     kernel = tuple(shape[2:])
     depthwise = len(shape) > 2 and shape[1] == 1 < shape[0]
@@ -151,17 +153,17 @@ def is_convolution(shape: Sequence[int]) -> bool:
 
 
 def is_embedding(key: str) -> bool:
-    """Whether a key is of a module that looks rows up, as far as its name tells."""
+    """Return whether a key belongs to a module that looks up rows, judged by its name."""
     return _EMBEDDING.fullmatch(module_of(key)) is not None
 
 
 def module_of(key: str) -> str:
-    """Return the module that a key is of, '' at the top."""
+    """Return the module that contains a key, '' for one at the top."""
     return key.rpartition(".")[0]
 
 
-def _save(found: Sorted, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
-    """Sort what is saved: biases of layers that have factors, whole modules, parameters of modules that have others."""
+def _save(found: SortedKeys, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
+    """Sort the saved ones: biases of layers with factors, whole modules, single parameters of other modules."""
     layers = {module_of(key) for key in found.factored}
     inner = {module_of(module) for module in map(module_of, tuned)} | {""}
     whole = dict.fromkeys(module for module in map(module_of, rest) if module not in layers | inner)
@@ -177,33 +179,33 @@ _FACTOR = re.compile(r"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|(lora_emb
 
 @dataclass(frozen=True)
 class FactorName:
-    """What the name of a factor says: of which module it is, which part, and what PEFT calls it."""
+    """The parts of a factor's name: its module, which factor it is, and PEFT's ending."""
 
     module: str
     part: str
     ending: str
 
 
-def _scale(asked: Extraction) -> float:
-    """Return what the product of the factors counts: alpha over the rank that was asked for."""
+def _scale(asked: ExtractOptions) -> float:
+    """Return the scale of the factors' product: alpha over the rank that was asked for."""
     return 1.0 if asked.alpha is None else asked.alpha / asked.rank
 
 
-def rank_of(shape: Sequence[int], asked: Extraction) -> int:
-    """Return the rank for a weight: no matrix has a higher one than its smaller side."""
+def rank_of(shape: Sequence[int], asked: ExtractOptions) -> int:
+    """Return the rank for a weight: at most its smaller side."""
     return min(asked.rank, shape[0], prod(shape[1:]))
 
 
-def lies_transposed(key: str, shape: Sequence[int], asked: Extraction) -> bool:
-    """Whether a weight is (in, out): that of an embedding always is, that of a convolution never."""
+def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool:
+    """Return whether a weight is (in, out): an embedding always is, a convolution never."""
     if len(shape) != 2 or is_embedding(key):
         return len(shape) == 2
     return asked.model.has_conv1d(key) if asked.model and asked.model.conv1d else asked.transposed
 
 
-def factor_steps(key: str, ours: Input, theirs: Input, asked: Extraction) -> list[Step]:
-    """Return the steps of a weight's two factors, which follow each other: they are made at once."""
-    rank, lies = rank_of(ours.shape, asked), lies_transposed(key, ours.shape, asked)
+def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) -> list[Step]:
+    """Return the steps of a weight's two factors, next to each other since both are computed at once."""
+    rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [
         _factor_step(key, ours, theirs, Factor(part, rank, _scale(asked), lies, asked.seed), dtype=asked.dtype)
         for part in "AB"
@@ -218,26 +220,26 @@ def _factor_step(key: str, ours: Input, theirs: Input, factor: Factor, *, dtype:
     )  # fmt: skip
 
 
-def saved_name(key: str, found: Sorted) -> str:
-    """Return the name that PEFT gives a tensor that is saved: a layer with factors wraps what it was."""
+def saved_name(key: str, found: SortedKeys) -> str:
+    """Return the name that PEFT gives a saved tensor: a layer with factors wraps the original one."""
     module, _, last = key.rpartition(".")
     wrapped = module in map(module_of, found.factored)
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"
 
 
 def saved_step(name: str, ours: Input) -> Step:
-    """Return the step of a tensor that goes along as it is, under a name of PEFT's."""
+    """Return the step of a tensor that is copied unchanged, under a PEFT name."""
     return Step(name, "copy", ours.dtype, ours.shape, *ours, rule="--save-modules")
 
 
 def factor_name(key: str) -> FactorName | None:
-    """Return what the key of a factor says, None for a key of anything else."""
+    """Return the parts of a factor's key, None for any other key."""
     found = _FACTOR.fullmatch(key)
     ending = found and (found[2] or found[3])
     return FactorName(found[1], ending[-1], ending) if found and ending else None
 
 
 def unwrapped(name: str) -> str:
-    """Return the key in the network of what PEFT's wrapping renames."""
+    """Return the network's key for a name that PEFT's wrapping changed."""
     module, _, last = name.rpartition(".")
     return f"{module.removesuffix('.base_layer')}.{last}" if module else name

@@ -1,4 +1,4 @@
-"""What adapters change of a base, and what becomes of every tensor that they change."""
+"""Collects the changes that adapters make to a base, and makes the steps of the tensors that they change."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from ...tensors.info import TensorInfo, alias_groups
 from ...util.text import escape, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
-from ..plan.compute import Lora, Term
+from ..plan.compute import Lora, LoraTerm
 from ..plan.step import Input, Step
 from ..quantised import refuse_codes
 from ..transplant.select import SourceView
-from .fitting import AdapterView, check_names, input_of, lying, misfit
+from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
-__all__ = ["Changes", "changed_steps", "named"]
+__all__ = ["BaseChanges", "changed_steps", "named"]
 
 
 @dataclass
-class Changed:
-    """What becomes of one tensor of the base: terms, and their inputs."""
+class TensorChanges:
+    """The changes of one tensor of the base: terms, and their inputs."""
 
-    terms: list[Term] = field(default_factory=list)
+    terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
 
 
-class Changes:
-    """The changes of all tensors, gathered from one adapter after the other.
+class BaseChanges:
+    """The changes of all tensors, collected from one adapter after the other.
 
-    ``tied`` names tensors that the base computes with and does not store, with what it stores in their place: an
-    output layer that is the embedding. An adapter may change one of the two alone.
+    ``tied`` maps tensors that the base uses but does not store to the stored ones: an output layer that is the
+    embedding. An adapter may change only one of the two.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Changes:
         self.base = replace(base, tensors={**base.tensors, **{one: base.tensors[of] for one, of in tied.items()}})
         self.model = model
         self.exclude = exclude
-        self.changed: dict[str, Changed] = {}
+        self.changed: dict[str, TensorChanges] = {}
         self.fresh: dict[str, Input] = {}
         self.left_out: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
     def add(self, source: int, one: AdapterView) -> None:
-        """Take in an adapter, whose tensors are those of ``source``."""
+        """Add an adapter, whose tensors are those of ``source``."""
         modules = self._chosen(source, one)
         known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
         names = matched([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
@@ -60,7 +60,7 @@ class Changes:
         refuse_codes([self.base], "lora merge", set(names.weights.values()))
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in (*names.notes, *one.adapter.notes)]
         weights = [names.weights[module.component, module.name] for module in modules]
-        ways = lying(list(zip(modules, weights, strict=True)), one, self.base, self.model)
+        ways = weight_layout(list(zip(modules, weights, strict=True)), one, self.base, self.model)
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in ways.notes]
         for module, key, transposed in zip(modules, weights, ways.transposed, strict=True):
             self._add_module(source, one, module, key, transposed=transposed)
@@ -73,7 +73,7 @@ class Changes:
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[Module]:
-        """Return the modules that are not excluded, and remember the others."""
+        """Return the modules that are not excluded, and remember the excluded ones."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
         for module in one.adapter.modules:
@@ -87,7 +87,7 @@ class Changes:
     def _add_module(self, source: int, one: AdapterView, module: Module, key: str, *, transposed: bool) -> None:
         base = self.base.tensors[key]
         kind = "dora" if module.magnitude else "product"
-        term = Term(kind, one.weight, module.scale, transposed)
+        term = LoraTerm(kind, one.weight, module.scale, transposed)
         keys = [module.a, module.b, *([module.magnitude] if module.magnitude else [])]
         if not term.fits(base.shape, [one.view.tensors[each].shape for each in keys]):
             raise misfit(one, module, key, self.base)
@@ -100,21 +100,21 @@ class Changes:
         there = self.base.tensors.get(bias)
         if there is None or there.shape != one.view.tensors[module.bias].shape:
             raise PlanError(
-                f"{escape(one.adapter.name)} adds {escape(module.bias)} to a bias, and "
-                f"{escape(self.base.source.name)} has none like it for {escape(key)}.",
+                f"{escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
+                f"{escape(self.base.source.name)} has no such bias for {escape(key)}.",
                 hint="Name the model that it was trained on.",
             )
-        self._change(bias, Term("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
+        self._change(bias, LoraTerm("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
 
     def _add_saved(self, source: int, one: AdapterView, name: str, key: str) -> None:
         given, there = input_of(source, one, key), self.base.tensors.get(name)
         if there is not None and there.shape == given.shape:
-            self._change(name, Term("saved", one.weight), one, [given])
+            self._change(name, LoraTerm("saved", one.weight), one, [given])
             return
         if one.weight != 1 or name in self.fresh:
-            why = "has none such" if there is None else f"has it as {shape_text(there.shape)}"
+            why = "has no such tensor" if there is None else f"has it as {shape_text(there.shape)}"
             raise PlanError(
-                f"{escape(one.adapter.name)} brings {escape(name)} {shape_text(given.shape)}, and "
+                f"{escape(one.adapter.name)} has {escape(name)} {shape_text(given.shape)}, and "
                 f"{escape(self.base.source.name)} {why}: only one adapter, with a weight of 1, can replace it.",
                 hint="Merge that adapter alone.",
             )
@@ -123,32 +123,32 @@ class Changes:
             shapes = f"{shape_text(there.shape)} to {shape_text(given.shape)}"
             self.notes.append(f"{escape(one.adapter.name)} resizes {escape(name)} from {shapes}")
 
-    def _change(self, key: str, term: Term, one: AdapterView, inputs: Sequence[Input]) -> None:
+    def _change(self, key: str, term: LoraTerm, one: AdapterView, inputs: Sequence[Input]) -> None:
         kind = DTYPES[self.base.tensors[key].dtype]
         if kind.kind != "float" or kind.is_packed:
             raise PlanError(
                 f"{escape(one.adapter.name)} is for {escape(key)}, which is {kind.name} in "
-                f"{escape(self.base.source.name)}: nothing can be added to that.",
+                f"{escape(self.base.source.name)}: nothing can be added to it.",
                 hint="Merge into the model before it was quantised.",
             )
-        changes = self.changed.setdefault(key, Changed())
+        changes = self.changed.setdefault(key, TensorChanges())
         changes.terms.append(term)
         changes.inputs += inputs
         changes.by.append(one.adapter.name)
 
 
 def named(module: Module) -> str:
-    """Return the name of a module as patterns see it: what stands before kohya's is a part of it."""
+    """Return the name of a module as patterns see it: kohya's prefix is a part of it."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
-# What becomes of every tensor of a base that adapters change. Pure.
+# The steps of a base that adapters change.
 
 
-def changed_steps(changes: Changes, dtype: str) -> list[Step]:
-    """Return what becomes of every tensor, in the order of the base; what it lacks comes last.
+def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
+    """Return the step of every tensor, in the order of the base; new tensors come last.
 
-    An output layer that the base does not store, since it is the embedding, is left out if it still is.
+    An output layer that the base does not store because it is the embedding is left out if it still is.
     """
     first: dict[tuple[str, str], str] = {}
     ties = alias_groups(changes.base.tensors)
@@ -156,8 +156,8 @@ def changed_steps(changes: Changes, dtype: str) -> list[Step]:
     for key, info in changes.base.tensors.items():
         if key in changes.tied and _is_resized(changes, changes.tied[key]) and key not in changes.fresh:
             changes.notes.append(
-                f"{escape(changes.tied[key])} gets other rows, and is the output layer too: so does that, while PEFT "
-                "computes with the rows of the base there"
+                f"{escape(changes.tied[key])} gets other rows and is also the output layer, which changes too; PEFT "
+                "uses the rows of the base there"
             )
             continue
         step = _step(changes, key, info, dtype)
@@ -165,8 +165,8 @@ def changed_steps(changes: Changes, dtype: str) -> list[Step]:
         owner = first.setdefault(alike, key)
         if key in ties and owner == key:
             changes.notes.append(
-                f"{escape(key)} and {escape(ties[key])} were one tensor, and adapters change them differently: "
-                "they are two now"
+                f"{escape(key)} and {escape(ties[key])} were one tensor, but adapters change them differently: "
+                "they become two"
             )
         if owner == key or key not in changes.tied:
             made.append(step if owner == key else replace(step, tied_to=owner))
@@ -174,11 +174,11 @@ def changed_steps(changes: Changes, dtype: str) -> list[Step]:
     return [*made, *(_copied(name, changes.fresh[name], changes.fresh[name].dtype, dtype) for name in fresh)]
 
 
-def _is_resized(changes: Changes, key: str) -> bool:
+def _is_resized(changes: BaseChanges, key: str) -> bool:
     return key in changes.fresh and changes.fresh[key].shape != changes.base.tensors[key].shape
 
 
-def _step(changes: Changes, key: str, info: TensorInfo, dtype: str) -> Step:
+def _step(changes: BaseChanges, key: str, info: TensorInfo, dtype: str) -> Step:
     if key in changes.fresh:
         return _copied(key, changes.fresh[key], info.dtype, dtype)
     own = Input(0, changes.tied.get(key, key), info.dtype, info.shape)
@@ -194,7 +194,7 @@ def _step(changes: Changes, key: str, info: TensorInfo, dtype: str) -> Step:
 
 
 def _dtype(dtype: str, wanted: str) -> str:
-    """Return the dtype of an output; only real floating tensors follow a wish."""
+    """Return the dtype of an output: the wanted one for real floating tensors, else the tensor's own."""
     return wanted if wanted not in ("", "keep") and DTYPES[dtype].kind == "float" else dtype
 
 

@@ -1,4 +1,4 @@
-"""The planner of ``lora merge``: adapters are added to the tensors of a base that they are for. Pure."""
+"""The planner of ``lora merge``: adds adapters to the tensors of a base that they change. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..keys.pattern import OptionPattern
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..transplant.select import SourceView
-from .changes import Changes, changed_steps, named
+from .changes import BaseChanges, changed_steps, named
 from .fitting import AdapterView
 
 __all__ = ["plan_lora_merge"]
@@ -33,17 +33,16 @@ def plan_lora_merge(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan a base with adapters added to it: ``base`` is the first source, the adapters follow in their order.
+    """Return the plan of a base with adapters added: ``base`` is the first source, the adapters follow in their order.
 
-    ``model`` is what is known of the base; ``exclude`` leaves modules of the adapters out. ``tied`` names an
-    output layer that the base has not because it is the embedding, with that. Raises PlanError where an
-    adapter is for another model, PatternError for a pattern that matches no module, FormatError where a tensor is not
-    plain values.
+    ``model`` has the facts known about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
+    output layer that the base does not store, because it is the embedding, to that. Raises PlanError if an adapter is
+    for another model, PatternError for a pattern that matches no module, FormatError if a tensor has no plain values.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]
     overlooked = matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
-    changes = Changes(base, model, exclude, tied or {})
+    changes = BaseChanges(base, model, exclude, tied or {})
     for source, one in enumerate(adapters, 1):
         changes.add(source, one)
     steps = changed_steps(changes, dtype)

@@ -1,4 +1,4 @@
-"""How tensors of one name in several models are made to fit where shapes differ, or models lack some."""
+"""Fits the tensors of one name in several models to each other if shapes differ or models lack some."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..mismatch.policies import is_reshape
 from ..plan.step import Input
-from ..transplant.by_place import ByPlace, Change
+from ..transplant.by_place import PositionalRows, ShapeChange
 from ..transplant.select import SourceView
-from .options import MergeOptions, Piece, Place
+from .options import MergeOptions, MergePiece, SourceKey
 from .vocabulary import MergeAxes
 
-__all__ = ["Fitted", "Fitting", "Missing", "input_of"]
+__all__ = ["FittedInputs", "MissingTensors", "ShapeFitting", "input_of"]
 
-# What some models of a merge lack, where nothing says what becomes of it. Pure.
+# Tensors that models lack although no option allows it.
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
-"""What ``--unwrap`` strips from keys."""
+"""The wrappers that ``--unwrap`` strips from keys."""
 
-UNWRAP = "Say --unwrap: the keys differ by what training wrapped around them."
-ALIKE = "Merge models of one kind, or say --on-missing base, skip or any."
+UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
+ALIKE = "Merge models of one kind, or use --on-missing base, skip or any."
 
 
-class Missing:
-    """Keeps what is missing until all of it is known."""
+class MissingTensors:
+    """Collects the missing tensors until all are known."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
         self._keys: dict[int, list[str]] = {}
 
-    def add(self, place: Place, key: str) -> None:
-        """Keep that a model lacks a tensor, which the output has under ``key``."""
+    def add(self, place: SourceKey, key: str) -> None:
+        """Record that a model lacks a tensor, which the output has under ``key``."""
         self._keys.setdefault(place.source, []).append(key)
 
     def check(self) -> None:
-        """Raise PlanError for what is missing: all of it at once."""
+        """Raise PlanError for all missing tensors at once."""
         if not self._keys:
             return
         (first, keys), *others = self._keys.items()
@@ -55,7 +55,7 @@ class Missing:
         return escape(self._views[source].source.name)
 
     def _are_wrapped(self) -> bool:
-        """Whether the models have all that they lack under keys that are wrapped otherwise."""
+        """Return whether the models have all missing tensors under keys with other wrappers."""
         bare = {source: {_WRAPPERS.sub("", key) for key in self._views[source].tensors} for source in self._keys}
         return all(_WRAPPERS.sub("", key) in bare[source] for source, keys in self._keys.items() for key in keys)
 
@@ -63,10 +63,10 @@ class Missing:
 Shape = tuple[int, ...]
 
 
-class Fitted(NamedTuple):
-    """The models that are merged, by number, the output's shape, and the policy that makes their shapes fit it.
+class FittedInputs(NamedTuple):
+    """The models that are merged, by number, the output's shape, and the policy that fits their shapes to it.
 
-    ``axis`` is where the vocabularies run along, with the policy ``vocab``.
+    ``axis`` is the vocabulary axis, with the policy ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -76,19 +76,19 @@ class Fitted(NamedTuple):
     axis: int = 0
 
 
-def input_of(views: Sequence[SourceView], place: Place) -> Input:
+def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
     """Return a tensor that a source has as the input of a step."""
     info = views[place.source].tensors[place.key]
     return Input(place.source, place.key, info.dtype, info.shape)
 
 
 def _alike(one: Shape, other: Shape) -> bool:
-    """Whether two shapes fit each other as they are."""
+    """Return whether two shapes fit each other without a policy."""
     return one == other or is_reshape(one, other)
 
 
-class Fitting:
-    """Makes one tensor after the other fit, and keeps what does not until all are known."""
+class ShapeFitting:
+    """Fits one tensor after the other, and collects the misfits until all are known."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views = views
@@ -98,10 +98,10 @@ class Fitting:
         self.axes = MergeAxes(options.vocabulary, self._names, keys) if options.vocabulary is not None else None
         self._rows = options.vocabulary.size if options.vocabulary is not None else 0
         self._unlike: list[tuple[str, str]] = []
-        self._moved: list[Change] = []
+        self._moved: list[ShapeChange] = []
 
-    def fitted(self, piece: Piece, there: Mapping[int, Place], base: Place | None) -> Fitted:
-        """Return the inputs of a tensor that can be merged; those that cannot are kept for ``check``."""
+    def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
+        """Return the inputs of a tensor that can be merged; misfits are recorded for ``check``."""
         inputs = {number: input_of(self._views, place) for number, place in there.items()}
         own = input_of(self._views, base) if base is not None else None
         first = own or next(iter(inputs.values()))
@@ -111,23 +111,23 @@ class Fitting:
             axis = self.axes.axis(piece.key, every)
             if axis is not None:
                 shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
-                return Fitted(inputs, own, shape, "vocab", axis)
+                return FittedInputs(inputs, own, shape, "vocab", axis)
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
         moves = policy in ("slice", "overlap") and any(not _alike(one.shape, first.shape) for one in fitting.values())
         if moves:
-            self._moved += (Change((piece.key,), one.shape, first.shape) for one in fitting.values())
-        return Fitted(fitting, own, first.shape, policy if moves else "")
+            self._moved += (ShapeChange((piece.key,), one.shape, first.shape) for one in fitting.values())
+        return FittedInputs(fitting, own, first.shape, policy if moves else "")
 
     def notes(self) -> Iterator[str]:
-        """Yield what is to be said of vocabularies, those that go by token lists and those that do not."""
+        """Yield notes on vocabularies: those mapped by token lists and those that are not."""
         yield from self._overlooked
         if self.axes is not None:
             yield from self.axes.notes()
-        yield from ByPlace((one for one in self._moved if one.have != one.want), {}).merged()
+        yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Whether a model is merged; where it cannot be and nothing says what to do, that is kept."""
+        """Return whether a model is merged; if it cannot be and no option allows to skip it, that is recorded."""
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
         if _alike(one.shape, first.shape) and same_kind:
             return True
@@ -143,12 +143,12 @@ class Fitting:
         return False
 
     def check(self) -> None:
-        """Raise PlanError for what does not fit: all of it at once."""
+        """Raise PlanError for all misfits at once."""
         if self._unlike:
             hint = "--on-mismatch skip merges without those that differ, slice takes the leading part of larger ones, "
             raise PlanError(
                 f"{grouped(self._unlike, '{names} {are} {why}')}.",
-                hint=f"{hint}overlap merges what all have; --vocab goes by token lists.",
+                hint=f"{hint}overlap merges what all have; --vocab maps rows by token lists.",
                 details=[f"{key} is {why}" for key, why in self._unlike],
             )
         if self.axes is not None:

@@ -1,4 +1,4 @@
-"""Which numbered modules of a model are its layers, and how deep each key lies in them. Pure."""
+"""Finds the numbered modules that are a model's layers, and the depth of each key in them. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..keys.pattern import KeyPattern
 
 __all__ = [
     "INPUT",
-    "Depths",
+    "LayerDepths",
     "LayerList",
     "depth_in",
     "layer_list",
@@ -26,7 +26,7 @@ __all__ = [
 
 
 INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
-"""Names of what comes before the first layer."""
+"""Names of modules before the first layer."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LayerList:
     count: int
 
     def split(self, key: str) -> tuple[int, str] | None:
-        """Return the number of the layer that a key lies in, and the rest of the key; None for one outside."""
+        """Return the number of the layer that contains a key, and the rest of the key; None for one outside."""
         head = f"{self.prefix}." if self.prefix else ""
         number, _, rest = key[len(head) :].partition(".") if key.startswith(head) else ("", "", "")
         return (int(number), rest) if number.isascii() and number.isdigit() else None
@@ -48,13 +48,13 @@ class LayerList:
 
 
 def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
-    """Return every list of modules that are numbered from 0 without a gap, in the order of the keys."""
+    """Return every list of modules that are numbered from 0 without gaps, in the order of the keys."""
     found = _numbers(keys)
     return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if max(numbers) + 1 == len(numbers)]
 
 
 def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
-    """Return the other lists of modules that are numbered: their prefixes, and the numbers that are there."""
+    """Return the other lists of numbered modules: their prefixes, and the numbers that occur."""
     return {prefix: numbers for prefix, numbers in _numbers(keys).items() if max(numbers) + 1 != len(numbers)}
 
 
@@ -69,9 +69,9 @@ def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
 
 
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
-    """Return the lists that may be a model's layers: of as many modules as its configuration says that it has.
+    """Return the lists that may be a model's layers: those with as many modules as its configuration has layers.
 
-    Where there is none, or it does not say, any will do. A list within a layer of another is none.
+    If there is none, or no configuration, any list will do. A list within a layer of another does not count.
     """
     lists = numbered_lists(keys)
     return _outermost([one for one in lists if one.count in counts]) or _outermost(lists)
@@ -84,7 +84,7 @@ def _outermost(lists: Sequence[LayerList]) -> list[LayerList]:
 def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, pattern: KeyPattern | None) -> LayerList:
     """Return the one list that is a model's layers, or that ``pattern`` names.
 
-    Raises PatternError for a pattern that names none, PlanError where it, or the configuration, leaves several.
+    Raises PatternError for a pattern that names none, PlanError if several lists are left.
     """
     if pattern is not None:
         lists = _outermost([one for one in numbered_lists(keys) if pattern.matches(one.prefix)])
@@ -103,17 +103,17 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
     named = listing([f"{one.prefix} ({one.count})" for one in lists])
     raise PlanError(
         f"{escape(name)} has {count(len(lists), 'list')} of layers: {named}.",
-        hint=f"Say which is meant, as in layers: {escape(lists[0].prefix)}.",
+        hint=f"Name the one that is meant, as in layers: {escape(lists[0].prefix)}.",
     )
 
 
 def position(number: int, length: int) -> float:
-    """Return where a layer stands among so many, from 0, the first, to 1, the last; a single one is the last."""
+    """Return the position of a layer from 0, the first, to 1, the last; a single one is the last."""
     return number / (length - 1) if length > 1 else 1.0
 
 
 def depth_in(lists: Sequence[LayerList], key: str) -> float:
-    """Return where a key stands in the list that it lies in; 0 for one outside of all."""
+    """Return the position of a key in the list that contains it; 0 for one outside of all."""
     for one in lists:
         found = one.split(key)
         if found is not None and found[0] < one.count:
@@ -122,7 +122,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return what follows the number in the keys of each layer."""
+    """Return the rest of the keys, after the number, in each layer."""
     found: dict[int, list[str]] = {}
     for key in keys:
         place = one.split(key)
@@ -131,10 +131,10 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
     return found
 
 
-class Depths:
-    """How deep each key lies: 0 in the first layer of its kind, 1 in the last; what has no layer is before or after.
+class LayerDepths:
+    """The depth of each key: 0 in the first layer of its kind, 1 in the last; other modules come before or after.
 
-    A layer is a number in a key, the first one; all keys with the same name before it are of one kind.
+    The layer is the first number in a key; all keys with the same name before it are of one kind.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a merge is asked to do where models differ, and what is said of tensors not merged as all others."""
+"""Options of a merge for models that differ, and notes on tensors that are not merged as all others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...tensors.dtypes import DTYPES, dtype_named
 from ...util.text import brief_repr, count, escape, listing
 from ..keys.hints import matched
 from ..keys.pattern import OptionPattern, with_equals
-from .values import Values
+from .values import ParameterValues
 from .vocabulary import MergeVocabulary
 
-__all__ = ["FITTED", "MERGE_POLICIES", "MergeMismatch", "MergeNotes", "MergeOptions", "Piece", "Place"]
+__all__ = ["FITTED", "MERGE_POLICIES", "MergeMismatch", "MergeNotes", "MergeOptions", "MergePiece", "SourceKey"]
 
-# What becomes of a model whose shape is another than the output's: everywhere, or by pattern.
+# Policies for models whose shapes differ from the output's: everywhere, or by pattern.
 
 MERGE_POLICIES = ("error", "skip", "slice", "overlap")
 
@@ -52,7 +52,7 @@ class MergeMismatch:
         return MergeMismatch(everywhere or "error", tuple(scoped))
 
     def by_key(self, keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Return the policy of each key for which it is a scoped one, and notes on the patterns.
+        """Return the policy of each key that a scoped one matches, and notes on the patterns.
 
         Raises PatternError for one that matches none.
         """
@@ -77,7 +77,7 @@ COMPUTE = ("float32", "float64")
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """What is done where models differ, and in which dtypes it is computed and written. Raises ConfigError."""
+    """Options for models that differ, and the dtypes of computation and output. Raises ConfigError."""
 
     on_missing: str = "error"
     mismatch: MergeMismatch = field(default_factory=MergeMismatch)
@@ -98,7 +98,7 @@ class MergeOptions:
         vocabulary: MergeVocabulary | None = None,
         device: str = "",
     ) -> MergeOptions:
-        """Check options as people write them."""
+        """Return checked options, given as a user writes them."""
         chosen = (
             ("--on-missing", on_missing, ON_MISSING),
             ("--int-buffers", int_buffers, INT_BUFFERS), ("--compute", compute or COMPUTE[0], COMPUTE),
@@ -111,43 +111,45 @@ class MergeOptions:
         return options.or_dtype(dtype or "")
 
     def or_dtype(self, dtype: str) -> MergeOptions:
-        """Return options with a dtype, where none was given before."""
+        """Return options with a dtype, unless one was given before."""
         wanted = dtype_named(dtype) if dtype else ""
         if wanted and DTYPES[wanted].kind != "float":
-            raise ConfigError(f"dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
+            raise ConfigError(
+                f"dtype {wanted} is not a real floating-point dtype.", hint="Use float32, bfloat16, float16, …"
+            )
         return replace(self, dtype=self.dtype or wanted)
 
 
-class Place(NamedTuple):
-    """Where a model has a tensor: its source, by number, and the key there."""
+class SourceKey(NamedTuple):
+    """The tensor of a model: its source, by number, and its key there."""
 
     source: int
     key: str
 
 
-class Piece(NamedTuple):
-    """A tensor of the output: where each model has it, where the base does, how it is merged.
+class MergePiece(NamedTuple):
+    """A tensor of the output: the tensors of the models and the base, and how they are merged.
 
-    ``models`` has a place for each model, whether it is there or not. ``depth`` is from 0, the first layer, to 1.
+    ``models`` has an entry for each model, even if it lacks the tensor. ``depth`` is from 0, the first layer, to 1.
     """
 
     key: str
-    models: tuple[Place, ...]
-    base: Place | None
+    models: tuple[SourceKey, ...]
+    base: SourceKey | None
     method: Method
-    values: Values
+    values: ParameterValues
     depth: float
 
 
-# What is to be said of the tensors of a merge that were not merged as all others. Pure.
+# Notes on tensors that were not merged as all others.
 
 FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
-"""What becomes of other shapes by policy."""
+"""How models of other shapes are merged, by policy."""
 
 
 @dataclass
 class MergeNotes:
-    """What is to be said at the end, with the keys it is about."""
+    """The keys that need a note at the end, by kind."""
 
     integers: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -156,19 +158,19 @@ class MergeNotes:
     unbased: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
-    """By the dtype that the output has."""
+    """By the dtype of the output."""
     fitted: dict[str, list[str]] = field(default_factory=dict)
-    """By the policy that makes other shapes fit."""
+    """By the policy that fits other shapes."""
 
     def said(self, options: MergeOptions) -> Iterator[str]:
-        """Yield a note on each kind."""
+        """Yield a note for each kind."""
         for keys, what in (
             (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),
-            (self.nowhere, "left out, since no model that it would be merged of has it"),
-            (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
-            (self.unbased, "not in the base, and taken as it is in the one model that has it"),
-            (self.fewer, "merged of fewer models than there are"),
+            (self.nowhere, "left out, since none of the models to merge has it"),
+            (self.from_base, "taken from the base for models that lack it (--on-missing base)"),
+            (self.unbased, "not in the base, and copied from the one model that has it"),
+            (self.fewer, "merged from fewer models than given"),
             *(
                 (keys, f"of several dtypes: the output has {made}, which holds all")
                 for made, keys in self.mixed.items()

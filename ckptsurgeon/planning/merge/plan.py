@@ -1,4 +1,4 @@
-"""The merge planner: tensors of several models, or of slices of them, become one by a method."""
+"""The merge planner: a method merges tensors of several models, or of slices of them, into one output."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ...util.text import count, escape
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..transplant.select import SourceView
-from .layers import INPUT, Depths, LayerList, depth_in, layers_of, position
-from .options import MergeOptions, Piece, Place
+from .layers import INPUT, LayerDepths, LayerList, depth_in, layers_of, position
+from .options import MergeOptions, MergePiece, SourceKey
 from .steps import MergeSteps
-from .ties import Ties
-from .values import Values, check_matched, overlooked
+from .ties import ModelTies
+from .values import ParameterValues, check_matched, overlooked
 
 __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_pieces"]
 
-# Outputs that are stacked from layers of models: which tensor of which model goes where. Pure.
+# Outputs whose layers are stacked from layers of models.
 
 
 @dataclass(frozen=True)
 class LayerSource:
-    """Layers of a model, by its number among the sources: from ``first`` to before ``end``; ``where`` that is said."""
+    """Layers of a model, given by its source number, from ``first`` to before ``end``; ``where`` names the option."""
 
     source: int
     first: int
@@ -36,11 +36,11 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class LayerSlice:
-    """Layers of the output: those of its models, and the base's where there is one, merged one by one."""
+    """Layers of the output: those of its models and of the base, if there is one, merged one by one."""
 
     models: tuple[LayerSource, ...]
     base: LayerSource | None
-    values: Values
+    values: ParameterValues
 
     @property
     def sources(self) -> tuple[LayerSource, ...]:
@@ -49,7 +49,7 @@ class LayerSlice:
 
     @property
     def length(self) -> int:
-        """How many layers it has."""
+        """The number of layers."""
         return self.sources[0].end - self.sources[0].first
 
 
@@ -59,11 +59,11 @@ def sliced_pieces(
     layers: LayerList,
     method: Method,
     owned: Callable[[str], bool] = lambda key: True,
-) -> list[Piece]:
+) -> list[MergePiece]:
     """Return the tensors of an output whose layers are those of the slices, one after the other.
 
-    What comes before the layers is merged as the first slice says, what comes after them as the last, both at its
-    first layer. Only keys that are ``owned`` count. Raises PlanError for layers that a model has not.
+    Tensors before the layers are merged by the first slice, those after them by the last, both with its first layer.
+    Only keys that are ``owned`` count. Raises PlanError for layers that a model lacks.
     """
     stacks = {
         one.source: layers_of(layers, filter(owned, views[one.source].tensors))
@@ -102,7 +102,7 @@ def _stacked(
     stacks: Mapping[int, Mapping[int, Sequence[str]]],
     layers: LayerList,
     method: Method,
-) -> Iterator[Piece]:
+) -> Iterator[MergePiece]:
     above = 0
     for part in slices:
         for offset in range(part.length):
@@ -117,9 +117,11 @@ def _stacked(
         above += part.length
 
 
-def _piece(key: str, part: LayerSlice, method: Method, own: Callable[[LayerSource], str], depth: float) -> Piece:
-    base = Place(part.base.source, own(part.base)) if part.base is not None else None
-    return Piece(key, tuple(Place(one.source, own(one)) for one in part.models), base, method, part.values, depth)
+def _piece(key: str, part: LayerSlice, method: Method, own: Callable[[LayerSource], str], depth: float) -> MergePiece:
+    base = SourceKey(part.base.source, own(part.base)) if part.base is not None else None
+    return MergePiece(
+        key, tuple(SourceKey(one.source, own(one)) for one in part.models), base, method, part.values, depth
+    )
 
 
 def _same(key: str, one: LayerSource) -> str:
@@ -135,23 +137,23 @@ def pieces_of(
     models: Sequence[int],
     base: int | None,
     method: Method,
-    values: Values,
+    values: ParameterValues,
     *,
     owned: Callable[[str], bool] = lambda key: True,
     layers: Callable[[Sequence[str]], Sequence[LayerList]] | None = None,
-) -> list[Piece]:
-    """Return the tensors that an output has if each is merged with those of its own name; the base's order first.
+) -> list[MergePiece]:
+    """Return the tensors of an output that merges the tensors of the same name; the base's order first.
 
-    Only keys that are ``owned`` count. ``layers`` finds the lists that say how deep a key lies, which count from their
-    first layer to their last, all else as their first; without it a layer is the first number in a key, and what comes
-    after the layers counts as the last.
+    Only keys that are ``owned`` count. ``layers`` finds the lists that give a key's depth, from 0 in their first layer
+    to 1 in their last; all other keys count as first. Without it the layer is the first number in a key, and modules
+    after the layers count as last.
     """
     order = [*([base] if base is not None else []), *models]
     keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
-    depth = partial(depth_in, layers(keys)) if layers is not None else Depths(keys).of
+    depth = partial(depth_in, layers(keys)) if layers is not None else LayerDepths(keys).of
     return [
-        Piece(
-            key, tuple(Place(index, key) for index in models), Place(base, key) if base is not None else None,
+        MergePiece(
+            key, tuple(SourceKey(index, key) for index in models), SourceKey(base, key) if base is not None else None,
             method, values, depth(key),
         )
         for key in keys
@@ -160,7 +162,7 @@ def pieces_of(
 
 def plan_merge(
     views: Sequence[SourceView],
-    pieces: Sequence[Piece],
+    pieces: Sequence[MergePiece],
     options: MergeOptions,
     *,
     target: PlanTarget | None = None,
@@ -169,11 +171,11 @@ def plan_merge(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan the merge of models that hold the same tensors.
+    """Return the plan of a merge of models with the same tensors.
 
     Raises ConfigError for a parameter that is missing or out of bounds, PatternError for a pattern that matches
-    nothing, PlanError where keys, shapes or kinds of numbers differ and nothing says what to do, FormatError where a
-    tensor is not plain values.
+    nothing, PlanError if keys, shapes or kinds of numbers differ and no option allows it, FormatError if a tensor has
+    no plain values.
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     keys = [piece.key for piece in pieces]
@@ -182,7 +184,7 @@ def plan_merge(
     planner.check()
     if not steps:
         raise PlanError("nothing is left: no tensor is in all models.", hint="Use --on-missing any or base.")
-    ties = Ties(views)
+    ties = ModelTies(views)
     steps = ties.tied(steps)
     return Plan(
         verb="merge",

@@ -1,4 +1,4 @@
-"""What is done with each tensor of a merge: merged, copied, taken, left out. Pure."""
+"""Makes the step of each tensor of a merge: merged, copied, taken from one model, or left out. Pure."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing
 from ..transplant.select import SourceView
-from .fitting import Fitted, Fitting, Missing
-from .options import FITTED, MergeNotes, MergeOptions, Piece, Place
-from .ties import Ties
+from .fitting import FittedInputs, MissingTensors, ShapeFitting
+from .options import FITTED, MergeNotes, MergeOptions, MergePiece, SourceKey
+from .ties import ModelTies
 
 __all__ = ["MergeSteps"]
 
 
 class MergeSteps:
-    """Decides one tensor after the other, and keeps what cannot be decided until all are known."""
+    """Decides one tensor after the other, and collects problems until all are known."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views, self._options = views, options
-        self._fitting = Fitting(views, options, keys)
-        self._ties = Ties(views)
-        self._missing = Missing(views)
+        self._fitting = ShapeFitting(views, options, keys)
+        self._ties = ModelTies(views)
+        self._missing = MissingTensors(views)
         self._checked: set[tuple[Any, ...]] = set()
         self._coded: list[tuple[str, CodedTensor, str]] = []
         self._merges: dict[tuple[Any, ...], Merge] = {}
         self._notes = MergeNotes()
 
     def notes(self) -> Iterator[str]:
-        """Yield what is to be said of the steps."""
+        """Yield the notes on the steps."""
         yield from self._fitting.notes()
         yield from self._notes.said(self._options)
 
-    def steps(self, piece: Piece) -> Iterator[Step]:
-        """Yield the step of a tensor, or none where it is left out or cannot be."""
+    def steps(self, piece: MergePiece) -> Iterator[Step]:
+        """Yield the step of a tensor; nothing if it is left out or cannot be merged."""
         places = [self._ties.place(place, piece.models) for place in piece.models]
         if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
             return
@@ -69,25 +69,25 @@ class MergeSteps:
         if fitted.inputs or fitted.base is not None:
             yield self._step(piece, fitted)
 
-    def _is_coded(self, piece: Piece, places: Sequence[Place]) -> bool:
-        """Whether a tensor would be merged of codes, which is kept; those of one model alone are copied."""
+    def _is_coded(self, piece: MergePiece, places: Sequence[SourceKey]) -> bool:
+        """Record and return whether a merge would compute on codes; codes of a single model are copied."""
         views = [self._views[place.source] for place in places]
         pairs = zip(views, places, strict=True)
         found = [(view.source.name, coded) for view, place in pairs if (coded := view.codes.by_key.get(place.key))]
         self._coded += ((name, coded, f"the method {piece.method.name}") for name, coded in found if len(places) > 1)
         return bool(found) and len(places) > 1
 
-    def _has(self, place: Place) -> bool:
+    def _has(self, place: SourceKey) -> bool:
         return place.key in self._views[place.source].tensors
 
     def check(self) -> None:
-        """Raise PlanError for what could not be decided: all of it at once."""
+        """Raise PlanError for all recorded problems at once."""
         if self._coded:
             raise computing(self._coded)
         self._missing.check()
         self._fitting.check()
 
-    def _step(self, piece: Piece, fitted: Fitted) -> Step:
+    def _step(self, piece: MergePiece, fitted: FittedInputs) -> Step:
         inputs, base = list(fitted.inputs.values()), fitted.base
         if fitted.policy in FITTED:
             self._notes.fitted.setdefault(fitted.policy, []).append(piece.key)
@@ -115,7 +115,7 @@ class MergeSteps:
             return _copy(piece, every[0], self._dtype(piece, every))
         return self._merged(piece, fitted, every, Merge(piece.method.name, parameters, merges_base))
 
-    def _merged(self, piece: Piece, fitted: Fitted, every: Sequence[Input], merge: Merge) -> Step:
+    def _merged(self, piece: MergePiece, fitted: FittedInputs, every: Sequence[Input], merge: Merge) -> Step:
         wide = any(one.dtype == "float64" for one in every)
         compute = self._options.compute or ("float64" if wide else "float32")
         first, vocabulary = every[0], self._options.vocabulary
@@ -127,12 +127,12 @@ class MergeSteps:
         return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
 
     def _shared(self, merge: Merge) -> Merge:
-        """Return the one of all that are equal: a model has a hundred thousand tensors, and few ways to merge them."""
+        """Return the first of all equal ones, to save memory: many tensors, few ways to merge them."""
         said = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
         return self._merges.setdefault(said, merge)
 
-    def _alone(self, piece: Piece, fitted: Fitted, one: Input) -> Step:
-        """Return the step of a tensor that is not merged but taken; its rows may have to be put in order."""
+    def _alone(self, piece: MergePiece, fitted: FittedInputs, one: Input) -> Step:
+        """Return the step of a tensor that is copied from one model; its rows may have to be reordered."""
         if fitted.policy != "vocab":
             floating = DTYPES[one.dtype].kind == "float"
             return _copy(piece, one, self._dtype(piece, [one]) if floating else one.dtype)
@@ -141,9 +141,9 @@ class MergeSteps:
         return self._merged(piece, fitted, every, Merge("linear", {"weight": weights, "normalize": False}))
 
     def _check_parameters(
-        self, piece: Piece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
+        self, piece: MergePiece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
     ) -> None:
-        """Raise what the method has against its parameters; most tensors have the same."""
+        """Raise the method's error for wrong parameters; most tensors share theirs, which are checked once."""
         said = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
         if said not in self._checked:
             self._checked.add(said)
@@ -152,7 +152,7 @@ class MergeSteps:
             except PlanError as error:
                 raise PlanError(f"{escape(piece.key)}: {error.message}", hint=error.hint) from error
 
-    def _check_values(self, piece: Piece, inputs: Sequence[Input]) -> None:
+    def _check_values(self, piece: MergePiece, inputs: Sequence[Input]) -> None:
         for one in inputs:
             info, name = self._views[one.source].tensors[one.key], escape(self._views[one.source].source.name)
             if info.opaque:
@@ -163,8 +163,8 @@ class MergeSteps:
                     hint="Filter it out first.",
                 )
 
-    def _integers(self, piece: Piece, fitted: Fitted, kind: str) -> Step:
-        """Return the step of a tensor that has no mean: integers, truth values; complex numbers have no method."""
+    def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
+        """Return the step of a tensor without a mean: integers or truth values; complex numbers raise PlanError."""
         inputs = list(fitted.inputs.values())
         if kind == "complex":
             raise PlanError(
@@ -195,8 +195,8 @@ class MergeSteps:
             hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
         )
 
-    def _dtype(self, piece: Piece, inputs: Sequence[Input]) -> str:
-        """Return the dtype of an output: as asked, else that of all inputs, else one that holds them all."""
+    def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
+        """Return the dtype of an output: the option's, else the one of all inputs, else one that holds them all."""
         dtypes = {one.dtype for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or inputs[0].dtype
@@ -208,10 +208,10 @@ class MergeSteps:
 
 
 def _copies(method: Method, parameters: Mapping[str, Any]) -> bool:
-    """Whether a method leaves the values of its one model as they are."""
+    """Return whether a method leaves the values of its one model unchanged."""
     return method.name == "passthrough" and all(value in (1.0, (1.0,), True) for value in parameters.values())
 
 
-def _copy(piece: Piece, one: Input, dtype: str, rule: str = "") -> Step:
+def _copy(piece: MergePiece, one: Input, dtype: str, rule: str = "") -> Step:
     rule = rule or f"--method {piece.method.name}"
     return Step(piece.key, "copy", dtype, one.shape, one.source, one.key, one.dtype, one.shape, rule=rule)

@@ -1,4 +1,4 @@
-"""Tensors of several names in the models of a merge, and output layers that are the input embedding."""
+"""Tensors with several names in the models of a merge, and output layers that are the input embedding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from ...util.text import escape
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD
 from ..transplant.select import SourceView
-from .options import Piece, Place
+from .options import MergePiece, SourceKey
 
-__all__ = ["Ties", "has_own_head", "with_tied_heads"]
+__all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 
-# Output layers that a model has not because they are its input embedding. Pure.
+# Output layers that a model does not store because they are its input embedding.
 
 
-def with_tied_heads(pieces: Sequence[Piece], views: Sequence[SourceView], tied: Collection[int]) -> Iterator[Piece]:
-    """Yield the tensors; where one of the ``tied`` models has no output layer, its input embedding stands for it."""
+def with_tied_heads(
+    pieces: Sequence[MergePiece], views: Sequence[SourceView], tied: Collection[int]
+) -> Iterator[MergePiece]:
+    """Yield the tensors; if one of the ``tied`` models has no output layer, its input embedding takes its place."""
     for piece in pieces:
         if not tied or not HEAD.search(piece.key):
             yield piece
@@ -29,32 +31,32 @@ def with_tied_heads(pieces: Sequence[Piece], views: Sequence[SourceView], tied: 
         yield piece._replace(models=models, base=base)
 
 
-def _place(place: Place, piece: Piece, views: Sequence[SourceView], tied: Collection[int]) -> Place:
+def _place(place: SourceKey, piece: MergePiece, views: Sequence[SourceView], tied: Collection[int]) -> SourceKey:
     tensors = views[place.source].tensors
     if place.key in tensors or place.source not in tied:
         return place
     found = [key for key, info in tensors.items() if EMBEDDING.search(key) and len(info.shape) == 2]
-    return Place(place.source, found[0]) if len(found) == 1 else place
+    return SourceKey(place.source, found[0]) if len(found) == 1 else place
 
 
 def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
-    """Whether the output layer is no input embedding: not all models tie it, or it is made otherwise."""
+    """Return whether the output layer differs from the input embedding: not all models tie it, or its step differs."""
     heads = [step for step in steps if HEAD.search(step.key)]
     made = [(one.op, one.merge, one.dtype) for one in steps if EMBEDDING.search(one.key)]
     return bool(made) and any(not all_tied or (one.op, one.merge, one.dtype) not in made for one in heads)
 
 
-class Ties:
-    """The names that each model has for one tensor."""
+class ModelTies:
+    """The names that each model has for the same tensor."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
         self._owners = [alias_groups(view.tensors) for view in views]
 
-    def place(self, place: Place, models: Sequence[Place]) -> Place:
-        """Return where a model has a tensor: where it lacks the name, under one that all others tie to it.
+    def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
+        """Return the tensor of a model: if it lacks the name, one that all other models tie to that name.
 
-        Formats without ties leave one of two names out, transformers the output layer's.
+        Formats without ties store one of two names only; transformers drops the output layer's.
         """
         if place.key in self._views[place.source].tensors:
             return place
@@ -64,14 +66,14 @@ class Ties:
         mine = [key for key in self._views[place.source].tensors if key in shared]
         return place._replace(key=mine[0]) if mine else place
 
-    def _names(self, place: Place) -> set[str]:
+    def _names(self, place: SourceKey) -> set[str]:
         owners = self._owners[place.source]
         owner = owners.get(place.key, place.key)
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps, those tied to an earlier one that are made of tensors tied to its in all their sources."""
-        if not any(self._owners):  # as mostly: no model has ties
+        """Return the steps with ties: to an earlier step if the inputs of both are tied in every source."""
+        if not any(self._owners):  # the usual case: no model has ties
             return list(steps)
         made: dict[tuple[Any, ...], str] = {}
         found = []
@@ -87,7 +89,7 @@ class Ties:
         return self._owners[source].get(key, key)
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Yield which tensors are tied in some models and come apart, since they are not in all."""
+        """Yield a note on tensors that are tied in some models but not in the output, since not all models tie them."""
         owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
         said: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):

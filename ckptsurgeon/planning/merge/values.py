@@ -1,4 +1,4 @@
-"""The values that the parameters of a merge have for each tensor: given once, by pattern, by layer, by model."""
+"""The values of a merge's parameters for each tensor: for all, by pattern, by layer, by model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..keys.pattern import KeyPattern
 from ..keys.spelling import quoted
 from ..plan.compute import Value
 
-__all__ = ["Setting", "Settings", "Values", "check_matched", "overlooked"]
+__all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "overlooked"]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A value of a parameter for the keys that a pattern matches, or that contain a text; for all without either.
+class ParameterSetting:
+    """A parameter's value for the keys that a pattern matches, or that contain a text; without either, for all keys.
 
-    ``value`` may be one for each model (``models``), or a gradient over the layers (``layers``): points that are as far
-    from each other as the first layer is from the last, straight lines between them. What is no number does not slide:
-    each point counts until the next.
+    ``value`` may be one for each model (``models``), or a gradient over the layers (``layers``): equally spaced points
+    from the first layer to the last, interpolated linearly. Points that are not numbers are not interpolated: each
+    holds until the next.
     """
 
     value: Value = 0.0
@@ -36,11 +36,11 @@ class Setting:
 
     @property
     def is_for_all(self) -> bool:
-        """Whether it counts for every key."""
+        """Return whether the setting applies to every key."""
         return self.pattern is None and not self.contains
 
     def matches(self, key: str) -> bool:
-        """Whether it counts for a key."""
+        """Return whether the setting applies to a key."""
         return self.contains in key and (self.pattern is None or self.pattern.matches(key))
 
     def at(self, model: int, depth: float) -> Value:
@@ -61,16 +61,16 @@ def _is_number(value: Value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-Settings: TypeAlias = Mapping[str, Sequence[Setting]]
-"""The settings of each parameter by its name; of those that match a key the first wins."""
+Settings: TypeAlias = Mapping[str, Sequence[ParameterSetting]]
+"""The settings of each parameter by its name; the first one that matches a key applies."""
 
 
-class Values:
+class ParameterValues:
     """The values of a method's parameters, by key and model.
 
-    ``own`` are the settings of each model, which win over those ``shared`` by all. Raises ConfigError for a parameter
-    that the method does not have, that has to be given and is not, or whose value is not of its kind. ``how`` says how
-    one is given, where that is not on the command line.
+    ``own`` are the settings of each model, which override those ``shared`` by all. Raises ConfigError for a parameter
+    that the method does not have, for a missing one, or a value of the wrong kind. ``how`` tells the user how to give
+    one if not on the command line.
     """
 
     def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
@@ -85,22 +85,25 @@ class Values:
             for name in settings:
                 if not known[name].each:
                     raise ConfigError(
-                        f"{name} of {method.name} is one for all models.", hint="Give it once, and not by model."
+                        f"{name} of {method.name} has one value for all models.",
+                        hint="Give it once, not for each model.",
                     )
 
-    def _check(self, parameter: Parameter, setting: Setting) -> None:
+    def _check(self, parameter: Parameter, setting: ParameterSetting) -> None:
         if setting.models and not parameter.each:
-            raise ConfigError(f"{parameter.name} of {self._method.name} is one for all models, not one for each.")
+            raise ConfigError(
+                f"{parameter.name} of {self._method.name} has one value for all models, not one for each."
+            )
         if setting.models and len(setting.models) != len(self._own):
             raise ConfigError(
                 f"{parameter.name} has {count(len(setting.models), 'value')} for {count(len(self._own), 'model')}.",
-                hint="Give one to each.",
+                hint="Give one value for each model.",
             )
         for value in setting.models or setting.layers or (setting.value,):
             parameter.checked(value)
 
-    def conditions(self) -> list[tuple[str, int | None, Setting]]:
-        """Return the settings that are not for all keys: of which parameter, and of which model where it is its own."""
+    def conditions(self) -> list[tuple[str, int | None, ParameterSetting]]:
+        """Return the settings that do not apply to all keys: the parameter, and the model if it is the model's own."""
         scopes = [(None, self._shared), *enumerate(self._own)]
         return [
             (name, model, one) for model, settings in scopes for name, found in settings.items()
@@ -108,7 +111,7 @@ class Values:
         ]  # fmt: skip
 
     def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
-        """Return the parameters for a key, whose inputs are of these models under these keys of their own.
+        """Return the parameters for a key, whose inputs have these keys in these models.
 
         ``depth`` is from 0 to 1.
         """
@@ -134,7 +137,7 @@ class Values:
 
 
 def _flag(parameter: Parameter, models: int) -> str:
-    """Return the option that gives a parameter, in whose example there is a weight for each model."""
+    """Return the option that gives a parameter; the example has a weight for each model."""
     if parameter.name != "weight":
         return f"--param {parameter.name}=VALUE"
     return f"--weights {','.join([f'{1 / models:.2g}'] * models)}"
@@ -147,14 +150,14 @@ def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> N
         raise ConfigError(f"the merge method {method.name} has no parameter {escape(name)}.", hint=hint)
 
 
-def check_matched(used: Iterable[tuple[Values, str, Sequence[str]]]) -> None:
-    """Raise PatternError for a setting that counts for none of the keys that it could.
+def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) -> None:
+    """Raise PatternError for a setting that applies to none of its possible keys.
 
-    ``used`` are the values of each tensor, its key in the output and those that the models have it under.
+    ``used`` has the values of each tensor, its key in the output and its keys in the models.
     """
-    pending: dict[int, tuple[str, Setting, dict[str, None]]] = {}
+    pending: dict[int, tuple[str, ParameterSetting, dict[str, None]]] = {}
     matched: set[int] = set()
-    conditions: dict[int, list[tuple[str, int | None, Setting]]] = {}
+    conditions: dict[int, list[tuple[str, int | None, ParameterSetting]]] = {}
     for values, key, own in used:
         for name, model, setting in conditions.setdefault(id(values), values.conditions()):
             if id(setting) in matched:
@@ -168,8 +171,8 @@ def check_matched(used: Iterable[tuple[Values, str, Sequence[str]]]) -> None:
             raise _unmatched(name, setting, list(seen))
 
 
-def overlooked(used: Iterable[Values], keys: Sequence[str]) -> list[str]:
-    """Return notes on the patterns of settings that match few keys of an output, and far more deeper down."""
+def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str]:
+    """Return notes on the patterns of settings that match few keys of an output but many more deeper down."""
     once = {id(values): values for values in used}
     patterns = {
         f"{name} of {setting.pattern.text}": setting.pattern
@@ -180,7 +183,7 @@ def overlooked(used: Iterable[Values], keys: Sequence[str]) -> list[str]:
     return deeper_notes(patterns.items(), keys)
 
 
-def _unmatched(name: str, setting: Setting, keys: Sequence[str]) -> PatternError:
+def _unmatched(name: str, setting: ParameterSetting, keys: Sequence[str]) -> PatternError:
     if setting.pattern is not None:
         return unmatched(f"{name} of {setting.pattern.text}", setting.pattern, keys, "output")
     pattern = KeyPattern(f"**.{quoted(setting.contains)}")

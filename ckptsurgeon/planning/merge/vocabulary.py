@@ -1,4 +1,4 @@
-"""Which tensors of models run along their vocabularies, and along which axis. Never guessed between several."""
+"""Finds the vocabulary axis of the tensors of models; an ambiguous one is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
 from ..keys.hints import matched
 from ..keys.pattern import OptionPattern
-from ..plan.rows import Rows
+from ..plan.rows import VocabularyRows
 from ..plan.step import Input
 
 __all__ = ["MergeAxes", "MergeVocabulary"]
@@ -18,12 +18,12 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 
 @dataclass(frozen=True)
 class MergeVocabulary:
-    """The rows of each source that make the output's vocabulary; the tensors that somebody named, with or without axis.
+    """The rows of each source for the output's vocabulary; ``keys`` name tensors, with or without an axis.
 
     ``tokens`` are the output's, ``lists`` those of each source, of which the ``open`` ones may have further tokens.
     """
 
-    rows: tuple[Rows, ...]
+    rows: tuple[VocabularyRows, ...]
     tokens: tuple[str, ...]
     lists: tuple[tuple[str, ...], ...]
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
@@ -31,17 +31,17 @@ class MergeVocabulary:
 
     @property
     def size(self) -> int:
-        """How many rows the output has: a few may be no token's."""
+        """The number of rows of the output, which may include padding rows without a token."""
         return len(self.rows[0].rows)
 
     @property
     def is_identity(self) -> bool:
-        """Whether all models have the output's vocabulary, and nothing else."""
+        """Return whether all models have exactly the output's vocabulary."""
         return all(one.is_identity for one in self.rows)
 
 
 class MergeAxes:
-    """Tells the axis of each tensor: as named, else where the models' sizes differ and just one axis has them."""
+    """Finds the axis of each tensor: the given one, else the only one with the models' sizes if these differ."""
 
     def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
         self._options, self._names = options, names
@@ -55,9 +55,9 @@ class MergeAxes:
         self._nobodys: dict[str, None] = {}
 
     def axis(self, key: str, inputs: Sequence[Input]) -> int | None:
-        """Return the axis of a tensor, None where it does not run along the vocabularies, or they are all the same.
+        """Return the axis of a tensor, None if it has no vocabulary axis or all vocabularies are the same.
 
-        Raises PlanError where sizes contradict the token lists, several axes fit, or nobody has a token.
+        Raises PlanError if sizes contradict the token lists, several axes fit, or no model has a token.
         """
         rows = [self._options.rows[one.source] for one in inputs]
         if all(one.is_identity for one in rows) and len({one.shape for one in inputs}) == 1:
@@ -66,7 +66,7 @@ class MergeAxes:
         if key in self._named:
             axis = self._checked(key, inputs, rows, self._named[key], fitting)
         elif len({one.size for one in rows}) == 1 or self._options.keys:
-            if fitting:  # all have one size: whether it is that of the tokens, no shape tells
+            if fitting:  # all sizes are equal: the shape does not show whether that is the number of tokens
                 self._passed[key] = fitting[0]
             return None
         elif len(fitting) > 1:
@@ -94,7 +94,12 @@ class MergeAxes:
         )
 
     def _checked(
-        self, key: str, inputs: Sequence[Input], rows: Sequence[Rows], axis: int | None, fitting: Sequence[int]
+        self,
+        key: str,
+        inputs: Sequence[Input],
+        rows: Sequence[VocabularyRows],
+        axis: int | None,
+        fitting: Sequence[int],
     ) -> int:
         if axis is None and len(fitting) == 1:
             return fitting[0]
@@ -112,7 +117,7 @@ class MergeAxes:
             "Name them with --tokens MODEL=LIST; of a tensor that is longer than its list, name the axis, GLOB=AXIS.",
         )
 
-    def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[Rows]) -> None:
+    def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[VocabularyRows]) -> None:
         tokens = self._options.tokens
         lent = {place for one in rows for place, _ in one.lent}
         self._check_lenders(key, inputs, lent)
@@ -132,25 +137,25 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError where a row is to come from a model that a tensor is not merged of."""
+        """Raise PlanError if a row would come from a model that the tensor is not merged from."""
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
             for place, _ in rows.lent if source not in merged else ():
                 if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
                     raise PlanError(
                         f"{escape(key)}: the row of {self._options.tokens[place]!r} is to come from "
-                        f"{escape(self._names[source])}, which it is not merged of.",
-                        hint="Name a model that is among those of this tensor.",
+                        f"{escape(self._names[source])}, which it is not merged from.",
+                        hint="Name a model that this tensor is merged from.",
                     )
 
     def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
         return PlanError(
             f"--vocab: axes {' and '.join(map(str, axes))} of {escape(key)} both fit.",
-            hint=f"Say which: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Name one: --vocab-keys {escape(key)}={axes[0]}.",
         )
 
     def check(self) -> None:
-        """Raise PlanError where the vocabularies differ and nothing is mapped by them."""
+        """Raise PlanError if the vocabularies differ but no tensor is mapped by them."""
         if self._found or self._options.is_identity:
             return
         pairs = zip(self._names, self._options.lists, strict=True)
@@ -163,7 +168,7 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Say how the vocabularies become one, and which tensors keep their order though they are as long."""
+        """Yield notes on how the vocabularies are joined, and on tensors that keep their order despite their length."""
         yield from self._overlooked
         if not self._found:
             return
@@ -178,11 +183,11 @@ class MergeAxes:
             named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")
             yield (
                 f"{count(len(self._passed), 'tensor')} as long as the token lists {keep}; "
-                f"what is a vocabulary's is mapped with {named}"
+                f"a tensor of a vocabulary is mapped with {named}"
             )
 
     def _had(self, source: int) -> str:
-        """Say how many of the tokens a model has, and what of it is not used."""
+        """Return how many of the tokens a model has, and which of its rows are not used."""
         options, beyond = self._options, self._beyond.get(source, 0)
         rows, known = options.rows[source], options.lists[source]
         had = len(set(options.tokens).intersection(known[: rows.size]))
@@ -195,10 +200,10 @@ class MergeAxes:
         return f"{escape(self._names[source])} has {had} of the {count(len(options.tokens), 'token')}{said}"
 
 
-def fitting_axes(inputs: Sequence[Input], rows: Sequence[Rows], *, longer: bool = False) -> list[int]:
-    """Return the axes along which all inputs are as long as their vocabularies, and alike along all others.
+def fitting_axes(inputs: Sequence[Input], rows: Sequence[VocabularyRows], *, longer: bool = False) -> list[int]:
+    """Return the axes along which all inputs have the length of their vocabularies, and equal lengths along all others.
 
-    With ``longer`` they may be longer: rows beyond a vocabulary are no token's.
+    With ``longer`` they may be longer: rows beyond a vocabulary belong to no token.
     """
     shapes = [one.shape for one in inputs]
     if len({len(shape) for shape in shapes}) > 1:

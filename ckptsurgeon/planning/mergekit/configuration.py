@@ -1,4 +1,4 @@
-"""Reads a configuration of mergekit: every field that 0.1.5 knows, two of our own, and the parts of a model."""
+"""Reads a configuration of mergekit: every field of version 0.1.5, two fields of our own, and the parts of a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from ...util.text import brief_repr, escape
 from ..keys.hints import nearest
 from ..keys.pattern import KeyPattern
 from ..transplant.select import SourceView
-from .fields import Reference, at, fault, items, reference, table, text
+from .fields import ModelReference, at, fault, items, reference, table, text
 from .tokenizer import Tokenizer, read_tokenizer
 
-__all__ = ["Configuration", "Module", "Part", "Slice", "Source", "parts_of", "read_configuration"]
+__all__ = [
+    "Configuration",
+    "ModelPart",
+    "ModuleConfig",
+    "SliceConfig",
+    "SourceConfig",
+    "parts_of",
+    "read_configuration",
+]
 
 FIELDS = (
     "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
@@ -22,44 +30,44 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model of a merge, or layers of it, from the first to before the last; ``where`` it stands in the file."""
+class SourceConfig:
+    """A model of a merge, or layers of it, from the first to before the last; ``where`` is its place in the file."""
 
     where: str
-    model: Reference
+    model: ModelReference
     layers: tuple[int, int] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceConfig:
     """Layers of the output: those of its sources, merged with each other one by one."""
 
     where: str
-    sources: tuple[Source, ...]
-    base: Reference | None = None
+    sources: tuple[SourceConfig, ...]
+    base: ModelReference | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Module:
-    """A part of the model, or all of it under no ``name``: whole ``models``, or ``slices`` of ``layers``, a pattern."""
+class ModuleConfig:
+    """A part of the model (all of it without a ``name``): whole ``models``, or ``slices`` of ``layers``, a pattern."""
 
     where: str
     name: str
-    models: tuple[Source, ...] = ()
-    slices: tuple[Slice, ...] = ()
+    models: tuple[SourceConfig, ...] = ()
+    slices: tuple[SliceConfig, ...] = ()
     layers: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a file asks for."""
+    """A configuration as data."""
 
     method: str
-    modules: tuple[Module, ...]
-    base: Reference | None = None
+    modules: tuple[ModuleConfig, ...]
+    base: ModelReference | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = ""
     tokenizer: Tokenizer | None = None
@@ -67,11 +75,11 @@ class Configuration:
     notes: tuple[str, ...] = ()
 
     @property
-    def references(self) -> tuple[Reference, ...]:
-        """Every model that is named, in order, the base last where it is not among them."""
+    def references(self) -> tuple[ModelReference, ...]:
+        """Every named model, in order; the base comes last if it is not among the others."""
         return tuple(dict.fromkeys(self._named()))
 
-    def _named(self) -> Iterator[Reference]:
+    def _named(self) -> Iterator[ModelReference]:
         for module in self.modules:
             for source in (*module.models, *(one for part in module.slices for one in part.sources)):
                 yield source.model
@@ -81,7 +89,7 @@ class Configuration:
 
 
 def read_configuration(data: Any) -> Configuration:
-    """Return what a document asks for; raises ConfigError for what mergekit does not know, or we do not."""
+    """Return the configuration in a document; raises ConfigError for fields that are not known."""
     given = table("", data, FIELDS, ("merge_method",))
     shapes = [one for one in ("models", "slices", "modules") if given.get(one)]
     if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
@@ -96,7 +104,7 @@ def read_configuration(data: Any) -> Configuration:
             raise fault("modules", f"is {brief_repr(named)}, not a map")
         modules = [_module(at("modules", str(name)), str(name), one, notes) for name, one in named.items()]
         if "layers" in given:
-            raise fault("layers", "stands beside modules", "Give it to each module.")
+            raise fault("layers", "cannot be given together with modules", "Give it to each module.")
     else:
         modules = [_module("", "", {one: given[one] for one in (*shapes, "layers") if one in given}, notes)]
     base = reference("base_model", given["base_model"]) if "base_model" in given else None
@@ -114,18 +122,18 @@ def read_configuration(data: Any) -> Configuration:
 
 
 def _dtype(given: Mapping[str, Any]) -> str:
-    """Return the dtype of the output; what mergekit computes in is no concern of ours."""
+    """Return the dtype of the output; mergekit's dtype of computation is not used."""
     named = [text(one, given[one]).removeprefix("torch.") for one in ("out_dtype", "dtype") if one in given]
     return named[0] if named else ""
 
 
-def _module(where: str, name: str, data: Any, notes: list[str]) -> Module:
+def _module(where: str, name: str, data: Any, notes: list[str]) -> ModuleConfig:
     given = table(where, data, ("models", "slices", "parameters", "layers"))
     if bool(given.get("models")) == bool(given.get("slices")):
         raise fault(where, "has both models and slices" if given.get("models") else "has neither models nor slices")
     models = items(at(where, "models"), given["models"], "models") if given.get("models") else []
     slices = items(at(where, "slices"), given["slices"], "slices") if given.get("slices") else []
-    return Module(
+    return ModuleConfig(
         where,
         name,
         tuple(_source(at(at(where, "models"), i), one, whole=True) for i, one in enumerate(models)),
@@ -135,27 +143,29 @@ def _module(where: str, name: str, data: Any, notes: list[str]) -> Module:
     )
 
 
-def _slice(where: str, data: Any, notes: list[str]) -> Slice:
+def _slice(where: str, data: Any, notes: list[str]) -> SliceConfig:
     given = table(where, data, ("sources", "base_model", "residual_weight", "parameters"), ("sources",))
     rows = items(at(where, "sources"), given["sources"], "sources")
     sources = tuple(_source(at(at(where, "sources"), i), one, whole=False) for i, one in enumerate(rows))
     lengths = [last - first for one in sources if one.layers is not None for first, last in [one.layers]]
     if len(set(lengths)) > 1:
-        raise fault(where, f"has sources of {' and '.join(map(str, lengths))} layers", "Give each as many.")
+        raise fault(
+            where, f"has sources of {' and '.join(map(str, lengths))} layers", "Give each the same number of layers."
+        )
     if "residual_weight" in given:
         if type(given["residual_weight"]) not in (int, float):
             raise fault(at(where, "residual_weight"), f"is {brief_repr(given['residual_weight'])}, not a number")
         notes.append(f"{where}.residual_weight has no effect, as in mergekit")
     base = reference(at(where, "base_model"), given["base_model"]) if "base_model" in given else None
-    return Slice(where, sources, base, _parameters(at(where, "parameters"), given))
+    return SliceConfig(where, sources, base, _parameters(at(where, "parameters"), given))
 
 
-def _source(where: str, data: Any, *, whole: bool) -> Source:
+def _source(where: str, data: Any, *, whole: bool) -> SourceConfig:
     known = ("model", "parameters") if whole else ("model", "layer_range", "parameters")
     given = table(where, data, known, known[:-1])
     layers = None if whole else _range(at(where, "layer_range"), given["layer_range"])
     model = reference(at(where, "model"), given["model"])
-    return Source(where, model, layers, _parameters(at(where, "parameters"), given))
+    return SourceConfig(where, model, layers, _parameters(at(where, "parameters"), given))
 
 
 def _range(where: str, data: Any) -> tuple[int, int]:
@@ -165,7 +175,7 @@ def _range(where: str, data: Any) -> tuple[int, int]:
     if first < 0 or last < 0:
         raise fault(where, f"is [{first}, {last}], below the first layer", "Count from 0, the last one not included.")
     if last <= first:
-        raise fault(where, f"is [{first}, {last}], which holds no layer", "Count from 0, the last one not included.")
+        raise fault(where, f"is [{first}, {last}], which is empty", "Count from 0, the last one not included.")
     return first, last
 
 
@@ -176,49 +186,51 @@ def _parameters(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return data
 
 
-# The parts of a model that ``modules`` name, and which keys belong to each.
+# The parts of a model that ``modules`` name, and the keys that belong to each.
 
 WHOLE = ("", "default")
-"""What a part that is the whole model is called; mergekit calls it default."""
+"""The name of the part that is the whole model; mergekit calls it default."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part and where it hangs; what hangs deeper in another part is that one's."""
+class ModelPart:
+    """A part and the modules that it covers, ``homes``; a module inside another part's belongs to that one."""
 
-    module: Module
+    module: ModuleConfig
     homes: tuple[str, ...]
     others: tuple[str, ...] = field(default=(), repr=False)
 
     def owns(self, key: str) -> bool:
-        """Whether a key belongs to it."""
+        """Return whether a key belongs to it."""
         return _depth(self.homes, key) > _depth(self.others, key)
 
 
 def _depth(homes: Sequence[str], key: str) -> int:
-    """Return how much of a key the nearest of several modules names: 0 for the whole model, -1 for none."""
+    """Return the length of the longest of several modules that contains the key: 0 for the whole model, -1 for none."""
     fits = [len(home) for home in homes if not home or key == home or key.startswith(f"{home}.")]
     return max(fits, default=-1)
 
 
-def parts_of(modules: Sequence[Module], views: Sequence[SourceView]) -> list[Part]:
-    """Return each part with its place: that of its ``layers``, or every module of its name.
+def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
+    """Return each part with its modules: those of its ``layers``, or every module of its name.
 
-    What is nobody's belongs to the last. Raises ConfigError for a part that is nowhere in the models.
+    Keys that no part covers belong to the last. Raises ConfigError for a part that the models do not have.
     """
     if len(modules) == 1 and modules[0].name in WHOLE:
-        return [Part(modules[0], ("",))]
+        return [ModelPart(modules[0], ("",))]
     keys = dict.fromkeys(key for view in views for key in view.tensors)
     homes = {one.name: _homes(one, list(keys)) for one in modules}
     homes[modules[-1].name] += ("",)
     return [
-        Part(one, homes[one.name], tuple(home for name, other in homes.items() if name != one.name for home in other))
+        ModelPart(
+            one, homes[one.name], tuple(home for name, other in homes.items() if name != one.name for home in other)
+        )
         for one in modules
     ]
 
 
-def _homes(module: Module, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return where a part hangs, outermost: ``model.encoder`` for encoder, or for layers: model.encoder.layers."""
+def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the outermost modules of a part: ``model.encoder`` for encoder, or for layers: model.encoder.layers."""
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:
@@ -231,5 +243,5 @@ def _homes(module: Module, keys: Sequence[str]) -> tuple[str, ...]:
     if not found:
         near = nearest(module.name, keys)
         hint = f"Did you mean {escape(near[0][0])}? " if near else ""
-        raise fault(module.where, "is the name of no module of the models", f"{hint}Say layers: GLOB in it.")
+        raise fault(module.where, "does not name a module of the models", f"{hint}Add layers: GLOB to it.")
     return tuple(found)

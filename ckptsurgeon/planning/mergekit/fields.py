@@ -1,4 +1,4 @@
-"""Fields of a configuration: each is known and of its kind, or it is an error that says where."""
+"""Checks the fields of a configuration: an unknown one, or one of the wrong type, is an error that names it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 
-__all__ = ["Reference", "at", "fault", "items", "reference", "table", "text"]
+__all__ = ["ModelReference", "at", "fault", "items", "reference", "table", "text"]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A model as a configuration names it: ``said`` as it stands there, and what that means: PATH[@REVISION][+LORA]."""
+class ModelReference:
+    """A model as a configuration names it: the text there (``said``), and its meaning: PATH[@REVISION][+LORA]."""
 
     said: str
     path: str
@@ -24,7 +24,7 @@ class Reference:
 
 
 def at(where: str, field: str | int) -> str:
-    """Return what messages call a field of something, or one of several."""
+    """Return the name of a field, or of one item of a list, in messages."""
     return f"{where}[{field}]" if isinstance(field, int) else f"{where}.{field}" if where else field
 
 
@@ -34,7 +34,7 @@ def fault(where: str, why: str, hint: str = "") -> ConfigError:
 
 
 def table(where: str, data: Any, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
-    """Return a mapping whose fields are all known; those that are empty count as not given."""
+    """Return a mapping with known fields only; empty fields count as not given."""
     if not isinstance(data, dict):
         raise fault(where, f"is {brief_repr(data)}, not a map", f"It takes {', '.join(known)}.")
     for field in data:
@@ -50,21 +50,21 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 
 
 def items(where: str, data: Any, what: str) -> list[Any]:
-    """Return a list that is not empty."""
+    """Return a list, which must not be empty."""
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
     return data
 
 
 def text(where: str, data: Any) -> str:
-    """Return a text that is not empty."""
+    """Return a text, which must not be empty."""
     if not isinstance(data, str) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a text")
     return data
 
 
-def reference(where: str, data: Any) -> Reference:
-    """Return a model that is named as text, or with ``model`` or ``path`` and the like."""
+def reference(where: str, data: Any) -> ModelReference:
+    """Return a model, given as text, or with ``model`` or ``path`` and related fields."""
     if not isinstance(data, dict):
         return _from_text(where, text(where, data))
     if "path" in data:
@@ -74,20 +74,20 @@ def reference(where: str, data: Any) -> Reference:
     if not given.get("lora"):
         return model
     lora = _from_path(at(where, "lora"), given["lora"])
-    return Reference(f"{model.said}+{lora.said}", model.path, model.revision, lora.said)
+    return ModelReference(f"{model.said}+{lora.said}", model.path, model.revision, lora.said)
 
 
-def _from_path(where: str, data: Any) -> Reference:
+def _from_path(where: str, data: Any) -> ModelReference:
     if not isinstance(data, dict):
         return _from_text(where, text(where, data))
     given = table(where, data, ("path", "revision"), ("path",))
     path, revision = text(at(where, "path"), given["path"]), str(given.get("revision", ""))
-    return Reference(f"{path}@{revision}" if revision else path, path, revision)
+    return ModelReference(f"{path}@{revision}" if revision else path, path, revision)
 
 
-def _from_text(where: str, said: str) -> Reference:
+def _from_text(where: str, said: str) -> ModelReference:
     model, _, lora = said.partition("+")
     path, _, revision = model.partition("@")
     if not path:
-        raise fault(where, f"is {brief_repr(said)}, which names no model")
-    return Reference(said, path, revision, lora)
+        raise fault(where, f"is {brief_repr(said)}, which does not name a model")
+    return ModelReference(said, path, revision, lora)

@@ -1,4 +1,4 @@
-"""From a configuration of mergekit to the tensors of its output: which models take part where, and how."""
+"""Makes the tensors of an output from a configuration of mergekit: the models of each, and how they are merged."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ...methods.merge._parameters import Parameter
 from ...util.text import brief_repr, count
 from ..keys.pattern import KeyPattern
 from ..merge.layers import LayerList, layer_list, layer_lists
-from ..merge.options import Piece
+from ..merge.options import MergePiece
 from ..merge.plan import LayerSlice, LayerSource, pieces_of, sliced_pieces
-from ..merge.values import Setting, Settings, Values
+from ..merge.values import ParameterSetting, ParameterValues, Settings
 from ..transplant.select import SourceView
-from .configuration import Configuration, Module, Part, Slice, Source, parts_of
-from .fields import Reference, at, fault, table, text
+from .configuration import Configuration, ModelPart, ModuleConfig, SliceConfig, SourceConfig, parts_of
+from .fields import ModelReference, at, fault, table, text
 
-__all__ = ["Layout", "Models", "Stack", "pieces_of_configuration", "settings", "without_effect"]
+__all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configuration", "settings", "without_effect"]
 
-# Parameters as mergekit writes them: values, gradients, and lists of values for some tensors each.
+# Parameters in mergekit's form: values, gradients, and lists of values for some tensors each.
 
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
-"""What mergekit takes, by method (for all under no name), though it changes nothing."""
+"""Parameters that mergekit accepts, by method ("" for all), although they have no effect."""
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def _idle(method: Method, name: str) -> bool:
-    """Whether a parameter is one that changes nothing in mergekit either, and that the method has not."""
+    """Return whether the method lacks a parameter, and mergekit accepts it without effect."""
     return name in (*IDLE[""], *IDLE.get(method.name, ())) and name not in {one.name for one in method.parameters}
 
 
 def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
-    """Return the settings of a map of parameters; raises ConfigError for what mergekit could not read either.
+    """Return the settings of a map of parameters; raises ConfigError for values that mergekit could not read either.
 
-    A value is a scalar; a list of scalars, from the first layer to the last; or ``value`` with ``filter``, a text that
-    the tensor's name contains, or with ``keys``, a pattern of ours; or a list of these, of which the first counts that
-    matches.
+    A value is a scalar; a list of scalars, from the first layer to the last; ``value`` with ``filter``, a text that
+    the tensor's name contains, or with ``keys``, a pattern of ours; or a list of such values, of which the first match
+    applies.
     """
     known = {one.name: one for one in method.parameters}
     return {
@@ -49,7 +49,7 @@ def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
     }
 
 
-def _settings(where: str, data: Any, parameter: Parameter | None) -> list[Setting]:
+def _settings(where: str, data: Any, parameter: Parameter | None) -> list[ParameterSetting]:
     if isinstance(data, dict):
         return [_conditional(where, data, parameter)]
     if not isinstance(data, list) or not any(isinstance(one, dict) for one in data):
@@ -61,26 +61,26 @@ def _settings(where: str, data: Any, parameter: Parameter | None) -> list[Settin
     return found
 
 
-def _conditional(where: str, data: Any, parameter: Parameter | None) -> Setting:
+def _conditional(where: str, data: Any, parameter: Parameter | None) -> ParameterSetting:
     given = table(where, data, ("value", "filter", "keys"), ("value",))
     if "filter" in given and "keys" in given:
         raise fault(where, "has filter and keys", "Give one: keys is a pattern, filter a text that names contain.")
     contains = text(at(where, "filter"), given["filter"]) if "filter" in given else ""
     pattern = KeyPattern.given(text(at(where, "keys"), given["keys"]), "keys: ") if "keys" in given else None
     plain = _plain(at(where, "value"), given["value"], parameter)
-    return Setting(plain.value, pattern, layers=plain.layers, contains="" if contains == "*" else contains)
+    return ParameterSetting(plain.value, pattern, layers=plain.layers, contains="" if contains == "*" else contains)
 
 
-def _plain(where: str, data: Any, parameter: Parameter | None) -> Setting:
+def _plain(where: str, data: Any, parameter: Parameter | None) -> ParameterSetting:
     if isinstance(data, list):
         if not data:
             raise fault(where, "is an empty list", "A gradient has a value for the first layer, and more.")
-        return Setting(layers=tuple(_scalar(at(where, i), one, parameter) for i, one in enumerate(data)))
-    return Setting(_scalar(where, data, parameter))
+        return ParameterSetting(layers=tuple(_scalar(at(where, i), one, parameter) for i, one in enumerate(data)))
+    return ParameterSetting(_scalar(where, data, parameter))
 
 
 def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool | str:
-    """Return a value as its parameter takes it: texts that spell numbers and truths are these, 0 and 1 truths too."""
+    """Return a value in its parameter's type: texts may spell numbers and truth values, 0 and 1 may be truth values."""
     if not isinstance(data, (bool, int, float, str)):
         raise fault(where, f"is {brief_repr(data)}, not a number, a text, true or false")
     kind = parameter.kind if parameter is not None else ""
@@ -95,44 +95,44 @@ def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool 
 
 
 def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
-    """Return the parameters that change nothing."""
+    """Return the parameters that have no effect."""
     return [name for name in data if _idle(method, name)]
 
 
 @dataclass(frozen=True)
-class Models:
+class NumberedModels:
     """The models that a configuration names, opened: their numbers among ``views``, and how many layers each has.
 
-    These are all the numbers that a model's configuration gives for layers of one kind or another; none without one.
+    ``counts`` are all numbers of layers in each model's configuration, empty for a model without one.
     """
 
     views: Sequence[SourceView]
-    numbers: Mapping[Reference, int]
+    numbers: Mapping[ModelReference, int]
     counts: Sequence[Collection[int]]
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A list of layers of the output: for each the model, by its number, and the layer that it was there."""
+class LayerStack:
+    """A list of layers of the output: the model, by its number, and the layer there, for each."""
 
     layers: LayerList
     origins: tuple[tuple[int, int], ...]
 
 
 @dataclass
-class Layout:
-    """The tensors of an output, the layers that were stacked for it, and what is to be said."""
+class MergeLayout:
+    """The tensors of an output, the layers that are stacked for it, and notes."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    stacks: list[Stack] = field(default_factory=list)
+    pieces: list[MergePiece] = field(default_factory=list)
+    stacks: list[LayerStack] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
 
 
-def pieces_of_configuration(configuration: Configuration, models: Models, method: Method) -> Layout:
+def pieces_of_configuration(configuration: Configuration, models: NumberedModels, method: Method) -> MergeLayout:
     """Return the tensors that a configuration asks for.
 
-    Raises ConfigError for models that the method does not take, or values that it does not, PlanError for layers that
-    are not there, PatternError for a pattern of layers that names none.
+    Raises ConfigError for models or values that the method does not accept, PlanError for layers that a model lacks,
+    PatternError for a pattern of layers that matches none.
     """
     builder = _Builder(configuration, models, method)
     for part in parts_of(configuration.modules, models.views):
@@ -141,14 +141,14 @@ def pieces_of_configuration(configuration: Configuration, models: Models, method
 
 
 class _Builder:
-    """Adds the parts of an output to each other."""
+    """Adds the parts of an output one by one."""
 
-    def __init__(self, configuration: Configuration, models: Models, method: Method) -> None:
+    def __init__(self, configuration: Configuration, models: NumberedModels, method: Method) -> None:
         self._base, self._models, self._method = configuration.base, models, method
-        self.layout = Layout(notes=dict.fromkeys(configuration.notes))
+        self.layout = MergeLayout(notes=dict.fromkeys(configuration.notes))
         self._settings = self._read("parameters", configuration.parameters)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ModelPart) -> None:
         """Add a part; raises what ``pieces_of_configuration`` does."""
         module, views = part.module, self._models.views
         shared = _chained(self._read(f"{module.where}.parameters".strip("."), module.parameters), self._settings)
@@ -167,9 +167,9 @@ class _Builder:
         origins = [
             (one.sources[0].source, one.sources[0].first + offset) for one in slices for offset in range(one.length)
         ]
-        self.layout.stacks.append(Stack(layers, tuple(origins)))
+        self.layout.stacks.append(LayerStack(layers, tuple(origins)))
 
-    def _lists(self, module: Module, counts: Collection[int], keys: Sequence[str]) -> Sequence[LayerList]:
+    def _lists(self, module: ModuleConfig, counts: Collection[int], keys: Sequence[str]) -> Sequence[LayerList]:
         if not module.layers:
             return layer_lists(keys, counts)
         return [
@@ -178,28 +178,28 @@ class _Builder:
             )
         ]
 
-    def _layers(self, module: Module, owns: Callable[[str], bool]) -> LayerList:
+    def _layers(self, module: ModuleConfig, owns: Callable[[str], bool]) -> LayerList:
         first = self._number(module.slices[0].sources[0])
         view = self._models.views[first]
         keys = [key for key in view.tensors if owns(key)]
         pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
         return layer_list(keys, self._models.counts[first], name=view.source.name, pattern=pattern)
 
-    def _slice(self, part: Slice, shared: Settings) -> LayerSlice:
+    def _slice(self, part: SliceConfig, shared: Settings) -> LayerSlice:
         models, base = self._roles(part.sources, part.base or self._base, part.where, whole=False)
         values = self._values(models, _chained(self._read(f"{part.where}.parameters", part.parameters), shared))
         return LayerSlice(tuple(map(self._source, models)), self._source(base) if base is not None else None, values)
 
-    def _source(self, one: Source) -> LayerSource:
+    def _source(self, one: SourceConfig) -> LayerSource:
         first, end = one.layers or (0, 0)
         return LayerSource(self._number(one), first, end, f"{one.where}.layer_range")
 
-    def _number(self, one: Source) -> int:
+    def _number(self, one: SourceConfig) -> int:
         return self._models.numbers[one.model]
 
-    def _values(self, models: Sequence[Source], shared: Settings) -> Values:
+    def _values(self, models: Sequence[SourceConfig], shared: Settings) -> ParameterValues:
         own = [self._read(f"{one.where}.parameters", one.parameters) for one in models]
-        return Values(self._method, shared, own, "Write it into parameters, of all or of each model.")
+        return ParameterValues(self._method, shared, own, "Set it under parameters, for all models or for each.")
 
     def _read(self, where: str, data: Mapping[str, object]) -> Settings:
         for name in without_effect(self._method, data):
@@ -207,30 +207,30 @@ class _Builder:
         return settings(self._method, where, data)
 
     def _roles(
-        self, sources: Sequence[Source], base: Reference | None, where: str, *, whole: bool
-    ) -> tuple[list[Source], Source | None]:
-        """Return the models in the order in which the method takes them, and the base, if that is not one of them."""
+        self, sources: Sequence[SourceConfig], base: ModelReference | None, where: str, *, whole: bool
+    ) -> tuple[list[SourceConfig], SourceConfig | None]:
+        """Return the models in the method's order, and the base if it is not one of them."""
         method = self._method
-        seen: list[tuple[Reference, tuple[int, int] | None]] = []
+        seen: list[tuple[ModelReference, tuple[int, int] | None]] = []
         for one in sources:
             if (one.model, one.layers) in seen:
-                raise fault(one.where, f"is {one.model.said} once more", "Name each model once, with its weight.")
+                raise fault(one.where, f"names {one.model.said} again", "Name each model once, with its weight.")
             seen.append((one.model, one.layers))
         if base is None and method.base in ("required", "model"):
             raise fault(where, f"has no base_model, which {method.name} needs", "Write base_model: …")
         every, bases = list(sources), [one for one in sources if one.model == base]
         if base is not None and not bases and whole:
-            bases = [Source("base_model", base)]
+            bases = [SourceConfig("base_model", base)]
             every += bases
             if method.base == "none":
                 self.layout.notes[f"base_model counts as a model: {method.name} takes no base"] = None
         if whole and len(self._models.numbers) == 1 and method.needs_others:
-            raise fault(where, "has one model, and nothing to merge it with", "Name others, or use passthrough.")
+            raise fault(where, "has one model, but nothing to merge it with", "Name others, or use passthrough.")
         if method.base == "none" or base is None:
             self._check_number(len(every), where)
             return every, None
         if len(bases) != 1:
-            said = "is not among its sources" if not bases else "stands there more than once"
+            said = "is not among its sources" if not bases else "is among them more than once"
             raise fault(where, f"has base_model {base.said}, which {said}", "Name it once, with its layer_range.")
         others = [one for one in every if one is not bases[0]]
         if method.base == "model":
@@ -240,23 +240,23 @@ class _Builder:
         self._say_idle(bases[0])
         return others, bases[0]
 
-    def _say_idle(self, base: Source) -> None:
-        """Say that the base's own parameters count for nothing; they are checked all the same."""
+    def _say_idle(self, base: SourceConfig) -> None:
+        """Add a note that the base's own parameters are not used; they are checked all the same."""
         if base.parameters:
             self._values([base], {})
-            self.layout.notes[f"{base.where}.parameters count for nothing: it is the base of the others"] = None
+            self.layout.notes[f"{base.where}.parameters are not used: it is the base of the others"] = None
 
     def _check_number(self, number: int, where: str) -> None:
         least, most = self._method.models
         if number < least or (most is not None and number > most):
             wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            counted = " beside the base" if self._method.base in ("required", "optional") else ""
+            counted = " besides the base" if self._method.base in ("required", "optional") else ""
             raise fault(
-                where, f"has {count(number, 'model')}{counted}, where {self._method.name} merges {wanted}",
+                where, f"has {count(number, 'model')}{counted}, but {self._method.name} merges {wanted}",
                 "Name others, or use another method.",
             )  # fmt: skip
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return settings of which the first ones win."""
+    """Return settings in which the first ones take precedence."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

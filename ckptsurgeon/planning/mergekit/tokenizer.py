@@ -1,4 +1,4 @@
-"""What a configuration of mergekit says of the output's tokeniser and chat template."""
+"""The output's tokeniser and chat template in a configuration of mergekit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...util.text import brief_repr
-from .fields import Reference, at, fault, reference, table, text
+from .fields import ModelReference, at, fault, reference, table, text
 
 __all__ = ["TEMPLATES", "TokenRow", "Tokenizer", "read_tokenizer"]
 
-# Chat templates that have a name: how the makers of a format say that a conversation is written.
+# Chat templates with a name: how the makers of a format write a conversation.
 
 _CHATML = """\
 {%- for message in messages -%}
@@ -67,7 +67,7 @@ TEMPLATES: Mapping[str, str] = {
     "alpaca": _ALPACA, "chatml": _CHATML, "exaone": _EXAONE, "llama3": _LLAMA3, "mistral": _MISTRAL,
 }  # fmt: skip
 
-"""By their names."""
+"""By name."""
 
 
 FIELDS = ("source", "tokens", "pad_to_multiple_of")
@@ -76,42 +76,42 @@ KINDS = ("zero", "model_token")
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The row that models get that lack a token, or all with ``force``: one of ``model``, zeros if that is None.
+    """The row for models that lack a token, or for all with ``force``: one of ``model``, zeros if that is None.
 
-    ``of`` is the token there, or its number; None stands for the token itself. Nothing is said of it where there is
-    no ``source``.
+    ``of`` is the token there, or its number; None means the token itself. Without ``source`` the configuration does not
+    set the row.
     """
 
     where: str
     token: str
     source: bool = False
-    model: Reference | None = None
+    model: ModelReference | None = None
     of: str | int | None = None
     force: bool = False
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Whose tokeniser the output has: "base", "union" or a model; rows token by token; ``multiple`` of which size."""
+    """The output's tokeniser ("base", "union" or a model's), rows by token, and ``multiple``, for padding."""
 
     where: str
-    source: str | Reference
+    source: str | ModelReference
     tokens: tuple[TokenRow, ...] = ()
     multiple: int = 1
 
     @property
     def is_detailed(self) -> bool:
-        """Whether it asks for rows, or a size, of its own."""
+        """Return whether it sets rows or a size."""
         return bool(self.tokens) or self.multiple > 1
 
 
 def read_tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
-    """Return what the fields of a configuration say of it, None where they do not; raises ConfigError."""
+    """Return the tokeniser of a configuration, None if its fields do not set one; raises ConfigError."""
     if "tokenizer" not in given:
         source = given.get("tokenizer_source")
         return Tokenizer("tokenizer_source", _source("tokenizer_source", source)) if source else None
     if "tokenizer_source" in given:
-        raise fault("tokenizer_source", "and tokenizer both stand there", "Leave one out.")
+        raise fault("tokenizer_source", "and tokenizer are both given", "Leave one out.")
     said = table("tokenizer", given["tokenizer"], FIELDS)
     tokens = said.get("tokens", {})
     if not isinstance(tokens, dict):
@@ -124,12 +124,12 @@ def read_tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
     )
 
 
-def _source(where: str, data: Any) -> str | Reference:
+def _source(where: str, data: Any) -> str | ModelReference:
     return data if data in ("base", "union") else reference(where, data)
 
 
 def _multiple(data: Any) -> int:
-    """Return a number of rows, 1 for none; mergekit takes 0 for none too."""
+    """Return the number that the rows are padded to a multiple of, 1 for no padding; mergekit also takes 0 for none."""
     if data is None or (type(data) is int and data == 0):
         return 1
     if type(data) is not int or data < 0:
@@ -139,7 +139,7 @@ def _multiple(data: Any) -> int:
 
 def _row(where: str, token: Any, data: Any) -> TokenRow:
     if not isinstance(token, str) or not token:
-        raise fault(where, "is no text", "Write the token in quotes.")
+        raise fault(where, "is not a text", "Write the token in quotes.")
     given = table(where, data, ("source", "force"))
     force = given.get("force", False)
     if not isinstance(force, bool):
@@ -159,7 +159,7 @@ def _row(where: str, token: Any, data: Any) -> TokenRow:
 
 
 def _token(where: str, said: Mapping[str, Any]) -> str | int:
-    """Return the token whose row is taken, or its number; one of them has to be said."""
+    """Return the token whose row is taken, or its number; one of them must be given."""
     if ("token" in said) == ("token_id" in said):
         both = "has both token and token_id" if "token" in said else "has neither token nor token_id"
         raise fault(where, both, "Name the token whose row it is, or the number of the row.")

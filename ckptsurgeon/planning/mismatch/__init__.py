@@ -1,1 +1,1 @@
-"""What may become of a tensor whose shape or dtype differs from what the destination wants. Pure, without numpy."""
+"""Policies for tensors whose shape or dtype differs from the destination's. Pure, without numpy."""

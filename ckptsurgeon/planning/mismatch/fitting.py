@@ -1,4 +1,4 @@
-"""Which policy settles which mismatch, and why another does not."""
+"""Decides whether a policy settles a mismatch, and why not."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .policies import (
 )
 from .positions import positions_of
 
-__all__ = ["Fit", "fit", "fitting_policies"]
+__all__ = ["PolicyFit", "fit", "fitting_policies"]
 
 COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
-"""Policies that make new values of several: of real numbers alone."""
+"""Policies that compute new values from several: for real numbers only."""
 
 POWERS = "float8_e8m0fnu"
-"""Powers of two without a sign: scales, between which nothing lies."""
+"""Powers of two without a sign: scales, which have no values in between."""
 
 
 _POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
@@ -35,25 +35,25 @@ _POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a policy settles a mismatch: the operation, and the policy with every argument; else why it does not."""
+class PolicyFit:
+    """How a policy settles a mismatch: the operation and the policy with all arguments; else ``why`` it does not."""
 
     op: str = ""
     policy: str = ""
     why: str = ""
 
 
-def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> Fit:
-    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError where it is no policy."""
+def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit:
+    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError if it is not a policy."""
     asked = parse_policy(policy)
     if asked.name in ("error", "init"):
-        return Fit(op="init", policy=policy) if asked.name == "init" else Fit(why="it asks for an error")
+        return PolicyFit(op="init", policy=policy) if asked.name == "init" else PolicyFit(why="it asks for an error")
     spelled = _spelled(asked, source, destination, dtype)
-    return Fit(why=spelled) if isinstance(spelled, str) else Fit(op=asked.name, policy=str(spelled))
+    return PolicyFit(why=spelled) if isinstance(spelled, str) else PolicyFit(op=asked.name, policy=str(spelled))
 
 
 def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
-    """Return a policy with every argument spelled out, or why it does not fit."""
+    """Return a policy with all its arguments, or why it does not fit."""
     name = policy.name
     if len(have) != len(want):
         return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"
@@ -74,10 +74,10 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
 
 
 def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
-    """Return the policies that would settle the mismatch of a tensor called ``key``, the plainest first.
+    """Return the policies that would settle the mismatch of a tensor called ``key``, the simplest first.
 
     Not ``positions-1d``, which without a prefix is ``interpolate`` and fits every table, and ``positions-2d`` only for
-    what is called or shaped like positions: numbers of rows are squares in many a table.
+    tensors with the name or shape of positions: many other tables have a square number of rows.
     """
     left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
     suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]
@@ -85,5 +85,5 @@ def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) ->
 
 
 def _may_be_positions(shape: Shape, key: str) -> bool:
-    """Whether a tensor is called like positions, or has the shape of (1, number, width), which few others have."""
+    """Return whether a tensor is named like positions, or has the shape (1, number, width), which few others have."""
     return _POSITIONS.search(key.lower()) is not None or (len(shape) == 3 and shape[0] == 1)

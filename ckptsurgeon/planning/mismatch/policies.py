@@ -1,4 +1,4 @@
-"""The policies for shapes that differ, by name, and what each of them cannot do."""
+"""The policies for shapes that differ, by name, and the reasons why one does not fit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
     "spelled_patch",
 ]
 
-# Which casts are refused. Pure.
+# Casts that are refused.
 
 
 def cast_fault(source: str, destination: str) -> str:
-    """Return why a cast is refused, '' when it is not: nothing may lose its fraction, sign or phase unseen."""
+    """Return why a cast is refused, '' if it is not: no value may silently lose its fraction, sign or phase."""
     have, want = DTYPES[source], DTYPES[destination]
     if source == destination:
         return ""
@@ -47,25 +47,25 @@ def cast_fault(source: str, destination: str) -> str:
     if want.kind == "bool":
         return "a number does not fit a truth value"
     if destination == "float8_e8m0fnu":  # a scale: torch casts -3.0 to 4.0
-        return "it holds powers of two alone, without a sign"
+        return "it holds only powers of two, without a sign"
     return ""
 
 
-# The policies that move values or lie them out evenly: slice, pad, overlap, interpolate.
+# The policies that move values or interpolate them: slice, pad, overlap, interpolate.
 
 INTERPOLATED_DIMENSIONS = 2
-"""Linear along one dimension, bilinear along two; more is nobody's practice for weights."""
+"""Linear along one dimension, bilinear along two; nobody interpolates weights along more."""
 
 Shape = Sequence[int]
 
 
 def is_reshape(source: Shape, destination: Shape) -> bool:
-    """Whether two shapes are (1,) and 0-d, which fit each other."""
+    """Return whether two shapes are (1,) and 0-d, which fit each other."""
     return sorted([tuple(source), tuple(destination)]) == [(), (1,)]
 
 
 def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
-    """Return why slice, pad or overlap does not fit two shapes of as many dimensions, '' where it does."""
+    """Return why slice, pad or overlap does not fit two shapes of as many dimensions, '' if it does."""
     pairs = list(enumerate(zip(source, destination, strict=True)))
     smaller = [d for d, (s, w) in pairs if s < w]
     larger = [d for d, (s, w) in pairs if s > w]
@@ -77,7 +77,7 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
 
 
 def interpolate_fault(source: Shape, destination: Shape) -> str:
-    """Return why two shapes of as many dimensions are not interpolated, '' where they are."""
+    """Return why two shapes of as many dimensions are not interpolated, '' if they are."""
     differing = sum(s != d for s, d in zip(source, destination, strict=True))
     if 0 in source or 0 in destination:
         return "there is nothing to interpolate in a dimension of 0"
@@ -108,12 +108,12 @@ ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
     "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
     "patch": _RESAMPLING,
 }
-"""What each policy may be told: what the value should be, in words and exactly."""
+"""The arguments of each policy: a description of the value, and its exact form."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy by name, and the arguments it was given, in the order in which they are documented."""
+    """A policy by name, and its arguments, in the order of the documentation."""
 
     name: str
     arguments: tuple[tuple[str, str], ...] = ()
@@ -124,7 +124,7 @@ class Policy:
         )
 
     def get(self, name: str) -> str:
-        """Return an argument, '' where it was not given."""
+        """Return an argument, '' if it was not given."""
         return dict(self.arguments).get(name, "")
 
     def number(self, name: str) -> int | None:
@@ -144,14 +144,14 @@ class Policy:
 
 @lru_cache(maxsize=256)
 def parse_policy(text: str) -> Policy:
-    """Return the policy that ``text`` spells; raises ConfigError that names what is near."""
+    """Return the policy that ``text`` names; raises ConfigError with similar names."""
     name, colon, rest = text.partition(":")
     if name not in MISMATCH_POLICIES:
         begun = _BEGUN.match(name)
         if begun and begun[1] in ARGUMENTS:
             raise ConfigError(
                 f"there is no policy {escape(name, 80)!r}.",
-                hint=f"Arguments stand behind a colon: {begun[1]}:{escape(text[begun.end() :], 80)}.",
+                hint=f"Arguments follow a colon: {begun[1]}:{escape(text[begun.end() :], 80)}.",
             )
         near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
@@ -179,10 +179,10 @@ def _argument(policy: str, text: str) -> tuple[str, str]:
     return name, value
 
 
-# Kernels of convolutions: another patch size, other input channels, a larger kernel around a smaller one.
+# Kernels of convolutions: other patch sizes, other input channels, larger kernels.
 
 PATCH = 128
-"""The largest side of a patch: the pseudo-inverse takes the cube of it."""
+"""Largest side of a patch: the time for the pseudo-inverse grows with its cube."""
 INPUTS = (1, 2, 3)
 """Channels of an input that can be summed into one: grey, stereo, colour."""
 REPEATED = (1, 3)
@@ -190,7 +190,7 @@ REPEATED = (1, 3)
 
 
 def patch_fault(have: Shape, want: Shape) -> str:
-    """Return why a patch embedding cannot be resized, '' where it can."""
+    """Return why a patch embedding cannot be resized, '' if it can."""
     if len(have) != 4:
         return f"it is for kernels of (out, in, height, width), not {shape_text(have)}"
     if tuple(have[:2]) != tuple(want[:2]):
@@ -203,12 +203,12 @@ def patch_fault(have: Shape, want: Shape) -> str:
 
 
 def spelled_patch(policy: Policy) -> Policy:
-    """Return a patch policy with every argument."""
+    """Return a patch policy with all its arguments."""
     return policy.given(method=policy.get("method") or "bicubic", antialias=policy.get("antialias") or "yes")
 
 
 def channels_fault(have: Shape, want: Shape) -> str:
-    """Return why the input channels of a convolution cannot be adapted, '' where they can."""
+    """Return why the input channels of a convolution cannot be adapted, '' if they can."""
     fault = _kernel_fault(have)
     if fault:
         return fault
@@ -220,7 +220,7 @@ def channels_fault(have: Shape, want: Shape) -> str:
 
 
 def center_fault(have: Shape, want: Shape) -> str:
-    """Return why a kernel has no middle in a larger one, '' where it has."""
+    """Return why a kernel has no place in the middle of a larger one, '' if it has one."""
     fault = _kernel_fault(have)
     if fault:
         return fault

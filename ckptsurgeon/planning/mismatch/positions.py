@@ -1,7 +1,7 @@
-"""Absolute position embeddings of another length: a line of positions, or a grid of patches behind prefix tokens.
+"""Absolute position embeddings of another length: a line of positions, or a grid of patches after prefix tokens.
 
-A class token, or the two of DeiT, stand before the patches and have a position of their own, which is kept. As timm's
-``resample_abs_pos_embed`` does it:
+A class token, or the two tokens of DeiT, come before the patches and have positions of their own, which are kept. This
+follows timm's ``resample_abs_pos_embed``:
 https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py
 """
 
@@ -18,7 +18,7 @@ from .policies import Policy, Shape
 __all__ = ["Positions", "positions_of"]
 
 PREFIXES = (0, 1, 2)
-"""Nothing, a class token, or DeiT's class and distillation tokens: what is looked for behind which a square stands."""
+"""The prefix lengths that are tried: none, a class token, or DeiT's class and distillation tokens."""
 SHOWN = 4
 
 Grid = tuple[int, ...]
@@ -26,9 +26,9 @@ Grid = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Positions:
-    """How a table of positions is to be resampled: along which axis, behind how many tokens, from which grid to which.
+    """How a table of positions is resampled: its axis, the number of prefix tokens, the old and the new grid.
 
-    A line is a grid of one dimension. ``policy`` is what was asked for with every argument spelled out.
+    A line is a grid of one dimension. ``policy`` is the requested one with all its arguments.
     """
 
     axis: int
@@ -39,7 +39,7 @@ class Positions:
 
 
 def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
-    """Return how positions are resampled, or why these shapes cannot be."""
+    """Return how positions are resampled, or why these shapes cannot be resampled."""
     if len(have) not in (2, 3) or (len(have) == 3 and (have[0], want[0]) != (1, 1)):
         return f"it is for positions of (number, width) or (1, number, width), not {shape_text(have)}"
     axis = len(have) - 2
@@ -55,7 +55,7 @@ def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
         return _undecided(policy, number, wanted, found)
     prefix, old, new = found[0]
     spelled = policy.given(
-        prefix=str(prefix), from_=_said(old), to=_said(new), method=policy.get("method") or "bicubic",
+        prefix=str(prefix), from_=_grid_text(old), to=_grid_text(new), method=policy.get("method") or "bicubic",
         antialias=policy.get("antialias") or "yes",
     )  # fmt: skip
     return Positions(axis, prefix, old, new, spelled)
@@ -69,10 +69,10 @@ def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | st
 
 
 def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
-    """Yield the readings that the arguments leave: prefix tokens, the grid behind them, and the one that is wanted."""
+    """Yield the readings that the arguments allow: prefix tokens, the grid after them, and the wanted grid."""
     old, new, prefix = policy.grid("from"), policy.grid("to"), policy.number("prefix")
     prefixes = PREFIXES if prefix is None else (prefix,)
-    if prefix is None and (old or new):  # a grid that is named leaves the tokens before it
+    if prefix is None and (old or new):  # the given grid determines the number of prefix tokens
         prefixes = (number - old[0] * old[1] if old else wanted - new[0] * new[1] if new else 0,)
     for one in prefixes:
         there = _grid(number - one, old)
@@ -82,7 +82,7 @@ def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid
 
 
 def _grid(number: int, named: Grid | None) -> Grid | None:
-    """Return the grid of as many patches: the one that is named, else a square."""
+    """Return the grid with this number of patches: the given one, else a square."""
     if named is not None:
         return named if named[0] * named[1] == number else None
     side = isqrt(max(number, 0))
@@ -93,12 +93,12 @@ def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, 
     sizes = f"{number} and {wanted} positions"
     if found:
         could = " or ".join(f"prefix={prefix}" for prefix, _, _ in found)
-        return f"{sizes} may be squares behind several numbers of tokens: say {could}"
+        return f"{sizes} may be squares behind several numbers of tokens: use {could}"
     if policy.get("from") or policy.get("to") or policy.get("prefix"):
-        return f"{sizes} are not {_asked(policy)}"
+        return f"{sizes} are not {_request_text(policy)}"
     alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
     could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
-    said = f"{sizes} are no two squares behind the same 0, 1 or 2 tokens"
+    said = f"{sizes} are not two squares behind the same 0, 1 or 2 tokens"
     return f"{said}; {could} would fit, or name the grids with from= and to=" if could else _rectangular(said)
 
 
@@ -106,13 +106,13 @@ def _rectangular(said: str) -> str:
     return f"{said}; for other grids name them, as in from=12x101,to=12x50"
 
 
-def _asked(policy: Policy) -> str:
-    """Return what the arguments ask for: ``a grid of 12x20 behind 1 token``."""
+def _request_text(policy: Policy) -> str:
+    """Return the request that the arguments make: ``a grid of 12x20 behind 1 token``."""
     old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
     grids = f"{old or 'a square'} and {new or 'a square'}"
     behind = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"
     return f"{grids} behind {behind}"
 
 
-def _said(grid: Grid) -> str:
+def _grid_text(grid: Grid) -> str:
     return "x".join(map(str, grid))

@@ -1,1 +1,1 @@
-"""Rule operations: what makes a source's tensors into others before any rule selects or renames them."""
+"""Rule operations: they change a source's tensors before any rule selects or renames them."""

@@ -1,4 +1,4 @@
-"""Conversions between two frameworks' layouts of one network, by name, and how they are recognised."""
+"""Conversions between two frameworks' layouts of one network, by name, and their detection."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..target import Recognise, Recognised
 
 __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
-# A conversion between two frameworks' layouts of one network: operations that ship with us, and when they apply.
+# A conversion between two frameworks' layouts of one network: bundled operations, and when they apply.
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Operations by a name, which ``--ruleset`` takes.
+    """Operations with a name, which ``--ruleset`` takes.
 
-    ``converts`` tells by names and shapes whether a source is what they are for; ``gives`` are keys that there are
-    then; ``said`` says what the source is, and what becomes of it.
+    ``converts`` decides by names and shapes whether they apply to a source; ``gives`` are the resulting keys; ``said``
+    describes the source and its conversion.
     """
 
     name: str
@@ -38,7 +38,6 @@ class Conversion:
 # bias. PyTorch's has a weight for the input and one for the hidden state, whose gates are input, forget, candidate,
 # output (i, f, g, o; ``torch.nn.LSTM``), and two biases that it adds. The one bias becomes the first of them, the
 # other is zero; the way back adds them. Coqui's cell adds no forget bias of its own (``forget_bias=0``), so neither
-# does this.
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,7 +46,7 @@ _TENSORFLOW_GATES, _PYTORCH_GATES = "icfo", "ifco"
 
 
 def _gates(order: str) -> list[str]:
-    """Return what the gates of the LSTM's tensors are called on the way."""
+    """Return the names that the gates of the LSTM's tensors have during the conversion."""
     return [f"lstm.gate_{gate}.*" for gate in order]
 
 
@@ -128,7 +127,7 @@ CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in COQUI}
 
 
 def layouts_known(destination: Collection[str]) -> Recognise | None:
-    """Return what recognises another framework's layout of a destination of these keys, None where none is known."""
+    """Return a function that recognises another framework's layout of these destination keys, None if none is known."""
     fitting = [one for one in CONVERSIONS.values() if all(key in destination for key in one.gives)]
     return partial(_recognised, fitting) if fitting else None
 

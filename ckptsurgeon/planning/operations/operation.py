@@ -1,4 +1,4 @@
-"""Operations as people write them, parsed and checked before anything is looked at.
+"""Parses and checks operations as users write them, before any source is read.
 
 - split: h.{n}.attn.c_attn                     # the tensors it is for: a pattern; several for concat and stack
   into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # what they become; what the pattern caught may stand in it
@@ -25,7 +25,7 @@ MOST = 10_000
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of an operation: how its value is checked, what it should be, and its default (None: it is needed)."""
+    """A field of an operation: the check of its value, a description of it, and its default (None: required)."""
 
     check: Callable[[Any], bool]
     wanted: str
@@ -69,16 +69,16 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "scale": {"by": _Field(_is_number, "a finite number")},
 }
 JOINING = ("concat", "stack", "add")
-"""Operations that make one tensor of several."""
+"""Operations that make one tensor from several."""
 INDEX = "i"
-"""What stands in the target of an unstack for the place along the dimension."""
+"""The placeholder in the target of an unstack for the index along the dimension."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: ``patterns`` of the tensors it is for, ``rules`` of what they are called then, its other fields.
+    """An operation: ``patterns`` of the tensors that it takes, ``rules`` for their new names, its other fields.
 
-    There is a rule for each pair of a pattern and a name in ``into``; operations in place have none.
+    There is a rule for each pair of a pattern and a name in ``into``; in-place operations have none.
     """
 
     verb: str
@@ -91,9 +91,9 @@ class Operation:
 
 
 def parse_operations(rows: Any) -> tuple[Operation, ...]:
-    """Return the operations that plain data spells; raises ConfigError or PatternError for what it cannot mean."""
+    """Return the operations that plain data describes; raises ConfigError or PatternError if it is not valid."""
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise ConfigError("operations are no list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
+        raise ConfigError("operations are not a list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
     if len(rows) > MOST:
         raise ConfigError(f"there are {len(rows)} operations, over the limit of {MOST}.")
     return tuple(_parsed(row, f"operation {number}") for number, row in enumerate(rows, 1))
@@ -104,8 +104,8 @@ def _parsed(row: Any, where: str) -> Operation:
     if len(verbs) != 1:
         near = difflib.get_close_matches(str(next(iter(row), "")), _FIELDS, n=1) if isinstance(row, Mapping) else []
         hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(_FIELDS)}."
-        says = "several things" if verbs else "nothing"
-        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says} to do.", hint=hint)
+        says = "several operations" if verbs else "no operation"
+        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says}.", hint=hint)
     verb = verbs[0]
     fields = _checked_fields(row, verb, f"{where} ({verb})")
     several = verb in JOINING

@@ -1,4 +1,4 @@
-"""Carries operations out on headers: what tensors there are then, and which operation made each."""
+"""Applies operations to headers: the resulting tensors, and the operation that made each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..keys.matcher import KeyMatcher
 from .operation import JOINING, Operation
 from .shaping import joined, reshaped_by, split_by
 
-__all__ = ["MadeBy", "Performed", "perform"]
+__all__ = ["Derivation", "DerivedSource", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
-"""By the keys that went into them: tensors by their names."""
+"""New tensors by name, for each group of keys that they are made from."""
 
 TENSORS = 1_000_000
-"""Tensors that a source may have after its operations: as many as are read of one."""
+"""Most tensors that a source may have after its operations: as many as are read from one source."""
 DEPTH = 64
-"""Operations that may follow each other on one tensor."""
+"""Most operations that may follow each other on one tensor."""
 
 
 @dataclass(frozen=True)
-class MadeBy:
-    """How a tensor was made: by which operation in the end, of which keys of the source, after how many operations."""
+class Derivation:
+    """How a tensor was made: the last operation, the source keys that it comes from, the number of operations."""
 
     operation: str
     of: tuple[str, ...]
@@ -36,25 +36,25 @@ class MadeBy:
 
 
 @dataclass
-class Performed:
-    """A source after its operations: its tensors, and how those were made that it did not have before.
+class DerivedSource:
+    """A source after its operations: its tensors, and the origin of the new ones.
 
-    ``done`` are the places of the operations that found something in it, ``notes`` are what there is to say of them.
+    ``done`` are the indices of the operations that matched something in it, ``notes`` are for the user.
     """
 
     tensors: dict[str, TensorInfo]
-    by: dict[str, MadeBy] = field(default_factory=dict)
+    by: dict[str, Derivation] = field(default_factory=dict)
     done: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
-def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[Performed]:
-    """Carry operations out in their order, each on what the one before left; on every source that has what it is for.
+def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[DerivedSource]:
+    """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
 
-    Raises PatternError for an operation that is for nothing, PlanError where shapes do not allow it or two tensors
-    land on one name, FormatError where values are not plain.
+    Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow it or two tensors get
+    one name, FormatError if values are not plain.
     """
-    results = [Performed(dict(source)) for source in sources]
+    results = [DerivedSource(dict(source)) for source in sources]
     for place, operation in enumerate(operations):
         matcher = KeyMatcher(operation.patterns)
         found = [matcher.hits(result.tensors) for result in results]
@@ -68,14 +68,14 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
     return results
 
 
-def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
-    """Replace what an operation is for by what it makes of it, at the place of the first of what went into it."""
+def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
+    """Replace the inputs of an operation by its results, at the place of the first input."""
     for key in (key for keys in hits for key in keys):
         _check_operable(key, result.tensors[key], operation)
     made = _made(result.tensors, operation, hits)
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
-    after = Performed({})
+    after = DerivedSource({})
     for key, info in result.tensors.items():
         if key not in consumed:
             _put(after, key, info, operation, of=key)
@@ -90,9 +90,9 @@ def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequenc
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return what an operation makes, by the keys that go into it.
+    """Return the results of an operation, by the keys of its inputs.
 
-    What lies in one place under several names, and is treated alike, stays one.
+    Tied tensors that are treated alike stay tied.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -108,7 +108,7 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
 
 
 def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
-    """Return what is made with ties kept: the same places give the same tensors."""
+    """Return the results with ties kept: the same inputs give the same tensors."""
     seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
     for inputs, outputs in made.items():
         places = tuple(tensors[key].place for key in inputs)
@@ -118,15 +118,15 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
     return made
 
 
-def _made_by(result: Performed, operation: Operation, inputs: Sequence[str]) -> MadeBy:
-    before = [result.by.get(key, MadeBy("", (key,), 0)) for key in inputs]
+def _made_by(result: DerivedSource, operation: Operation, inputs: Sequence[str]) -> Derivation:
+    before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]
     depth = 1 + max(one.depth for one in before)
     if depth > DEPTH:
         raise PlanError(f"{operation}: over {DEPTH} operations follow each other on {escape(inputs[0])}.")
-    return MadeBy(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
+    return Derivation(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
 
 
-def _put(after: Performed, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:
+def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:
     if key in after.tensors:
         other = after.by[key].of[0] if key in after.by else key
         raise PlanError(

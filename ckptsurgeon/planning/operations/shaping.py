@@ -14,11 +14,11 @@ from .operation import INDEX, Operation
 __all__ = ["dimension", "joined", "reshaped_by", "split_by"]
 
 UNSTACKED = 100_000
-"""Tensors that one may be unstacked into: a list of experts or layers, not the rows of a vocabulary."""
+"""Most tensors that one may be unstacked into: enough for experts or layers, not for rows of a vocabulary."""
 
 
 def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
-    """Return a dimension counted from the front; raises PlanError where the tensor has no such."""
+    """Return a dimension counted from the front; raises PlanError if the tensor has no such dimension."""
     if not -dims <= dim < dims:
         hint = "A module's bias has fewer dimensions than its weight: name the weight alone."
         raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
@@ -26,7 +26,7 @@ def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return what a split, unstack or copy makes of a tensor, by name."""
+    """Return the results of a split, unstack or copy of a tensor, by name."""
     made: dict[str, TensorInfo] = {}
     if operation.verb == "copy":
         for rule in operation.rules:
@@ -55,7 +55,7 @@ def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: s
 
 
 def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[int]:
-    """Return how much of a dimension each part of a split gets."""
+    """Return the size of each part of a split along the dimension."""
     parts, size = len(operation.rules), info.shape[dim]
     sizes = list(operation.fields["sizes"])
     if not sizes and size % parts:
@@ -73,7 +73,7 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
 
 
 def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return what an operation in place makes of a tensor."""
+    """Return the result of an in-place operation on a tensor."""
     if operation.verb == "scale":
         return scale(info, float(operation.fields["by"]))
     if operation.verb == "reshape":
@@ -101,7 +101,7 @@ def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
 
 
 def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
-    """Return the shape that a reshape gives; one -1 in it stands for what is left."""
+    """Return the shape that a reshape gives; -1 stands for the remaining size."""
     shape = list(operation.fields["shape"])
     known = prod(size for size in shape if size != -1)
     if shape.count(-1) == 1 and known and info.numel % known == 0:
@@ -114,19 +114,19 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
     return tuple(shape)
 
 
-# The operations that make one tensor of several: concat, stack and add.
+# Operations that make one tensor from several: concat, stack and add.
 
 Groups = dict[str, dict[int, list[str]]]
-"""By the name of what they make: the keys that each pattern gives."""
+"""By the name of the result: the keys that each pattern matches."""
 
 
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return what a concat, stack or add makes, by the keys that go into it, in their order.
+    """Return the results of a concat, stack or add, by the keys of its inputs, in their order.
 
-    Several patterns give one tensor each, in the order they are written; one pattern gives them all, by their
-    numbers.
+    Several patterns match one tensor each, in the order they are written; one pattern matches them all, in the order
+    of their numbers.
     """
     groups: Groups = {}
     for index, keys in enumerate(hits):
@@ -145,7 +145,7 @@ def joined(
 
 
 def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) -> list[str]:
-    """Return the keys of one group in order; raises PlanError where one is missing or one too many."""
+    """Return the keys of one group in order; raises PlanError if one is missing or superfluous."""
     if len(operation.patterns) == 1:
         keys = sorted(found[0], key=natural_key)
         _check_gaps(operation, name, keys)
@@ -153,21 +153,21 @@ def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) ->
     for index, pattern in enumerate(operation.patterns):
         keys = found.get(index, [])
         if len(keys) != 1:
-            why = f"{listing(keys)} all are" if keys else "nothing is"
+            why = f"{listing(keys)} all match" if keys else "nothing matches"
             raise PlanError(
-                f"{operation}: for {escape(name)}, {why} {escape(pattern.text)}, where one tensor should be."
+                f"{operation}: for {escape(name)}, {why} {escape(pattern.text)}, which must match one tensor."
             )
     return [found[index][0] for index in range(len(operation.patterns))]
 
 
 def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
-    """Raise PlanError where keys do not differ by one number, or by numbers that do not follow each other."""
+    """Raise PlanError unless keys differ by one number, and the numbers follow each other."""
     caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
         raise PlanError(
             f"{operation}: {len(keys)} tensors, which differ in {len(varying)} places, would go into {escape(name)}.",
-            hint="Let its name have all captures but one.",
+            hint="Use all captures but one in its name.",
         )
     numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
     if len(keys) > 1 and len(set(numbers)) < len(keys):

@@ -1,4 +1,4 @@
-"""Checks that a plan read from a file agrees with itself, and what carrying it out costs."""
+"""Checks that a plan read from a file is consistent, and the costs of applying it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .step import Step
 
 __all__ = ["Costs", "check_plan"]
 
-# What it takes to carry a plan out, known before it is.
+# The costs of applying a plan, known in advance.
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes to read at most, in so many ``passes`` over the tensor that takes most, and to write; bytes of memory.
+    """Bytes to read at most, in up to ``passes`` over the largest tensor, bytes to write; bytes of memory.
 
-    ``memory_nbytes`` is what computing takes on this machine, beside the interpreter.
+    ``memory_nbytes`` is the memory for computing on this machine, without the interpreter.
     """
 
     passes: int
@@ -36,14 +36,14 @@ class Costs:
 
     @staticmethod
     def from_json(data: Any) -> Costs | None:
-        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         return Costs(*(int(data[name]) for name in ("passes", "nbytes_read", "nbytes_written", "memory_nbytes")))
 
 
-class ReadPlan(Protocol):
-    """What of a plan is checked."""
+class CheckedPlan(Protocol):
+    """The attributes of a plan that are checked."""
 
     @property
     def seed(self) -> int: ...
@@ -57,8 +57,8 @@ class ReadPlan(Protocol):
     def counts(self) -> dict[str, int]: ...
 
 
-def check_plan(plan: ReadPlan, data: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a plan contradicts itself, or the JSON that it was read from says otherwise."""
+def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a plan contradicts itself, or the JSON that it was read from."""
     if not plan.steps:
         raise _fault("it has no steps")
     if not 0 <= plan.seed < 2**63:
@@ -72,23 +72,23 @@ def check_plan(plan: ReadPlan, data: Mapping[str, Any]) -> None:
         raise _fault(f"its counts are {data['counts']}, its steps make {plan.counts}")
     for row, step in zip(data["steps"], plan.steps, strict=True):
         if row["class"] != step.kind:
-            raise _fault(f"{escape(step.key)} is said to be {row['class']!r:.40}, and would be {step.kind}")
+            raise _fault(f"{escape(step.key)} is listed as {row['class']!r:.40}, but would be {step.kind}")
 
 
-def _check_target(plan: ReadPlan) -> None:
-    """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
+def _check_target(plan: CheckedPlan) -> None:
+    """Raise ConfigError unless companions are plain files with the recorded digest, and every tie keeps a name."""
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
     if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
-        raise _fault(f"its weights {escape(weights)} are no plain file name of safetensors")
+        raise _fault(f"its weights {escape(weights)} are not a plain file name of safetensors")
     for one in plan.target.companions:
         if not one.is_plain:
-            raise _fault(f"its companion {escape(one.name)} is no plain file name")
+            raise _fault(f"its companion {escape(one.name)} is not a plain file name")
         text = one.text.encode("utf-8", "surrogatepass")
         if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
-            raise _fault(f"its companion {escape(one.name)} is not the text it is said to be")
+            raise _fault(f"its companion {escape(one.name)} does not match its size and checksum")
     if len(set(names)) != len(names):
-        raise _fault("it has two companions of one name")
+        raise _fault("it has two companions with the same name")
     implied = set(plan.target.implied)
     kept = {step.tied_to or step.key for step in plan.steps if step.key not in implied}
     for step in plan.steps:
@@ -100,9 +100,9 @@ def _check_steps(steps: Sequence[Step]) -> None:
     seen: dict[str, Step] = {}
     for step in steps:
         if step.key in seen:
-            raise _fault(f"{escape(step.key)} stands in it twice")
+            raise _fault(f"{escape(step.key)} is in it twice")
         if step.source is None and step.op != "init":
-            raise _fault(f"{escape(step.key)} is to be made by {step.op} of nothing")
+            raise _fault(f"{escape(step.key)} has no input for {step.op}")
         for dtype in (step.dtype, *(one.dtype for one in step.inputs)):
             if dtype not in DTYPES:
                 raise _fault(f"{escape(step.key)} has an unknown dtype {dtype!r:.40}")
@@ -113,7 +113,7 @@ def _check_steps(steps: Sequence[Step]) -> None:
 
 def _check_tie(step: Step, owner: Step | None) -> None:
     if owner is None or owner.tied_to or (owner.dtype, owner.shape) != (step.dtype, step.shape):
-        raise _fault(f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is no earlier tensor like it")
+        raise _fault(f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is not an earlier tensor like it")
 
 
 def _fault(why: str) -> ConfigError:

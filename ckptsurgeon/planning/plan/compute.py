@@ -1,4 +1,4 @@
-"""How a computed tensor comes about, as plain data: merged from several, changed by adapters, factored."""
+"""How a computed tensor is made, as plain data: merged from several, changed by adapters, factored."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
-__all__ = ["FACTORS", "Factor", "Lora", "Merge", "Term", "Value", "plain_shape", "text", "truth"]
+__all__ = ["FACTORS", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_shape", "text", "truth"]
 
-# Values of JSON whose types are checked: a plan that was edited may hold anything.
+# JSON values with checked types: an edited plan may hold anything.
 
 
 def text(value: Any) -> str:
-    """Return what is text; raises TypeError for anything else."""
+    """Return a text; raises TypeError for any other value."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.60} is no text")
+        raise TypeError(f"{value!r:.60} is not a text")
     return value
 
 
 def truth(value: Any) -> bool:
-    """Return what is true or false; raises TypeError for anything else, which would count as true."""
+    """Return a truth value; raises TypeError for any other value, which Python might take as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{value!r:.60} is neither true nor false")
     return value
 
 
-# How low-rank adapters change a tensor, and how one is taken from a difference, as plain data.
+# Low-rank adapters: the changes they make to a tensor, and the factors that are extracted from a difference.
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
-"""How many inputs a term of each kind has: A and B, with DoRA the magnitudes too; else a tensor like the base's."""
+"""The number of inputs of each kind of term: A and B, with DoRA also the magnitudes; else one tensor."""
 
 
 @dataclass(frozen=True)
-class Term:
-    """What one adapter does to a tensor W, times ``weight``.
+class LoraTerm:
+    """The change of one adapter to a tensor W, times ``weight``.
 
-    "product" adds ``scale`` B A, "dora" adds what ``m / |W + scale B A|`` times that sum is beyond W, "saved" what its
-    own tensor is beyond W, "added" ``scale`` times its tensor. W is (out, in), or (in, out) if ``transposed``.
+    "product" adds ``scale`` B A, "dora" adds the difference between ``m / |W + scale B A|`` times that sum and W,
+    "saved" the difference between its own tensor and W, "added" ``scale`` times its tensor. W is (out, in), or (in,
+    out) if ``transposed``.
     """
 
     kind: str
@@ -46,7 +47,7 @@ class Term:
     transposed: bool = False
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Whether inputs of these shapes change a tensor of ``shape``."""
+        """Return whether inputs of these shapes change a tensor of ``shape``."""
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
@@ -60,19 +61,19 @@ class Term:
 
 @dataclass(frozen=True)
 class Lora:
-    """What adapters do to a tensor: one term after the other, each with its inputs behind the base's."""
+    """The changes of adapters to a tensor: one term after the other, each with its inputs after the base's."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[LoraTerm, ...]
 
-    def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[Term, Sequence[Any]]]:
-        """Yield each term with its own of the inputs, which come after the base's."""
+    def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[LoraTerm, Sequence[Any]]]:
+        """Yield each term with its inputs, which follow the base's."""
         at = 1
         for term in self.terms:
             yield term, inputs[at : at + FACTORS[term.kind]]
             at += FACTORS[term.kind]
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Whether inputs of these shapes, the base's first, are those of the terms."""
+        """Return whether inputs of these shapes, the base's first, fit the terms."""
         known = all(term.kind in FACTORS and isfinite(term.weight) and isfinite(term.scale) for term in self.terms)
         if not known or not self.terms or len(inputs) != 1 + sum(FACTORS[term.kind] for term in self.terms):
             return False
@@ -88,21 +89,22 @@ class Lora:
 
     @staticmethod
     def from_json(data: Any) -> Lora | None:
-        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         terms = (
-            Term(str(row["kind"]), float(row["weight"]), float(row["scale"]), truth(row["transposed"])) for row in data
+            LoraTerm(str(row["kind"]), float(row["weight"]), float(row["scale"]), truth(row["transposed"]))
+            for row in data
         )
         return Lora(tuple(terms))
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One of the two factors of ``scale`` B A, the best of its rank for the first input minus the second.
+    """One of the two factors of ``scale`` B A, the best approximation of its rank to first input minus second.
 
-    ``part`` is "A" or "B", ``seed`` that of the random start; a ``transposed`` tensor is (in, out). That of a
-    convolution is (out, in, *kernel), its factors (rank, in, *kernel) and (out, rank, 1, ...).
+    ``part`` is "A" or "B", ``seed`` is for the random start; a ``transposed`` tensor is (in, out). A convolution is
+    (out, in, *kernel), its factors are (rank, in, *kernel) and (out, rank, 1, ...).
     """
 
     part: str
@@ -117,7 +119,7 @@ class Factor:
         return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Whether it is of ``shape`` for inputs of these shapes."""
+        """Return whether it has ``shape`` for inputs of these shapes."""
         if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2:
             return False
         if self.transposed and len(inputs[0]) != 2:
@@ -135,7 +137,7 @@ class Factor:
 
     @staticmethod
     def from_json(data: Any) -> Factor | None:
-        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         return Factor(
@@ -151,20 +153,20 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[:size])
 
 
-# How several tensors become one: a method and what it is given, as plain data.
+# Merges: a method and its parameters.
 
 DEVICES = ("", "cpu", "cuda")
 
 Value: TypeAlias = "float | bool | str"
-"""What a parameter of a method can be."""
+"""The value of a method's parameter."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """The method that merges the inputs of a step, and its parameters: a tuple where each model has its own.
+    """The method that merges the inputs of a step, and its parameters: a tuple if each model has its own.
 
-    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method is given,
-    ``device`` where torch computes with them ("" for numpy).
+    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method gets, ``device``
+    the torch device of the computation ("" for numpy).
     """
 
     method: str
@@ -181,7 +183,7 @@ class Merge:
 
     @staticmethod
     def from_json(data: Any) -> Merge | None:
-        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         parameters = {
@@ -198,5 +200,5 @@ class Merge:
 
 def _value(value: Any) -> Value:
     if not isinstance(value, (bool, int, float, str)):
-        raise TypeError(f"{value!r:.60} is no parameter")
+        raise TypeError(f"{value!r:.60} is not a parameter value")
     return value

@@ -1,4 +1,4 @@
-"""What a plan reads and writes beside tensors: its sources, its destination and their files, as plain data."""
+"""The files of a plan: its sources, its destination and its companions, as plain data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
 class FilePrint:
     """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
 
-    ``validator`` is the commit or strong ETag of a file at an address, '' where there is none.
+    ``validator`` is the commit or strong ETag of a remote file, '' if there is none.
     """
 
     name: str
@@ -33,19 +33,19 @@ class FilePrint:
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> FilePrint:
-        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
         validator = text(row.get("validator", ""))
         return FilePrint(text(row["name"]), int(row["size"]), text(row["sha256"]), row["mtime_ns"], validator)
 
 
 @dataclass(frozen=True, repr=False)
 class PlanSource(Brief):
-    """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
+    """An input: its name in messages, its path, the root of its state dict, its fingerprint.
 
-    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
-    its tensors into others before anything was selected, as plain data. Of tensors in ``memory`` there is no path, and
-    the fingerprint is of their keys, dtypes and shapes. ``beside`` are the files beside the weights that planning read,
-    by their names there, with the SHA-256 of all that is in them.
+    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` changed its
+    tensors before anything was selected, as plain data. Tensors in ``memory`` have no path; their fingerprint covers
+    keys, dtypes and shapes. ``beside`` are the files next to the weights that planning read, by name, with the SHA-256
+    of their content.
     """
 
     name: str
@@ -75,7 +75,7 @@ class PlanSource(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanSource:
-        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
         return PlanSource(
             text(row["name"]), text(row["path"]), text(row["root"]), tuple(map(text, row["stripped"])),
             _file_prints(row["files"]), text(row["role"]), tuple(map(dict, row.get("operations", ()))),
@@ -85,9 +85,9 @@ class PlanSource(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanCompanion(Brief):
-    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
+    """A small file for an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
 
-    Of a copy that is planned, these are found when somebody asks for them, or when it is made.
+    Size and digest of a planned copy are read on first use, or when the copy is made.
     """
 
     name: str
@@ -99,7 +99,7 @@ class PlanCompanion(Brief):
 
     @classmethod
     def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
-        """Return the copy of a file whose size and digest ``read`` finds."""
+        """Return the copy of a file; ``read`` returns its size and digest."""
         made = object.__new__(cls)
         for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
             object.__setattr__(made, field_name, value)
@@ -107,11 +107,11 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Whether its size and digest are known."""
+        """Return whether its size and digest are known."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:
-        """Take the size and digest of what was read."""
+        """Set the size and digest."""
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "sha256", sha256)
 
@@ -124,7 +124,7 @@ class PlanCompanion(Brief):
 
     @property
     def is_plain(self) -> bool:
-        """Whether its name is that of a file in the folder itself, and of none that is hidden."""
+        """Return whether its name is that of a visible file directly in the folder."""
         return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class PlanCompanion(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanCompanion:
-        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
         return PlanCompanion(
             text(row["name"]), int(row["size"]), text(row["sha256"]), text(row.get("path", "")),
             text(row.get("text", "")),
@@ -143,12 +143,12 @@ class PlanCompanion(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanTarget(Brief):
-    """The destination: its kind, its configuration, and the files that this reads.
+    """The destination: its kind, its configuration, and the files that the configuration reads.
 
-    A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
-    ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
-    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
-    ``notes`` are those of the plan that are on files beside the weights, and not said of an output without them.
+    A folder that is written for it also gets its ``companions``, and does not store those names of tied tensors that
+    are ``implied`` there. ``weights`` is the name of its one file of tensors, if that is fixed. ``lists`` are the files
+    of the old and the new token list, if the configuration was given another vocabulary. ``notes`` are the plan's notes
+    on companion files; an output without them does not show these.
     """
 
     kind: str
@@ -177,7 +177,7 @@ class PlanTarget(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanTarget:
-        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
         return PlanTarget(
             text(row["kind"]),
             text(row["name"]),

@@ -1,7 +1,7 @@
-"""A plan: for every destination tensor, where its values come from and by which rule. JSON in and out.
+"""A plan: the origin of the values of every destination tensor, and the rule that decided. JSON in and out.
 
-A plan is made from headers alone, can be reviewed and kept, and is carried out only if its inputs are still what
-they were.
+A plan is made from headers alone, can be reviewed and kept, and is applied only if its inputs have not changed
+since.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ...util.text import count, listing
 from .check import Costs, check_plan
 from .compute import text
 from .files import PlanSource, PlanTarget
-from .rows import Rows, rows_of_each
+from .rows import VocabularyRows, rows_of_each
 from .step import CLASSES, Step, read_step, step_json, step_texts
 
-__all__ = ["Carried", "Equal", "Plan"]
+__all__ = ["CarriedEntries", "EqualKeys", "Plan"]
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Equal:
-    """Two keys of one source that must hold the same values, since the destination ties them."""
+class EqualKeys:
+    """Two keys of one source that must have the same values, since the destination ties them."""
 
     source: int
     first: str
@@ -39,10 +39,10 @@ class Equal:
 
 
 @dataclass(frozen=True, repr=False)
-class Carried(Brief):
-    """What of the first source goes into the output beside the tensors.
+class CarriedEntries(Brief):
+    """The entries of the first source that are copied to the output in addition to the tensors.
 
-    ``root`` is the dotted path at which the state dict hangs there, ``entries`` the names of the other entries.
+    ``root`` is the dotted path of the state dict there, ``entries`` the names of the other entries.
     """
 
     root: str = ""
@@ -51,11 +51,11 @@ class Carried(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Plan(InNotebooks):
-    """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
+    """Everything that will be done, before it is done. ``rows`` are those of the vocabulary that its steps map.
 
-    Where models of other vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are what it
-    takes on this machine, and no part of its digest.
-    ``inputs`` holds the files open for whoever applies the plan at once; it is no part of its JSON.
+    If models with different vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are for
+    this machine, and not part of the digest. ``inputs`` keeps the files open if the plan is applied at once; it is not
+    part of the JSON.
     """
 
     verb: str
@@ -64,10 +64,10 @@ class Plan(InNotebooks):
     steps: tuple[Step, ...]
     unexpected: tuple[tuple[int, str], ...] = ()
     excluded: int = 0
-    equal: tuple[Equal, ...] = ()
-    carried: Carried = Carried()
-    rows: Rows | None = None
-    vocabularies: tuple[Rows, ...] = ()
+    equal: tuple[EqualKeys, ...] = ()
+    carried: CarriedEntries = CarriedEntries()
+    rows: VocabularyRows | None = None
+    vocabularies: tuple[VocabularyRows, ...] = ()
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Plan(InNotebooks):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many destination tensors are in each class; the numbers sum to ``len(steps)``."""
+        """The number of destination tensors in each class; the numbers sum to ``len(steps)``."""
         return dict(self._counted)
 
     @cached_property
@@ -134,7 +134,7 @@ class Plan(InNotebooks):
 
     @staticmethod
     def from_json(data: Any) -> Plan:
-        """Return the plan that plain data spells; raises ConfigError where it is none."""
+        """Return the plan in plain data; raises ConfigError if it is not one."""
         if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
             raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
@@ -150,7 +150,7 @@ class Plan(InNotebooks):
 def _read_plan(data: Mapping[str, Any]) -> Plan:
     sources = tuple(map(PlanSource.from_json, data["sources"]))
     index = {source.name: i for i, source in enumerate(sources)}
-    rows = Rows.from_json(data.get("vocabulary"))
+    rows = VocabularyRows.from_json(data.get("vocabulary"))
     vocabularies = rows_of_each(data, len(sources))
     carried = data.get("carried") or {}
     return Plan(
@@ -160,8 +160,8 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         steps=tuple(read_step(step, index, rows, vocabularies) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
-        equal=tuple(Equal(index[e["source"]], text(e["first"]), text(e["second"])) for e in data["equal"]),
-        carried=Carried(text(carried.get("root", "")), tuple(map(text, carried.get("entries", ())))),
+        equal=tuple(EqualKeys(index[e["source"]], text(e["first"]), text(e["second"])) for e in data["equal"]),
+        carried=CarriedEntries(text(carried.get("root", "")), tuple(map(text, carried.get("entries", ())))),
         rows=rows,
         vocabularies=vocabularies,
         seed=int(data["seed"]),

@@ -1,4 +1,4 @@
-"""What came of a plan, and what a second look at the output found."""
+"""The result of applying a plan, and the result of verifying an output."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ...errors import VerifyError
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape, grouped, human_bytes
 
-__all__ = ["Failure", "Fit", "Note", "Receipt", "Verification"]
+__all__ = ["FactorFit", "Failure", "Note", "Receipt", "Verification"]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well a product of a rank is the difference of a tensor: what it lacks, over the difference, by norm."""
+class FactorFit:
+    """How well a product of low rank equals a tensor's difference: the error norm over that of the difference."""
 
     key: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Fit:
 
 @dataclass(frozen=True, repr=False)
 class Receipt(InNotebooks):
-    """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
+    """The written output. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
 
     output: str
     counts: Mapping[str, int]
@@ -39,7 +39,7 @@ class Receipt(InNotebooks):
     elapsed_s: float
     plan_sha256: str
     notes: tuple[str, ...] = ()
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[FactorFit, ...] = ()
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
@@ -64,7 +64,7 @@ class Receipt(InNotebooks):
 
 @dataclass(frozen=True)
 class Failure:
-    """Something in an output that is not as it should be; ``key`` is empty when it is the file itself."""
+    """A fault of an output; ``key`` is empty if it is in the file itself."""
 
     key: str
     why: str
@@ -72,7 +72,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Note:
-    """Something about an output that is no failure and may mean something: ``name`` is a tensor, or a file."""
+    """A property of an output that is not a fault but may matter; ``name`` is a tensor, or a file."""
 
     name: str
     why: str
@@ -80,15 +80,15 @@ class Note:
 
 @dataclass(frozen=True, repr=False)
 class Verification(InNotebooks):
-    """What a verification found.
+    """The result of a verification.
 
-    ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
-    they were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal
-    within a tolerance. ``products`` counts factors whose product with the other is that of those that are extracted
-    again, within what is rounded. ``not_compared`` maps what could not be held against anything to the reason.
-    ``nan`` and ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
-    ``notes`` say what is no failure: values of a source that are called drawn, other files in the folder.
-    ``signed`` says whether every file is as the key's holder signed it; None where no key was given.
+    ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when they
+    were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal within
+    a tolerance. ``products`` counts factors whose product equals that of newly extracted ones, up to rounding.
+    ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
+    floating tensors. Without a ``recipe`` only a plan shows how the output was made. ``notes`` are not faults: values
+    of a source that are listed as drawn, other files in the folder. ``signed`` is whether every file matches the
+    signature; None if no key was given.
     """
 
     output: str
@@ -114,15 +114,15 @@ class Verification(InNotebooks):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
+        """Return whether nothing failed."""
         return not self.failed
 
     def raise_if_failed(self) -> None:
-        """Raise VerifyError where anything failed."""
+        """Raise VerifyError if anything failed."""
         if self.failed:
             wrong = [(failure.key or self.output, failure.why) for failure in self.failed]
             raise VerifyError(
-                f"{escape(self.output)} is not what it should be: {grouped(wrong, '{names}: {why}')}.",
+                f"{escape(self.output)} is not as expected: {grouped(wrong, '{names}: {why}')}.",
                 details=[f"{name}: {why}" for name, why in wrong],
             )
 

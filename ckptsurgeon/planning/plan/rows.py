@@ -1,4 +1,4 @@
-"""Which rows of a source make each row of a destination whose vocabulary is another."""
+"""The rows of a source that make each row of a destination with another vocabulary."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, TypeAlias
 
 from ...util.brief import Brief
 
-__all__ = ["Row", "Rows", "rows_of_each"]
+__all__ = ["Row", "VocabularyRows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
-"""A row of the source, the mean of several, zeros for none (), or None for a token that the source does not have."""
+"""A row of the source, the mean of several, zeros for (), or None for a token that the source does not have."""
 
 
 @dataclass(frozen=True, repr=False)
-class Rows(Brief):
-    """A row for each token of the destination.
+class VocabularyRows(Brief):
+    """The origin of the row of each token of the destination.
 
-    ``source`` and ``destination`` name the vocabularies, ``size`` is how many rows the source has, ``new`` what becomes
-    of rows that are None: ``init``, ``mean``, ``zero``, or, where several models are merged, ``others``: the row of the
-    base, else the mean of the models that have the token (with ``others or zero`` zeros where none has).
+    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source, ``new`` the
+    value of rows that are None: ``init``, ``mean``, ``zero`` or, if several models are merged, ``others``: the row of
+    the base, else the mean of the models that have the token (``others or zero``: zeros if no model has it).
     """
 
     source: str
@@ -30,49 +30,49 @@ class Rows(Brief):
     rows: tuple[Row, ...]
     new: str = "init"
     lent: tuple[tuple[int, int], ...] = ()
-    """Places, each with a row of this source that all models of a merge get there that have none."""
+    """Pairs of a row of the output and a row of this source, which models of a merge without that token take."""
     padded: int = 0
-    """How many rows at the end are no token's: of each model of a merge, the mean of its rows before."""
+    """The number of rows at the end without a token: each model of a merge has the mean of its other rows there."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What was worked out of a tensor once: the mean of all its rows."""
+    """A cache: the mean of all rows of a tensor."""
 
     @cached_property
     def kept(self) -> int:
-        """How many tokens keep their row, wherever it was."""
+        """The number of tokens that keep their row, at any position."""
         return sum(isinstance(row, int) for row in self.rows)
 
     @cached_property
     def moved(self) -> int:
-        """How many of those stand elsewhere than they did."""
+        """The number of kept rows whose position changes."""
         return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
 
     @cached_property
     def composed(self) -> int:
-        """How many are the mean of several rows."""
+        """The number of rows that are the mean of several."""
         return sum(isinstance(row, tuple) for row in self.rows)
 
     @cached_property
     def fresh(self) -> int:
-        """How many the source does not have at all."""
+        """The number of tokens that the source does not have."""
         return sum(row is None for row in self.rows)
 
     @cached_property
     def share(self) -> float:
-        """Which part of the rows comes from the source."""
+        """The share of the rows that comes from the source."""
         return 1 - self.fresh / len(self.rows) if self.rows else 1.0
 
     @cached_property
     def is_identity(self) -> bool:
-        """Whether every row stays where it is, and there is no other."""
+        """Return whether every row stays at its position, and there are no others."""
         return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))
 
     @property
     def draws(self) -> bool:
-        """Whether the destination's own initial values are needed."""
+        """Return whether the destination's own initial values are needed."""
         return self.new == "init" and self.fresh > 0
 
     def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (place, row of the source, number) for rows that follow each other in both, from ``begin``."""
+        """Yield (destination row, source row, number) for rows that follow each other in both, from ``begin``."""
         place = begin
         while place < end:
             row = self.rows[place]
@@ -93,8 +93,8 @@ class Rows(Brief):
         }  # fmt: skip
 
     @staticmethod
-    def from_json(data: Any) -> Rows | None:
-        """Return the rows that plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+    def from_json(data: Any) -> VocabularyRows | None:
+        """Return the rows in plain data, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         size, new = int(data["size"]), str(data["new"])
@@ -108,13 +108,13 @@ class Rows(Brief):
             or not 0 <= padded < max(1, len(rows))
             or any(row is not None for row in rows[len(rows) - padded :])
         ):
-            raise ValueError(f"{padded!r:.40} rows are said to be no token's")
-        return Rows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
+            raise ValueError(f"{padded!r:.40} is not a number of rows without a token")
+        return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
 
 
 NEW = ("init", "mean", "zero")
 OF_MERGES = ("others", "others or zero")
-"""What becomes of rows that are None."""
+"""Values of ``new`` for rows that are None in a merge."""
 
 
 def _row(row: Any, size: int, *, empty: bool) -> Row:
@@ -130,7 +130,7 @@ def _row(row: Any, size: int, *, empty: bool) -> Row:
 def _lent(pair: Any, places: int, size: int) -> tuple[int, int]:
     place, row = pair
     if not (_within(place, places) and _within(row, size)):
-        raise ValueError(f"a row that is lent is {pair!r:.40}")
+        raise ValueError(f"not a lent row: {pair!r:.40}")
     return place, row
 
 
@@ -138,9 +138,9 @@ def _within(number: Any, size: int) -> bool:
     return type(number) is int and 0 <= number < size
 
 
-def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[Rows, ...]:
-    """Return the rows of each source that a plan or a recipe has, if any; raises as ``Rows.from_json`` does."""
-    found = tuple(rows for one in data.get("vocabularies") or () if (rows := Rows.from_json(one)) is not None)
+def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[VocabularyRows, ...]:
+    """Return the rows of each source in a plan or recipe, if any; raises as ``VocabularyRows.from_json`` does."""
+    found = tuple(rows for one in data.get("vocabularies") or () if (rows := VocabularyRows.from_json(one)) is not None)
     if found and len(found) != sources:
         raise ValueError(f"it has {len(found)} vocabularies for {sources} sources")
     if len({(len(rows.rows), rows.padded) for rows in found}) > 1:

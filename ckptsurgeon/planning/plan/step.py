@@ -1,4 +1,4 @@
-"""A step of a plan: what becomes of one destination tensor, what it reads for it; as JSON and back."""
+"""A step of a plan: how one destination tensor is made and the tensors that it reads; as JSON and back."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from ...util.brief import Brief
 from .compute import Factor, Lora, Merge, text
-from .rows import Rows
+from .rows import VocabularyRows
 
 __all__ = ["CLASSES", "MERGES", "Input", "Step", "read_step", "step_json", "step_texts", "with_vocabularies"]
 
 MERGES = ("average", "max", "merge")
 """Operations on several inputs, element by element."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
-"""What can become of a destination tensor; each is in exactly one class."""
+"""The classes of a destination tensor; each tensor is in exactly one."""
 _KINDS = {
     "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived",
     **dict.fromkeys(MERGES, "merged"),
@@ -26,7 +26,7 @@ _KINDS = {
 
 
 class Input(NamedTuple):
-    """A tensor that a step reads: of which source, under which key, with which dtype and shape."""
+    """A tensor that a step reads: its source, key, dtype and shape."""
 
     source: int
     key: str
@@ -34,19 +34,18 @@ class Input(NamedTuple):
     shape: tuple[int, ...]
 
 
-@dataclass(slots=True, unsafe_hash=True, repr=False)  # as good as frozen, which takes thrice as long: see TensorInfo
+@dataclass(slots=True, unsafe_hash=True, repr=False)  # not frozen, which is three times as slow: see TensorInfo
 class Step(Brief):
-    """What becomes of one destination tensor.
+    """How one destination tensor is made.
 
-    ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` what the source has.
-    ``rule`` is the option that decided, as the user wrote it; ``reason`` says why a tensor is initialised:
-    missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
-    beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
-    the source's tensor, if one did, and ``made_of`` the keys that went into it. ``rows`` are those of a vocabulary that
-    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method,
-    ``lora`` how adapters change the first input, ``factor`` which factor of a difference it is. Inputs of a merge that
-    have other shapes are made to fit by ``policy`` (slice, overlap, vocab), with ``vocab`` by ``vocabularies`` along
-    ``axis``, one for each input.
+    ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the
+    option that decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
+    mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs beyond the first, ``weights`` the
+    weight of each (empty: all the same). ``operation`` is the last operation that made the source's tensor, if any, and
+    ``made_of`` its input keys. ``rows`` are those of a vocabulary along ``axis``, if a tensor is mapped. ``merge`` is
+    the method that merges the inputs, ``lora`` how adapters change the first input, ``factor`` the factor of a
+    difference. Inputs of a merge with other shapes are fitted by ``policy`` (slice, overlap, vocab); ``vocab`` uses
+    ``vocabularies`` along ``axis``, one for each input.
     """
 
     key: str
@@ -65,32 +64,32 @@ class Step(Brief):
     weights: tuple[float, ...] = ()
     operation: str = ""
     made_of: tuple[str, ...] = ()
-    rows: Rows | None = None
+    rows: VocabularyRows | None = None
     axis: int = 0
     merge: Merge | None = None
     lora: Lora | None = None
     factor: Factor | None = None
-    vocabularies: tuple[Rows, ...] = ()
+    vocabularies: tuple[VocabularyRows, ...] = ()
 
     _kind: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """Every tensor that the step reads, none where it only draws."""
+        """All tensors that the step reads, an empty tuple if it only draws."""
         if self.source is None:
             return ()
         return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
 
     @property
     def kind(self) -> str:
-        """The class of the tensor, worked out once."""
+        """The class of the tensor, computed once."""
         if not self._kind:
             self._kind = _kind_of(self)
         return self._kind
 
     @property
     def shared(self) -> int | None:
-        """How many values a source gives that is laid over others (pad, overlap); None for any other step."""
+        """The number of values that a source gives if it overlays others (pad, overlap); None for any other step."""
         if self.op not in ("pad", "overlap"):
             return None
         return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))
@@ -102,12 +101,12 @@ class Step(Brief):
 
     @property
     def draws(self) -> bool:
-        """Whether the destination's own initial values are needed."""
+        """Return whether the destination's own initial values are needed."""
         return self.op == "init" or self.overlays
 
     @property
     def overlays(self) -> bool:
-        """Whether a source is laid over the destination's own initial values."""
+        """Return whether a source overlays the destination's own initial values."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 
@@ -121,12 +120,12 @@ def _kind_of(step: Step) -> str:
     return "copied" if step.source_dtype == step.dtype else "cast"
 
 
-def with_vocabularies(step: Step, vocabularies: Sequence[Rows]) -> Step:
-    """Return a step with the rows of each of its inputs, where it goes by vocabularies; raises ValueError."""
+def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
+    """Return a step with the rows of each of its inputs, if its policy is ``vocab``; raises ValueError."""
     if step.op != "merge" or step.policy != "vocab":
         return step
     if not vocabularies:
-        raise ValueError(f"{step.key!r:.80} goes by vocabularies that are not there")
+        raise ValueError(f"{step.key!r:.80} needs vocabularies that are missing")
     return replace(step, vocabularies=tuple(vocabularies[one.source] for one in step.inputs))
 
 
@@ -139,7 +138,7 @@ OPS = (
 
 
 def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
-    """Return a step as plain data; ``names`` are the sources'."""
+    """Return a step as plain data; ``names`` are the names of the sources."""
     inputs = [_input_json(one, names) for one in step.inputs]
     origin, more = (inputs[0], inputs[1:]) if inputs else (None, [])
     several = {"more": more, "weights": list(step.weights) or None} if more else {}
@@ -166,14 +165,14 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
 _dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _FROM, _KEY = "\0from", "\0key"
 MOST = 10_000
-"""Different things said of steps that are kept."""
+"""Most different texts of steps that are cached."""
 
 
 def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
-    """Yield the JSON of each step, its keys sorted. Most say one of a few things, each of which is spelled once."""
+    """Yield the JSON of each step, keys sorted. Most steps share one of a few texts, which are made once."""
     spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
     for step in steps:
-        said = _said(step)
+        said = _shared_text_key(step)
         if said is None or (said not in spelled and len(spelled) == MOST):
             yield _dumps(step_json(step, names))
             continue
@@ -187,8 +186,8 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
         yield f"{before}{origin}{between}{_dumps(step.key)}{origin.join(rest)}"
 
 
-def _said(step: Step) -> tuple[object, ...] | None:
-    """Return all that is written of a step but its keys, once for many alike; None where there is more."""
+def _shared_text_key(step: Step) -> tuple[object, ...] | None:
+    """Return everything that the JSON of a step contains except its keys, for a cache; None if it also has more."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):
@@ -207,11 +206,14 @@ def _read_input(row: Mapping[str, Any], index: Mapping[str, int]) -> Input:
 
 
 def read_step(
-    row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | None, vocabularies: Sequence[Rows]
+    row: Mapping[str, Any],
+    index: Mapping[str, int],
+    rows: VocabularyRows | None,
+    vocabularies: Sequence[VocabularyRows],
 ) -> Step:
-    """Return the step that plain data spells; raises KeyError, TypeError or ValueError where it is none.
+    """Return the step in plain data; raises KeyError, TypeError or ValueError if it is not one.
 
-    ``index`` has the place of each source by its name, ``rows`` are the plan's, ``vocabularies`` those of its sources.
+    ``index`` has the number of each source by its name, ``rows`` are the plan's, ``vocabularies`` those of its sources.
     """
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")

@@ -1,4 +1,4 @@
-"""Vocabularies that a policy for shapes would resize: it keeps their rows by place, which is not by token. Pure."""
+"""Vocabularies that a policy for shapes would resize: their rows are matched by position, not by token. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = [
     "BY_TOKEN",
     "EMBEDDING",
     "HEAD",
-    "ByPlace",
-    "Change",
+    "PositionalRows",
+    "ShapeChange",
     "is_embedding",
     "is_of_labels",
     "is_of_tokens",
@@ -21,19 +21,19 @@ __all__ = [
 ]
 
 HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
-"""Names of output layers over a vocabulary; they lie in no numbered module."""
+"""Names of output layers over a vocabulary; they are in no numbered module."""
 EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings|shared)\.weight$"
 )
 """Names of input embeddings of a vocabulary."""
 BIAS = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder|predictions)\.bias$")
-"""Names of what is added to the output layer."""
+"""Names of biases that are added to the output layer."""
 LABELS = re.compile(
     r"(^|\.)(\w*classifier|\w*classification_head|score|logits_proj)(\.(out_proj|out|linear|\d+))?"
     r"\.(weight|bias)$"
 )
 """Names of layers, of the classes of transformers that classify, that have a row for each label."""
-LABELS_SAID = "; labels are not compared"
+LABELS_NOTE = "; labels are not compared"
 BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
 _WORDS = frozenset(
@@ -44,47 +44,47 @@ _WORDS = frozenset(
 )  # fmt: skip
 """Words in the name of a tensor, or of the module around it, that has a row for each token."""
 _SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
-"""Those of them by which a size is a vocabulary's, whatever else has it."""
+"""Those that mark a size as a vocabulary's, whatever other tensors have it."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
-"""Modules that have one if they are called just so."""
+"""Modules with such a tensor if they have exactly this name."""
 _AROUND = frozenset(("seq_lin", "decoder_layers"))
-"""Modules around one: SpeechBrain's output layer, NeMo's."""
+"""Modules around such a module: SpeechBrain's output layer, NeMo's."""
 _OTHERS = frozenset(
     (
         "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
         "timestep", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln", "bn",
     )
 )  # fmt: skip
-"""Words that say what else has a row each, and names of what has none."""
+"""Words for other things with a row each, and for modules without rows."""
 
 FEWEST = 10
-"""A classifier of fewer rows has labels: no vocabulary is that small. One of more may have tokens (CTC)."""
+"""A classifier with fewer rows has labels: no vocabulary is that small. One with more may have tokens (CTC)."""
 
 Sizes = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Change:
-    """A tensor, by all its names, whose shape in the source is not that of the destination."""
+class ShapeChange:
+    """A tensor, by all its names, whose shape differs between source and destination."""
 
     names: tuple[str, ...]
     have: Sequence[int]
     want: Sequence[int]
 
     def sizes(self) -> list[Sizes]:
-        """Return both sizes of each axis; axes of 1 on both sides are none (a convolution of one step, a bias)."""
+        """Return both sizes of each axis, without axes of size 1 on both sides (a convolution of one step, a bias)."""
         return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
 
 
-class ByPlace:
-    """Tells which of all tensors whose shapes differ run along a vocabulary of another size.
+class PositionalRows:
+    """Finds the tensors, among all whose shapes differ, with a vocabulary axis of another size.
 
-    The destination declares it, or names do: of the first axis of a matrix whose other axis does not change, and of
-    biases of the same sizes. A size that changes anywhere else, too, is that of a layer that was widened, unless a name
-    leaves no doubt: then all that has rows of these sizes has them for tokens.
+    The destination declares it, or names show it: for the first axis of a matrix whose other axis does not change, and
+    for biases of the same sizes. A size that also changes elsewhere is that of a widened layer, unless a name is
+    certain: then all tensors with these sizes have a row for each token.
     """
 
-    def __init__(self, changes: Iterable[Change], declared: Mapping[str, int]) -> None:
+    def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
         self._sizes: dict[str, Sizes] = {}
         likely: dict[str, tuple[Sizes, int]] = {}
         rows: dict[str, Sizes] = {}
@@ -116,24 +116,24 @@ class ByPlace:
         self._labels -= declared.keys()
 
     def __contains__(self, key: str) -> bool:
-        """Whether rows of a tensor are those of tokens."""
+        """Return whether the rows of a tensor are those of tokens."""
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Say of the tensors that a transplant resized which of them keep their rows by place."""
+        """Return notes on the tensors that a transplant resized and whose rows keep their position."""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
-            + (_labels_said(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
+            + (_labels_note(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
             for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
 
     def merged(self) -> list[str]:
-        """Say which tensors are merged row by row, by place."""
+        """Return notes on the tensors that are merged row by row, by position."""
         return [
             f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, "
             + ("" if are_labels else "not by token, ")
             + f"of {before} and {after} rows"
-            + (_labels_said(before, after, "--vocab union") if are_labels else "; --vocab union merges rows by token")
+            + (_labels_note(before, after, "--vocab union") if are_labels else "; --vocab union merges rows by token")
             for (before, after, are_labels), found in self._by_sizes(self._sizes).items()
         ]
 
@@ -145,33 +145,33 @@ class ByPlace:
         return found
 
 
-def _labels_said(before: int, after: int, option: str = BY_TOKEN) -> str:
-    """Say that rows of a classifier are by place, and if there are as many as tokens, what is for these."""
-    return LABELS_SAID + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
+def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
+    """Return a note that rows of a classifier are by position; if they may be tokens, it names the option."""
+    return LABELS_NOTE + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
 
 
 def vocabulary_keys(keys: Iterable[str]) -> list[str]:
-    """Return the keys of output layers and input embeddings: their rows are a vocabulary's."""
+    """Return the keys of output layers and input embeddings, which have a row for each token."""
     return [key for key in keys if any(one.search(key) for one in (HEAD, EMBEDDING, BIAS))]
 
 
 def is_embedding(key: str) -> bool:
-    """Whether a key is that of an input embedding of a vocabulary."""
+    """Return whether a key is that of an input embedding of a vocabulary."""
     return EMBEDDING.search(key) is not None
 
 
 def is_of_labels(key: str) -> bool:
-    """Whether a key is that of a classifier: it has a row for each label, if it is the last layer of one."""
+    """Return whether a key is that of a classifier: if it is the last layer of one, it has a row for each label."""
     return LABELS.search(key) is not None
 
 
 def is_of_tokens(key: str, axes: int) -> bool:
-    """Whether a key, of a tensor of so many axes, says that it has a row for each token: a matrix, or its bias."""
+    """Return whether a key, of a tensor with so many axes, shows a row for each token: a matrix, or its bias."""
     return bool(vocabulary_keys([key])) or _has_rows((key,), axes)
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Whether a name of a tensor says that it has a row for each token: a matrix, or the bias of one."""
+    """Return whether a tensor's name shows a row for each token: a matrix, or the bias of one."""
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 
@@ -186,7 +186,7 @@ def _is_of_tokens(name: str, *, bias: bool) -> bool:
 
 
 def _is_surely_of_tokens(name: str) -> bool:
-    """Whether the name of a matrix leaves no doubt that it has a row for each token."""
+    """Return whether the name of a matrix shows with certainty that it has a row for each token."""
     words = _words(name.lower().split(".")[-3:-1])
     is_one = EMBEDDING.search(name) is not None or name.endswith(("lm_head.weight", "embed_out.weight"))
     return words.isdisjoint(_OTHERS) and (is_one or not words.isdisjoint(_SURE))

@@ -1,4 +1,4 @@
-"""Decides for each destination tensor what becomes of it."""
+"""Decides how each destination tensor is made."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..mismatch.fitting import fit
 from ..mismatch.policies import cast_fault, is_reshape
-from ..plan.plan import Equal
+from ..plan.plan import EqualKeys
 from ..plan.step import Step
 from ..target import TargetSpec
-from .by_place import ByPlace, Change
-from .gates import Faults, raise_faults
+from .by_place import PositionalRows, ShapeChange
+from .gates import PlanFaults, raise_faults
 from .options import Options
-from .select import Origin, Selection, made_fields
-from .vocabulary import Axes
+from .select import Selection, TensorOrigin, operation_fields
+from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "decide", "dropped_layers", "origin_of"]
 
-# ``--drop-last``: which layers of a destination start anew, in the order that it declares; never by parts of names.
+# ``--drop-last``: the layers of a destination to initialise, in its declared order; never by parts of names.
 
 
 def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
-    """Return the last ``number`` layers of a destination; raises ConfigError where it has not as many.
+    """Return the last ``number`` layers of a destination; raises ConfigError if it has too few.
 
-    The first layer can never go: nothing would be left to transplant.
+    The first layer always stays: else nothing would be left to transplant.
     """
     if not number:
         return ()
     layers = target.layers
     if not layers:
         raise ConfigError(
-            f"--drop-last {number}: {escape(target.name)} does not say in which order its layers come.",
-            hint="Name what is to start anew: --reinit GLOB, once for each layer.",
+            f"--drop-last {number}: {escape(target.name)} does not give the order of its layers.",
+            hint="Name the layers to initialise: --reinit GLOB, once for each.",
         )
     if number >= len(layers):
         raise ConfigError(
             f"--drop-last {number}: {escape(target.name)} has {count(len(layers), 'layer')}, "
-            f"{', '.join(map(escape, layers))}, and {escape(layers[0])} can never go.",
+            f"{', '.join(map(escape, layers))}, and {escape(layers[0])} always stays.",
             hint=f"Use 1 to {len(layers) - 1}.",
         )
     return layers[-number:]
 
 
-# Where a tensor of one or more names comes from, which the destination ties: its sources must not differ.
+# The origin of a tensor with one or more names, which the destination ties: its sources must not differ.
 
 
-def origin_of(group: Sequence[str], selection: Selection, equal: list[Equal], names: Sequence[str]) -> Origin | None:
+def origin_of(
+    group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
+) -> TensorOrigin | None:
     """Return the origin of a tensor that has one or more names: the last source that has any of them."""
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -63,8 +65,8 @@ def origin_of(group: Sequence[str], selection: Selection, equal: list[Equal], na
     return same[0]
 
 
-def _check_equal(first: Origin, other: Origin, equal: list[Equal], names: Sequence[str]) -> None:
-    """Two sources for one tensor: the same bytes are fine, known different ones are not, else apply looks."""
+def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys], names: Sequence[str]) -> None:
+    """Raise PlanError for tied sources with different checksums; unknown ones are compared when the plan is applied."""
     a, b = first.info, other.info
     if a.place is not None and a.place == b.place:
         return
@@ -73,23 +75,23 @@ def _check_equal(first: Origin, other: Origin, equal: list[Equal], names: Sequen
         raise PlanError(
             f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
             "but the destination ties them.",
-            hint="Exclude the one that should not count.",
+            hint="Exclude the one that should not be used.",
         )
-    equal.append(Equal(first.source, first.key, other.key))
+    equal.append(EqualKeys(first.source, first.key, other.key))
 
 
 def _checksum(info: TensorInfo) -> int | None:
-    """Return the CRC-32 that the container recorded for a tensor, if it did for just its bytes."""
+    """Return the CRC-32 that the container recorded for exactly this tensor's bytes, else None."""
     whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
     return info.storage.crc32 if whole and info.storage is not None else None
 
 
 @dataclass
 class Decisions:
-    """The steps in state-dict order, and what apply has to check before it writes."""
+    """The steps in state-dict order, and the pairs of keys to compare before writing."""
 
     steps: list[Step] = field(default_factory=list)
-    equal: list[Equal] = field(default_factory=list)
+    equal: list[EqualKeys] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
@@ -100,8 +102,8 @@ class _Decider:
         self.selection = selection
         self.options = options
         self.names = names
-        self.faults = Faults()
-        self.changes: list[Change] = []
+        self.faults = PlanFaults()
+        self.changes: list[ShapeChange] = []
         self.keeper = len(names) if target.keeps else None
         self.aliases: dict[str, list[str]] = {}
         for alias, owner in target.ties.items():
@@ -109,10 +111,12 @@ class _Decider:
         self._dropped = dropped_layers(target, options.drop_last)
         self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
         self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
-        self.axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
+        self.axes = (
+            VocabularyAxes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
+        )
 
-    def step(self, key: str, origin: Origin | None) -> Step:
-        """Return what becomes of one tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
+    def step(self, key: str, origin: TensorOrigin | None) -> Step:
+        """Return the step of a tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
         if hits:
@@ -130,13 +134,13 @@ class _Decider:
         step = Step(
             key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
             source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
-            **made_fields(origin),
+            **operation_fields(origin),
         )  # fmt: skip
         mapped = self._mapped(step) if self.axes is not None else None
         if mapped is not None:
             step = mapped
         elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
-            self.changes.append(Change((step.key, *self.aliases.get(step.key, ())), step.source_shape, step.shape))
+            self.changes.append(ShapeChange((step.key, *self.aliases.get(step.key, ())), step.source_shape, step.shape))
             step = self._resized(step, origin)
         self._check_coded(step, origin)
         if step.op != "init":
@@ -146,8 +150,8 @@ class _Decider:
                 self.faults.casts.append((key, f"{where}: {fault}"))
         return step
 
-    def _check_coded(self, step: Step, origin: Origin) -> None:
-        """Keep that codes would be more than copied, or do not fit."""
+    def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
+        """Record codes that would not be copied unchanged."""
         if origin.coded is None:
             return
         if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
@@ -156,7 +160,7 @@ class _Decider:
             self.faults.coded.append((origin, f"a cast to {step.dtype}" if step.op == "copy" else step.rule))
 
     def _drops(self, key: str) -> bool:
-        """Whether a tensor, by any of its names, is of a layer that is dropped."""
+        """Return whether a tensor, by any of its names, is in a dropped layer."""
         names = [key, *self.aliases.get(key, ())]
         return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
@@ -186,7 +190,7 @@ class _Decider:
         )  # fmt: skip
 
     def _mapped(self, step: Step) -> Step | None:
-        """Return the step of a tensor that runs along the vocabulary; None where it does not, or differs besides."""
+        """Return the step of a tensor along the vocabulary; None if it has no such axis, or differs otherwise too."""
         assert self.axes is not None
         assert self.options.vocabulary is not None
         rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
@@ -205,7 +209,7 @@ class _Decider:
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
-        """Raise PlanError where no tensor is mapped that should be; say which start anew, and which are passed over."""
+        """Raise PlanError if no tensor is mapped that should be; return notes on initialised and skipped ones."""
         vocabulary = self.options.vocabulary
         if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
@@ -216,9 +220,12 @@ class _Decider:
         if not anew:
             raise self.axes.none_found()
         rules = ", ".join(dict.fromkeys(step.rule for step in anew))
-        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}", *passed]
+        return [
+            f"{vocabulary} keeps no row: {listing([step.key for step in anew])} are initialised by {rules}",
+            *passed,
+        ]
 
-    def _resized(self, step: Step, origin: Origin) -> Step:
+    def _resized(self, step: Step, origin: TensorOrigin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
         hits = self._hits(self._scoped, step.key)
         if hits:
@@ -244,10 +251,10 @@ class _Decider:
 
 
 def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
-    """Decide every destination tensor; ``names`` are the sources' in messages.
+    """Decide how every destination tensor is made; ``names`` are the sources' in messages.
 
-    Raises PlanError for mismatches no policy settles and for casts that would lose what they hold, FormatError
-    where a tensor is asked for whose values are not plain bytes.
+    Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError
+    if a selected tensor has no plain values.
     """
     decider = _Decider(target, selection, options, names)
     decisions = Decisions()
@@ -262,7 +269,7 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         origin = origin_of(group, selection, decisions.equal, names)
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
-    by_place = ByPlace(decider.changes, target.vocabulary)
+    by_place = PositionalRows(decider.changes, target.vocabulary)
     raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)

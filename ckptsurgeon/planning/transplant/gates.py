@@ -1,4 +1,4 @@
-"""What makes a transplant impossible, or useless: mismatches, casts, nothing loaded, rules without a match."""
+"""Checks that make a transplant an error: mismatches, casts, nothing loaded, rules without a match."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from ..mismatch.fitting import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing
 from ..target import TargetSpec
-from .by_place import BY_TOKEN, ByPlace
+from .by_place import BY_TOKEN, PositionalRows
 from .options import Options
-from .select import Origin, Selection, SourceView
-from .vocabulary import Axes
+from .select import Selection, SourceView, TensorOrigin
+from .vocabulary import VocabularyAxes
 
-__all__ = ["Faults", "check_destination_patterns", "check_gates", "check_prefixes", "raise_faults"]
+__all__ = ["PlanFaults", "check_destination_patterns", "check_gates", "check_prefixes", "raise_faults"]
 
-# What makes a transplant impossible: mismatches, casts and what cannot be drawn, gathered to be said at once.
+# Mismatches, casts and tensors that cannot be drawn, collected to be reported at once.
 
 
 @dataclass
-class Faults:
-    """Everything that is wrong, gathered so that it can be said at once."""
+class PlanFaults:
+    """All faults of a plan, collected to be reported at once."""
 
-    mismatches: list[tuple[Step, Origin, str]] = field(default_factory=list)
+    mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
     undrawable: list[str] = field(default_factory=list)
-    coded: list[tuple[Origin, str]] = field(default_factory=list)
+    coded: list[tuple[TensorOrigin, str]] = field(default_factory=list)
 
 
-def raise_faults(faults: Faults, names: Sequence[str], target: str, axes: Axes | None, by_place: ByPlace) -> None:
-    """Raise what was gathered: codes taken for numbers, mismatches with what would settle each, draws, casts."""
+def raise_faults(
+    faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
+) -> None:
+    """Raise the error for what was collected: codes used as numbers, mismatches with remedies, draws, casts."""
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
         raise computing(coded, f"Leave it out (--exclude {escape(_module(faults.coded[0][0].key))})")
@@ -58,7 +60,7 @@ def raise_faults(faults: Faults, names: Sequence[str], target: str, axes: Axes |
 
 
 def _mismatch_error(
-    faults: Sequence[tuple[Step, Origin, str]], names: Sequence[str], target: str, by_place: ByPlace | None
+    faults: Sequence[tuple[Step, TensorOrigin, str]], names: Sequence[str], target: str, by_place: PositionalRows | None
 ) -> PlanError:
     details = []
     for step, origin, why in faults:
@@ -95,34 +97,34 @@ UNLOADED = ("initialised", "kept")
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
-    """Every pattern over destination keys must match one; returns notes on them, raises PatternError."""
+    """Return notes on the patterns over destination keys; raises PatternError for one that matches none."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
-    """Every dst_key of a spec must be a module of the destination; raises PatternError that names some."""
+    """Raise PatternError, with similar names, for a dst_key of a spec that is not a module of the destination."""
     keys = list(target.tensors)
     for view in views:
         if view.dst and not any(key == view.dst or key.startswith(f"{view.dst}.") for key in keys):
             near = [f"{name} ({count(number, 'key')})" for name, number in nearest(view.dst, keys)]
             modules = near or [f"{name} ({number})" for name, number in _heads(keys)]
             raise PatternError(
-                f"dst_key {escape(view.dst)} of {escape(view.source.name)} is no module of the destination.",
+                f"dst_key {escape(view.dst)} of {escape(view.source.name)} is not a module of the destination.",
                 hint=f"It has {', '.join(map(escape, modules))}.",
             )
 
 
 def check_gates(
     steps: Sequence[Step],
-    unexpected: Sequence[Origin],
+    unexpected: Sequence[TensorOrigin],
     *,
     selection: Selection,
     options: Options,
     target: TargetSpec,
     views: Sequence[SourceView] = (),
 ) -> None:
-    """Raise PlanError when a gate is shut."""
+    """Raise PlanError if --on-missing error, --strict or --require is not met, or nothing would be loaded."""
     loaded = [step for step in steps if step.kind not in UNLOADED]
     if not loaded:
         raise _nothing_loaded(steps, unexpected, target, views)
@@ -161,40 +163,40 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
 
 
 _REMEDIES = {
-    "missing": "No source has {key} under that name; --map renames what has.",
+    "missing": "No source has {key} under that name; --map renames another key.",
     "excluded": "{key} is left out ({rule}).",
     "reinit": "{key} is initialised by {rule}.",
     "mismatch": "{key} is initialised by {rule}, since its shape differs.",
 }
-"""What to do about a tensor that comes from no source, by the reason why."""
+"""The hint for a tensor that comes from no source, by the reason."""
 
 
 def _nothing_loaded(
-    steps: Sequence[Step], unexpected: Sequence[Origin], target: TargetSpec, views: Sequence[SourceView]
+    steps: Sequence[Step], unexpected: Sequence[TensorOrigin], target: TargetSpec, views: Sequence[SourceView]
 ) -> PlanError:
-    """Return the error for a transplant that would load nothing, with the rule that would mend the names."""
+    """Return the error for a transplant that would load nothing, with a rule that would rename the keys."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
-    hint = _spec_that_helps(views, wanted) or _what_took_all(steps)
+    hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
     fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
         hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors."
     elif names and not hint:
-        hint = f"The source has {_said(names)}; the destination has {_said(list(wanted))}. Rename with --map."
+        hint = f"The source has {_some_keys(names)}; the destination has {_some_keys(list(wanted))}. Rename with --map."
     return PlanError(f"nothing would be loaded: all {len(steps)} tensors stay as the destination has them.", hint=hint)
 
 
-def _what_took_all(steps: Sequence[Step]) -> str:
-    """Say which option took every tensor, if it was options: excludes, includes, --reinit, a mismatch policy."""
+def _option_that_took_all(steps: Sequence[Step]) -> str:
+    """Return which options took every tensor, if options did: excludes, includes, --reinit, a mismatch policy."""
     took = Counter(step.rule for step in steps if step.reason != "missing" and step.rule)
     if not took:
         return ""
     rules = ", ".join(f"{escape(rule)} ({number})" for rule, number in took.most_common(3))
-    return f"They are left by {rules}."
+    return f"They are not loaded because of {rules}."
 
 
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
-    """Say what a spec lacks that names a module on one side only, where the other side has it too."""
+    """Return the spec that would help, if one names a module on one side only and the other side has it too."""
     for view in views:
         module = view.src or view.dst
         if bool(view.src) != bool(view.dst):
@@ -205,14 +207,14 @@ def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
     return ""
 
 
-def _said(keys: Sequence[str]) -> str:
+def _some_keys(keys: Sequence[str]) -> str:
     heads = _heads(keys, limit=5)
     more = ", …" if len(heads) == 5 else ""
     return ", ".join(f"{escape(name)} ({number})" for name, number in heads[:4]) + more
 
 
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
-    """Try to strip the source's first segments, or to add the destination's."""
+    """Return a rule that strips the source's first segments, or adds the destination's, and its number of matches."""
     tries: Counter[str] = Counter()
     for name in names:
         head, _, rest = name.partition(".")

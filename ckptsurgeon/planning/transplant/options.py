@@ -1,4 +1,4 @@
-"""What a transplant was asked to do, parsed and checked before anything is looked at."""
+"""The options of a transplant, parsed and checked before any source is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MismatchPolicies:
 
 @dataclass(frozen=True)
 class Options:
-    """The rules of a transplant. Raises PatternError or ConfigError for what cannot be understood."""
+    """The options of a transplant. Raises PatternError or ConfigError for values that are not valid."""
 
     include: tuple[OptionPattern, ...] = ()
     exclude: tuple[OptionPattern, ...] = ()
@@ -59,7 +59,7 @@ class Options:
         strict: bool = False,
         dtype: str | None = None,
     ) -> Options:
-        """Parse options as people write them."""
+        """Return the parsed options, given as a user writes them."""
         if on_missing not in MISSING_POLICIES:
             raise ConfigError(f"--on-missing {on_missing} is unknown.", hint="Use init or error.")
         return Options(
@@ -78,7 +78,7 @@ class Options:
 
 
 def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
-    """Return one text or several as a list; raises ConfigError where they are none."""
+    """Return one text or several as a list; raises ConfigError if they are not texts."""
     try:
         found = [values] if isinstance(values, str) else list(values or ())
     except TypeError:
@@ -91,7 +91,9 @@ def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
 
 def _number(option: str, value: int) -> int:
     if type(value) is not int or value < 0:
-        raise ConfigError(f"{option} {brief_repr(value)} is no number of layers.", hint="Use a whole number from 1 on.")
+        raise ConfigError(
+            f"{option} {brief_repr(value)} is not a valid number of layers.", hint="Use a whole number from 1 on."
+        )
     return value
 
 
@@ -135,7 +137,7 @@ def _one_text(value: object) -> str:
 
 
 def _scoped(text: str) -> tuple[str | None, str]:
-    """Cut ``GLOB=POLICY`` at the last "=" behind which a policy stands: its arguments hold others."""
+    """Split ``GLOB=POLICY`` at the last "=" that a policy follows, since its arguments contain others."""
     places = [at for at, char in enumerate(text) if char == "="]
     known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
     if text.partition(":")[0] in MISMATCH_POLICIES or not places:

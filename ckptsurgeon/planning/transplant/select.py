@@ -1,4 +1,4 @@
-"""From the keys of the sources to the names that they would have in the destination."""
+"""Selects the keys of the sources and gives them their names in the destination."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.renaming import Renaming, check_shadowed, rename, rules_of_sets
 from ..keys.rules import Rule
-from ..operations.perform import MadeBy
+from ..operations.perform import Derivation
 from ..plan.files import PlanSource
 from ..target import TargetSpec
 from .options import Options
 
 __all__ = [
-    "Excluded",
-    "Origin",
-    "Planning",
+    "ExcludedKey",
+    "PlanningInputs",
     "Selection",
     "SourceView",
+    "TensorOrigin",
     "check_src_key",
     "excluded_by_prefix",
     "is_under",
-    "made_fields",
-    "moved",
+    "operation_fields",
+    "renamed_by_spec",
     "select",
 ]
 
-# What a source in ESPnet's form asks of keys: those under src_key, called dst_key then, less those of exclude_keys.
+# Sources in ESPnet's form: the keys under src_key, renamed to dst_key, without those of exclude_keys.
 
 
 def check_src_key(src: str, keys: Sequence[str]) -> None:
-    """Raise PatternError where no key lies under a src_key."""
+    """Raise PatternError if no key is under a src_key."""
     if not any(is_under(key, src) for key in keys):
         raise unmatched(f"src_key {src}", KeyPattern(_quoted(src)), keys, "source")
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that an exclude takes, plain text from the start with no dot needed, each with why.
+    """Return the keys that an exclude removes, each with the reason: plain text from the start, with no dot needed.
 
-    ``of`` names the source, ``notes`` gets what is to be said. Raises PatternError where it takes none.
+    ``of`` names the source, notes are added to ``notes``. Raises PatternError if it matches none.
     """
     hit = [key for key in keys if key.startswith(prefix)]
     if not hit:
@@ -78,18 +78,18 @@ def _quoted(text: str) -> str:
 
 
 def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
-    """Return the module or key that ends with the segment in which ``prefix`` ends."""
+    """Return the module or key up to the end of the segment in which ``prefix`` ends."""
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
     return key if end < 0 else key[:end]
 
 
 def is_under(key: str, module: str) -> bool:
-    """Whether a key is a module's, or the module's name itself; every key is under ''."""
+    """Return whether a key is a module's, or the module's name itself; every key is under ''."""
     return not module or key == module or key.startswith(f"{module}.")
 
 
-def moved(key: str, src: str, dst: str) -> str:
+def renamed_by_spec(key: str, src: str, dst: str) -> str:
     """Return the name that the src_key and dst_key of a spec give a key."""
     if not (src or dst) or not is_under(key, src):
         return key
@@ -98,15 +98,15 @@ def moved(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""Rules of which it is asked whether they match more deeper down; long lists of them name single keys."""
+"""Most rules that are checked for matches deeper down; longer lists name single keys."""
 
 
 @dataclass(frozen=True, repr=False)
 class SourceView(Brief):
-    """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``.
+    """A source as the planner sees it: its headers, the prefixes of its spec, the tensors that operations ``made``.
 
-    ``known`` are the names that the destination knows its keys by, ``known_by`` says whose those are. ``codes`` are
-    the tensors that are stored quantised.
+    ``known`` maps its keys to the destination's names for them, ``known_by`` tells whose names. ``codes`` are the
+    quantised tensors.
     """
 
     source: PlanSource
@@ -114,26 +114,26 @@ class SourceView(Brief):
     src: str = ""
     dst: str = ""
     prefixes: tuple[str, ...] = ()
-    made: Mapping[str, MadeBy] = field(default_factory=dict)
+    made: Mapping[str, Derivation] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
     known_by: str = ""
     codes: Codes = NO_CODES
 
 
-class Origin(NamedTuple):
-    """Where a tensor would come from, by which rule, how operations made it there, and whose part it is if coded."""
+class TensorOrigin(NamedTuple):
+    """Where a tensor comes from, the rule, the operations that made it, and the quantised tensor that it is part of."""
 
     source: int
     key: str
     info: TensorInfo
     rule: str = ""
-    made: MadeBy | None = None
+    made: Derivation | None = None
     coded: CodedTensor | None = None
 
 
 @dataclass(frozen=True)
-class Excluded:
-    """A key of a source that was left out, and the option that did it."""
+class ExcludedKey:
+    """A key of a source that was left out, and the option that excluded it."""
 
     source: int
     key: str
@@ -142,20 +142,20 @@ class Excluded:
 
 @dataclass
 class Selection:
-    """What was selected, by destination name; later sources over earlier ones.
+    """The selected tensors, by destination name; later sources after earlier ones.
 
-    ``excluded`` has what was left out, by the name that it would have had.
+    ``excluded`` has the excluded ones, by the name that they would have had.
     """
 
-    origins: dict[str, list[Origin]] = field(default_factory=dict)
-    excluded: dict[str, list[Excluded]] = field(default_factory=dict)
+    origins: dict[str, list[TensorOrigin]] = field(default_factory=dict)
+    excluded: dict[str, list[ExcludedKey]] = field(default_factory=dict)
     excluded_keys: int = 0
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, repr=False)
-class Planning(Brief):
-    """What a transplant was planned from, kept for questions about the plan."""
+class PlanningInputs(Brief):
+    """The inputs of a transplant's plan, kept for questions about the plan."""
 
     views: Sequence[SourceView]
     target: TargetSpec
@@ -169,8 +169,8 @@ class Planning(Brief):
 def select(views: Sequence[SourceView], options: Options) -> Selection:
     """Select and rename the keys of every source.
 
-    Raises PatternError for a pattern, prefix or rule that nothing matches or that is shadowed, PlanError when
-    two keys of one source land on one name.
+    Raises PatternError for a pattern, prefix or rule that matches nothing or is shadowed, PlanError if two keys of
+    one source get the same name.
     """
     selection = Selection()
     keys = [key for view in views for key in view.tensors]
@@ -195,7 +195,7 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
         for end in range(len(heads), 0, -1):
             head = ".".join(heads[:end])
             if any(rule.apply(f"{head}.{key}") == key for key in list(view.tensors)[:1]):
-                selection.notes.append(f"--map {rule.text} repeats what is stripped by itself")
+                selection.notes.append(f"--map {rule.text} repeats what is stripped automatically")
                 return
     raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
 
@@ -214,17 +214,17 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                     hint="Exclude one of them, or map them to different keys.",
                 )
             rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
+            origin = TensorOrigin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
             selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1
         for name in _names_of(key, view, options.rules):
-            selection.excluded.setdefault(name, []).append(Excluded(index, key, why))
+            selection.excluded.setdefault(name, []).append(ExcludedKey(index, key, why))
     return renaming
 
 
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
-    """Return the keys that are left out, each with the option that left it out."""
+    """Return the keys that are left out, each with the option that excluded it."""
     excludes = KeyMatcher([flag.pattern for flag in options.exclude])
     includes = KeyMatcher([flag.pattern for flag in options.include])
     dropped: dict[str, str] = {}
@@ -244,19 +244,19 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return what renamed a key where no rule did: the part of a spec, as it was written, or who knows its name."""
+    """Return what renamed a key if no rule did: the part of a spec, as it was written, or whose names are known."""
     if key in view.known:
         return view.known_by
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the name that a spec's src_key and dst_key give a key, or by which the destination knows it."""
-    return view.known[key] if key in view.known else moved(key, view.src, view.dst)
+    """Return the name of a key by the src_key and dst_key of a spec, or by the destination's known names."""
+    return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Return the names an excluded key would have had; where its rule cannot be applied, its own."""
+    """Return the names that an excluded key would have had; its own if its rule cannot be applied."""
     for rule in rules:
         try:
             names = rule.names(key)
@@ -267,6 +267,6 @@ def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, .
     return (_moved(key, view),)
 
 
-def made_fields(origin: Origin) -> dict[str, Any]:
-    """Return the fields of a step that say how operations made its source's tensor."""
+def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
+    """Return the fields of a step for the operations that made its source's tensor."""
     return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

@@ -16,12 +16,12 @@ from ..target import TargetSpec
 from .decide import decide
 from .gates import check_destination_patterns, check_gates, check_prefixes
 from .options import Options
-from .select import Origin, Selection, SourceView, select
+from .select import Selection, SourceView, TensorOrigin, select
 
 __all__ = ["plan_transplant"]
 
 DOUBLING = 1.9
-"""Casts that grow the copied bytes at least this much are said."""
+"""Casts that grow the copied bytes by at least this factor get a note."""
 
 
 def plan_transplant(
@@ -37,11 +37,11 @@ def plan_transplant(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan a transplant of ``views``, in order, later over earlier, into ``target``.
+    """Return the plan of a transplant of ``views``, in order, later over earlier, into ``target``.
 
-    ``keeper`` is the destination's own checkpoint, when it keeps what no source gives; ``wanted`` are the codes
-    that the destination has. Raises PatternError for
-    patterns that match nothing, PlanError for what is impossible, FormatError for values that cannot be copied.
+    ``keeper`` is the destination's own checkpoint, if it keeps values that no source gives; ``wanted`` are the codes
+    of the destination. Raises PatternError for patterns that match nothing, PlanError for impossible requests,
+    FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
@@ -77,15 +77,15 @@ def plan_transplant(
     )
 
 
-def _unexpected(selection: Selection, used: set[str]) -> list[Origin]:
-    """Return what was selected and has no place in the destination, under none of its names."""
+def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
+    """Return the selected tensors that the destination has under none of their names."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Say which copies of tensors that are used elsewhere have no place in the destination."""
+    """Return a note on copies of used tensors that the destination has no place for."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name
@@ -106,7 +106,7 @@ def _overrides(selection: Selection, used: set[str]) -> list[str]:
 
 
 def _growth(steps: Sequence[Step]) -> list[str]:
-    """Say when casting makes the copied part of the output about twice as large."""
+    """Return a note if casting makes the copied part of the output about twice as large."""
     before = after = 0
     kinds: set[str] = set()
     for step in steps:

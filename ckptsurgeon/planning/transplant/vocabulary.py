@@ -1,4 +1,4 @@
-"""Which tensors of a destination run along its vocabulary, and along which axis. Never guessed between several."""
+"""Finds the vocabulary axis of the tensors of a destination; an ambiguous one is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from ...util.text import LISTED, count, escape, listing, shape_text
 from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
-from ..plan.rows import Rows
+from ..plan.rows import VocabularyRows
 from ..plan.step import Step
 from ..target import TargetSpec
 
-__all__ = ["Axes", "VocabularyOptions"]
+__all__ = ["VocabularyAxes", "VocabularyOptions"]
 
 Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """The rows to map, and the tensors that somebody named, each with the axis if they named it."""
+    """The rows to map, and the tensors that the user named, each with the axis if it was given."""
 
-    rows: Rows
+    rows: VocabularyRows
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
 
     def __str__(self) -> str:
         return f"--vocab {self.rows.source}:{self.rows.destination}"
 
 
-class Axes:
-    """Tells the axis of each tensor: as named, else as the destination declares, else where only one can be meant."""
+class VocabularyAxes:
+    """Finds the axis of each tensor: the given one, else the declared one, else the only one that fits."""
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
         self._options = options
@@ -45,9 +45,9 @@ class Axes:
             raise self._undecided(destination)
 
     def axis(self, key: str, names: Sequence[str], have: Shape, want: Shape) -> int | None:
-        """Return the axis of a tensor, None where it does not run along the vocabulary.
+        """Return the axis of a tensor, None if it has no vocabulary axis.
 
-        ``names`` are all names of it. Raises PlanError where sizes contradict the vocabularies or several axes fit.
+        ``names`` are all its names. Raises PlanError if sizes contradict the vocabularies or several axes fit.
         """
         hits = frozenset[int]().union(*(self._matcher.match(name) for name in names))
         if hits:
@@ -88,14 +88,14 @@ class Axes:
                 raise PlanError(
                     f"{escape(name)} has {count(size, 'token')}; {escape(key)} is {shape_text(shape)} in {where}.",
                     hint="Is it the vocabulary of this model, with its blank and special tokens? "
-                    f"--reinit {escape(key)} starts that tensor anew.",
+                    f"--reinit {escape(key)} initialises that tensor.",
                 )
         return axis
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
             f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit.",
-            hint=f"Say which: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Name one: --vocab-keys {escape(key)}={axes[0]}.",
         )
 
     def _undecided(self, keys: Sequence[str]) -> PlanError:
@@ -109,7 +109,7 @@ class Axes:
         )
 
     def passed_over(self, steps: Sequence[Step]) -> list[str]:
-        """Say which tensors come in the source's order although an axis of them is as long as the vocabulary."""
+        """Return notes on tensors that keep the source's order although an axis is as long as the vocabulary."""
         rows = self._options.rows
         axes = {
             step.key: self._passed[step.key]
@@ -122,10 +122,12 @@ class Axes:
         size = f"of {rows.size}" if rows.size == len(rows.rows) else f"from {rows.size} to {len(rows.rows)}"
         keep = "keeps its order" if len(axes) == 1 else "keep their order"
         add = " ".join(named) if len(named) <= LISTED else "--vocab-keys GLOB=AXIS"
-        return [f"{count(len(axes), 'tensor')} with an axis {size} {keep}; what is a vocabulary's is mapped with {add}"]
+        return [
+            f"{count(len(axes), 'tensor')} with an axis {size} {keep}; a tensor of a vocabulary is mapped with {add}"
+        ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
-        """Return the error that no tensor of another shape is as long as the lists; None where one may be."""
+        """Return the error that no tensor of another shape is as long as the lists; None if one may be."""
         rows = self._options.rows
         if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
             return None

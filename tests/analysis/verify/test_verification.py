@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.files import PlanTarget
-from ckptsurgeon.planning.recipe import Made, Recipe
+from ckptsurgeon.planning.recipe import Recipe, RecipeEntry
 from ckptsurgeon.planning.recipe_text import RecipeText, parse_recipe
 
 from ...helpers.declare import declare
@@ -301,7 +301,7 @@ def test_a_recipe_says_by_which_rule_and_why() -> None:
 
 @pytest.mark.parametrize("number", [2, -1, True, "0", None])
 def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
-    made = {"w": Made("init", "initialised", rule="r")}
+    made = {"w": RecipeEntry("init", "initialised", rule="r")}
     text = RecipeText(Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), made)).checked({})
     data = json.loads("".join(text))
     data["tensors"]["w"]["rule"] = number

@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_it_takes(ckpt: Any) -> None:
 def test_what_is_no_size_is_said(verb: list[str], ckpt: Any) -> None:
     write(8, 8, 2)
     done = ckpt("lora", *verb, "--memory", "lots", "-o", "no/")
-    assert (done.code, "--memory lots is no size" in done.err) == (2, True)
+    assert (done.code, "--memory lots is not a valid size" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

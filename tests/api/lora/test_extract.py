@@ -173,12 +173,16 @@ def test_an_adapter_is_never_overwritten_unless_it_is_asked_for(ckpt: Any) -> No
     ("arguments", "code", "why"),
     [
         (["base.safetensors", "base.safetensors"], 4, "hold the same values"),
-        (["tuned.safetensors", "base.safetensors", "--include", "norm"], 4, "can be of low rank"),
+        (["tuned.safetensors", "base.safetensors", "--include", "norm"], 4, "can be made low-rank"),
         (["tuned.safetensors", "base.safetensors", "--include", "nrm"], 2, "--include nrm matches none"),
-        (["tuned.safetensors", "base.safetensors", "--rank", "0"], 2, "--rank 0 is no rank"),
-        (["tuned.safetensors", "base.safetensors", "--alpha", "-1"], 2, "--alpha -1.0 is no alpha"),
-        (["tuned.safetensors", "base.safetensors", "--alpha", "nan"], 2, "--alpha nan is no alpha"),
-        (["tuned.safetensors", "base.safetensors", "--dtype", "int8"], 2, "--dtype int8 is none of factors"),
+        (["tuned.safetensors", "base.safetensors", "--rank", "0"], 2, "--rank 0 is not a valid rank"),
+        (["tuned.safetensors", "base.safetensors", "--alpha", "-1"], 2, "--alpha -1.0 is not a valid alpha"),
+        (["tuned.safetensors", "base.safetensors", "--alpha", "nan"], 2, "--alpha nan is not a valid alpha"),
+        (
+            ["tuned.safetensors", "base.safetensors", "--dtype", "int8"],
+            2,
+            "--dtype int8 is not a valid dtype for factors",
+        ),
         (["tuned.safetensors", "other.safetensors"], 4, "have no key in common"),
         (
             ["nan.safetensors", "base.safetensors"],
@@ -411,7 +415,7 @@ def test_layers_of_embeddings_are_layers(name: str) -> None:
 def test_embeddings_that_are_asked_for_and_are_none_is_said() -> None:
     write(embed__weight=base_state()["embed.weight"])
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, embeddings=True)
-    assert plan.notes == ("--embeddings changes nothing: nothing that differs has the name of an embedding",)
+    assert plan.notes == ("--embeddings changes nothing: no tensor that differs has the name of an embedding",)
 
 
 def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:

@@ -101,7 +101,7 @@ def test_an_embedding_of_other_rows_stays_the_output_layer_and_that_is_said() ->
     out, config, notes = merged("base", "ad")
     assert torch.equal(out[EMBEDDING], new)
     assert (HEAD in out, config["tie_word_embeddings"], config["vocab_size"]) == (False, True, 14)
-    assert any("PEFT computes with the rows of the base there" in note for note in notes)
+    assert any("PEFT uses the rows of the base there" in note for note in notes)
 
 
 @pytest.mark.parametrize(("tying", "said"), [(True, False), (None, True)])

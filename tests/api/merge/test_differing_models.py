@@ -129,7 +129,7 @@ def test_what_only_one_of_two_is_left_of_is_taken_as_it_is(shapes: tuple[State, 
     assert torch.equal(found["w"], shapes[0]["w"])
     assert torch.equal(found["n.t"], shapes[0]["n.t"])
     assert not torch.equal(found["v"], shapes[0]["v"])
-    assert "2 tensors merged of fewer models than there are" in notes(PAIR, on_mismatch="skip")
+    assert "2 tensors merged from fewer models than given" in notes(PAIR, on_mismatch="skip")
 
 
 def test_a_plan_whose_shapes_do_not_fit_is_refused(shapes: tuple[State, State]) -> None:
@@ -379,6 +379,6 @@ def test_a_tensor_that_the_base_lacks_is_taken_as_it_is_and_that_is_said() -> No
     save_file({"a": torch.zeros(2)}, "base.safetensors")
     how: dict[str, Any] = {"method": "task_arithmetic", "base": "base.safetensors", "weights": [0.5]}
     plan = cs.merge(["tuned.safetensors"], **how, on_missing="any")
-    assert plan.notes == ("1 tensor not in the base, and taken as it is in the one model that has it: new",)
+    assert plan.notes == ("1 tensor not in the base, and copied from the one model that has it: new",)
     cs.apply(plan, "out.safetensors")
     assert torch.equal(load_file("out.safetensors")["new"], torch.ones(2))

@@ -249,7 +249,7 @@ def test_the_tokeniser_of_a_model_that_is_not_merged_goes_along_whole(ckpt: Run)
 BAD: dict[str, tuple[Any, int, str]] = {
     "a list": ({"tokens": ["x"]}, 2, "tokenizer.tokens is ['x'], not a map of tokens"),
     "no map": ({"tokens": {"x": "a"}}, 2, "tokenizer.tokens.x is 'a', not a map. It takes source, force."),
-    "a number": ({"tokens": {3: {"source": "a"}}}, 2, "tokenizer.tokens.3 is no text. Write the token in quotes."),
+    "a number": ({"tokens": {3: {"source": "a"}}}, 2, "tokenizer.tokens.3 is not a text. Write the token in quotes."),
     "an unknown field": ({"tokens": {"x": {"sauce": "a"}}}, 2, "tokenizer.tokens.x has an unknown field 'sauce'. Did you mean source?"),
     "force": ({"tokens": {"x": {"source": "a", "force": "very"}}}, 2, "tokenizer.tokens.x.force is 'very', not true or false"),
     "an unknown kind": ({"tokens": {"x": {"source": {"kind": "one"}}}}, 2, "tokenizer.tokens.x.source.kind is 'one'. Use zero or model_token."),

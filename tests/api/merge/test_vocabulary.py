@@ -119,7 +119,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     assert "a.safetensors has 5 of the 8 tokens" in done.err
     assert "b.safetensors has 6 of the 8 tokens (5 moved)" in done.err
     assert "linear of 2 models, by token" in done.out
-    assert "note not written, since they lie beside the weights in a folder (-o NAME/): tokens.txt" in " ".join(
+    assert "note not written, since they are only written into a folder (-o NAME/): tokens.txt" in " ".join(
         done.out.split()
     )
     found = load_file("out.safetensors")
@@ -142,7 +142,7 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     assert torch.allclose(found["out.w"], 0.25 * states["a"]["out.w"] + 0.75 * states["b"]["out.w"][:, back])
     assert torch.allclose(found["body.w"], 0.25 * states["a"]["body.w"] + 0.75 * states["b"]["body.w"])
     done = ckpt(*asked, "--vocab-keys", "out", "-n")
-    assert "axes 0 and 1 of out.w both fit. Say which: --vocab-keys out.w=0." in " ".join(done.err.split())
+    assert "axes 0 and 1 of out.w both fit. Name one: --vocab-keys out.w=0." in " ".join(done.err.split())
     done = ckpt(*asked, "--vocab-keys", "embed", "-n")
     assert "2 tensors as long as the token lists keep their order" in " ".join(done.err.split())
 

@@ -241,7 +241,7 @@ def test_six_layers_or_more_are_an_error(ckpt: Any, number: int) -> None:
     done = ckpt("transplant", STT, "dst.yaml", "--drop-last", number)
     said = " ".join(done.err.split())
     assert (done.code, Path("dst.init.safetensors").exists()) == (2, False)
-    assert "layer_1 can never go. Use 1 to 5." in said
+    assert "layer_1 always stays. Use 1 to 5." in said
 
 
 def test_letters_that_both_alphabets_have_keep_their_rows() -> None:
@@ -267,7 +267,7 @@ def test_the_whole_of_coqui_s_transfer_learning_in_one_command(ckpt: Any) -> Non
     assert json.loads(done.out)["counts"] == {"copied": 4, "derived": 8, "initialised": 2}
     done = ckpt("transplant", STT, "dst.yaml", "--drop-last", 1, "--vocab", f"{STT}/alphabet.txt:alphabet.txt", "-n")
     said = " ".join(done.err.split())
-    assert "keeps no row: layer_6.weight, layer_6.bias start anew by --drop-last 1" in said
+    assert "keeps no row: layer_6.weight, layer_6.bias are initialised by --drop-last 1" in said
 
 
 def test_an_alphabet_of_another_length_is_an_error_that_names_it(ckpt: Any) -> None:

@@ -186,7 +186,7 @@ def test_a_tensor_that_nobody_declares_and_that_keeps_its_order_is_named(monkeyp
     options: dict[str, Any] = {"vocab": "en.txt:reversed.txt"}
     plan = cs.transplant("en.pth", "en.yaml", **options)
     assert notes_of(plan) == (
-        "1 tensor with an axis of 9 keeps its order; what is a vocabulary's is mapped with --vocab-keys ctc.bias=0"
+        "1 tensor with an axis of 9 keeps its order; a tensor of a vocabulary is mapped with --vocab-keys ctc.bias=0"
     )
     named = cs.transplant("en.pth", "en.yaml", **options, vocab_keys="ctc.bias=0")
     assert {step.key for step in named.steps if step.kind == "mapped"} == set(ROWS)  # with those that are declared

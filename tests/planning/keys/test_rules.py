@@ -44,22 +44,22 @@ def test_what_a_rule_makes_of_a_key(rule: str, key: str, expected: str | None) -
     ("rule", "why"),
     [
         ("encoder", "no '='"),
-        ("=", "says nothing"),
+        ("=", "has neither FROM nor TO"),
         ("a=b.**", "more '\\*\\*' than the pattern catches"),
         ("a.*=b.*.*", "more '\\*' than the pattern catches"),
         ("a.*={2}", "not among the 1 captures"),
-        ("l.{n}=l.{m}", "does not bind"),
+        ("l.{n}=l.{m}", "does not capture"),
         ("l.{n}=l.{n**9}", "not arithmetic"),
         ("l.{n}=l.{n.__class__}", "not arithmetic"),
-        ("l.{n}=l.{__import__('os')}", "not arithmetic|does not bind"),
+        ("l.{n}=l.{__import__('os')}", "not arithmetic|does not capture"),
         ("l.{n}=l.{n+}", "not arithmetic"),
         ("a=b..c", "empty segment"),
         ("a=b?", "no meaning"),
-        ("a=***", "stands for no capture"),
-        ("l.{n}=l.{2m}", "does not bind"),
+        ("a=***", "does not stand for a capture"),
+        ("l.{n}=l.{2m}", "does not capture"),
         ("l.{n}=l.{2 n}", "not arithmetic"),
-        ("l.{n}=l.{2n,2m}", "uses m, which the pattern does not bind"),
-        ("l.{n}=l.{n,q}", "uses q, which the pattern does not bind"),
+        ("l.{n}=l.{2n,2m}", "uses m, which the pattern does not capture"),
+        ("l.{n}=l.{n,q}", "uses q, which the pattern does not capture"),
         ("l={a,,b}", "not arithmetic"),
         ("l={a.b,c..d}", "not arithmetic"),
         ("l={5..2}", "runs backwards"),
@@ -142,7 +142,7 @@ def test_a_blank_and_a_comment_sign_behind_a_backslash_are_kept_in_a_map_file() 
     ("line", "why"),
     [
         ("encoder", "x.map, line 2: rule 'encoder' has no '='"),
-        ("=", "x.map, line 2: rule '=' says nothing"),
+        ("=", "x.map, line 2: rule '=' has neither FROM nor TO"),
         ("a[=b", r"x.map, line 2: pattern 'a\[': '\[' is never closed"),
         ("a=b.*", r"x.map, line 2: rule 'a=b.\*': the target has more"),
     ],
@@ -170,7 +170,7 @@ def test_a_brace_that_closes_nothing_does_not_hide_the_equals_sign() -> None:
 def test_a_rule_that_the_matcher_and_the_pattern_judge_otherwise_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = parse_rule("a=b")
     monkeypatch.setattr(type(rule.pattern), "captures", lambda self, key: None)
-    with pytest.raises(PatternError, match="report it"):
+    with pytest.raises(PatternError, match="report this"):
         rename(["a.w"], [rule])
 
 

@@ -262,7 +262,7 @@ def test_which_of_several_lists_is_meant_has_to_be_said(ckpt: Run) -> None:
     write(**same)
     done = ckpt("merge", recipe(**sliced((0, 1))), "-n")
     assert done.code == 4
-    assert "2 lists of layers: model.layers (3), towers (3). Say which is meant, as in layers: " in done.err
+    assert "2 lists of layers: model.layers (3), towers (3). Name the one that is meant, as in layers: " in done.err
     assert len(of_layers(weights(**sliced((0, 1)), layers="model.layers"))) == 1
     assert len(of_layers(weights(**sliced((0, 1)), layers="towers"))) == 3
     assert ckpt("merge", recipe(**sliced((0, 1)), layers="tower"), "-n").code == 2
@@ -331,8 +331,8 @@ def test_a_base_counts_whether_it_is_listed_or_not(listed: bool) -> None:
     assert step.merge is not None
     assert step.merge.base
     assert [plan.sources[one.source].name for one in step.inputs] == ["a", "b", "c"]
-    assert [note for note in plan.notes if "count for nothing" in note] == (
-        ["models[2].parameters count for nothing: it is the base of the others"] if listed else []
+    assert [note for note in plan.notes if "are not used" in note] == (
+        ["models[2].parameters are not used: it is the base of the others"] if listed else []
     )
 
 
@@ -633,7 +633,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "models that are no list": ({"models": {"model": "a"}}, 2, "models is {'model': 'a'}, not a list of models"),
     "one model": (
         {"models": [{"model": "a", "parameters": {"weight": 1}}]}, 2,
-        "models has one model, and nothing to merge it with. Name others, or use passthrough.",
+        "models has one model, but nothing to merge it with. Name others, or use passthrough.",
     ),
     "one model that is its base": (
         {"models": [{"model": "a", "parameters": {"weight": 1}}], "base_model": "a"}, 2, "nothing to merge it with",
@@ -643,15 +643,15 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "both": ({**pair(1), **sliced((0, 1))}, 2, "it has models and slices"),
     "no model in a row": ({"models": [{"parameters": {"weight": 1}}]}, 2, "models[0] has no model"),
-    "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] is a once more"),
+    "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] names a again"),
     "slices of different lengths": (
         {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}, {"model": "b", "layer_range": [0, 1]}]}]}, 2,
         "slices[0] has sources of 2 and 1 layers",
     ),
     "no range": ({"slices": [{"sources": [{"model": "a"}]}]}, 2, "slices[0].sources[0] has no layer_range"),
     "a range of texts": ({"slices": [{"sources": [{"model": "a", "layer_range": "0-3"}]}]}, 2, "is '0-3', not two whole numbers"),
-    "a range backwards": (sliced((2, 1)), 2, "layer_range is [2, 1], which holds no layer"),
-    "a range that is empty": (sliced((1, 1)), 2, "layer_range is [1, 1], which holds no layer"),
+    "a range backwards": (sliced((2, 1)), 2, "layer_range is [2, 1], which is empty"),
+    "a range that is empty": (sliced((1, 1)), 2, "layer_range is [1, 1], which is empty"),
     "a range below zero": (sliced((-1, 1)), 2, "layer_range is [-1, 1], below the first layer"),
     "a range outside": (
         sliced((0, 1), (1, 40)), 4,
@@ -672,7 +672,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a list in a list": (pair([[0.5]]), 2, "weight[0] is [0.5], not a number"),
     "an unknown parameter": ({**pair(1), "parameters": {"normalise": True}}, 2, "no parameter normalise. Did you mean normalize?"),
     "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "there is no merge method liner. Did you mean linear?"),
-    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Write it into parameters, of all or of each model."),
+    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Set it under parameters, for all models or for each."),
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
         {**sliced((0, 1)), "merge_method": "ties", "base_model": "c"}, 2,
@@ -680,9 +680,9 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "too many models": (
         {"models": [{"model": one} for one in "abc"], "merge_method": "slerp", "base_model": "a", "parameters": {"t": 1}}, 2,
-        "models has 3 models, where slerp merges 2",
+        "models has 3 models, but slerp merges 2",
     ),
-    "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, where passthrough merges 1"),
+    "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, but passthrough merges 1"),
     "an adapter": (
         {"models": [{"model": "a+adapter"}, {"model": "b"}]}, 2,
         "a+adapter is a model and an adapter. Merge them first: ckpt lora merge a adapter -o merged/.",
@@ -694,11 +694,11 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         "before: hf download org/name --local-dir org/name.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
-    "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is no real floating point"),
-    "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer both stand there"),
+    "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is not a real floating-point dtype"),
+    "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer are both given"),
     "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which has no tokeniser."),
     "layers beside modules": ({"modules": {"default": pair(1)["models"]}, "layers": "x"}, 2, "modules.default is"),
-    "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison is the name of no module of the models"),
+    "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison does not name a module of the models"),
 }  # fmt: skip
 
 

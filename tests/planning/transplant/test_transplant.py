@@ -403,7 +403,7 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {**p, "seed": "x"}, "malformed"),
         (lambda p: {**p, "seed": -1}, "its seed is -1"),
         (lambda p: {**p, "version": True}, "version True"),
-        (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "of nothing"),
+        (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "has no input"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "malformed"),
     ],
 )
@@ -512,9 +512,12 @@ def test_sources_of_one_name_are_told_apart_without_absolute_paths(tmp_path: Any
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ({"exclude": ["**"]}, r"left by --exclude \*\* \(5\)"),
-        ({"reinit": ["**"]}, r"left by --reinit \*\* \(5\)"),
-        ({"include": ["decoder"], "exclude": ["decoder"]}, r"left by not in --include \(3\), --exclude decoder \(2\)"),
+        ({"exclude": ["**"]}, r"because of --exclude \*\* \(5\)"),
+        ({"reinit": ["**"]}, r"because of --reinit \*\* \(5\)"),
+        (
+            {"include": ["decoder"], "exclude": ["decoder"]},
+            r"because of not in --include \(3\), --exclude decoder \(2\)",
+        ),
     ],
 )
 def test_options_that_leave_everything_are_named(options: dict[str, Any], hint: str) -> None:
