@@ -77,9 +77,9 @@ def _checkpoints(inputs: PlanInputs) -> list[Checkpoint]:
 class _FetchCounter:
     """Counts the bytes fetched, over all files."""
 
-    def __init__(self, told: Advance) -> None:
+    def __init__(self, advance: Advance) -> None:
         self.done = 0
-        self._told = told
+        self._told = advance
         self._lock = Lock()
 
     def add(self, nbytes: int) -> None:

@@ -213,8 +213,8 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     """Return a note on computed tensors with NaN or infinite values that come from an input."""
     if not unsound:
         return ()
-    said = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
-    return (f"NaN and infinite values come from the inputs: {listing(said, where='')}",)
+    texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
+    return (f"NaN and infinite values come from the inputs: {listing(texts, where='')}",)
 
 
 def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ..
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()
     made = {step.key: step for step in steps if step.key in lost}
-    said = [
+    texts = [
         f"{count(one.infinite, 'value')} of {escape(key)} became "
         + (f"the largest of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
         for key, one in lost.items()
@@ -235,11 +235,11 @@ def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ..
     zeros = [(key, lost[key].zero, size) for key, size in sizes.items() if lost[key].zero * FEW >= size]
     if len(zeros) == 1:
         key, number, size = zeros[0]
-        said.append(f"{number} of {count(size, 'value')} of {escape(key)} became zero")
+        texts.append(f"{number} of {count(size, 'value')} of {escape(key)} became zero")
     elif zeros:
         each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
-        said.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
-    return tuple(said)
+        texts.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
+    return tuple(texts)
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:

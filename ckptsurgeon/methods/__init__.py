@@ -1,1 +1,1 @@
-"""How tensors become one: merge methods and low-rank adapters."""
+"""Methods that make one tensor from several: merge methods and low-rank adapters."""

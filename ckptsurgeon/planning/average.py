@@ -79,8 +79,8 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
         each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
         made = listing(list(dict.fromkeys(step.dtype for step in mixed)), where="")
         keys = listing([step.key for step in mixed])
-        said = f"{count(len(mixed), 'tensor')} of several dtypes ({', '.join(each)})"
-        yield f"{said}: the output has that of the first, {made}: {keys}"
+        head = f"{count(len(mixed), 'tensor')} of several dtypes ({', '.join(each)})"
+        yield f"{head}: the output has that of the first, {made}: {keys}"
 
 
 def _check_keys(views: Sequence[SourceView]) -> None:

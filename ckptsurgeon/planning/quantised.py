@@ -50,7 +50,9 @@ def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_CarriedCodes]:
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
                 doing = _doing(plan.verb, step, one)
-                if doing and (id(coded) not in computed or one.key == coded.codes):  # what is done to codes tells more
+                if doing and (
+                    id(coded) not in computed or one.key == coded.codes
+                ):  # prefer the operation on the codes themselves
                     computed[id(coded)] = (entry.source, coded, doing)
     if computed:
         remedy = "Leave --dtype out, so that codes are carried as they are" if plan.verb == "convert" else ""

@@ -93,13 +93,13 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
     )
 
 
-def _merge(said: Any, merges: Sequence[Merge | None]) -> Merge | None:
+def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
     """Return a merge, given by its number or, in older recipes, written out."""
-    if type(said) is not int:
-        return Merge.from_json(said)
-    if not 0 <= said < len(merges):
-        raise ValueError(f"a merge is {said!r:.40}, of {len(merges)}")
-    return merges[said]
+    if type(value) is not int:
+        return Merge.from_json(value)
+    if not 0 <= value < len(merges):
+        raise ValueError(f"a merge is {value!r:.40}, of {len(merges)}")
+    return merges[value]
 
 
 def _rule(number: Any, rules: Sequence[str]) -> str:
@@ -166,12 +166,12 @@ def _rows(
     """Yield each key with its entry up to its checksum. Most share one of a few texts, which are made once."""
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
-        said = _shared_text_key(key, made)
-        row = spelled.get(said) if said is not None else None
+        shared = _shared_text_key(key, made)
+        row = spelled.get(shared) if shared is not None else None
         if row is None:
             row = _dumps(_made_json(key, made, rules, merges))[:-1]
-            if said is not None and len(spelled) < MOST:
-                spelled[said] = row
+            if shared is not None and len(spelled) < MOST:
+                spelled[shared] = row
         yield key, row
 
 

@@ -14,7 +14,7 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import CheckpointError, FormatError, PlanError, SourceError
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.conv1d import KnownModel, known_model
-from ...methods.lora.names import peft_part
+from ...methods.lora.names import peft_key_parts
 from ...planning.plan.plan import Plan
 from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
@@ -173,7 +173,7 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
     ours, theirs = _config(donor), _config(one)
     if ours is None or theirs is None:
         return
-    parts = [part for part in map(peft_part, keys) if part is not None and part.part in ("A", "B")]
+    parts = [part for part in map(peft_key_parts, keys) if part is not None and part.part in ("A", "B")]
     names = dict.fromkeys(part.module for part in parts)
     apart = [name for name in names if ours.scale_of(name) != theirs.scale_of(name)]
     if apart:

@@ -43,17 +43,17 @@ __all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configurat
 
 def found(one: ModelReference, folder: str) -> str:
     """Return where a model lies; raises ConfigError for an adapter, SourceError where there is nothing."""
-    for said in dict.fromkeys((one.said, one.path)):
+    for said in dict.fromkeys((one.written, one.path)):
         for path in (said, os.path.join(folder, said)):
-            if os.path.exists(path) and (said == one.said or not (one.lora or one.revision)):
+            if os.path.exists(path) and (said == one.written or not (one.lora or one.revision)):
                 return path
     if one.lora:
         raise ConfigError(
-            f"{escape(one.said)} is a model and an adapter.",
+            f"{escape(one.written)} is a model and an adapter.",
             hint=f"Merge them first: ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(
-        f"there is no model {escape(one.said)} here.",
+        f"there is no model {escape(one.written)} here.",
         hint="Give the path of its folder or file; one of the hub has to be downloaded before: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
@@ -170,7 +170,7 @@ class RecipeModels:
 
     def said(self, document: Any) -> Any:
         """Return a document whose models go by their names, as a recipe is recorded: no path leaves this machine."""
-        names = {one.said: self.names[number] for one, number in self._numbers.items()}
+        names = {one.written: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
         if isinstance(document, list):

@@ -143,7 +143,7 @@ def _lent(
         return TokenRowOverride(place, force=one.force)
     if one.model not in numbers:
         raise ConfigError(
-            f"{escape(one.where)}.source is {escape(one.model.said)}, which is none of the models.",
+            f"{escape(one.where)}.source is {escape(one.model.written)}, which is none of the models.",
             hint="Name it among them; with a weight of 0 it adds nothing else.",
         )
     number = numbers[one.model]

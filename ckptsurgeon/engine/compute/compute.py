@@ -98,25 +98,25 @@ def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext)
 T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20
-"""About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
+"""About the bytes of an output block, or of its input if that is larger; two threads hold one each."""
 
 MADE_BYTES = 16 << 20
-"""The same for what is made of other tensors: of columns of transposed ones, each block reads all their rows."""
+"""The same for derived tensors: for columns of transposed ones, each block reads all their rows."""
 
 DOUBLES = 4 * 8
-"""Bytes for an element that is adapted: in double precision it is read, weighed and added up."""
+"""Bytes for an adapted element, which is read, weighted and summed in double precision."""
 
 CACHED = 1 << 17
-"""Elements that are summed in double precision at once: what a core's cache holds."""
+"""Elements that are summed in double precision at once: as many as fit in a core's cache."""
 
 Computed = tuple[int, Array, Lost]
-"""Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, how many lost their size."""
+"""Offset in the tensor (bytes), the values in the ``raw_dtype`` of the step's dtype, the counts of lost values."""
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
     """Yield the blocks of a tensor in order.
 
-    ``parts`` are the step's inputs; where a source is laid over initial values, those are one more, of a checkpoint.
+    ``parts`` are the step's inputs; if a source overlays initial values in a checkpoint, those are one more.
     """
     context = context or MergeContext()
     compute = blockwise(step, parts, context)
@@ -144,9 +144,9 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
 
 
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return what computes the blocks of an output tensor, in any order, in several threads.
+    """Return a function that computes any block of an output tensor; several threads may call it.
 
-    It shows ``seen``, if given, what was read of each of several inputs.
+    ``seen``, if given, is called with the values read of each of several inputs.
     """
     check_memory(step, block_places(step, parts, context), context)
     compute: Blockwise = partial(_computed, step, parts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.lora.decomposition import PASSES, Decomposition, decompose, elements_held
-from ...methods.lora.products import Change, changing, wide_dtype
+from ...methods.lora.products import LowRankChange, changing, wide_dtype
 from ...planning.plan.compute import Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
@@ -110,24 +110,24 @@ def _is_factored(term: LoraTerm) -> bool:
     return term.kind not in ("saved", "added")
 
 
-def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[Change]:
+def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[LowRankChange]:
     return [_change(step, term, own, parts[0]) for term, own in lora.parted(parts)]
 
 
-def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> Change:
+def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowRankChange:
     if not _is_factored(term):
         scale = 1.0 if term.kind == "saved" else term.scale
-        return Change(term.kind, term.weight, values=_values(step, own[0], scale))
+        return LowRankChange(term.kind, term.weight, values=_values(step, own[0], scale))
     a, b = _matrix(own[0]), _matrix(own[1])
     left, right = (a.T, b.T) if term.transposed else (b, a)
     left, right = np.ascontiguousarray(term.scale * left), np.ascontiguousarray(right)
     if term.kind == "product":
-        return Change("product", term.weight, left, right)
+        return LowRankChange("product", term.weight, left, right)
     magnitude = _whole(own[2]).reshape(-1)
-    change = Change("dora", term.weight, left, right, term.transposed, magnitude)
+    change = LowRankChange("dora", term.weight, left, right, term.transposed, magnitude)
     if not term.transposed:
         return change
-    return Change("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
+    return LowRankChange("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
@@ -136,7 +136,7 @@ def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
 
-def _norms(step: Step, change: Change, base: Part) -> Array:
+def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
     """Return the norm of each column of the sum of base and product."""
     squares = np.zeros(step.shape[1])
     for place in adapting_places(step):

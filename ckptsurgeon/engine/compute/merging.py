@@ -32,7 +32,7 @@ def are_variances(step: Step) -> bool:
 
 
 def count_negative(values: Array, dtype: str) -> int:
-    """Return how many real values, held as ``raw_dtype`` says, are below zero."""
+    """Return how many real values, stored in their ``raw_dtype``, are below zero."""
     return int(np.count_nonzero(np.asarray(widened(values, dtype)) < 0))
 
 

@@ -139,11 +139,11 @@ def writer_of(options: OutputOptions) -> Writer:
 def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
     """Raise ConfigError if a file's suffix is that of another format than the requested one."""
     suffix = os.path.splitext(options.path)[1].lower()
-    said = next((writer for writer in known.values() if suffix in writer.suffixes), None)
-    if said is not None and said.name != options.to and not is_folder(options):
+    named = next((writer for writer in known.values() if suffix in writer.suffixes), None)
+    if named is not None and named.name != options.to and not is_folder(options):
         raise ConfigError(
             f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
-            hint=f"Change the name, or leave --to out: {suffix} is {said.name}.",
+            hint=f"Change the name, or leave --to out: {suffix} is {named.name}.",
         )
 
 

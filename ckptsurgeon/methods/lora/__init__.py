@@ -1,1 +1,1 @@
-"""Low-rank adapters: how files spell them, which tensors they are for, and what they do to values. Opens nothing."""
+"""Low-rank adapters: their names in files, the tensors that they change, and the changes. Opens no file."""

@@ -1,4 +1,4 @@
-"""What an adapter holds: factors of modules, their scale, other tensors; where its configuration is wrong."""
+"""An adapter as data: factors of modules, their scale, saved tensors; and faults of its configuration."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from .config import PREFIX, AdapterConfig
-from .names import DORA_SCALE, Part, loose_part, not_known, peft_part
+from .names import DORA_SCALE, KeyParts, loose_key_parts, peft_key_parts, unknown_keys_error
 
-__all__ = ["Adapter", "Module", "Scales", "base_notes", "config_notes", "read_adapter"]
+__all__ = ["Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
 
-# What a configuration of PEFT's says of an adapter and its tensors are not: each in a line. Pure.
+# Notes on differences between a PEFT configuration and the tensors.
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
-"""A layer within one that PEFT wraps whole (torch's attention): the outer is what is meant."""
+"""A layer within one that PEFT wraps as a whole (torch's attention): the name of the outer one is used."""
 
 
-def config_notes(modules: Iterable[Module], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
-    """Yield in what a configuration and tensors differ, as far as both tell without their base."""
+def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
+    """Yield notes on differences between a configuration and the tensors, as far as they show without the base."""
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
     for one in modules:
-        if field := _against(one, config):
+        if field := _excluding_field(one, config):
             others.setdefault(field, []).append(one.name)
     for field, names in others.items():
         number = f"{count(len(names), 'module')} {'has' if len(names) == 1 else 'have'}"
         yield f"{number} factors that PEFT leaves out, by {field}, and lora merge takes: {_named(names)}"
     for name, table in (("rank_pattern", config.ranks), ("alpha_pattern", config.alphas)):
         if unused := table.unused:
-            yield f"{name} has what decides for no module: {_named(unused)}"
+            yield f"{name} has entries that match no module: {_named(unused)}"
     if (
         config.saved
         and not any(config.saves(key) for key in kept)
         and not any(config.saves(one.name) for one in modules)
     ):
-        yield f"modules_to_save names {_named(config.saved)}, and no tensor is of them"
+        yield f"modules_to_save names {_named(config.saved)}, but there are no tensors of them"
     biased = [one.name for one in modules if one.bias]
     if modules and config.lora_bias and not biased:
-        yield "lora_bias is set, and no module has a bias of its own"
+        yield "lora_bias is set, but no module has a bias of its own"
     if biased and config.lora_bias is False:
         number = count(len(biased), "module")
         why = "which PEFT leaves out and lora merge takes"
@@ -53,9 +53,9 @@ def config_notes(modules: Iterable[Module], saved: Iterable[str], config: Adapte
 def base_notes(
     adapter: Adapter, weights: Mapping[str, str], tensors: Mapping[str, TensorInfo], *, on: str, off: str
 ) -> Iterator[str]:
-    """Yield what a configuration means of a base and the adapter has no tensors for: there the base stays as it is.
+    """Yield notes on modules that a configuration selects although the adapter has no tensors for them.
 
-    ``weights`` maps modules to their keys in the base, whose names have ``on`` before them and not ``off``.
+    ``weights`` maps modules to their keys in the base, whose names begin with ``on`` instead of ``off``.
     """
     config = adapter.config
     if config is None:
@@ -67,22 +67,22 @@ def base_notes(
     targets = config.targets
     lacking = [one for one in layers if one not in changed and targets is not None and targets.has(one)]
     if lacking:
-        yield f"target_modules means {count(len(lacking), 'module')} for which there are no factors: {_named(lacking)}"
-    for name in config.saved if any(map(config.saves, changed)) else ():  # else it has been said of all
+        yield f"target_modules selects {count(len(lacking), 'module')} without factors: {_named(lacking)}"
+    for name in config.saved if any(map(config.saves, changed)) else ():  # else config_notes has a note on all of them
         own = f".{name.removeprefix(PREFIX)}."
         there = [key for key in names if own in f".{key}."]
         if there and not any(own in f".{key}." for key in changed):
-            yield f"modules_to_save names {escape(name)}, and the base's stays: there are no tensors of it"
+            yield f"modules_to_save names {escape(name)}, but there are no tensors of it: the base's stays"
     if config.bias in ("all", "lora_only") and not any(key.rpartition(".")[2] == "bias" for key in saved):
         biases = [f"{one}.bias" for one in weights] if config.bias == "lora_only" else names
         lost = [key for key in biases if key.endswith("bias") and key in names]
         if lost:
             number = count(len(lost), "bias", "biases")
-            yield f"bias is {config.bias}, and there are no biases: {number} of the base stay as they are"
+            yield f"bias is {config.bias}, but there are no biases: {number} of the base do not change"
 
 
-def _against(module: Module, config: AdapterConfig) -> str:
-    """Return the field by which PEFT leaves a module's factors out, '' where it takes them."""
+def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
+    """Return the field that makes PEFT leave out a module's factors, '' if it takes them."""
     field = config.targets.against(module.name) if config.targets is not None else ""
     found = _WITHIN.match(module.a) if field else None
     return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
@@ -97,18 +97,18 @@ def _named(names: Iterable[str]) -> str:
 
 
 Scales = Callable[[str], float]
-"""Reads the one number that a tensor holds, by its key."""
+"""Reads the single number in a tensor, by its key."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""What PEFT saves whole, without being asked, where a vocabulary grew."""
+"""Modules that PEFT saves whole, without a setting, if a vocabulary grew."""
 
 
 @dataclass(frozen=True)
-class Module:
-    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), and what B A counts.
+class AdapterModule:
+    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), and the scale of B A.
 
-    ``bias`` and ``magnitude`` are the keys of what goes with them, '' for none. ``joined`` and ``component`` are as in
-    ``names.Part``.
+    ``bias`` and ``magnitude`` are the keys of the further tensors, '' if there are none. ``joined`` and ``component``
+    are as in ``names.KeyParts``.
     """
 
     name: str
@@ -124,15 +124,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter as its headers and its configuration describe it.
+    """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` maps keys of the base to the keys of tensors that take their place. ``transposed`` says how square
-    weights lie. ``spelling`` is whose names it has. ``config`` is PEFT's, where it has one; ``notes`` say in what that
-    and the tensors differ.
+    ``saved`` maps keys of the base to the keys of tensors that replace them. ``transposed`` is whether square weights
+    are (in, out). ``spelling`` is the toolkit whose names it has. ``config`` is PEFT's, if it has one; ``notes`` are on
+    differences between that and the tensors.
     """
 
     name: str
-    modules: tuple[Module, ...]
+    modules: tuple[AdapterModule, ...]
     saved: Mapping[str, str]
     transposed: bool = False
     spelling: str = "PEFT"
@@ -141,11 +141,11 @@ class Adapter:
 
 
 @dataclass
-class _Found:
-    """The keys of one module, by what they are."""
+class _ModuleKeys:
+    """The keys of one module, by their part."""
 
     keys: dict[str, str] = field(default_factory=dict)
-    part: Part | None = None
+    part: KeyParts | None = None
 
 
 def read_adapter(
@@ -155,13 +155,13 @@ def read_adapter(
     number: Scales,
     metadata: Mapping[str, AdapterConfig] | None = None,
 ) -> Adapter:
-    """Return what the tensors of a file are; raises FormatError for a key that is not known or lacks its other half.
+    """Return the adapter in the tensors of a file; raises FormatError for unknown keys and half factors.
 
-    Without ``config`` it is one of kohya's or diffusers', whose scales lie in the file, where ``number`` reads them, or
-    in its ``metadata``, by component.
+    Without ``config`` it is kohya's or diffusers', whose scales are in the file (``number`` reads them) or in its
+    ``metadata``, by component.
     """
-    read = peft_part if config is not None else loose_part
-    found: dict[tuple[str, str], _Found] = {}
+    read = peft_key_parts if config is not None else loose_key_parts
+    found: dict[tuple[str, str], _ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []
     for key, info in tensors.items():
@@ -174,13 +174,13 @@ def read_adapter(
         if part.part == "saved":
             saved[part.module] = key
             continue
-        one = found.setdefault((part.component, part.module), _Found())
+        one = found.setdefault((part.component, part.module), _ModuleKeys())
         if part.part in one.keys:
-            _twice(name, key, one.keys[part.part])
+            _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
         one.part = part if part.part in ("A", "B") else one.part
     if unknown or not (found or saved):
-        raise not_known(unknown, name, configured=config is not None)
+        raise unknown_keys_error(unknown, name, configured=config is not None)
     _check_halves(found.values(), name)
     modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
@@ -189,7 +189,7 @@ def read_adapter(
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
-    """Whether a configuration explains why a tensor is in an adapter as it is."""
+    """Return whether a configuration explains why an adapter has a whole tensor."""
     if config is None:
         return False
     module, _, last = key.rpartition(".")
@@ -198,7 +198,7 @@ def _is_saved(key: str, config: AdapterConfig | None) -> bool:
 
 
 def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:
-    """Raise FormatError for what is no real floating tensor, or for a scale that is not one number."""
+    """Raise FormatError for a tensor that is not real floating point, or a scale that is not one number."""
     kind = DTYPES[info.dtype]
     if number and info.numel != 1:
         raise FormatError(f"{escape(key)} of {escape(name)} is {info.shape}, not one number.", rule="alpha")
@@ -207,20 +207,20 @@ def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> Non
         raise FormatError(f"{escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
 
 
-def _twice(name: str, key: str, other: str) -> None:
+def _raise_duplicate(name: str, key: str, other: str) -> None:
     raise FormatError(
-        f"{escape(name)} holds {escape(other)} and {escape(key)}, which are of one module.",
+        f"{escape(name)} has both {escape(other)} and {escape(key)} for one module.",
         hint="Save one adapter alone.",
         rule="two adapters",
     )
 
 
 def _check_axis(key: str, info: TensorInfo, name: str) -> None:
-    """Raise ConfigError for a DoRA of LyCORIS' whose magnitudes are those of the inputs: ``wd_on_output`` was false."""
+    """Raise ConfigError for a LyCORIS DoRA whose magnitudes are those of the inputs: ``wd_on_output`` was false."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} is a DoRA over the inputs, as {escape(key)} {shape_text(info.shape)} shows, which is not "
-            "supported: what is merged is DoRA over the outputs, (out, 1).",
+            "supported: only DoRA over the outputs, (out, 1), can be merged.",
             hint="Merge it with the toolkit that made it.",
         )
 
@@ -231,19 +231,19 @@ def _check_halves(found: Any, name: str) -> None:
         if lacking:
             have = next(iter(one.keys.values()))
             raise FormatError(
-                f"{escape(name)} has {escape(have)} and no factor {' and '.join(lacking)} of that module.",
+                f"{escape(name)} has {escape(have)}, but no factor {' and '.join(lacking)} of that module.",
                 rule="half an adapter",
             )
 
 
 def _module(
-    one: _Found,
+    one: _ModuleKeys,
     tensors: Mapping[str, TensorInfo],
     config: AdapterConfig | None,
     name: str,
     number: Scales,
     metadata: Mapping[str, AdapterConfig],
-) -> Module:
+) -> AdapterModule:
     keys, part = one.keys, one.part
     assert part is not None  # by _check_halves
     a, b = tensors[keys["A"]], tensors[keys["B"]]
@@ -255,24 +255,24 @@ def _module(
             f"{escape(keys['A'])} of {escape(name)} is {a.shape}, {escape(keys['B'])} {b.shape}: their ranks differ.",
             rule="rank",
         )
-    said = config if config is not None else metadata.get(part.component)
+    configured = config if config is not None else metadata.get(part.component)
     module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
-    if said is not None and "alpha" not in keys:
-        if said.rank_of(module) != rank:
+    if configured is not None and "alpha" not in keys:
+        if configured.rank_of(module) != rank:
             raise ConfigError(
-                f"{escape(name)} says that {escape(part.module)} has rank {said.rank_of(module)}; it has {rank}.",
-                hint="Its configuration is of another adapter.",
+                f"{escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, but has rank {rank}.",
+                hint="Use the configuration of this adapter.",
             )
-        scale = said.scale_of(module)
+        scale = configured.scale_of(module)
     else:
         scale = number(keys["alpha"]) / rank if "alpha" in keys else 1.0
     if config is not None and config.dora != ("magnitude" in keys):
         has = "has" if "magnitude" in keys else "lacks"
         raise ConfigError(
             f"{escape(name)} has use_dora {str(config.dora).lower()}, and {escape(part.module)} {has} magnitudes.",
-            hint="Its configuration is of another adapter.",
+            hint="Use the configuration of this adapter.",
         )
-    return Module(
+    return AdapterModule(
         part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),
         keys.get("magnitude", ""), part.joined, part.component,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a PEFT folder says of its adapter: ``adapter_config.json``, as data."""
+"""The configuration of a PEFT adapter, ``adapter_config.json``, as data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .targets import PatternTable, Targets, targets_of
 __all__ = ["AdapterConfig", "parse_config"]
 
 PREFIX = "base_model.model."
-"""What PEFT calls the network: in front of a name, no other module's name ends with it."""
+"""PEFT's name for the whole network: before a name, it makes sure that no other module's name ends with it."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take something out of the base, which is then another."""
+"""Initialisations that take a part out of the base, which changes it."""
 
 REFUSED = {
     "layer_replication": "it repeats layers of its base",
@@ -27,17 +27,17 @@ REFUSED = {
     "use_qalora": "its inputs are pooled",
     "use_bdlora": "its factors are of blocks",
     "alora_invocation_tokens": "it is switched on by tokens, so no weights are the same as it",
-    "kasa_config": "its singular values are others",
-    "monteclora_config": "it is drawn anew each time",
+    "kasa_config": "its singular values are changed",
+    "monteclora_config": "it is drawn again each time",
     "velora_config": "it is of another kind",
     "arrow_config": "it chooses between adapters",
 }
-"""Settings with which an adapter is not what its factors say, or not of a base as it is."""
+"""Settings with which an adapter is more than its factors, or needs a changed base."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The rank and alpha of an adapter, for all modules and for some, and what else decides what its tensors mean."""
+    """The rank and alpha of an adapter, for all modules and for some, and the other settings that its tensors need."""
 
     rank: int
     alpha: float
@@ -56,23 +56,25 @@ class AdapterConfig:
         return int(self.ranks.of(module, self.rank))
 
     def scale_of(self, module: str) -> float:
-        """Return what the product of a module's factors counts."""
+        """Return the scale of the product of a module's factors."""
         rank = self.rank_of(module)
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Whether a key is of a module that was trained as a whole, or a parameter that goes along alone."""
+        """Return whether a key is of a module that was trained as a whole, or a single saved parameter."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 
 def parse_config(data: Any, name: str) -> AdapterConfig:
-    """Return what an adapter's configuration says; raises ConfigError for what is none, or of another kind."""
+    """Return an adapter's configuration; raises ConfigError if it is not one, or of another kind of adapter."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{escape(name)} is no adapter's configuration.", hint="Name a folder that PEFT wrote.")
+        raise ConfigError(
+            f"{escape(name)} is not the configuration of an adapter.", hint="Name a folder that PEFT wrote."
+        )
     kind = data.get("peft_type")
     if kind != "LORA":
         raise ConfigError(
-            f"{escape(name)} has the peft_type {brief_repr(kind)}; what is merged is LORA.",
+            f"{escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
             hint="Let PEFT merge it: merge_and_unload().",
         )
     _check_meaning(data, name)
@@ -105,7 +107,7 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
     missing = next((name for name in ("r", "lora_alpha") if name not in data), "")
     if missing:
         raise ConfigError(
-            f"does not say {missing}.", hint=f'PEFT then takes 8: add "{missing}": 8 if the adapter was trained so.'
+            f"has no {missing}.", hint=f'PEFT then takes 8: add "{missing}": 8 if the adapter was trained so.'
         )
     return AdapterConfig(
         rank=_rank(data["r"]),
@@ -130,7 +132,7 @@ def _truth(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{brief_repr(value)} is no text")
+        raise TypeError(f"{brief_repr(value)} is not a text")
     return value
 
 

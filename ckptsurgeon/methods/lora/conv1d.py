@@ -39,16 +39,16 @@ class KnownModel:
 
     @property
     def is_linear(self) -> bool:
-        """Whether none of its layers are Conv1D."""
+        """Return whether none of its layers are Conv1D."""
         return not (self.conv1d or self.own_code)
 
     def has_conv1d(self, key: str) -> bool:
-        """Whether a weight is that of a Conv1D."""
+        """Return whether a weight is that of a Conv1D."""
         return _layer(key) in self.conv1d
 
 
 def known_model(config: Mapping[str, Any]) -> KnownModel | None:
-    """Return the model that a config.json describes, with those that it is made of; None where it says none."""
+    """Return the model that a config.json describes, with the models inside it; None if it names none."""
     kinds = list(_kinds(config))
     listed = [kind for kind in kinds if kind in CONV1D]
     if listed:
@@ -57,7 +57,7 @@ def known_model(config: Mapping[str, Any]) -> KnownModel | None:
 
 
 def is_named_conv1d(key: str) -> bool:
-    """Whether a weight has the name of a Conv1D's; layers of other models are called so too."""
+    """Return whether a weight has the name of a Conv1D's; layers of other models may have it too."""
     return _layer(key) in _BLOCK
 
 

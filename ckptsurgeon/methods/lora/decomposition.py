@@ -1,7 +1,7 @@
-"""The best product of a rank for a matrix that is read row by row, on one thread of BLAS.
+"""The best low-rank product for a matrix that is read row by row, with BLAS on one thread.
 
-Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. What is held in memory is a
-block of rows, and as many columns as the rank and some more.
+Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. Memory holds a block of
+rows, and a few more columns than the rank.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ...tensors.ops.boxes import Array
 
 __all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "multiplied"]
 
-# Keeps the BLAS of numpy to the thread that calls it, where several threads call it at once. No files.
+# Limits numpy's BLAS to the calling thread if several threads call it at once.
 #
-# Two threads that multiply while OpenBLAS spreads each product over two of its own wait for each other: 64 by 256 by
+# Two threads that multiply while OpenBLAS splits each product over two of its own wait for each other: 64 by 256 by
 # 2048 took 20 ms then, and 0.8 without.
 
 ALONE = 1 << 18
-"""Multiplications that OpenBLAS does in one thread, whatever it may use: ``interface/gemm.c``, SMP_THRESHOLD_MIN."""
+"""Multiplications that OpenBLAS always does in one thread: ``interface/gemm.c``, SMP_THRESHOLD_MIN."""
 
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 """The names of a function of OpenBLAS in numpy's wheels since 2.0, in those before, and in Debian."""
@@ -40,7 +40,7 @@ def multiplied(left: Array, right: Array) -> Array:
 
 
 def _in_parts(left: Array, right: Array) -> Array:
-    """Return the product in parts that are too small to be spread over threads."""
+    """Return the product, computed in parts that are too small for several threads."""
     total = np.empty((len(left), right.shape[1]), left.dtype)
     rows = min(len(left), 64)
     columns = max(8, ALONE // (rows * len(right)))
@@ -51,8 +51,8 @@ def _in_parts(left: Array, right: Array) -> Array:
     return total
 
 
-class _Limits:
-    """The number of threads of a library, one while somebody multiplies, else what it was."""
+class _BlasThreads:
+    """The number of threads of a library: one during a product, else the old number."""
 
     def __init__(self, get: Callable[[], int] | None, put: Callable[[int], object]) -> None:
         self._get, self._put = get, put
@@ -60,7 +60,7 @@ class _Limits:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Tell whether the library is kept to one thread."""
+        """Yield whether the library is limited to one thread."""
         if self._get is None:
             yield False
             return
@@ -78,46 +78,46 @@ class _Limits:
                     self._put(self._former)
 
 
-def _found() -> _Limits:
-    """Return what keeps the OpenBLAS that numpy is linked with; of another BLAS, or none, what keeps nothing."""
+def _blas_threads() -> _BlasThreads:
+    """Return the limits of the OpenBLAS that numpy is linked with; for another BLAS, limits that do nothing."""
     try:
-        core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is looked for in what it is linked with, too
+        core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is also found in the libraries it is linked with
     except (AttributeError, OSError):
-        return _Limits(None, lambda number: None)
+        return _BlasThreads(None, lambda number: None)
     for name in _NAMES:
         get, put = (getattr(core, name.format(f"{verb}_num_threads"), None) for verb in ("get", "set"))
         if get is not None and put is not None:
-            return _Limits(get, put)
-    return _Limits(None, lambda number: None)
+            return _BlasThreads(get, put)
+    return _BlasThreads(None, lambda number: None)
 
 
-_LIMITS = _found()
-"""Found when this is imported, once: whoever multiplies shares one lock."""
+_LIMITS = _blas_threads()
+"""Made once, on import: all products share one lock."""
 
 
 MORE = 10
-"""Directions beyond the rank that are looked at."""
+"""Directions computed in addition to the rank."""
 
 POWERS = 2
-"""Times that the matrix and its transpose are applied again: singular values that fall slowly are told apart so."""
+"""Times that the matrix and its transpose are applied again, to separate singular values that fall slowly."""
 
 ROUNDED = 1e-10
 """What double precision may be off in the sums of a decomposition, over the largest singular value: 1e-16 for each of
 up to a million terms."""
 
 PASSES = 3 + 2 * POWERS
-"""Times that the rows are read: for their norm, for a basis, its powers and the singular values."""
+"""Times that the rows are read: for the norm, a basis, its powers and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
-"""Gives the rows of a matrix from the first on, in blocks, in double precision; each time anew."""
+"""Yields the rows of a matrix from the start, in blocks, in double precision; every call starts again."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is what they lack, over the matrix, by norm.
+    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is the norm of the rest over that of the matrix.
 
     ``unsure`` is how far, by Frobenius norm, their product may be from that of another machine, whose LAPACK and BLAS
-    round otherwise.
+    round differently.
     """
 
     left: Array
@@ -127,12 +127,12 @@ class Decomposition:
 
 
 def elements_held(shape: tuple[int, int], rank: int) -> int:
-    """Return how many numbers of double precision are held at most beside a block of rows: of a basis, in copies."""
+    """Return the most numbers of double precision in memory in addition to a block of rows: copies of a basis."""
     return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
-    """Return two factors that share the singular values of a matrix evenly; raises PlanError where it is not finite."""
+    """Return two factors that share the singular values of a matrix evenly; raises PlanError if it is not finite."""
     size = min(rank + MORE, *shape)
     start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))
     square = sum(float(np.vdot(block, block)) for block in rows())
@@ -144,17 +144,17 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
     inner, values, right = np.linalg.svd(_transposed(rows, basis, shape[1]).T, full_matrices=False)
     unsure = _unsure(values, rank)
     left, values, right = basis @ inner[:, :rank], values[:rank], right[:rank]
-    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])  # else LAPACK's mood
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])  # LAPACK's signs are arbitrary
     roots = np.sqrt(values)
     error = sqrt(max(0.0, square - float(values @ values)) / square) if square else 0.0
     return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error, unsure)
 
 
 def _unsure(values: Array, rank: int) -> float:
-    """Return how far a product of the largest singular values may be from one that was rounded otherwise.
+    """Return how far a product of the largest singular values may be from one that was rounded differently.
 
-    Singular vectors turn by what is rounded over the gap to the next value (Wedin 1972), from those that are kept to
-    those that are not: where values are as good as equal, any of them are the best. No turn changes more than the
+    Singular vectors turn by the rounding error over the gap to the next value (Wedin 1972), from those that are kept to
+    those that are not: if values are nearly equal, any of them are the best. No turn changes more than the
     values at the gap, of which there are at most ``rank``.
     """
     if not values[0]:

@@ -1,4 +1,4 @@
-"""Which tensor of a base each module of an adapter is for: the names, and what may stand before them. Pure."""
+"""Matches the modules of an adapter with the tensors of a base: by name, and by a common prefix. Pure."""
 
 from __future__ import annotations
 
@@ -8,62 +8,64 @@ from dataclasses import dataclass, field
 
 from ...util.text import escape
 
-__all__ = ["Names", "matched"]
+__all__ = ["MatchedModules", "matched"]
 
 LOOKED_AT = 16
-"""Modules whose names are held against the base's for what may stand before all of them."""
+"""Most modules whose names are compared with the base's to find the prefix."""
 
 WEIGHTS = (".weight", ".in_proj_weight", "")
-"""What stands behind a module's name in the key of its weight."""
+"""The end of a weight's key after its module's name."""
 
 
 @dataclass(frozen=True)
-class Shift:
-    """What an adapter's names have before those of the base, and the other way round."""
+class PrefixChange:
+    """The prefix that an adapter's names have instead of the base's (``off``), and the base's (``on``)."""
 
     off: str = ""
     on: str = ""
 
     def apply(self, name: str) -> str:
-        """Return the name in the base; '' where it has not what is to be taken off."""
+        """Return the name in the base; '' if it does not begin with the prefix to remove."""
         if self.off and not name.startswith(self.off):
             return ""
         return self.on + name[len(self.off) :]
 
 
 @dataclass
-class Names:
-    """The weights in the base, by component and module; who has none; how saved tensors are called; what to say."""
+class MatchedModules:
+    """The weights in the base, by component and module; modules without one or with several; prefixes; notes."""
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
-    shifts: dict[str, Shift] = field(default_factory=dict)
+    shifts: dict[str, PrefixChange] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def shift(self) -> Shift:
-        """What stands before the names of an adapter that is for one model."""
-        return self.shifts.get("", Shift())
+    def shift(self) -> PrefixChange:
+        """The prefixes of an adapter that is for one model."""
+        return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
         """Return the key in the base of a tensor that an adapter saves."""
         return self.shift.apply(key) or key
 
 
-def matched(modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()) -> Names:
+def matched(
+    modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
+) -> MatchedModules:
     """Match modules, as (component, name, whether it is joined by underscores), with the weights of a base.
 
-    Within a component all names have the same before them: where it is not the same as in the base, what fits most.
+    Within a component all names have one prefix: if it is not the base's, the one with most matches is used.
     """
-    names = Names()
+    names = MatchedModules()
     dotted, joined = _index(keys, lambda name: name), _index(keys, lambda name: name.replace(".", "_"))
     for component in dict.fromkeys(component for component, _, _ in modules):
         group = [(name, flat) for of, name, flat in modules if of == component]
         index, sign = (joined, "_") if group[0][1] else (dotted, ".")
         shift = _best([name for name, _ in group], index, sign)
         names.shifts[component] = shift
-        names.notes += _said(shift)
+        names.notes += _prefix_notes(shift)
         for name, _ in group:
             _put(names, component, name, index.get(shift.apply(name), ()))
     if not modules:
@@ -72,7 +74,7 @@ def matched(modules: Sequence[tuple[str, str, bool]], keys: Collection[str], sav
     return names
 
 
-def _put(names: Names, component: str, name: str, weights: Sequence[str]) -> None:
+def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str]) -> None:
     if len(weights) == 1:
         names.weights[component, name] = weights[0]
     elif weights:
@@ -94,23 +96,23 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
     return index
 
 
-def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> Shift:
-    """Return the shift that brings most names into the base: none at all, if that is as good."""
-    shifts = [Shift(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
+def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
+    """Return the shift with which most names are in the base; no shift if that is no worse."""
+    shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})
-    return max(shifts, key=lambda shift: (hits[shift], shift == Shift(), -len(shift.off) - len(shift.on)))
+    return max(shifts, key=lambda shift: (hits[shift], shift == PrefixChange(), -len(shift.off) - len(shift.on)))
 
 
-def _shifts(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> Iterator[Shift]:
+def _shifts(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> Iterator[PrefixChange]:
     for name in names:
         tail = sign + name
-        yield from (Shift(on=known[: -len(name)]) for known in index if known.endswith(tail))
+        yield from (PrefixChange(on=known[: -len(name)]) for known in index if known.endswith(tail))
         parts = name.split(sign)
         heads = (sign.join(parts[:size]) + sign for size in range(1, len(parts)))
-        yield from (Shift(off=head) for head in heads if name[len(head) :] in index)
+        yield from (PrefixChange(off=head) for head in heads if name[len(head) :] in index)
 
 
-def _said(shift: Shift) -> list[str]:
+def _prefix_notes(shift: PrefixChange) -> list[str]:
     if shift.off:
-        return [f"the adapter's names have {escape(shift.off)} before those of the base"]
-    return [f"the base's names have {escape(shift.on)} before those of the adapter"] if shift.on else []
+        return [f"the adapter's names begin with {escape(shift.off)}, the base's do not"]
+    return [f"the base's names begin with {escape(shift.on)}, the adapter's do not"] if shift.on else []

@@ -1,4 +1,4 @@
-"""How files spell the tensors of an adapter (PEFT, kohya, diffusers), and adapters that are no LoRA."""
+"""The names of an adapter's tensors in files (PEFT, kohya, diffusers), and adapters that are not LoRA."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...util.text import count, escape, listing
 
-__all__ = ["COMPONENTS", "DORA_SCALE", "Part", "loose_part", "not_known", "peft_part"]
+__all__ = ["COMPONENTS", "DORA_SCALE", "KeyParts", "loose_key_parts", "peft_key_parts", "unknown_keys_error"]
 
-# Adapters that are no LoRA, told by their keys, and what to say of keys that no LoRA has. Pure.
+# Adapters that are not LoRA, recognised by their keys, and the errors for unknown keys.
 
 KINDS = {
     r"lora_mid(\.weight)?": "a LoCon with a Tucker (CP) decomposition",
@@ -23,29 +23,29 @@ KINDS = {
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",
 }
-"""What the end of a key says of its adapter: LyCORIS (``lycoris/modules``) and peft 0.21 (``tuners``)."""
+"""The kind of adapter by the end of a key: LyCORIS (``lycoris/modules``) and peft 0.21 (``tuners``)."""
 
 _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 
 
-def not_known(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
-    """Return what to raise for keys that no LoRA has, or, where there are none, for an adapter without tensors.
+def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
+    """Return the error for keys that no LoRA has or, without such keys, for an adapter without tensors.
 
-    ``configured`` is whether there is a configuration of PEFT's.
+    ``configured`` is whether there is a PEFT configuration.
     """
     if not unknown:
-        return FormatError(f"{escape(name)} holds no adapter: it is empty.", rule="no adapter")
+        return FormatError(f"{escape(name)} is not an adapter: it is empty.", rule="no adapter")
     kinds = {kind: key for key in reversed(unknown) for kind in [_kind(key)] if kind}
     if kinds:
         kind, key = min(kinds.items())
         return ConfigError(
-            f"{escape(name)} is {kind}, as {escape(key)} shows, which is not supported: what is merged is LoRA.",
+            f"{escape(name)} is {kind}, as {escape(key)} shows, which is not supported: only LoRA can be merged.",
             hint="Merge it with the toolkit that made it.",
             details=unknown,
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
         return ConfigError(
-            f"{escape(name)} has PEFT's names and no adapter_config.json beside it, which says its scale.",
+            f"{escape(name)} has PEFT's names, but no adapter_config.json next to it, which has its scale.",
             hint="Name the folder that PEFT wrote.",
         )
     return FormatError(
@@ -57,24 +57,24 @@ def not_known(unknown: Sequence[str], name: str, *, configured: bool) -> Checkpo
 
 
 def _kind(key: str) -> str:
-    """Return which adapter a key is of, '' for one that is not known either."""
+    """Return the kind of adapter that a key belongs to, '' for an unknown one."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
-"""What diffusers puts before the names of the models of a pipeline."""
+"""The prefixes that diffusers puts before the names of the models of a pipeline."""
 
 
 DORA_SCALE = ".dora_scale"
-"""How LyCORIS ends the key of DoRA's magnitudes."""
+"""The ends of the keys of DoRA's magnitudes in LyCORIS."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a key says: of which module it is, and which part: A, B, bias, magnitude, alpha, or saved as it is.
+class KeyParts:
+    """The parts of a key: its module, and its role: A, B, bias, magnitude, alpha, or a saved tensor.
 
-    ``joined`` names have underscores where the model's have dots. ``component`` is the model of a pipeline. ``times``
-    is how often the network that it was trained in adds it.
+    ``joined`` names have underscores instead of the model's dots. ``component`` is the model of a pipeline. ``times``
+    is how often the trained network adds the product.
     """
 
     module: str
@@ -98,46 +98,46 @@ _SIDES = {"down": "A", "up": "B"}
 _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 
-def peft_part(key: str) -> Part | None:
-    """Return what a key of PEFT's says; None for one that is not known."""
+def peft_key_parts(key: str) -> KeyParts | None:
+    """Return the parts of a PEFT key; None for an unknown one."""
     name = key.removeprefix("base_model.model.")
     if found := _FACTOR.fullmatch(name):
         module, embedding, side, ending = found.groups()
         if ending == ".bias":
-            return Part(_module(module), "bias") if side == "B" and not embedding else None
-        return Part(_module(module), side, bool(embedding), times=2 if module.endswith(_OUT_PROJ) else 1)
+            return KeyParts(_module(module), "bias") if side == "B" and not embedding else None
+        return KeyParts(_module(module), side, bool(embedding), times=2 if module.endswith(_OUT_PROJ) else 1)
     if found := _MAGNITUDE.fullmatch(name):
-        return Part(_module(found[1]), "magnitude")
-    return None if _OURS.search(name) else Part(_module(name), "saved")
+        return KeyParts(_module(found[1]), "magnitude")
+    return None if _OURS.search(name) else KeyParts(_module(name), "saved")
 
 
 def _module(name: str) -> str:
-    """Return a module's name without what PEFT wraps it in."""
+    """Return a module's name without PEFT's wrappers."""
     name = re.sub(r"\.modules_to_save(?:\.default)?(?=\.)", "", name)
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
 
 
-def loose_part(key: str) -> Part | None:
-    """Return what a key of a single file says, in kohya's or diffusers' spelling; None for one that is not known."""
+def loose_key_parts(key: str) -> KeyParts | None:
+    """Return the parts of a key of a single file, with kohya's or diffusers' names; None for an unknown one."""
     if key.startswith("base_model."):
-        return None  # PEFT's, whose scale is in a file beside it
+        return None  # PEFT's: its scale is in a file next to it
     if found := _KOHYA.fullmatch(key):
         prefix, module, side, other = found.groups()
-        return Part(module, _SIDES[side] if side else _OTHERS[other], joined=True, component=prefix)
+        return KeyParts(module, _SIDES[side] if side else _OTHERS[other], joined=True, component=prefix)
     if found := _PROCESSOR.fullmatch(key):
         module, layer, side, _ = found.groups()
         layer = "to_out.0" if layer == "to_out" else layer
-        return _loose(f"{module}.{layer}", _SIDES.get(side, "alpha"))
+        return _loose_parts(f"{module}.{layer}", _SIDES.get(side, "alpha"))
     if found := _DOTTED.fullmatch(key):
-        return _loose(found[1] or found[3], _SIDES[found[2] or found[4]])
+        return _loose_parts(found[1] or found[3], _SIDES[found[2] or found[4]])
     if key.endswith(DORA_SCALE):
-        return _loose(key.removesuffix(DORA_SCALE), "magnitude")
+        return _loose_parts(key.removesuffix(DORA_SCALE), "magnitude")
     if key.endswith(".alpha") and "." in key:
-        return _loose(re.sub(r"\.(?:lora|lora_linear_layer)$", "", key[: -len(".alpha")]), "alpha")
-    part = peft_part(key)
-    return None if part is None or part.part == "saved" else _loose(part.module, part.part, part.embedding)
+        return _loose_parts(re.sub(r"\.(?:lora|lora_linear_layer)$", "", key[: -len(".alpha")]), "alpha")
+    part = peft_key_parts(key)
+    return None if part is None or part.part == "saved" else _loose_parts(part.module, part.part, part.embedding)
 
 
-def _loose(module: str, part: str, embedding: bool = False) -> Part:
+def _loose_parts(module: str, part: str, embedding: bool = False) -> KeyParts:
     head = module.partition(".")[0]
-    return Part(module, part, embedding, component=head if head in COMPONENTS else "")
+    return KeyParts(module, part, embedding, component=head if head in COMPONENTS else "")

@@ -1,7 +1,7 @@
-"""What adapters do to the values of a tensor: products summed in order, as fast as BLAS.
+"""The changes of adapters to the values of a tensor: products summed in a fixed order, as fast as BLAS.
 
-BLAS sums in an order of its own, another on every machine. Its double precision leaves so little open that it decides
-how nearly all values are rounded; the few for which the order may matter are summed again, in order.
+BLAS sums in an order that depends on the machine. In double precision its error is so small that nearly all values
+round to the same result; the few for which the order may matter are summed again, in order.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ...tensors.ops.casts import Lost, raw_dtype
 from ...tensors.ops.means import rounded
 from .decomposition import multiplied
 
-__all__ = ["Change", "Changing", "changed", "changing", "wide_dtype"]
+__all__ = ["Changing", "LowRankChange", "changed", "changing", "wide_dtype"]
 
-# What adapters do to the values of a tensor: summed in double precision, in order, and rounded once. No files.
+# Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, Lost]]
-"""Given rows of the base and the number of the first: the rows changed, and how many lost their size."""
+"""Takes rows of the base and the number of the first; returns the changed rows, and the counts of lost values."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """One adapter's change of a tensor of rows and columns, as ``plan.Term`` says; the scale is in ``left`` already.
+class LowRankChange:
+    """One adapter's change to a tensor of rows and columns, see ``plan.compute``; ``left`` includes the scale.
 
-    ``left`` is (rows, rank), ``right`` (rank, columns); for a "saved" or "added" tensor ``values`` gives a part of it.
-    ``magnitude`` is that of DoRA, ``norms`` what it is divided by, each for a row or, if ``transposed``, for a column.
+    ``left`` is (rows, rank), ``right`` (rank, columns); for a "saved" or "added" tensor ``values`` returns a part of
+    it. ``magnitude`` is DoRA's, ``norms`` are its divisors, each for a row or, if ``transposed``, for a column.
     """
 
     kind: str
@@ -43,13 +43,13 @@ class Change:
     values: Callable[[int, int], Array] | None = None
 
     def pair(self) -> tuple[Array, Array]:
-        """Return the factors; there are some."""
+        """Return the factors, which must exist."""
         assert self.left is not None
         assert self.right is not None
         return self.left, self.right
 
     def product(self, begin: int, end: int) -> Array:
-        """Return rows of left times right, each element summed in order: slow, and the same on every machine."""
+        """Return rows of left times right, each element summed in order: slow, but the same on every machine."""
         left, right = self.pair()
         total = np.zeros((end - begin, right.shape[1]))
         part = np.empty_like(total)
@@ -59,10 +59,10 @@ class Change:
         return total
 
 
-def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> tuple[Array, Lost]:
-    """Return rows of a tensor, from ``begin`` on, with all changes, every element summed in order.
+def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, Lost]:
+    """Return rows of a tensor, from ``begin`` on, with all changes; every element is summed in order.
 
-    With it comes how many values became infinite or NaN that are finite in the base.
+    The second result counts the values that became infinite or NaN but are finite in the base.
     """
     end = begin + len(base)
     total = base.copy()
@@ -74,8 +74,8 @@ def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> t
     return made, lost
 
 
-def _apart(base: Array, begin: int, end: int, change: Change) -> Array:
-    """Return what a change adds to its base."""
+def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
+    """Return the difference that a change makes to its base."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
@@ -94,37 +94,37 @@ def _apart(base: Array, begin: int, end: int, change: Change) -> Array:
 
 
 FINITE = {"bfloat16": 2.0**127, "float16": 2.0**15, "float32": 2.0**127}
-"""Sums below it are finite in a type, however they are rounded: the types whose rounding is checked."""
+"""Sums below it are finite in a type, however they are rounded; only these types have their rounding checked."""
 
 UNIT = 2.0**-53
-"""What the sum of two numbers in double precision is off by at most, over the sum."""
+"""The largest relative error of the sum of two numbers in double precision."""
 
 TIE = 0xFFF
-"""What is halfway between two of float16, of 11 bits or fewer, has 12: these last bits of a float32 are 0 there."""
+"""The midpoint of two float16 values, of 11 bits or fewer, has 12: then these last bits of a float32 are 0."""
 
 SINGLE = 2.0**-25
-"""What a number in single precision is off by at least before it is another one, over the number."""
+"""The smallest relative error that can change a number in single precision."""
 
 NORMAL = 2.0**-125
-"""From here on numbers in single precision are as precise as that."""
+"""From this size on numbers in single precision have that precision."""
 
 PIECE = 1 << 19
-"""Elements that are worked on at once: threads that do less before the interpreter's next turn wait for each other."""
+"""Elements computed at once: with less work per turn of the interpreter, threads would wait for each other."""
 
 SOME = 1 << 18
 """Products that are summed in order at once."""
 
 
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype in which ``changing`` wants the rows of a base of a dtype, for changes of these kinds."""
+    """Return the dtype that ``changing`` needs for rows of a base of a dtype, for changes of these kinds."""
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
 
 
-def changing(changes: Sequence[Change], wide: str, dtype: str) -> Changing:
-    """Return what changes rows of a base, which are of dtype ``wide``, and rounds them to ``dtype``.
+def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
+    """Return a function that changes rows of a base, of dtype ``wide``, and rounds them to ``dtype``.
 
-    All changes are of the same base.
+    All changes must be of the same base.
     """
     if wide == "float32":
         return _Products(changes, dtype).changed
@@ -132,13 +132,13 @@ def changing(changes: Sequence[Change], wide: str, dtype: str) -> Changing:
 
 
 class _Products:
-    """Products that are added to rows of a base, which are exact in single precision.
+    """Products that are added to rows of a base; the base is exact in single precision.
 
-    ``sizes`` is what a row of the products is at most, ``apart`` twice what it may be off: of n terms that are rounded
-    and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and some more.
+    ``sizes`` is the largest value of each row of the products, ``apart`` twice their largest error: for n terms that
+    are rounded and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and some more.
     """
 
-    def __init__(self, changes: Sequence[Change], dtype: str) -> None:
+    def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
         pairs = [change.pair() for change in changes]
         self.dtype = dtype
         self.left = np.hstack([change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)])
@@ -147,7 +147,7 @@ class _Products:
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, Lost]:
-        """Return rows of the base with the products, and how many values became infinite or NaN."""
+        """Return rows of the base with the products, and the counts of values that became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
@@ -159,7 +159,7 @@ class _Products:
         return made, Lost()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
-        """Return a part of the base, of all columns that ``right`` has, with the products."""
+        """Return a part of the base with the products, for the columns of ``right``."""
         rows = slice(begin, begin + len(base))
         total = multiplied(self.left[rows], right)
         total += base
@@ -174,28 +174,28 @@ class _Products:
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
             terms = self.left[begin + rows].T * right[:, columns]
-            terms[0] += 0.0  # as if the sum began at zero: a product of -0 is none
-            sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # ``sum`` is free to pair terms
+            terms[0] += 0.0  # as if the sum began at zero: turns -0 into 0
+            sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # accumulate: ``sum`` may pair terms
             made.append(rounded(sums, "float64", self.dtype)[0])
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, Lost]:
-        """Return what ``changed`` does where values are not finite, or may not stay so."""
-        return changed([Change("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
+        """Return the result of ``changed`` for values that are not finite, or may become so."""
+        return changed([LowRankChange("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
 
 
 def _single(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
-    """Return sums rounded to float32, and the numbers of those that what they may be off could round otherwise."""
+    """Return sums rounded to float32, and the numbers of those that their error could round differently."""
     apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
     low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
     return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))
 
 
 def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
-    """Return sums rounded to 16 bits, and the numbers of those that what they may be off could round otherwise.
+    """Return sums rounded to 16 bits, and the numbers of those that their error could round differently.
 
-    Halfway between two values of 16 bits lies one of 32. A sum that may be on the other side of it is that one when it
-    is rounded to 32 bits, unless it is so small that what it may be off is more than its own last place.
+    Halfway between two 16-bit values is a 32-bit value. A sum whose error reaches across it equals it after rounding to
+    32 bits, unless the sum is so small that the error is more than its own last place.
     """
     limit = np.where(apart > 0, np.maximum(2 / SINGLE * apart, NORMAL), 0).astype("<f4")
     near = total.astype("<f4")
@@ -203,7 +203,7 @@ def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
     bits = near.view("<u4")
     if dtype == "float16":
         again = (bits & np.uint32(TIE)) == 0
-        again &= apart > 0  # numpy rounds to even what is exact
+        again &= apart > 0  # exact values: numpy rounds to even
         return near.astype("<f2"), np.flatnonzero(again | (np.abs(near) < limit))
     again = (bits & np.uint32(0xFFFF)) == 0x8000
     again |= np.abs(near) < limit

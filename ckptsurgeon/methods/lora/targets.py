@@ -1,6 +1,6 @@
-"""Which modules an adapter of PEFT's is for, by name or by pattern.
+"""The modules that a PEFT adapter is for, by name or by pattern.
 
-As ``check_target_module_exists`` of peft/tuners/tuners_utils.py has it (peft 0.21).
+Follows ``check_target_module_exists`` of peft/tuners/tuners_utils.py (peft 0.21).
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from ...util.text import brief_repr
 
 __all__ = ["MODULE", "PatternTable", "Targets", "bounded", "targets_of"]
 
-# PEFT's patterns: which modules an entry of ``rank_pattern`` or ``alpha_pattern`` is of.
+# PEFT's patterns: the modules that an entry of ``rank_pattern`` or ``alpha_pattern`` matches.
 #
-# A pattern is a regular expression that a module's name ends with; the first one counts. Most are plain names, one for
-# each module, which are looked up: so tables of 100,000 entries take no longer than they are long.
+# A pattern is a regular expression that matches the end of a module's name; the first match counts. Most are plain
+# names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Characters of a pattern, repetitions in it, characters of what it is held against: so each takes milliseconds."""
+"""Most characters of a pattern, repetitions in it, characters that it is matched with: so each takes milliseconds."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
-"""Patterns of one table that are not plain names, and how often one is held against a module, which takes seconds."""
+"""Most patterns of a table that are not plain names, and most matches of such patterns, which take seconds."""
 
 ENDS = r"(.*\.)?({})$"
-"""How PEFT looks for a pattern at the end of a module's name (``get_pattern_key`` of peft/utils/other.py)."""
+"""PEFT's expression for a pattern at the end of a module's name (``get_pattern_key`` of peft/utils/other.py)."""
 
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """The values of patterns, each compiled once. Raises ValueError for a pattern that could take too long."""
+    """The values of patterns, each compiled once. Raises ValueError for a pattern that might take too long."""
 
     def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
         self._names: dict[str, tuple[int, Any]] = {}
@@ -48,7 +48,7 @@ class PatternTable:
 
     @property
     def unused(self) -> list[str]:
-        """The patterns that decided for no module of those that were asked for."""
+        """The patterns that matched no module of all that were looked up."""
         return [text for number, text in enumerate(self._spelled) if number not in self._used]
 
     def _add(self, number: int, text: Any, value: Any) -> None:
@@ -66,7 +66,7 @@ class PatternTable:
         self._others.append((number, _compiled(text), value))
 
     def of(self, module: str, otherwise: Any) -> Any:
-        """Return what the first pattern says that a module ends with."""
+        """Return the value of the first pattern that matches the end of a module's name, else ``otherwise``."""
         tail = module[-MODULE:]
         found = [one[name] for one, name in self._asked(tail) if name in one]
         first, value = min(found, key=lambda one: one[0]) if found else (None, otherwise)
@@ -84,7 +84,7 @@ class PatternTable:
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return under which names a module may stand, and where: ``$`` is also in front of a last newline."""
+        """Return the names that a module may be looked up by: ``$`` also matches before a newline at the end."""
         asked = []
         for name in {tail, tail.removesuffix("\n")}:
             asked += [(self._whole, name), (self._names, name)]
@@ -94,14 +94,14 @@ class PatternTable:
 
 
 def _plain(text: str) -> str | None:
-    """Return the name that a pattern is, with everything special in it escaped; None for another expression."""
+    """Return the plain name that a pattern matches, if all special characters are escaped; None for others."""
     name = re.sub(r"\\([^a-zA-Z0-9])", r"\1", text, flags=re.DOTALL)
     escaped = re.sub(r"\\([^a-zA-Z0-9])", "", text, flags=re.DOTALL)
     return None if _SPECIAL & set(escaped) else name
 
 
 def bounded(text: str) -> re.Pattern[str] | None:
-    """Return an expression that ends soon on any name of ``MODULE`` characters; None for any other, and for none."""
+    """Return an expression that is fast for any name of ``MODULE`` characters; None for others, or if it is invalid."""
     try:
         return None if len(text) > PATTERN or _is_long(text) else re.compile(text)
     except (re.error, OverflowError, RecursionError):
@@ -117,21 +117,21 @@ def _is_long(text: str) -> bool:
 def _compiled(text: str) -> re.Pattern[str]:
     if _is_long(text):
         raise ValueError(f"the pattern {brief_repr(text)} repeats too much")
-    return re.compile(ENDS.format(text))  # as it is used: flags, and groups that are closed too early, are faults there
+    return re.compile(ENDS.format(text))  # compiled as used: flags, and groups closed too early, are errors there
 
 
 ALL = "all-linear"
-"""What PEFT replaces by names when it makes an adapter."""
+"""The setting that PEFT replaces by names when it makes an adapter."""
 
 _TIED = frozenset(("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "word_embeddings", "shared"))
-"""Modules that are one tensor in many models. With ``ensure_weight_tying`` PEFT adapts all of them or none."""
+"""Modules that share one tensor in many models. With ``ensure_weight_tying`` PEFT adapts all of them or none."""
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """Names that a module is called or ends with, or the expression that all of its name matches."""
+class _ModulePatterns:
+    """Names that are a module's name or its end, or the expression that matches its full name."""
 
     names: frozenset[str] = frozenset()
     expression: re.Pattern[str] | None = None
@@ -144,21 +144,21 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules that are meant: ``chosen`` but not ``excluded``, of these ``layers`` if there are any."""
+    """The modules that an adapter is for: ``chosen`` without ``excluded``, only in ``layers`` if given."""
 
-    chosen: _Chosen
-    excluded: _Chosen = _Chosen()
+    chosen: _ModulePatterns
+    excluded: _ModulePatterns = _ModulePatterns()
     layers: frozenset[int] = frozenset()
     lists: tuple[re.Pattern[str], ...] = (_LAYER,)
     tied: bool = False
 
     def has(self, module: str) -> bool:
-        """Whether a module is meant."""
+        """Return whether the adapter is for a module."""
         return not self.against(module)
 
     def against(self, module: str) -> str:
-        """Return the field by which a module is not meant, '' for one that is."""
-        if len(module) > MODULE:  # longer than any expression is held against
+        """Return the field that excludes a module, '' if none does."""
+        if len(module) > MODULE:  # longer than any name that an expression is matched with
             return ""
         if self.excluded.has(module):
             return "exclude_modules"
@@ -171,7 +171,7 @@ class Targets:
 
 
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return the modules that a configuration means; None where it names none, or in a way that is not understood."""
+    """Return the modules that a configuration selects; None if it names none, or in an unknown way."""
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()
     numbers = [layers] if type(layers) is int else layers or []
@@ -185,13 +185,13 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
     return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,), tied)
 
 
-def _chosen(said: Any) -> _Chosen | None:
-    if isinstance(said, str):
-        expression = bounded(said) if said != ALL else None
-        return _Chosen(expression=expression) if expression is not None else None
-    if not isinstance(said, (list, tuple)) or not all(isinstance(one, str) for one in said):
+def _chosen(value: Any) -> _ModulePatterns | None:
+    if isinstance(value, str):
+        expression = bounded(value) if value != ALL else None
+        return _ModulePatterns(expression=expression) if expression is not None else None
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
         return None
-    return _Chosen(frozenset(said))
+    return _ModulePatterns(frozenset(value))
 
 
 def _last(module: str) -> str:

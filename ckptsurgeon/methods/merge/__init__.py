@@ -1,4 +1,4 @@
-"""Merge methods: how several tensors of one name become one. One file per family, pure functions.
+"""Merge methods: functions that make one tensor from several of one name. One file per family, pure functions.
 
-A file offers its methods as ``METHODS``; its functions, their signatures and their papers are all there is to a method.
+A file lists its methods in ``METHODS``; a method is a function, its signature and its paper.
 """

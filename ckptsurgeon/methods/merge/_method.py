@@ -1,4 +1,4 @@
-"""What a merge method is: a function of whole tensors that says how to merge any part of them."""
+"""A merge method: a function of whole tensors that returns a function for merging any part of them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ...tensors.ops.boxes import Array
 from ...util.brief import Brief
 from ._parameters import Parameter, bound, parameters_of
 
-__all__ = ["BASES", "LookError", "Merging", "Method", "Slice", "Tensors", "merge_method"]
+__all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "ValuesNeededError", "merge_method"]
 
 T = TypeVar("T")
 
 BASES = ("none", "optional", "required", "model")
-"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too.
+"""The role of a base: "none", "optional", "required", or "model": the base is merged as a model too.
 
-Merged as a model, it is the first of them.
+As a model it is the first one.
 """
 
 
 @dataclass(frozen=True, repr=False)
 class Slice(Brief):
-    """A part of the tensors that are merged: values that follow each other in memory, of all of them the same.
+    """A part of the tensors to merge: values that are contiguous in memory, the same part of each tensor.
 
-    ``models`` and ``base`` are float32, or float64 where that is computed in, of one shape. ``offset`` counts the
-    elements before it, row-major; ``index`` the slices before it. ``xp`` is the Python array API of their library
-    (https://data-apis.org/array-api/2024.12/): numpy's, or that of torch on a device.
+    ``models`` and ``base`` are float32, or float64 if that is the dtype of computation, of one shape. ``offset`` counts
+    the elements before it, row-major; ``index`` the slices before it. ``xp`` is the Python array API of their library
+    (https://data-apis.org/array-api/2024.12/): numpy's, or torch's on a device.
     """
 
     models: tuple[Array, ...]
@@ -43,11 +43,11 @@ class Slice(Brief):
 
     @property
     def deltas(self) -> tuple[Array, ...]:
-        """What each model adds to the base, or the models where there is none."""
+        """The difference of each model to the base, or the models if there is no base."""
         return tuple(self.delta(model) for model in range(len(self.models)))
 
     def delta(self, model: int) -> Array:
-        """Return what a model adds to the base, or the model where there is none."""
+        """Return the difference of a model to the base, or the model if there is no base."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
     def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -55,7 +55,7 @@ class Slice(Brief):
         return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
 
     def onto(self, delta: Array) -> Array:
-        """Return what is added to the base, added to it, in place; where there is none, as it is."""
+        """Return the base plus ``delta``, computed in place; ``delta`` itself if there is no base."""
         if self.base is not None:
             delta += self.base
         return delta
@@ -67,42 +67,42 @@ class Tensors(Protocol):
     key: str
     shape: tuple[int, ...]
     count: int
-    """Of models; the base is not counted."""
+    """The number of models, without the base."""
     has_base: bool
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once.
+        """Return the result of ``look`` for each slice, in order: one pass over the values, several slices at once.
 
-        The slices are the same in every pass, and when they are merged.
+        The slices are the same in every pass, and in the merge itself.
         """
         ...
 
     def whole(self) -> Slice:
-        """Return everything in one slice: more memory than the budget allows is an error."""
+        """Return everything in one slice; it is an error if that needs more memory than allowed."""
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
         """Return a random number in [0, 1) for each element of a slice, or of a part of one, in its shape.
 
-        It is the same for the seed, key, model and place: the slice's offset, and those behind it.
+        It depends only on the seed, key, model and position: the slice's offset, and that within the slice.
         """
         ...
 
 
 Elementwise: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
-"""Whether each element of the result is made of those at its own place alone, or what says so of all parameters."""
+"""Whether each element of the result depends only on those at its position; or a function of all parameters."""
 
 ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
-"""Whether slices hold whole rows, or a function of a shape and all parameters, by their names, that says so."""
+"""Whether slices have whole rows; or a function of a shape and all parameters, by name, that returns this."""
 
 
-class LookError(Exception):
-    """A method wants to look at values that nobody has read yet."""
+class ValuesNeededError(Exception):
+    """A method needs values that have not been read yet."""
 
 
 @dataclass(frozen=True)
-class _Unseen:
-    """Tensors of which only the shape is known."""
+class _ShapesOnly:
+    """Tensors with a known shape, but without values."""
 
     shape: tuple[int, ...]
     count: int
@@ -110,28 +110,28 @@ class _Unseen:
     key: str = ""
 
     def map(self, look: Callable[[Slice], Any]) -> list[Any]:
-        raise LookError
+        raise ValuesNeededError
 
     def whole(self) -> Slice:
-        raise LookError
+        raise ValuesNeededError
 
     def uniform(self, at: Slice, model: int) -> Array:
-        raise LookError
+        raise ValuesNeededError
 
 
 Merging: TypeAlias = Callable[[Slice], Array]
-"""Returns the merged values of a slice, in its shape."""
+"""Returns the merged values of a slice, in the slice's shape."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method: its name, its function, where it comes from, and what it takes.
+    """A merge method: its name, its function, its paper, and its requirements.
 
-    ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, the base not counted unless it
-    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension), always or for some
-    shapes and parameters. ``passes`` is how often it goes over float32 tensors at most, when they are merged included.
-    ``elementwise`` says that each element of the result is made of those at its own place alone, always or with some
-    parameters: small tensors are then merged many at a time.
+    ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, without the base unless that
+    is merged as one. ``by_rows`` asks for slices with whole rows (all of the last dimension), always or for some
+    shapes and parameters. ``passes`` is the most passes over float32 tensors, including the merge itself.
+    ``elementwise`` promises that each element of the result depends only on those at its position, always or for some
+    parameters: many small tensors are then merged at once.
     """
 
     name: str
@@ -151,17 +151,17 @@ class Method:
 
     @property
     def needs_others(self) -> bool:
-        """Whether one model and nothing else is no merge; a method of one model may stand alone."""
+        """Return whether merging a single model makes no sense; a method for exactly one model may."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-        """Whether slices of a tensor hold whole rows, with these parameters."""
+        """Return whether slices of a tensor have whole rows, with these parameters."""
         if isinstance(self.by_rows, bool):
             return self.by_rows and len(shape) > 0
         return self.by_rows(shape, self._all(parameters))
 
     def is_elementwise(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether each element of the result is made of those at its own place alone, with these parameters."""
+        """Return whether each element of the result depends only on those at its position, with these parameters."""
         return self.elementwise if isinstance(self.elementwise, bool) else self.elementwise(self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,15 +170,17 @@ class Method:
     def check(
         self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
     ) -> None:
-        """Raise what the function raises of its parameters alone, before it looks at a value."""
-        with suppress(LookError):
-            self.function(_Unseen(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count))
+        """Raise the function's errors for its parameters, before any value is read."""
+        with suppress(ValuesNeededError):
+            self.function(
+                _ShapesOnly(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count)
+            )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Look at the tensors as far as the method needs, and return what merges their slices.
+        """Return a function that merges slices; the method first reads the tensors as far as it needs.
 
-        Parameters go by their own names or their arguments'. What is left out has its default; a number stands for
-        the same of each model. Raises ConfigError for what the method does not take, PlanError for what cannot be.
+        Parameters are given by their own names or their arguments'. Missing ones have their defaults; a single number
+        is used for every model. Raises ConfigError for parameters that are not valid, PlanError for impossible merges.
         """
         made = self.function(tensors, **bound(self.name, self.parameters, parameters, tensors.count))
         if callable(made):
@@ -197,16 +199,16 @@ def merge_method(
     passes: int = 1,
     elementwise: Elementwise = False,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
-    """Make a function a merge method.
+    """Turn a function into a merge method.
 
-    Its first argument are the ``Tensors``; what else it takes, by keyword, are its parameters: their annotations and
-    defaults are the schema that the command line, a recipe and Python hold them to. It returns a function of a
-    ``Slice``, or the whole merged array. ``paper`` is where it is described, ``passes`` how often it goes over the
-    tensors at most: once for each ``map`` and ``whole``, and once when they are merged. ``elementwise`` promises
-    that each element of the result is made of those at its own place alone, always or with some parameters. Small
-    tensors are then merged many at a time.
+    Its first argument is ``Tensors``; its keyword arguments are its parameters: their annotations and
+    defaults are the schema for the command line, recipes and Python. It returns a function of a
+    ``Slice``, or the whole merged array. ``paper`` is its reference, ``passes`` the most passes over the
+    tensors: one for each ``map`` and ``whole``, and one for the merge. ``elementwise`` promises
+    that each element of the result depends only on those at its position, always or for some parameters. Many small
+    tensors are then merged at once.
 
-    Raises ConfigError for a signature that says no schema.
+    Raises ConfigError for a signature that does not give a schema.
     """
     if base not in BASES:
         raise ConfigError(f"the merge method {name} has base {base!r}.", hint=f"Use one of {', '.join(BASES)}.")

@@ -1,4 +1,4 @@
-"""The parameters of merge methods, read off their functions' signatures."""
+"""The parameters of merge methods, read from their functions' signatures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Between", "Parameter", "PerModel", "bound", "parameters_of"]
 
 @dataclass(frozen=True)
 class Between:
-    """The least and the most that a number may be, both allowed."""
+    """The least and the greatest value of a number, both allowed."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -26,7 +26,7 @@ class Between:
 
 
 class _Each:
-    """Marks a parameter that has a value for each model."""
+    """Marks a parameter with a value for each model."""
 
 
 PerModel: TypeAlias = Annotated[Sequence[float], _Each()]
@@ -37,10 +37,10 @@ _KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or f
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter as people write it: ``lambda`` for the argument ``lambda_``.
+    """A parameter as users write it: ``lambda`` for the argument ``lambda_``.
 
-    ``kind`` is what a value is, in words; ``default`` is None where it must be given; ``each`` says that every model
-    has a value of its own: in the signature, its default is a sequence of the one that all of them have.
+    ``kind`` is the type of its value, in words; ``default`` is None if it is required; ``each`` is set if every model
+    has its own value: in the signature, the default is then a sequence of the one value for all.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """What a value is, in words."""
+        """A description of its value."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return self.kind if self.kind == "true or false" else f"a {self.kind}"
 
     def checked(self, value: Any) -> float | bool | str:
-        """Return a value as the function takes it; raises ConfigError for another kind, or one out of bounds."""
+        """Return a value in the function's type; raises ConfigError for another type, or one out of bounds."""
         if self.kind == "true or false" and isinstance(value, bool):
             return value
         if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
@@ -77,30 +77,32 @@ class Parameter:
 
     def _bounded(self, value: float) -> float:
         if not self.bounds.low <= value <= self.bounds.high:
-            raise ConfigError(f"{self.name} is {value:g}; it goes {self.bounds}.")
+            raise ConfigError(f"{self.name} is {value:g}; it must be {self.bounds}.")
         return value
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond float64
+    except OverflowError:  # an integer too large for float64
         return False
 
 
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the parameters of a function: its keyword arguments behind the tensors.
+    """Return the parameters of a function: its keyword arguments after the tensors.
 
-    Raises ConfigError for one without a known kind, or one that goes by its place.
+    Raises ConfigError for one of unknown type, or a positional one.
     """
     hints = get_type_hints(function, include_extras=True)
     found = list(inspect.signature(function).parameters.values())
     if not found or found[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
-        raise ConfigError(f"the merge method {name} takes no tensors.", hint="Its first argument are the Tensors.")
+        raise ConfigError(
+            f"the merge method {name} has no argument for the tensors.", hint="Its first argument must be the Tensors."
+        )
     for one in found[1:]:
         if one.kind is not one.KEYWORD_ONLY:
             raise ConfigError(
-                f"the merge method {name} has a parameter {one.name} that goes by its place.",
+                f"the merge method {name} has a positional parameter {one.name}.",
                 hint="Write * before its parameters: def method(tensors, *, parameter).",
             )
     return tuple(_parameter(name, one, hints.get(one.name)) for one in found[1:])
@@ -109,7 +111,7 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, .
 def bound(
     method: str, parameters: Sequence[Parameter], given: Mapping[str, Any], models: int
 ) -> dict[str, float | bool | str | list[float | bool | str]]:
-    """Return the arguments of a method for so many models; raises ConfigError where they do not fit its parameters."""
+    """Return the arguments of a method for a number of models; raises ConfigError if they do not fit its parameters."""
     left, found = dict(given), {}
     for one in parameters:
         name = one.argument if one.argument in left else one.name
@@ -145,7 +147,7 @@ def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
     kind = "number" if each else _KINDS.get(hint)
     if kind is None:
         raise ConfigError(
-            f"the merge method {method} has a parameter {one.name} of no known kind.",
+            f"the merge method {method} has a parameter {one.name} of unknown type.",
             hint="Annotate it as float, int, bool, str or PerModel.",
         )
     default = None if one.default is one.empty else one.default

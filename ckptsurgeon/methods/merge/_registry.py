@@ -1,4 +1,4 @@
-"""The merge methods there are: those of this folder and those of a user's file, as plain data too."""
+"""All merge methods: those of this folder and those of a user's file, also as plain data."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from ...tensors.ops.boxes import Array
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import brief_repr, escape, shape_text
-from ._method import LookError, Merging, Method, Slice, Tensors
+from ._method import Merging, Method, Slice, Tensors, ValuesNeededError
 
 __all__ = ["MergeMethods", "load_plugin", "merge_methods"]
 
-# Methods of a user's own file: what goes wrong in them is said as theirs, and what they give is what is asked for.
+# Methods of a user's file: their errors name the file, and their results are checked.
 
 FLOATS = ("float16", "float32", "float64")
 OURS = join(dirname(dirname(dirname(__file__))), "")
 
 
 def load_plugin(path: str) -> tuple[Method, ...]:
-    """Run a file of the user's and return the methods in it; raises ConfigError where it fails or has none.
+    """Run a user's file and return the methods in it; raises ConfigError if it fails or has none.
 
-    It is run because the user names it; no checkpoint and no recipe of a checkpoint can.
+    It is run only because the user names it; no checkpoint and no recipe in a checkpoint can name one.
     """
     if not lexists(path):
         raise ConfigError(f"there is no plugin {escape(path)}.", hint=did_you_mean(path))
     loader = CodeLoader("ckptsurgeon_plugin", path)
     module = ModuleType(loader.name)
-    with _blamed(_Place(path)):
+    with _plugin_errors(_PluginLocation(path)):
         loader.exec_module(module)
     found = tuple(value for value in vars(module).values() if isinstance(value, Method))
     if not found:
@@ -48,29 +48,26 @@ def load_plugin(path: str) -> tuple[Method, ...]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a user's code is run: the file, and once it merges the method and the key."""
+class _PluginLocation:
+    """The user's code that runs: the file and, during a merge, the method and the key."""
 
     path: str
     method: str = ""
     key: str = ""
 
     def fault(self, what: str, line: int = 0, hint: str = "") -> ConfigError:
-        """Return the error that says what is wrong, and where."""
-        said = (("line", line), ("method", escape(self.method)), ("key", escape(self.key)))
-        where = ", ".join(f"{name} {value}" for name, value in said if value)
+        """Return the error with its reason and place."""
+        places = (("line", line), ("method", escape(self.method)), ("key", escape(self.key)))
+        where = ", ".join(f"{name} {value}" for name, value in places if value)
         return ConfigError(f"the plugin {escape(self.path)} fails: {what}{f' ({where})' if where else ''}.", hint=hint)
 
 
 @contextmanager
-def _blamed(place: _Place) -> Iterator[None]:
-    """Raise ConfigError for whatever a user's code raises; what we raise on purpose within passes as it is.
-
-    What the system says of our own reading does so too.
-    """
+def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
+    """Raise ConfigError for any error of a user's code; our own errors, and system errors of our reading, pass."""
     try:
         yield
-    except (LookError, MemoryError):
+    except (ValuesNeededError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -79,24 +76,24 @@ def _blamed(place: _Place) -> Iterator[None]:
         ):
             raise
         line = next((one.lineno or 0 for one in reversed(frames) if one.filename == place.path), 0)
-        said = escape(str(error)).rstrip(".")
+        reason = escape(str(error)).rstrip(".")
         name = "" if isinstance(error, CheckpointError) else type(error).__name__
-        raise place.fault(": ".join(part for part in (name, said) if part), line) from error
+        raise place.fault(": ".join(part for part in (name, reason) if part), line) from error
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
-    """Whether something failed that we had been asked for: of our frames and the user's, the innermost is ours."""
+    """Return whether one of our functions failed that the user's code called: the innermost frame is ours."""
     known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
     return next(known, path) not in (path, __file__)
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return a method whose mistakes are said with where they are."""
+    """Return a method whose errors name their place."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:
-        place = _Place(path, method.name, tensors.key)
-        with _blamed(place):
+        place = _PluginLocation(path, method.name, tensors.key)
+        with _plugin_errors(place):
             made = method.function(tensors, **parameters)
         if callable(made):
             return _checked(place, made)
@@ -107,9 +104,9 @@ def _guarded(path: str, method: Method) -> Method:
     return replace(method, function=function)
 
 
-def _checked(place: _Place, merging: Merging) -> Merging:
+def _checked(place: _PluginLocation, merging: Merging) -> Merging:
     def merged(at: Slice) -> Array:
-        with _blamed(place):
+        with _plugin_errors(place):
             made = merging(at)
         if fault := _fault(made, tuple(at.models[0].shape), tuple(getattr(made, "shape", ())), like=at.models[0]):
             raise place.fault(fault, hint="Return a floating array of the slice's shape.")
@@ -119,13 +116,13 @@ def _checked(place: _Place, merging: Merging) -> Merging:
 
 
 def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
-    """Return why something is no array of floating real numbers that can be written, '' where it is."""
+    """Return why a result is not a real floating array of the right shape, '' if it is."""
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
-        return f"it gives {brief_repr(made)}, not an array of the library of the slice"
+        return f"it returns {brief_repr(made)}, not an array of the library of the slice"
     if str(dtype).removeprefix("torch.") not in FLOATS:
-        return f"it gives {dtype}, not float32 or float64"
-    return f"it gives {shape_text(shape)} for {shape_text(wanted)}" if shape != wanted else ""
+        return f"it returns {dtype}, not float32 or float64"
+    return f"it returns {shape_text(shape)} for {shape_text(wanted)}" if shape != wanted else ""
 
 
 def _is_numpy(array: Any) -> bool:
@@ -133,8 +130,8 @@ def _is_numpy(array: Any) -> bool:
 
 
 def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
-    """Return every method by its name, those of plugins last; raises ConfigError for two of one name."""
-    found = dict(_ours())
+    """Return every method by its name, those of plugins last; raises ConfigError for a name used twice."""
+    found = dict(_bundled_methods())
     for method in plugins:
         if method.name in found:
             raise ConfigError(f"there are two merge methods {escape(method.name)}.", hint="Rename one.")
@@ -143,17 +140,17 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
 
 
 @cache
-def _ours() -> Mapping[str, Method]:
+def _bundled_methods() -> Mapping[str, Method]:
     methods = (one for several in discover(__package__, "METHODS").values() for one in cast(Sequence[Method], several))
     return {method.name: method for method in methods}
 
 
-# The merge methods as plain data: what each does, takes and is described by.
+# The merge methods as plain data: description, parameters, paper.
 
 
 @dataclass(frozen=True)
 class MergeMethods:
-    """The merge methods there are, by name."""
+    """All merge methods, by name."""
 
     methods: Mapping[str, Method]
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.pieces import beside, in_pieces, on_host, pieces, row_length
-from .arithmetic.threshold import Rank, cuts
+from .arithmetic.pieces import in_pieces, like, on_host, pieces, row_length
+from .arithmetic.threshold import MagnitudeRank, cuts
 
 __all__ = ["METHODS"]
 
 _EPSILON = 1e-8
 
 MOST = 4 << 20
-"""Bytes of divergences that are kept; of more rows, they are computed again in every pass."""
+"""Most bytes of divergences that are kept; for more rows, they are computed again in every pass."""
 
 Divergences: TypeAlias = Callable[[Slice], Array]
 """Returns the divergence of each row of a piece, in float64."""
@@ -41,16 +41,16 @@ def arcee_fusion(tensors: Tensors) -> Merging:
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
-        return lambda at: at.onto(at.delta(0))  # its row is the same distribution, whatever it holds
+        return lambda at: at.onto(at.delta(0))  # a row of one element is always the same distribution
     divergence = _kept(tensors, columns) if total // columns * 8 <= MOST else _divergence
 
     def importance(at: Slice) -> Array:
         size = at.xp.abs(at.delta(0))
-        size *= beside(size, divergence(at), at)[:, None]
+        size *= like(size, divergence(at), at)[:, None]
         made: Array = size
         return made
 
-    ranks = [Rank(0, int(share * (total - 1)) + 1, largest=False) for share in (0.25, 0.5, 0.75)]
+    ranks = [MagnitudeRank(0, int(share * (total - 1)) + 1, largest=False) for share in (0.25, 0.5, 0.75)]
     found = cuts(tensors, lambda at: [importance(at)], ranks, columns=columns, settle=False)
     low, middle, high = (np.float32(cut.value) for cut in found)
     threshold = float(middle + np.float32(1.5) * (high - low))
@@ -64,7 +64,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Compute the divergences of all rows at once, and return what looks them up."""
+    """Return a function that looks divergences up; those of all rows are computed at once."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])
@@ -74,7 +74,7 @@ def _kept(tensors: Tensors, columns: int) -> Divergences:
 
 
 def _divergence(at: Slice) -> Array:
-    """Return the divergence of each row of a piece, in float64: it is a small difference of large sums."""
+    """Return the divergence of each row of a piece, in float64, since it is a small difference of large sums."""
     mine, parts = _softmax(at, at.models[0]), _softmax(at, cast(Array, at.base))
     at.xp.divide(mine, parts, out=parts)
     at.xp.log(parts, out=parts)

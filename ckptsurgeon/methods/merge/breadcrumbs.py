@@ -8,8 +8,8 @@ from typing import Annotated
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.tasks import Masks, Mixing, mixed
-from .arithmetic.threshold import Rank, cuts
+from .arithmetic.tasks import DeltaMixing, Masks, mixed
+from .arithmetic.threshold import MagnitudeRank, cuts
 
 __all__ = ["METHODS"]
 
@@ -31,10 +31,10 @@ def breadcrumbs(
     """Return the base and the weighted sum of the middling changes.
 
     Of each model's delta the share ``gamma`` of largest magnitude is left out, and of the rest the smallest, so that
-    the share ``density`` is kept; where that does not leave room, fewer of the largest go. ``int8_mask`` changes
-    nothing.
+    the share ``density`` is kept; if there is no room for that, fewer of the largest are left out. ``int8_mask`` has no
+    effect.
     """
-    how = Mixing(weight, normalize, rescale, lambda_)
+    how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
@@ -52,21 +52,21 @@ def breadcrumbs_ties(
 ) -> Merging:
     """Return the base and the sum of the middling changes, of those with the sign of the majority.
 
-    As breadcrumbs, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    As breadcrumbs, and then as TIES if models disagree. ``int8_mask`` has no effect.
     """
-    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
-    """Keep a range of each delta's magnitudes in their order, of equal ones the first in memory counting as smaller."""
+    """Keep a range of each delta's magnitudes in their order; of equal ones the first in memory counts as smaller."""
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = []
     for place, model in enumerate(thinned):
         kept = int(density[model] * total)
         below = max(0, total - kept - int(gamma[model] * total))
-        ranks += [Rank(place, below, largest=False), Rank(place, below + kept, largest=False)]
+        ranks += [MagnitudeRank(place, below, largest=False), MagnitudeRank(place, below + kept, largest=False)]
     found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
 
     def masks(at: Slice, model: int, delta: Array) -> Array | bool:

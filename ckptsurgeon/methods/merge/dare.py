@@ -1,4 +1,4 @@
-"""DARE: most of what a model has learned dropped at random, and the rest grown to make up for it."""
+"""DARE: drop most of what a model has learned at random, and rescale the rest to make up for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.tasks import Masks, Mixing, mixed
+from .arithmetic.tasks import DeltaMixing, Masks, mixed
 
 __all__ = ["METHODS"]
 
@@ -30,7 +30,7 @@ def dare_linear(
     Each element of a model's delta is kept with the probability ``density``; with ``rescale`` what is kept is
     multiplied so that the sum of its magnitudes is what it was. ``int8_mask`` changes nothing.
     """
-    how = Mixing(weight, normalize, rescale, lambda_)
+    how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _random(tensors, density), how)
 
 
@@ -47,9 +47,9 @@ def dare_ties(
 ) -> Merging:
     """Return the base and the sum of changes that are kept at random, of those with the sign of the majority.
 
-    As dare_linear, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    As dare_linear, and then as TIES if models disagree. ``int8_mask`` has no effect.
     """
-    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _random(tensors, density), how)
 
 

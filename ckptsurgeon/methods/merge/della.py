@@ -1,4 +1,4 @@
-"""DELLA: what a model has learned dropped at random, the smaller a change in its row the likelier."""
+"""DELLA: drop what a model has learned at random; the smaller a change in its row, the more likely."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...errors import ConfigError
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.pieces import beside, row_length
-from .arithmetic.tasks import Masks, Mixing, mixed
+from .arithmetic.pieces import like, row_length
+from .arithmetic.tasks import DeltaMixing, Masks, mixed
 
 __all__ = ["METHODS"]
 
@@ -33,9 +33,9 @@ def della(
 ) -> Merging:
     """Return the base and the mean of changes that are kept at random by rank, of those with the majority's sign.
 
-    As della_linear, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    As della_linear, and then as TIES if models disagree. ``int8_mask`` has no effect.
     """
-    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
 
 
@@ -57,7 +57,7 @@ def della_linear(
     ``density + epsilon``; with ``rescale`` what is kept is multiplied so that the sum of its magnitudes is what it was.
     A row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` changes nothing.
     """
-    how = Mixing(weight, normalize, rescale, lambda_)
+    how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
 
 
@@ -91,16 +91,16 @@ def _ranks(at: Slice, delta: Array) -> Array:
         return half
     order = _order(at, at.xp.abs(delta))
     ranks: Array = at.xp.empty_like(delta)
-    ranks[at.xp.reshape(at.xp.arange(rows), (-1, 1)), order] = beside(delta, np.linspace(0, 1, size), at)
+    ranks[at.xp.reshape(at.xp.arange(rows), (-1, 1)), order] = like(delta, np.linspace(0, 1, size), at)
     return ranks
 
 
 def _order(at: Slice, sizes: Array) -> Array:
-    """Return where the magnitudes of each row are, smallest first; of equal ones the first in the row is the first."""
+    """Return the positions of the magnitudes of each row, smallest first; equal ones in the order of the row."""
     if not isinstance(sizes, np.ndarray) or sizes.dtype != np.float32:
         order: Array = at.xp.argsort(sizes, stable=True)
         return order
-    # Bits and place in one integer: numpy sorts those many times faster than it sorts places by magnitude.
+    # Bits and position in one integer: numpy sorts these many times faster than it sorts positions by magnitude.
     keys = sizes.view("<u4").astype("<u8")
     keys <<= 32
     keys |= np.arange(sizes.shape[1], dtype="<u8")

@@ -1,4 +1,4 @@
-"""Model stock: how far to go from the base to the mean of the models, from the angles between them."""
+"""Model stock: the way from the base to the mean of the models, with a length from the angles between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+from .arithmetic.pieces import in_pieces, like, on_host, row_length
 from .arithmetic.products import combination, gram, lengths
 
 __all__ = ["METHODS"]
@@ -22,7 +22,7 @@ _PAPER = "https://arxiv.org/abs/2403.19522"
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Whether each row has an angle of its own; in one dimension there is but one."""
+    """Return whether each row has its own angle; in one dimension there is only one."""
     return len(shape) > 1 and bool(parameters["filter_wise"])
 
 
@@ -56,13 +56,13 @@ def _by_rows(tensors: Tensors) -> Merging:
         ]
         ratio = _ratio(np.mean(np.clip(cosines, -1, 1), axis=0), tensors.count)
         total = sum(deltas[1:], deltas[0])
-        return at.onto(total * beside(total, ratio / tensors.count, at)[:, None])
+        return at.onto(total * like(total, ratio / tensors.count, at)[:, None])
 
     return in_pieces(merged, row_length(tensors))
 
 
 def _ratio(cosine: Array, count: int) -> Array:
-    """Return how far to go to the mean; where the models pull in opposite directions, nowhere."""
+    """Return how far to go to the mean; 0 if the models point in opposite directions."""
     below = 1 + (count - 1) * cosine
     singular = np.abs(below) < _SINGULAR
     ratio: Array = np.where(singular, 0.0, count * cosine / np.where(singular, 1.0, below))

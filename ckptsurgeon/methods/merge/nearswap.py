@@ -1,4 +1,4 @@
-"""NearSwap: a model, where it is near the base."""
+"""NearSwap: take a model's values where they are near the base's."""
 
 from __future__ import annotations
 

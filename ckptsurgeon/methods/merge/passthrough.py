@@ -1,4 +1,4 @@
-"""One model as it is: what layers of several models are stacked with."""
+"""One model unchanged, for stacking layers of several models."""
 
 from __future__ import annotations
 

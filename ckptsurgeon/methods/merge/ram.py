@@ -1,4 +1,4 @@
-"""Reinforced agent merging: what one model alone has learned is added whole, what several have as their mean."""
+"""Reinforced agent merging: add what one model alone has learned in full, and the mean of what several have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ramplus_tl(
 
 
 def _masks(at: Slice, deltas: Sequence[Array], epsilon: float) -> tuple[list[Array], Array]:
-    """Return where each delta counts, 1 or 0, and how many do."""
+    """Return the mask of each delta, 1 or 0, and the number of ones at each element."""
     masks = [at.xp.asarray(at.xp.abs(delta) > epsilon, dtype=delta.dtype) for delta in deltas]
     return masks, sum(masks[1:], masks[0])
 

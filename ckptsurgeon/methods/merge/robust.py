@@ -1,4 +1,4 @@
-"""Means that one bad model cannot spoil, element by element."""
+"""Means that one bad model cannot distort, element by element."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def median(tensors: Tensors) -> Merging:
 def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
     """Return the mean of the models without the largest and the smallest values, the share ``trim`` of each.
 
-    At least one on either side is left out where ``trim`` is not zero; that takes three models.
+    At least one on either side is left out if ``trim`` is not zero; that needs three models.
     """
     cut = max(1, int(trim * tensors.count)) if trim else 0
     if tensors.count <= 2 * cut:
@@ -38,7 +38,7 @@ def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 
 
 
 def _middle(tensors: Tensors, cut: int) -> Merging:
-    """Return the mean of what is left when so many are left out on either side."""
+    """Return the mean without the ``cut`` values on either side."""
 
     def merged(at: Slice) -> Array:
         left = _sorted(at, list(at.models))[cut : tensors.count - cut]
@@ -48,7 +48,7 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
 
 def _mean(at: Slice, values: list[Array]) -> Array:
-    """Return the mean of values in order: never beyond them, so that the largest there are do not overflow."""
+    """Return the mean of values in order: always within their range, so that very large ones do not overflow."""
     total = values[0] / len(values)
     for one in values[1:]:
         total += one / len(values)

@@ -1,4 +1,4 @@
-"""SCE: select where models differ most, calculate how much each has learned, erase what the majority is against."""
+"""SCE: select the elements in which models differ most, weigh models by their changes, drop minority signs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
 from .arithmetic.pieces import in_pieces, pieces
 from .arithmetic.tasks import agreement
-from .arithmetic.threshold import Cut, Rank, cuts
+from .arithmetic.threshold import MagnitudeCut, MagnitudeRank, cuts
 
 __all__ = ["METHODS"]
 
@@ -51,8 +51,8 @@ def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
     return variance
 
 
-def _cut(tensors: Tensors, share: float) -> Cut | None:
-    """Return which variances are selected; None for all."""
+def _cut(tensors: Tensors, share: float) -> MagnitudeCut | None:
+    """Return the threshold of the selected variances; None for all."""
     if share >= 1:
         return None
 
@@ -60,11 +60,11 @@ def _cut(tensors: Tensors, share: float) -> Cut | None:
         return sum(int(at.xp.count_nonzero(_variance(piece, piece.deltas))) for piece in pieces(at))
 
     count = int(sum(tensors.map(varying)) * share) if share > 0 else 0
-    (cut,) = cuts(tensors, lambda at: [_variance(at, at.deltas)], [Rank(0, count)])
+    (cut,) = cuts(tensors, lambda at: [_variance(at, at.deltas)], [MagnitudeRank(0, count)])
     return cut
 
 
-def _selected(at: Slice, cut: Cut | None) -> list[Array]:
+def _selected(at: Slice, cut: MagnitudeCut | None) -> list[Array]:
     deltas = list(at.deltas)
     if cut is not None:
         mask = cut.holds(at, _variance(at, deltas))
@@ -73,8 +73,8 @@ def _selected(at: Slice, cut: Cut | None) -> list[Array]:
     return deltas
 
 
-def _weights(tensors: Tensors, cut: Cut | None) -> list[float]:
-    """Return the share of each model in the squares of what is selected; equal ones where that is next to nothing."""
+def _weights(tensors: Tensors, cut: MagnitudeCut | None) -> list[float]:
+    """Return the share of each model in the squares of the selected deltas; equal shares if those are nearly zero."""
 
     def squares(at: Slice) -> list[float]:
         sums = [0.0] * tensors.count

@@ -1,4 +1,4 @@
-"""Two models, along the arc between them."""
+"""The point on the arc between two models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
-from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+from .arithmetic.pieces import in_pieces, like, on_host, row_length
 from .arithmetic.products import PAIRS, angle, column_products, columns_at, combination, gram, lengths
 
 __all__ = ["METHODS"]
@@ -19,18 +19,18 @@ __all__ = ["METHODS"]
 _PAPER = "https://doi.org/10.1145/325334.325242"
 
 _STRAIGHT = 0.9995
-"""A cosine beyond which slerp goes straight, as mergekit does."""
+"""A cosine beyond which slerp is linear, as in mergekit."""
 _ZERO_LENGTH = 1e-8
 _SHORT = 1e-7
 _ALIGNED = 2.0**-24
-"""A squared sine that float32 does not tell from zero."""
+"""A squared sine that float32 cannot distinguish from zero."""
 
 
 @merge_method("slerp", paper=_PAPER, base="model", models=(2, 2), passes=2)
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
 
-    The tensors are taken as vectors. Where they point the same way or opposite ways, it lies on the straight line. A
+    The tensors are taken as vectors. If they point the same way or opposite ways, the point is on the straight line. A
     ``t`` below 0 or above 1 goes on beyond them, as mergekit has it.
     """
     products = gram(tensors)
@@ -43,7 +43,7 @@ def slerp(tensors: Tensors, *, t: float) -> Merging:
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Whether each row is a vector of its own; in one dimension there is but one."""
+    """Return whether each row is its own vector; in one dimension there is only one."""
     return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
 
 
@@ -81,7 +81,7 @@ def _by_rows(tensors: Tensors, t: float) -> Merging:
         first, second = at.deltas
         wide = [at.xp.asarray(delta, dtype=at.xp.float64) for delta in (first, second)]
         products = [on_host(at.xp.sum(wide[i] * wide[j], axis=-1)) for i, j in PAIRS]
-        near, far = (beside(first, factor, at)[:, None] for factor in _arc(products[0], products[1], products[2], t))
+        near, far = (like(first, factor, at)[:, None] for factor in _arc(products[0], products[1], products[2], t))
         return at.onto(first * near + second * far)
 
     return in_pieces(merged, row_length(tensors))
@@ -94,7 +94,7 @@ def _by_columns(tensors: Tensors, t: float) -> Merging:
     def merged(at: Slice) -> Array:
         first, second = at.deltas
         where = columns_at(at, products.shape[1])
-        near, far = (beside(first, factor[where], at) for factor in factors)
+        near, far = (like(first, factor[where], at) for factor in factors)
         return at.onto(first * near + second * far)
 
     return in_pieces(merged)

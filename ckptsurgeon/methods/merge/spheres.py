@@ -1,4 +1,4 @@
-"""Several models, on the sphere that their directions lie on."""
+"""Means of several models on the sphere of their directions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return the unit vector that is the mean of unit vectors on the sphere, as factors of them."""
+    """Return the mean of unit vectors on the sphere, as a unit vector, in factors of them."""
     count = len(cosines)
     mean = np.full(count, 1 / count)
     length = _length(mean, cosines)
@@ -94,7 +94,7 @@ def _centre(cosines: Array, steps: int, tol: float) -> Array:
 def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
     """Return the mean of the arcs from ``mean`` to each vector, in its tangent space.
 
-    To a vector that lies there, or on the other side of the sphere, there is no direction.
+    For a vector at the mean itself, or on the opposite side of the sphere, there is no direction.
     """
     step = np.zeros(len(mean))
     for vector, cosine in enumerate(cosines @ mean):

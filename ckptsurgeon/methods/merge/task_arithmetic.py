@@ -1,4 +1,4 @@
-"""What models have learned, added to their base: task arithmetic, and TIES, which settles their quarrels."""
+"""Adds what models have learned to their base: task arithmetic, and TIES, which resolves disagreements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.tasks import Masks, Mixing, everything, mixed
-from .arithmetic.threshold import Rank, cuts
+from .arithmetic.tasks import DeltaMixing, Masks, everything, mixed
+from .arithmetic.threshold import MagnitudeRank, cuts
 
 __all__ = ["METHODS"]
 
@@ -26,13 +26,13 @@ def task_arithmetic(
 ) -> Merging:
     """Return the base and the weighted sum of what each model adds to it.
 
-    ``int8_mask`` changes nothing: it is there because recipes for mergekit have it.
+    ``int8_mask`` has no effect: it exists because mergekit's recipes have it.
     """
-    return mixed(tensors, everything, Mixing(weight, normalize, False, lambda_))
+    return mixed(tensors, everything, DeltaMixing(weight, normalize, False, lambda_))
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Whether nothing is thinned, of which a share of the tensor would be kept."""
+    """Return whether nothing is dropped, and so no rank over the whole tensor is needed."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]
@@ -55,15 +55,15 @@ def ties(
     sign of their weighted sum are dropped. ``normalize`` divides what is left by the weights of those that it is of,
     element by element; where these sum to zero, it is not divided. ``int8_mask`` changes nothing.
     """
-    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:
-    """Keep the largest magnitudes of each delta: a share of them, but one at least where that is not zero."""
+    """Keep the largest magnitudes of each delta: a share of them, at least one if the share is not zero."""
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
-    ranks = [Rank(place, max(1, int(density[model] * total))) for place, model in enumerate(thinned)]
+    ranks = [MagnitudeRank(place, max(1, int(density[model] * total))) for place, model in enumerate(thinned)]
     found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
     cut = dict(zip(thinned, found, strict=True))
 

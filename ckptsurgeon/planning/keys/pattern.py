@@ -198,8 +198,8 @@ class OptionPattern:
         return f"{self.option} {self.pattern.text}"
 
 
-def with_equals(said: str, policies: Sequence[str]) -> str:
+def with_equals(text: str, policies: Sequence[str]) -> str:
     """Return the hint for a policy written after a colon, ``head:init`` for ``head=init``; '' for any other text."""
     named = "|".join(map(re.escape, policies))
-    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
+    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", text, re.DOTALL)
     return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""

@@ -167,12 +167,12 @@ def check_adapter(plan: Plan, keys: Collection[str]) -> None:
         return
     if plan.target.weights != WEIGHTS or not configs:
         raise _contradicts(f"it makes an adapter, which is {WEIGHTS} and {CONFIG}")
-    wanted, said = adapter_config(plan.steps, keys, ""), _settings_of(configs[0])
-    for name in sorted((wanted.keys() | said.keys()) - FREE):
+    wanted, settings = adapter_config(plan.steps, keys, ""), _settings_of(configs[0])
+    for name in sorted((wanted.keys() | settings.keys()) - FREE):
         if name not in wanted:
             raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which its steps do not")
-        if not _same(wanted[name], said.get(name)):
-            there = brief_repr(said[name]) if name in said else "nothing"
+        if not _same(wanted[name], settings.get(name)):
+            there = brief_repr(settings[name]) if name in settings else "nothing"
             raise _contradicts(f"its {CONFIG} has {there} for {name}, its steps make that {brief_repr(wanted[name])}")
 
 

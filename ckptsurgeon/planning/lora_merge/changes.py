@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import PlanError
-from ...methods.lora.adapter import Module, base_notes
+from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
 from ...methods.lora.matching import matched
 from ...tensors.dtypes import DTYPES
@@ -72,7 +72,7 @@ class BaseChanges:
         stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
-    def _chosen(self, source: int, one: AdapterView) -> list[Module]:
+    def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
         """Return the modules that are not excluded, and remember the excluded ones."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
@@ -84,7 +84,7 @@ class BaseChanges:
             self.left_out += [(source, key) for key in keys if key]
         return chosen
 
-    def _add_module(self, source: int, one: AdapterView, module: Module, key: str, *, transposed: bool) -> None:
+    def _add_module(self, source: int, one: AdapterView, module: AdapterModule, key: str, *, transposed: bool) -> None:
         base = self.base.tensors[key]
         kind = "dora" if module.magnitude else "product"
         term = LoraTerm(kind, one.weight, module.scale, transposed)
@@ -95,7 +95,7 @@ class BaseChanges:
         if module.bias:
             self._add_bias(source, one, module, key)
 
-    def _add_bias(self, source: int, one: AdapterView, module: Module, key: str) -> None:
+    def _add_bias(self, source: int, one: AdapterView, module: AdapterModule, key: str) -> None:
         bias = f"{key.removesuffix('weight')}bias"
         there = self.base.tensors.get(bias)
         if there is None or there.shape != one.view.tensors[module.bias].shape:
@@ -137,7 +137,7 @@ class BaseChanges:
         changes.by.append(one.adapter.name)
 
 
-def named(module: Module) -> str:
+def named(module: AdapterModule) -> str:
     """Return the name of a module as patterns see it: kohya's prefix is a part of it."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 

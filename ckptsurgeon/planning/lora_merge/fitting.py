@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import PlanError
-from ...methods.lora.adapter import Adapter, Module
+from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.conv1d import KnownModel, is_named_conv1d
-from ...methods.lora.matching import Names
+from ...methods.lora.matching import MatchedModules
 from ...util.text import count, escape, listing, shape_text
 from ..plan.compute import LoraTerm
 from ..plan.step import Input
@@ -26,7 +26,7 @@ class AdapterView:
     weight: float = 1.0
 
 
-def check_names(modules: Sequence[Module], names: Names, one: AdapterView, base: SourceView) -> None:
+def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: AdapterView, base: SourceView) -> None:
     """Raise PlanError for modules whose weights the base lacks, or that match several of its tensors."""
     name, theirs = escape(one.adapter.name), escape(base.source.name)
     if modules and not names.weights and not names.several:
@@ -50,7 +50,7 @@ def check_names(modules: Sequence[Module], names: Names, one: AdapterView, base:
         )
 
 
-def misfit(one: AdapterView, module: Module, key: str, base: SourceView) -> PlanError:
+def misfit(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> PlanError:
     """Return the error for factors whose shapes do not fit the weight that they change."""
     a, b = (shape_text(one.view.tensors[each].shape) for each in (module.a, module.b))
     shape = shape_text(base.tensors[key].shape)
@@ -72,7 +72,7 @@ def input_of(source: int, one: AdapterView, key: str) -> Input:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Return whether each weight is (in, out), in the order of the modules, and the notes on that."""
+    """Whether each weight is (in, out), in the order of the modules, and the notes on that."""
 
     transposed: tuple[bool, ...]
     notes: tuple[str, ...]
@@ -93,7 +93,7 @@ class ModuleWeight:
 
 
 def weight_layout(
-    modules: Sequence[tuple[Module, str]], one: AdapterView, base: SourceView, model: KnownModel | None
+    modules: Sequence[tuple[AdapterModule, str]], one: AdapterView, base: SourceView, model: KnownModel | None
 ) -> WeightLayout:
     """Return the layout of the weights of modules, each given with its key, as their shapes show it.
 
@@ -105,20 +105,20 @@ def weight_layout(
     known = model if model and model.conv1d and not astray else None
     seen = {named: _shown_layout(placed, named) for named in (False, True)}
     linear = model if model and model.is_linear else None
-    said = one.adapter.transposed and linear is None
-    transposed = tuple(_is_transposed(p, known, seen[is_named_conv1d(p.key)], said=said) for p in placed)
-    told = [
+    setting = one.adapter.transposed and linear is None
+    transposed = tuple(_is_transposed(p, known, seen[is_named_conv1d(p.key)], setting=setting) for p in placed)
+    undecided = [
         p for p in placed if p.shows is None and not p.embedding and not known and seen[is_named_conv1d(p.key)] is None
     ]
-    notes = [*_conflict_notes(astray, model), *_override_notes(placed, transposed, one, known, told)]
+    notes = [*_conflict_notes(astray, model), *_override_notes(placed, transposed, one, known, undecided)]
     if one.adapter.transposed:
-        notes += _setting_notes([p.key for p in told], linear)
+        notes += _setting_notes([p.key for p in undecided], linear)
     if model is None and not one.adapter.transposed:
         notes += _guess_notes([p.key for p in placed if is_named_conv1d(p.key) and p.shows is None], seen[True])
     return WeightLayout(transposed, tuple(notes))
 
 
-def _module_weight(module: Module, key: str, one: AdapterView, base: SourceView) -> ModuleWeight:
+def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: SourceView) -> ModuleWeight:
     shapes = [one.view.tensors[each].shape for each in (module.a, module.b)]
     fits = [LoraTerm("product", transposed=way).fits(base.tensors[key].shape, shapes) for way in (False, True)]
     if not any(fits):
@@ -132,14 +132,14 @@ def _shown_layout(placed: Sequence[ModuleWeight], named: bool) -> bool | None:
     return ways.pop() if len(ways) == 1 else None
 
 
-def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | None, *, said: bool) -> bool:
+def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | None, *, setting: bool) -> bool:
     if len(placed.ways) == 1:
         return placed.ways[0]
     if placed.embedding:
         return True
     if known is not None:
         return known.has_conv1d(placed.key)
-    return said if seen is None else seen
+    return setting if seen is None else seen
 
 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
@@ -153,19 +153,19 @@ def _override_notes(
     transposed: Sequence[bool],
     one: AdapterView,
     known: KnownModel | None,
-    told: Sequence[ModuleWeight],
+    undecided: Sequence[ModuleWeight],
 ) -> Iterator[str]:
-    """Yield a note on layers whose layout differs from the adapter's setting, except those in ``told``."""
-    said, apart = one.adapter.transposed, {p.key for p in told}
+    """Yield a note on layers whose layout differs from the adapter's setting, except those in ``undecided``."""
+    setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)
-    keys = [p.key for p, way in ways if way != said and not p.embedding and p.key not in apart]
+    keys = [p.key for p, way in ways if way != setting and not p.embedding and p.key not in apart]
     if not keys:
         return
-    lead = f"fan_in_fan_out is {str(said).lower()}, and " if one.adapter.spelling == "PEFT" else ""
-    way = "(out, in)" if said else "(in, out)"
+    lead = f"fan_in_fan_out is {str(setting).lower()}, and " if one.adapter.spelling == "PEFT" else ""
+    way = "(out, in)" if setting else "(in, out)"
     why = "as the shapes show"
     if known is not None:
-        why = f"as PEFT does: config.json has {known.kind}, where they are {'no ' if said else ''}Conv1D"
+        why = f"as PEFT does: config.json has {known.kind}, where they are {'no ' if setting else ''}Conv1D"
     yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
 
 

@@ -43,10 +43,10 @@ class MissingTensors:
         if not self._keys:
             return
         (first, keys), *others = self._keys.items()
-        said = [f"{self._name(first)} lacks {listing(keys)}"]
-        said += [f"{self._name(source)} lacks {count(len(k), 'tensor')}" for source, k in others]
+        lacks = [f"{self._name(first)} lacks {listing(keys)}"]
+        lacks += [f"{self._name(source)} lacks {count(len(k), 'tensor')}" for source, k in others]
         raise PlanError(
-            f"{'; '.join(said)}.",
+            f"{'; '.join(lacks)}.",
             hint=UNWRAP if self._are_wrapped() else ALIKE,
             details=[f"{self._views[source].source.name}: {key}" for source, k in self._keys.items() for key in k],
         )
@@ -138,8 +138,8 @@ class ShapeFitting:
         if policy == "overlap" and movable and all(h and w for h, w in pairs):
             return True
         if policy != "skip":
-            said = f"{first.dtype} {shape_text(first.shape)} in {self._names[first.source]}, "
-            self._unlike.append((key, f"{said}{one.dtype} {shape_text(one.shape)} in {self._names[one.source]}"))
+            shapes = f"{first.dtype} {shape_text(first.shape)} in {self._names[first.source]}, "
+            self._unlike.append((key, f"{shapes}{one.dtype} {shape_text(one.shape)} in {self._names[one.source]}"))
         return False
 
     def check(self) -> None:

@@ -94,10 +94,10 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
         lists = layer_lists(keys, counts)
     if len(lists) == 1:
         return lists[0]
-    said = f" of {' or '.join(map(str, sorted(counts)))}, as its config.json says" if counts else ""
+    sizes = f" of {' or '.join(map(str, sorted(counts)))}, as its config.json says" if counts else ""
     if not lists:
         raise PlanError(
-            f"{escape(name)} has no list of layers{said}.",
+            f"{escape(name)} has no list of layers{sizes}.",
             hint="Name its layers with layers: GLOB, as in model.layers.",
         )
     named = listing([f"{one.prefix} ({one.count})" for one in lists])

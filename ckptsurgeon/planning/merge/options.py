@@ -162,7 +162,7 @@ class MergeNotes:
     fitted: dict[str, list[str]] = field(default_factory=dict)
     """By the policy that fits other shapes."""
 
-    def said(self, options: MergeOptions) -> Iterator[str]:
+    def texts(self, options: MergeOptions) -> Iterator[str]:
         """Yield a note for each kind."""
         for keys, what in (
             (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),

@@ -39,7 +39,7 @@ class MergeSteps:
     def notes(self) -> Iterator[str]:
         """Yield the notes on the steps."""
         yield from self._fitting.notes()
-        yield from self._notes.said(self._options)
+        yield from self._notes.texts(self._options)
 
     def steps(self, piece: MergePiece) -> Iterator[Step]:
         """Yield the step of a tensor; nothing if it is left out or cannot be merged."""
@@ -128,8 +128,8 @@ class MergeSteps:
 
     def _shared(self, merge: Merge) -> Merge:
         """Return the first of all equal ones, to save memory: many tensors, few ways to merge them."""
-        said = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
-        return self._merges.setdefault(said, merge)
+        merge_key = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
+        return self._merges.setdefault(merge_key, merge)
 
     def _alone(self, piece: MergePiece, fitted: FittedInputs, one: Input) -> Step:
         """Return the step of a tensor that is copied from one model; its rows may have to be reordered."""
@@ -144,9 +144,9 @@ class MergeSteps:
         self, piece: MergePiece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
     ) -> None:
         """Raise the method's error for wrong parameters; most tensors share theirs, which are checked once."""
-        said = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
-        if said not in self._checked:
-            self._checked.add(said)
+        check_key = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
+        if check_key not in self._checked:
+            self._checked.add(check_key)
             try:
                 piece.method.check(shape, number, parameters, has_base=has_base, key=piece.key)
             except PlanError as error:

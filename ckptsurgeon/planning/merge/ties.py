@@ -91,12 +91,12 @@ class ModelTies:
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
         """Yield a note on tensors that are tied in some models but not in the output, since not all models tie them."""
         owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
-        said: set[tuple[str, str]] = set()
+        reported: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):
             for key, owner in owners.items():
                 pair = (owner, key)
                 here = key in owner_of and owner in owner_of
-                if here and owner_of[key] != owner_of[owner] and pair not in said:
-                    said.add(pair)
+                if here and owner_of[key] != owner_of[owner] and pair not in reported:
+                    reported.add(pair)
                     name = escape(view.source.name)
                     yield f"{escape(owner)} and {escape(key)} are one tensor in {name}, and two in the output"

@@ -107,12 +107,12 @@ class MergeAxes:
             return axis
         if axis is None and len(fitting) > 1:
             raise self._ambiguous(key, fitting)
-        said = [
+        details = [
             f"{shape_text(one.shape)} in {escape(self._names[one.source])}, which has {count(own.size, 'token')}"
             for one, own in zip(inputs, rows, strict=True)
         ]
         raise PlanError(
-            f"{escape(key)} is {'; '.join(said)}{f' (axis {axis})' if axis is not None else ''}.",
+            f"{escape(key)} is {'; '.join(details)}{f' (axis {axis})' if axis is not None else ''}.",
             hint="Are these the vocabularies of the models, with their blank and special tokens? "
             "Name them with --tokens MODEL=LIST; of a tensor that is longer than its list, name the axis, GLOB=AXIS.",
         )
@@ -196,8 +196,8 @@ class MergeAxes:
         more += [f"{unused} not used"] if unused else []
         more += [f"{count(beyond, 'row')} beyond its tokens left out"] if beyond > 0 else []
         more += [f"{-beyond} without a row"] if beyond < 0 else []
-        said = f" ({', '.join(more)})" if more else ""
-        return f"{escape(self._names[source])} has {had} of the {count(len(options.tokens), 'token')}{said}"
+        details = f" ({', '.join(more)})" if more else ""
+        return f"{escape(self._names[source])} has {had} of the {count(len(options.tokens), 'token')}{details}"
 
 
 def fitting_axes(inputs: Sequence[Input], rows: Sequence[VocabularyRows], *, longer: bool = False) -> list[int]:

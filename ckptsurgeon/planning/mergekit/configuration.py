@@ -95,8 +95,8 @@ def read_configuration(data: Any) -> Configuration:
     if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
         raise fault(empty[0], "is empty", "Name models in it.")
     if len(shapes) != 1:
-        said = f"has {' and '.join(shapes)}" if shapes else "has neither models nor slices"
-        raise fault("", said, "Give one of models, slices and modules.")
+        why = f"has {' and '.join(shapes)}" if shapes else "has neither models nor slices"
+        raise fault("", why, "Give one of models, slices and modules.")
     notes: list[str] = []
     if shapes == ["modules"]:
         named = given["modules"]

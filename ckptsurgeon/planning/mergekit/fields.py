@@ -15,9 +15,9 @@ __all__ = ["ModelReference", "at", "fault", "items", "reference", "table", "text
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model as a configuration names it: the text there (``said``), and its meaning: PATH[@REVISION][+LORA]."""
+    """A model as a configuration names it: the text there (``written``), and its meaning: PATH[@REVISION][+LORA]."""
 
-    said: str
+    written: str
     path: str
     revision: str = ""
     lora: str = ""
@@ -74,7 +74,7 @@ def reference(where: str, data: Any) -> ModelReference:
     if not given.get("lora"):
         return model
     lora = _from_path(at(where, "lora"), given["lora"])
-    return ModelReference(f"{model.said}+{lora.said}", model.path, model.revision, lora.said)
+    return ModelReference(f"{model.written}+{lora.written}", model.path, model.revision, lora.written)
 
 
 def _from_path(where: str, data: Any) -> ModelReference:
@@ -85,9 +85,9 @@ def _from_path(where: str, data: Any) -> ModelReference:
     return ModelReference(f"{path}@{revision}" if revision else path, path, revision)
 
 
-def _from_text(where: str, said: str) -> ModelReference:
-    model, _, lora = said.partition("+")
+def _from_text(where: str, written: str) -> ModelReference:
+    model, _, lora = written.partition("+")
     path, _, revision = model.partition("@")
     if not path:
-        raise fault(where, f"is {brief_repr(said)}, which does not name a model")
-    return ModelReference(said, path, revision, lora)
+        raise fault(where, f"is {brief_repr(written)}, which does not name a model")
+    return ModelReference(written, path, revision, lora)

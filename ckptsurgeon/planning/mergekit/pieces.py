@@ -214,7 +214,7 @@ class _Builder:
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []
         for one in sources:
             if (one.model, one.layers) in seen:
-                raise fault(one.where, f"names {one.model.said} again", "Name each model once, with its weight.")
+                raise fault(one.where, f"names {one.model.written} again", "Name each model once, with its weight.")
             seen.append((one.model, one.layers))
         if base is None and method.base in ("required", "model"):
             raise fault(where, f"has no base_model, which {method.name} needs", "Write base_model: …")
@@ -230,8 +230,8 @@ class _Builder:
             self._check_number(len(every), where)
             return every, None
         if len(bases) != 1:
-            said = "is not among its sources" if not bases else "is among them more than once"
-            raise fault(where, f"has base_model {base.said}, which {said}", "Name it once, with its layer_range.")
+            why = "is not among its sources" if not bases else "is among them more than once"
+            raise fault(where, f"has base_model {base.written}, which {why}", "Name it once, with its layer_range.")
         others = [one for one in every if one is not bases[0]]
         if method.base == "model":
             self._check_number(len(every), where)

@@ -112,15 +112,15 @@ def read_tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
         return Tokenizer("tokenizer_source", _source("tokenizer_source", source)) if source else None
     if "tokenizer_source" in given:
         raise fault("tokenizer_source", "and tokenizer are both given", "Leave one out.")
-    said = table("tokenizer", given["tokenizer"], FIELDS)
-    tokens = said.get("tokens", {})
+    entries = table("tokenizer", given["tokenizer"], FIELDS)
+    tokens = entries.get("tokens", {})
     if not isinstance(tokens, dict):
         raise fault("tokenizer.tokens", f"is {brief_repr(tokens)}, not a map of tokens")
     return Tokenizer(
         "tokenizer",
-        _source("tokenizer.source", said.get("source", "union")),
+        _source("tokenizer.source", entries.get("source", "union")),
         tuple(_row(at("tokenizer.tokens", str(token)), token, row) for token, row in tokens.items()),
-        _multiple(said.get("pad_to_multiple_of")),
+        _multiple(entries.get("pad_to_multiple_of")),
     )
 
 
@@ -154,18 +154,20 @@ def _row(where: str, token: Any, data: Any) -> TokenRow:
     if source["kind"] == "zero":
         table(inside, source, ("kind",))
         return TokenRow(where, token, True, force=force)
-    said = table(inside, source, ("kind", "model", "token", "token_id"), ("model",))
-    return TokenRow(where, token, True, reference(at(inside, "model"), said["model"]), _token(inside, said), force)
+    entries = table(inside, source, ("kind", "model", "token", "token_id"), ("model",))
+    return TokenRow(
+        where, token, True, reference(at(inside, "model"), entries["model"]), _token(inside, entries), force
+    )
 
 
-def _token(where: str, said: Mapping[str, Any]) -> str | int:
+def _token(where: str, entries: Mapping[str, Any]) -> str | int:
     """Return the token whose row is taken, or its number; one of them must be given."""
-    if ("token" in said) == ("token_id" in said):
-        both = "has both token and token_id" if "token" in said else "has neither token nor token_id"
+    if ("token" in entries) == ("token_id" in entries):
+        both = "has both token and token_id" if "token" in entries else "has neither token nor token_id"
         raise fault(where, both, "Name the token whose row it is, or the number of the row.")
-    if "token" in said:
-        return text(at(where, "token"), said["token"])
-    number = said["token_id"]
+    if "token" in entries:
+        return text(at(where, "token"), entries["token"])
+    number = entries["token_id"]
     if type(number) is not int or number < 0:
         raise fault(at(where, "token_id"), f"is {brief_repr(number)}, not the number of a row")
     return number

@@ -98,12 +98,12 @@ def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, 
         return f"{sizes} are not {_request_text(policy)}"
     alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
     could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
-    said = f"{sizes} are not two squares behind the same 0, 1 or 2 tokens"
-    return f"{said}; {could} would fit, or name the grids with from= and to=" if could else _rectangular(said)
+    reason = f"{sizes} are not two squares behind the same 0, 1 or 2 tokens"
+    return f"{reason}; {could} would fit, or name the grids with from= and to=" if could else _rectangular(reason)
 
 
-def _rectangular(said: str) -> str:
-    return f"{said}; for other grids name them, as in from=12x101,to=12x50"
+def _rectangular(reason: str) -> str:
+    return f"{reason}; for other grids name them, as in from=12x101,to=12x50"
 
 
 def _request_text(policy: Policy) -> str:

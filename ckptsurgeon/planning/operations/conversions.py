@@ -20,12 +20,12 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 class Conversion:
     """Operations with a name, which ``--ruleset`` takes.
 
-    ``converts`` decides by names and shapes whether they apply to a source; ``gives`` are the resulting keys; ``said``
-    describes the source and its conversion.
+    ``converts`` decides by names and shapes whether they apply to a source; ``gives`` are the resulting keys;
+    ``description`` describes the source and its conversion.
     """
 
     name: str
-    said: str
+    description: str
     converts: Callable[[Mapping[str, TensorInfo]], bool]
     gives: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -90,7 +90,7 @@ def _are(tensors: Mapping[str, TensorInfo], shapes: Shapes) -> bool:
 COQUI = (
     Conversion(
         name="coqui-stt",
-        said="Coqui STT's layout in TensorFlow, converted to PyTorch's",
+        description="Coqui STT's layout in TensorFlow, converted to PyTorch's",
         converts=_is_tensorflow,
         gives=tuple(_pytorch(1, 1, 1)),
         rows=(
@@ -106,7 +106,7 @@ COQUI = (
     ),
     Conversion(
         name="coqui-stt-tensorflow",
-        said="Coqui STT's network in PyTorch's layout, converted to TensorFlow's",
+        description="Coqui STT's network in PyTorch's layout, converted to TensorFlow's",
         converts=_is_pytorch,
         gives=tuple(_tensorflow(1, 1, 1)),
         rows=(
@@ -136,6 +136,6 @@ def _recognised(conversions: Sequence[Conversion], source: Mapping[str, TensorIn
     for one in conversions:
         if one.converts(source):
             number = count(len(one.rows), "operation")
-            said = f"the source is {one.said} ({number}, as --ruleset {one.name} has them)"
-            return Recognised(operations=one.rows, notes=(said,))
+            note = f"the source is {one.description} ({number}, as --ruleset {one.name} has them)"
+            return Recognised(operations=one.rows, notes=(note,))
     return Recognised()

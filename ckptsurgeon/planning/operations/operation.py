@@ -1,7 +1,7 @@
 """Parses and checks operations as users write them, before any source is read.
 
 - split: h.{n}.attn.c_attn                     # the tensors it is for: a pattern; several for concat and stack
-  into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # what they become; what the pattern caught may stand in it
+  into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # their new names, which may use the pattern's captures
   dim: 1
 """
 

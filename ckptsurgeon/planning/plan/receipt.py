@@ -109,8 +109,10 @@ class Verification(InNotebooks):
 
     def __repr__(self) -> str:
         found = [("failed", len(self.failed)), ("not compared", len(self.not_compared or ()))]
-        said = "".join(f", {number} {what}" for what, number in found if number)
-        return f"<Verification {escape(self.output)}: {count(self.checked, 'tensor')}, {self.compared} compared{said}>"
+        others = "".join(f", {number} {what}" for what, number in found if number)
+        return (
+            f"<Verification {escape(self.output)}: {count(self.checked, 'tensor')}, {self.compared} compared{others}>"
+        )
 
     @property
     def ok(self) -> bool:

@@ -172,17 +172,17 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
     """Yield the JSON of each step, keys sorted. Most steps share one of a few texts, which are made once."""
     spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
     for step in steps:
-        said = _shared_text_key(step)
-        if said is None or (said not in spelled and len(spelled) == MOST):
+        shared = _shared_text_key(step)
+        if shared is None or (shared not in spelled and len(spelled) == MOST):
             yield _dumps(step_json(step, names))
             continue
-        if said not in spelled:
+        if shared not in spelled:
             more = tuple(one._replace(key=_FROM) for one in step.more)
             text = _dumps(step_json(replace(step, source_key=_FROM, key=_KEY, more=more), names))
             before, middle, *others = text.split(_dumps(_FROM))
             between, _, after = middle.partition(_dumps(_KEY))
-            spelled[said] = (before, between, [after, *others])
-        (before, between, rest), origin = spelled[said], _dumps(step.source_key)
+            spelled[shared] = (before, between, [after, *others])
+        (before, between, rest), origin = spelled[shared], _dumps(step.source_key)
         yield f"{before}{origin}{between}{_dumps(step.key)}{origin.join(rest)}"
 
 

@@ -117,9 +117,9 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
         try:
             policy = str(parse_policy(policy))
         except ConfigError as error:
-            said = policy if pattern is None else f"{pattern}={policy}"
-            hint = with_equals(said, MISMATCH_POLICIES) or error.hint
-            raise ConfigError(f"--on-mismatch {escape(said)}: {error.message}", hint=hint) from None
+            written = policy if pattern is None else f"{pattern}={policy}"
+            hint = with_equals(written, MISMATCH_POLICIES) or error.hint
+            raise ConfigError(f"--on-mismatch {escape(written)}: {error.message}", hint=hint) from None
         if pattern is None:
             if everywhere not in ("", policy):
                 raise ConfigError(

@@ -38,7 +38,7 @@ def adapter(*names: str, more: dict[str, torch.Tensor] | None = None, **config: 
 
 Q = {"target_modules": ["q_proj"]}
 UNMEANT = "{} factors that PEFT leaves out, by {}, and lora merge takes: {}"
-LOST = "target_modules means {} for which there are no factors: {}"
+LOST = "target_modules selects {} without factors: {}"
 BOTH = [
     (
         {"target_modules": ["o_proj"], "exclude_modules": ["o_proj"]},
@@ -57,10 +57,10 @@ BOTH = [
         UNMEANT.format("2 modules have", "layers_to_transform", f"{LAYERS[1]}.q_proj"),
     ),
     ({"target_modules": r".*\.[01]\.q_proj"}, UNMEANT.format("1 module has", "target_modules", f"{LAYERS[2]}.q_proj")),
-    ({**Q, "alpha_pattern": {"q_proj": 2, "k_proj": 8}}, "alpha_pattern has what decides for no module: k_proj"),
-    ({**Q, "rank_pattern": {r"layers\.9\.q_proj": 8}}, r"rank_pattern has what decides for no module: layers\.9"),
-    ({**Q, "modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, and no tensor is of them"),
-    ({**Q, "lora_bias": True}, "lora_bias is set, and no module has a bias of its own"),
+    ({**Q, "alpha_pattern": {"q_proj": 2, "k_proj": 8}}, "alpha_pattern has entries that match no module: k_proj"),
+    ({**Q, "rank_pattern": {r"layers\.9\.q_proj": 8}}, r"rank_pattern has entries that match no module: layers\.9"),
+    ({**Q, "modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, but there are no tensors of them"),
+    ({**Q, "lora_bias": True}, "lora_bias is set, but no module has a bias of its own"),
 ]
 
 
@@ -75,12 +75,16 @@ def test_what_tensors_are_not_is_said_by_inspect_and_by_a_merge(config: dict[str
 HEAD = {"lm_head.weight": torch.ones(6, 4)}
 OF_BASE = [
     ({"target_modules": ["q_proj", "o_proj", "k_proj"]}, {}, LOST.format("3 modules", f"{LAYERS[0]}.o_proj")),
-    ({**Q, "modules_to_save": ["lm_head", "score"]}, HEAD, "modules_to_save names score, and the base's stays"),
-    ({**Q, "bias": "all"}, {}, "bias is all, and there are no biases: 3 biases of the base stay as they are"),
+    (
+        {**Q, "modules_to_save": ["lm_head", "score"]},
+        HEAD,
+        "modules_to_save names score, but there are no tensors of it",
+    ),
+    ({**Q, "bias": "all"}, {}, "bias is all, but there are no biases: 3 biases of the base do not change"),
     (
         {**Q, "bias": "lora_only"},
         {},
-        "bias is lora_only, and there are no biases: 3 biases of the base stay as they are",
+        "bias is lora_only, but there are no biases: 3 biases of the base do not change",
     ),
 ]
 
@@ -139,7 +143,7 @@ def test_inspect_says_that_a_configuration_is_of_another_adapter() -> None:
     said = json.loads(Path("a/adapter_config.json").read_text())
     Path("a/adapter_config.json").write_text(json.dumps({**said, "r": 8}))
     (note,) = cs.inspect("a").notes
-    assert note.startswith("adapter_config.json does not fit the tensors: a says that model.layers.0.q_proj has rank 8")
+    assert note.startswith("adapter_config.json does not fit the tensors: a gives model.layers.0.q_proj rank 8")
 
 
 @pytest.mark.parametrize("said", [{}, {"target_modules": 3}, {"target_modules": ["q"], "layers_pattern": "(a+)+"}])

@@ -19,11 +19,11 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
 @pytest.mark.parametrize(
     ("config", "code", "why"),
     [
-        ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; what is merged is LORA"),
+        ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; only LORA can be merged"),
         ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, where a rank is a whole number from 1 on"),
         ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, where"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, where"),
-        ({"r": 3}, 2, "says that layers.0.q has rank 3; it has 2"),
+        ({"r": 3}, 2, "gives layers.0.q rank 3, but it has rank 2"),
         ({"lora_alpha": "big"}, 2, "an alpha of 'big'"),
         ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
@@ -37,7 +37,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"lora_alpha": 10**400}, 2, "damaged"),
         ({"use_rslora": "false"}, 2, "neither true nor false"),
         ({"fan_in_fan_out": "False"}, 2, "neither true nor false"),
-        ({"modules_to_save": [{"a": 1}]}, 2, "no text"),
+        ({"modules_to_save": [{"a": 1}]}, 2, "is not a text"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code: int, why: str, ckpt: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
     [
         ({**PAIR, "layers.0.q.lora_C.weight": A}, 3, "has 1 key that no LoRA has: base_model.model.layers.0.q.lora_C.weight"),
         ({**PAIR, "extra.weight": A}, 3, "1 key that no LoRA has: base_model.model.extra.weight"),
-        ({"layers.0.q.lora_A.weight": A}, 3, "and no factor B of that module"),
+        ({"layers.0.q.lora_A.weight": A}, 3, ", but no factor B of that module"),
         ({**PAIR, "layers.0.q.lora_B.weight": B[:, :1]}, 3, "their ranks differ"),
         ({"layers.0.q.lora_A.weight": A[:0], "layers.0.q.lora_B.weight": B[:, :0]}, 3, "has a rank of zero"),
         ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
@@ -80,7 +80,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
-        (["alone.safetensors"], 2, "no adapter_config.json beside it"),
+        (["alone.safetensors"], 2, "no adapter_config.json next to it"),
         (["base.safetensors"], 3, "keys that no LoRA has"),
     ],
 )
@@ -136,7 +136,7 @@ def test_another_kind_of_adapter_is_named(module: str, endings: list[str], kind:
     assert done.code == 2, done
     said = " ".join(done.err.split())
     assert f"a.safetensors is {kind}" in said
-    assert "is not supported: what is merged is LoRA" in said
+    assert "is not supported: only LoRA can be merged" in said
 
 
 @pytest.mark.parametrize("ending", ["hada_w1_a", "lokr_w1", "oft_r.weight", "ia3_l", "vera_lambda_b"])
@@ -147,7 +147,7 @@ def test_another_kind_under_peft_s_names_is_named(ending: str, ckpt: Any) -> Non
         Path("alone.safetensors").write_bytes(Path("a/adapter_model.safetensors").read_bytes())
         done = ckpt("lora", "merge", "base.safetensors", adapter, "-o", "o.safetensors")
         assert done.code == 2, done
-        assert "is not supported: what is merged is LoRA" in " ".join(done.err.split())
+        assert "is not supported: only LoRA can be merged" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(("key", "shape"), [("layers_0_q", (1, 8)), ("layers_1_up", (1, 8)), ("conv", (1, 3, 1, 1))])

@@ -99,7 +99,7 @@ def test_kohya_s_names_are_matched_with_the_base_s() -> None:
         "style.safetensors",
     )  # fmt: skip
     plan = cs.lora_merge("base.safetensors", "style.safetensors")
-    assert "the base's names have model_diffusion_model_ before those of the adapter" in plan.notes[0]
+    assert "the base's names begin with model_diffusion_model_, the adapter's do not" in plan.notes[0]
     cs.apply(plan, "out.safetensors")
     found = load_file("out.safetensors")
     exact = base["layers.0.q.weight"].double() + 0.5 * b.double() @ a.double()
@@ -286,6 +286,6 @@ def test_an_adapter_that_does_not_say_what_it_counts_is_an_error_in_plain_words(
     said = json.loads(Path("one/adapter_config.json").read_text())
     del said[field]
     Path("one/adapter_config.json").write_text(json.dumps(said))
-    with pytest.raises(cs.ConfigError, match=f"adapter_config.json does not say {field}\\.") as caught:
+    with pytest.raises(cs.ConfigError, match=f"adapter_config.json has no {field}\\.") as caught:
         cs.lora_merge("b.safetensors", "one")
     assert f'add "{field}": 8' in str(caught.value.hint)

@@ -10,15 +10,15 @@ import pytest
 
 from ckptsurgeon.methods.lora import decomposition as blas
 from ckptsurgeon.methods.lora import products
-from ckptsurgeon.methods.lora.products import Change, changed, changing, wide_dtype
+from ckptsurgeon.methods.lora.products import LowRankChange, changed, changing, wide_dtype
 from ckptsurgeon.tensors.ops.casts import cast
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
 
-def factors(rank: int, seed: int = 0) -> Change:
+def factors(rank: int, seed: int = 0) -> LowRankChange:
     made = np.random.default_rng(seed)
-    return Change("product", 1.0, made.standard_normal((300, rank)), made.standard_normal((rank, 200)))
+    return LowRankChange("product", 1.0, made.standard_normal((300, rank)), made.standard_normal((rank, 200)))
 
 
 def bases(dtype: str) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def bases(dtype: str) -> dict[str, Any]:
     return {name: cast(values, "float64", dtype)[0] for name, values in kinds.items()}
 
 
-def in_order(change: Change, dtype: str, base: Any) -> Any:
+def in_order(change: LowRankChange, dtype: str, base: Any) -> Any:
     return changed([change], dtype, cast(base, dtype, "float64")[0], 0)[0]
 
 
-def fast(change: Change, dtype: str, base: Any) -> Any:
+def fast(change: LowRankChange, dtype: str, base: Any) -> Any:
     wide = wide_dtype(dtype, [change.kind], dtype)
     return changing([change], wide, dtype)(cast(base, dtype, wide)[0], 0)[0]
 
@@ -64,7 +64,7 @@ def test_the_last_bits_of_a_product_do_not_decide(dtype: str, kind: str, monkeyp
 @pytest.mark.parametrize("factor", [0.0, -0.0, 1e-30, 2.0**-14])
 def test_small_factors_and_none_give_the_sums_in_order(dtype: str, factor: float) -> None:
     change = factors(3)
-    change = Change("product", 1.0, factor * change.pair()[0], change.pair()[1])
+    change = LowRankChange("product", 1.0, factor * change.pair()[0], change.pair()[1])
     for kind, base in bases(dtype).items():
         assert np.array_equal(bits(fast(change, dtype, base)), bits(in_order(change, dtype, base))), kind
 
@@ -91,7 +91,7 @@ def test_few_values_are_summed_again(dtype: str, monkeypatch: pytest.MonkeyPatch
 def test_products_of_many_threads_are_those_of_one(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = (np.random.default_rng(3).integers(-9, 9, shape).astype("f8") for shape in ((70, 90), (90, 1000)))
     if not known:
-        monkeypatch.setattr(blas, "_LIMITS", blas._Limits(None, print))
+        monkeypatch.setattr(blas, "_LIMITS", blas._BlasThreads(None, print))
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(blas.multiplied(left, right))) for _ in range(4)]
     for thread in threads:
@@ -103,7 +103,7 @@ def test_products_of_many_threads_are_those_of_one(known: bool, monkeypatch: pyt
 
 def test_the_number_of_threads_is_left_as_it_was() -> None:
     number, seen = [7], []
-    limits = blas._Limits(lambda: number[0], lambda n: number.__setitem__(0, n))
+    limits = blas._BlasThreads(lambda: number[0], lambda n: number.__setitem__(0, n))
     with limits.alone() as first:
         with limits.alone() as second:
             seen.append((number[0], first, second))
@@ -122,6 +122,6 @@ def test_a_base_that_lies_halfway_is_rounded_to_even(dtype: str, factor: float) 
     base = np.concatenate([ties - np.uint32(1), ties, ties + np.uint32(1)]).view("<f4")
     left = factor * np.random.default_rng(4).standard_normal((len(base), 4))
     left[::2] = 0
-    change = Change("product", 1.0, left, np.random.default_rng(5).standard_normal((4, 64)))
+    change = LowRankChange("product", 1.0, left, np.random.default_rng(5).standard_normal((4, 64)))
     found = changing([change], "float32", dtype)(base, 0)[0]
     assert np.array_equal(bits(found), bits(changed([change], dtype, base.astype("<f8"), 0)[0]))

@@ -33,7 +33,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a truth that is none": (
         (*LINEAR, "--weights", "1,1", "--param", "normalize=maybe"), 2, "normalize is 'maybe', not true or false."
     ),
-    "a density beyond one": ((*TIES, "--param", "density=1.5"), 2, "density is 1.5; it goes from 0 to 1."),
+    "a density beyond one": ((*TIES, "--param", "density=1.5"), 2, "density is 1.5; it must be from 0 to 1."),
     "a misspelled parameter": ((*TIES, "--param", "densty=0.5"), 2, "Did you mean density?"),
     "a misspelled method": ((*PAIR, "-m", "tise"), 2, "there is no merge method tise. Did you mean ties?"),
     "a method in capitals": ((*PAIR, "-m", "TIES"), 2, "Did you mean ties?"),

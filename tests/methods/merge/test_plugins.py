@@ -66,7 +66,10 @@ def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
     [
         ("", "no merge method"),
         ("raise OSError('no')", "fails"),
-        ("from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, *, y: list): ...", "known kind"),
+        (
+            "from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, *, y: list): ...",
+            "of unknown type",
+        ),
         ("from ckptsurgeon import merge_method\n@merge_method('linear', paper='')\ndef x(t): ...", "two merge methods"),
         ("def x(:", "fails"),
         ("\nraise ValueError('no')", "fails: ValueError: no (line 2)."),
@@ -74,9 +77,12 @@ def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
         ("import sys\nsys.exit(0)", "fails: SystemExit: 0 (line 2)."),
         (
             "from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, y: float): ...",
-            "goes by its place",
+            "has a positional parameter",
         ),
-        ("from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(): ...", "takes no tensors"),
+        (
+            "from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(): ...",
+            "has no argument for the tensors",
+        ),
     ],
 )
 def test_a_plugin_that_is_none_says_why(text: str, why: str, ckpt: Run) -> None:
@@ -94,12 +100,12 @@ RUN = {
     "has no such name": ("def x(t):\n    return lambda at: at.nothing", "no attribute 'nothing' (line 5, method x, key embed.weight)."),
     "looks and fails": ("def x(t):\n    return t.map(lambda at: {}['k'])", "KeyError: 'k' (line 5, method x,"),
     "opens what is not there": ("def x(t):\n    return lambda at: open('gone')", "FileNotFoundError: [Errno 2] No such file or directory: 'gone' (line 5,"),
-    "gives nothing": ("def x(t): ...", "it gives None, not an array"),
-    "gives nothing for a slice": ("def x(t): return lambda at: None", "it gives None, not an array of the library of the slice (method x, key"),
-    "gives another shape": ("def x(t): return lambda at: at.models[0][:1]", "it gives (1, 4) for (6, 4) (method x, key embed.weight). Return a floating array"),
-    "gives too little": ("def x(t): return t.whole().models[0][:1]", "it gives (4) for (24) (method x, key embed.weight). Return a function"),
-    "gives integers": ("def x(t): return lambda at: at.models[0].astype('int64')", "it gives int64, not float32 or float64 (method x,"),
-    "gives complex numbers": ("def x(t): return lambda at: at.models[0] * 1j", "it gives complex64, not float32 or float64 (method x,"),
+    "gives nothing": ("def x(t): ...", "it returns None, not an array"),
+    "gives nothing for a slice": ("def x(t): return lambda at: None", "it returns None, not an array of the library of the slice (method x, key"),
+    "gives another shape": ("def x(t): return lambda at: at.models[0][:1]", "it returns (1, 4) for (6, 4) (method x, key embed.weight). Return a floating array"),
+    "gives too little": ("def x(t): return t.whole().models[0][:1]", "it returns (4) for (24) (method x, key embed.weight). Return a function"),
+    "gives integers": ("def x(t): return lambda at: at.models[0].astype('int64')", "it returns int64, not float32 or float64 (method x,"),
+    "gives complex numbers": ("def x(t): return lambda at: at.models[0] * 1j", "it returns complex64, not float32 or float64 (method x,"),
     "gives a tensor": ("def x(t):\n    import torch\n    return lambda at: torch.tensor(at.models[0])", "not an array of the library of the slice"),
     "exits": ("def x(t):\n    import sys\n    sys.exit(0)", "SystemExit: 0 (line 6, method x,"),
     "exits with a slice": ("def x(t): return lambda at: exit(0)", "SystemExit: 0 (line 4, method x,"),

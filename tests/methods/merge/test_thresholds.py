@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
-from ckptsurgeon.methods.merge.arithmetic.threshold import Rank, cuts
+from ckptsurgeon.methods.merge.arithmetic.threshold import MagnitudeRank, cuts
 from ckptsurgeon.tensors.ops.boxes import Array
 
 from ...helpers.depth import examples_of
@@ -31,14 +31,14 @@ def few(request: pytest.FixtureRequest) -> Iterator[None]:
 MANY = pytest.mark.parametrize("dtype", ["f4", "f8"])
 
 
-def held(values: Array, rank: Rank, limit: int) -> Array:
+def held(values: Array, rank: MagnitudeRank, limit: int) -> Array:
     """Return which values are in."""
     tensors = Arrays([values], limit=limit, threads=3)
     (cut,) = cuts(tensors, lambda at: [at.models[0]], [rank])
     return tensors.merged(in_pieces(lambda at: cut.holds(at, abs(at.models[0])))).astype(bool)
 
 
-def sorted_out(values: Array, rank: Rank) -> Array:
+def sorted_out(values: Array, rank: MagnitudeRank) -> Array:
     sizes, beyond = np.abs(values), np.isnan(values)
     order = np.lexsort((-sizes, ~beyond) if rank.largest else (sizes, beyond))[: rank.count]
     mask = np.zeros(len(values), bool)
@@ -60,7 +60,7 @@ def test_a_cut_is_where_a_sort_says(dtype: str, largest: bool, limit: int) -> No
     for values in (draw.standard_normal(100_003), draw.randint(-9, 10, 100_003) / 8):
         values = values.astype(dtype)
         for count in (0, 1, 37_777, 100_002, 100_003):
-            rank = Rank(0, count, largest)
+            rank = MagnitudeRank(0, count, largest)
             assert np.array_equal(held(values, rank, limit) | indifferent(values), sorted_out(values, rank)), count
 
 
@@ -73,7 +73,7 @@ def test_any_values_any_rank_any_slices(dtype: str, data: st.DataObject) -> None
         st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, math.inf, math.nan, -math.nan])
     )
     values = data.draw(arrays.arrays(dtype, size, elements=elements))
-    rank = Rank(0, data.draw(st.integers(0, size)), data.draw(st.booleans()))
+    rank = MagnitudeRank(0, data.draw(st.integers(0, size)), data.draw(st.booleans()))
     mask = held(values, rank, data.draw(st.integers(1, 50)))
     assert np.array_equal(mask | indifferent(values), sorted_out(values, rank))
 
@@ -82,5 +82,5 @@ def test_a_threshold_takes_two_passes_and_one_for_ties_and_of_few_values_one_les
     draw = np.random.RandomState(0)
     for values, passes in ((np.arange(1, 1001) / 7, 2), (draw.randint(1, 9, 1000) / 8, 3)):
         tensors = Arrays([values.astype("f4")], limit=100)
-        cuts(tensors, lambda at: [at.models[0]], [Rank(0, 300)])
+        cuts(tensors, lambda at: [at.models[0]], [MagnitudeRank(0, 300)])
         assert tensors.passes == passes - (_threshold.FEW > 0)

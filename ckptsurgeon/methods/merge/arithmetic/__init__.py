@@ -1,1 +1,1 @@
-"""What merge methods share: thresholds, pieces, columns, weights."""
+"""Functions that merge methods share: thresholds, pieces, columns, weights."""

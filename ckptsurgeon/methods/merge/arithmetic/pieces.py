@@ -1,4 +1,4 @@
-"""Slices cut to what a processor's cache holds: arithmetic in numpy is two to three times faster on those."""
+"""Slices cut to the size of a processor's cache, on which numpy is two to three times faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ....tensors.ops.boxes import Array
 from .._method import Merging, Slice, Tensors
 
-__all__ = ["PIECE", "beside", "in_pieces", "on_host", "pieces", "row_length"]
+__all__ = ["PIECE", "in_pieces", "like", "on_host", "pieces", "row_length"]
 
 PIECE = 1 << 16
 """Elements of a piece: 256 kB in float32."""
@@ -19,7 +19,7 @@ PIECE = 1 << 16
 def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator[Slice]:
     """Yield a slice piece by piece, flat, or as rows of so many columns; on a device all of it at once.
 
-    The pieces of a slice are the same whenever it is cut to the same size.
+    The pieces of a slice are always the same for one size.
     """
     count = math.prod(at.models[0].shape)
     row = columns or 1
@@ -43,12 +43,12 @@ def row_length(tensors: Tensors) -> int:
 
 
 def on_host(array: Array) -> Array:
-    """Return values where numpy can count them."""
+    """Return values as a numpy array."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.cpu())
 
 
-def beside(array: Array, values: Array, at: Slice) -> Array:
-    """Return values of numpy's in the dtype of an array and on its device."""
+def like(array: Array, values: Array, at: Slice) -> Array:
+    """Return numpy values in the dtype of an array and on its device."""
     if isinstance(array, np.ndarray):
         return values.astype(array.dtype)
     moved: Array = at.xp.asarray(values, dtype=array.dtype, device=array.device)

@@ -1,4 +1,4 @@
-"""Dot products and lengths of vectors, and weights that are divided by."""
+"""Dot products and lengths of vectors, and weights used as divisors."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = [
     "shares",
 ]
 
-# Products of columns: of the vectors along a tensor's first dimension, one for each place in the others.
+# Products of columns: the vectors along a tensor's first dimension, one for each position in the others.
 
 PAIRS = ((0, 0), (1, 1), (0, 1))
-"""Which of two vectors are multiplied: each with itself, and both."""
+"""The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""About the elements of a slice, the bytes that are kept of each column for it, and how many of all may be kept."""
+"""About the elements of a slice, the bytes that are kept for each column, and the limit for all columns."""
 
 
 def column_products(tensors: Tensors) -> Array:
     """Return the products of ``PAIRS`` of the deltas, in float64: an array of (3, columns)."""
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
-        # Sums of all columns for every slice would be larger than the tensors, whose memory is counted.
+        # One sum for every slice and column would be larger than the tensors, whose memory is counted.
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 
@@ -63,17 +63,17 @@ def columns_at(at: Slice, columns: int) -> Array:
     return where
 
 
-# Weights that are divided by: what normalising needs of them. Pure.
+# Weights used as divisors: checks and scaling.
 
 _TINY = 1e-8
-"""A sum of weights is zero below this part of the sum of their sizes (mergekit: below it, whatever their sizes)."""
+"""A sum of weights counts as zero below this part of the sum of their sizes (mergekit: below it in absolute terms)."""
 
 _CANCELS = 0.125
-"""Of weights whose sum is a smaller part of the sum of their sizes, float32 would lose more than three bits."""
+"""If the sum of weights is a smaller part of the sum of their sizes, float32 would lose more than three bits."""
 
 
 def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
-    """Return the weights divided by their sum, with ``switch``; raises PlanError where it is zero."""
+    """Return the weights divided by their sum, with ``switch``; raises PlanError if that is zero."""
     near_one = _scaled(weights)
     total = fsum(near_one)
     if abs(total) <= _TINY * fsum(map(abs, near_one)):
@@ -82,44 +82,44 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights of which only the proportions count, times a power of two where float32 does not hold them."""
+    """Return weights whose proportions matter only, times a power of two if float32 cannot hold them."""
     return weights if 2.0**-100 < max(map(abs, weights)) < 2.0**100 else _scaled(weights)
 
 
 def _scaled(weights: Sequence[float]) -> list[float]:
-    """Return weights times a power of two, the largest of them then from 0.5 to 1."""
+    """Return weights times a power of two, so that the largest is from 0.5 to 1."""
     exponent = frexp(max(map(abs, weights), default=0.0))[1]
     return [ldexp(each, -exponent) for each in weights]
 
 
 def cancel(weights: Sequence[float]) -> bool:
-    """Whether weights take most of each other away, so that their sums are computed in double precision."""
+    """Return whether weights nearly cancel, so that their sums need double precision."""
     near_one = _scaled(weights)
     return abs(fsum(near_one)) < _CANCELS * fsum(map(abs, near_one))
 
 
 def check_some(weights: Sequence[float], switch: str = "normalize") -> None:
-    """Raise PlanError where no model counts: each element is divided by the weights of those merged there."""
+    """Raise PlanError if all weights are zero: each element is divided by the weights of its models."""
     if not any(weights):
         raise _refused(weights, "are all zero", switch, "them")
 
 
 def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanError:
-    said = ", ".join(f"{one:g}" for one in weights)
+    listed = ", ".join(f"{one:g}" for one in weights)
     return PlanError(
-        f"the weights {why} ({said}), and {switch} divides by {by}.",
+        f"the weights {why} ({listed}), and {switch} divides by {by}.",
         hint=f"Give others, or --param {switch}=false for the weighted sum.",
     )
 
 
-# Methods whose result is a sum of the inputs, with factors that depend on their lengths and angles alone.
+# Methods whose result is a sum of the inputs, with factors that depend only on their lengths and angles.
 #
-# All of those are in the Gram matrix, the products of each input with each: one pass over the values in float64, and
-# what remains is arithmetic on a matrix of a few rows.
+# The Gram matrix, the products of each input with each, has all of these: one pass over the values in float64, and
+# the rest is arithmetic on a matrix of a few rows.
 
 
 def gram(tensors: Tensors) -> Array:
-    """Return the products of what each model adds to the base, or of the models where there is none, in float64."""
+    """Return the products of the models' differences to the base (or of the models, without a base), in float64."""
     size = tensors.count
 
     def products(at: Slice) -> Array:
@@ -143,12 +143,12 @@ def lengths(products: Array) -> Array:
 
 
 def angle(cosine: float) -> float:
-    """Return the angle of a cosine that rounding may have carried beyond one."""
+    """Return the angle of a cosine, which rounding may have moved beyond one."""
     return float(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def combination(factors: Iterable[float]) -> Merging:
-    """Return the sum of the deltas times their factors, onto the base where there is one."""
+    """Return the sum of the deltas times their factors, added to the base if there is one."""
     numbers = [float(factor) for factor in factors]
     widened = cancel(numbers)
 

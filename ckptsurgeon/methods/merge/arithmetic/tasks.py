@@ -1,4 +1,4 @@
-"""What the methods share that add to a base what its models have learned: task arithmetic, thinned or by majority."""
+"""Functions of the methods that add to a base what its models have learned: task arithmetic, thinned or by majority."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .._method import Merging, Slice, Tensors
 from .pieces import in_pieces, pieces
 from .products import cancel, check_some, held, shares
 
-__all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
+__all__ = ["DeltaMixing", "Masks", "agreement", "everything", "mixed"]
 
 Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
-"""Returns which elements of a model's delta are kept, in a piece; True for all of them, False for none."""
+"""Returns the elements of a model's delta to keep in a piece; True for all of them, False for none."""
 
 _TINY = 1e-7
-"""Below it a sum of magnitudes is zero, as for mergekit."""
+"""Below it a sum of magnitudes counts as zero, as in mergekit."""
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """How deltas become one: ``elect`` keeps those of the majority's sign, ``normalize`` divides by their weights.
+class DeltaMixing:
+    """How deltas are mixed: ``elect`` keeps those with the majority's sign, ``normalize`` divides by their weights.
 
-    Of elected deltas that is, at each element, the sum of the weights of those that are of the majority there; where
-    it is zero (1 and -1) the sum of the deltas stays as it is, as mergekit has it. ``rescale`` gives each thinned delta
-    the sum of magnitudes that it had before; ``scale`` multiplies the result.
+    For elected deltas the divisor of each element is the sum of the weights of those in the majority there; if
+    it is zero (1 and -1), the sum of the deltas is not divided, as in mergekit. ``rescale`` gives each thinned delta
+    its old sum of magnitudes; ``scale`` multiplies the result.
 
-    Raises PlanError for weights that cannot be divided by. It is made before any tensor is looked at.
+    Raises PlanError for weights that cannot be divisors. It is made before any tensor is read.
     """
 
     weight: Sequence[float]
@@ -47,29 +47,29 @@ class Mixing:
 
     @property
     def factors(self) -> Sequence[float]:
-        """What each delta is multiplied with: its share, or as far as only their proportions count, its weight."""
+        """The factor of each delta: its share or, if only proportions matter, its weight."""
         if not self.normalize:
             return self.weight
         return held(self.weight) if self.elect else shares(self.weight)
 
 
 def everything(at: Slice, model: int, delta: Array) -> bool:
-    """Keep all."""
+    """Keep all elements."""
     return True
 
 
 def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
-    """Return, for each delta, 1 where its sign is that of the sum of all, 0 elsewhere; a sum of zero is positive."""
+    """Return, for each delta, 1 if its sign is that of the sum of all, else 0; a sum of zero is positive."""
     sign = sum(deltas[1:], deltas[0])
     sign = at.xp.copysign(at.xp.ones_like(sign), sign)
     return [at.xp.asarray(delta * sign > 0, dtype=sign.dtype) for delta in deltas]
 
 
-def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = None) -> Merging:
-    """Return the base, and the weighted sum of the deltas that ``masks`` leaves."""
+def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None = None) -> Merging:
+    """Return the base plus the weighted sum of the deltas, as far as ``masks`` keeps them."""
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
     factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
-    widened = how.normalize and not how.elect and cancel(how.weight)  # where they elect, mergekit's signs are float32's
+    widened = how.normalize and not how.elect and cancel(how.weight)  # elected signs follow mergekit's float32
 
     def merged(at: Slice) -> Array:
         deltas = [_kept(at, delta, masks(at, model, delta)) for model, delta in enumerate(at.deltas)]
@@ -87,15 +87,15 @@ def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = Non
 
 
 def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
-    """Return what a mask leaves of a delta; of none of it not even what is no number, which times zero would stay."""
+    """Return the kept part of a delta; dropped values are set to 0, since NaN times zero would stay NaN."""
     kept: Array = at.xp.zeros_like(delta) if mask is False else delta
     if not isinstance(mask, bool):
         kept *= mask
     return kept
 
 
-def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
-    """Return the sum of those of the majority's sign, divided by the sum of their weights where it is normalised."""
+def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
+    """Return the sum of those with the majority's sign, divided by the sum of their weights if normalised."""
     agree = agreement(at, deltas)
     for delta, mask in zip(deltas, agree, strict=True):
         delta *= mask
@@ -105,13 +105,13 @@ def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
             mask *= weight
         whole = _added(agree)
         noise = 4 * at.xp.finfo(whole.dtype).eps * sum(map(abs, how.factors)) if min(how.factors) < 0 else 0.0
-        whole[abs(whole) <= noise] = 1  # weights that take each other away but for what rounding leaves
+        whole[abs(whole) <= noise] = 1  # weights that cancel up to rounding
         total /= whole
     return total
 
 
 def _added(parts: Sequence[Array]) -> Array:
-    """Return the sum of arrays, in the first of them."""
+    """Return the sum of arrays, computed in place in the first."""
     total = parts[0]
     for part in parts[1:]:
         total += part
@@ -119,7 +119,7 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return for each model by how much its delta shrinks under its mask, in the sum of its magnitudes."""
+    """Return the factor by which each model's delta shrinks under its mask, in the sum of its magnitudes."""
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:
         return list(chain.from_iterable(_sums(piece, masks) for piece in pieces(at, columns=columns)))
@@ -135,7 +135,7 @@ def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
 
 
 def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
-    """Return for each model the sum of magnitudes of its delta, all of it and what is kept."""
+    """Return for each model the sum of magnitudes of its delta: of all of it, and of the kept part."""
     found = []
     for model, delta in enumerate(at.deltas):
         mask = masks(at, model, delta)

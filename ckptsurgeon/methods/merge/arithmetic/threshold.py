@@ -1,9 +1,9 @@
-"""Exact thresholds by magnitude for a tensor of any size, and which values are beyond them.
+"""Exact thresholds by magnitude for a tensor of any size, and the values beyond them.
 
-A float without its sign orders as its bits do, read as an integer; what is no number comes last. So the values are
+Floats without their sign have the order of their bits read as integers; NaN comes last. So the values are
 counted by their upper 16 bits, the k-th is looked up in the counts, and the values that share its upper 16 bits are
-counted by the next 16: two passes for float32. Where only some of the values that equal the k-th are wanted, those
-that come first are: one more pass. The values of a small tensor are put in order instead, in one pass.
+counted by the next 16: two passes for float32. If only some of the values that equal the k-th are selected, those
+that come first are: one more pass. The values of a small tensor are sorted instead, in one pass.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ....tensors.ops.boxes import Array
 from .._method import Slice, Tensors
 from .pieces import on_host, pieces
 
-__all__ = ["Cut", "Rank", "cuts", "trivial"]
+__all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 
-# Where the largest or smallest magnitudes of a tensor end: which of its values are in.
+# The threshold of the largest or smallest magnitudes of a tensor.
 
 
 @dataclass(frozen=True)
-class Rank:
+class MagnitudeRank:
     """The ``count`` largest or smallest magnitudes of a quantity; of equal ones, those that come first."""
 
     quantity: int
@@ -35,12 +35,12 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where the magnitudes of a rank end.
+class MagnitudeCut:
+    """The threshold of a rank.
 
-    Those that equal ``value`` are in where they lie in a piece before ``place``, or are among the first ``quota`` of
-    the piece there. (The pieces that are merged are those that were counted.) A NaN counts as larger than any number;
-    which of them are in makes no difference, since one that is multiplied by zero stays one.
+    Values that equal ``value`` are selected if their piece begins before ``place``, or if they are among the first
+    ``quota`` of the piece there. (The pieces of the merge are those that were counted.) A NaN counts as larger than any
+    number; it does not matter which of them are selected, since NaN times zero stays NaN.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Cut:
     quota: int = 0
 
     def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return which magnitudes of a piece are in."""
+        """Return which magnitudes of a piece are selected."""
         if at.offset < self.place:
             return self._reaches(magnitudes)
         mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
@@ -61,44 +61,44 @@ class Cut:
 
     def _reaches(self, magnitudes: Array) -> Array:
         if not self.largest:
-            return ~(magnitudes > self.value)  # where that is no number, all are in
+            return ~(magnitudes > self.value)  # selects all if the value is NaN
         mask: Array = magnitudes >= self.value
         return mask
 
 
-def trivial(rank: Rank) -> Cut:
-    """Return the cut that holds all, or none."""
+def trivial(rank: MagnitudeRank) -> MagnitudeCut:
+    """Return the cut that selects all, or none."""
     none = math.inf if rank.largest else -math.inf
-    return Cut(none, rank.largest, -1) if rank.count <= 0 else Cut(-none, rank.largest)
+    return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
 
 Quantities = Callable[[Slice], Sequence[Array]]
-"""Returns arrays of a piece; their signs do not count."""
+"""Returns arrays of a piece; their signs are ignored."""
 
 _BINS = 1 << 16
 FEW = 1 << 14
-"""Values that are sorted sooner than they are counted."""
+"""Most values for which sorting is faster than counting."""
 _WIDE = 1 << 18
-"""Elements that are counted at once: of fewer it would take longer to add up the counts."""
+"""Elements that are counted at once: with fewer, adding up the counts would take longer."""
 
 
 @dataclass
-class _Search:
-    """How far the search for a rank is: the bits known so far, and its place from below among those that have them."""
+class _RankSearch:
+    """The progress of the search for a rank: the bits known so far, and its index among the values with these bits."""
 
-    rank: Rank
+    rank: MagnitudeRank
     index: int
     bits: int = 0
     alike: int = 0
 
     def find(self, values: Array) -> None:
-        """Find all bits at once among those of all values."""
+        """Find all bits at once among the bits of all values."""
         self.bits = int(np.partition(values, self.index)[self.index])
         self.index -= int(np.count_nonzero(values < self.bits))
         self.alike = int(np.count_nonzero(values == self.bits))
 
     def follow(self, counts: Array) -> None:
-        """Take the next 16 bits from how often each of them follows."""
+        """Add the next 16 bits, from the counts of each."""
         ends = np.cumsum(counts)
         found = int(np.searchsorted(ends, self.index, side="right"))
         self.index -= int(ends[found] - counts[found])
@@ -106,13 +106,13 @@ class _Search:
 
     @property
     def wanted(self) -> int:
-        """How many of the equal values are in."""
+        """The number of equal values that are selected."""
         return self.alike - self.index if self.rank.largest else self.index + 1
 
 
 @dataclass
-class _Counts:
-    """How often each 16 bits follow ``bits`` in a quantity."""
+class _BitCounts:
+    """The counts of the 16 bits that follow ``bits`` in a quantity."""
 
     quantity: int
     bits: int
@@ -120,27 +120,32 @@ class _Counts:
 
 
 def cuts(
-    tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank], *, columns: int | None = None, settle: bool = True
-) -> list[Cut]:
-    """Return where each rank ends, in passes over the tensors, in pieces that are whole rows of so many ``columns``.
+    tensors: Tensors,
+    quantities: Quantities,
+    ranks: Sequence[MagnitudeRank],
+    *,
+    columns: int | None = None,
+    settle: bool = True,
+) -> list[MagnitudeCut]:
+    """Return the threshold of each rank, in passes over the tensors, in pieces with whole rows of ``columns``.
 
-    Without ``settle`` all that equal its last are in.
+    Without ``settle`` all values that equal the last one are selected.
     """
     total = math.prod(tensors.shape)
     searches = {
-        number: _Search(rank, total - rank.count if rank.largest else rank.count - 1)
+        number: _RankSearch(rank, total - rank.count if rank.largest else rank.count - 1)
         for number, rank in enumerate(ranks)
         if 0 < rank.count < total
     }
     width = _descend(tensors, quantities, list(searches.values()), columns) if searches else 0
     values = {number: _float(search.bits, width) for number, search in searches.items()}
-    # Of values that are zero, or no number, it makes no difference which are in.
+    # Among values that are zero, or NaN, it does not matter which are selected.
     settled = [number for number, value in values.items() if settle and value and not math.isnan(value)]
     tied = [number for number in settled if searches[number].wanted < searches[number].alike]
     ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied], columns)
     places = dict(zip(tied, ends, strict=True))
     return [
-        Cut(values[number], rank.largest, *places.get(number, ())) if number in values else trivial(rank)
+        MagnitudeCut(values[number], rank.largest, *places.get(number, ())) if number in values else trivial(rank)
         for number, rank in enumerate(ranks)
     ]
 
@@ -149,13 +154,13 @@ def _float(bits: int, width: int) -> float:
     return float(np.array(bits, f"<u{width}").view(f"<f{width}"))
 
 
-def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
-    """Find the bits of the values that are searched for; returns how many bytes a value has."""
+def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
+    """Find the bits of the values that are searched for; return the number of bytes of a value."""
     if math.prod(tensors.shape) <= FEW:
         return _sort(tensors, quantities, searches, columns)
     width, level = 4, 0
     while level < width // 2:
-        groups = {(one.rank.quantity, one.bits): _Counts(one.rank.quantity, one.bits) for one in searches}
+        groups = {(one.rank.quantity, one.bits): _BitCounts(one.rank.quantity, one.bits) for one in searches}
         width = _count(tensors, quantities, list(groups.values()), level, columns)
         for one in searches:
             one.follow(groups[one.rank.quantity, one.bits].of)
@@ -163,8 +168,8 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Searc
     return width
 
 
-def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
-    """The same for a tensor of few values, to count which would take longer."""
+def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
+    """Do the same for a tensor of few values, for which counting would take longer."""
 
     def look(at: Slice) -> list[list[Array]]:
         return [[_bits(quantity) for quantity in quantities(piece)] for piece in pieces(at, _WIDE, columns)]
@@ -184,8 +189,10 @@ def _bits(values: Array) -> Array:
     return bits
 
 
-def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], level: int, columns: int | None) -> int:
-    """Count the next 16 bits of the values of each group; returns how many bytes a value has."""
+def _count(
+    tensors: Tensors, quantities: Quantities, groups: Sequence[_BitCounts], level: int, columns: int | None
+) -> int:
+    """Count the next 16 bits of the values of each group; return the number of bytes of a value."""
     lock = Lock()
 
     def look(at: Slice) -> int:
@@ -207,13 +214,13 @@ def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], 
 
 
 def _lanes(values: Array) -> Array:
-    """Return the bits of values in columns of 16, the lowest first."""
+    """Return the bits of values in columns of 16 bits, the lowest first."""
     host = np.ascontiguousarray(on_host(values))
     return host.view("<u2").reshape(-1, host.itemsize // 2)
 
 
 def _following(lanes: Array, bits: int, level: int) -> Array:
-    """Return the 16 bits that follow ``bits`` in those values that begin with them; the sign is none of them."""
+    """Return the 16 bits that follow ``bits`` in the values that begin with them; the sign bit is not included."""
     top: Array = lanes[:, -1]
     if not level:
         return top & 0x7FFF
@@ -225,9 +232,9 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 
 
 def _ends(
-    tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]], columns: int | None
+    tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return, for values of which only the first few are in, the piece that holds the last, and how many it holds."""
+    """Return, for values of which only the first few are selected, the last one's piece, and the number in it."""
     if not tied:
         return []
 
