@@ -1,6 +1,6 @@
-"""The command line: one small file for each verb, which parses, calls the API and prints.
+"""The command line: one small file for each verb, which parses its options, calls the API and prints the answer.
 
-What reacts to signals is there before anything that takes time to import.
+Signal handlers are installed before anything that takes time to import.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .stopping import say, stop_of, stoppable
+from .stopping import say, stop_message, stoppable
 
 __all__ = ["command", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ckpt`` and return its exit code; never a traceback, unless CKPT_DEBUG=1 asks for it.
+    """Run ``ckpt`` and return its exit code; a traceback is shown only with CKPT_DEBUG=1.
 
-    Without ``argv`` it is the whole program, which a signal may end from within.
+    Without ``argv`` it runs as the whole program, which a signal handler may end directly.
     """
-    if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks what may come next
+    if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks for completions
         from .completion.answers import run as complete
 
         return complete(command)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return run(args)
         except BaseException as error:
-            code, line = stop_of(signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0)
+            code, line = stop_message(signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0)
             if not code:
                 raise
             say(line)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> Any:
-    """Return the whole command line as click knows it; imported late, since a shell's question may be given up."""
+    """Return the click command of all verbs; imported late, because completion may give up before it is needed."""
     import typer
 
     from .application import application

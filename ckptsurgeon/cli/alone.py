@@ -1,4 +1,4 @@
-"""Options that stand without a verb, and answer: the version, and completion."""
+"""Options that need no verb: --version and the two of completion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def version_option(*, as_json: bool) -> Any:
 
 
 def install_option(*, as_json: bool) -> Any:
-    """Return ``--install-completion``, whose value is '' for the shell that runs this."""
+    """Return ``--install-completion``, whose value is '' for the shell that runs ckpt."""
 
     def install(shell: str | None) -> None:
         if shell is None:
@@ -39,8 +39,8 @@ def install_option(*, as_json: bool) -> Any:
         shell = shell_in_use(shell)
         path, start = install(shell)
         read = f", which {start} reads" if start else ""
-        said = f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
-        _answer(_completion(shell, path=path, start=start) if as_json else said)
+        text = f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
+        _answer(_completion(shell, path=path, start=start) if as_json else text)
 
     return typer.Option(
         None, COMPLETION[0], metavar=SHELLS, callback=install, is_eager=True,
@@ -49,7 +49,7 @@ def install_option(*, as_json: bool) -> Any:
 
 
 def show_option(*, as_json: bool) -> Any:
-    """Return ``--show-completion``, whose value is '' for the shell that runs this."""
+    """Return ``--show-completion``, whose value is '' for the shell that runs ckpt."""
 
     def show(shell: str | None) -> None:
         if shell is None:
@@ -66,7 +66,7 @@ def show_option(*, as_json: bool) -> Any:
 
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
-    """Return the answer to ``--json``; paths are '' where nothing was written."""
+    """Return the answer for ``--json``; paths are '' if nothing was written."""
     from .completion.installing import program
     from .completion.installing import script as script_completion
 
@@ -77,10 +77,10 @@ def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any
     }  # fmt: skip
 
 
-def _answer(said: dict[str, Any] | str) -> None:
-    """Print an answer and end; paths in it keep their bytes, whatever these are."""
+def _answer(answer: dict[str, Any] | str) -> None:
+    """Print an answer and exit; paths in it keep their bytes, even if they are not valid UTF-8."""
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
-    stream.write(said if isinstance(said, str) else f"{json.dumps(said)}\n")
+    stream.write(answer if isinstance(answer, str) else f"{json.dumps(answer)}\n")
     raise typer.Exit

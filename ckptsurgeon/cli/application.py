@@ -1,4 +1,4 @@
-"""The application: its verbs, in the order of the help, and the options that stand without a verb."""
+"""The application: its verbs, in the order of the help, and the options that need no verb."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIMEOUT = "--timeout"
 
 
 class Verb(TyperCommand):
-    """A command whose arguments are named in the usage line as they are typed, without their types."""
+    """A command whose usage line names the arguments without their types."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line."""
@@ -36,12 +36,12 @@ class Verb(TyperCommand):
         return ["[OPTIONS]", *arguments]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb, unless something that was given is empty: a shell's unset variable, most often."""
+        """Run the verb; raises ConfigError for an empty value, which is most often an unset variable of the shell."""
         for param in self.params:
             given = ctx.params.get(param.name)
             if "" in (given if isinstance(given, (list, tuple)) else [given]):
                 name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
-                raise ConfigError(f"{name} is empty.", hint="Leave it out, or say what it should be.")
+                raise ConfigError(f"{name} is empty.", hint="Leave it out, or give it a value.")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -61,7 +61,7 @@ class Verb(TyperCommand):
 
 
 def application(*, as_json: bool) -> typer.Typer:
-    """Return all verbs and options, to be parsed by."""
+    """Return the parser: all verbs with their options."""
     app = typer.Typer(
         name="ckpt",
         help="Put the weights of one network into another, and know exactly what happened.",
@@ -81,7 +81,7 @@ def application(*, as_json: bool) -> typer.Typer:
         quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
         verbose: Annotated[bool, typer.Option("-v", "--verbose", hidden=True)] = False,
         timeout: Annotated[
-            float | None,  # which was taken out before
+            float | None,  # shown in the help only: run.py has already removed it
             typer.Option(
                 TIMEOUT, metavar="SECONDS", help="Give up on a server after so long without progress. [default: 60]"
             ),

@@ -1,4 +1,4 @@
-"""What goes wrong, in one line for people or for programs, with its exit code; stdout and stderr as they may be."""
+"""Reports errors in one line, as text or JSON, with their exit codes; makes stdout and stderr safe to write to."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from typing import Any, TextIO, cast
 
 from ..errors import CheckpointError, ConfigError, OutputError, SourceError
 from ..util.text import escape
-from .stopping import output_in_place, stop_of
+from .stopping import output_in_place, stop_message
 
 __all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
 
-# stdout and stderr as they may be: closed, full, a pipe nobody reads, or unable to spell what we say.
+# stdout and stderr may be closed, full, a pipe that nobody reads, or have an encoding that lacks some characters.
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads stdout any more, as in ``ckpt ... | head -1``."""
+    """The reader of stdout is gone, as in ``ckpt ... | head -1``."""
 
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Make stdout and stderr writable whatever they are.
+    """Make stdout and stderr safe to write to.
 
-    A closed one is opened on nothing, so that no file we open takes its number. What an encoding lacks is written as an
-    escape. A stdout that fails, or was closed, raises OutputError or ReaderGone when an answer is written; an stderr
-    that fails is done without.
+    A closed stream is opened on /dev/null, so that no file we open gets its descriptor. Characters that the encoding
+    lacks are written as escapes. If stdout fails or was closed, writing an answer raises OutputError or
+    ReaderGoneError; errors of stderr are ignored.
     """
     _open_closed()
-    with redirect_stdout(cast(TextIO, _Answer(sys.stdout))), redirect_stderr(cast(TextIO, _Aside(sys.stderr))):
+    with (
+        redirect_stdout(cast(TextIO, _AnswerStream(sys.stdout))),
+        redirect_stderr(cast(TextIO, _ErrorStream(sys.stderr))),
+    ):
         yield
 
 
@@ -41,7 +44,7 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free, which is this one; of stdout, what is written must fail.
+            # open() takes the lowest free descriptor: this one. Writing to a closed stdout must fail: read-only.
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
@@ -50,7 +53,7 @@ def _open_closed() -> None:
 
 
 class _Stream:
-    """A text stream that fails in its own way."""
+    """A text stream that reports its errors by ``_failed`` instead of raising OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,10 +62,10 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        if text == "":  # the parser probes streams with it and swallows what that raises
+        if text == "":  # the parser probes streams with '' and swallows the error
             return 0
         try:
-            return self._stream.write(self._spelt(text))
+            return self._stream.write(self._encodable(text))
         except OSError as error:
             return self._failed(error)
 
@@ -73,12 +76,12 @@ class _Stream:
         except OSError as error:
             self._failed(error)
 
-    def _spelt(self, text: str) -> str:
+    def _encodable(self, text: str) -> str:
         utf = (self._stream.encoding or "").lower().startswith("utf")
         return text if utf or text.isascii() else text.replace("…", "...")
 
     def _failed(self, error: OSError) -> int:
-        """Let what is still buffered go nowhere, since the interpreter tries to write it once more at its end.
+        """Redirect the stream to /dev/null, because the interpreter flushes the buffer once more at exit.
 
         https://docs.python.org/3/library/signal.html#note-on-sigpipe
         """
@@ -92,36 +95,36 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-class _Answer(_Stream):
+class _AnswerStream(_Stream):
     def _failed(self, error: OSError) -> int:
         super()._failed(error)
         if isinstance(error, BrokenPipeError):
             raise ReaderGoneError from error
         written = output_in_place()
         raise OutputError(
-            f"the answer cannot be written to stdout: {error.strerror or error}.",
+            f"cannot write the answer to stdout: {error.strerror or error}.",
             hint=f"{written} was written." if written else "",
         ) from error
 
 
-class _Aside(_Stream):
+class _ErrorStream(_Stream):
     pass
 
 
 BUG = 70
 LONGEST = 1200
-"""Characters of a message, and of a hint, that people are shown; with --json there are all of them."""
+"""Longest message, and hint, shown as text, in characters; --json shows all of it."""
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
-"""What the loader of shared libraries says where they find no room."""
+"""Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""The compiler finds wrong syntax in a module where it has no memory."""
+"""Our folder: out of memory, Python's compiler may report a SyntaxError in one of our modules."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
-    """Report an error and return its exit code; what a signal has caused, or CKPT_DEBUG=1 asks for, is raised on."""
+    """Report an error and return its exit code; raises it again if a signal caused it or CKPT_DEBUG=1 is set."""
     usage = hasattr(error, "format_message")  # the parser's own errors
-    if stop_of()[0] or (os.environ.get("CKPT_DEBUG") == "1" and not usage):
+    if stop_message()[0] or (os.environ.get("CKPT_DEBUG") == "1" and not usage):
         raise error
     known = _usage(error, args) if usage else _known(error)
     code = BUG if known is None else known.exit_code
@@ -133,19 +136,19 @@ def _known(error: Exception) -> CheckpointError | None:
     if isinstance(error, CheckpointError):
         return error
     if isinstance(error, (OSError, ImportError)) and _is_out_of_descriptors():
-        return SourceError("too many files are open for this process.", hint="Allow it more: ulimit -n.")
+        return SourceError("this process has too many open files.", hint="Raise the limit: ulimit -n.")
     if is_for_memory(error):
-        return SourceError("there is not enough memory.")
+        return SourceError("not enough memory.")
     if isinstance(error, OSError):
         if not _has_folder():
-            return SourceError("the working directory does not exist any more.", hint="Change to one that does.")
+            return SourceError("the working directory no longer exists.", hint="Change to one that exists.")
         about = f"{escape(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         return SourceError(f"{about}{error.strerror or error}.")
     return None
 
 
 def is_for_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised for, is that there was no memory: for objects, a thread, a library."""
+    """Return whether an error, or its cause, means out of memory: for objects, a thread or a shared library."""
     if error is None:
         return False
     text = str(error)
@@ -160,7 +163,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Whether no file can be opened: then imports fail, too, each in its own words."""
+    """Return whether no file can be opened: then imports fail too, with many different errors."""
     try:
         os.close(os.dup(2))
     except OSError as error:
@@ -177,7 +180,7 @@ def _has_folder() -> bool:
 
 
 def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
-    """Return an error of the parser as one of ours, with the way to say what was probably meant."""
+    """Return an error of the parser as a ConfigError, with a hint about what was probably meant."""
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} -h." if context is not None else ""
@@ -194,7 +197,7 @@ def _bug(error: Exception) -> CheckpointError:
 
 
 def _report(error: CheckpointError, code: int, as_json: bool) -> None:
-    """Write an error, with no import and no file to open: there may be no memory and no descriptor for one."""
+    """Write an error without importing or opening anything: memory or descriptors may have run out."""
     sys.stderr.write((_as_json(error, code) if as_json else _as_text(error)) + "\n")
     sys.stderr.flush()
 
@@ -215,13 +218,13 @@ def _as_json(error: CheckpointError, code: int) -> str:
 
 
 def _as_text(error: CheckpointError) -> str:
-    """Return an error for people: what it repeats of arguments and files may be anything, and of any length."""
-    said = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
-    return f"{RED}error:{PLAIN} {' '.join(said)}" if _is_coloured() else f"error: {' '.join(said)}"
+    """Return an error as text, shortened: the arguments and names it repeats may be of any length."""
+    parts = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
+    return f"{RED}error:{PLAIN} {' '.join(parts)}" if _is_coloured() else f"error: {' '.join(parts)}"
 
 
 def _is_coloured() -> bool:
-    """Whether errors are coloured, as rich does it: on a terminal that can, unless NO_COLOR or FORCE_COLOR is set."""
+    """Return whether errors are coloured, by rich's rules: on a capable terminal; NO_COLOR and FORCE_COLOR override."""
     if os.environ.get("NO_COLOR"):
         return False
     able = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

@@ -1,7 +1,7 @@
 """Groups of options that several verbs share, declared once as dataclasses whose fields are options.
 
 A verb takes a group as one keyword-only parameter, ``def run(source: …, *, writing: Writing)``, and the command line
-shows its fields one by one. An option of the verb's own that is called as a field takes the place of that field.
+shows its fields one by one. A verb's own option with the name of a field replaces that field.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["with_groups"]
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a verb that takes the options of its groups one by one, as typer reads its signature."""
+    """Return a verb whose signature lists the options of its groups one by one, as typer needs it."""
     hints = get_type_hints(verb, include_extras=True)
     hints.pop("return", None)
     parameters = signature(verb).parameters

@@ -128,11 +128,11 @@ KeepExtras = Annotated[
 ]
 
 
-# Options that contradict each other or make no sense together, found before any work is done.
+# Checks of options that contradict each other, made before any work is done.
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the policies for shapes that differ; raises ConfigError where --ignore-mismatch contradicts one."""
+    """Return the policies for shapes that differ; raises ConfigError if --ignore-mismatch contradicts one."""
     other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
     if other is not None:
         raise ConfigError(
@@ -143,24 +143,28 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return numbers with commas between them, None for none; raises ConfigError for what is no number."""
+    """Return comma-separated numbers as a list, None for None; raises ConfigError for anything else."""
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"{option} {escape(text or '')} are no numbers.", hint="Write 0.7,0.3.") from None
+        raise ConfigError(f"{option} {escape(text or '')} is not a list of numbers.", hint="Write 0.7,0.3.") from None
 
 
 def check_explain(**writing: object) -> None:
-    """Raise ConfigError for --explain with an option of writing, as which it does none."""
+    """Raise ConfigError for --explain with an option for writing: --explain writes nothing."""
     given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
     if given:
-        raise ConfigError(f"--explain writes nothing, and {given[0]} is for what is written.", hint="Leave one out.")
+        raise ConfigError(
+            f"--explain and {given[0]} contradict each other: --explain writes nothing.", hint="Leave one out."
+        )
 
 
 def check_output(path: str) -> None:
-    """Raise ConfigError for an output that is meant to be stdout."""
+    """Raise ConfigError for the output ``-``: stdout is not supported."""
     if path == "-":
-        raise ConfigError("-o - names no file; nothing is written to stdout.", hint="For a file called - write ./-.")
+        raise ConfigError(
+            "-o - does not name a file, and an output cannot go to stdout.", hint="For a file called - write ./-."
+        )
 
 
 def _suffixes() -> Mapping[str, tuple[str, ...]]:
@@ -171,9 +175,9 @@ def _suffixes() -> Mapping[str, tuple[str, ...]]:
 
 
 def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
-    """Return where to write when -o is left out: beside the destination, under the name that the format has."""
+    """Return the output to write if -o is left out: next to the destination, with the suffix of the format."""
     if "://" in destination:
-        raise ConfigError("a remote destination does not say where to write.", hint="Name the output with -o.")
+        raise ConfigError("no output given, and the destination is remote.", hint="Name the output with -o.")
     stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
     if max_shard_size is not None:
         return stem
@@ -181,14 +185,14 @@ def default_output(destination: str, to: str | None, max_shard_size: str | None)
 
 
 def quoted(path: str) -> str:
-    r"""Return a path as a shell takes it; what does more to a terminal than letters do is spelled, as in $'a\x1b'."""
+    r"""Return a path quoted for a shell; control characters are written as escapes, as in $'a\x1b'."""
     if escape(path, len(path)) == path:
         return shlex.quote(path)
     return f"$'{''.join(map(_spelled, path))}'"
 
 
 def _spelled(char: str) -> str:
-    """Return a character as it stands between $' and ' (POSIX.1-2024, 2.2.4)."""
+    """Return a character as it is written between $' and ' (POSIX.1-2024, 2.2.4)."""
     if char in "'\\":
         return f"\\{char}"
     plain = char.isascii() and char.isprintable()

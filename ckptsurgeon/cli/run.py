@@ -1,4 +1,4 @@
-"""Runs one command line, and turns whatever happens into an exit code."""
+"""Runs one command line and turns its outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SIGPIPE = 141
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     as_json = "--json" in args
-    with _few_collections(), guarded_streams(), ExitStack() as stack:
+    with _rare_garbage_collection(), guarded_streams(), ExitStack() as stack:
         try:
-            args = _limited(args, stack)
+            args = _set_timeout(args, stack)
             code = _invoke(_verb_first(args), as_json)
             sys.stdout.flush()
         except ReaderGoneError:
@@ -35,8 +35,8 @@ def run(args: Sequence[str]) -> int:
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
-    """Collect garbage seldom: two headers of 92,000 tensors are a million small objects, that live until the end."""
+def _rare_garbage_collection() -> Iterator[None]:
+    """Collect garbage seldom: two headers of 92,000 tensors make a million small objects that live until the end."""
     thresholds = gc.get_threshold()
     gc.set_threshold(10_000_000, 50, 50)
     try:
@@ -46,8 +46,8 @@ def _few_collections() -> Iterator[None]:
 
 
 def _invoke(args: list[str], as_json: bool) -> int:
-    """Parse and run. Not by the parser's own ``main``, which has exit codes of its own."""
-    args = _with_waits(_with_shells(args))
+    """Parse and run; the parser's own ``main`` is not used because it has its own exit codes."""
+    args = _complete_wait_options(_complete_shell_options(args))
     command = typer.main.get_command(application(as_json=as_json))
     if not args:
         with command.make_context("ckpt", [], resilient_parsing=True) as context:
@@ -61,8 +61,8 @@ def _invoke(args: list[str], as_json: bool) -> int:
     return 0
 
 
-def _limited(args: Sequence[str], stack: ExitStack) -> list[str]:
-    """Take ``--timeout`` out of a command line, wherever it stands, and let it hold; the last one counts."""
+def _set_timeout(args: Sequence[str], stack: ExitStack) -> list[str]:
+    """Return the command line without ``--timeout``, which may be anywhere, and set the timeout; the last one wins."""
     end = args.index("--") if "--" in args else len(args)
     kept: list[str] = []
     at = 0
@@ -72,19 +72,19 @@ def _limited(args: Sequence[str], stack: ExitStack) -> list[str]:
             kept.append(args[at])
         else:
             at += not between
-            stack.enter_context(_allowing(value if between else "".join(args[at : at + 1])))
+            stack.enter_context(_timeout_of(value if between else "".join(args[at : at + 1])))
         at += 1
     return kept
 
 
-def _allowing(seconds: str) -> AbstractContextManager[None]:
+def _timeout_of(seconds: str) -> AbstractContextManager[None]:
     from ..storage.read.http.pace import server_timeout
 
     return server_timeout(seconds)
 
 
 def _verb_first(args: Sequence[str]) -> list[str]:
-    """Let global options stand before the verb as well as behind it: ``ckpt --json inspect x``."""
+    """Return the words with global options moved behind the verb, so that ``ckpt --json inspect x`` works."""
     head = 0
     while head < len(args) and args[head] in GLOBAL:
         head += 1
@@ -94,8 +94,8 @@ def _verb_first(args: Sequence[str]) -> list[str]:
     return [*args[head : head + words], *args[:head], *args[head + words :]]
 
 
-def _with_waits(args: Sequence[str]) -> list[str]:
-    """Let --wait that says no seconds be as long as it takes; what follows it may be an argument."""
+def _complete_wait_options(args: Sequence[str]) -> list[str]:
+    """Return the words with a value for each --wait that has none (wait without limit): an argument may follow it."""
     found: list[str] = []
     for number, arg in enumerate(args):
         if arg == "--":
@@ -113,8 +113,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _with_shells(args: Sequence[str]) -> list[str]:
-    """Name the shell that runs this, by '', behind an option of completion that names none."""
+def _complete_shell_options(args: Sequence[str]) -> list[str]:
+    """Return the words with '', the shell that runs ckpt, behind an option of completion that names no shell."""
     found: list[str] = []
     for number, arg in enumerate(args):
         if not arg.startswith("-"):  # a verb, or a shell

@@ -1,4 +1,4 @@
-"""Where a command's output goes: the answer to stdout, everything else to stderr, JSON or text."""
+"""Writes a command's output, as text or JSON: the answer to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Jsonable", "Sink", "console_of", "print_to"]
 
-AFTER_S = 1.0
+PROGRESS_AFTER_S = 1.0
 """Work that takes longer than this shows its progress."""
 WIDTH = 100
-"""Where no terminal and no COLUMNS says how wide a line may be."""
+"""Width of a line in columns if neither COLUMNS nor a terminal gives one."""
 NARROWEST = 60
-"""Narrower than this no table can be read; a terminal may wrap it."""
+"""Tables are never narrower than this: they could not be read. A terminal may wrap them."""
 
 
 class Jsonable(Protocol):
@@ -37,7 +37,7 @@ class Jsonable(Protocol):
 
 
 def _width(stream: Any) -> int:
-    """Return the width that COLUMNS or the terminal gives, where it makes sense."""
+    """Return the width given by COLUMNS or the terminal, or WIDTH if that makes no sense."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
     if not width and stream.isatty():
@@ -49,7 +49,7 @@ def _width(stream: Any) -> int:
 
 
 def console_of(stream: Any, file: Any = None) -> Console:
-    """Return rich's console for a stream, as wide as it is; with ``file``, what is printed goes there."""
+    """Return rich's console for a stream, with its width; with ``file``, output goes there instead."""
     from rich.console import Console
 
     return Console(
@@ -63,31 +63,31 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
     text = io.StringIO()
     console = console_of(stream, text)
     for view in views:
-        console.print(view, soft_wrap=not wrapped, crop=False)  # what must not be broken may be wider
+        console.print(view, soft_wrap=not wrapped, crop=False)  # lines that must not be wrapped may be wider
     stream.write(text.getvalue())
     stream.flush()
 
 
 @dataclass
 class Sink:
-    """Where the output of one command goes: a group of options, as these ask for it."""
+    """The group of options for output (--json, -q, -v), and the functions that print as they ask."""
 
     json: Json = False
     quiet: Quiet = False
     verbose: Verbose = False
 
     def answer(self, result: Jsonable | dict[str, Any]) -> bool:
-        """Print a result as JSON if that is asked for; returns whether it was."""
+        """Print a result as JSON if --json was given; returns whether it was."""
         if not self.json:
             return False
         data = result if isinstance(result, dict) else result.to_json()
-        # allow_nan is off: a reader of this JSON need not know Python's NaN
+        # allow_nan is off: NaN is not valid JSON
         sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=True) + "\n")
         sys.stdout.flush()
         return True
 
     def show(self, *views: Any) -> None:
-        """Print an answer for people."""
+        """Print an answer as text."""
         if not self.quiet and not self.json:
             print_to(sys.stdout, *views)
 
@@ -98,7 +98,7 @@ class Sink:
         sys.stdout.flush()
 
     def notes(self, notes: Iterable[str]) -> None:
-        """Print remarks to stderr."""
+        """Print notes to stderr."""
         if self.quiet or self.json:
             return
         from ..render.columns import notes_view
@@ -109,9 +109,9 @@ class Sink:
 
     @contextmanager
     def working(self, what: str, output: str = "") -> Iterator[Any]:
-        """Give a callback (done, total) that draws a bar on a terminal once work takes over a second.
+        """Yield a callback (done, total) that draws a progress bar on a terminal if work takes over a second.
 
-        A signal that comes meanwhile unwinds the work, which may write ``output``.
+        A signal during the block stops the work and removes its temporary files; ``output`` is the file it may write.
         """
         with unwinding(output):
             if self.quiet or self.json or not sys.stderr.isatty():
@@ -133,7 +133,7 @@ class _Bar:
 
     def update(self, done: int, total: int) -> None:
         if self._progress is None:
-            if time.monotonic() - self._began < AFTER_S or done >= total:
+            if time.monotonic() - self._began < PROGRESS_AFTER_S or done >= total:
                 return
             self._start(total)
         self._progress.update(self._task, completed=done, total=total)

@@ -1,7 +1,8 @@
-"""Signals: whenever one comes, one line, the right exit status, and nothing left half done.
+"""Signal handlers: one line to stderr, the right exit status, and no output left half written.
 
-It is loaded before everything else and imports only what an interpreter has at hand. While nothing is being
-written a signal ends the program at once; while something is, it unwinds what writes, which removes its temp files.
+This module is loaded before everything else and imports only cheap modules of the standard library. While nothing is
+being written, a signal ends the program at once; otherwise it raises Stopped in the writing code, which then removes
+its temporary files.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["Stopped", "output_in_place", "say", "stop_of", "stoppable", "trains_in", "unwinding"]
+__all__ = ["Stopped", "output_in_place", "say", "set_run_folder", "stop_message", "stoppable", "unwinding"]
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
-"""A second signal that comes later than this after the first does not wait for the unwinding."""
+"""A second signal, if it comes later than this after the first, ends the program without cleaning up."""
 AGAIN_S = 0.01
 
 Identity = tuple[int, int] | None
 
 
 class Stopped(BaseException):
-    """A signal, on its way through whatever is being written."""
+    """Raised by a signal while an output is being written; a BaseException, so that ``except Exception`` misses it."""
 
 
-class _State:
-    """What the handlers need to know; there is one, as there is one set of handlers."""
+class _SignalState:
+    """The state of the signal handlers; global, because a process has one set of handlers."""
 
     as_json = False
     unwinds = False
@@ -43,12 +44,17 @@ class _State:
 
 @contextmanager
 def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
-    """React to SIGINT, SIGTERM and SIGHUP; one that whoever started us has ignored stays ignored.
+    """Handle SIGINT, SIGTERM and SIGHUP during the block; a signal that the parent process ignores stays ignored.
 
-    When the whole program is done they are ignored, because the interpreter's own end cannot be interrupted tidily.
+    With ``whole_program`` they are ignored after the block: the interpreter's exit cannot be interrupted safely.
     """
-    _State.as_json, _State.unwinds, _State.number, _State.output = as_json, not whole_program, 0, ""
-    _State.run = ""
+    _SignalState.as_json, _SignalState.unwinds, _SignalState.number, _SignalState.output = (
+        as_json,
+        not whole_program,
+        0,
+        "",
+    )
+    _SignalState.run = ""
     taken = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _stop) for number in (*taken, int(signal.SIGALRM))}
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -62,36 +68,36 @@ def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
 
 @contextmanager
 def unwinding(output: str = "") -> Iterator[None]:
-    """Let signals raise Stopped while the block runs, which may write ``output``."""
-    outside, _State.unwinds = _State.unwinds, True
-    _State.output, _State.before = output, _identity(output)
+    """Let signals raise Stopped during the block; ``output`` is the file that the block may write."""
+    outside, _SignalState.unwinds = _SignalState.unwinds, True
+    _SignalState.output, _SignalState.before = output, _identity(output)
     try:
         yield
     finally:
-        _State.unwinds = outside
-    if _State.number:  # it was raised, and something that catches everything swallowed it
+        _SignalState.unwinds = outside
+    if _SignalState.number:  # Stopped was raised, but code that catches everything swallowed it
         raise Stopped
 
 
 def _stop(number: int, _: object) -> None:
     again = number == signal.SIGALRM
-    if again and not _State.number:
+    if again and not _SignalState.number:
         return
-    first = not _State.number
+    first = not _SignalState.number
     if first:
-        _State.number, _State.since = number, time.monotonic()
-    if _State.unwinds and (first or again):
+        _SignalState.number, _SignalState.since = number, time.monotonic()
+    if _SignalState.unwinds and (first or again):
         raise Stopped
-    if _State.unwinds and time.monotonic() - _State.since < IMPATIENT_S:
+    if _SignalState.unwinds and time.monotonic() - _SignalState.since < IMPATIENT_S:
         return
-    _State.hasty = _State.unwinds
-    code, line = stop_of()
+    _SignalState.hasty = _SignalState.unwinds
+    code, line = stop_message()
     say(line)
     os._exit(code)
 
 
 def _unraisable(found: Any) -> None:
-    """Raise again, a little later, what was raised where Python ignores exceptions: in a finaliser, a callback."""
+    """Raise Stopped again a little later if it was raised where Python ignores exceptions: a finaliser, a callback."""
     if found.exc_type is not None and issubclass(found.exc_type, Stopped):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         return
@@ -99,62 +105,62 @@ def _unraisable(found: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, past every buffer; where that is gone, do without."""
+    """Write a line to stderr, unbuffered; errors are ignored."""
     with suppress(OSError):
         os.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
 
 
-def stop_of(number: int = 0) -> tuple[int, str]:
-    """Return the exit code and the line of ``number`` or of the signal that came; 0 where none did."""
-    number = number or _State.number
+def stop_message(number: int = 0) -> tuple[int, str]:
+    """Return the exit code and message for ``number``, or for the signal received; (0, '') if there was none."""
+    number = number or _SignalState.number
     if not number:
         return 0, ""
-    code, message = 128 + number, f"{WORDS[number]}; {_left()}."
-    if not _State.as_json:
+    code, message = 128 + number, f"{WORDS[number]}; {_remains()}."
+    if not _SignalState.as_json:
         return code, f"error: {message}"
-    # By hand: what writes JSON may be the very thing whose import was interrupted.
+    # Written by hand: the interrupted import may be that of json.
     quoted = message.replace("\\", "\\\\").replace('"', '\\"')
     head = '{"kind": "ckpt.error", "version": 1, "error": "CheckpointError", "exit_code": '
     return code, f'{head}{code}, "message": "{quoted}", "hint": "", "rule": null, "details": []}}'
 
 
-def trains_in(folder: str) -> None:
-    """Let what a signal leaves be a run's last checkpoint."""
-    _State.run = folder
+def set_run_folder(folder: str) -> None:
+    """Report the last checkpoint of the run in this folder when a signal stops the program."""
+    _SignalState.run = folder
 
 
-def _saved() -> str:
-    """Return which checkpoint a run has and how it goes on, '' where nothing was saved."""
+def _saved_checkpoint() -> str:
+    """Return the saved checkpoint of a run and the command that resumes it; '' if nothing was saved."""
     try:
-        step = os.readlink(os.path.join(_State.run, "last")) if _State.run else ""
+        step = os.readlink(os.path.join(_SignalState.run, "last")) if _SignalState.run else ""
     except OSError:
         return ""
     from ..util.text import escape
 
-    at = "" if _State.run == "run" else f" --run {escape(_State.run)}"
-    return f"{escape(os.path.join(_State.run, step))} is saved, and ckpt train{at} --resume goes on" if step else ""
+    at = "" if _SignalState.run == "run" else f" --run {escape(_SignalState.run)}"
+    return f"{escape(os.path.join(_SignalState.run, step))} is saved; ckpt train{at} --resume continues" if step else ""
 
 
-def _left() -> str:
-    if saved := _saved():
+def _remains() -> str:
+    if saved := _saved_checkpoint():
         return saved
     placed = output_in_place()
     if placed:
         return f"{placed} was already in place"
-    return "a temp file may be left, which the next run removes" if _State.hasty else "nothing was left half done"
+    return "a temp file may be left; the next run removes it" if _SignalState.hasty else "nothing was left half done"
 
 
 def output_in_place() -> str:
-    """Return the output's name if what is there now is not what was there before."""
-    if not _State.output or _identity(_State.output) in (None, _State.before):
+    """Return the output's name if the file there now is not the one that was there before."""
+    if not _SignalState.output or _identity(_SignalState.output) in (None, _SignalState.before):
         return ""
     from ..util.text import escape
 
-    return escape(_State.output)
+    return escape(_SignalState.output)
 
 
 def _identity(path: str) -> Identity:
-    """Return what tells a file from one that takes its place."""
+    """Return device and inode, which tell a file from one that replaces it."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What is seen of a run under way: checks as they come, a line that lives on a terminal, elsewhere one now and then."""
+"""Shows the progress of a training run: its checks, and a live line on a terminal or else a line now and then."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from .sink import Sink, console_of, print_to
-from .stopping import trains_in
+from .stopping import set_run_folder
 
-__all__ = ["Watching", "watching"]
+__all__ = ["ProgressDisplay", "training_progress"]
 
 DRAWN_A_SECOND = 8
 SMOOTH = 0.9
-"""How much of the rate is what it was before."""
+"""Weight of the previous value in the smoothed rate."""
 
 
-class Watching:
-    """Is given what a run tells (``observer`` of ``train``) and shows it.
+class ProgressDisplay:
+    """Shows the events of a run; ``observe`` is the ``observer`` of ``train``.
 
-    ``shown`` says which checks were shown, ``noted`` which notes.
+    ``shown`` holds the checks that were shown, ``noted`` the notes.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -36,9 +36,9 @@ class Watching:
         self._began: tuple[str, float] | None = None
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Show one thing."""
+        """Show one event."""
         if row.get("event") == "begin":
-            trains_in(row["folder"])
+            set_run_folder(row["folder"])
         if self._sink.quiet or self._sink.json:
             return
         from ..render.train import checks_view, dev_line, filled_line
@@ -64,7 +64,7 @@ class Watching:
         elif event == "test":
             self._testing(row)
         elif "test" in row:
-            pass  # the last of what is shown of a run
+            pass  # nothing more is shown of a run
         elif "dev" in row:
             self._say(dev_line(row, self._steps))
         else:
@@ -90,7 +90,7 @@ class Watching:
         self._draw(step_line(row, self._steps, left))
 
     def _control(self, row: Mapping[str, Any]) -> None:
-        """Say what a run of the controls reached; while it trains, on a terminal, that it does."""
+        """Show the result of a run of the controls; on a terminal, also that it is training."""
         from ..render.train import control_line
 
         if row["value"] is not None:
@@ -101,7 +101,7 @@ class Watching:
             self._draw(control_line(row))
 
     def _filling(self, row: Mapping[str, Any]) -> None:
-        """Show how far the cache is, on a terminal, once that takes time."""
+        """Show the progress of the cache on a terminal, if it takes time."""
         from ..render.train import filling_line
 
         now, split = time.monotonic(), row["split"]
@@ -126,7 +126,7 @@ class Watching:
             self._draw(testing_line(row))
 
     def _draw(self, line: Any) -> None:
-        """Let a line be the one that lives."""
+        """Replace the live line."""
         self._drawn = time.monotonic()
         if self._live is None:
             from rich.live import Live
@@ -136,16 +136,16 @@ class Watching:
         self._live.update(line, refresh=True)
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
 
 @contextmanager
-def watching(sink: Sink) -> Iterator[Watching]:
-    """Give what shows a run while the block runs."""
-    watch = Watching(sink)
+def training_progress(sink: Sink) -> Iterator[ProgressDisplay]:
+    """Yield an observer that shows the progress of a run during the block."""
+    watch = ProgressDisplay(sink)
     try:
         yield watch
     finally:

@@ -1,4 +1,4 @@
-"""What every verb that plans an output does: check the place, show the plan or carry it out, say what was written."""
+"""What every verb that plans an output does: check the output, show or carry out the plan, report what was written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Writing", "show_explained", "show_plan"]
 
 @dataclass(frozen=True)
 class Writing:
-    """Where and how a verb was asked to write: a group of options. ``output`` None is for a dry run only."""
+    """The group of options for writing an output. ``output`` is None only for a dry run."""
 
     output: OutputUnlessDry = None
     to: To = None
@@ -34,15 +34,13 @@ class Writing:
     sink: Sink = field(default_factory=Sink)
 
     def check(self) -> None:
-        """Raise ConfigError for an output that cannot be, before anything is opened."""
+        """Raise ConfigError for an output that is not possible, before anything is opened."""
         from ..api.apply import check_output as api_check_output
         from ..errors import ConfigError
 
         if self.output is None:
             if not self.dry_run:
-                raise ConfigError(
-                    "it does not say where to write.", hint="Name the output with -o, or look first with -n."
-                )
+                raise ConfigError("no output given.", hint="Name the output with -o, or show the plan with -n.")
             if self.to or self.max_shard_size:
                 api_check_output("output/", to=self.to, max_shard_size=self.max_shard_size)
             return
@@ -50,7 +48,7 @@ class Writing:
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
 
     def carry_out(self, plan: Plan) -> None:
-        """Show a plan, or write its output and show what was written."""
+        """Show a plan, or write its output and show the receipt."""
         from ..api.apply import apply
         from ..api.apply import check_output as api_check_output
 
@@ -61,7 +59,7 @@ class Writing:
             if not self.sink.answer(plan):
                 self._show(plan)
             return
-        assert self.output is not None  # by check
+        assert self.output is not None  # ensured by check()
         with self.sink.working("writing", self.output) as progress:
             receipt = apply(
                 plan,
@@ -74,14 +72,14 @@ class Writing:
                 progress=progress,
             )
         try:
-            self._tell(plan, receipt, self.output)
+            self._show_receipt(plan, receipt, self.output)
         except Exception as error:
             if not is_for_memory(error):
                 raise
-            say(f"note: {escape(self.output)} is written; there is not enough memory to show what was done.")
+            say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
 
-    def _tell(self, plan: Plan, receipt: Receipt, output: str) -> None:
-        """Show what was planned and written."""
+    def _show_receipt(self, plan: Plan, receipt: Receipt, output: str) -> None:
+        """Show the plan and the receipt."""
         if self.sink.answer(receipt):
             return
         from ..render.verification import receipt_view
@@ -96,7 +94,7 @@ class Writing:
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
-    """Show why tensors of a plan are what they are, and nothing of the others; it was asked for, so with -q too."""
+    """Show why these tensors of a plan are as they are; also with -q, because --explain asks for it."""
     from ..api.explain import explain
 
     found = explain(plan, keys)
@@ -109,7 +107,7 @@ def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
 
 
 def show_plan(sink: Sink, plan: Plan, notes: Sequence[str]) -> None:
-    """Show a plan: what there is to say of it, with -v every step, and the table."""
+    """Show a plan: its notes, its table and, with -v, every step."""
     from ..render.plan import plan_lines, plan_view
 
     if sink.quiet:

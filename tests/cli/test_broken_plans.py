@@ -55,7 +55,11 @@ def test_in_python_it_is_the_same() -> None:
 def test_of_a_sound_plan_the_output_is_missed(ckpt: Run) -> None:
     torch.save({"a": torch.ones(2)}, "a.pth")
     Path("p.json").write_text(ckpt("convert", "a.pth", "-n", "--json").out)
-    for output, said in (((), "--output"), (("-o", "-"), "-o - names no file"), (("-o", "x.xyz"), "names no format")):
+    for output, said in (
+        ((), "--output"),
+        (("-o", "-"), "-o - does not name a file"),
+        (("-o", "x.xyz"), "names no format"),
+    ):
         done = ckpt("apply", "p.json", *output)
         assert done.code == 2
         assert said in done.err

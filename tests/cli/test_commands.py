@@ -181,7 +181,7 @@ def test_progress_is_for_work_that_takes_longer(files: object, ckpt: Run, monkey
     bar = sink._Bar("writing")
     bar.update(1, 100)
     assert bar._progress is None
-    monkeypatch.setattr(sink, "AFTER_S", 0.0)
+    monkeypatch.setattr(sink, "PROGRESS_AFTER_S", 0.0)
     bar.update(2, 100)
     assert bar._progress is not None
     bar.stop()
@@ -429,7 +429,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("inspect", "best.pth", "-v", "--depth", "2"), 2, "--depth"),
         (("inspect", "-dash.pth"), 2, "-h"),
         (("transplant", "best.pth", "ru.yaml", "-o", ""), 2, "--output is empty"),
-        (("transplant", "best.pth", "ru.yaml", "-o", "-"), 2, "-o - names no file"),
+        (("transplant", "best.pth", "ru.yaml", "-o", "-"), 2, "-o - does not name a file"),
         (("transplant", "best.pth", "ru.yaml", "--dtype", ""), 2, "--dtype is empty"),
         (("transplant", "best.pth", "ru.yaml", "--max-shard-size", ""), 2, "--max-shard-size is empty"),
         (("transplant", "best.pth", "ru.yaml", "--exclude", ""), 2, "--exclude is empty"),
@@ -442,12 +442,12 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"), 2, "the suffix of out.onnx names no format"),
         (("transplant", "best.pth", "s3://x/ru.yaml"), 2, "-o"),
         (("apply", "plan.json", "-o", "-"), 3, "the plan plan.json cannot be read"),
-        (("init", "best.pth", "-o", "-"), 2, "-o - names no file"),
+        (("init", "best.pth", "-o", "-"), 2, "-o - does not name a file"),
         (("init", "best.pth", "-o", ""), 2, "--output is empty"),
         (("verify", ""), 2, "OUT is empty"),
         (("transplant", "best.pth"), 2, "a source and a destination"),
         (("transplant", "a", "b", "c"), 2, "a source and a destination"),
-        (("transplant", "--source", "best.pth", "x", "ru.yaml"), 2, "the destination alone"),
+        (("transplant", "--source", "best.pth", "x", "ru.yaml"), 2, "only the destination"),
         (("transplant", "best.pth", "ru.yaml"), 4, "shape mismatch"),
         (("transplant", "best.pth", "ru.yaml", "--exclude", "decodr"), 2, "Did you mean decoder (2 keys)?"),
         (
@@ -461,9 +461,9 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "--map-file", "nothing"), 2, "--map-file nothing cannot be read"),
         (("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "best.pth", "--force"), 5, "is an input"),
         (("apply", "nothing.json", "-o", "x.pth"), 3, "nothing.json cannot be read"),
-        (("apply", "ru.yaml", "-o", "x.pth"), 2, "it names no verb"),
+        (("apply", "ru.yaml", "-o", "x.pth"), 2, "it has no verb"),
         (("apply", "plan.json"), 3, "the plan plan.json cannot be read"),
-        (("verify", "best.pth"), 2, "carries no recipe"),
+        (("verify", "best.pth"), 2, "has no recipe"),
         (("verify", "nothing"), 3, "does not exist"),
         (("verify", "best.pth", "--source", "x"), 2, "is not NAME=PATH"),
         (("init", "nothing.pth"), 3, "does not exist"),

@@ -35,7 +35,7 @@ def test_words_go_with_a_language(ckpt: Run) -> None:
     assert ckpt("demo-data", "a", "--n", 1, "--lang", "cy", "--words", "w.txt").code == 0
     assert ckpt("demo-data", "b", "--n", 1, "--lang", "cy", "--lang", "en", "--words", "cy=w.txt").code == 0
     done = ckpt("demo-data", "c", "--lang", "cy", "--lang", "en", "--words", "w.txt")
-    assert (done.code, "--words w.txt does not say of which language" in done.err) == (2, True)
+    assert (done.code, "--words w.txt does not name a language" in done.err) == (2, True)
 
 
 def test_it_ends_as_documented(ckpt: Run) -> None:

@@ -154,7 +154,7 @@ def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) 
 def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
     setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
     done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *TRANSPLANT)
-    assert done.stderr == "error: interrupted; a temp file may be left, which the next run removes.\n"
+    assert done.stderr == "error: interrupted; a temp file may be left; the next run removes it.\n"
     assert done.returncode == 130
     assert shell(f"ckpt {' '.join(TRANSPLANT)}").returncode == 0
     assert left() == ["out.safetensors"]
@@ -218,9 +218,7 @@ def shell(command: str, *, stdout: int = subprocess.PIPE, **environment: str) ->
 def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >&-")
     assert (done.returncode, done.stdout) == (5, "")
-    assert (
-        done.stderr.count("error: the answer cannot be written to stdout: ") + done.stderr.count('"exit_code": 5') == 1
-    )
+    assert done.stderr.count("error: cannot write the answer to stdout: ") + done.stderr.count('"exit_code": 5') == 1
     assert done.stderr.endswith("out.safetensors was written.\n") == ("-o" in rest)
 
 
@@ -248,7 +246,7 @@ def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, 
 def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >/dev/full")
     assert done.returncode == 5
-    assert done.stderr.count("the answer cannot be written to stdout: No space left on device.") == 1
+    assert done.stderr.count("cannot write the answer to stdout: No space left on device.") == 1
     assert done.stderr.count("\n") == 1
 
 
@@ -297,7 +295,7 @@ def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytes
     monkeypatch.chdir("gone")
     os.rmdir("../gone")
     done = ckpt("inspect", "x.pth")
-    assert (done.code, "the working directory does not exist any more" in done.err) == (3, True)
+    assert (done.code, "the working directory no longer exists" in done.err) == (3, True)
 
 
 def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +328,7 @@ def test_no_memory_is_said_even_where_there_is_none_for_colours(
 
     monkeypatch.setattr(sink, "console_of", full)
     assert failing.failed(error, [], as_json=False) == 3
-    assert capsys.readouterr().err == "error: there is not enough memory.\n"
+    assert capsys.readouterr().err == "error: not enough memory.\n"
 
 
 @pytest.mark.parametrize(
@@ -353,5 +351,5 @@ def test_no_memory_to_show_what_was_written_is_a_note(
     torch.save({"w": torch.ones(2)}, "s.pth")
     assert main(["convert", "s.pth", "-o", "o.safetensors"]) == code
     assert cs.verify("o.safetensors").ok
-    said = "note: o.safetensors is written; there is not enough memory to show what was done."
+    said = "note: o.safetensors is written, but there is not enough memory to show the receipt."
     assert (capfd.readouterr().err.splitlines() == [said]) is (code == 0)

@@ -258,4 +258,4 @@ def test_a_second_signal_says_what_is_saved(init: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 143, done
-    assert "r/steps/4 is saved, and ckpt train --run r --resume goes on." in " ".join(done.stderr.split())
+    assert "r/steps/4 is saved; ckpt train --run r --resume continues." in " ".join(done.stderr.split())

@@ -338,10 +338,10 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
         (["--preprocess-only"], "computes nothing beforehand"),
         (["--report", "nowhere"], "there is no run nowhere"),
-        (["--report", "run", "--resume"], "--report and --resume contradict each other: it trains nothing."),
+        (["--report", "run", "--resume"], "--report and --resume contradict each other: --report does not train."),
         (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
         (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),
-        (["--report", "run", "--run", "other"], "--report is asked of run and of --run other"),
+        (["--report", "run", "--run", "other"], "--report is given two runs: run and --run other"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:

@@ -1,4 +1,4 @@
-"""What the program answers when a shell asks it to complete a command line."""
+"""Answers a shell that asks to complete a command line."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from contextlib import suppress
 from typing import Any
 
 from .parsed import Parsed, options_of, parsed, typed_in
-from .values import destination_keys, few, roots, segments, source_keys, values_of
+from .values import destination_keys, roots, segments, shorten_to_beginnings, source_keys, values_of
 
 __all__ = ["VARIABLE", "answer", "candidates", "run"]
 
-# What may come next in a command line.
+# The candidates for the next word.
 
-Found = tuple[str, list[str]]
-"""``words``; ``partial`` where more of the word is to come; ``files``, which the shell knows best."""
+Candidates = tuple[str, list[str]]
+"""Kind and candidates: ``words``; ``partial`` words that go on; ``files``, which the shell completes itself."""
 
-NOTHING: Found = ("words", [])
-FILES: Found = ("files", [])
+NOTHING: Candidates = ("words", [])
+FILES: Candidates = ("files", [])
 _OF_FILES = re.compile(r"FILE|DIR|CKPT|SRC|DST|PLAN|MODEL=LIST|NAME=PATH|OUT")
 _OF_KEYS = re.compile(r"GLOB|PATTERN|FROM=TO|KEY")
 _OF_THE_DESTINATION = ("reinit", "require", "on_mismatch", "vocab_keys", "explain")
 
 
-def candidates(command: Any, words: Sequence[str], current: str) -> Found:
-    """Return what the word ``current`` may become behind ``words``, whole words each."""
+def candidates(command: Any, words: Sequence[str], current: str) -> Candidates:
+    """Return the candidates for the word ``current`` after the complete words ``words``."""
     found = parsed(command, words)
     if found is None:
         return NOTHING
@@ -46,8 +46,8 @@ def candidates(command: Any, words: Sequence[str], current: str) -> Found:
     return FILES
 
 
-def _values(found: Parsed, option: Any, text: str) -> Found:
-    """Return what the value of an option may be; its name in the help says of which kind it is."""
+def _values(found: Parsed, option: Any, text: str) -> Candidates:
+    """Return the candidates for the value of an option; the metavar of its help gives the kind."""
     metavar = option.metavar or ""
     if option.name == "root":
         return "words", _beginning(roots(found), text)
@@ -64,9 +64,9 @@ def _values(found: Parsed, option: Any, text: str) -> Found:
     return _keys(segments(keys, text), _beginning(known, text), more=metavar == "FROM=TO")
 
 
-def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Found:
-    """Return keys, and what else may stand there; a module that stands alone may go on, and a rule does (``more``)."""
-    words = few([*found, *others])
+def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
+    """Return keys and other candidates; ``partial`` if the only one is a module, or a rule that goes on (``more``)."""
+    words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
         return "words", words
     (word,) = words
@@ -75,7 +75,7 @@ def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Found
     return ("partial" if found.get(word, word not in others) else "words"), words
 
 
-def _settings(text: str) -> Found:
+def _settings(text: str) -> Candidates:
     name, equals, last = text.partition("=")
     if equals:
         return "words", [f"{name}={value}" for value in _beginning(values_of(f"set {name}", ""), last)]
@@ -87,39 +87,39 @@ def _beginning(values: Iterable[str], text: str) -> list[str]:
     return [value for value in values if value.startswith(text)]
 
 
-# What the program does when a shell asks it to complete: answers in time, or says nothing.
+# Answering a shell: in time, or with nothing.
 
 VARIABLE = "_CKPT_COMPLETE"
 PATIENCE_S = 4.0
-"""Whoever pressed Tab waits no longer than this, whatever lies in the file."""
+"""The longest time a user waits after pressing Tab, whatever the file contains."""
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Read what was typed, write the candidates, and leave: no error is ever shown in a line that is being typed."""
+    """Read the typed words, write the candidates and exit; errors are never shown, because a line is being typed."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
-    said = ""
+    reply = ""
     with suppress(Exception):
-        said = answer(command, os.environ[VARIABLE], sys.stdin.buffer.read())
+        reply = answer(command, os.environ[VARIABLE], sys.stdin.buffer.read())
     with suppress(OSError):
-        sys.stdout.buffer.write(said.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.write(reply.encode("utf-8", "surrogateescape"))
         sys.stdout.flush()
     return 0
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return what to tell a shell that gives ``given``: the kind, then the candidates, each on a line."""
+    """Return the answer to a shell that sends ``given``: the kind, then one candidate per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""
     kind, values = candidates(command(), typed.words, typed.current)
     if kind == "files":
         return "files\n"
-    if not typed.plain:  # quotes inside the word: what the shell would put in its place is not ours to say
+    if not typed.plain:  # quotes inside the word: we cannot know what the shell would replace
         return ""
     if shell == "fish" and kind == "partial" and not values[0].endswith("="):
-        values = [*values, f"{values[0]}."]  # what stands alone gets a blank behind it there
+        values = [*values, f"{values[0]}."]  # with a single candidate, that shell would add a space
     kept = len(typed.kept)
     return "\n".join([kind, *(value[kept:] for value in values if value and value.startswith(typed.current)), ""])

@@ -1,4 +1,4 @@
-"""Puts completion where a shell finds it when it starts, and what the shells run."""
+"""Installs completion for a shell; the scripts that the shells run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..stopping import unwinding
 
 __all__ = ["SHELLS", "install", "program", "script", "shell_in_use"]
 
-# What the shells run. Each gives the words on stdin, and the answer's lines are taken as they are, never evaluated.
+# The scripts of the shells. Each passes the words on stdin, and uses the lines of the answer without evaluating them.
 #
-# A shell calls the function for every word whose last part is ``ckpt``, as in ``evil/ckpt``, before anyone has pressed
-# Enter: what is run is the program that made the script, by its absolute path, and never the word that was typed.
+# A shell calls the function for every command whose last part is ``ckpt``, as in ``evil/ckpt``, before the user has
+# pressed Enter. So the script runs the program that made it, by its absolute path, and never the typed word.
 
 _BASH = r"""
 _ckpt_completion() {
@@ -79,21 +79,21 @@ SHELLS = tuple(_SCRIPTS)
 
 
 def script(shell: str, words: Sequence[str]) -> str:
-    """Return what a shell has to run once so that it completes ``ckpt`` by what the program ``words`` answers."""
+    """Return the script that makes a shell complete ``ckpt`` by running the program ``words``."""
     quoted = _quoted_in_fish if shell == "fish" else _quoted
     return _SCRIPTS[shell].lstrip("\n").replace("PROGRAM", " ".join(map(quoted, words)))
 
 
 def program() -> tuple[str, ...]:
-    """Return the words that run this program from anywhere: its file, or where there is none, Python and the module."""
+    """Return the command that runs this program from any folder: its file, or Python and the module if it has none."""
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":
         return (os.path.abspath(found),)
-    return (sys.executable, "-P", "-m", "ckptsurgeon")  # -P: not what lies in the folder where Tab is pressed
+    return (sys.executable, "-P", "-m", "ckptsurgeon")  # -P: never import from the folder where Tab is pressed
 
 
 def _quoted(word: str) -> str:
-    return f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)  # in quotes it is no alias
+    return f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)  # the quotes prevent alias expansion
 
 
 def _quoted_in_fish(word: str) -> str:
@@ -102,18 +102,18 @@ def _quoted_in_fish(word: str) -> str:
 
 
 def shell_in_use(named: str = "") -> str:
-    """Return the shell that is named, else the one that runs this, else the user's own; raises ConfigError."""
+    """Return the named shell, else the one that runs this, else the user's login shell; raises ConfigError."""
     for shell in [named] if named else [_parent(), os.path.basename(os.environ.get("SHELL", ""))]:
         if shell in SHELLS:
             return shell
     raise ConfigError(
-        f"there is no completion for {escape(named)}." if named else "it cannot be told which shell this is.",
+        f"there is no completion for {escape(named)}." if named else "cannot find out which shell this is.",
         hint=f"Name one of {', '.join(SHELLS)}.",
     )
 
 
 def _parent() -> str:
-    """Return the name of the process that started this one, '' where the system does not say."""
+    """Return the name of the process that started this one, '' if the system does not tell."""
     try:
         with open(f"/proc/{os.getppid()}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().strip().lstrip("-")
@@ -122,9 +122,9 @@ def _parent() -> str:
 
 
 def install(shell: str) -> tuple[str, str]:
-    """Write the script of a shell, and have it read when the shell starts; return where it lies, and what reads it.
+    """Write the script of a shell, and load it when the shell starts; return its path, and that of the start-up file.
 
-    fish finds it by itself. The start-up file of the others gets one line, once. Raises OutputError.
+    fish loads it by itself; for the others, one line is added to the start-up file, once. Raises OutputError.
     """
     from ...storage.write.output_checks import output_error
     from ...storage.write.staging import staged_file
@@ -153,7 +153,7 @@ def _place(shell: str) -> str:
 
 
 def _add_line(path: str, line: bytes) -> None:
-    """Add a line to a file that has it not yet, and change nothing else of it: not what it links to, nor its rights."""
+    """Append a line to a file that does not have it yet; keeps symlinks and permissions."""
     from ...storage.write.output_checks import output_error
 
     try:

@@ -1,4 +1,4 @@
-"""A command line as far as it was typed: its words, its verb, its options."""
+"""Parses an incomplete command line into its words, verb and options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Parsed", "Typed", "options_of", "parsed", "typed_in"]
 
-# A command line as far as it was typed: the words before the cursor, and the one that is being typed.
+# The words before the cursor, and the one that is being typed.
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _ESCAPED_IN_QUOTES = '$`"\\\n'
@@ -17,10 +17,10 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 
 @dataclass(frozen=True)
 class Typed:
-    """``words`` without the program's; ``current`` without quotes.
+    """A typed line: ``words`` without the program's name, ``current`` without quotes.
 
-    ``kept`` is the beginning of ``current`` that the shell takes for another word and keeps (bash, up to an equals
-    sign). ``plain``: it has no quotes and escapes, but perhaps a quote in front of all of it.
+    ``kept`` is the beginning of ``current`` that bash treats as a separate word and keeps (up to an equals sign).
+    ``plain``: there are no quotes or escapes, except perhaps one quote at the beginning.
     """
 
     words: tuple[str, ...]
@@ -30,7 +30,7 @@ class Typed:
 
 
 def typed_in(shell: str, given: str) -> Typed | None:
-    """Return what was typed; bash gives the line and its word breaks, the others the words and the current one."""
+    """Parse the input of a shell: bash gives the line and its word breaks, the others the words and the current one."""
     fields = given.split("\0")[:-1]
     if shell == "bash" and len(fields) == 2:
         return _line(fields[0], fields[1])
@@ -54,7 +54,7 @@ def _line(line: str, breaks: str) -> Typed | None:
 
 @dataclass
 class _Word:
-    """A word as a shell reads it: ``bare`` without any quote, ``opened`` by a quote that still lasts."""
+    """A word by the shell's rules: ``bare`` has no quotes, ``opened`` is the quote that is still open."""
 
     text: str = ""
     bare: bool = True
@@ -62,7 +62,7 @@ class _Word:
 
 
 def _lexed(line: str) -> list[_Word]:
-    """Return the words of a line by the shell's rules for quotes; the last is the one that is being typed."""
+    """Split a line into words by the shell's rules for quotes; the last word is the one being typed."""
     words, begun, quote, i = [_Word()], False, "", 0
     while i < len(line):
         char, word = line[i], words[-1]
@@ -87,10 +87,10 @@ def _lexed(line: str) -> list[_Word]:
 
 @dataclass
 class Parsed:
-    """Words in front of the cursor. ``wants`` is the option whose value comes next, None where none is.
+    """The words before the cursor, parsed. ``wants`` is the option whose value comes next, or None.
 
-    ``command`` is the parser's own, of a verb or of a group of verbs; ``values`` are those of options by their names in
-    the API, an empty list for a flag.
+    ``command`` is the click command of a verb or of a group of verbs; ``values`` maps options, by their names in the
+    API, to their values, an empty list for a flag.
     """
 
     command: Any
@@ -102,7 +102,7 @@ class Parsed:
 
     @property
     def is_verb(self) -> bool:
-        """Whether it is a verb, and not what verbs belong to."""
+        """Whether the command is a verb, and not a group of verbs."""
         return not hasattr(self.command, "commands")
 
 
@@ -117,7 +117,7 @@ def options_of(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parsed(root: Any, words: Sequence[str]) -> Parsed | None:
-    """Return what words say; None for a verb that there is not."""
+    """Parse the words; returns None for an unknown verb."""
     found = Parsed(root)
     for word in words:
         if found.wants is not None:

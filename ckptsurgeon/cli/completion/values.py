@@ -1,4 +1,4 @@
-"""The values that options and arguments take: known names, and keys of the checkpoints that a line names."""
+"""The values of options and arguments: known names, and keys of the checkpoints on the line."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from .parsed import Parsed
 if TYPE_CHECKING:
     from ...checkpoint.checkpoint import Checkpoint
 
-__all__ = ["destination_keys", "few", "roots", "segments", "source_keys", "values_of"]
+__all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "source_keys", "values_of"]
 
-# Keys of the checkpoints that a line names so far, module by module; headers are read and nothing else.
+# Keys of the checkpoints on the line, module by module. Only headers are read.
 #
-# Keys are whatever a file says: only those are offered that mean themselves to every shell and as a pattern.
+# A file may contain any key: only keys without special characters for a shell or a pattern are offered.
 
-MOST = 400
-"""Candidates; where there are more, their beginnings are."""
-SOURCES = 4
-"""Of the sources of a merge or an average, which have the same keys, so many are read."""
+MAX_CANDIDATES = 400
+"""The most candidates offered; if there are more, their common beginnings are."""
+MAX_SOURCES = 4
+"""The most sources read for a merge or an average: their keys are the same."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
 def source_keys(found: Parsed) -> list[str]:
-    """Return the keys of the sources, as the verb's patterns see them."""
+    """Return the keys of the sources, as the verb's patterns match them."""
     if found.name != "transplant":
         unwrap = "unwrap" in found.values or all(param.name != "unwrap" for param in found.command.params)
-        return _keys(found.arguments[:SOURCES], found, unwrap=unwrap)
+        return _keys(found.arguments[:MAX_SOURCES], found, unwrap=unwrap)
     named = found.values.get("source") or found.arguments[:1]
-    return _keys([_existing(one) for one in named[:SOURCES]], found, unwrap=True, beside=destination_keys(found))
+    return _keys([_existing(one) for one in named[:MAX_SOURCES]], found, unwrap=True, beside=destination_keys(found))
 
 
 def destination_keys(found: Parsed) -> list[str]:
-    """Return the keys of the destination, where that is a checkpoint: a configuration may have to be run."""
+    """Return the keys of the destination if it is a checkpoint; a configuration is not read, since it may run code."""
     place = 0 if found.values.get("source") else 1
     named = [one for one in found.arguments[place : place + 1] if not _is_configuration(one)]
     return _keys(named, Parsed(found.command), unwrap=False)
 
 
 def roots(found: Parsed) -> list[str]:
-    """Return where state dicts hang in the first source."""
+    """Return the entries of the first source that hold state dicts."""
     for path in (found.values.get("source") or found.arguments)[:1]:
         with closing(_opened(_existing(path), None)) as checkpoint:
             return [root for root in (checkpoint.root, *checkpoint.passed) if _is_plain(root)]
@@ -68,7 +68,7 @@ def _keys(paths: Sequence[str], found: Parsed, *, unwrap: bool, beside: Sequence
 
 
 def _opened(path: str, root: str | None) -> Checkpoint:
-    """Open what lies on this machine; raises OSError for an address, and for what would block as a pipe does."""
+    """Open a local file; raises OSError for a URL, and for a file whose reading may block, such as a pipe."""
     from ...checkpoint.opening import open_checkpoint
 
     local = os.path.expandvars(os.path.expanduser(path))
@@ -78,7 +78,7 @@ def _opened(path: str, root: str | None) -> Checkpoint:
 
 
 def _existing(source: str) -> str:
-    """Return the file of ``FILE:SRC_KEY:DST_KEY``; a file that is there wins over a reading of colons."""
+    """Return the file of ``FILE:SRC_KEY:DST_KEY``; an existing file whose name has colons wins."""
     return source if os.path.exists(source) else source.partition(":")[0]
 
 
@@ -87,9 +87,9 @@ def _is_configuration(path: str) -> bool:
 
 
 def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
-    """Return the modules and keys that ``text`` may become, one segment further, and whether more lies under each.
+    """Return modules and keys that complete ``text`` by one segment, and whether each has more segments.
 
-    A module that is there already is offered with what it holds.
+    If ``text`` is a complete module, its contents are offered too.
     """
     before, dot, last = text.rpartition(".")
     under = _under(keys, before + dot)
@@ -100,7 +100,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return the segments that follow a prefix, and whether others follow on them."""
+    """Return the segments that follow a prefix, and whether each has more segments."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found
@@ -113,15 +113,17 @@ def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
 
 
 def _is_plain(segment: str) -> bool:
-    """Whether a segment is letters, digits and marks that nothing reads otherwise."""
+    """Return whether a segment has no characters that a shell or a pattern interprets."""
     return bool(_PLAIN.fullmatch(segment)) and not segment.startswith(("-", "%", "+")) and segment.isprintable()
 
 
-def few(words: Sequence[str]) -> list[str]:
-    """Return words, or where they are too many the shortest beginnings that still tell so many apart as may be."""
-    if len(words) <= MOST:
+def shorten_to_beginnings(words: Sequence[str]) -> list[str]:
+    """Return the words or, if they are too many, the longest common beginnings that are few enough."""
+    if len(words) <= MAX_CANDIDATES:
         return list(words)
-    *_, found = takewhile(lambda found: len(found) <= MOST, map(partial(_cut, words), range(max(map(len, words)))))
+    *_, found = takewhile(
+        lambda found: len(found) <= MAX_CANDIDATES, map(partial(_cut, words), range(max(map(len, words))))
+    )
     return found
 
 
@@ -133,7 +135,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def values_of(option: str, metavar: str) -> list[str]:
-    """Return the values of an option: those its help names (``size|key``), and those of what it is for."""
+    """Return the values of an option: those in its metavar (``size|key``), and those registered under its name."""
     named = [word for word in metavar.rpartition("]")[2].split("|") if _WORD.fullmatch(word)]
     found = _KNOWN.get(option if metavar not in ("DTYPE", "keep|DTYPE") else "dtype")
     named_ones = metavar in ("", "FORMAT", "NAME", "[GLOB=]POLICY", "DTYPE", "keep|DTYPE")
@@ -177,7 +179,7 @@ def _settings() -> Iterable[str]:
 
 
 def _tasks() -> Iterable[str]:
-    """Return the names of the folder's files: to import it takes torch."""
+    """Return the names of the folder's files, because importing the tasks would import torch."""
     spec = importlib.util.find_spec("ckptsurgeon.trainer.tasks")
     places = spec.submodule_search_locations if spec is not None else None
     return sorted(one.name for one in pkgutil.iter_modules(places or []) if not one.name.startswith("_"))

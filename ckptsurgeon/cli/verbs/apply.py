@@ -71,7 +71,7 @@ def run(
 
 
 def _check_output(plan: str, output: str | None) -> None:
-    """Raise ConfigError for an output that cannot be, or for what is wrong in the plan, which comes first."""
+    """Raise ConfigError for an output that is not possible; an error in the plan is reported first."""
     from ...api.recipes import load_order
     from ...errors import ConfigError
 

@@ -65,7 +65,7 @@ def run(
 
 
 def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, str]:
-    """Return the file of words of each language; raises ConfigError where it is not said of which."""
+    """Return the file of words of each language; raises ConfigError if one does not name its language."""
     from ...errors import ConfigError
 
     files = {}
@@ -73,9 +73,7 @@ def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, st
         lang, between, path = one.partition("=")
         if not between or lang not in langs:
             if len(langs) > 1:
-                raise ConfigError(
-                    f"--words {one} does not say of which language.", hint=f"Write --words {langs[0]}={one}."
-                )
+                raise ConfigError(f"--words {one} does not name a language.", hint=f"Write --words {langs[0]}={one}.")
             lang, path = langs[0], one
         files[lang] = path
     return files

@@ -56,5 +56,5 @@ def run(
     sink.notes(found.notes)
     if sink.verbose:
         sink.notes(f"{one.name}: {one.size} bytes, SHA-256 {one.sha256}" for one in found.files)
-    # Exact for programs that read it; a terminal is shown what does nothing to it.
+    # The exact path for programs that read it; escaped on a terminal, which control characters could change.
     sink.lines([escape(found.path, len(found.path)) if sys.stdout.isatty() else found.path])

@@ -92,9 +92,11 @@ def _check(sort: str, depth: int | None, *, keys: bool, stats: bool, full: bool)
         raise ConfigError(f"--sort {sort} is unknown.", hint="Use size or key.")
     if keys and (stats or depth is not None):
         other = "--stats" if stats else "--depth"
-        raise ConfigError(f"--keys prints keys alone, without {other}.", hint="Leave one of them out.")
+        raise ConfigError(
+            f"--keys and {other} contradict each other: --keys prints only keys.", hint="Leave one of them out."
+        )
     if full and depth is not None:
-        raise ConfigError("-v shows every tensor, and --depth only so many levels.", hint="Leave one of them out.")
+        raise ConfigError("-v and --depth contradict each other: -v shows every tensor.", hint="Leave one of them out.")
 
 
 def _sorted(found: Inspection, sort: str) -> Iterable[str]:

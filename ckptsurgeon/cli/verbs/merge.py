@@ -144,10 +144,10 @@ def run(
         return
     is_recipe = len(models or ()) == 1 and (models or [""])[0].lower().endswith((".yaml", ".yml"))
     if not models or (method is None and not is_recipe):
-        lacks = "models" if not models else "a method"
-        raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
+        lacks = "models" if not models else "method"
+        raise ConfigError(f"no {lacks} given.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
     if is_recipe:
-        read_recipe((models or [""])[0])  # what is wrong in it comes before what is wrong with the output
+        read_recipe((models or [""])[0])  # an error in the recipe is reported before one in the output
     writing.check()
     plan = merge(
         models[0] if is_recipe else models, method=method, base=base, weights=numbers("--weights", weights),

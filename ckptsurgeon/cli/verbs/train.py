@@ -10,7 +10,7 @@ import typer
 from ..options import quoted
 from ..sink import Sink
 from ..stopping import unwinding
-from ..training import watching
+from ..training import training_progress
 
 if TYPE_CHECKING:
     from ...trainer.run.result import Trained
@@ -99,7 +99,7 @@ def run(
             controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
         )  # fmt: skip
         if config is not None and folder is not None:
-            raise ConfigError(f"--report is asked of {config} and of --run {folder}.", hint="Leave one out.")
+            raise ConfigError(f"--report is given two runs: {config} and --run {folder}.", hint="Leave one out.")
     if seeds is not None and not controls:
         raise ConfigError("--seeds goes with --controls.")
     if report:
@@ -107,14 +107,14 @@ def run(
         if not sink.answer(found):
             sink.show(trained_view(found, every=sink.verbose))
         return
-    with unwinding(), watching(sink) as watch:
+    with unwinding(), training_progress(sink) as watch:
         found = train(
             config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, strategy=strategy,
             observer=watch.observe,
         )  # fmt: skip
-    if found.rank:  # the first process speaks, while there is one
+    if found.rank:  # only the process of rank 0 prints
         sink.notes(found.notes)
     elif not sink.answer(found):
         sink.notes(note for note in found.notes if note not in watch.noted)
@@ -124,7 +124,7 @@ def run(
 
 
 def _check_report(**asked: object) -> None:
-    """Raise ConfigError for --report with an option of training, of which it does none."""
+    """Raise ConfigError for --report with an option of training: --report does not train."""
     from ...errors import ConfigError
 
     given = [
@@ -133,7 +133,9 @@ def _check_report(**asked: object) -> None:
         if value not in (None, [], ()) and value is not False
     ]
     if given:
-        raise ConfigError(f"--report and {given[0]} contradict each other: it trains nothing.", hint="Leave one out.")
+        raise ConfigError(
+            f"--report and {given[0]} contradict each other: --report does not train.", hint="Leave one out."
+        )
 
 
 def _next(found: Trained) -> list[str]:

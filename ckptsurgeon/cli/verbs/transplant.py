@@ -194,7 +194,9 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
 
     if len(paths) != (1 if sources else 2):
         raise ConfigError(
-            "it takes a source and a destination." if not sources else "with --source it takes the destination alone.",
+            "transplant takes a source and a destination."
+            if not sources
+            else "with --source, give only the destination.",
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",
         )
     return (sources, paths[0]) if sources else (paths[:1], paths[1])

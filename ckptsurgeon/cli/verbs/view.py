@@ -73,16 +73,16 @@ def run(
 
 
 def _check_suffix(path: str) -> None:
-    """Raise ConfigError for a name that a browser would not open as a page, such as that of a checkpoint."""
+    """Raise ConfigError for a name that a browser would not open as a page, such as a checkpoint's."""
     from ...errors import ConfigError
     from ...util.text import escape
 
     if not path.lower().endswith((".html", ".htm")):
-        raise ConfigError(f"{escape(path)} is no name of a page.", hint="Let it end in .html.")
+        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
 
 
 def page_name(sources: list[str]) -> str:
-    """Return a name in the working folder: ``model.html``, ``before-after.html``; of an address its path alone."""
+    """Return a file name in the working directory: ``model.html``, ``before-after.html``; from a URL, only its path."""
     return f"{'-'.join(map(_stem, sources))}.html"
 
 

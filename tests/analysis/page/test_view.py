@@ -243,7 +243,7 @@ def test_a_page_is_written_once_and_never_over_an_input(ckpt: Run) -> None:
     assert ckpt("view", "a.pth", "-o", "same.html", "--force").code == 5
     assert Path("a.pth").read_bytes() == before
     done = ckpt("view", "a.pth", "-o", "b.safetensors", "--force")
-    assert (done.code, "Let it end in .html" in done.err) == (2, True)
+    assert (done.code, "Use a name that ends in .html" in done.err) == (2, True)
     assert ckpt("view", "a.pth", "b.safetensors").code == 0
     assert Path("a-b.html").exists()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptsurgeon.cli.completion.installing import SHELLS
-from ckptsurgeon.cli.completion.values import MOST, few, segments
+from ckptsurgeon.cli.completion.values import MAX_CANDIDATES, segments, shorten_to_beginnings
 
 from .asked import Run, told
 
@@ -87,8 +87,8 @@ def test_keys_of_every_script_and_of_tensorflow_are_offered() -> None:
 
 def test_ninety_thousand_keys_do_not_spill() -> None:
     flat = segments([f"k{i}" for i in range(92_000)], "k1")
-    found = few(list(flat))
-    assert 10 < len(found) <= MOST
+    found = shorten_to_beginnings(list(flat))
+    assert 10 < len(found) <= MAX_CANDIDATES
     assert {key for key in flat if not key.startswith(tuple(found))} == set()
     assert len(segments([f"m{i % 7}.k{i}" for i in range(92_000)], "")) == 7
 
