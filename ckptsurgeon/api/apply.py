@@ -40,20 +40,20 @@ def apply(
     key: Path | None = None,
     progress: Progress | None = None,
 ) -> Receipt:
-    """Carry a plan, or the file of a plan or recipe, out: write ``output`` whole, or leave everything as it was.
+    """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
 
-    A recipe (YAML) may say where and how to write; what is given here wins.
+    A recipe (YAML) may name the output and how to write it; the arguments given here win.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``wait`` is for how many seconds another run that writes there is waited for, or
-    math.inf. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too; ``plugin`` is a
-    file with merge methods of your own, which is run. ``key`` is the file of a private key (Ed25519) that signs every
-    file of the output: in ``OUT.sig``, of a folder in ``model.sig`` there. ``progress`` is called with (bytes done,
-    bytes in all).
+    gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the
+    same output. ``memory`` limits the memory to compute merges, also of adapters, as in "512MB"; ``plugin`` is a file
+    with your own merge methods, which is run. ``key`` is the file of a private key (Ed25519) that signs every file of
+    the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with (bytes done, bytes
+    in all).
 
-    Raises PlanError where an input changed since the plan or ``memory`` is less than it takes, OutputError where the
-    output exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError
-    where an input fails its checksum.
+    Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
+    exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError if an
+    input fails its checksum.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
@@ -112,20 +112,20 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
 
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
-    """Raise PlanError where a plan takes more than the memory that it is given."""
-    from .inputs.memory_budget import with_costs  # with numpy
+    """Raise PlanError if a plan needs more memory than it may use."""
+    from .inputs.memory_budget import with_costs  # imports numpy
 
     with_costs(plan, memory, plugins)
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
-    from ..methods.merge._registry import load_plugin  # with numpy, which copying does without
+    from ..methods.merge._registry import load_plugin  # imports numpy, which copying does without
 
     return load_plugin(os.fspath(plugin))
 
 
 def _nowhere() -> ConfigError:
-    return ConfigError("it does not say where to write.", hint="Name the output with --output.")
+    return ConfigError("no output given.", hint="Name the output with --output.")
 
 
 def output_formats() -> list[str]:
@@ -153,7 +153,7 @@ def check_output(
 def notes_of(
     plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
 ) -> tuple[str, ...]:
-    """Return what there is to say of a plan, for a single file without what is on the files beside the weights."""
+    """Return the notes of a plan; for a single file, without those on the files next to the weights."""
     from ..engine.output.companions import as_written
 
     return (plan if output is None else as_written(plan, _options(output, to, max_shard_size))).notes

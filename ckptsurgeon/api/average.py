@@ -1,4 +1,4 @@
-"""``average``: several checkpoints of one model become one."""
+"""``average``: makes one checkpoint of several of one model."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def average(
 ) -> Plan:
     """Plan the average of checkpoints of one model: the mean, or with ``ema`` their moving average, oldest first.
 
-    Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and truth
-    values, which have no mean, are those of the ``int_buffers`` "last" or "first" checkpoint, or the "max". Folders
-    whose tokenisers differ are averaged only with ``vocab`` "place": row by row, whatever their tokens are.
+    Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and
+    booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
+    Folders whose tokenisers differ are averaged only with ``vocab`` "place": row by row, whatever their tokens are.
 
-    Raises ConfigError for fewer than two checkpoints, PlanError where their keys, shapes or kinds of numbers differ,
+    Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.
     """
     check_place(vocab, "an average goes by place.", AVERAGED)

@@ -1,4 +1,4 @@
-"""``diff``: two checkpoints are compared."""
+"""``diff``: compares two checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 __all__ = ["diff"]
 
 LARGE = 4 << 20
-"""Bytes from which two files are read in two processes: below, reading takes as long as starting another."""
+"""Size in bytes from which two files are read in two processes; starting a process takes as long as reading less."""
 
 
 def diff(
@@ -36,20 +36,19 @@ def diff(
 ) -> Difference:
     """Compare two checkpoints tensor by tensor, whatever their formats, shards, wrappers and dtypes.
 
-    From headers alone, unless ``values`` asks for their values: then tensors are changed that differ anywhere by more
-    than ``atol`` + ``rtol`` times the second's magnitude, and how far they are apart is measured; the codes of
-    quantised tensors are compared byte for byte, and have no figures. ``renames`` finds tensors that are held under
-    other names by their content, and the rules that rename them. ``include`` and ``exclude`` say which keys of either
-    are compared; ``root`` is the state dict of both.
+    Reads only headers, unless ``values`` is set. Then a tensor counts as changed if any element differs by more than
+    ``atol`` + ``rtol`` times the second's magnitude, and the differences are measured; the codes of quantised tensors
+    are compared byte for byte, without figures. ``renames`` finds tensors with other names by their content, and the
+    rules that rename them. ``include`` and ``exclude`` select the keys to compare; ``root`` is the state dict of both.
 
-    Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError where a
-    record that is read fails the checksum it has.
+    Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
+    record that is read fails its checksum.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):
-            raise ConfigError(f"{name} {value} is no tolerance.", hint="Use a number of zero or more.")
+            raise ConfigError(f"{name} {value} is not a valid tolerance.", hint="Use a number of zero or more.")
     if (rtol or atol) and not values:
-        raise ConfigError("--rtol and --atol need --values: headers hold none.")
+        raise ConfigError("--rtol and --atol need --values: headers have no values.")
     if not (values or renames) and _is_large(first) and _is_large(second):
         return _of_large(place_of(first), place_of(second), root, include, exclude)
     with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
@@ -60,13 +59,13 @@ def diff(
 
 
 def _is_large(given: CheckpointLike) -> bool:
-    """Whether it is a file that is to be opened, whose header, which cannot be larger, may take long to read."""
+    """Return whether it is a large file to be opened: only then can its header be large, and slow to read."""
     path = "" if isinstance(given, Checkpoint) else place_of(given)
     return os.path.isfile(path) and os.path.getsize(path) >= LARGE
 
 
 def _of_large(first: Path, second: Path, root: str | None, include: Patterns, exclude: Patterns) -> Difference:
-    """Compare two headers, of which another process reads the second."""
+    """Compare two headers; another process reads the second."""
     with no_collection(), beside(lambda: _outline(second, root).to_plain()) as other:
         here = _outline(first, root)
         plain = other()

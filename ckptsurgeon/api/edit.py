@@ -1,4 +1,4 @@
-"""``rename``, ``filter`` and ``convert``: one checkpoint becomes another, planned from its headers."""
+"""``rename``, ``filter`` and ``convert``: plan one checkpoint from the headers of another."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ def rename(
     keep_extras: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a checkpoint whose keys are renamed by rules FROM=TO, the first that matches a key; the rest stay.
+    """Plan a checkpoint whose keys are renamed by rules FROM=TO: the first rule that matches a key renames it.
 
-    ``ruleset`` names rules that ship with us ("weight-norm"), which come after those of ``map``. ``operations`` are
-    split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come before all rules.
-    Keys are those that stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
-    are no tensors, where they are plain data. Raises PatternError for a rule that matches nothing, PlanError where
-    two keys land on one or an operation does not fit, and what ``open_checkpoint`` raises.
+    ``ruleset`` names sets of rules that ship with ckptsurgeon ("weight-norm"); they come after those of ``map``.
+    ``operations`` are split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come
+    before all rules. Rules see the keys as they are in the file, with wrappers, unless ``unwrap`` is set.
+    ``keep_extras`` keeps entries that are not tensors, if they are plain data. Raises PatternError for a rule that
+    matches nothing, PlanError if two keys get one name or an operation does not fit, and what ``open_checkpoint``
+    raises.
     """
     rules = [*rules_as_text(map), *rules_of(map_file)]
     options = Options.of(rules=rules, rulesets=ruleset)
@@ -58,7 +59,7 @@ def rename(
     named, rulesets = asked_conversions(options.rulesets)
     if not rules and not unwrap and not options.rulesets and not rows:
         raise ConfigError(
-            "there is no rule to rename by.",
+            "no rule given.",
             hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
         )
     arguments = arguments_said(
@@ -89,10 +90,10 @@ def filter(
     keep_extras: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a checkpoint of some of a checkpoint's tensors; of what is beside its state dict, nothing is taken.
+    """Plan a checkpoint with some of a checkpoint's tensors, without the entries next to its state dict.
 
-    ``root`` chooses the state dict (``model_ema``), ``keep_extras`` carries the other entries where they are plain
-    data. Raises PatternError for a pattern that matches nothing, PlanError where nothing is left, and what
+    ``root`` chooses the state dict (``model_ema``), ``keep_extras`` keeps the other entries if they are plain
+    data. Raises PatternError for a pattern that matches nothing, PlanError if nothing is left, and what
     ``open_checkpoint`` raises.
     """
     options = Options.of(include=include, exclude=exclude)
@@ -112,8 +113,8 @@ def convert(
 ) -> Plan:
     """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
 
-    The format is that of the output it is applied to. ``metadata`` sets entries of the free text that safetensors
-    carries; an empty value removes one. Raises PlanError for a cast that would lose what it holds, and what
+    The format is given by the output when the plan is applied. ``metadata`` sets entries of the metadata of
+    safetensors; an empty value removes one. Raises PlanError for a cast that would lose values, and what
     ``open_checkpoint`` raises.
     """
     _check_metadata(metadata or {})
@@ -145,7 +146,7 @@ def _edit(
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """Open the source, plan, and leave it open for whoever applies the plan."""
+    """Open the source, plan, and leave the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         carried, among, notes = _carried(checkpoint, keep_extras)
@@ -175,18 +176,18 @@ def _edit(
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    """Refuse the entry that we write ourselves."""
+    """Raise ConfigError for the entry that we write ourselves."""
     if RECIPE_KEY in metadata:
-        raise ConfigError(f"metadata: {RECIPE_KEY} is where the recipe goes.", hint="Choose another name.")
+        raise ConfigError(f"metadata: {RECIPE_KEY} is reserved for the recipe.", hint="Choose another name.")
 
 
 def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return a source's metadata with what a user set; what the user set to '' is gone, what came so stays."""
+    """Return a source's metadata with the user's entries; an entry that the user set to '' is removed."""
     return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return what is carried along, the names of it that lie among the tensors, and what is said of the rest."""
+    """Return the extras to keep, the names of those among the tensors, and notes on the rest."""
     if not keep:
         names = [extra.key for extra in checkpoint.extras]
         return CarriedEntries(), [], [f"left out: {listing(names)}"] if names else []

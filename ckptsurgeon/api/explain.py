@@ -1,4 +1,4 @@
-"""``explain``: why a tensor of a plan is what it is."""
+"""``explain``: why a tensor of a plan is as it is."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["explain"]
 
 
 def explain(plan: Plan, keys: Patterns) -> Explained:
-    """Explain the destination tensors that ``keys`` name (a key, a pattern, or several), in the destination's order.
+    """Explain the destination tensors that ``keys`` match (a key, a pattern, or several), in the destination's order.
 
-    What each is made of, by which rule and policy, and what it could have been; the alternatives are known of plans
-    that ``transplant`` made in this process. Raises PatternError for what matches no destination key, ConfigError for
-    a plan of another verb.
+    Gives the source of each, its rule and policy, and the alternatives; these are known only for plans that
+    ``transplant`` made in this process. Raises PatternError for a pattern that matches no destination key, ConfigError
+    for a plan of another verb.
     """
     if plan.verb != "transplant":
-        raise ConfigError(f"this is a plan of {plan.verb}; explain is for those of transplant.")
+        raise ConfigError(f"this is a plan of {plan.verb}; explain needs a plan of transplant.")
     patterns = [keys] if isinstance(keys, str) else list(keys or ())
     planning = plan.inputs.planning if isinstance(plan.inputs, OpenInputs) else None
     return explained(plan, patterns, planning)

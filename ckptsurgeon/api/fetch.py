@@ -1,4 +1,4 @@
-"""``fetch``: brings a file or a repository to this machine."""
+"""``fetch``: downloads a file or a repository."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def fetch(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
-    """Bring a file or a whole repository to this machine and say where it lies; nothing of it is opened or run.
+    """Download a file or a whole repository and return where it is; nothing is opened or run.
 
     ``uri`` is ``hf://org/repo[@revision][/file]``, an ``http(s)://`` address, what fsspec reads (``s3://`` …), or a
-    path. A branch or tag of the hub is asked for once, and its commit is what is fetched; a commit that is in the cache
-    is given without any request. What the hub has is held against its SHA-256 (LFS) or git's SHA-1; ``sha256`` is what
-    one file must be, wherever it is from. ``dir`` gets files of its own, all or none, each with a record beside it of
-    where it is from; ``force`` replaces files there that were not fetched, or were changed since.
+    path. A branch or tag of the hub is resolved to its commit once; a commit that is in the cache is returned without
+    any request. Files of the hub are compared with its SHA-256 (LFS) or git's SHA-1; ``sha256`` is the digest that a
+    single file must have. ``dir`` gets copies of the files, all or none, each with a record of its origin next to it;
+    ``force`` replaces files there that were not fetched, or were changed since.
 
-    Raises SourceError where it cannot be had or is not what it should be, ConfigError for what cannot be meant,
-    OutputError where it cannot be put.
+    Raises SourceError if a file is not available or is not what it should be, ConfigError for an invalid URI or
+    option, OutputError if it cannot be written.
     """
     folder = os.fspath(dir) if dir is not None else None
     return _fetch(

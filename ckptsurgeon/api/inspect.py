@@ -1,4 +1,4 @@
-"""``inspect`` and ``init_config``: what headers tell, and what a toolkit's configuration does."""
+"""``inspect`` and ``init_config``: describe a checkpoint, and make a destination configuration."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def inspect(
     exclude: Patterns = (),
     stats: bool = False,
 ) -> Inspection:
-    """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file, and its adapter.
+    """Describe a checkpoint from its headers: every tensor, its ties, other entries of the file, an adapter's settings.
 
-    Of a model's folder it is said where files beside the weights contradict these.
+    For a model's folder, notes report files next to the weights that contradict them.
 
-    ``include`` and ``exclude`` limit the description to some keys; ``stats`` reads their values too, but not those of
-    quantised tensors, which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
+    ``include`` and ``exclude`` select keys; ``stats`` also reads their values, except those of quantised tensors,
+    which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
     matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
@@ -50,7 +50,7 @@ def inspect(
 
 
 def _contradictions(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on files in a model's folder that contradict the weights; of a single file nothing is loaded."""
+    """Return notes on files in a model's folder that contradict the weights; for a single file, nothing is imported."""
     if checkpoint.folder is None:
         return []
     from .model_folder.checks import notes_beside
@@ -68,18 +68,18 @@ def init_config(
 ) -> str:
     """Return a destination configuration made from a checkpoint or from a toolkit's own, and write it to ``output``.
 
-    It is YAML, or JSON where ``output`` ends in ``.json``; ``wait`` is as of ``apply``.
+    It is YAML, or JSON if ``output`` ends in ``.json``; ``wait`` is as in ``apply``.
 
-    Headers tell shapes and dtypes but not how a model initialises, so each tensor of a checkpoint gets the initialiser
-    that its name and shape suggest, to be reviewed. Of a toolkit's configuration (ESPnet's ``config.yaml``) it names
-    the file, and carries what is frozen into ``train:``. Raises OutputError where the output exists, without ``force``.
+    Headers have shapes and dtypes but no initialisers, so each tensor of a checkpoint gets the initialiser that its
+    name and shape suggest, to be reviewed. For a toolkit's configuration (ESPnet's ``config.yaml``) it names that
+    file, and copies what is frozen into ``train:``. Raises OutputError if the output exists, without ``force``.
     """
     from ..destinations._load import is_configuration
 
     source, target = place_of(path), None if output is None else os.fspath(output)
     if is_configuration(source):
         if root is not None:
-            raise ConfigError("--root is for checkpoints.", hint="Leave it out.")
+            raise ConfigError("--root is only for checkpoints.", hint="Leave it out.")
         document, said = _adopted(source, target)
         with closing(cast("File", open_source(source))) as file:
             return _written(document, said, target, [file], force=force, wait=wait)
@@ -102,7 +102,7 @@ def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
-    """Return the document that names a toolkit's configuration, and what there is to say of it."""
+    """Return the document that names a toolkit's configuration, and comments on it."""
     from ..destinations._load import adopt
 
     document, target = adopt(path, os.path.dirname(output or ""))
@@ -113,7 +113,7 @@ def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
 
 
 def _pattern(name: str, keys: list[str]) -> str:
-    """Return the pattern for a module or key that is to be frozen; raises PatternError where there is none."""
+    """Return the pattern for a module or key that is to be frozen; raises PatternError if it matches nothing."""
     text = quoted(name)
     pattern = KeyPattern.given(text, "freeze_param ")
     if not KeyMatcher([pattern]).hits(keys)[0]:

@@ -1,4 +1,4 @@
-"""``match``: which tensors of a source are which of a destination, proposed from headers."""
+"""``match``: proposes rules that rename a source's tensors to a destination's, from headers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["match"]
 
 
 def match(source: CheckpointLike, destination: CheckpointLike, *, root: str | None = None) -> Proposal:
-    """Propose the ``--map`` rules that bring a source's names to a destination's, from names, shapes and order.
+    """Propose the ``--map`` rules that rename a source's keys to a destination's, from names, shapes and order.
 
-    Proposes only: nothing is renamed, and between equals nothing is chosen. ``destination`` is a configuration or a
+    Nothing is renamed, and nothing is chosen among equal candidates. ``destination`` is a configuration or a
     checkpoint. Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     target = load_target(destination)
@@ -33,6 +33,6 @@ def match(source: CheckpointLike, destination: CheckpointLike, *, root: str | No
         if by_order and "safetensors" in checkpoint.format:
             notes.append(
                 f"{count(len(by_order), 'match', 'matches')} by order alone: safetensors files are sorted by name, "
-                "so look at them twice"
+                "so check them"
             )
     return replace(found, notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Recipes: what a verb is asked to do, in one file that can be reviewed. They compile to the plan that flags give."""
+"""Recipes: a verb and its arguments in a file that can be reviewed, compiled to the plan that flags would give."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "lora merge": lora_merge,
     "lora extract": lora_extract,
 }
-"""By the names that they have on the command line."""
+"""The verbs by their names on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
@@ -52,12 +52,12 @@ _PATHS = (
 )  # fmt: skip
 
 _NO_LISTS = ("union", "base", "place")
-"""What vocab says that is the name of no file."""
+"""Values of vocab that are not file names."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A recipe, compiled: the plan, and where and how its output is to be written, as far as it says."""
+    """A compiled recipe: the plan, and the output and its options, if the recipe gives them."""
 
     plan: Plan
     output: str | None = None
@@ -65,25 +65,25 @@ class Order:
     max_shard_size: str | None = None
 
     def close(self) -> None:
-        """Close the files that the plan holds open."""
+        """Close the files that the plan keeps open."""
         close_plan(self.plan)
 
 
 def plan_recipe(path: Path, *, run_code: bool = True) -> Order:
-    """Compile a recipe: ``verb``, its arguments by their names, ``output``, and ``assert`` for what must come out.
+    """Compile a recipe: ``verb``, its arguments by name, ``output``, and ``assert`` for what the result must be.
 
     Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns over output keys
-    to the class that all of them must be in, or to how many of them there must be. Without ``run_code`` a recipe that
-    names code (a plugin, a destination with ``_target_``) is an error that says which, and nothing of it is run.
+    to the class that all of them must be in, or to their number. Without ``run_code`` a recipe that names code (a
+    plugin, a destination with ``_target_``) is an error that names it, and nothing is run.
 
-    Raises ConfigError for what is unknown or malformed, PlanError where an assertion is not met, and what the verb
+    Raises ConfigError for what is unknown or malformed, PlanError if an assertion is not met, and what the verb
     raises.
     """
     name = os.fspath(path)
     document = _read(name)
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if not isinstance(verb, str) or verb not in _VERBS:
-        said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
+        said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it has no verb"
         near = difflib.get_close_matches(str(verb).replace("_", " ").replace("-", " "), _VERBS, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"A recipe is for one of {', '.join(_VERBS)}."
         if verb is None and "merge_method" in document:
@@ -105,15 +105,15 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> Order:
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
     """Return the plan in a file: as JSON, or compiled from a recipe (YAML).
 
-    Compiling runs the code that a recipe names; without ``run_code`` there is a ConfigError that says which.
+    Compiling runs the code that a recipe names; without ``run_code``, a ConfigError names it instead.
     """
     return load_order(path, run_code=run_code).plan
 
 
 def load_order(path: Path, *, run_code: bool = True) -> Order:
-    """Return the plan in a file and, where it is a recipe, how that is to be written.
+    """Return the plan in a file and, for a recipe, how to write its output.
 
-    The notes of a plan say what code carrying it out will run.
+    The notes of a plan name the code that applying it will run.
     """
     if os.fspath(path).lower().endswith(RECIPES):
         return plan_recipe(path, run_code=run_code)
@@ -122,7 +122,7 @@ def load_order(path: Path, *, run_code: bool = True) -> Order:
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:
-    """Say what code carrying a plan out runs."""
+    """Yield notes that name the code that applying a plan runs."""
     try:
         code = code_of(plan)
     except ConfigError as error:
@@ -133,7 +133,7 @@ def _notes_of_code(plan: Plan) -> Iterator[str]:
 
 
 def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a recipe that names code, and say which."""
+    """Raise ConfigError for a recipe that names code."""
     code: list[str] = []
     if isinstance(destination := given.get("destination"), str):
         code += [f"{one} of {escape(destination)}" for one in code_named(destination)]
@@ -150,13 +150,13 @@ def _read(name: str) -> dict[str, Any]:
     try:
         document = read_yaml(read_text(name), os.path.basename(name))
     except OSError as error:
-        said = f"the recipe {escape(name)} cannot be read: {error.strerror}."
-        raise SourceError(said, hint=did_you_mean(name)) from error
+        message = f"the recipe {escape(name)} cannot be read: {error.strerror}."
+        raise SourceError(message, hint=did_you_mean(name)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(name)} is no recipe: it is not UTF-8.") from None
+        raise ConfigError(f"{escape(name)} is not a valid recipe: it is not UTF-8.") from None
     if not isinstance(document, dict):
         raise ConfigError(
-            f"{escape(name)} is no recipe.", hint="It needs a verb and its arguments, as in verb: filter."
+            f"{escape(name)} is not a valid recipe.", hint="It needs a verb and its arguments, as in verb: filter."
         )
     folder = os.path.dirname(name)
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
@@ -167,10 +167,10 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Return paths as they are seen from here; they are written relative to the recipe."""
+    """Return paths relative to the working directory; in the recipe they are relative to its folder."""
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]
-    if isinstance(value, dict):  # the token list of each model, by name
+    if isinstance(value, dict):  # token lists by model
         return {key: _resolved(folder, one) for key, one in value.items()}
     if not isinstance(value, str) or "://" in value or not folder:
         return value
@@ -185,7 +185,7 @@ def _text(name: str, field: str, value: Any) -> str | None:
 
 
 def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
-    """Call a verb with the arguments of a recipe; raises ConfigError for one that it does not have."""
+    """Call a verb with the arguments of a recipe; raises ConfigError for an unknown argument."""
     call = _VERBS[verb]
     known = {n: p for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
     for field in given:
@@ -201,7 +201,7 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
-    """Raise PlanError where what was expected is not what is planned; returns notes on the patterns."""
+    """Raise PlanError if the plan does not meet an assertion; returns notes on the patterns."""
     if not isinstance(wanted, dict):
         raise ConfigError(f"{escape(name)}: assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
@@ -210,7 +210,7 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
     for pattern, expected in wanted.items():
         if pattern == "count":
             if not _is_number(expected):
-                raise ConfigError(f"{escape(name)}: assert count: {brief_repr(expected, 40)} is no number.")
+                raise ConfigError(f"{escape(name)}: assert count: {brief_repr(expected, 40)} is not a number.")
             if expected != len(keys):
                 faults.append(("count", f"{len(keys)}, not {brief_repr(expected, 20)}"))
             continue
@@ -222,19 +222,20 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
         faults += _unmet(str(pattern), expected, plan, hits)
     if faults:
         raise PlanError(
-            f"{escape(name)} expects otherwise: {grouped(faults, '{names} {are} {why}')}.",
+            f"{escape(name)} has assertions that fail: {grouped(faults, '{names} {are} {why}')}.",
             details=[f"{key} is {why}" for key, why in faults],
         )
     return deeper_notes(patterns, keys)
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return what is not as an assertion says: its name, and what it is."""
+    """Return the failures of an assertion: key or pattern, and what it is."""
     if _is_number(expected):
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]
     if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {brief_repr(expected, 40)} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
+            f"assert {pattern}: {brief_repr(expected, 40)} is not a class.",
+            hint=f"Use a number, or {', '.join(CLASSES)}.",
         )
     return [
         (step.key, f"{step.kind}, not {expected}") for step in plan.steps if step.key in hits and step.kind != expected

@@ -1,4 +1,4 @@
-"""``scan``: what reading a file would import and call."""
+"""``scan``: reports what reading a file would import and call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["scan"]
 
 
 def scan(path: Path, *, progress: Progress | None = None) -> Scan:
-    """Say what reading a file, or any file of a folder, would import and call. Nothing of it is run.
+    """Report what reading a file, or any file of a folder, would import and call. Nothing is run.
 
-    ``scan(path).ok`` is whether everything could be judged and is plain data or the rebuilding of tensors;
-    ``progress`` is called with (files done, files in all). Raises SourceError where there is no such file.
+    ``scan(path).ok`` is true if everything could be judged and is plain data or the rebuilding of tensors;
+    ``progress`` is called with (files done, files in all). Raises SourceError if there is no such file.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="What runs code lies in files: name one.")
+        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="Name a file or a folder.")
     return scan_path(os.fspath(path), progress)

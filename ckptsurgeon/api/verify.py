@@ -1,4 +1,4 @@
-"""``verify``: compares an output with what made it."""
+"""``verify``: compares an output with its recipe and sources."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def verify(
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
 
-    ``sources`` gives new places to sources by name, or what they are now: of tensors in memory, whose name is
-    ``<dict>``, nothing else tells. ``plugin`` is the file of a merge method of your own. Tensors whose
-    source is gone are NOT COMPARED, and said to be. ``sample`` is how many merged tensors are computed again, all where
-    it is None. With a ``key`` (the file of a public one, or of a private one) every file must be as it
-    was signed by that, and no other may be in the folder. An output so damaged that it cannot be opened is a failed
-    verification. Raises SourceError when it is missing, ConfigError when there is neither recipe nor plan.
+    ``sources`` gives sources by name: a new path, or the tensors; sources that were in memory, named ``<dict>``, are
+    known only from it. ``plugin`` is a file with your own merge methods. Tensors whose source is gone are reported as
+    NOT COMPARED. ``sample`` is the number of merged tensors to compute again, None for all. With a ``key`` (the file
+    of a public or private key) every file must have a valid signature by it, and the folder must have no other files.
+    An output too damaged to open is a failed verification. Raises SourceError if the output is missing, ConfigError if
+    there is neither recipe nor plan.
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
@@ -48,11 +48,11 @@ def verify(
 
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # as much as it took, and with numpy
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # numpy, no limit
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
-        except FormatError as error:  # so badly damaged that it cannot be opened
+        except FormatError as error:  # too damaged to open
             return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
         folder = os.path.dirname(os.path.abspath(path_of(output).rstrip("/")))
         if checkpoint.recipe is not None:
@@ -69,8 +69,8 @@ def verify(
             expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
-                f"{escape(path_of(output))} carries no recipe: ckptsurgeon did not write it.",
-                hint="Hold it against a plan with --plan.",
+                f"{escape(path_of(output))} has no recipe: ckptsurgeon did not write it.",
+                hint="Compare it with a plan: --plan.",
             )
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
@@ -79,6 +79,6 @@ def verify(
 
 
 def _of_codes(checkpoint: Checkpoint) -> Iterator[Note]:
-    """Yield what quantised tensors lack, and what the settings beside them say otherwise."""
+    """Yield notes on missing parts of quantised tensors, and on settings that contradict them."""
     name = escape(checkpoint.path)
     yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in checkpoint.quantisation_notes)

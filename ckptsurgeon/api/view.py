@@ -1,4 +1,4 @@
-"""``view``: writes a page to look around in."""
+"""``view``: writes an HTML page about a checkpoint."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def view(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """Return a page about a checkpoint, a training run's folder, or what differs between two checkpoints.
+    """Return a page about a checkpoint, a training run's folder, or the differences of two checkpoints.
 
-    The page is one HTML file that loads nothing; it is written to ``output``, if that is given. Of an output of ours it
-    shows the recipe: what became of each tensor. ``stats`` reads all values for statistics and histograms. Two
-    checkpoints are compared by values, and by content under other names, unless ``values`` is off: then by headers
-    alone. ``root`` is the state dict of both; ``wait`` is as of ``apply``.
+    The page is one HTML file that loads nothing; it is written to ``output``, if that is given. For an output of
+    ckptsurgeon it shows the recipe: what became of each tensor. ``stats`` reads all values for statistics and
+    histograms. Two checkpoints are compared by values, also under other names, or only by headers if ``values`` is
+    False. ``root`` is the state dict of both; ``wait`` is as in ``apply``.
 
-    Raises what ``open_checkpoint`` raises, ConfigError for what does not go together, and OutputError where the output
-    exists (without ``force``), is an input, or cannot be written.
+    Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
+    the output exists (without ``force``), is an input, or cannot be written.
     """
     given = [path] if other is None else [path, other]
     if other is None and not values:
-        raise ConfigError("--no-values compares two by their headers, and there is one.", hint="Leave it out.")
+        raise ConfigError("--no-values needs two checkpoints to compare.", hint="Leave it out.")
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
@@ -75,20 +75,20 @@ def view(
 
 
 def _check(output: str, *, force: bool) -> None:
-    """Raise OutputError, before anything is read, for an output that cannot be."""
+    """Raise OutputError, before anything is read, for an output that cannot be written."""
     from ..storage.write.output_checks import check_output
 
     check_output(output, (), force=force, folder=False)
 
 
 def _run(names: Sequence[str], of: int) -> Run | None:
-    """Return the run of which one of these is the folder, None for none; raises ConfigError where there are more."""
+    """Return the run if one of these is a run's folder, else None; raises ConfigError if others are given with it."""
     folders = [name for name in names if is_run(name)]
     if not folders:
         return None
     if of > 1:
         raise ConfigError(
-            f"{escape(folders[0])} is the folder of a run, whose page stands alone.",
+            f"{escape(folders[0])} is the folder of a run, which cannot be compared.",
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",
         )
     return read_run(folders[0])
@@ -103,7 +103,7 @@ def _files(run: Run | None) -> Iterator[File]:
 
 
 def _looked_at(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[Shown, tuple[str, ...]]:
-    """Return what headers tell, and with ``stats`` values; and what there is to say."""
+    """Return what the page shows from headers and, with ``stats``, from values; and the notes."""
     found = [inspection_of(one, stats=stats) for one in opened]
     notes = [note for one in found for note in one.notes]
     histograms: dict[str, tuple[int, ...]] = {}
@@ -123,7 +123,7 @@ def _looked_at(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
-    """Return the recipe in a checkpoint, if it has one that can be read, and what is wrong with it."""
+    """Return the recipe in a checkpoint, or None, and notes on a recipe that cannot be read."""
     if checkpoint.recipe is None:
         return None, []
     try:
@@ -140,5 +140,5 @@ def _compared(shown: Shown, opened: Sequence[Checkpoint], *, values: bool, progr
 
 
 def _title(paths: Sequence[str]) -> str:
-    """Return what a page is called: the last part of each path; of an address all of it, without credentials."""
+    """Return the title of a page: the last part of each path; for a URL all of it, without credentials."""
     return " and ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)

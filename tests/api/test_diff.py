@@ -307,7 +307,7 @@ def test_the_command_says_it_by_its_exit_code(state: dict[str, torch.Tensor], ck
     [
         (["a.safetensors", "nothing.pth"], 3, "nothing.pth does not exist"),
         (["a.safetensors", "a.safetensors", "--rtol", "1"], 2, "need --values"),
-        (["a.safetensors", "a.safetensors", "--values", "--atol", "-1"], 2, "is no tolerance"),
+        (["a.safetensors", "a.safetensors", "--values", "--atol", "-1"], 2, "is not a valid tolerance"),
     ],
 )
 def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: Any) -> None:

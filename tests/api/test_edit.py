@@ -137,7 +137,7 @@ def test_nothing_left_and_nothing_matched_are_errors() -> None:
         cs.filter("training.pth", exclude=["decoder"])
     with pytest.raises(cs.PatternError, match="--map nothing=x matches none"):
         cs.rename("training.pth", map=["nothing=x"])
-    with pytest.raises(cs.ConfigError, match="no rule to rename by"):
+    with pytest.raises(cs.ConfigError, match="no rule given"):
         cs.rename("training.pth")
     with pytest.raises(cs.PlanError, match=r"both become x.weight"):
         cs.rename("training.pth", map=["module.*=x"])
@@ -188,7 +188,7 @@ def test_an_empty_entry_of_the_source_is_kept() -> None:
         ({"epoch": 3}, "metadata is {'epoch': 3}, not a map of texts"),
         ({"epoch": None}, "metadata gives 'epoch' no value"),
         ({3: "x"}, "metadata is {3: 'x'}, not a map of texts"),
-        ({"ckptsurgeon": "x"}, "ckptsurgeon is where the recipe goes"),
+        ({"ckptsurgeon": "x"}, "ckptsurgeon is reserved for the recipe"),
         (["a=b"], "metadata is .*, not a map of texts"),
     ],
 )
@@ -266,9 +266,9 @@ def _in_use(rules: list[str], keys: Any) -> list[str]:
     ("command", "why"),
     [
         (["convert", "training.pth", "--to", "pth", "-o", "o.safetensors"], "contradict each other"),
-        (["filter", "training.pth"], "does not say where to write"),
+        (["filter", "training.pth"], "no output given"),
         (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "is not KEY=VALUE"),
-        (["convert", "training.pth", "--set-metadata", "ckptsurgeon=x", "-o", "o.pth"], "where the recipe goes"),
+        (["convert", "training.pth", "--set-metadata", "ckptsurgeon=x", "-o", "o.pth"], "reserved for the recipe"),
         (["convert", "training.pth", "--dtype", "float31", "-o", "o.pth"], "no dtype 'float31'"),
         (["convert", "training.pth", "-o", "training.pth", "--force"], "is an input"),
     ],

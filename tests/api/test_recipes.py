@@ -179,14 +179,14 @@ def test_expected_facts_are_held() -> None:
             {"verb": "lora merge", "base": "a.pth", "adapters": {"a": 1}},
             "adapters is {'a': 1}, not a path or a list of paths",
         ),
-        ({"source": "a.pth"}, "it names no verb"),
+        ({"source": "a.pth"}, "it has no verb"),
         ({"verb": "filter"}, "filter needs source"),
         ({"verb": "filter", "source": "a.pth", "output": 3}, "output is 3, not a text"),
-        ({"verb": "filter", "source": "a.pth"}, "does not say where to write"),
+        ({"verb": "filter", "source": "a.pth"}, "no output given"),
         ({"verb": "filter", "source": "a.pth", "output": "o.pth", "assert": 3}, "assert is 3, not a map"),
         (
             {"verb": "filter", "source": "a.pth", "output": "o.pth", "assert": {"**": "coppied"}},
-            "'coppied' is no class",
+            "'coppied' is not a class",
         ),
         (
             {"verb": "filter", "source": "a.pth", "output": "o.pth", "assert": {"nosuch": 1}},
@@ -296,7 +296,7 @@ def open_files() -> int:
 def test_a_recipe_without_output_leaves_nothing_open() -> None:
     name = recipe(**FILTER)
     before = open_files()
-    with pytest.raises(cs.ConfigError, match="does not say where to write") as caught:
+    with pytest.raises(cs.ConfigError, match="no output given") as caught:
         cs.apply(name)
     assert open_files() == before, caught
 
@@ -323,8 +323,8 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
         ({"output": "o.xyz"}, [], "names no format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "names no format"),
-        ({"output": "o.pth"}, ["-o", "-"], "names no file"),
-        ({"output": "o.safetensors", "keep_extras": True}, [], "cannot store entries"),
+        ({"output": "o.pth"}, ["-o", "-"], "does not name a file"),
+        ({"output": "o.safetensors", "keep_extras": True}, [], "has no place for entries"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: list[str], why: str, ckpt: Any) -> None:
@@ -343,7 +343,7 @@ def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:
 
 def test_what_is_no_recipe_is_said(ckpt: Any) -> None:
     Path("list.yaml").write_text("- 1\n")
-    assert "is no recipe" in ckpt("apply", "list.yaml", "-o", "o.pth").err
+    assert "is not a valid recipe" in ckpt("apply", "list.yaml", "-o", "o.pth").err
     done = ckpt("apply", "missing.yaml", "-o", "o.pth")
     assert (done.code, "cannot be read" in done.err) == (3, True)
 

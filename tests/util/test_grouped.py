@@ -72,7 +72,9 @@ def test_assertions_that_fail_alike_are_one_sentence() -> None:
     Path("r.yaml").write_text("verb: convert\nsource: a.pth\noutput: b.pth\nassert: {count: 4, '**': cast}\n")
     with pytest.raises(cs.PlanError) as error:
         cs.apply("r.yaml")
-    assert "expects otherwise: count is 3, not 4; k0.w, k1.w and k2.w are copied, not cast." in error.value.message
+    assert (
+        "has assertions that fail: count is 3, not 4; k0.w, k1.w and k2.w are copied, not cast." in error.value.message
+    )
     assert error.value.details == (
         "count is 3, not 4", "k0.w is copied, not cast", "k1.w is copied, not cast", "k2.w is copied, not cast",
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Arguments of the verbs: opened, checked, and held in plans."""
+"""The arguments of the verbs: their types, and the inputs that plans keep open."""

@@ -1,4 +1,4 @@
-"""The types of the verbs' arguments: one table that checks calls from Python and fields of recipes alike."""
+"""The types of the verbs' arguments: one table that checks both calls from Python and fields of recipes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ __all__ = [
     "plain_checkpoints",
 ]
 
-# Arguments as Python's own data: arrays and iterators become lists, torch's dtypes and devices their names.
+# Conversion to plain data: arrays and iterators become lists, torch's dtypes and devices their names.
 
 
 def plain(value: Any) -> Any:
-    """Return a value without the types of other libraries, none of which is imported for it."""
+    """Return a value as plain data; does not import numpy or torch for it."""
     if isinstance(value, (str, bytes, type, os.PathLike)):
         return value
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
@@ -64,7 +64,7 @@ def plain_checkpoints(value: Any) -> Any:
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
-"""One source or several, each a path, a URI, or a spec in ESPnet's form; a dict of tensors, an open checkpoint."""
+"""One source or several: each a path, a URI, a spec in ESPnet's form, a dict of tensors or an open checkpoint."""
 
 Patterns: TypeAlias = Iterable[str] | None
 """One pattern as a text, or several."""
@@ -73,19 +73,19 @@ Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
 """Rules FROM=TO, or a map from one to the other."""
 
 Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
-"""Operations as plain data, or the YAML file that holds them."""
+"""Operations as plain data, or the path of a YAML file with them."""
 
 Vocabularies: TypeAlias = str | Sequence[Path] | None
 """The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
-"""One policy for all, a map from pattern to policy, or texts as the command line takes them."""
+"""One policy for all, a map from pattern to policy, or strings as on the command line."""
 
 Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
 """A parameter of a merge: a value, one for each model, a map from patterns to these, or a gradient over the layers."""
 
 Parameters: TypeAlias = Mapping[str, Given] | Sequence[str] | None
-"""The parameters of a merge by name, or texts as the command line takes them."""
+"""The parameters of a merge by name, or strings as on the command line."""
 
 
 P = ParamSpec("P")
@@ -94,7 +94,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an argument should be, in words, and whether a plain value is that."""
+    """A type of arguments: its description, and a check of plain values."""
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -157,7 +157,7 @@ def _is_map(value: Any) -> bool:
 
 
 def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether one of several checks holds, or nothing is said: what may be left out may be left empty."""
+    """Return a check that holds if one of ``checks`` does, or if the value is None: optional arguments may be empty."""
     return lambda value: value is None or any(check(value) for check in checks)
 
 
@@ -189,7 +189,7 @@ KINDS: Mapping[str, _Kind] = {
     "Vocabularies": _Kind("a text SRC:DST or two paths", _any_of(_is_text, _are_paths)),
     "Mismatch": _Kind("a policy, a list of them, or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
 }
-"""The annotations of the verbs' arguments, as they stand in the code."""
+"""The types by the annotations of the verbs' arguments, as written in the code."""
 
 OF_RECIPES: Mapping[str, _Kind] = {
     **KINDS,
@@ -198,18 +198,17 @@ OF_RECIPES: Mapping[str, _Kind] = {
     "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
     "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
 }
-"""The same in a file, which names checkpoints by their paths alone."""
+"""The same for recipes, which name checkpoints only by paths."""
 
 
 _CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
 
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:
-    """Hold a verb's arguments to its annotations, and hand them on as plain data.
+    """Return a verb that checks its arguments against its annotations, and receives them as plain data.
 
-    Arrays and iterators come as lists, torch's dtypes as their names; checkpoints stay what they are. Raises
-    ConfigError, with the argument's name, for one of another type; what Python says of one that there is not, or that
-    is missing, stays as it is.
+    Arrays and iterators become lists, torch's dtypes their names; checkpoints are not changed. Raises ConfigError,
+    with the argument's name, for a wrong type; for an unknown or a missing argument, Python's TypeError is raised.
     """
     signature = inspect.signature(verb)
     inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
@@ -230,7 +229,7 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
 def check_types(
     name: str, call: Callable[..., Any], given: Mapping[str, Any], kinds: Mapping[str, _Kind] = KINDS
 ) -> None:
-    """Raise ConfigError for an argument whose type is not what a verb takes."""
+    """Raise ConfigError for an argument whose type the verb does not take."""
     known = inspect.signature(call).parameters
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
     for field, value in given.items():
@@ -243,7 +242,7 @@ def check_types(
 
 
 def _check_complete(name: str, field: str, value: Any) -> None:
-    """Refuse ``{module: }`` by name: YAML reads null, and what is meant is an empty text."""
+    """Raise ConfigError for ``{module: }``: YAML reads null, but an empty string is meant."""
     empty = [key for key, target in value.items() if target is None] if isinstance(value, dict) else []
     if empty:
         key = brief_repr(empty[0])

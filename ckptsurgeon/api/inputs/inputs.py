@@ -1,4 +1,4 @@
-"""The inputs of a plan, open, and what a plan says of them."""
+"""The open inputs of a plan, and how a plan describes them."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ __all__ = [
     "view_of",
 ]
 
-# Inputs that are one and the same, or merged already, which then count as often as that: a note.
+# Notes on inputs that are given twice or are merged already: they count more than once.
 
 LARGEST = 256 << 20
-"""Bytes of the largest file that is compared with another one."""
+"""Size in bytes of the largest file that is compared with another."""
 SAMPLE = 1 << 16
 BLOCK = 1 << 20
 
 
 def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Say which inputs are the same file, or a copy of it: few bytes tell, as a rule, that two are not."""
+    """Return notes on inputs that are the same file or copies; a few bytes are usually enough to tell files apart."""
     first: dict[Hashable, Checkpoint] = {}
     notes = []
     for one in opened:
@@ -69,16 +69,16 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
-    """Say which adapters the recipe of a base names as merged into it: the same files, as far as headers tell."""
+    """Return notes on adapters that are merged into the base already by its recipe, as far as headers show it."""
     try:
         made = read_json(base.recipe or "{}")
         rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
         folder = os.path.dirname(os.path.abspath(base.path))
         merged = {_print(os.path.join(folder, row["path"]), row["files"]) for row in rows if row["path"]}
-    except (ValueError, KeyError, TypeError, AttributeError):  # which verify says
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
         return []
     return [
-        f"{escape(one.path)} is merged into {escape(base.path)} already, as its recipe says: it counts again"
+        f"{escape(one.path)} is already merged into {escape(base.path)}, by its recipe: it counts again"
         for one in adapters
         if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
     ]
@@ -90,7 +90,7 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return what copies of a checkpoint have in common; its address, where it is too large or not on this machine."""
+    """Return a value that is equal for copies of a checkpoint; its address, if it is too large or remote."""
     files = one.open_files()
     if "://" in one.path or any(each.size > LARGEST or each.name not in files for each in one.files):
         return one.path, one.root
@@ -104,17 +104,17 @@ def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _holds(one: File, other: File) -> bool:
-    """Whether two files of one size hold the same bytes."""
+    """Return whether two files of the same size have the same bytes."""
     places = range(0, one.size, BLOCK)
     return all(one.read(at, min(BLOCK, one.size - at)) == other.read(at, min(BLOCK, one.size - at)) for at in places)
 
 
 @dataclass(frozen=True, repr=False)
 class OpenInputs(Brief):
-    """The files a plan was made from, still open; ``others`` are read already, and must not be written.
+    """The files a plan was made from, still open; ``others`` are files that were read and must not be overwritten.
 
-    ``planning`` is what a transplant was planned from, for questions about the plan. ``plugins`` are merge methods of
-    the user's own, ``memory`` the bytes that a merge may take (0: not said).
+    ``planning`` is what a transplant was planned from, for ``explain``. ``plugins`` are the user's own merge methods,
+    ``memory`` is the number of bytes that a merge may use (0: not given).
     """
 
     sources: tuple[Checkpoint, ...]
@@ -126,14 +126,14 @@ class OpenInputs(Brief):
 
 
 def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
-    """Say that --unwrap was asked for and no input has wrappers around its keys."""
+    """Return a note if --unwrap was given and no input has wrapped keys."""
     if not asked or any(one.stripped for one in opened):
         return []
     return [f"--unwrap changes nothing: no keys of {listing([one.path for one in opened], where='')} are wrapped"]
 
 
 def said_of(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
-    """Return the notes of inputs, and which of their entries, being no tensors, do not come along."""
+    """Return the notes on inputs, with one on entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
     notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
     notes += unwrap_notes(opened, asked=unwrap)
@@ -141,9 +141,9 @@ def said_of(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Return what messages and recipes call each path: its last part, with as many before it as tell it apart.
+    """Return the name of each path in messages and recipes: its last part, and as many parts before as make it unique.
 
-    Never an absolute path: the same inputs give the same recipe wherever they lie.
+    Never an absolute path: the same inputs give the same recipe wherever they are.
     """
     names: list[str] = []
     for path in map(shown, paths):
@@ -158,7 +158,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
-    """Return what a plan says of an open checkpoint, and of the operations that made its tensors."""
+    """Return how a plan describes an open checkpoint, and the operations that made its tensors."""
     said = (checkpoint.root, checkpoint.stripped)
     made = tuple(map(dict, operations))
     if checkpoint.in_memory:
@@ -170,21 +170,21 @@ def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operati
 
 
 def memory_print(checkpoint: Checkpoint) -> FilePrint:
-    """Return the fingerprint of tensors in memory, which a file has that holds the same: keys, dtypes and shapes."""
+    """Return the fingerprint of tensors in memory: of keys, dtypes and shapes, so a file with the same has it."""
     rows = sorted([key, info.dtype, info.shape] for key, info in checkpoint.items())
     digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
     return FilePrint("", sum(info.nbytes for info in checkpoint.values()), digest)
 
 
 def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
-    """Return an open checkpoint as planners see it."""
+    """Return the view of an open checkpoint that planners take."""
     from ...planning.transplant.select import SourceView
 
     return SourceView(source, checkpoint, codes=checkpoint.codes)
 
 
 def plan_target(target: TargetSpec) -> PlanTarget:
-    """Return what a plan says of a destination."""
+    """Return how a plan describes a destination."""
     files, companions = target_files(target), tuple(map(_companion, target.companions))
     implied = tuple(key for key in target.tensors if key in target.implied)
     return PlanTarget(
@@ -205,7 +205,7 @@ def _size_and_digest(path: str) -> tuple[int, str]:
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of a destination's configuration and of the files it reads, but for those it copies."""
+    """Return the fingerprints of a destination's configuration and of the files it reads, except those it copies."""
     copied = {one.path for one in target.companions} - {target.config, *target.lists}
     paths = [path for path in (target.config, *target.files) if path and path not in copied]
     return tuple(file_print(path) for path in paths)
@@ -224,13 +224,13 @@ def file_print(path: str) -> FilePrint:
 
 
 def close_inputs(inputs: PlanInputs | OpenInputs) -> None:
-    """Close the files of a plan's sources. Tensors in memory stay with the plan: it cannot open them again."""
+    """Close the files of a plan's sources; tensors in memory stay, because they cannot be opened again."""
     for source in inputs.sources:
         if not source.in_memory:
             source.close()
 
 
 def close_plan(plan: Plan) -> None:
-    """Close the files that a plan, made just now, holds open for whoever applies it."""
+    """Close the files that a new plan keeps open for ``apply``."""
     if isinstance(plan.inputs, OpenInputs):
         close_inputs(plan.inputs)

@@ -1,4 +1,4 @@
-"""The memory that a verb may take, and what its plan costs in it."""
+"""The memory that a verb may use, and the cost of its plan with it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["memory_bytes", "with_costs"]
 
 
 def memory_bytes(memory: str | int | None) -> int:
-    """Return what ``--memory`` says in bytes, 0 where it says nothing; raises ConfigError for what is no size."""
+    """Return ``--memory`` in bytes, 0 if it is not given; raises ConfigError for an invalid size."""
     return parse_size(memory, "--memory") if memory is not None else 0
 
 
 def with_costs(plan: Plan, memory: int, plugins: tuple[Method, ...] = ()) -> Plan:
-    """Return a plan with what it costs in so many bytes of memory, in what is usual for 0."""
+    """Return a plan with its cost if it may use ``memory`` bytes; 0 is the default limit."""
     return replace(plan, costs=costs_of(plan, MergeContext(plan.seed, plugins, memory or MEMORY)))

@@ -1,4 +1,4 @@
-"""Operations on the tensors of open checkpoints: read from data or a file, carried out on headers."""
+"""Operations on the tensors of open checkpoints: read from data or a file, applied to headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Operated", "asked_conversions", "operate", "operations_file", "opera
 
 @dataclass(frozen=True)
 class Operated:
-    """A checkpoint after operations: those of them that did something in it, and how its tensors were made."""
+    """A checkpoint after operations, with the operations that applied to it, and how its tensors were made."""
 
     checkpoint: Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
@@ -33,7 +33,7 @@ class Operated:
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
-    """Return checkpoints after operations; raises what parsing and performing them raises."""
+    """Return checkpoints after operations; raises what parsing and applying them raises."""
     if not rows:
         return [Operated(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows))
@@ -48,20 +48,20 @@ def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]],
     unknown = next((name for name in rulesets if name not in (*RULESETS, *CONVERSIONS)), None)
     if unknown is not None:
         hint = f"There are {', '.join((*RULESETS, *CONVERSIONS))}."
-        raise PatternError(f"there is no ruleset {unknown!r:.60}.", hint=hint)
+        raise PatternError(f"unknown ruleset {unknown!r:.60}.", hint=hint)
     rows = [row for name in rulesets if name in CONVERSIONS for row in CONVERSIONS[name].rows]
     return rows, tuple(name for name in rulesets if name not in CONVERSIONS)
 
 
 def operations_file(operations: Operations) -> Path | None:
-    """Return the file that operations are read from, if they are."""
+    """Return the file that operations are read from, or None."""
     return operations if isinstance(operations, (str, os.PathLike)) else None
 
 
 def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
     """Return operations as plain data, checked; a file is a YAML list, or a map that has one as ``operations``.
 
-    Raises ConfigError where they cannot be read or understood, PatternError for a malformed pattern.
+    Raises ConfigError if they cannot be read or parsed, PatternError for a malformed pattern.
     """
     path = operations_file(operations)
     rows: Any = _read(os.fspath(path)) if path is not None else operations
@@ -79,6 +79,6 @@ def _read(path: str) -> Any:
     rows = document.get("operations") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not rows:
         raise ConfigError(
-            f"--operations {escape(path)} holds no operations.", hint="Write a list: - {split: KEY, into: [A, B]}."
+            f"--operations {escape(path)} has no operations.", hint="Write a list: - {split: KEY, into: [A, B]}."
         )
     return rows

@@ -1,4 +1,4 @@
-"""Opens the inputs of a plan again; they must be what the plan was made from."""
+"""Opens the inputs of a plan again, and checks that they have not changed since the plan."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ __all__ = [
     "with_settings_held",
 ]
 
-# The files beside the sources that a plan was made from: they must be what they were when it is carried out.
+# The other files of the sources' folders: they too must not change between plan and apply.
 
 LARGEST = 256 << 20
 
 
 def with_beside_held(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
-    """Return a plan whose sources have the fingerprints of what was read beside them, settings in any case."""
+    """Return a plan whose sources have the fingerprints of the files read next to them, and always of settings."""
     held, is_compared = [], any(folder.vocabulary for folder in folders)
     for source, folder in zip(plan.sources, folders, strict=False):
-        with suppress(CheckpointError):  # too large, which was said where it was wanted
+        with suppress(CheckpointError):  # too large: reported where the file is needed
             folder.fingerprint(CONFIG, ADAPTER)
         read = {one.name: one for one in (*source.beside, *folder.prints)}
         held.append(replace(source, beside=(*read.values(), *(_lacking(folder) if is_compared else ()))))
@@ -67,7 +67,7 @@ def with_beside_held(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
-    """Yield files that would count and are not there, without a digest: a vocabulary before the one that counts."""
+    """Yield, without digests, missing files that would be used if they existed: a vocabulary with higher priority."""
     if not folder.files or scheme_of(folder.path):
         return
     rank = VOCABULARIES.index(folder.vocabulary) if folder.vocabulary else len(VOCABULARIES)
@@ -77,9 +77,9 @@ def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
 
 
 def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
-    """Return the plan of an edit with the fingerprints of what is written otherwise than its source has it.
+    """Return the plan of an edit with the fingerprints of the files that are written with changes.
 
-    What is copied as it is, is held where it is copied: a single file goes without it.
+    Files that are copied unchanged are checked when they are copied: an output of a single file does not have them.
     """
     changed = {one.name for one in plan.target.companions if one.text}
     beside = tuple(one for one in folder.prints if one.name in changed)
@@ -88,28 +88,28 @@ def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
 
 
 def check_beside(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError for a file beside a source that is not what was planned with."""
+    """Raise PlanError if a file next to a source has changed since the plan."""
     for name in _changed(source, checkpoint):
         path = os.path.join(checkpoint.around.uri if checkpoint.around is not None else source.path, name)
         raise PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
 
 
 def changed_beside(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
-    """Yield the files beside the sources that are there which are not what the output was made with."""
+    """Yield a note for each file next to a source that has changed since the output was made."""
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
-            yield Note(name, f"beside {escape(sources[index].name)}, and not what the output was made with")
+            yield Note(name, f"next to {escape(sources[index].name)}, has changed since the output was made")
 
 
 def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the names of files beside a source that are others now, or gone."""
+    """Yield the names of files next to a source that have changed or are gone."""
     for file in source.beside:
         if _digest(checkpoint, file) != file.sha256:
             yield file.name
 
 
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
-    """Return the SHA-256 of a file beside a checkpoint, '' for one that is not there, "another" for another size."""
+    """Return the SHA-256 of a file next to a checkpoint, '' if it does not exist, "another" if its size differs."""
     folder = checkpoint.around
     if folder is None or leads_out(os.path.join(folder.uri, file.name)):
         return ""
@@ -123,7 +123,7 @@ def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
 
 
 PLAN_BYTES = 512 << 20
-"""More than a plan of a million steps has."""
+"""The largest plan that is read, in bytes: more than a plan of a million steps has."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -143,7 +143,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def code_of(plan: Plan) -> tuple[str, ...]:
-    """Return the code that carrying a plan out runs: what the configuration names that draws initial values."""
+    """Return the code that applying a plan runs: the configuration's own, for initial values."""
     from ...destinations._load import code_named
 
     config = plan.target.config
@@ -151,12 +151,12 @@ def code_of(plan: Plan) -> tuple[str, ...]:
 
 
 def _draws(plan: Plan) -> bool:
-    """Whether the destination is asked for initial values; a checkpoint's are kept."""
+    """Return whether the destination has to give initial values; those of a checkpoint are kept."""
     return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 
 def inputs_of(plan: Plan) -> PlanInputs:
-    """Return the open inputs of a plan; raises PlanError where one is no longer what was planned with."""
+    """Return the open inputs of a plan; raises PlanError if one has changed since the plan."""
     from ...destinations._load import target_with
     from ...engine.run import PlanInputs
 
@@ -187,11 +187,11 @@ def inputs_of(plan: Plan) -> PlanInputs:
 
 
 def _check_reopenable(plan: Plan) -> None:
-    """Raise PlanError for a plan of which something cannot be opened again, since it lies in no file."""
+    """Raise PlanError for a plan with inputs that cannot be opened again, because they are not files."""
     gone = [source.name for source in plan.sources if source.memory]
     if gone:
         raise PlanError(
-            f"the plan was made from tensors in memory ({listing(gone)}), which are not there any more.",
+            f"the plan was made from tensors in memory ({listing(gone)}), which no longer exist.",
             hint="Apply it in the process that made it, or plan from a file.",
         )
     if any(source.role == "destination" and not source.path for source in plan.sources):
@@ -199,19 +199,19 @@ def _check_reopenable(plan: Plan) -> None:
 
 
 def with_merging(inputs: PlanInputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> PlanInputs:
-    """Return inputs with merge methods and bytes of memory: as given here, else as when the plan was made."""
+    """Return inputs with these merge methods and this limit of memory, or else those of the plan."""
     if isinstance(plan.inputs, OpenInputs):
         plugins, memory = plugins or plan.inputs.plugins, memory or plan.inputs.memory
     return replace(inputs, plugins=plugins, memory=memory or inputs.memory)
 
 
 def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:
-    """Return the checkpoint whose own values the destination keeps."""
+    """Return the checkpoint whose values the destination keeps."""
     return next((opened[i] for i, s in enumerate(plan.sources) if s.role == "destination" and i < len(opened)), None)
 
 
 def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
-    """Open a source again, at its path or as what is given for it."""
+    """Open a source again, from its path or from ``given``."""
     root = source.root or "."
     found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
     checkpoint = found.unwrapped(stripped=source.stripped)
@@ -225,7 +225,7 @@ def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoi
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
     if source.memory:
         if source.files != (memory_print(checkpoint),):
-            raise PlanError("its keys, dtypes or shapes are others.")
+            raise PlanError("its keys, dtypes or shapes differ.")
         return
     now = {file.name: file for file in checkpoint.files}
     for file in source.files:
@@ -236,7 +236,7 @@ def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 
 def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError where a file at an address is of another commit, or has another strong ETag."""
+    """Raise PlanError if a remote file is of another commit, or has another strong ETag."""
     now = {file.name: file.validator for file in checkpoint.files}
     for file in source.files:
         if file.validator and now.get(file.name, "") != file.validator:
@@ -261,7 +261,7 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
 def find_sources(
     sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
-    """Open the sources that can be found and are the same; for the others, say why not."""
+    """Open the sources that exist and have not changed; returns them, and the reasons for the others."""
     names = {source.name for source in sources}
     for name in moved:
         if name not in names:
@@ -272,8 +272,8 @@ def find_sources(
     found: dict[int, Checkpoint] = {}
     absent: dict[int, str] = {}
     for index, source in enumerate(sources):
-        if "://" in source.path and source.name not in moved:  # what a file names is fetched only if its user names it
-            absent[index] = f"{source.name} is far away; --source '{source.name}={source.path}' fetches it"
+        if "://" in source.path and source.name not in moved:  # a URL in a file is fetched only if the user asks for it
+            absent[index] = f"{source.name} is remote; --source '{source.name}={source.path}' fetches it"
             continue
         if source.memory and source.name not in moved:
             absent[index] = (
@@ -289,7 +289,7 @@ def find_sources(
                 raise
             absent[index] = f"{source.name} is not where it was ({source.path})"
         except CheckpointError as error:
-            absent[index] = f"{source.name} is another file now: {error.message.rstrip('.')}"
+            absent[index] = f"{source.name} is a different file now: {error.message.rstrip('.')}"
         else:
             found[index] = checkpoint
     return found, absent

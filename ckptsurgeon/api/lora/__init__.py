@@ -1,1 +1,1 @@
-"""``lora_merge`` and ``lora_extract``, and adapters as they lie on disk."""
+"""``lora_merge`` and ``lora_extract``, and the files of adapters."""

@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter, its scales, and what config.json beside its base says of the model."""
+"""The files of a PEFT adapter, its scales, and the model that its base's config.json names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
     "with_scales_checked",
 ]
 
-# The files of a PEFT adapter: its weights, and the configuration beside them.
+# The files of a PEFT adapter: its weights, and the configuration next to them.
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -44,22 +44,24 @@ BYTES = 16 << 20
 
 
 def is_beside(weights: File) -> bool:
-    """Whether a configuration lies beside a file; a web server does not say, and what PEFT called so has one."""
+    """Return whether a configuration is next to a file; at a URL, it is assumed for the file names that PEFT uses."""
     if weights.name not in WEIGHTS:
         return False
     return scheme_of(weights.uri) in ("http", "https") or ADAPTER_CONFIG in weights.folder().names()
 
 
 def configuration_of(folder: Folder) -> File:
-    """Return the configuration in a folder; raises SourceError where it is not there, or a link to another's."""
+    """Return the configuration in a folder; raises SourceError if it does not exist, or links out of the folder."""
     path = os.path.join(folder.uri, ADAPTER_CONFIG)
     if leads_out(path):
-        raise SourceError(f"{escape(path)} is a link out of its folder, which is not followed.", hint="Copy it there.")
+        raise SourceError(
+            f"{escape(path)} is a link to outside of its folder, which is not followed.", hint="Copy it there."
+        )
     return folder.file(ADAPTER_CONFIG)
 
 
 def settings_beside(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
-    """Return what is said of the adapter that a checkpoint is, and a note where that is not understood."""
+    """Return the settings of the adapter that a checkpoint holds, and a note if they cannot be read."""
     weights = next((file for file in checkpoint.open_files().values() if file.name in WEIGHTS), None)
     try:
         if weights is None or not is_beside(weights):
@@ -67,14 +69,14 @@ def settings_beside(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tup
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
-            return None, (f"{ADAPTER_CONFIG} is not understood: it has no peft_type",)
+            return None, (f"{ADAPTER_CONFIG} cannot be used: it has no peft_type",)
         return settings, _differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
-        return None, (f"{ADAPTER_CONFIG} is not understood: {error}",)
+        return None, (f"{ADAPTER_CONFIG} cannot be used: {error}",)
 
 
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
-    """Say in what a configuration differs from the tensors; nothing of an adapter that is not merged here anyway."""
+    """Return notes on how a configuration contradicts the tensors; none for an adapter that we cannot merge anyway."""
     from ...methods.lora.adapter import read_adapter
     from ...methods.lora.config import parse_config
 
@@ -98,13 +100,13 @@ def _read(file: File) -> object:
         file.close()
 
 
-# What the config.json beside a checkpoint says of its model.
+# The model that the config.json next to a checkpoint names.
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return the model whose weights are a folder or a file; None where no config.json beside them says it.
+    """Return the model that the config.json next to the weights names, or None.
 
-    ``path`` is '' of weights in memory, beside which nothing lies.
+    ``path`` is '' for weights in memory, which have no other files.
     """
     if not path:
         return None
@@ -122,7 +124,7 @@ def _here(path: str) -> bytes:
 
 
 def _beside(checkpoint: Checkpoint) -> bytes:
-    """Return what lies beside a checkpoint at an address; nothing, where the address tells no names."""
+    """Return the config.json next to a remote checkpoint; b'' if its URL does not show file names."""
     for weights in checkpoint.open_files().values():
         folder = weights.folder()
         if CONFIG not in folder.names():
@@ -132,29 +134,29 @@ def _beside(checkpoint: Checkpoint) -> bytes:
     return b""
 
 
-# What the factors of an adapter count, which its adapter_config.json says: an error where they go beside another.
+# The scales of an adapter's factors, in its adapter_config.json: an error if the factors get another one's file.
 
 SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
-"""What of an adapter's configuration says what its weights count."""
+"""Fields of an adapter's configuration that decide its scales."""
 
 
 def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Say which adapters count otherwise than the donor, whose configuration goes along."""
+    """Return notes on adapters whose scales differ from the donor's, whose configuration is copied."""
     notes = []
     ours = donor.adapter
     for one in [one for one in models if one.adapter] if ours else ():
         names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
         if names:
-            said = f"{ADAPTER} of {escape(one.path)} has another {listing(names)} than that of {escape(donor.path)}"
-            notes.append(f"{said}, which is the one that goes along")
+            head = f"{ADAPTER} of {escape(one.path)} has another {listing(names)} than that of {escape(donor.path)}"
+            notes.append(f"{head}, which is the one that is copied")
     return notes
 
 
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
-    """Return the plan of a transplant with notes on adapters that count otherwise than the destination's.
+    """Return the plan of a transplant with notes on adapters whose scales differ from the destination's.
 
-    ``folders`` are those of ``number`` sources and of the destination, if it has one. Raises PlanError where factors of
-    a source would be scaled as the destination's are, by another number.
+    ``folders`` are those of ``number`` sources and of the destination, if it has one. Raises PlanError if factors of
+    a source would be scaled by the destination's scale, which is another number.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:
@@ -178,15 +180,15 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
     apart = [name for name in names if ours.scale_of(name) != theirs.scale_of(name)]
     if apart:
         raise PlanError(
-            f"the factors of {escape(apart[0])} count {theirs.scale_of(apart[0]):g} by the {ADAPTER} of "
-            f"{escape(one.path)}, and {ours.scale_of(apart[0]):g} by that of {escape(donor.path)}, which goes along.",
+            f"the factors of {escape(apart[0])} are scaled by {theirs.scale_of(apart[0]):g} in the {ADAPTER} of "
+            f"{escape(one.path)}, and {ours.scale_of(apart[0]):g} in that of {escape(donor.path)}, which is copied.",
             hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to the source's, and plan again.",
             details=apart,
         )
 
 
 def _config(folder: ModelFolder) -> AdapterConfig | None:
-    """Return what a folder says of its adapter, None for one that is of another kind or not understood."""
+    """Return the adapter configuration of a folder, None if it is of another kind or cannot be read."""
     try:
         return parse_config(folder.adapter, ADAPTER) if folder.adapter else None
     except CheckpointError:

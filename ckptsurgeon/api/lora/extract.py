@@ -1,4 +1,4 @@
-"""``lora_extract``: what a network was tuned to, as a low-rank adapter of its base."""
+"""``lora_extract``: the difference of a tuned network from its base, as a low-rank adapter."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def lora_extract(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan an adapter for PEFT whose factors are the best of a rank for each weight of ``tuned`` minus the base's.
+    """Plan an adapter for PEFT: for each weight of ``tuned`` minus the base's, the best factors of the given rank.
 
-    It reads the values of both, to know what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
-    choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's, where no
-    config.json beside the two says what they are. What differs and is no such weight is named, or with
-    ``save_modules`` goes along whole. ``dtype`` is the factors'. The decomposition starts from random numbers with
-    ``seed``; ``memory`` bounds what it takes, as in "512MB". How well each factor fits is in the receipt of ``apply``.
-    Rows of an embedding that other tokens have in the two are an error, unless ``vocab`` is "place".
+    Reads the values of both, to find what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
+    choose keys; ``embeddings`` includes embeddings; ``fan_in_fan_out`` is for weights of shape (in, out), as in GPT-2,
+    if there is no config.json that names the model. Other tensors that differ are reported in a note or, with
+    ``save_modules``, saved whole. ``dtype`` is the factors'. ``seed`` is for the random start of the decomposition;
+    ``memory`` limits its memory, as in "512MB". The receipt of ``apply`` has the error of each factor.
+    It is an error if the rows of an embedding belong to different tokens in the two, unless ``vocab`` is "place".
 
-    Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
+    Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
@@ -121,13 +121,13 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what each of the two does not store because it is the embedding: an output layer."""
+    """Return for each of the two the output layer that it does not store because it is tied to the embedding."""
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
+    """Yield the keys of the tuned network that the base lacks or has with other values; reads all values."""
     from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors
 

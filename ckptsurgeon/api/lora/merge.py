@@ -1,4 +1,4 @@
-"""``lora_merge``: low-rank adapters are added to the base that they were trained on."""
+"""``lora_merge``: adds low-rank adapters to the base that they were trained on."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def lora_merge(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a base with adapters added: W + weight * scale * B A of each, in double precision and rounded once.
+    """Plan a base plus adapters: W + weight * scale * B A for each, in double precision and rounded once.
 
-    Adapters are PEFT's folders, or single files in kohya's or diffusers' spelling, or dicts of what these hold.
-    ``weights`` are what each counts, 1 if not given; ``exclude`` leaves modules of the adapters out. ``dtype`` is that
-    of all real floating tensors of the output, by default the base's; ``memory`` bounds what it takes to compute, as in
-    "512MB". A base that is a folder of transformers keeps its configuration and tokeniser; an adapter that brings the
-    rows of another vocabulary brings its tokeniser, too. Rows of one vocabulary under the tokens of another are an
-    error, unless ``vocab`` is "place".
+    Adapters are PEFT's folders, single files with kohya's or diffusers' names, or dicts of their tensors.
+    ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
+    is that of all real floating tensors of the output, by default the base's; ``memory`` limits the memory of the
+    computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; an
+    adapter that has the rows of another vocabulary brings its tokeniser. It is an error to put rows of one vocabulary
+    under the tokens of another, unless ``vocab`` is "place".
 
-    Raises ConfigError for adapters of another kind or weights that are none, PlanError where an adapter is for another
+    Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     given = (
@@ -99,14 +99,14 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
-    """Say which adapters, behind the base, count more than once."""
+    """Return notes on adapters that count more than once; the first of ``opened`` is the base."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
-    """Return what each adapter counts; raises ConfigError where that does not fit."""
+    """Return the weight of each adapter; raises ConfigError for a wrong number of weights or an invalid one."""
     if not adapters:
-        raise ConfigError("there is no adapter.", hint="Name at least one behind the base.")
+        raise ConfigError("no adapter given.", hint="Name at least one after the base.")
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(
@@ -115,12 +115,12 @@ def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> lis
         )
     wrong = next((one for one in given if not isfinite(one)), None)
     if wrong is not None:
-        raise ConfigError(f"--weights: {wrong} is no weight.", hint="Use a finite number, as in 0.7.")
+        raise ConfigError(f"--weights: {wrong} is not a valid weight.", hint="Use a finite number, as in 0.7.")
     return given
 
 
 def _number(value: float) -> float:
-    """Return a number in double precision, an integer that it does not hold as infinite."""
+    """Return a number in double precision; an integer that is too large becomes infinite."""
     try:
         return float(value)
     except OverflowError:

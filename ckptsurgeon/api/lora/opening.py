@@ -1,4 +1,4 @@
-"""Opening adapters: PEFT's folders, and single files of kohya's and diffusers'."""
+"""Opens adapters: PEFT's folders, and single files of kohya's and diffusers'."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .adapter_files import ADAPTER_CONFIG, BYTES, WEIGHTS, configuration_of, is_
 __all__ = ["open_adapter"]
 
 ALPHA = ".alpha"
-"""What the keys of the scales end with in kohya's and diffusers' files."""
+"""Suffix of the keys of the scales in kohya's and diffusers' files."""
 
 METADATA = "lora_adapter_metadata"
-"""Where diffusers writes the configuration, of each model of a pipeline, into its file."""
+"""The metadata entry of diffusers with the configuration of each model of a pipeline."""
 
 
 def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter, and put its file with those that are open; beside one in memory no configuration lies.
+    """Open an adapter and append its file to ``opened``; an adapter in memory has no configuration.
 
-    Returns it and the path of its configuration, '' where it has none or is not on this machine.
-    Raises SourceError or FormatError for what is no adapter, ConfigError for one of another kind.
+    Returns it and the path of its configuration, '' if it has none or is remote.
+    Raises SourceError or FormatError if it is not an adapter, ConfigError for an adapter of another kind.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -50,7 +50,7 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
 
 
 def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
-    """Return an adapter's weights and its configuration, None where it has none."""
+    """Return an adapter's weights and its configuration, or None."""
     place = place_of(given)
     if not place:
         return open_checkpoint(given, unwrap=False, called="adapter"), None
@@ -62,7 +62,7 @@ def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
 
 
 def _files(source: Source, path: str) -> tuple[File, File | None]:
-    """Return the weights and the configuration, None where it is no adapter of PEFT's."""
+    """Return the weights and the configuration, None if it is not an adapter of PEFT."""
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if is_beside(source) else None
     names = source.names()
@@ -77,19 +77,19 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
 
 
 def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
-    """Return what a configuration says, and its fingerprint."""
+    """Return the parsed configuration and its fingerprint."""
     try:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)
     except ValueError as error:
-        raise ConfigError(f"{escape(file.uri)} is no JSON: {escape(str(error))}.") from error
+        raise ConfigError(f"{escape(file.uri)} is not valid JSON: {escape(str(error))}.") from error
     finally:
         file.close()
     return parse_config(data, file.uri), (FilePrint(ADAPTER_CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:
-    """Read the one number that a tensor holds: the one value that a plan needs."""
+    """Read the single number in a tensor; alphas are the only values that a plan reads."""
     from ...engine.compute.reading import read_number
 
     number = read_number(checkpoint, key)
@@ -99,7 +99,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the configurations that diffusers wrote into a file, by the model that they are for."""
+    """Return the configurations that diffusers wrote into a file, by model."""
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}

@@ -1,4 +1,4 @@
-"""``merge``: several models become one, by a method."""
+"""``merge``: makes one model of several, by a method."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 
 __all__ = ["check_names", "check_number", "list_methods", "merge", "method_named"]
 
-# The choice of a merge method: by its name, and whether it takes so many models, a base and what else was given.
+# The method by its name, and checks of the number of models, the base and the arguments that it takes.
 
 
 def method_named(name: str, plugins: Sequence[Method]) -> Method:
-    """Return a method, of ours or a plugin's; raises ConfigError with the nearest name for one that there is not."""
+    """Return a method, built in or a plugin's; raises ConfigError with the nearest name for an unknown one."""
     known = merge_methods(plugins)
     if name not in known:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
-        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
+        raise ConfigError(f"unknown merge method {escape(name)}.", hint=hint)
     return known[name]
 
 
@@ -66,10 +66,10 @@ def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
+    """Raise ConfigError if a method does not take this number of models, or needs or refuses a base."""
     least, most = method.models
     if method.base == "required" and base is None:
-        raise ConfigError(f"{method.name} needs the model that all others come from.", hint="Name it with --base.")
+        raise ConfigError(f"{method.name} needs the base model of the others.", hint="Name it with --base.")
     if method.base == "none" and base is not None:
         raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
     merged = number + (method.base == "model" and base is not None)
@@ -79,7 +79,7 @@ def check_number(method: Method, number: int, base: CheckpointLike | None) -> No
         )
     if number == 1 and base is None and method.needs_others:
         hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
-        raise ConfigError("there is one model, and nothing to merge it with.", hint=hint)
+        raise ConfigError("only one model given: nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
             f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."
@@ -87,7 +87,7 @@ def check_number(method: Method, number: int, base: CheckpointLike | None) -> No
 
 
 def list_methods(plugin: Path | None = None) -> MergeMethods:
-    """Return the merge methods that ``merge`` knows, and those of a plugin, which is run."""
+    """Return the merge methods of ``merge``, and those of a plugin, which is run."""
     return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
 
 
@@ -115,25 +115,26 @@ def merge(
     root: str | None = None,
     **more: Given,
 ) -> Plan:
-    """Plan the merge of models by a method, or the one that a recipe of mergekit's asks for; reads headers only.
+    """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only.
 
-    ``base`` is what task vectors are taken from, or the model that a method starts at. ``parameters`` of the method may
-    be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
-    patterns to them, ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
-    ``on_missing`` says what becomes of a tensor that not all have: error, base (it counts as the base's), skip (it is
-    left out), any (those that have it are merged). ``on_mismatch`` is what becomes of a model whose shape is not the
-    base's, or the first's: error, skip (it does not count), slice (its leading part), overlap (what all have is merged,
-    the rest is the base's or the first's), for all, or by pattern. ``vocab`` merges models of other vocabularies by
-    token: ``union``, ``base`` (the base's or the first's), or the file of a list; ``tokens`` has the list of each
-    model where none lies beside it, ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS) where their sizes do not tell.
-    ``int_buffers`` says whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the
-    widest there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
-    ``memory`` bounds what it takes to compute, as in "512MB". ``device`` is cpu, or cuda, where torch computes.
-    A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
-    is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
+    ``base`` is the model that task vectors are taken from, or that a method starts at. ``parameters`` of the method may
+    also be given as arguments (``density=0.5``): a number, a list with one for each model, a map from patterns to
+    values, or ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
+    ``on_missing`` decides about a tensor that some models lack: error, base (the base's counts instead), skip (it is
+    left out), any (the models that have it are merged). ``on_mismatch`` decides about a model whose shape is not that
+    of the base, or of the first model: error, skip (it does not count), slice (its leading part), overlap (the part
+    that all have is merged, the rest is the base's or the first's); for all, or by pattern. ``vocab`` merges models
+    with different vocabularies by token: ``union``, ``base`` (the base's or the first's), or the file of a list.
+    ``tokens`` names the list of a model that has none next to it; ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS)
+    if their sizes do not show it. ``int_buffers`` chooses the integers: last, first, max. ``dtype`` is that of the
+    output, by default the widest of the models; ``compute`` is float32 or float64. ``plugin`` is a file with your own
+    merge methods, which is run. ``memory`` limits the memory of the computation, as in "512MB". ``device`` is cpu or
+    cuda, on which torch computes. A recipe (``merge("recipe.yaml")``) names models, method, base and parameters
+    itself. If the base, or else the first model, is a folder of transformers, the output gets its configuration and
+    tokeniser.
 
-    Raises ConfigError for an unknown method or parameter, PlanError where the models differ or
-    ``memory`` is less than it takes, and what ``open_checkpoint`` raises.
+    Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
+    and what ``open_checkpoint`` raises.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)
@@ -162,7 +163,7 @@ def merge(
         document = read_recipe(recipe)
         return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
     if method is None:
-        raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
+        raise ConfigError("no method given.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
     found = method_named(method, asked.plugins)
     check_names(found, more, inspect.signature(merge).parameters)
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
@@ -174,7 +175,7 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: Request
 ) -> Plan:
-    """Plan the merge of models name by name."""
+    """Plan the merge of models key by key."""
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:

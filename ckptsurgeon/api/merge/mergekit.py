@@ -1,4 +1,4 @@
-"""``merge`` of a recipe that mergekit would read: the recipe, and the models that it names."""
+"""``merge`` of a recipe of mergekit: reads the recipe, and opens the models that it names."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from .vocabulary import MergedModel, ModelTokens, VocabularyAsked, known_keys, m
 
 __all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configuration", "read_recipe"]
 
-# The models that a recipe of mergekit's names: where they lie, what lies beside them, what becomes of them.
+# The models of a recipe, and the files next to them.
 
 
 def found(one: ModelReference, folder: str) -> str:
-    """Return where a model lies; raises ConfigError for an adapter, SourceError where there is nothing."""
+    """Return the path of a model; raises ConfigError for an adapter, SourceError if it does not exist."""
     for said in dict.fromkeys((one.written, one.path)):
         for path in (said, os.path.join(folder, said)):
             if os.path.exists(path) and (said == one.written or not (one.lora or one.revision)):
                 return path
     if one.lora:
         raise ConfigError(
-            f"{escape(one.written)} is a model and an adapter.",
+            f"{escape(one.written)} is a model with an adapter.",
             hint=f"Merge them first: ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(
         f"there is no model {escape(one.written)} here.",
-        hint="Give the path of its folder or file; one of the hub has to be downloaded before: "
+        hint="Give the path of its folder or file; download a model of the hub first: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
 
 
 class RecipeModels:
-    """The models of a configuration, opened, with what lies beside them."""
+    """The open models of a configuration, with the files next to them."""
 
     def __init__(
         self,
@@ -82,22 +82,22 @@ class RecipeModels:
 
     @property
     def donor(self) -> int:
-        """The number of the model whose configuration and files the output has."""
+        """The index of the model whose configuration and files the output gets."""
         base = self._configuration.base
         return self._numbers[base] if base is not None else 0
 
     @property
     def models(self) -> list[MergedModel]:
-        """The models, with what is known of each."""
+        """The models, each with its path, tensors and folder."""
         return list(map(MergedModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyAsked, method: Method) -> VocabularyAsked:
-        """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
+        """Return the vocabulary for the output: the recipe's, if rows have to be merged by token."""
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
             return asked
         if asked.vocab is not None:
-            raise ConfigError("--vocab is given beside tokenizer, which says what the rows are.", hint="Leave one out.")
+            raise ConfigError("--vocab and the recipe's tokenizer contradict each other.", hint="Leave one out.")
         other = wanted(self._configuration, self.folders[self.donor], self._find)
         keys = asked.keys or known_keys(self.models)
         if not (tokenizer.is_detailed or different(self.folders, self.names, self.donor, other)) and (
@@ -112,7 +112,7 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the base where it counts as a model: others get its rows all the same, as in mergekit."""
+        """Return the index of the base if others get its rows although it counts as a model, as in mergekit."""
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]
         everywhere = all(any(one.model == base for one in part.sources) for part in slices)
@@ -126,7 +126,7 @@ class RecipeModels:
         seed: int,
         arguments: Mapping[str, Any],
     ) -> Plan:
-        """Return the plan with everything that goes beside the weights."""
+        """Return the plan, with the files that go next to the weights."""
         counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(
             self._configuration, NumberedModels(self._views, self._numbers, counts), method
@@ -151,7 +151,7 @@ class RecipeModels:
         return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
     def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str]]:
-        """Return the donor's configuration with the layers that were stacked."""
+        """Return the donor's configuration with the new number of layers, and notes."""
         folder, notes = self.folders[self.donor], list[str]()
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
@@ -169,7 +169,7 @@ class RecipeModels:
         return config, notes
 
     def said(self, document: Any) -> Any:
-        """Return a document whose models go by their names, as a recipe is recorded: no path leaves this machine."""
+        """Return a document with the names of models instead of paths: recorded recipes never have local paths."""
         names = {one.written: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
@@ -178,11 +178,11 @@ class RecipeModels:
         return names.get(document, document) if isinstance(document, str) else document
 
 
-# ``merge`` of a recipe that mergekit would read.
+# Reading and planning a recipe.
 
 
 def is_recipe(path: str) -> bool:
-    """Whether a path is that of a recipe."""
+    """Return whether a path is that of a recipe."""
     return path.lower().endswith((".yaml", ".yml"))
 
 
@@ -191,15 +191,15 @@ def read_recipe(path: str) -> dict[str, Any]:
     try:
         document = read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:
-        said = f"the recipe {escape(path)} cannot be read: {error.strerror}."
-        raise SourceError(said, hint=did_you_mean(path)) from error
+        message = f"the recipe {escape(path)} cannot be read: {error.strerror}."
+        raise SourceError(message, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is no recipe: it is not UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is not a valid recipe: it is not UTF-8.") from None
     if isinstance(document, dict) and "verb" in document:
-        raise ConfigError(f"{escape(path)} is a recipe of ours.", hint=f"Run ckpt apply {escape(path)}.")
+        raise ConfigError(f"{escape(path)} is a recipe of ckptsurgeon.", hint=f"Run ckpt apply {escape(path)}.")
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(
-            f"{escape(path)} names no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
+            f"{escape(path)} has no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
         )
     if not isinstance(document["merge_method"], str):
         raise ConfigError(
@@ -210,18 +210,18 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def check_alone(recipe: str, **given: Any) -> None:
-    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
+    """Raise ConfigError if the path is not a recipe, or for arguments that a recipe gives itself."""
     if not is_recipe(recipe):
-        raise ConfigError(f"{escape(recipe)} is no recipe.", hint="Name several models, in a list.")
+        raise ConfigError(f"{escape(recipe)} is not a recipe.", hint="Name several models, in a list.")
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
-        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
+        raise ConfigError(f"{escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe.")
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:
-    """Plan what the document of a recipe at ``path`` asks for; its paths are seen from here, else from there.
+    """Plan the recipe at ``path``; its paths are relative to the working directory, or else to the recipe.
 
-    Raises ConfigError with the field that is wrong, PlanError for what the models cannot give.
+    Raises ConfigError that names a wrong field, PlanError if the models do not allow the merge.
     """
     folder = os.path.dirname(path)
     try:

@@ -1,4 +1,4 @@
-"""What is asked of ``merge``, parsed and checked before any file is opened."""
+"""The arguments of ``merge``, parsed and checked before any file is opened."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .vocabulary import VocabularyAsked
 
 __all__ = ["GRADIENT", "Request", "given_settings", "method_settings", "parameter_name", "plain_settings"]
 
-# What a merge was asked for, beside models, method and parameters.
+# The arguments of a merge other than models, method and parameters.
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
+    """The arguments of a merge other than models, method and parameters; ``arguments`` is what the recipe records."""
 
     options: MergeOptions
     vocabulary: VocabularyAsked
@@ -46,7 +46,7 @@ class Request:
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
     ) -> list[Checkpoint]:
-        """Open models, of which ``base`` is the place of the base; the stack closes them."""
+        """Open models; ``base`` is the index of the base. The stack closes them."""
         names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
         return [
             stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
@@ -54,9 +54,9 @@ class Request:
         ]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return a plan with what it costs, what it keeps open, and the files that must not be written.
+        """Return a plan with its cost, its open inputs, and the files that must not be overwritten.
 
-        ``donor`` is the place of the model whose configuration the output has.
+        ``donor`` is the index of the model whose configuration the output gets.
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
@@ -67,17 +67,17 @@ class Request:
 
 
 GRADIENT = "gradient"
-"""The name under which values for the first to the last layer stand."""
+"""The key of a map with values from the first to the last layer."""
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
     """Return the settings of parameters.
 
-    A value is a number, a text or true and false; a list where each model has its own; ``{"gradient": [0, 0.5, 1]}``
-    for values from the first layer to the last; or a map from patterns to such values, of which the last that matches a
-    key wins. Texts are as the command line takes them: NAME=VALUE or NAME:GLOB=VALUE, a gradient in brackets.
+    A value is a number, a string or a boolean; a list with one for each model; ``{"gradient": [0, 0.5, 1]}`` for
+    values from the first layer to the last; or a map from patterns to such values: the last that matches a key wins.
+    Strings are as on the command line: NAME=VALUE or NAME:GLOB=VALUE, a gradient in brackets.
 
-    Raises ConfigError for what is none of these, PatternError for a pattern that cannot be understood.
+    Raises ConfigError for anything else, PatternError for an invalid pattern.
     """
     if not isinstance(given, Mapping):
         found: dict[str, list[ParameterSetting]] = {}
@@ -93,7 +93,7 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
 
 def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting]:
     if isinstance(value, Mapping) and not value:
-        raise ConfigError(f"{escape(name)} is a map of nothing.", hint="Give values by pattern, or leave it out.")
+        raise ConfigError(f"{escape(name)} is an empty map.", hint="Give values by pattern, or leave it out.")
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
         pairs = [(KeyPattern.given(_pattern(name, text), ""), one) for text, one in value.items()]
         return [_setting(name, one, by_model=by_model, pattern=pattern) for pattern, one in reversed(pairs)]
@@ -102,7 +102,7 @@ def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting
 
 def _pattern(name: str, text: object) -> str:
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"{escape(name)} has {brief_repr(text, 40)} where a pattern of keys should be.")
+        raise ConfigError(f"{escape(name)} has {brief_repr(text, 40)} instead of a pattern of keys.")
     return text
 
 
@@ -117,16 +117,18 @@ def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | Non
             else ParameterSetting(pattern=pattern, layers=numbers)
         )
     if not isinstance(value, (bool, int, float, str)):
-        raise ConfigError(f"{escape(name)} is {brief_repr(value)}, no value.", hint="Use a number, a text or a list.")
+        raise ConfigError(
+            f"{escape(name)} is {brief_repr(value)}, not a valid value.", hint="Use a number, a text or a list."
+        )
     return ParameterSetting(value, pattern)
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or not values:
-        raise ConfigError(f"{escape(name)}: {brief_repr(values)} is no list of numbers.")
+        raise ConfigError(f"{escape(name)}: {brief_repr(values)} is not a list of numbers.")
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is no number.")
+            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is not a number.")
         if isinstance(value, int) and abs(value) > float_info.max:
             raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is too large.")
     return tuple(map(float, values))
@@ -160,9 +162,9 @@ def given_settings(
     more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
-    """Return the settings that were given in one way or another; raises ConfigError for what is given twice.
+    """Return the settings from all ways to give them; raises ConfigError if one is given twice.
 
-    ``weights`` are for all keys, and stand beside weights by pattern, which win.
+    ``weights`` are for all keys; weights by pattern may be given too, and win.
     """
     found = dict(method_settings(method, parameters))
     for name, settings in method_settings(
@@ -188,7 +190,7 @@ def _is_for_all(one: ParameterSetting) -> bool:
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Return settings as plain data, as ``method_settings`` reads them."""
+    """Return settings as plain data that ``method_settings`` reads."""
     return {name: _said(found) for name, found in settings.items()}
 
 
@@ -202,5 +204,5 @@ def _value(one: ParameterSetting) -> Any:
 
 
 def parameter_name(argument: str) -> str:
-    """Return the name of a parameter whose argument in Python it is: ``lambda`` for ``lambda_``."""
+    """Return the name of a parameter for its argument in Python: ``lambda`` for ``lambda_``."""
     return argument.rstrip("_")

@@ -26,9 +26,9 @@ def tokenizer_files(
     donor: int,
     find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder, and what is to be said of them; ``find`` gives the folder of a model.
+    """Return the files of an output folder, and notes on them; ``find`` gives the folder of a model.
 
-    Raises ConfigError for a chat template that is none.
+    Raises ConfigError for an invalid chat template.
     """
     notes: list[str] = []
     files = folders[donor].files
@@ -48,19 +48,19 @@ def tokenizer_files(
 def wanted(
     configuration: Configuration, donor: ModelFolder, find: Callable[[ModelReference], ModelFolder]
 ) -> ModelFolder:
-    """Return the model whose tokeniser the output has: the one that is named, else the donor."""
+    """Return the model whose tokeniser the output gets: the named one, else the donor."""
     asked = configuration.tokenizer
     return find(asked.source) if asked is not None and isinstance(asked.source, ModelReference) else donor
 
 
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
-    """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
+    """Return the models whose vocabulary differs from the donor's; a model without one counts as equal."""
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
 
 
 def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:
-    """Return the donor's files with another tokeniser; raises ConfigError where the other has none."""
+    """Return the donor's files with another tokeniser; raises ConfigError if the other has none."""
     if not other.tokenizer:
         raise ConfigError(
             f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Name base, union or another model."
@@ -70,7 +70,7 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:
-    """Return a template: the one that most models have, that of a name, or the text itself."""
+    """Return a template: the most frequent one of the models, a built-in one by name, or the text itself."""
     if said == "auto":
         found = Counter(one.chat_template.strip() for one in folders if one.chat_template.strip())
         return found.most_common(1)[0][0] if found else ""
@@ -78,21 +78,21 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
         return TEMPLATES[said]
     if "{" not in said or len(said) < 20:
         raise ConfigError(
-            f"chat_template is {brief_repr(said, 40)}, which is no template.",
+            f"chat_template is {brief_repr(said, 40)}, which is not a template.",
             hint=f"Use auto, {', '.join(TEMPLATES)}, or the text of one.",
         )
     return said
 
 
-# VocabularyRows that a recipe of mergekit's chooses for single tokens, as rows of the models that are merged.
+# VocabularyRows that a recipe of mergekit chooses for single tokens.
 
 
 @dataclass(frozen=True)
 class RowsAsked:
-    """What a recipe says of single tokens; ``numbers`` are those of its models.
+    """The rows that a recipe chooses for single tokens; ``numbers`` maps its models to their indices.
 
-    ``base`` is the model whose rows those that lack a token get, None for the mean of all that have it. The number of
-    rows is a multiple of ``multiple``.
+    Models that lack a token get the row of the model ``base``, or if that is None, the mean of all that have it. The
+    number of rows is a multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()
@@ -101,7 +101,7 @@ class RowsAsked:
     base: int | None = None
 
     def added(self, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Return the tokens that it speaks of and that are not among others."""
+        """Return the tokens of the recipe that ``tokens`` lacks."""
         known = set(tokens)
         return tuple(one.token for one in self.tokens if one.token not in known)
 
@@ -109,7 +109,7 @@ class RowsAsked:
 def chosen_rows(
     asked: RowsAsked, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return the rows of each model as they are chosen for some of ``tokens``, the output's, and what is to be said.
+    """Return the rows of each model with those chosen for some of the output's ``tokens``, and notes.
 
     ``lists`` are the tokens of each model. Raises ConfigError for a token whose row cannot be found.
     """
@@ -143,8 +143,8 @@ def _lent(
         return TokenRowOverride(place, force=one.force)
     if one.model not in numbers:
         raise ConfigError(
-            f"{escape(one.where)}.source is {escape(one.model.written)}, which is none of the models.",
-            hint="Name it among them; with a weight of 0 it adds nothing else.",
+            f"{escape(one.where)}.source is {escape(one.model.written)}, which is not one of the models.",
+            hint="Add it to the models; with a weight of 0 it adds nothing else.",
         )
     number = numbers[one.model]
     return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)
@@ -169,7 +169,7 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
 
 
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
-    """Yield what the base lends of tokens that not all others have, and nobody spoke of."""
+    """Yield the base's rows for tokens that some other model lacks and the recipe does not mention."""
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):
             yield TokenRowOverride(place, base, row)
@@ -177,8 +177,8 @@ def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> It
 
 def _notes(asked: Sequence[TokenRow], needed: Sequence[TokenRow]) -> Iterator[str]:
     if needed:
-        said = [repr(one.token) + (" (of all models)" if one.force else "") for one in needed]
-        yield f"rows as tokenizer.tokens says: {listing(said)}"
+        tokens = [repr(one.token) + (" (of all models)" if one.force else "") for one in needed]
+        yield f"rows chosen by tokenizer.tokens: {listing(tokens)}"
     idle = [repr(one.token) for one in asked if one not in needed]
     if idle:
-        yield f"tokenizer.tokens changes nothing where all models have the token: {listing(idle)}"
+        yield f"tokenizer.tokens changes nothing, because all models have the token: {listing(idle)}"

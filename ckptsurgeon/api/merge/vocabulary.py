@@ -40,9 +40,9 @@ UNION, BASE = "union", "base"
 
 @dataclass(frozen=True)
 class VocabularyAsked:
-    """The vocabulary that an output is to have, the token lists of the models, the tensors that go by them.
+    """The requested vocabulary: of the output, the token lists of the models, and the tensors with rows by token.
 
-    ``rows`` is what a recipe of mergekit's says beside that: then tokens that nobody has get zeros, as there.
+    ``rows`` is the choice of rows in a recipe of mergekit: then tokens that no model has get zeros, as there.
     """
 
     vocab: str | None = None
@@ -52,26 +52,26 @@ class VocabularyAsked:
 
     @property
     def is_by_place(self) -> bool:
-        """Whether rows are to be merged by place, though their tokens are others."""
+        """Whether rows are merged by place, even if their tokens differ."""
         return self.vocab is not None and self.vocab.lower() == PLACE
 
     @property
     def said(self) -> dict[str, Any]:
-        """What a recipe records of it: of a file its name alone."""
+        """The arguments for the recipe; a file is recorded by its name only."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
 
 @dataclass(frozen=True)
 class MergedModel:
-    """A model of a merge: its path, its tensors, what lies beside them."""
+    """A model of a merge: its path, its tensors and its folder."""
 
     path: str
     view: SourceView
     folder: ModelFolder
 
     def size(self, tokens: int) -> int:
-        """Return how many rows its vocabulary has: what its configuration says, if a tensor is as long."""
+        """Return the number of rows of its vocabulary: that of its configuration if a tensor has it, or ``tokens``."""
         said = self.folder.rows
         long = said and any(said in info.shape for info in self.view.tensors.values())
         return said if long else tokens
@@ -79,10 +79,10 @@ class MergedModel:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The token lists of the models of a merge, and the output's own, which has ``size`` rows.
+    """The token lists of the models of a merge, and the output's, which has ``size`` rows.
 
-    ``of`` is the number of the one list that the output's is, None for a union; ``path`` the file that has it, and
-    ``begins`` the one whose tokens it has first. ``added`` are tokens that were asked for and in no list.
+    ``of`` is the index of the list that the output takes, None for a union; ``path`` is its file, and ``begins`` the
+    file whose tokens come first. ``added`` are requested tokens that no list has.
     """
 
     paths: tuple[str, ...]
@@ -99,9 +99,9 @@ class ModelTokens:
 def merge_vocabulary(
     asked: VocabularyAsked, models: Sequence[MergedModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
-    """Return the vocabularies of a merge, None where none is asked for; ``first`` is the base, or the first model.
+    """Return the vocabularies of a merge, None if none is requested; ``first`` is the base, or the first model.
 
-    Raises ConfigError for a list that there is not, PatternError for a pattern that cannot be understood.
+    Raises ConfigError for a missing list, PatternError for an invalid pattern.
     """
     named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
     if asked.vocab is None or asked.is_by_place:
@@ -120,7 +120,9 @@ def merge_vocabulary(
     notes: list[str] = []
     if asked.rows is not None:
         rows, notes = chosen_rows(asked.rows, rows, lists, output.tokens)
-    if not named and len(set(sizes)) == 1:  # no shape tells; names do, of models of transformers
+    if (
+        not named and len(set(sizes)) == 1
+    ):  # all sizes are equal: shapes do not show the tensors, but names of transformers' models do
         named = known_keys(models) if all(one.folder.config for one in models) else []
     keys = tuple(vocabulary_key(text) for text in named)
     several = frozenset(number for number, one in enumerate(lists) if not one.is_whole)
@@ -131,7 +133,7 @@ def merge_vocabulary(
 
 
 def known_keys(models: Sequence[MergedModel]) -> list[str]:
-    """Return patterns for the tensors that by their names and lengths run along the vocabularies of models."""
+    """Return patterns for the tensors whose names and lengths show that their rows go by token."""
     found = dict.fromkeys(
         key
         for one in models
@@ -142,7 +144,7 @@ def known_keys(models: Sequence[MergedModel]) -> list[str]:
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
-    """Return the output's vocabulary, the file whose tokens it has first, and the one that has it all, if one has."""
+    """Return the output's vocabulary, the file whose tokens come first, and the file that has all of it, if one has."""
     if vocab.lower() == UNION:
         order = [first, *(number for number in range(len(lists)) if number != first)]
         return united([lists[number] for number in order]), paths[first], ""
@@ -152,9 +154,9 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
 
 
 def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) -> list[str]:
-    """Return the path of each model's list: as named, else as it lies beside the model.
+    """Return the path of each model's list: the named one, else the one next to the model.
 
-    For a recipe of mergekit's a model without one has that of the first.
+    In a recipe of mergekit, a model without a list has that of the first.
     """
     names = {name: number for number, one in enumerate(models) for name in (one.path, one.view.source.name)}
     tokens = asked.tokens
@@ -163,7 +165,7 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) ->
     for model, path in pairs:
         if model not in names:
             known = ", ".join(escape(one.view.source.name) for one in models)
-            raise ConfigError(f"--tokens {escape(model)}: there is no such model.", hint=f"There are {known}.")
+            raise ConfigError(f"--tokens {escape(model)}: no such model.", hint=f"There are {known}.")
         if names[model] in given:
             raise ConfigError(f"--tokens gives {escape(model)} two lists.")
         given[names[model]] = os.fspath(path)
@@ -190,15 +192,15 @@ def _texts(tokens: Iterable[str] | None) -> list[str]:
 
 
 def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
-    """Cut MODEL=LIST at the "=" before which a model's name or path stands."""
+    """Split MODEL=LIST at the "=" that follows a model's name or path."""
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places]
     if not cuts or not all(cuts[0]):
-        raise ConfigError(f"--tokens {escape(text)} is no pair.", hint="Write --tokens MODEL=LIST.")
+        raise ConfigError(f"--tokens {escape(text)} is not MODEL=LIST.", hint="Write --tokens MODEL=LIST.")
     return next((cut for cut in cuts if cut[0] in known), cuts[0])
 
 
-# The token list of a merged model, or its tokeniser, as files beside the weights.
+# The token list or tokeniser of a merged model, as files next to the weights.
 
 TOKENIZER = "tokenizer.json"
 
@@ -206,18 +208,18 @@ TOKENIZER = "tokenizer.json"
 def token_files(
     chosen: ModelTokens, files: Sequence[Companion], folders: Sequence[ModelFolder], donor: int
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the ``files`` of an output folder that has another vocabulary than its donor, and what is to be said.
+    """Return the ``files`` of an output folder whose vocabulary differs from the donor's, and notes.
 
-    The tokeniser is that of the model whose vocabulary the output has; of a union, the donor's with the added tokens of
-    the others, where that is all there is to it, and with those that were asked for. Else there is the list alone.
+    The tokeniser is that of the model whose vocabulary the output has; for a union, the donor's plus the others' added
+    tokens and the requested ones, if they differ in nothing else. Otherwise only the list is written.
     """
     own = {one.name for one in folders[donor].tokenizer}
-    rest = tuple(one for one in files if one.name not in own or one.text)  # a chat template that was asked for stays
+    rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
     if chosen.of is not None and folders[chosen.of].tokenizer:
         theirs = [one for one in folders[chosen.of].tokenizer if one.name not in {other.name for other in rest}]
         return (*rest, *theirs), []
     if chosen.path:
-        if any(one.path == chosen.path for one in files):  # of a model that was named for its tokeniser
+        if any(one.path == chosen.path for one in files):  # from a model that was named for its tokeniser
             return tuple(files), []
         return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
     text = _extended(chosen)
@@ -235,7 +237,7 @@ def _without(own: set[str]) -> list[str]:
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the tokeniser whose tokens the output has first with those of the others, None where that is not right."""
+    """Return the first tokeniser extended by the tokens of the others, None if that would be wrong."""
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None
@@ -244,18 +246,18 @@ def _extended(chosen: ModelTokens) -> str | None:
 
 
 def _read(path: str) -> bytes:
-    return read_file(path, VOCABULARY_BYTES)  # it was read as a vocabulary before
+    return read_file(path, VOCABULARY_BYTES)  # the same limit as when it was read as a vocabulary
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
-    """Return a configuration with another number of rows, and a note where it does not say how many there are."""
+    """Return a configuration with another number of rows, and a note if it has no field for it."""
     changed = dict(config)
     if not config:
         return changed, []
     if isinstance(changed.get("text_config"), dict) and "vocab_size" in changed["text_config"]:
         changed["text_config"] = {**changed["text_config"], "vocab_size": size}
     elif "vocab_size" not in changed:
-        return changed, [f"config.json does not say how many rows the vocabulary has: {size} now"]
+        return changed, [f"config.json has no size of the vocabulary: it is {size} now"]
     if "vocab_size" in changed:
         changed["vocab_size"] = size
     return changed, []

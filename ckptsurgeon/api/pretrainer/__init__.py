@@ -1,1 +1,1 @@
-"""SpeechBrain's ``Pretrainer``, through our planner."""
+"""SpeechBrain's ``Pretrainer``, implemented with our planner."""

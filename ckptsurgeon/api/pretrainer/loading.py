@@ -1,4 +1,4 @@
-"""What SpeechBrain's ``Pretrainer`` does with each collected file: loads it, by hooks or by ours."""
+"""Loads each collected file of a ``Pretrainer``, by a hook or by our planner."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Hook", "Pretrained", "hook_of", "load_pretrained"]
 
-# How an object that is no module takes a file: by a hook of its own, as SpeechBrain's Pretrainer finds them.
+# Hooks for objects that are not modules, found as SpeechBrain's Pretrainer finds them:
 #
 # ``speechbrain.utils.parameter_transfer.Pretrainer._call_load_hooks`` and ``speechbrain.utils.checkpoints`` (1.1.2).
-# The tables there are only looked at where SpeechBrain was imported already: nobody else can have put anything into
-# them.
+# Its tables are read only if SpeechBrain is already imported: otherwise they are empty.
 
 Hook = Callable[[object, str], object]
 
@@ -42,10 +41,10 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 
 
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
-    """Return what loads a file into an object, None where it is a module that the planner loads.
+    """Return the function that loads a file into an object, None for a module, which the planner loads.
 
-    In order: the custom hook, the hooks that its class or one above it registered with SpeechBrain, ``load`` of a
-    SentencePieceProcessor, ``load_state_dict``. Raises ConfigError where there is none of these.
+    In order: the custom hook, the hook that its class or a base class registered with SpeechBrain, ``load`` of a
+    SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if there is none of these.
     """
     if name in custom:
         given = custom[name]
@@ -67,7 +66,7 @@ def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     if callable(getattr(thing, "load_state_dict", None)) and not isinstance(thing, type):
         return _load_state_dict
     raise ConfigError(
-        f"{escape(name)} is a {escape(type(thing).__name__)}, and nothing says how a file is loaded into it.",
+        f"{escape(name)} is a {escape(type(thing).__name__)}, and there is no hook to load a file into it.",
         hint=f"Give a hook, called with the object and the file: custom_hooks={{{name!r}: lambda thing, path: …}}.",
     )
 
@@ -77,7 +76,7 @@ def _registered(table: str, kind: type) -> Any:
 
 
 def _is_module_class(kind: type) -> bool:
-    """Whether a class is ``torch.nn.Module`` itself, without importing torch to know it."""
+    """Return whether a class is ``torch.nn.Module`` itself; does not import torch."""
     return kind.__module__ == "torch.nn.modules.module" and kind.__name__ == "Module"
 
 
@@ -90,7 +89,7 @@ def _not_at_end_of_epoch(hook: Any) -> Hook:
 
 
 def _load_state_dict(thing: Any, path: str) -> None:
-    """Load optimizers, schedulers and scalers: plain data alone, as ``torch.load`` reads it."""
+    """Load an optimizer, scheduler or scaler; only plain data is read."""
     import torch
 
     thing.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -99,12 +98,12 @@ def _load_state_dict(thing: Any, path: str) -> None:
 _log = logging.getLogger(__name__)
 _OPTIONS = ("include", "exclude", "map", "on_mismatch", "on_missing", "require", "strict", "root")
 RENAMES = "speechbrain"
-"""The ruleset of the two names that SpeechBrain's own loading mends."""
+"""The ruleset for the two names that SpeechBrain's own loading renames."""
 
 
 @dataclass(frozen=True, repr=False)
 class Pretrained(Brief):
-    """What became of every loadable: each module's plan, what a hook loaded, what was skipped by its condition."""
+    """The result for every loadable: the plans of modules, and those loaded by hooks or skipped by conditions."""
 
     plans: Mapping[str, Plan] = field(default_factory=dict)
     hooked: tuple[str, ...] = ()
@@ -116,7 +115,7 @@ class Pretrained(Brief):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors of all modules are in each class."""
+        """The number of tensors of all modules in each class."""
         found: Counter[str] = Counter()
         for plan in self.plans.values():
             found.update(plan.counts)
@@ -124,7 +123,7 @@ class Pretrained(Brief):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of each loadable: keys that nothing gave or took, wrappers, renames, casts."""
+        """The notes on each loadable: missing and unused keys, wrappers, renames, casts."""
         said = [f"{name}: {note}" for name, plan in self.plans.items() for note in (*plan.notes, *_leftovers(plan))]
         said += [f"{name}: loaded by its hook" for name in self.hooked]
         return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
@@ -156,7 +155,7 @@ def load_pretrained(
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Pretrained:
-    """Load a file into each loadable of ``paths``, or change none; ``options`` are those of ``load_into``, by name."""
+    """Load a file into each loadable of ``paths``, or change none; ``options`` are for ``load_into``, by name."""
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
     for path in paths.values():
@@ -176,7 +175,7 @@ def load_pretrained(
 
 
 def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-    """Return options by loadable; raises ConfigError for a name or an option that nobody knows."""
+    """Return options by loadable; raises ConfigError for an unknown name or option."""
     given = options or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
         raise ConfigError(f"options is {brief_repr(given)}.", hint="Write options={'head': {'on_mismatch': 'init'}}.")
@@ -200,7 +199,7 @@ def _check_there(path: str) -> None:
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> Loading:
-    """Return what is to be loaded into a module, with SpeechBrain's two renames where they help it."""
+    """Return the loading of a module, with SpeechBrain's two renames if they apply."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()
@@ -216,7 +215,7 @@ def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:
 
 
 def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Mapping[str, str]) -> None:
-    """Call hooks, the user's own code: what one raises is passed on, and says where it was."""
+    """Call hooks, which are the user's code: their exceptions are raised again, with a note that names the hook."""
     for name, hook in hooked.items():
         try:
             hook(loadables[name], paths[name])

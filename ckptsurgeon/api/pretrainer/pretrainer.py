@@ -1,4 +1,4 @@
-"""SpeechBrain's ``Pretrainer``, as ``speechbrain.utils.parameter_transfer`` 1.1.2 has it, through our planner."""
+"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2, on top of our planner."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PARAMFILE_EXT = ".ckpt"
 
 
 class Pretrainer:
-    """Collects pretrained files and loads them into objects: SpeechBrain's class with its arguments and methods.
+    """Collects pretrained files and loads them into objects, with the arguments and methods of SpeechBrain's class.
 
     ``loadables`` maps names to the objects, ``paths`` names to ``source/file`` (a folder, a hub repository, an
-    address), ``custom_hooks`` names to functions of (object, path), ``conditions`` names to a truth value or a function
-    that gives one. Everything is loaded by the rules of ``load_into``, and all of it or nothing.
+    URL), ``custom_hooks`` names to functions of (object, path), ``conditions`` names to a bool or a function that
+    returns one. Everything is loaded by the rules of ``load_into``: all of it or nothing.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Pretrainer:
         self.add_conditions(conditions or {})
 
     def set_collect_in(self, path: Path | None) -> None:
-        """Set the folder in which files are collected; it is made, with its parents, when they are."""
+        """Set the folder in which files are collected; ``collect_files`` creates it, with its parents."""
         self.collect_in = pathlib.Path(path) if path is not None else None
 
     def add_loadables(self, loadables: Mapping[str, object]) -> None:
@@ -57,15 +57,15 @@ class Pretrainer:
         self.loadables.update(_named("loadables", loadables))
 
     def add_paths(self, paths: Mapping[str, object]) -> None:
-        """Add where the files of loadables come from: ``source/file``, by name."""
+        """Add the sources of the loadables' files: ``source/file``, by name."""
         self.paths.update(_named("paths", paths))
 
     def add_custom_hooks(self, custom_hooks: Mapping[str, object]) -> None:
-        """Add functions of (object, path) that load in place of what is known of the object's class, by name."""
+        """Add functions of (object, path), by name, that replace the hook of the object's class."""
         self.custom_hooks.update(_named("custom_hooks", custom_hooks))
 
     def add_conditions(self, conditions: Mapping[str, object]) -> None:
-        """Add truth values, or functions that give one, without which a loadable is left alone, by name."""
+        """Add bools, or functions that return one, by name: a loadable is loaded only if its condition is true."""
         self.conditions.update(_named("conditions", conditions))
 
     @staticmethod
@@ -74,14 +74,14 @@ class Pretrainer:
         return split_path(path)
 
     def is_loadable(self, name: str) -> bool:
-        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is neither."""
+        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is no bool."""
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):
             gives = " gives" if callable(given) else " is"
             raise ConfigError(
                 f"the condition of {escape(name)}{gives} {brief_repr(found)}.",
-                hint="It must be True or False, or a function that gives one of them.",
+                hint="It must be True or False, or a function that returns one of them.",
             )
         return found
 
@@ -91,14 +91,14 @@ class Pretrainer:
         local_strategy: object = "symlink",
         fetch_config: object = None,
     ) -> dict[str, pathlib.Path]:
-        """Collect the file of every loadable whose condition holds; returns where each lies, as ``paths`` does then.
+        """Collect the file of every loadable whose condition is true; returns their paths and puts them in ``paths``.
 
-        A loadable without a path is looked for as ``<default_source>/<name>.ckpt``. With ``collect_in`` each becomes
-        ``<collect_in>/<name>.ckpt``: a link, a copy (``local_strategy``) or what was downloaded. What lies there
-        stays if it was collected from the same place, and is collected anew if not. ``fetch_config`` is a FetchConfig.
+        A loadable without a path is taken from ``<default_source>/<name>.ckpt``. With ``collect_in`` each becomes
+        ``<collect_in>/<name>.ckpt``: a link, a copy (``local_strategy``) or the download. A file that is there is kept
+        if it was collected from the same source, and collected again if not. ``fetch_config`` is a FetchConfig.
 
-        Either every file is collected or none. Raises ConfigError where it is not said what to collect, SourceError
-        where it cannot be had, OutputError where something else lies in its place.
+        Either every file is collected or none. Raises ConfigError if a loadable has no source, SourceError if a file
+        is not available, OutputError if another file is in its place.
         """
         self._check_names()
         config = fetch_config_of(fetch_config)
@@ -115,10 +115,10 @@ class Pretrainer:
         return {name: pathlib.Path(path) for name, path in found.items()}
 
     def load_collected(self, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pretrained:
-        """Load what was collected into all loadables whose condition holds, or change none; returns the report.
+        """Load the collected files into all loadables whose condition is true, or change none; returns the report.
 
         ``options`` are keyword arguments of ``load_into`` for single modules, by name: ``{"head": {"on_mismatch":
-        "init"}}``. Raises what ``load_into`` raises; what a hook raises is passed on, before a module has changed.
+        "init"}}``. Raises what ``load_into`` raises; exceptions of hooks are raised again, before a module has changed.
         """
         self._check_names()
         wanted = [name for name in self.loadables if self.is_loadable(name)]
@@ -130,11 +130,11 @@ class Pretrainer:
         if self.collect_in is None:
             return None
         if not name or "/" in name or "\0" in name:
-            raise ConfigError(f"{brief_repr(name)} is no name of a loadable: it becomes that of a file.")
+            raise ConfigError(f"{brief_repr(name)} is not a valid name of a loadable: it becomes a file name.")
         return os.path.join(os.path.abspath(self.collect_in), name + PARAMFILE_EXT)
 
     def _source_of(self, name: str, default_source: object) -> object:
-        """Return the path of a loadable as it was asked for: before an earlier collection rewrote it."""
+        """Return the path of a loadable as it was given, before an earlier collection replaced it."""
         path, asked = self._asked.get(name, ("", None))
         if name in self.paths and self.paths[name] != path:
             return self.paths[name]
@@ -142,7 +142,7 @@ class Pretrainer:
             return asked
         if default_source is None:
             raise ConfigError(
-                f"{escape(name)} has no path, and there is no default source.",
+                f"{escape(name)} has no path, and no default source is given.",
                 hint=f"Write paths={{{name!r}: 'folder/file.ckpt'}}, or collect_files('folder').",
             )
         return _Default(default_source, name + PARAMFILE_EXT)
@@ -151,7 +151,7 @@ class Pretrainer:
         return (asked.source, asked.file) if isinstance(asked, _Default) else split_path(asked)
 
     def _collected(self, name: str) -> str:
-        """Return the file that was collected for a loadable, by us or by an earlier run into the same folder."""
+        """Return the collected file of a loadable, from this run or an earlier one into the same folder."""
         place = self._place(name)
         if name in self.is_local:
             return str(self.paths[name])
@@ -162,14 +162,14 @@ class Pretrainer:
         return place
 
     def _check_names(self) -> None:
-        """Raise ConfigError for a path, hook or condition of a loadable that is not there."""
+        """Raise ConfigError for a path, hook or condition of an unknown loadable."""
         for what in ("paths", "custom_hooks", "conditions"):
             for name in getattr(self, what):
                 if name not in self.loadables:
                     near = difflib.get_close_matches(str(name), self.loadables, n=1)
                     there = f"There is {listing([*self.loadables], where='')}." if self.loadables else ""
                     hint = f"Did you mean {escape(near[0])}?" if near else there
-                    raise ConfigError(f"{what} names {brief_repr(name)}, which is no loadable.", hint=hint)
+                    raise ConfigError(f"{what} names {brief_repr(name)}, which is not a loadable.", hint=hint)
 
 
 class _Default:

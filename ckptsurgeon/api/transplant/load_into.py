@@ -1,4 +1,4 @@
-"""``load_into``: a transplant into a module that is alive, or into several of which all are loaded or none."""
+"""``load_into``: transplants into a live module, or into several: all of them are loaded or none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Loading", "load_all", "load_into", "naming"]
 
 @dataclass(frozen=True)
 class Loading:
-    """What is to be loaded into one live module, by which rules; ``name`` is put in front of its errors."""
+    """The source and rules for one live module; ``name`` is put in front of its errors."""
 
     model: nn.Module
     specs: Sequence[SourceSpec]
@@ -55,11 +55,11 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
 
-    What no source gives keeps its values, and dtypes follow the module. On failure not a value, flag or tie of the
-    module has changed. Raises what ``transplant`` raises.
+    Tensors that no source gives keep their values, and dtypes follow the module. On failure no value, flag or tie of
+    the module has changed. Raises what ``transplant`` raises.
 
-    Of a module whose tensors processes hold in parts (DTensors, as ``fully_shard`` makes them) each process reads and
-    writes its own, one tensor after the other, so that none ever holds more; what was written stays on failure.
+    If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
+    and writes only its own shard, one tensor after the other; then, on failure, tensors already written stay changed.
     """
     options = Options.of(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
@@ -72,8 +72,8 @@ def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = l
     """Load several live modules; returns the plans carried out.
 
     Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
-    has changed. Modules whose tensors processes hold in parts come last, one tensor after the other: of those what was
-    written stays.
+    has changed. Modules that are sharded over processes come last, one tensor after the other: on failure, tensors of
+    theirs that are already written stay changed.
     """
     plans: list[Plan] = []
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -114,21 +114,21 @@ def _planned(loading: Loading) -> Plan:
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:
-    """Return the configuration of a model of transformers as its config.json would have it, empty if it has none.
+    """Return the configuration of a model of transformers as in its config.json, {} if it has none.
 
-    ``to_dict`` gives numbers as keys and tuples, which JSON does not have.
+    It goes through JSON because ``to_dict`` has numbers as keys and tuples, which config.json does not.
     """
     said: Any = getattr(model, "config", None)
     found = said.to_dict() if hasattr(said, "to_dict") else None
     try:
         document = json.loads(json.dumps(found, default=str, skipkeys=True))
-    except (ValueError, RecursionError):  # it contains itself
+    except (ValueError, RecursionError):  # its configuration contains itself
         return {}
     return document if isinstance(document, dict) else {}
 
 
 def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
-    """Read what a plan brings into ``pairs`` of a tensor and its new values; returns the plan with its last notes."""
+    """Read the new values of a plan into ``pairs`` (tensor, new values); returns the plan with its final notes."""
     from torch import Tensor
 
     from ...engine.live_modules import stage_tensors
@@ -156,7 +156,7 @@ def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     from ...engine.live_modules import put_tensors
 
     def released() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the pairs in order and let go of each, so that its values do not stay twice."""
+        """Yield the pairs in order and drop each, so that its values are not in memory twice."""
         pairs.reverse()
         while pairs:
             yield pairs.pop()

@@ -1,4 +1,4 @@
-"""Opens the sources of a transplant, recognises their layout, plans it, and leaves them open."""
+"""Opens the sources of a transplant, recognises their layout, plans it, and leaves the sources open."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from ..model_folder.tied_heads import with_heads_said
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
-# Sources as their destination knows them: after the operations of the user, then after those that it adds itself.
+# Sources after the user's operations, and then after those that the destination adds.
 
-LOST = "{names} would be made of older tensors of the source, but {why}"
+LOST = "{names} would be made from the source's tensors in an older layout, but {why}"
 
 
 @dataclass(frozen=True)
 class KnownSource:
-    """A source after all operations, and what its destination recognised in it."""
+    """A source after all operations, and the layout that the destination recognised in it."""
 
     operated: Operated
     recognised: Recognised = field(default_factory=Recognised)
@@ -53,7 +53,7 @@ class KnownSource:
 def recognised(
     raw: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], specs: Sequence[SourceSpec], target: TargetSpec
 ) -> list[KnownSource]:
-    """Return the sources after the operations ``rows``, and what the destination recognises in what these leave."""
+    """Return the sources after the operations ``rows``, each with the layout that the destination then recognises."""
     return [
         _recognised(checkpoint, one, spec, target)
         for checkpoint, one, spec in zip(raw, operate(raw, rows), specs, strict=True)
@@ -71,7 +71,7 @@ def _recognised(raw: Checkpoint, one: Operated, spec: SourceSpec, target: Target
 
 
 def _under(found: Recognised, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> Recognised:
-    """Return what holds of a source whose spec says where it goes: names in that place, where the spec meets none."""
+    """Return what was recognised, with names under the module that the spec of the source names, if it names one."""
     names = {
         key: name
         for key, name in found.names.items()
@@ -87,7 +87,7 @@ def _within(key: str, module: str) -> bool:
 
 
 def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
-    """Raise PlanError for tensors that are drawn although a source has what they would be made of."""
+    """Raise PlanError for tensors that would be initialised although a source has the tensors to make them from."""
     unknown: Mapping[str, str] = {key: why for one in sources for key, why in one.recognised.unknown.items()}
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
     if lost:
@@ -112,10 +112,10 @@ def plan_into(
     by_place: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Open the sources, plan, and leave them open for whoever applies the plan.
+    """Open the sources, plan, and leave the sources open for ``apply``.
 
-    ``change`` is the vocabulary that the destination gets in place of its own; rows of other tokens are copied only
-    ``by_place``, where that was asked for. ``config`` is the configuration of a live module.
+    ``change`` is the vocabulary that replaces the destination's; rows whose tokens differ are copied only if
+    ``by_place`` is set. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     try:
@@ -165,7 +165,7 @@ def plan_into(
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
-    """Return the sources as the planner sees them."""
+    """Return the views of the sources that the planner takes."""
     names = names_of([spec.uri for spec in specs])
     return [
         SourceView(
@@ -178,7 +178,7 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
 
 
 def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
-    """Return the destination as what keeps its values, if it does; a file of its own is opened too."""
+    """Return the destination as a source of kept values, or None; opens its file if it is not open."""
     if target.kind == "module":
         return PlanSource(target.name, "", "", (), (), "destination")
     if not target.keeps:
@@ -188,12 +188,12 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) 
 
 
 def _given(itself: object, path: str) -> CheckpointLike:
-    """Return a checkpoint itself, where it was given, else its path."""
+    """Return the checkpoint if one was given, else its path."""
     return cast("CheckpointLike", itself) if itself is not None else path
 
 
 def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
-    """Return what specs in ESPnet's form ask for beside their files, in the order of the sources."""
+    """Return the options of specs in ESPnet's form, without their files, in the order of the sources."""
     if not any(spec.src or spec.dst or spec.exclude for spec in specs):
         return {}
     rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
@@ -201,7 +201,7 @@ def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
 
 
 def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return what there is to say before anything is planned: of specs, files, what was recognised, the destination."""
+    """Return the notes from before planning: on specs, files, the recognised layout and the destination."""
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint

@@ -1,4 +1,4 @@
-"""``transplant``: sources, a destination and rules become a plan."""
+"""``transplant``: makes a plan of sources, a destination and rules."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ __all__ = ["arguments_said", "check_seed", "rules_as_text", "rules_of", "specs_o
 
 
 def check_seed(seed: int) -> None:
-    """Raise ConfigError for a seed that is none."""
+    """Raise ConfigError for an invalid seed."""
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
+        raise ConfigError(
+            f"--seed {brief_repr(seed, 40)} is not a valid seed.", hint="Use a whole number from 0 to 2^63 - 1."
+        )
 
 
 @checked
@@ -70,23 +72,22 @@ def transplant(
     seed: int = 0,
     root: str | None = None,
 ) -> Plan:
-    """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
+    """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
 
-    ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint; a dict of tensors stands for one, too. ``map`` holds rules FROM=TO or maps one to the other,
-    ``map_file`` names a file of more, ``ruleset`` rules that ship with us, ``operations`` are split, concat and others,
-    as data or as a YAML file, that make other tensors of the sources' before anything is selected. ``vocab`` names the
-    token lists of source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows ("place": rows
-    are copied by place, though the tokenisers beside the models differ);
-    ``new_tokens`` says what others get (init, mean, zero, subword), ``token_map`` which tokens of the source play the
-    part of others, ``vocab_keys`` which tensors run along the vocabulary (GLOB or GLOB=AXIS) where the destination does
-    not say it;
+    ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a
+    checkpoint or a dict of tensors. ``map`` has rules FROM=TO, or maps one to the other; ``map_file`` names a file with
+    more; ``ruleset`` names sets of rules that ship with ckptsurgeon. ``operations`` (split, concat and others, as data
+    or as a YAML file) change the sources' tensors before anything is selected. ``vocab`` names the token lists of
+    source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows ("place": rows are copied by
+    place, even if the models' tokenisers differ); ``new_tokens`` is for all other tokens (init, mean, zero, subword),
+    ``token_map`` maps tokens of the source to other tokens, ``vocab_keys`` names the tensors with rows by token (GLOB
+    or GLOB=AXIS) if the destination does not.
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
-    channels, center) or a map from pattern to policy;
-    ``drop_last`` initialises that many of the destination's last layers, in its own order, whatever a source has;
+    channels, center) or a map from pattern to policy.
+    ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
-    Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
+    Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
     map = [*rules_as_text(map), *rules_of(map_file)]
     check_seed(seed)
@@ -117,7 +118,7 @@ def transplant(
 
 
 def rules_as_text(rules: Rules) -> list[str]:
-    """Return rules given as one text, several, or a map from pattern to target."""
+    """Return rules as a list of strings, from one string, several, or a map from pattern to target."""
     if isinstance(rules, Mapping):
         return [_rule(pattern, target) for pattern, target in rules.items()]
     return [rules] if isinstance(rules, str) else list(rules or ())
@@ -148,7 +149,7 @@ def arguments_said(**given: Any) -> dict[str, Any]:
 
 
 def rules_of(map_file: Path | None) -> list[str]:
-    """Return the rules of a file, one a line; raises ConfigError where it cannot be read or holds none."""
+    """Return the rules of a file, one a line; raises ConfigError if it cannot be read or is empty."""
     if map_file is None:
         return []
     try:
@@ -156,18 +157,18 @@ def rules_of(map_file: Path | None) -> list[str]:
         rules = rules_from_lines(lines, escape(os.fspath(map_file)))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        said = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
-        raise ConfigError(said, hint=did_you_mean(os.fspath(map_file))) from error
+        message = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
+        raise ConfigError(message, hint=did_you_mean(os.fspath(map_file))) from error
     if not rules:
-        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} holds no rule.")
+        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} has no rules.")
     return rules
 
 
 def specs_of(source: Sources) -> list[SourceSpec]:
-    """Return one spec for each source; raises ConfigError where there is none."""
+    """Return one spec for each source; raises ConfigError if there is none."""
     found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
     if not found:
-        raise ConfigError("there is no source.", hint="Name at least one.")
+        raise ConfigError("no source given.", hint="Name at least one.")
     return list(map(_spec, found))
 
 

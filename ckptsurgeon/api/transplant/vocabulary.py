@@ -1,4 +1,4 @@
-"""``--vocab``: two token lists become the rows that a transplant maps."""
+"""``--vocab``: finds the rows that a transplant maps, from two token lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_o
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
-    """Return the two paths of ``SRC:DST``, none for rows by place; a colon in a name is one of it if that exists."""
+    """Return the two paths of ``SRC:DST``, () for rows by place; file names with colons are tried first."""
     if vocab is None or vocab == PLACE:
         return ()
     if not isinstance(vocab, str):
@@ -29,14 +29,14 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
     places = [i for i, char in enumerate(vocab) if char == ":"]
     cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]
     if not cuts or not all(vocab.partition(":")[::2]):
-        raise ConfigError(f"--vocab {escape(vocab)} is no pair.", hint="Write --vocab SRC_TOKENS:DST_TOKENS.")
+        raise ConfigError(f"--vocab {escape(vocab)} is not SRC:DST.", hint="Write --vocab SRC_TOKENS:DST_TOKENS.")
     return next((cut for cut in cuts if all(map(os.path.exists, cut))), cuts[0])
 
 
 def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
-    """Return the vocabulary that a destination gets in place of its own, None if no lists are named.
+    """Return the vocabulary that replaces a destination's, None if no lists are named.
 
-    ``spelled`` has the tokens that play the part of others. Raises ConfigError.
+    ``spelled`` maps tokens of the source to other tokens. Raises ConfigError.
     """
     pairs = [spelled] if isinstance(spelled, str) else spelled
     return NewVocabulary.at(files, _spelled(pairs)) if files else None
@@ -45,7 +45,7 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 def vocabulary_options(
     change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
 ) -> VocabularyOptions | None:
-    """Return what a transplant is to do with vocabularies; raises ConfigError or PatternError."""
+    """Return the options for vocabularies of a transplant; raises ConfigError or PatternError."""
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
         if named or spelled or new != "init":
@@ -63,10 +63,10 @@ def _spelled(pairs: Rules) -> dict[str, str]:
         return dict(pairs)
     found: dict[str, str] = {}
     for pair in pairs or ():
-        rest, equals, target = pair[1:].partition("=")  # the token = itself may be meant
+        rest, equals, target = pair[1:].partition("=")  # the token may be "=" itself
         source = pair[:1] + rest
         if not equals or not target:
-            raise ConfigError(f"--token-map {escape(pair)} is no pair.", hint="Write '<blank>=[PAD]'.")
+            raise ConfigError(f"--token-map {escape(pair)} is not SRC=DST.", hint="Write '<blank>=[PAD]'.")
         if source in found:
             raise ConfigError(f"--token-map gives {escape(source)} twice.")
         found[source] = target
@@ -74,10 +74,10 @@ def _spelled(pairs: Rules) -> dict[str, str]:
 
 
 def vocabulary_key(text: str) -> tuple[OptionPattern, int | None]:
-    """Return what ``GLOB`` or ``GLOB=AXIS`` names; raises ConfigError or PatternError."""
+    """Parse ``GLOB`` or ``GLOB=AXIS``; raises ConfigError or PatternError."""
     pattern, equals, axis = text.rpartition("=")
     if not equals:
         pattern, axis = text, ""
     elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
-        raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is no axis.", hint="Count from 0: GLOB=0.")
+        raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is not an axis.", hint="Count from 0: GLOB=0.")
     return OptionPattern.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

@@ -75,8 +75,8 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
     ("arguments", "code", "why"),
     [
         (["a", "--weights", "1,2"], 2, "there are 1 adapter and 2 weights"),
-        (["a", "--weights", "x"], 2, "--weights x are no numbers"),
-        (["a", "--weights", "nan"], 2, "nan is no weight"),
+        (["a", "--weights", "x"], 2, "--weights x is not a list of numbers"),
+        (["a", "--weights", "nan"], 2, "nan is not a valid weight"),
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),

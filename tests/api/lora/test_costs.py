@@ -136,4 +136,7 @@ def test_weights_that_are_no_numbers_are_said_once(value: str, ckpt: Any) -> Non
     done = ckpt(
         "lora", "merge", "base.safetensors", "adapter", "adapter", f"--weights=1,{value}", "-o", "no.safetensors"
     )
-    assert (done.code, done.err) == (2, f"error: --weights: {value} is no weight. Use a finite number, as in 0.7.\n")
+    assert (done.code, done.err) == (
+        2,
+        f"error: --weights: {value} is not a valid weight. Use a finite number, as in 0.7.\n",
+    )

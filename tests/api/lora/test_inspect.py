@@ -141,7 +141,7 @@ def test_a_configuration_that_is_not_understood_is_a_note(text: str | bytes, why
     configured(text)
     found = cs.inspect("lora")
     assert found.adapter is None
-    assert any(note.startswith("adapter_config.json is not understood: ") and why in note for note in found.notes)
+    assert any(note.startswith("adapter_config.json cannot be used: ") and why in note for note in found.notes)
     assert "not understood" in said_of(ckpt)
 
 

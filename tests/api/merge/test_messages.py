@@ -23,7 +23,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no weights for three models": (
         (*PAIR, "base.safetensors", "-m", "linear"), 2, "Give it with --weights 0.33,0.33,0.33."
     ),
-    "a weight that is none": ((*LINEAR, "--weights", "1,x"), 2, "--weights 1,x are no numbers."),
+    "a weight that is none": ((*LINEAR, "--weights", "1,x"), 2, "--weights 1,x is not a list of numbers."),
     "a weight that is no number": ((*LINEAR, "--weights", "nan,1"), 2, "weight is nan, not a number."),
     "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "weight is given twice."),
     "opposite weights": (
@@ -35,13 +35,13 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "a density beyond one": ((*TIES, "--param", "density=1.5"), 2, "density is 1.5; it must be from 0 to 1."),
     "a misspelled parameter": ((*TIES, "--param", "densty=0.5"), 2, "Did you mean density?"),
-    "a misspelled method": ((*PAIR, "-m", "tise"), 2, "there is no merge method tise. Did you mean ties?"),
+    "a misspelled method": ((*PAIR, "-m", "tise"), 2, "unknown merge method tise. Did you mean ties?"),
     "a method in capitals": ((*PAIR, "-m", "TIES"), 2, "Did you mean ties?"),
     "one model": (("a.safetensors", "-m", "slerp"), 2, "slerp needs 2 models, and there is 1. Name others."),
     "too many models": (
         (*PAIR, "base.safetensors", "-m", "slerp"), 2, "slerp merges 2 models, and there are 3. Use another method for more."
     ),
-    "no base": ((*PAIR, "-m", "ties"), 2, "ties needs the model that all others come from. Name it with --base."),
+    "no base": ((*PAIR, "-m", "ties"), 2, "ties needs the base model of the others. Name it with --base."),
     "a base that is not there": ((*PAIR, "-m", "ties", "--base", "no.safetensors"), 3, "no.safetensors does not exist."),
     "a wrapped model": (
         ("a.safetensors", "wrapped.safetensors", "-m", "linear", "--weights", "1,1"), 4,

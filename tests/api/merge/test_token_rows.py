@@ -232,7 +232,7 @@ def test_a_row_is_forced_on_those_that_have_the_token_too(force: bool) -> None:
     wanted = 2 * embedding("a", "x") if force else embedding("a", "x") + embedding("b", "x")
     assert torch.allclose(found[place("x")], wanted, atol=1e-6)
     notes = " ".join(cs.merge("recipe.yaml").notes)
-    assert ("'x' (of all models)" in notes, "changes nothing where all models have the token: 'x'" in notes) == (
+    assert ("'x' (of all models)" in notes, "changes nothing, because all models have the token: 'x'" in notes) == (
         force, not force,
     )  # fmt: skip
 
@@ -278,7 +278,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token_id": -1}}}}, 2,
         "tokenizer.tokens.<n>.source.token_id is -1, not the number of a row",
     ),
-    "a strange model": ({"tokens": {"<n>": {"source": "b"}}}, 2, "tokenizer.tokens.<n>.source is b, which is none of the models."),
+    "a strange model": ({"tokens": {"<n>": {"source": "b"}}}, 2, "tokenizer.tokens.<n>.source is b, which is not one of the models."),
     "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "tokenizer.tokens.<n> has no source, which force needs."),
     "a multiple": ({"pad_to_multiple_of": "64"}, 2, "tokenizer.pad_to_multiple_of is '64', not a number of rows"),
     "a multiple below": ({"pad_to_multiple_of": -8}, 2, "tokenizer.pad_to_multiple_of is -8, not a number of rows"),
@@ -296,7 +296,7 @@ def test_what_is_wrong_with_rows_is_named_with_its_place(what: str, ckpt: Run) -
 
 def test_a_vocabulary_beside_rows_of_a_recipe_is_an_error(ckpt: Run) -> None:
     done = ckpt("merge", recipe("a", "wide", tokenizer={"pad_to_multiple_of": 8}), "--vocab", "base", "-n")
-    assert (done.code, "--vocab is given beside tokenizer" in done.err) == (2, True)
+    assert (done.code, "--vocab and the recipe's tokenizer contradict" in done.err) == (2, True)
 
 
 def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) -> None:

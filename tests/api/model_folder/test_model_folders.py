@@ -332,7 +332,7 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
     adapter("a")
     adapter("b", lora_alpha=8, base_model_name_or_path="x")
     (note,) = (note for note in cs.average(["a", "b"]).notes if "adapter_config" in note)
-    assert note == "adapter_config.json of b has another lora_alpha than that of a, which is the one that goes along"
+    assert note == "adapter_config.json of b has another lora_alpha than that of a, which is the one that is copied"
     assert not any("adapter_config" in note for note in cs.average(["a", "a/adapter_model.safetensors"]).notes)
 
 

@@ -34,10 +34,10 @@ def observed(name: str, server: SimpleNamespace) -> dict[str, Any]:
 
 
 REFUSED_AT_COLLECTION = {
-    "neither path nor default source": ("ConfigError", "enc has no path, and there is no default source."),
-    "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in."),
-    "mistyped folder": ("SourceError", "there is no hub repository saves and no local folder saves."),
-    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024 and no local folder saves/2024."),
+    "neither path nor default source": ("ConfigError", "enc has no path, and no default source is given."),
+    "an address, nowhere to collect": ("ConfigError", "there is no folder to collect it in. Set collect_in."),
+    "mistyped folder": ("SourceError", "there is no hub repository saves, and no folder saves here."),
+    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024, and no folder saves/2024 here."),
     "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; it looks like a path"),
     "file that is not in the folder": (
         "SourceError", "source has no file encoder.ckpt. Did you mean enc.ckpt?",
@@ -50,9 +50,9 @@ REFUSED_AT_COLLECTION = {
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
     "condition a text": ("ConfigError", "the condition of head is 'False'. It must be True or False"),
-    "a path of no loadable": ("ConfigError", "paths names 'encc', which is no loadable. Did you mean enc?"),
-    "a hook of no loadable": ("ConfigError", "custom_hooks names 'encc', which is no loadable. Did you mean enc?"),
-    "a condition of no loadable": ("ConfigError", "conditions names 'encc', which is no loadable. Did you mean enc?"),
+    "a path of no loadable": ("ConfigError", "paths names 'encc', which is not a loadable. Did you mean enc?"),
+    "a hook of no loadable": ("ConfigError", "custom_hooks names 'encc', which is not a loadable. Did you mean enc?"),
+    "a condition of no loadable": ("ConfigError", "conditions names 'encc', which is not a loadable. Did you mean enc?"),
 }  # fmt: skip
 REFUSED_AT_LOADING = {
     "never collected": ("ConfigError", "enc was never collected. Call collect_files first, or set collect_in."),
@@ -60,7 +60,7 @@ REFUSED_AT_LOADING = {
     "size mismatch of one layer": ("PlanError", "enc: shape mismatch: 2.weight is (2, 4) in enc.ckpt, (3, 4) in Sequ"),
     "size mismatch of the second": ("PlanError", "head: shape mismatch: weight is (7, 3)"),
     "keys of another module": ("PlanError", "enc: nothing would be loaded: all 4 tensors stay"),
-    "an object nobody knows": ("ConfigError", "labels is a dict, and nothing says how a file is loaded into it."),
+    "an object nobody knows": ("ConfigError", "labels is a dict, and there is no hook to load a file into it."),
     "no checkpoint": ("FormatError", "enc: ROOT/collected/enc.ckpt is not a checkpoint"),
 }
 BETTER: dict[str, dict[str, Any]] = {

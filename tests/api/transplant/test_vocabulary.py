@@ -264,16 +264,16 @@ def test_a_row_that_was_changed_is_found() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
-    ({"vocab": "en.txt"}, ConfigError, "is no pair"),
-    ({"vocab": "en.txt:"}, ConfigError, "is no pair"),
+    ({"vocab": "en.txt"}, ConfigError, "is not SRC:DST"),
+    ({"vocab": "en.txt:"}, ConfigError, "is not SRC:DST"),
     ({"vocab": "en.txt:nothing.txt"}, ConfigError, "No such file"),
     ({"vocab": "ru.txt:ru.txt"}, PlanError, "ru.txt has 7 tokens; decoder.embed.weight is (9, 8) in the source"),
     ({"vocab": "en.txt:en.txt"}, PlanError, "en.txt has 9 tokens; decoder.embed.weight is (7, 8) in ru.yaml"),
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is unknown"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
-    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is no axis"),
+    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not an axis"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),
-    ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "is no pair"),
+    ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "is not SRC=DST"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blnk>=<blank>"]}, ConfigError, "Did you mean <blank>"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["a=c", "b=c"]}, ConfigError, "two rows"),
     ({"vocab": "en.txt:ru.txt", "exclude": ["decoder", "ctc"]}, PlanError, "no tensor that comes from a source"),

@@ -521,7 +521,7 @@ def test_a_chat_template_is_a_name_or_a_text() -> None:
     cs.apply(cs.merge(recipe(**pair(1), chat_template=TEMPLATE)), "out")
     assert Path("out/chat_template.jinja").read_text() == TEMPLATE
     with pytest.raises(
-        cs.ConfigError, match="chat_template is 'chatmil', which is no template. Use auto, alpaca, chatml"
+        cs.ConfigError, match="chat_template is 'chatmil', which is not a template. Use auto, alpaca, chatml"
     ):
         cs.merge(recipe(**pair(1), chat_template="chatmil"))
     plan = cs.merge(recipe(**pair(1), chat_template="auto"))
@@ -595,8 +595,8 @@ def test_what_a_recipe_says_is_not_said_beside_it(ckpt: Run) -> None:
     for flags in (["--method", "linear"], ["--base", "a"], ["--weights", "1,2"], ["--param", "weight=1"]):
         done = ckpt("merge", recipe(**pair(1)), *flags, "-o", "out")
         assert done.code == 2
-        assert "is given beside a recipe. Write it into the recipe." in done.err
-    with pytest.raises(cs.ConfigError, match="a.pth is no recipe"):
+        assert "cannot be given with a recipe. Write it into the recipe." in done.err
+    with pytest.raises(cs.ConfigError, match="a.pth is not a"):
         cs.merge("a.pth")
 
 
@@ -671,8 +671,8 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a word": (pair("heavy"), 2, "weight is 'heavy', not a number"),
     "a list in a list": (pair([[0.5]]), 2, "weight[0] is [0.5], not a number"),
     "an unknown parameter": ({**pair(1), "parameters": {"normalise": True}}, 2, "no parameter normalise. Did you mean normalize?"),
-    "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "there is no merge method liner. Did you mean linear?"),
-    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Set it under parameters, for all models or for each."),
+    "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "unknown merge method liner. Did you mean linear?"),
+    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Write it into parameters, of all or of each model."),
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
         {**sliced((0, 1)), "merge_method": "ties", "base_model": "c"}, 2,
@@ -685,13 +685,13 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, but passthrough merges 1"),
     "an adapter": (
         {"models": [{"model": "a+adapter"}, {"model": "b"}]}, 2,
-        "a+adapter is a model and an adapter. Merge them first: ckpt lora merge a adapter -o merged/.",
+        "a+adapter is a model with an adapter. Merge them first: ckpt lora merge a adapter -o merged/.",
     ),
     "an adapter as a map": ({"models": [{"model": {"model": "a", "lora": "l"}}, {"model": "b"}]}, 2, "ckpt lora merge a l"),
     "a model of the hub": (
         {"models": [{"model": "org/name@main"}, {"model": "b"}]}, 3,
-        "there is no model org/name@main here. Give the path of its folder or file; one of the hub has to be downloaded "
-        "before: hf download org/name --local-dir org/name.",
+        "there is no model org/name@main here. Give the path of its folder or file; download a model of the hub first: "
+        "hf download org/name --local-dir org/name.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
     "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is not a real floating-point dtype"),

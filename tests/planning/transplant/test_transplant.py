@@ -435,7 +435,7 @@ def test_options_take_texts() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, "x", None, 1.5])
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
-    with pytest.raises(cs.ConfigError, match="is no seed|seed is .*, not a whole number"):
+    with pytest.raises(cs.ConfigError, match="is not a valid seed|seed is .*, not a whole number"):
         plan(MODEL, MODEL, seed=seed)
 
 
