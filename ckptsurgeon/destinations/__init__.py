@@ -1,1 +1,1 @@
-"""Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""
+"""Destinations: makes a TargetSpec of a configuration, a checkpoint or a live module. One file for each kind."""

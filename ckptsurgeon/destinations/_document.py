@@ -1,4 +1,4 @@
-"""A destination configuration as a document: read, checked for fields nobody knows, its paths resolved."""
+"""Reads a destination configuration, checks it for unknown fields and resolves its paths."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ RELATIVE_TO = "relative_to"
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration file: what stands in it and where it lies.
+    """A configuration file: its path and content.
 
-    ``content`` is None where our reader cannot read it (a toolkit's own tags), and ``fault`` says why. ``model`` is our
-    model section, empty where there is none. ``read`` gathers the files that it names and that were read.
-    ``ran`` gathers the code that it names, as it is imported and called. ``vocabulary`` is the one that the model is to
-    have in place of its own, if it is.
+    ``content`` is None if our reader cannot read it (a toolkit's own tags), and ``fault`` has the reason. ``model`` is
+    our model section, empty if there is none. ``read`` collects the files that it names and that were read; ``ran``
+    collects the code that it names, as it is imported and called. ``vocabulary`` replaces the model's own, if given.
     """
 
     path: str
@@ -43,22 +42,22 @@ class Document:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return os.path.basename(self.path)
 
     @property
     def folder(self) -> str:
-        """Where its paths begin: its own folder, or the one that it names as ``relative_to``, as a run's copy does."""
+        """The folder that its paths are relative to: its own, or ``relative_to``, which a run's copy sets."""
         own = os.path.dirname(self.path)
         named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
         return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
 
     def resolve(self, path: str) -> str:
-        """Return a path of the configuration, which is relative to it."""
+        """Return a path of the configuration, which is relative to its folder."""
         return os.path.normpath(os.path.join(self.folder, path))
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
-        """Return the error that this configuration is wrong."""
+        """Return a ConfigError about this configuration."""
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:
@@ -76,17 +75,17 @@ class Document:
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text.
+    """Read a configuration, ours or a toolkit's; raises ConfigError if it is missing or not text.
 
-    ``what`` says what it is to whoever named it.
+    ``what`` is the role of the file, for messages.
     """
     try:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
         raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
     except OSError as error:
-        said = f"the {what} {escape(path)} cannot be read: {error.strerror}."
-        raise ConfigError(said, hint=did_you_mean(path)) from error
+        message = f"the {what} {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(message, hint=did_you_mean(path)) from error
     content, fault = None, None
     try:
         content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
@@ -100,11 +99,11 @@ def _json(text: str, path: str) -> Any:
     try:
         return read_json(text)
     except ValueError as error:
-        raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from None
+        raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from None
 
 
 def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError for a field nobody knows, naming the nearest that is known."""
+    """Raise ConfigError for an unknown field, with the nearest known one as a hint."""
     known = list(known)
     for name in given:
         if name not in known:

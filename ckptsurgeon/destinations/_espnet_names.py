@@ -1,4 +1,4 @@
-"""Which task of ESPnet a configuration is for, and what ESPnet's names of tensors mean."""
+"""The ESPnet task of a configuration, and the meaning of ESPnet's tensor names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ._document import Document
 
 __all__ = ["Task", "layers_of", "task_of", "vocabulary_of"]
 
-# Which task of ESPnet a configuration is for: they do not say it, but each has entries that no other has.
+# The task of a configuration. Configurations do not name it, but each task has entries that no other has.
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task by the class that builds its models."""
+    """A task, given by the class that builds its models."""
 
     module: str
     name: str
@@ -45,27 +45,27 @@ _OTHERS = {
     "model_name": "ps2st",
     "tgt_feats_extract": "speech-to-speech translation (s2st)",
 }
-"""An entry of the tasks that are not built here, and what to call the task."""
+"""An entry that shows a task that is not built here, and the name of that task."""
 _WHOLE = "required"
-"""What only a configuration has that a run wrote: every argument of its task stands in it."""
+"""An entry of configurations that a run wrote: these have every argument of their task."""
 
 
 def task_of(document: Document, values: Mapping[str, Any]) -> Task:
-    """Return the task; raises ConfigError for one that is not built here. ASR is what has nothing of another."""
+    """Return the task, ASR if no entry shows another; raises ConfigError for a task that is not built here."""
     other = next((name for mark, name in _OTHERS.items() if mark in values), None)
     if other is None and _WHOLE in values and not values.keys() & {"ctc_conf", "lm"}:
         other = "a task without CTC (cls)"
     if other is not None:
         raise document.fail(
-            f"it is ESPnet's, for {other}; built here are asr, s2t and lm.",
-            "ckpt init a checkpoint of it, -o dst.yaml, says the model without ESPnet.",
+            f"it is an ESPnet configuration for {other}; only asr, s2t and lm are built here.",
+            "ckpt init CHECKPOINT -o dst.yaml makes a destination from a checkpoint of it, without ESPnet.",
         )
     if "lm" in values:
         return _LM
     return _S2T if values.get("preprocessor") == "s2t" else _ASR
 
 
-# What ESPnet's names mean: which tensors run along the vocabulary, and which layer follows which.
+# Tensors with a row for each token, and the order of layers.
 
 _AXES = {
     "decoder.embed.0.weight": 0,
@@ -87,16 +87,17 @@ _AXES = {
 """The axis of each tensor that ESPnet sizes by the vocabulary: transformer, RNN and transducer decoders, CTC, LMs."""
 
 _WITH_MASK = ("decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias")
-"""What has one row more in the decoder of mask-CTC, for the mask (espnet2/asr/decoder/mlm_decoder.py)."""
+"""Tensors with one more row in the decoder of mask-CTC, for the mask (espnet2/asr/decoder/mlm_decoder.py)."""
 
 _ENCODER = ("encoder.embed", "encoder.encoders", "encoder.after_norm")
 _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.output_layer")
 
 
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
-    """Return the axis along which each tensor holds a row for every one of ``size`` tokens.
+    """Return for each tensor with a row for each of ``size`` tokens the axis of these rows.
 
-    Those of the decoder ``mlm`` are declared too, so that none is copied in another order: no list is as long as they.
+    Those of the decoder ``mlm`` are declared too, although no list is as long as they are: their rows must not be
+    copied in another order.
     """
     sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
     return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}
@@ -108,19 +109,19 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 
 
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """Return the layers of a model with one way out, CTC or decoder; of one with both, no layer is the last."""
+    """Return the layers of a model with one output, CTC or decoder; () if it has both: then no layer is the last."""
     heads = {key.partition(".")[0] for key in tensors}
     if "joint_network" in heads or ("ctc" in heads) == ("decoder" in heads):
         return ()
     modules = (*_ENCODER, *(_DECODER if "decoder" in heads else ("ctc",)))
     found = {module: _layers_in(module, tensors) for module in modules}
     if not (found["encoder.encoders"] and found[modules[-1]]):
-        return ()  # RNN and others, whose layers have other names
+        return ()  # RNN and others: their layers have other names
     return tuple(layer for layers in found.values() for layer in layers)
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return a module, or where its parts are numbered, each of them."""
+    """Return a module, or its parts if they are numbered."""
     inside = [key[len(module) + 1 :] for key in tensors if key.startswith(f"{module}.")]
     if not module.endswith("coders"):
         return [module] if inside else []

@@ -1,7 +1,7 @@
-"""A ``hyperparams.yaml`` as hyperpyyaml reads it, cut down to what one entry needs.
+"""Reads a ``hyperparams.yaml`` with hyperpyyaml, reduced to what one entry needs.
 
-https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines; a
-destination needs none of them, so they are neither run nor have to be filled in.
+https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines. A
+destination does not need them, so they are not run, and their placeholders may stay open.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = [
     "toolkit",
 ]
 
-# The tree of a ``hyperparams.yaml`` as ruamel.yaml reads it: its nodes, their tags, and what refers to what.
+# The tree of a ``hyperparams.yaml`` as ruamel.yaml reads it: nodes, tags and references.
 
 _REFERENCE = re.compile(r"<([^>]*)>")
 
 
 def tag_of(node: Any) -> str:
-    """Return the tag of a node as it is written, "" for none."""
+    """Return the tag of a node as it is written, "" if it has none."""
     return str(getattr(getattr(node, "tag", None), "value", "") or "")
 
 
 def needed_by(tree: Any, entry: str) -> set[str]:
-    """Return the entries that one refers to, and those that these refer to, and itself."""
+    """Return the entry and all entries that it refers to, directly or indirectly."""
     needed, waiting = set[str](), [entry]
     while waiting:
         name = waiting.pop()
@@ -67,7 +67,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield every node of a tree with its path, in the order of the document; one that stands often, once."""
+    """Yield every node of a tree with its path, in the order of the document; a node with aliases only once."""
     seen = set() if seen is None else seen
     if id(node) in seen:
         return
@@ -79,7 +79,7 @@ def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[t
 
 
 def tagged(tree: Any, *kinds: str) -> Iterator[str]:
-    """Yield what stands behind tags such as ``!new:``, in the order of the document."""
+    """Yield the names after tags such as ``!new:``, in the order of the document."""
     for _, node in nodes(tree):
         kind, colon, name = tag_of(node).partition(":")
         if colon and kind in kinds:
@@ -94,7 +94,7 @@ _PLACEHOLDER = "!PLACEHOLDER"
 
 @dataclass(frozen=True)
 class Hyperparams:
-    """What an entry needs, references resolved; the code that it names and the files that it lies in."""
+    """The entries that one entry needs, with references resolved; the code that they name, and its files."""
 
     text: str
     ran: tuple[str, ...]
@@ -103,7 +103,7 @@ class Hyperparams:
 
 
 def has_hyperparams_tags(text: str) -> bool:
-    """Whether a text has tags of hyperpyyaml, outside comments."""
+    """Return whether a text has tags of hyperpyyaml, outside comments."""
     begin = 0
     while found := _TAG.search(text, begin):
         begin = max(begin, text.rfind("\n", begin, found.end()) + 1)
@@ -115,17 +115,17 @@ def has_hyperparams_tags(text: str) -> bool:
 
 
 def code_in(document: Document) -> tuple[str, ...]:
-    """Return every tag that has something imported, called or included, as the text has it; hyperpyyaml itself else.
+    """Return every tag that imports, calls or includes something, as written; hyperpyyaml if there is none.
 
-    What is read here is no YAML yet: a comment is taken for code rather than code for a comment.
+    This reads plain text, not YAML: it may report a comment as code, but never misses code.
     """
     return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
 
 
 def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
-    """Cut a document down to an entry, resolve it and import what it names.
+    """Reduce a document to what an entry needs, resolve it and import what it names.
 
-    Raises ConfigError without hyperpyyaml, for an entry or override that is not there, for placeholders that the entry
+    Raises ConfigError without hyperpyyaml, for an unknown entry or override, for placeholders that the entry
     needs, and for code that cannot be imported.
     """
     hyperpyyaml = toolkit(document)
@@ -152,24 +152,24 @@ def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any
 
 
 def toolkit(document: Document) -> Any:
-    """Return hyperpyyaml's own functions; raises ConfigError where it is not installed."""
+    """Return the package hyperpyyaml; raises ConfigError if it is not installed."""
     try:
         return importlib.import_module("hyperpyyaml.core")
     except ModuleNotFoundError as error:
         raise document.fail(
             f"it is a SpeechBrain configuration, which needs the package {error.name}.",
-            "pip install speechbrain (hyperpyyaml alone, where it names no class of SpeechBrain).",
+            "pip install speechbrain (or only hyperpyyaml, if it names no class of SpeechBrain).",
         ) from error
 
 
 def _ruamel() -> Any:
-    """Return the YAML library that hyperpyyaml stands on and asks for."""
+    """Return the YAML library that hyperpyyaml depends on."""
     return importlib.import_module("ruamel.yaml")
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Undo what hyperpyyaml changes in two YAML libraries, and leaves behind when it fails."""
+    """Restore what hyperpyyaml changes in two YAML libraries: it does not do so itself if it fails."""
     import yaml
 
     ruamel_yaml = _ruamel()
@@ -185,7 +185,7 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
-    """Add to ``ran`` what hyperpyyaml calls, in its order: it looks each name up by ``pydoc`` and then calls it."""
+    """Add to ``ran`` what hyperpyyaml calls, in order: it looks up each name with ``pydoc`` and then calls it."""
 
     class Kept:
         @staticmethod
@@ -202,7 +202,7 @@ def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _reading(document: Document) -> Iterator[None]:
-    """Turn what hyperpyyaml and its YAML library raise about a document into ConfigError."""
+    """Convert exceptions of hyperpyyaml and its YAML library about a document into ConfigError."""
     ruamel_yaml = _ruamel()
     try:
         with restored():
@@ -212,7 +212,7 @@ def _reading(document: Document) -> Iterator[None]:
 
 
 def said_by(error: Exception) -> str:
-    """Return what an exception says: hyperpyyaml puts several texts into one."""
+    """Return the text of an exception: hyperpyyaml passes several strings."""
     parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -220,7 +220,7 @@ def said_by(error: Exception) -> str:
 
 
 def _stream(document: Document, text: str) -> io.StringIO:
-    """Return a text as hyperpyyaml takes files: by its name it finds what ``!include:`` names."""
+    """Return a text as a file with a name: hyperpyyaml needs it to find the files of ``!include:``."""
     stream = io.StringIO(text)
     stream.name = document.path
     return stream
@@ -232,7 +232,7 @@ def _tree(document: Document) -> Any:
     with _reading(document):
         tree = ruamel_yaml.YAML().load(document.text)
     if not isinstance(tree, dict):
-        raise document.fail("it is no mapping of hyperparameters.")
+        raise document.fail("it is not a mapping of hyperparameters.")
     return tree
 
 
@@ -248,7 +248,7 @@ def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mappin
         if name not in tree:
             near = difflib.get_close_matches(str(name), map(str, tree), n=1)
             raise document.fail(
-                f"overrides name {brief_repr(name)}, which is no entry.", f"Did you mean {near[0]}?" if near else ""
+                f"overrides name {brief_repr(name)}, which is not an entry.", f"Did you mean {near[0]}?" if near else ""
             )
     with _reading(document):
         hyperpyyaml.recursive_update(tree, dict(overrides), must_match=True)
@@ -273,6 +273,6 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
 
 
 def _nested(path: str) -> str:
-    """Return the mapping that overrides what lies at a path: ``{a: {b: …}}``."""
+    """Return the mapping that overrides the value at a path: ``{a: {b: …}}``."""
     parts = path.split(".")
     return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"

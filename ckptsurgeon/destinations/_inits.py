@@ -1,4 +1,4 @@
-"""The initialisers that a declaration may name: their arguments, what they fit, and drawing with them.
+"""The initialisers that a declaration may name: their arguments, checks that they fit a tensor, and drawing.
 
 ``init`` names a function of ``torch.nn.init`` without its underscore, alone or with its arguments
 (``{normal: {std: 0.02}}``), or is a number, for a constant.
@@ -40,28 +40,28 @@ _CHOICES = {
 _NEEDED = {"constant": "val", "sparse": "sparsity"}
 
 _EXACT = ("constant", "ones", "zeros", "eye", "arange")
-"""Initialisers that integers and truth values can have."""
+"""Initialisers for integers and booleans."""
 
 TORCH_SLOPE = 2.23607
-"""The square root of 5: what ``reset_parameters`` of linear and convolution layers gives as ``a``."""
+"""The square root of 5: the ``a`` of ``reset_parameters`` in torch's linear and convolution layers."""
 
 
 @dataclass(frozen=True)
 class Init:
-    """An initialiser with its arguments, known to fit its tensor."""
+    """An initialiser with its arguments, checked to fit its tensor."""
 
     name: str
     arguments: Mapping[str, Any]
 
 
 def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:
-    """Parse one initialiser; raises ConfigError where it is unknown or does not fit the tensor."""
+    """Parse one initialiser; raises ConfigError if it is unknown or does not fit the tensor."""
     if isinstance(spec, (int, float)):
         spec = {"constant": {"val": spec}}
     name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise document.fail(
-            f"{escape(key)} has no initialiser {brief_repr(spec)}.", f"There are {', '.join(_ARGUMENTS)}."
+            f"{escape(key)} has an unknown initialiser: {brief_repr(spec)}.", f"Use one of {', '.join(_ARGUMENTS)}."
         )
     arguments = arguments or {}
     if not isinstance(arguments, dict):
@@ -77,7 +77,7 @@ def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init
 
 
 def _unfit(info: TensorInfo, name: str) -> str:
-    """Return why an initialiser does not fit a tensor, '' where it does."""
+    """Return why an initialiser does not fit a tensor, '' if it does."""
     dims, dtype = len(info.shape), DTYPES[info.dtype]
     wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
     if not wanted or (name in _AT_LEAST_2 and dims < 2):
@@ -92,7 +92,7 @@ def _unfit(info: TensorInfo, name: str) -> str:
 
 
 def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) -> str:
-    """Return what is wrong with the arguments of an initialiser, '' where nothing is."""
+    """Return what is wrong with the arguments of an initialiser, '' if nothing is."""
     for argument, value in arguments.items():
         choices = _CHOICES.get(argument)
         if choices is not None and value not in choices:
@@ -110,12 +110,12 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
     if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
         return f"groups is {groups}, which does not divide {info.shape[0]}"
     if name == "constant" and not _holds(info.dtype, arguments["val"]):
-        return f"{arguments['val']} is no {info.dtype}"
+        return f"{arguments['val']} is not a {info.dtype}"
     return ""
 
 
 def _holds(dtype: str, value: float) -> bool:
-    """Whether an integer or truth type has a value; floating types have what is nearest."""
+    """Return whether a dtype can hold a value: integers and booleans exactly, floating types rounded."""
     kind, bits = DTYPES[dtype].kind, DTYPES[dtype].bits
     low, high = {
         "bool": (0, 1),
@@ -126,7 +126,7 @@ def _holds(dtype: str, value: float) -> bool:
 
 
 def drawn(info: TensorInfo, init: Init) -> memoryview:
-    """Return the bytes of a tensor as its initialiser makes it, from torch's generator as it stands."""
+    """Return the bytes of a tensor drawn by its initialiser, with the current state of torch's generator."""
     if init.name == "zeros" or info.numel == 0:
         return memoryview(bytearray(info.nbytes))
     import torch
@@ -140,7 +140,7 @@ def drawn(info: TensorInfo, init: Init) -> memoryview:
 
 
 _NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
-"""Types that torch stores and hardly computes with: they are drawn in a wider one."""
+"""Types that torch can store but hardly compute with: they are drawn in a wider one."""
 
 
 def _fill(tensor: torch.Tensor, init: Init) -> None:

@@ -63,7 +63,7 @@ class _Adoptable(_Toolkit, Protocol):
 
 
 def is_configuration(path: str) -> bool:
-    """Whether a path is that of a configuration, by its suffix; else it is that of a checkpoint."""
+    """Return whether a path is that of a configuration, by its suffix; otherwise it is a checkpoint's."""
     low = path.lower()
     return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
 
@@ -71,17 +71,17 @@ def is_configuration(path: str) -> bool:
 def load_target(path: CheckpointLike) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
-    A configuration that names code (``_target_``) imports and runs it, and says so in ``ran``; so does an error that
-    ends it. Raises ConfigError where the configuration is wrong or a package it needs is missing, and what
+    Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``; an error names the
+    code that had run. Raises ConfigError if the configuration is wrong or a package is missing, and what
     ``open_checkpoint`` raises for a checkpoint.
     """
     return target_with(path, None)
 
 
 def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> TargetSpec:
-    """Return the destination as ``load_target`` does, a model of transformers with another ``vocabulary``.
+    """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
 
-    Its token ids follow their tokens, and the tokeniser that goes along is the new one's.
+    Its token ids are those of the same tokens in the new vocabulary, and the new tokeniser is copied.
     """
     if not isinstance(path, (str, os.PathLike)):
         return checkpoint_target(path)
@@ -99,16 +99,16 @@ def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> Targe
             said = listing(ran, where="")
             if not error.hint:
                 error.message = f"{error.message.rstrip('.')}."
-            error.hint = f"{error.hint} By then there had run: {said}.".lstrip()
+            error.hint = f"{error.hint} It had already run: {said}.".lstrip()
             error.details = (*error.details, *(f"ran {code}" for code in ran))
         raise
 
 
 def code_named(path: str) -> tuple[str, ...]:
-    """Return the code that loading a destination would run because its configuration names it: read, not imported.
+    """Return the code that a configuration names and that loading it would run; imports nothing.
 
-    Of bundled models, declared tensors, checkpoints and models that transformers has itself there is none. Raises
-    ConfigError where the configuration cannot be read.
+    It is empty for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if
+    the configuration cannot be read.
     """
     if os.path.isdir(path) or not is_configuration(path):
         return ()
@@ -121,17 +121,17 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
-    """Return the document of ours that names a toolkit's configuration, and the destination that this describes.
+    """Return a document in our format that names a toolkit's configuration, and the destination it describes.
 
-    The document is meant for the folder ``beside``. The destination is loaded so that what is written is known to work;
-    raises ConfigError where it cannot be, or nothing of it can be named.
+    The document is for the folder ``beside``. The destination is loaded to make sure that the document works; raises
+    ConfigError if it cannot be loaded, or is not a toolkit's.
     """
     document = read_document(path)
     if document.model:
-        raise document.fail("it is a destination already.", "Name a checkpoint, or the configuration of a toolkit.")
+        raise document.fail("it already is a destination.", "Name a checkpoint, or the configuration of a toolkit.")
     toolkit = _toolkit_of(document)
     if not isinstance(toolkit, _Adoptable):
-        raise document.fail("there is nothing to write: it is a destination as it stands.")
+        raise document.fail("there is nothing to write: it already is a destination.")
     target = toolkit.load(document)
     train = dict(toolkit.training(document))
     named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
@@ -139,13 +139,13 @@ def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
 
 
 def _folder(path: str) -> TargetSpec:
-    """Return the checkpoint that a folder is; where it is none and has a configuration, the error says so."""
+    """Return a folder as a checkpoint; if it is not one but has a configuration, the error names that."""
     config = os.path.join(path, "config.json")
     try:
         return checkpoint_target(path)
     except FormatError as error:
         if error.rule == "no checkpoint" and os.path.isfile(config):
-            error.hint = f"It has a configuration, which may be the destination: {escape(config)}."
+            error.hint = f"The folder has a configuration, which may be the destination: {escape(config)}."
         raise
 
 
@@ -160,29 +160,28 @@ def _ours(document: Document) -> _Kind:
     if len(marks) != 1:
         having = f"both {' and '.join(marks)}" if marks else "none of them"
         raise document.fail(
-            f"the model section has {having}.", f"Say the model by one of {', '.join(sorted(by_field))}."
+            f"the model section has {having}.", f"Define the model by one of {', '.join(sorted(by_field))}."
         )
     return by_field[marks[0]]
 
 
 def _toolkit_of(document: Document) -> _Toolkit:
-    """Return the toolkit that recognises a document as its own; raises ConfigError where none does."""
+    """Return the toolkit that recognises a document as its own; raises ConfigError if none does."""
     for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values():
         if toolkit.recognises(document):
             return toolkit
     if document.fault is not None:
         raise document.fault
     raise ConfigError(
-        f"{escape(document.path)} says nothing of a model.",
-        hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
+        f"{escape(document.path)} has no `model:` section.",
+        hint="Add one with _target_, name, tensors or like; ckpt init writes one.",
     )
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a live module as a destination; what no source gives it keeps.
+    """Return a live module as a destination; it keeps the values that no source gives.
 
-    A model of transformers knows the names that it had before, as one from its config.json does. Raises ConfigError
-    where it is no module, or one whose tensors cannot be written in place.
+    Raises ConfigError if it is not a module, or its tensors cannot be written in place.
     """
     from .torch_module.module import live_target
 

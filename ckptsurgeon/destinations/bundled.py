@@ -1,6 +1,6 @@
 """Destinations that come with ckptsurgeon: ``model: {name: hybrid_asr, …}``.
 
-The trainer's models register themselves by being files of its folder; each says which fields it takes.
+The models are the files of the trainer's folder of models; each declares the fields it takes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
     Fields of ``files`` name text files, and are given to ``build`` as their text. ``vocabulary`` maps keys to the axis
-    that runs along the vocabulary, ``layers`` gives the modules in the model's order, output last.
+    with a row for each token, ``layers`` gives the modules in the model's order, output last.
     """
 
     fields: ClassVar[dict[str, Any]]
@@ -42,15 +42,15 @@ class _Bundled:
     field = "name"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return nothing: its models are ours."""
+        """Return (): its models are ours."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the named model without storage; raises ConfigError for a name or field that is not known."""
+        """Build the named model without storage; raises ConfigError for an unknown name or field."""
         name = document.model["name"]
         known = module_names(MODELS)
         if name not in known:
-            raise document.fail(f"there is no bundled model {brief_repr(name)}.", f"There are {', '.join(known)}.")
+            raise document.fail(f"unknown bundled model {brief_repr(name)}.", f"There are {', '.join(known)}.")
         from .torch_module.module import module_target
 
         model = cast("_Model", discover(MODELS, "MODEL")[name])
@@ -68,7 +68,7 @@ class _Bundled:
             files=tuple(document.read),
             vocabulary=model.vocabulary,
         )
-        return replace(target, layers=model.layers(fields))  # the fields are known to be sound once it is built
+        return replace(target, layers=model.layers(fields))  # after building, which checks the fields
 
 
 CONFIG = _Bundled()

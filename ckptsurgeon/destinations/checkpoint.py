@@ -1,4 +1,4 @@
-"""Destinations that are checkpoints: the same keys and shapes; what no source gives is kept."""
+"""Destinations that are checkpoints: the same keys and shapes, and their values if no source gives others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "checkpoint_target"]
 
 
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
-    """Return the destination that a checkpoint is; its keys stay as they are, wrappers and all.
+    """Return a checkpoint as a destination; its keys keep their wrappers.
 
     Raises what ``open_checkpoint`` raises, and FormatError for a tensor whose values are not plain bytes.
     """
@@ -39,7 +39,7 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
 
 
 def _last_part(path: str) -> str:
-    """Return the name of a folder as the user gave it, without what leads there: recipes say it, too."""
+    """Return the last part of a folder's path as the user gave it: recipes record it."""
     return path if "://" in path else os.path.basename(os.path.normpath(path)) or path
 
 
@@ -49,11 +49,11 @@ class _Like:
     field = "like"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return nothing: a checkpoint names no code that runs."""
+        """Return (): a checkpoint names no code that runs."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the destination that the named checkpoint is."""
+        """Return the named checkpoint as a destination."""
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str) or not isinstance(root, (str, type(None))):

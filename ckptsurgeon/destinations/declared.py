@@ -1,4 +1,4 @@
-"""Destinations nobody can import: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``."""
+"""Destinations that are declared: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class _Declared:
     field = "tensors"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return nothing: its initialisers are ours."""
+        """Return (): its initialisers are ours."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Read the declaration; raises ConfigError for what is unknown, malformed or cannot be initialised so."""
+        """Read the declaration; raises ConfigError for unknown or malformed fields, or initialisers that do not fit."""
         check_fields(document, "model", document.model, ("tensors", "tied"))
         rows = document.model["tensors"]
         if not isinstance(rows, dict) or not rows:
@@ -50,7 +50,7 @@ class _Declared:
 
 def _info(document: Document, key: Any, row: Any) -> TensorInfo:
     if not isinstance(key, str):
-        raise document.fail(f"the tensor key {brief_repr(key, 80)} is no text.", f'Write it in quotes: "{key}".')
+        raise document.fail(f"the tensor key {brief_repr(key, 80)} is not a string.", f'Write it in quotes: "{key}".')
     if not isinstance(row, dict) or "shape" not in row:
         raise document.fail(f"tensor {escape(key)} has no shape.")
     check_fields(document, f"tensor {key}", row, ("shape", "dtype", "init"))
@@ -64,7 +64,7 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
-    """Return the ties; an initialiser may stand at any of the tied keys, at several if they agree."""
+    """Return the ties; the initialiser may be given at any of the tied keys, or at several if they agree."""
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
     groups = document.model.get("tied") or []
@@ -87,7 +87,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
             if tensors[key] != tensors[first]:
                 raise document.fail(f"{escape(key)} is tied to {escape(first)} and differs from it.")
             if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
-                raise document.fail(f"{escape(key)} is tied to {escape(first)} and is initialised otherwise.")
+                raise document.fail(f"{escape(key)} is tied to {escape(first)} and has another initialiser.")
             ties[key] = first
     return ties
 
@@ -101,7 +101,7 @@ def _draw(
 
     for key in keys:
         if key not in inits:
-            raise ConfigError(f"the destination does not say how {escape(key)} is initialised.")
+            raise ConfigError(f"the destination has no initialiser for {escape(key)}.")
         with drawing():
             torch.default_generator.manual_seed(derived_seed(seed, key, 0))
             data = drawn(tensors[key], inits[key])
@@ -109,7 +109,7 @@ def _draw(
 
 
 def declare(tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
-    """Return the model section that declares ``tensors``, each with the initialiser its name and shape suggest.
+    """Return the model section that declares ``tensors``, each with the initialiser that its name and shape suggest.
 
     Weights of two or more dimensions get torch's default for linear and convolution layers; one-dimensional
     weights, scales and variances get ones; the rest zeros.

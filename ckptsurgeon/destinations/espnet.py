@@ -1,7 +1,7 @@
-"""Destinations that ESPnet trains: its ``config.yaml``, built by the task of ESPnet that would train it.
+"""Destinations that ESPnet trains: its ``config.yaml``, built by the ESPnet task that would train it.
 
-The same as ``build_model_from_file`` (espnet2/tasks/abs_task.py) without weights: ``build_model`` with what the file
-says, and the parser's defaults where it says nothing, as in the ``conf/train_*.yaml`` of a recipe.
+The same as ``build_model_from_file`` (espnet2/tasks/abs_task.py) without weights: ``build_model`` with the file's
+entries, and the parser's defaults for missing entries, as in the ``conf/train_*.yaml`` of a recipe.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .torch_module.user_code import user_code
 __all__ = ["CONFIG", "TOOLKIT"]
 
 _PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder", "model", "lm", "tts")
-"""What an ESPnet configuration chooses by name, each with its ``…_conf``."""
+"""The parts of a model that an ESPnet configuration chooses by name, each with its ``…_conf``."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A configuration as ESPnet reads it, with the files that it names found, and what there is to say."""
+    """A configuration as ESPnet reads it, with the paths of its files resolved, and notes."""
 
     task: Task
     values: dict[str, Any]
@@ -38,16 +38,16 @@ class _Read:
 
 
 class _Toolkit:
-    """A ``config.yaml`` itself."""
+    """The toolkit ESPnet, whose destinations are ``config.yaml`` files."""
 
     field = "espnet"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return ESPnet itself, which builds what the file says of it."""
+        """Return ESPnet, which builds the model."""
         return ("ESPnet",)
 
     def recognises(self, document: Document) -> bool:
-        """Whether it chooses parts of a network as ESPnet's configurations do."""
+        """Return whether it chooses parts of a network as ESPnet's configurations do."""
         content = document.content
         if not isinstance(content, dict) or "_target_" in content or "model_type" in content:
             return False
@@ -57,7 +57,7 @@ class _Toolkit:
         return plain and bool(told or (chosen and "token_list" in content))
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return what it says of training that our ``train:`` section says too: ``freeze``, the names to freeze."""
+        """Return the fields for our ``train:`` section: ``freeze``, the names to freeze."""
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise document.fail(f"freeze_param is {brief_repr(names, 80)}, not a list of names.")
@@ -70,7 +70,7 @@ class _Toolkit:
         read = _read(document)
         given = Namespace()
         with user_code(document):
-            task = _imported(document, read.task)  # imports happen before tensors are watched
+            task = _imported(document, read.task)  # import before tensors are recorded
             values = {**vars(task.get_parser().parse_args([])), **read.values}
 
         def build() -> Any:
@@ -87,12 +87,12 @@ class _Toolkit:
 
 
 class _Named:
-    """``model: {espnet: config.yaml}``, so that one file of ours can say how it is trained."""
+    """``model: {espnet: config.yaml}``: our own file, which can also have a ``train:`` section."""
 
     field = "espnet"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return ESPnet itself."""
+        """Return ESPnet."""
         return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
@@ -105,18 +105,18 @@ class _Named:
         if inner.fault is not None:
             raise inner.fault
         if not TOOLKIT.recognises(inner):
-            raise inner.fail("it is no configuration of ESPnet: it names neither a token_list nor an encoder.")
+            raise inner.fail("it is not a configuration of ESPnet: it has neither token_list nor encoder.")
         spec = TOOLKIT.load(inner)
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
 
 
 def _read(document: Document) -> _Read:
-    """Return what ESPnet would read; raises ConfigError for a task that is not built here, or a missing file."""
-    # As ESPnet reads it: 1e5 among the tokens is a token, where our own reader takes it for a number.
+    """Read a configuration as ESPnet does; raises ConfigError for a task that is not built here, or a missing file."""
+    # With ESPnet's YAML rules: 1e5 in a list of tokens is a token, but our own reader makes it a number.
     values = read_yaml(document.text, document.name, exponents=False)
     task = task_of(document, values)
     with user_code(document):
-        _imported(document, task)  # without ESPnet a file that is put right would only lead to the next error
+        _imported(document, task)  # first, because without ESPnet a corrected file would only lead to the next error
     files: list[str] = []
     notes: list[str] = []
     for holder, name in _file_names(document, values):
@@ -131,7 +131,7 @@ def _read(document: Document) -> _Read:
 
 
 def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield every place of a configuration that names a file which building it reads."""
+    """Yield every map and field of a configuration that names a file which the build reads."""
     tokens = values.get("token_list")
     if tokens is None:
         raise document.fail(
@@ -148,7 +148,7 @@ def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[di
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return where a file lies: from the working directory, as ESPnet has it, or a folder at or above the document."""
+    """Return the path of a file: relative to the working directory, as in ESPnet, or to a folder above the document."""
     folder = os.path.dirname(os.path.abspath(document.path))
     folders = [os.getcwd(), folder]
     while (above := os.path.dirname(folders[-1])) != folders[-1]:
@@ -158,25 +158,24 @@ def _found(document: Document, what: str, path: str) -> str:
         if os.path.isfile(full):
             return path if os.path.isabs(path) else os.path.relpath(full)
     raise document.fail(
-        f"{what} {escape(path)} does not exist, from the working directory as from {escape(folder)} and above it.",
-        "ESPnet's paths are relative to the recipe's folder: run there, or put the path right.",
+        f"{what} {escape(path)} does not exist, neither relative to the working directory nor to {escape(folder)} "
+        "or a folder above it.",
+        "ESPnet's paths are relative to the recipe's folder: run there, or correct the path.",
     )
 
 
 def _imported(document: Document, task: Task) -> Any:
-    """Return the class of a task; raises ConfigError that names the package which is missing."""
+    """Return the class of a task; raises ConfigError that names a missing package."""
     try:
         return getattr(importlib.import_module(task.module), task.name)
     except ModuleNotFoundError as error:
         if error.name == "espnet2":
             raise document.fail(
                 "it is built by ESPnet, and the package espnet is not installed.",
-                "pip install espnet. Without it: ckpt init a checkpoint that ESPnet trained, -o dst.yaml.",
+                "pip install espnet. Without it: ckpt init CHECKPOINT -o dst.yaml, with an ESPnet checkpoint.",
             ) from None
         if (error.name or "").startswith("espnet2."):
-            raise document.fail(
-                f"the ESPnet that is installed has no {error.name}.", "pip install -U espnet."
-            ) from None
+            raise document.fail(f"the installed ESPnet has no {error.name}.", "pip install -U espnet.") from None
         raise document.fail(f"ESPnet needs the package {error.name}.", f"pip install {error.name}.") from error
     except Exception as error:
         raise document.fail(f"importing {task.module} failed: {type(error).__name__}: {escape(str(error))}") from error

@@ -1,6 +1,7 @@
 """Destinations made by code: ``model: {_target_: package.module.Class, …}``, Hydra's convention.
 
-https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and runs; what ran is said.
+https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and is run; the destination
+records what ran.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class _Factory:
         return tuple(targets_in(document.model))
 
     def load(self, document: Document) -> TargetSpec:
-        """Import what is named, build it without storage, and return what its state dict holds."""
+        """Import the named code, build the model without storage, and return its state dict as a destination."""
         from .torch_module.module import module_target
 
         found: list[_Located] = []
         with user_code(document):
-            _resolve_all(document, document.model, found)  # imports happen before tensors are watched
+            _resolve_all(document, document.model, found)  # import before tensors are recorded
 
         def build() -> Any:
             with user_code(document):
@@ -53,7 +54,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """What a ``_target_`` names, its module, and the module's file where that is the user's own."""
+    """The object that a ``_target_`` names, its module, and the module's file if that is the user's own."""
 
     target: str
     value: Any
@@ -62,12 +63,12 @@ class _Located:
 
     @property
     def source(self) -> str:
-        """Where its code stands."""
+        """The file or module of its code."""
         return self.file or self.module
 
 
 def _locate(document: Document, target: Any) -> _Located:
-    """Import the longest beginning of a dotted name that is a module, and take the rest as attributes."""
+    """Import the longest prefix of a dotted name that is a module, and take the rest as attributes."""
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
     parts = target.split(".")
@@ -100,7 +101,7 @@ def _failed(document: Document, target: str, error: BaseException) -> ConfigErro
 
 
 def targets_in(node: Any) -> Iterator[str]:
-    """Yield what every ``_target_`` of a nest of configurations names."""
+    """Yield the name of every ``_target_`` in nested configurations."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield escape(str(node["_target_"]))
@@ -110,7 +111,7 @@ def targets_in(node: Any) -> Iterator[str]:
 
 
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
-    """Import everything a nest of configurations names, and reject what only OmegaConf could read."""
+    """Import everything that nested configurations name; raises ConfigError for OmegaConf's interpolations."""
     if isinstance(node, str) and "${" in node:
         raise document.fail(
             f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."
@@ -127,16 +128,16 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
 
 
 def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
-    """Return what an entry with ``_target_`` describes: the user's own code, which is run.
+    """Return the object that an entry with ``_target_`` describes; runs the user's own code.
 
-    Raises ConfigError for what cannot be imported, and whatever that code raises.
+    Raises ConfigError if an import fails, and whatever the code raises.
     """
     _resolve_all(document, node, [])
     return _instantiate(document, node)
 
 
 def _instantiate(document: Document, node: Any) -> Any:
-    """Build what a nest of configurations describes, innermost first."""
+    """Build the objects of nested configurations, innermost first."""
     if isinstance(node, list):
         return [_instantiate(document, value) for value in node]
     if not isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Destinations that SpeechBrain trains: the modules of a ``hyperparams.yaml``, made by hyperpyyaml.
+"""Destinations that SpeechBrain trains: the modules of a ``hyperparams.yaml``, built by hyperpyyaml.
 
 ``modules`` becomes one module as ``Brain`` makes it (``torch.nn.ModuleDict``, keys ``enc.weight``); another entry, such
 as the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves (keys ``0.weight``), is chosen by name.
@@ -23,20 +23,20 @@ MODULES = "modules"
 
 
 class _Toolkit:
-    """A ``hyperparams.yaml`` itself: its modules."""
+    """The toolkit SpeechBrain, whose destinations are the modules of a ``hyperparams.yaml``."""
 
     field = "speechbrain"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return what its tags name, whichever entry needs it."""
+        """Return the names in its tags, for all entries."""
         return code_in(document)
 
     def recognises(self, document: Document) -> bool:
-        """Whether it has tags that only hyperpyyaml reads."""
+        """Return whether it has tags that only hyperpyyaml reads."""
         return document.content is None and has_hyperparams_tags(document.text)
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return what it says of training that our ``train:`` section says too: nothing."""
+        """Return {}: it has no fields for our ``train:`` section."""
         return {}
 
     def load(self, document: Document) -> TargetSpec:
@@ -50,7 +50,7 @@ class _Named:
     field = "speechbrain"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return what the tags of the named configuration name."""
+        """Return the names in the tags of the named configuration."""
         return code_in(_inner(document))
 
     def load(self, document: Document) -> TargetSpec:
@@ -68,7 +68,7 @@ class _Named:
 
 
 def _inner(document: Document) -> Document:
-    """Return the configuration that a document of ours names; what it runs is said as what this one runs."""
+    """Return the configuration that a document of ours names; both share the list of code that ran."""
     named = document.model["speechbrain"]
     if not isinstance(named, str):
         raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
@@ -98,7 +98,7 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
 
 
 def _module(document: Document, entry: str, made: Any) -> Any:
-    """Return an entry as one module; raises ConfigError where it is none, and no mapping of modules."""
+    """Return an entry as one module; raises ConfigError if it is neither a module nor a mapping of modules."""
     from torch import nn
 
     found = made
@@ -110,10 +110,10 @@ def _module(document: Document, entry: str, made: Any) -> Any:
     if isinstance(found, nn.Module):
         return found
     if not isinstance(found, Mapping) or not found:
-        raise document.fail(f"{escape(entry)} is {brief_repr(found, 80)}, no module and no mapping of modules.")
+        raise document.fail(f"{escape(entry)} is {brief_repr(found, 80)}, neither a module nor a mapping of modules.")
     others = [str(name) for name, value in found.items() if not isinstance(value, nn.Module)]
     if others:
-        raise document.fail(f"{listing(others)} of {escape(entry)} is no module.")
+        raise document.fail(f"{listing(others)} of {escape(entry)} is not a module.")
     return nn.ModuleDict(dict(found))
 
 

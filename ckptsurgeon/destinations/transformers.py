@@ -1,7 +1,7 @@
 """Destinations of transformers: a ``config.json``, or ``model: {transformers: config.json, num_labels: 5, …}``.
 
-The model is what ``AutoModel*.from_config`` would make, without storage; a folder that is written from it opens with
-``from_pretrained``. https://huggingface.co/docs/transformers/main_classes/configuration
+The model is the one that ``AutoModel*.from_config`` would make, without storage; ``from_pretrained`` opens a folder
+that is written from it. https://huggingface.co/docs/transformers/main_classes/configuration
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class _Transformers:
     field = "transformers"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return nothing: the model is one of transformers' own, never what an ``auto_map`` names."""
+        """Return (): the model is one of transformers' own, never the code that an ``auto_map`` names."""
         return ()
 
     def recognises(self, document: Document) -> bool:
-        """Whether a JSON document is a config.json of transformers."""
+        """Return whether a JSON document is a config.json of transformers."""
         content = document.content
         if not isinstance(content, dict) or not document.path.lower().endswith(".json"):
             return False
         return isinstance(content.get("model_type"), str) or isinstance(content.get("architectures"), list)
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the destination; raises ConfigError where the package, the model or a field is not known."""
+        """Return the destination; raises ConfigError if the package is missing, or the model or a field is unknown."""
         from .hf.config import describe, library
         from .hf.model import Facts, construct, offline, vocabulary_of
         from .torch_module.module import module_target

@@ -33,7 +33,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {name: a}\nmodel: {name: b}", "'model' occurs twice"),
         ("model: [", "line"),
         ("model: {nmae: x}", "none of them"),
-        ("model: {name: hybrid_ars}", "no bundled model 'hybrid_ars'.*hybrid_asr"),
+        ("model: {name: hybrid_ars}", "unknown bundled model 'hybrid_ars'.*hybrid_asr"),
         ("model: {name: hybrid_asr}", "needs tokens"),
         ("model: {name: hybrid_asr, tokens: missing.txt}", "missing.txt cannot be read"),
         ("model: {name: hybrid_asr, d_modle: 3}", "no field 'd_modle'. Did you mean d_model"),
@@ -294,7 +294,7 @@ def test_constants_of_every_type_are_what_they_say(row: str, values: list[Any]) 
 
 def test_ties_agree_on_their_initialiser() -> None:
     tensors = "a: {shape: [2], init: ones}, b: {shape: [2], init: zeros}, c: {shape: [2]}"
-    with pytest.raises(cs.ConfigError, match="b is tied to a and is initialised otherwise"):
+    with pytest.raises(cs.ConfigError, match="b is tied to a and has another initialiser"):
         config(f"model: {{tensors: {{{tensors}}}, tied: [[a, b]]}}")
     spec = config(f"model: {{tensors: {{{tensors}}}, tied: [[b, c]]}}")
     assert not spec.undrawable

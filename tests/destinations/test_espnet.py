@@ -232,11 +232,17 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"token_list": "data/tokens.txt"}, "token_list data/tokens.txt does not exist, from the working directory as"),
+        (
+            {"token_list": "data/tokens.txt"},
+            "token_list data/tokens.txt does not exist, neither relative to the working",
+        ),
         ({"normalize_conf": {"stats_file": "exp/s.npz"}}, "stats_file exp/s.npz does not exist"),
         ({"token_list": None}, "it has no token_list. Use the config.yaml that a run wrote"),
         ({"token_list": {"a": 1}}, "token_list is neither a list of texts nor a file"),
-        ({"src_token_list": []}, r"it is ESPnet's, for translation \(st, mt\); built here are asr, s2t and lm"),
+        (
+            {"src_token_list": []},
+            r"it is an ESPnet configuration for translation \(st, mt\); only asr, s2t and lm are built here",
+        ),
         ({"tts": "fastspeech2"}, "for speech synthesis"),
         ({"required": ["output_dir"]}, "for a task without CTC"),
         ({"decoder": "nosuch", "input_size": 3}, "config.yaml cannot be built: KeyError"),
@@ -267,7 +273,7 @@ def test_without_espnet_the_package_and_another_way_are_named(ckpt: Any) -> None
     assert done.code == 2
     said = " ".join(done.err.split())
     assert "config.yaml: it is built by ESPnet, and the package espnet is not installed. pip install espnet." in said
-    assert "ckpt init a checkpoint that ESPnet trained" in said
+    assert "ckpt init CHECKPOINT" in said
     assert ckpt("init", "config.yaml", "-o", "dst.yaml").code == 2
     assert not Path("dst.yaml").exists()
 
@@ -363,7 +369,7 @@ def test_what_is_frozen_is_a_list_of_names(names: object) -> None:
     [
         ("{espnet: nothing.yaml}", "nothing.yaml cannot be read"),
         ("{espnet: 3}", "espnet is 3, not a file name"),
-        ("{espnet: other.yaml}", "other.yaml: it is no configuration of ESPnet"),
+        ("{espnet: other.yaml}", "other.yaml: it is not a configuration of ESPnet"),
         ("{espnet: broken.yaml}", "broken.yaml, line 2"),
         ("{espnet: conformer.yaml, vocab: 3}", "no field 'vocab'"),
     ],
@@ -378,10 +384,10 @@ def test_a_document_that_names_something_else_says_so(model: str, why: str) -> N
 
 @pytest.mark.usefixtures("_espnet")
 def test_init_refuses_what_it_cannot_name() -> None:
-    with pytest.raises(cs.ConfigError, match="--root is for checkpoints"):
+    with pytest.raises(cs.ConfigError, match="--root is only for checkpoints"):
         cs.init_config("conformer.yaml", root="model")
     Path("ours.yaml").write_text("model: {tensors: {a: {shape: [2]}}}\n")
-    with pytest.raises(cs.ConfigError, match="ours.yaml: it is a destination already"):
+    with pytest.raises(cs.ConfigError, match="ours.yaml: it already is a destination"):
         cs.init_config("ours.yaml")
     with pytest.raises(cs.OutputError, match="conformer.yaml"):
         cs.init_config("conformer.yaml", output="conformer.yaml", force=True)

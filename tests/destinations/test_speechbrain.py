@@ -153,10 +153,10 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
         ("speechbrain: recipe.yaml, entry: encoder", r"no entry encoder\. Choose another: .*it makes enc, tied"),
         ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. There is enc, head"),
         ("speechbrain: recipe.yaml, entry: size", "size is 4, no module"),
-        ("speechbrain: recipe.yaml, entry: broken", "size of broken is no module"),
+        ("speechbrain: recipe.yaml, entry: broken", "size of broken is not a module"),
         (
             "speechbrain: recipe.yaml, overrides: {sizes: 3}",
-            "overrides name 'sizes', which is no entry. Did you mean size",
+            "overrides name 'sizes', which is not an entry. Did you mean size",
         ),
         ("speechbrain: recipe.yaml, overrides: [3]", r"overrides is \[3\]"),
         ("speechbrain: recipe.yaml, overrides: {size: x}", "recipe.yaml"),
@@ -184,7 +184,7 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
         ("modules: {a: !new:torch.nn.Linear [1, 2]", "did not find expected"),
         ("modules: !new:torch.optim.Adam", r"Invalid argument to class torch\.optim\.Adam"),
         ("a: !ref <b>\nb: 3", "no entry modules"),
-        ("- !ref <b>", "no mapping of hyperparameters"),
+        ("- !ref <b>", "not a mapping of hyperparameters"),
         ("modules:\n    a: !include:nothing.yaml", "FileNotFoundError"),
     ],
 )

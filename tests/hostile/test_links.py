@@ -186,7 +186,9 @@ def test_a_file_that_becomes_a_link_after_the_plan_is_not_followed() -> None:
     plan = cs.convert("m")
     Path("m/tokenizer.json").unlink()
     Path("m/tokenizer.json").symlink_to(secret())
-    with pytest.raises(cs.PlanError, match=r"tokenizer\.json is a link out of its folder, which is not followed"):
+    with pytest.raises(
+        cs.PlanError, match=r"tokenizer\.json is a link to outside of its folder, which is not followed"
+    ):
         cs.apply(plan, "out")
     assert not Path("out").exists()
 
@@ -198,7 +200,7 @@ def test_a_configuration_of_an_adapter_that_leads_out_is_refused() -> None:
     Path("lora/adapter_config.json").rename("elsewhere/adapter_config.json")
     Path("lora/adapter_config.json").symlink_to("../elsewhere/adapter_config.json")
     for given in ("lora", "lora/adapter_model.safetensors"):
-        with pytest.raises(cs.SourceError, match=r"adapter_config\.json is a link out of its folder"):
+        with pytest.raises(cs.SourceError, match=r"adapter_config\.json is a link to outside of its folder"):
             cs.lora_merge("m", given)
 
 

@@ -1,4 +1,4 @@
-"""What a document says of a model of transformers: the fields of its configuration, overrides, the class it names."""
+"""Reads a document about a model of transformers: the fields of its configuration, overrides, its class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .written import WrittenConfig, files_of
 __all__ = ["Described", "describe", "library"]
 
 OLDEST = 5
-"""The first version of transformers that is known here."""
+"""The oldest major version of transformers that is supported."""
 _OWN = ("transformers", "architecture")
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a document describes: the class of the model, its configuration, the files that go beside its weights."""
+    """A model of transformers: its class, its configuration, and the files that go next to its weights."""
 
     model_class: Any
     config: Any
@@ -42,7 +42,7 @@ class Described:
 
 
 def library(document: Document) -> Any:
-    """Return the package transformers; raises ConfigError where it is missing or too old."""
+    """Return the package transformers; raises ConfigError if it is missing or too old."""
     try:
         found = importlib.import_module("transformers")
         importlib.import_module("transformers.conversion_mapping")
@@ -57,7 +57,7 @@ def library(document: Document) -> Any:
 
 
 def describe(document: Document, package: Any) -> Described:
-    """Return what a config.json, or a section of ours that names one, describes; raises ConfigError."""
+    """Return the model that a config.json, or a section of ours that names one, describes; raises ConfigError."""
     fields, folder, where = _fields(document)
     config_class = _config_class(document, package, fields)
     overrides = {name: value for name, value in document.model.items() if name not in _OWN}
@@ -66,7 +66,8 @@ def describe(document: Document, package: Any) -> Described:
     model_class = getattr(package, name)
     if fields.get("quantization_config") is not None:
         raise document.fail(
-            "it has a quantization_config; quantised models are no destinations.", "Take it out, and quantise at last."
+            "it has a quantization_config; a quantised model cannot be a destination.",
+            "Remove it, and quantise the result.",
         )
     merged = merged_fields(config_class, fields, overrides)
     try:
@@ -80,7 +81,7 @@ def describe(document: Document, package: Any) -> Described:
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
-    """Return the fields of the config.json, the folder that it lies in, and what it is called."""
+    """Return the fields of the config.json, its folder and its name."""
     if not document.model:
         return dict(document.content), os.path.dirname(document.path), document.name
     named = document.model["transformers"]
@@ -88,22 +89,22 @@ def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
         named = os.path.join(named, "config.json")
         if leads_out(document.resolve(named)):
             raise document.fail(
-                f"{escape(named)} is a link out of its folder, which is not followed.", "Name the file itself."
+                f"{escape(named)} is a link to outside of its folder, which is not followed.", "Name the file itself."
             )
     text = document.text_file(named, "transformers")
     try:
         fields = read_json(text)
     except ValueError as error:
-        raise document.fail(f"{escape(named)} is no JSON: {escape(str(error))}.") from None
+        raise document.fail(f"{escape(named)} is not valid JSON: {escape(str(error))}.") from None
     if not isinstance(fields, dict) or not ("model_type" in fields or "architectures" in fields):
         raise document.fail(
-            f"{escape(named)} is no configuration of transformers: it has neither model_type nor architectures."
+            f"{escape(named)} is not a configuration of transformers: it has neither model_type nor architectures."
         )
     return fields, os.path.dirname(document.resolve(named)), named
 
 
 def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
-    """Return the configuration class of a model_type, or of the architecture where there is none."""
+    """Return the configuration class of a model_type, or of the architecture if there is none."""
     known = package.CONFIG_MAPPING
     kind = fields.get("model_type")
     if kind is None:
@@ -123,14 +124,14 @@ def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -
 def _remote(document: Document, what: str) -> ConfigError:
     return document.fail(
         f"{what} is code that its auto_map names, and code that a configuration names is never run.",
-        "Where you trust it, import it yourself: model: {_target_: package.function}.",
+        "If you trust it, import it yourself: model: {_target_: package.function}.",
     )
 
 
 def _architecture(
     document: Document, package: Any, config_class: Any, fields: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the name of the model's class: as asked, as the file says, or as AutoModel has it; raises ConfigError."""
+    """Return the name of the model's class: as requested, from the file, or AutoModel's; raises ConfigError."""
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
     name = asked if asked is not None else next(iter(listed), None) if isinstance(listed, list) else listed
@@ -154,16 +155,16 @@ def _architecture(
 
 
 def _models(package: Any) -> list[str]:
-    """Return names as they are of models; which of them are need not be known to say which is near."""
+    """Return the names of transformers for suggestions; not all of them are models, which does no harm."""
     return [name for name in dir(package) if name[:1].isupper() and ("For" in name or name.endswith("Model"))]
 
 
 def _automatic(document: Document, package: Any, config_class: Any) -> str:
-    """Return the name of what AutoModel makes of a configuration."""
+    """Return the name of the class that AutoModel chooses for a configuration."""
     try:
         found = package.AutoModel._model_mapping[config_class]
     except KeyError:
         raise document.fail(
-            f"AutoModel has nothing for the model_type {config_class.model_type}.", "Give it an architecture."
+            f"AutoModel has no class for the model_type {config_class.model_type}.", "Give it an architecture."
         ) from None
     return str((found[0] if isinstance(found, tuple) else found).__name__)

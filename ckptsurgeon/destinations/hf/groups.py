@@ -1,4 +1,4 @@
-"""The keys that go into one conversion of transformers, and the operations on them so far."""
+"""The keys that one conversion of transformers takes, and the operations on them so far."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ...tensors.info import TensorInfo
 
 __all__ = ["Chain", "Group", "Naming", "Row", "Unknown", "Value", "Values", "opened"]
 
-# The keys that go into one conversion of transformers, and how they are written as one pattern for all layers.
+# The keys of one conversion, and their pattern for all layers.
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-"""A number that is a segment of its own."""
+"""A number that is a whole segment."""
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 
-class Unknown(Exception):  # noqa: N818 - a signal within the adaption, which says it
-    """A conversion that has no operation of ours."""
+class Unknown(Exception):  # noqa: N818 - caught within this package, which reports it
+    """Raised for a conversion that our operations cannot express."""
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""The name of what each source pattern gives, and how a name of the destination is written."""
+"""The name for each source pattern, and a function that writes a name of the destination."""
 
 
 @dataclass
 class Group:
-    """The tensors that one conversion makes one or several of. ``target`` is the name that it gives their keys."""
+    """The source tensors of one conversion. ``target`` is the name that it gives their keys."""
 
     target: str
     converter: Any
@@ -42,16 +42,16 @@ class Group:
 
     @property
     def keys(self) -> list[str]:
-        """All keys that go into it."""
+        """All keys of the source tensors."""
         return [key for keys in self.found.values() for key in keys]
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """What it has in common with the groups of other layers."""
+        """A value that is equal for the groups of other layers."""
         return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
 
     def outputs(self) -> list[str]:
-        """Return the names of what it makes."""
+        """Return the names of the tensors that it makes."""
         patterns = self.converter.target_patterns
         first = next((one for one in patterns if one in self.target), None)
         if first is None:
@@ -60,11 +60,11 @@ class Group:
         return [head + one + tail for one in patterns]
 
     def literal(self) -> Naming:
-        """Return its names as they are, the keys of a list with their varying number caught."""
+        """Return its names as they are; in the keys of a list, the varying number is a capture."""
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return its names with every number that source and destination share caught; else as they are."""
+        """Return its names with every number that source and destination share as a capture, or as they are."""
         numbers = _NUMBER.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
         if len(numbers) > len(_NAMES) or any(found != numbers for found in kept.values()):
@@ -77,12 +77,12 @@ _NAMES = "nmk"
 
 
 def opened(key: str) -> str:
-    """Return a key with its numbers left out."""
+    """Return a key without its numbers."""
     return _NUMBER.sub("#", key)
 
 
 def _numbered(name: str) -> str:
-    """Return a name of the destination with its numbers as captures, in their order."""
+    """Return a name of the destination with its numbers as captures, in order."""
     captures = iter(_NAMES)
     return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
 
@@ -94,7 +94,7 @@ def _constant(keys: Sequence[str]) -> list[str]:
 
 
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
-    """Return the pattern of some keys: their varying number as ``{e}``, those they share as captures where named."""
+    """Return the pattern of some keys: the varying number as ``{e}``, and shared numbers as captures if named."""
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
         raise Unknown("its keys are not numbered")
     columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
@@ -113,14 +113,14 @@ def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     return _NUMBER.sub(written, keys[0])
 
 
-# The operations of one group of tensors so far, and the tensors that they have made.
+# The operations of one group so far, and the tensors that they make.
 
 Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor on its way: what it is called, which may be a pattern, and its shape. ``many`` are those of a list."""
+    """An intermediate tensor: its name, which may be a pattern, and its shape. ``many`` is set for a list of them."""
 
     name: str
     shape: tuple[int, ...]
@@ -128,7 +128,7 @@ class Value:
 
 
 Values: TypeAlias = dict[str, Value]
-"""By the pattern of the conversion that it stands for."""
+"""Intermediate tensors by their patterns in the conversion."""
 
 
 @dataclass
@@ -143,28 +143,28 @@ class Chain:
     _parts: int = 0
 
     def fresh(self) -> str:
-        """Return a name for what is made on the way."""
+        """Return a new name for an intermediate tensor."""
         self._parts += 1
         return f"{self.write(self.group.target)}.part{self._parts}"
 
     def names(self, patterns: Sequence[str]) -> list[str]:
-        """Return the names in the destination that patterns of the conversion stand for."""
+        """Return the names in the destination for patterns of the conversion."""
         outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
 
     def only(self, values: Values) -> tuple[str, Value]:
-        """Return the one tensor there is."""
+        """Return the only tensor; raises Unknown if there are several."""
         if len(values) != 1 or next(iter(values.values())).many > 1:
             raise Unknown("several tensors go where one is expected")
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern that a single tensor stands for after an operation in place."""
+        """Return the target pattern of a single tensor after an operation in place."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Rename what does not have its name in the destination yet; by key, as renamings are."""
+        """Return the renamings, by key, of tensors that do not have their final names yet."""
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}
         for pattern, value in values.items():

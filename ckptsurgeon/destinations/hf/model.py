@@ -1,4 +1,4 @@
-"""Constructs a model of transformers to learn its tensors, ties and vocabulary axes."""
+"""Constructs a model of transformers to find its tensors, ties and vocabulary axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Facts", "built", "construct", "offline", "vocabulary_of"]
 
 
 class Facts:
-    """What a model says of itself while it is there: its ties, the names it had."""
+    """Facts about a model that are collected while it exists: its ties and its older names."""
 
     def __init__(self, package: Any) -> None:
         self._package = package
@@ -29,7 +29,7 @@ class Facts:
         self._names: Names | None = None
 
     def take(self, model: Any) -> None:
-        """Take everything down; nothing of the model is kept."""
+        """Collect the facts; keeps no reference to the model."""
         self._tied = [
             f"{path}.{key}".removeprefix(".")
             for path, module in model.named_modules()
@@ -38,7 +38,7 @@ class Facts:
         self._names = Names.of(model, self._package)
 
     def fields(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of the destination that hang on the model."""
+        """Return the fields of the destination that depend on the model."""
         assert self._names is not None
         return {
             "implied": _implied(self._tied, ties),
@@ -47,7 +47,7 @@ class Facts:
 
 
 def construct(described: Described, facts: Facts) -> Any:
-    """Construct the model, and take down what it says of itself."""
+    """Construct the model, and collect its facts."""
     model = built(described)
     facts.take(model)
     return model
@@ -61,7 +61,7 @@ def built(described: Described) -> Any:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Let transformers fetch nothing, as nothing was asked for by name, answer nothing, and speak of errors only.
+    """Prevent transformers from downloading and from logging anything but errors.
 
     A configuration may name a backbone whose weights its constructor would download.
     """
@@ -80,7 +80,7 @@ def offline() -> Iterator[None]:
 
 
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of tied tensors that ``save_pretrained`` leaves out: those that the model declares, but for one.
+    """Return the names of tied tensors that ``save_pretrained`` leaves out: all that the model declares, except one.
 
     ``remove_tied_weights_from_state_dict`` of transformers/modeling_utils.py.
     """
@@ -94,17 +94,17 @@ def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
-# Which tensors of a model of transformers run along its vocabulary: those that are longer where it is larger.
+# The axes with a row for each token: those that grow with the vocabulary.
 #
-# No list of names would do: heads are called ``lm_head``, ``ctc_head``, ``cls.predictions``, and MobileBERT has half
-# of its output layer transposed. So the model is built a second time, with more tokens.
+# A list of names is not enough: heads are called ``lm_head``, ``ctc_head``, ``cls.predictions``, and half of
+# MobileBERT's output layer is transposed. So the model is built a second time, with more tokens.
 
 MORE = 10007
-"""How many tokens more; enough that an axis grows too which is rounded up to a power of two."""
+"""Number of added tokens; large enough that an axis rounded up to a power of two grows too."""
 
 
 def vocabulary_of(described: Described, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return the axis of every one of these tensors that runs along the vocabulary, worked out when it is asked for."""
+    """Return for each tensor with a row for each token the axis of these rows; found when first used."""
     return Grown(lambda: _grown(described, tensors))
 
 
@@ -114,17 +114,17 @@ def _grown(described: Described, tensors: Mapping[str, TensorInfo]) -> dict[str,
         return {}
     try:
         other = module_target(lambda: built(larger), kind="transformers", name=described.name)
-    except ConfigError:  # that many tokens cannot be: nothing is known, and nothing will be guessed
+    except ConfigError:  # this model cannot have that many tokens: the axes stay unknown, and are not guessed
         return {}
     return grown_axes(tensors, other.tensors)
 
 
 def _larger(described: Described) -> Described | None:
-    """Return what describes the same model with more tokens; None for a model of images or sounds, which has none."""
+    """Return the description of the same model with more tokens; None for a model without tokens (images, sound)."""
     config = copy.deepcopy(described.config)
     try:
         text = config.get_text_config()
-    except ValueError:  # two vocabularies, and none of them comes first
+    except ValueError:  # two vocabularies, and neither is the main one
         return None
     size = getattr(text, "vocab_size", None)
     if type(size) is not int:

@@ -1,7 +1,7 @@
-"""The names that a model of transformers had before: its base model's prefix, its renamings, its conversions.
+"""The older names of a model of transformers: its base model's prefix, its renamings, its conversions.
 
-What ``from_pretrained`` does to the keys of a checkpoint, by transformers' own functions and tables
-(transformers/conversion_mapping.py, core_model_loading.py), but said, and as operations of ours.
+Does what ``from_pretrained`` does to the keys of a checkpoint, with transformers' own functions and tables
+(transformers/conversion_mapping.py, core_model_loading.py), but reports it, and uses our operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Rename = Callable[..., tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Names:
-    """A model's renamings and conversions, as transformers has them, and how it applies them to a key."""
+    """The renamings and conversions of a model in transformers, and how they apply to a key."""
 
     rename: Rename
     renamings: list[Any]
@@ -38,7 +38,7 @@ class Names:
 
     @staticmethod
     def of(model: Any, package: Any) -> Names:
-        """Take down what a model says of its names."""
+        """Return the renamings and conversions of a model."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, rename_source_key
 
@@ -58,12 +58,12 @@ class Names:
         )
 
     def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
-        """Return what recognises the sources of a destination that has these tensors."""
+        """Return the function that recognises the sources of a destination with these tensors."""
         return replace(self, targets=targets).recognised
 
     def recognised(self, tensors: Mapping[str, TensorInfo]) -> Recognised:
-        """Return what makes the keys of a source those of the destination."""
-        renamings = copy.deepcopy(self.renamings)  # some remember what they have seen
+        """Return the renamings and operations that turn the keys of a source into the destination's."""
+        renamings = copy.deepcopy(self.renamings)  # copied because some keep state
         names: dict[str, str] = {}
         groups: dict[str, Group] = {}
         renamed: list[tuple[str, str]] = []
@@ -81,7 +81,7 @@ class Names:
         return Recognised(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
-        """Return the name that ``from_pretrained`` gives a key, and the pattern of the conversion that it goes into."""
+        """Return the name that ``from_pretrained`` gives a key, and the pattern of its conversion, or None."""
         name, pattern = self.rename(key, renamings, self.converters, self.prefix, self.targets)
         if name not in self.targets and key in self.targets:
             return self.rename(key, [], [], self.prefix, self.targets)
@@ -89,12 +89,12 @@ class Names:
 
     def _converter(self, pattern: str) -> Any:
         found = [one for one in self.converters if pattern in one.source_patterns]
-        return found[-1]  # as in convert_and_load_state_dict_in_model, where the last one of a pattern stays
+        return found[-1]  # as in convert_and_load_state_dict_in_model: the last converter of a pattern wins
 
     def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, Group]
     ) -> tuple[_Converted, dict[str, str]]:
-        """Return what makes the tensors of all groups, and those for which nothing is known that does."""
+        """Return the operations for the tensors of all groups, and the tensors without known operations."""
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[Group]] = {}
         for group in groups.values():
@@ -119,11 +119,11 @@ class Names:
     def _said_prefix(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         added = sum(name == f"{self.prefix}.{key}" for key, name in pairs)
         off = sum(key == f"{self.prefix}.{name}" for key, name in pairs)
-        said = f"{self.prefix}, the base model's prefix in {self.model}, is"
+        head = f"{self.prefix}, the base model's prefix in {self.model}, is"
         if added:
-            yield f"{said} put before {count(added, 'source key')}, as --map '={self.prefix}' would"
+            yield f"{head} put before {count(added, 'source key')}, as --map '={self.prefix}' would"
         if off:
-            yield f"{said} taken off {count(off, 'source key')}, as --map '{self.prefix}=' would"
+            yield f"{head} removed from {count(off, 'source key')}, as --map '{self.prefix}=' would"
 
     def _said_names(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]
@@ -144,7 +144,7 @@ class Names:
 
 @dataclass
 class _Converted:
-    """What conversions come to: operations, each once; names that are still to be given; the tensors they make."""
+    """The result of conversions: operations, each once; renamings that remain; the tensors that they make."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -157,14 +157,14 @@ class _Converted:
 
 
 def _in_order(key: str) -> list[tuple[Any, ...]]:
-    """Return what sorts keys by their numbers, as transformers sorts them before it stacks."""
+    """Return a sort key by the numbers in a key, as transformers sorts keys before it stacks."""
     from transformers.core_model_loading import dot_natural_key
 
     return list(dot_natural_key(key))
 
 
 def _covers(groups: Sequence[Group], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether no other key of the source looks like those of these groups, so that patterns take just theirs."""
+    """Return whether patterns match only the keys of these groups: no other key of the source has their form."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

@@ -1,6 +1,6 @@
-"""Conversions of transformers as operations of ours: what merges, splits and turns the tensors of older checkpoints.
+"""Translates conversions of transformers, which merge, split and transpose older tensors, into our operations.
 
-A conversion is a chain of ``ConversionOps`` (transformers/core_model_loading.py) that all keys of one group go through.
+A conversion is a chain of ``ConversionOps`` (transformers/core_model_loading.py) for all keys of one group.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["rows_of"]
 def rows_of(
     group: Group, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Return the operations of a group, and the names that its tensors are still to be given.
+    """Return the operations of a group, and the renamings that remain.
 
-    Raises Unknown where the conversion is none that is known here.
+    Raises Unknown for a conversion that is not known here.
     """
     names, write = naming
     chain = Chain(group, config, targets, write)
@@ -28,7 +28,7 @@ def rows_of(
     for operation in group.converter.operations:
         step = _STEPS.get(type(operation).__name__)
         if step is None:
-            raise Unknown(f"{type(operation).__name__} of transformers is no operation here")
+            raise Unknown(f"{type(operation).__name__} of transformers is not known here")
         values = step(chain, operation, values)
     return chain.rows, chain.finals(values)
 
@@ -68,12 +68,12 @@ def _chunk(chain: Chain, operation: Any, values: Values) -> Values:
     """``Chunk``: equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise Unknown("the number of its parts stands in the configuration")
+        raise Unknown("the number of its parts is given in the configuration")
     return _split(chain, operation, values, patterns)
 
 
 def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
-    """``Split``: parts as large as the destination has them."""
+    """``Split``: parts with the sizes of the destination."""
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
     sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
@@ -96,7 +96,7 @@ def _split(
 
 
 def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
-    """``Transpose``: two dimensions swapped; with ``check_dims`` only where the shape is not yet right."""
+    """``Transpose``: two dimensions swapped; with ``check_dims`` only if the shape is not yet right."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
     if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
@@ -109,7 +109,7 @@ def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
-    """``Interleave``: every second index behind the others, or back."""
+    """``Interleave``: even indices first and then odd ones, or the inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -119,9 +119,9 @@ def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
 
 
 def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
-    """``PermuteForRope``: the halves of each head from side by side to one behind the other, or back."""
+    """``PermuteForRope``: the two halves of each head from interleaved to consecutive, or the inverse."""
     if not hasattr(operation, "subconfig_key"):
-        raise Unknown("PermuteForRope of this version of transformers is another")
+        raise Unknown("PermuteForRope differs in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
     heads = getattr(config, "num_attention_heads", 1)
     wanted = operation.permute_layer_names
@@ -136,7 +136,7 @@ def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
 
 
 def _turn(chain: Chain, value: Value, shape: Sequence[int], dim: int) -> None:
-    """Swap two dimensions of a tensor that is seen in another shape for it."""
+    """Swap two dimensions of a tensor after a reshape to ``shape``, and reshape it back."""
     if math.prod(shape) != math.prod(value.shape):
         raise Unknown("its shape does not divide")
     chain.rows += [

@@ -1,4 +1,4 @@
-"""Another vocabulary of a model of transformers: where its token ids go, and which tokeniser goes along."""
+"""A new vocabulary for a model of transformers: maps its token ids, and chooses the tokeniser to copy."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "
 LISTED = 8
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
-"""Files of a tokeniser that have its tokens by row, and pieces of sentencepiece, beside which it may have others."""
+"""Files with the pieces of sentencepiece, by row; a tokeniser may have more tokens in other files."""
 CODEC = "audio_tokenizer_config.json"
-"""What a processor has that is a model, with a vocabulary of its own."""
+"""The configuration of a processor that is a model with its own vocabulary."""
 SPECIAL = 4
-"""Pieces that a tokeniser may number otherwise: <unk>, <s>, </s>, <pad>."""
+"""Number of pieces at the beginning that a tokeniser may reorder: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
-"""What settles an id without a place in a transplant; ``part`` is what names the token that plays its part."""
+"""The hint for an id that the new list lacks; ``part`` names the option that gives another token for it."""
 
 
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return how the token ids of a configuration move to a new vocabulary, None if they are its own already.
+    """Return how the token ids of a configuration map to a new vocabulary, None if it already is its own.
 
-    ``own`` is the list beside the configuration, ``rows`` the size that it gives the vocabulary. Raises ConfigError if
-    there are ids and nothing tells of which tokens; those of ``fixed`` fields are new ones.
+    ``own`` is the list next to the configuration, ``rows`` its size of the vocabulary. Raises ConfigError if there are
+    ids whose tokens are not known; ids of ``fixed`` fields already belong to the new vocabulary.
     """
     try:
         return change.renumbering(own, rows)
@@ -50,8 +50,8 @@ def renumbering_of(
             return None
         said = f"{escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
-            f"{said}, and which token that is cannot be told: {error}.",
-            hint=f"Put its tokeniser beside it, or set it in the destination: {_last(lost[0])}: ID.",
+            f"{said}, and its token is not known: {error}.",
+            hint=f"Put its tokeniser next to it, or set it in the destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None
 
@@ -66,11 +66,10 @@ def renumbered(
     fixed: frozenset[str] = frozenset(),
     told: frozenset[str] | None = None,
 ) -> tuple[MovedIds, list[str]]:
-    """Return what becomes of the token ids of a file, and what there is to say.
+    """Return the new token ids of a file, and notes.
 
-    ``new`` is what the new list is called. Fields that are ``fixed`` hold new ids; of those that are not ``told``, but
-    have a default, an id without a place becomes null. Raises ConfigError for any other whose token has no place, with
-    the ``remedy``.
+    ``new`` is the name of the new list. ``fixed`` fields already hold new ids. An id that the new list lacks becomes
+    null if its field is a default, not one of ``told``; otherwise it is a ConfigError with the hint ``remedy``.
     """
     moved = moved_ids(fields, numbers, fixed=fixed)
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
@@ -87,17 +86,17 @@ def renumbered(
         notes.append(f"ids of {name} were not of the tokens that they are called by: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
-        notes.append(f"left out of {name}, since {escape(new)} has no such tokens: {dropped}")
+        notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")
     return moved, notes
 
 
 def renumbered_generation(
     files: Sequence[Companion], numbers: Renumbering, new: str, given: Mapping[str, Any], *, remedy: str = IN_YAML
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files in which the token ids of generation_config.json and of processors follow their tokens, and notes.
+    """Return the files with new token ids in generation_config.json and the files of processors, and notes.
 
-    Fields that are ``given`` in the destination are so here, too. A processor's file that is no JSON object stays as it
-    is. Raises ConfigError as ``renumbered``.
+    Fields ``given`` in the destination get the same values here. A processor's file that is not a JSON object is not
+    changed. Raises ConfigError as ``renumbered`` does.
     """
     made, notes = list[Companion](), list[str]()
     for one in files:
@@ -113,7 +112,7 @@ def renumbered_generation(
 
 
 def _processor(one: Companion) -> dict[str, Any]:
-    """Return the fields of a processor's file, none of any other file and of one that cannot be read."""
+    """Return the fields of a processor's file, {} for another file or one that cannot be read."""
     if one.name in PROCESSORS and one.name != CODEC:
         with suppress(ConfigError, SourceError):
             return _object(one)
@@ -133,7 +132,7 @@ def _object(one: Companion) -> dict[str, Any]:
 def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigError:
     first = lost[0]
     token = f" ({escape(brief_repr(first.token))})" if first.token else ""
-    more = f", and the same goes for {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
+    more = f", and so are {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
     part = f"--token-map '{escape(first.token)}=TOKEN' names the token that plays its part; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(
@@ -150,9 +149,9 @@ def _last(one: LostId) -> str:
 def with_tokenizer_of(
     files: Sequence[Companion], path: str, new: Vocabulary, own: Vocabulary | None
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder with the tokeniser of the list at ``path``, and what there is to say.
+    """Return the files of an output folder with the tokeniser of the list at ``path``, and notes.
 
-    ``own`` is the list among the files as they are: a tokeniser that has the new tokens stays.
+    ``own`` is the list among the current files: a tokeniser that has the new tokens is kept.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
@@ -170,7 +169,7 @@ def with_tokenizer_of(
 
 
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
-    """Return the files of the tokeniser beside a list that is one of them, or whose tokens one of them has."""
+    """Return the files of the tokeniser next to a list, if the list is one of them or has the same tokens."""
     name = os.path.basename(path)
     theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]
     if not is_of_tokenizer(name) and not any(agrees for _, agrees in theirs):
@@ -191,7 +190,7 @@ def _agrees(one: Companion, new: Vocabulary) -> bool | None:
 
 
 def _has_pieces(tokens: Sequence[str], pieces: Sequence[str]) -> bool:
-    """Whether a vocabulary is that of pieces: it has all, in their order, but for the special ones at the beginning."""
+    """Return whether a vocabulary has all pieces, in order, except for the special ones at the beginning."""
     places = {token: place for place, token in enumerate(tokens)}
     found = [places.get(piece, -1) for piece in pieces]
     return min(found) >= 0 and found[SPECIAL:] == sorted(found[SPECIAL:])

@@ -1,4 +1,4 @@
-"""What transformers needs beside changed weights: config.json with changed fields, and the other small files."""
+"""The small files for changed weights of transformers: config.json with changed fields, and the others."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, 
 
 __all__ = ["WrittenConfig", "files_of"]
 
-# The config.json beside weights for transformers: the given one, with the fields that a destination changes.
+# config.json: the given file, with the fields that a destination changes.
 
 Fields = dict[str, Any]
 _OF_THE_LIBRARY = "transformers_version"
 
 
 class WrittenConfig:
-    """The configuration of a destination, and the fields of the given file as they are to be written.
+    """The configuration of a destination, and the fields of the given file with its changes.
 
-    ``to_json_string`` would lose what its class leaves out, as the fields of generation: ``suppress_tokens``.
+    ``to_json_string`` is not used: it would lose fields that the class leaves out, such as ``suppress_tokens``.
     """
 
     def __init__(self, config: Any, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -37,18 +37,18 @@ class WrittenConfig:
         self._fields: Fields = copy.deepcopy(dict(fields))
         if self._fields.get("model_type") is None:
             self._fields["model_type"] = config.model_type
-        if "num_labels" in overrides:  # of which transformers writes the labels
+        if "num_labels" in overrides:  # transformers writes their labels
             self._fields.pop("num_labels")
             self._fields.update({name: getattr(config, name) for name in ("id2label", "label2id")})
         self._fields["architectures"] = config.architectures
 
     @property
     def everything(self) -> Fields:
-        """What the class says, by default too, and what only the file does."""
+        """All fields: those of the class, with defaults, and those that only the file has."""
         return _with_others(self.config.to_dict(), self._fields)
 
     def apply(self, moved: MovedIds) -> None:
-        """Set ids that have moved."""
+        """Set the new token ids."""
         for path, value in moved.changed.items():
             inner, written = self.config, self._fields
             for name in path[:-1]:
@@ -63,18 +63,18 @@ class WrittenConfig:
             written[path[-1]] = value
 
     def companion(self) -> Companion:
-        """Return the file: the given fields as they are now, or all of them if its class takes those otherwise."""
+        """Return the file: the given fields with changes, or all fields if the class reads these differently."""
         text = _text(self._fields)
         if not self._is_taken(text):
             text = _text(_with_others(json.loads(self.config.to_json_string()), self._fields))
         return Companion(CONFIG, text=text)
 
     def _is_taken(self, text: str) -> bool:
-        """Whether the class makes the same configuration of a text."""
+        """Return whether the class makes the same configuration of a text."""
         fields = {name: value for name, value in json.loads(text).items() if name not in FETCHING}
         try:
             taken = type(self.config).from_dict(fields).to_dict()
-        except Exception:  # whatever a class of transformers raises
+        except Exception:  # a class of transformers may raise anything
             return False
         return {**taken, _OF_THE_LIBRARY: ""} == {**self.config.to_dict(), _OF_THE_LIBRARY: ""}
 
@@ -84,7 +84,7 @@ def _text(fields: Fields) -> str:
 
 
 def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
-    """Return fields and those of ``others`` that are not among them, in parts too."""
+    """Return fields plus those of ``others`` that are missing, also in nested parts."""
     made = {**others, **fields}
     for name, value in fields.items():
         inner = others.get(name)
@@ -93,16 +93,17 @@ def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
     return made
 
 
-# What a model of transformers has beside its weights if its vocabulary is not the one of its folder any more.
+# The other small files, if the vocabulary differs from that of the folder.
 
 
 def files_of(
     document: Document, written: WrittenConfig, fields: Mapping[str, Any], folder: str
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files that go beside the weights, and what there is to say of them.
+    """Return the files that go next to the weights, and notes on them.
 
-    ``written`` is the configuration with the document's overrides, whose token ids are moved if the document asks for
-    another vocabulary; ``fields`` and ``folder`` are those of the file. Raises ConfigError for an id without a place.
+    ``written`` is the configuration with the document's overrides; its token ids are changed if the document has
+    another vocabulary. ``fields`` and ``folder`` are those of the file. Raises ConfigError for an id whose token is
+    missing.
     """
     files, before = companions(folder), _size(type(written.config), fields)
     if document.vocabulary is None:
@@ -123,7 +124,7 @@ def _renumbered(
     fields: Mapping[str, Any],
     rows: int,
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Move the token ids of a configuration and of the files beside it; ``fields`` are those of the file."""
+    """Change the token ids of a configuration and of the files next to it; ``fields`` are those of the file."""
     change, given = document.vocabulary, dict(_given(document.model))
     assert change is not None
     fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
@@ -138,7 +139,7 @@ def _renumbered(
 
 
 def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields that a section gives, those in parts of the model too."""
+    """Yield the fields of a section, also those of parts of the model."""
     for name, value in section.items():
         yield name, value
         if isinstance(value, dict):
@@ -148,7 +149,7 @@ def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_fewer_rows(
     document: Document, files: tuple[Companion, ...], written: WrittenConfig, before: int, folder: str
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files without a tokeniser that has tokens beyond the rows, if the document made these fewer.
+    """Return files without a tokeniser that has tokens beyond the rows, if the document reduced the rows.
 
     Raises ConfigError for token ids beyond them.
     """
@@ -171,7 +172,7 @@ def _of_fewer_rows(
 
 
 def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
-    """Return how many rows the file itself gives the vocabulary, 0 for a model that has none."""
+    """Return the size of the vocabulary in the file itself, 0 for a model that has none."""
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):
         if type(one.get("vocab_size")) is int:
@@ -182,6 +183,6 @@ def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
 def _rows(config: Any) -> int:
     try:
         size = getattr(config.get_text_config(), "vocab_size", None)
-    except ValueError:  # two vocabularies, and none of them comes first
+    except ValueError:  # two vocabularies, and neither is the main one
         return 0
     return size if type(size) is int else 0

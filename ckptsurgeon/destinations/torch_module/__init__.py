@@ -1,1 +1,1 @@
-"""Destinations that are torch modules: built without their memory, their initial values drawn when asked for."""
+"""Destinations that are torch modules: built without storage, with initial values drawn when needed."""

@@ -1,4 +1,4 @@
-"""Destinations made from an ``nn.Module``: one that is recorded without storage, or one that is alive."""
+"""Destinations made from an ``nn.Module``: recorded without storage, or a live one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Build = Callable[[], nn.Module]
 
 @dataclass
 class _Built:
-    """A construction: what each key's tensor is, and its place in the recording or its real values."""
+    """A constructed module: the header of each tensor, and its node in the recording or its real values."""
 
     infos: dict[str, TensorInfo]
     ties: dict[str, str]
@@ -57,7 +57,7 @@ class _ModuleSource:
             return _record(self._build, seed)
         except (ConfigError, TypeError, ImportError, SyntaxError):
             raise
-        except Exception as error:  # whatever the constructor trips over without storage, it gets for real
+        except Exception as error:  # if construction without storage fails, construct with storage
             return _construct_for_real(self._build, seed, error)
 
     def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
@@ -70,7 +70,7 @@ class _ModuleSource:
                 if built.record is not None and key in built.refs:
                     tensor = replay(built.record, built.nodes[key], built.refs[key], seed=seed, streams=built.streams)
                 else:
-                    tensor = built.real[key].detach().clone()  # the caller may write into what it gets
+                    tensor = built.real[key].detach().clone()  # a copy, because the caller may write into it
                 data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
             yield key, data
             del tensor, data
@@ -79,7 +79,7 @@ class _ModuleSource:
 def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> TargetSpec:
     """Return the destination that ``build()`` describes.
 
-    Raises ConfigError where it cannot be built or its shapes are not known without data.
+    Raises ConfigError if it cannot be built or its shapes are not known without data.
     """
     try:
         source = _ModuleSource(build)
@@ -110,7 +110,7 @@ def _record(build: Build, seed: int) -> _Built:
             module = build()
             tensors, skipped = state_of(module)
         if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
-            raise Unrecordable("keeps a tensor without values that was made elsewhere")
+            raise Unrecordable("keeps a tensor without values that was made outside of the recording")
         refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
         built = _Built(infos_of(tensors), ties_of(tensors), skipped, record=record, refs=refs, seed=seed)
         built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
@@ -123,7 +123,7 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Name every random node by the first key it reaches and its place there."""
+    """Return for every random node the first key it reaches and its index there."""
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}
     for key, behind_key in nodes.items():
@@ -135,19 +135,21 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
 
 
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
-    """Construct with storage, and say so and what it cost."""
+    """Construct with storage, with a note on the time and memory."""
     began = time.perf_counter()
     with python_random(seed) as used, drawing(), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
         tensors, skipped = state_of(build())
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
-        raise ConfigError(f"{listing(cached)} of it has no values: it is kept between constructions, or made on meta.")
+        raise ConfigError(
+            f"{listing(cached)} of it has no values: it is kept between constructions, or made on the meta device."
+        )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     reason = str(why) if isinstance(why, Unrecordable) else f"fails without storage: {type(why).__name__}: {why}"
     note = (
-        f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
+        f"built with storage in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
         f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
     )
     return _Built(
@@ -156,7 +158,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
 
 
 def _copies(built: _Built) -> Iterator[str]:
-    """Say which tensors start as copies of others, because the model makes its layers from one template."""
+    """Yield a note on tensors that start as copies of others, because the model copies one template layer."""
     first: dict[int, str] = {}
     copies: list[str] = []
     for key, nodes in built.nodes.items():
@@ -170,27 +172,27 @@ def _copies(built: _Built) -> Iterator[str]:
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
-    """Whether all that a tensor has beyond another of the same name in its layer is being copied."""
+    """Return whether a tensor differs from another one of the same name in its layer only by being copied."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
 
 
 def _unset(built: _Built) -> Iterator[str]:
-    """Say which tensors the constructor allocates and never sets."""
+    """Yield a note on tensors that the constructor allocates and never sets."""
     unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
     if unset:
         starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
         yield f"{count(len(unset), 'tensor')} never set by the constructor {starts}: {listing(unset, where='')}"
 
 
-# A destination that is alive: an ``nn.Module`` whose tensors are written in place.
+# Live modules, whose tensors are written in place.
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return a live module's tensors as a destination that keeps what no source gives.
+    """Return a live module's tensors as a destination; it keeps the values that no source gives.
 
-    Raises ConfigError where it has none, or some that cannot be written in place.
+    Raises ConfigError if it has no tensors, or some that cannot be written in place.
     """
     tensors, _ = state_of(model)
     name = type(model).__name__
@@ -215,7 +217,7 @@ def live_target(model: nn.Module) -> TargetSpec:
 
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Writing into what ``state_dict`` gave must be writing into the module."""
+    """Raise ConfigError if writing into the tensors of ``state_dict`` would not write into the module."""
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(
@@ -225,7 +227,7 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     if shared:
         raise ConfigError(
             f"elements of {listing(shared)} share memory (expand), so they cannot be written.",
-            hint="Make it a tensor of its own: .contiguous().",
+            hint="Make it a separate tensor: .contiguous().",
         )
     own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]

@@ -1,4 +1,4 @@
-"""Tensors of which several processes hold a part each: torch's DTensor, as FSDP2 and tensor parallelism make them.
+"""Tensors that are sharded over processes: torch's DTensor, as FSDP2 and tensor parallelism make them.
 
 https://docs.pytorch.org/docs/stable/distributed.tensor.html
 """
@@ -14,18 +14,18 @@ __all__ = ["is_spread", "own_box", "own_part", "part_of", "whole"]
 
 
 def is_spread(tensor: object) -> bool:
-    """Whether something is a tensor that is held in parts."""
+    """Return whether something is a tensor that is sharded over processes."""
     return hasattr(tensor, "full_tensor")
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor, in the same memory; all of it where it is no DTensor."""
+    """Return this process's shard of a tensor, in the same memory; the whole tensor if it is not a DTensor."""
     held: Tensor = tensor.detach().to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return held
 
 
 def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
-    """Return which part that is: for each dimension where it begins and ends."""
+    """Return the bounds of this process's shard: start and end for each dimension."""
     if not is_spread(tensor):
         return tuple((0, size) for size in tensor.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -35,11 +35,11 @@ def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return of some values those that this process holds of a tensor of their shape."""
+    """Return the part of ``values`` that belongs to this process's shard of ``tensor``, which has the same shape."""
     return values[tuple(slice(*part) for part in own_box(tensor))] if is_spread(tensor) else values
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor; every process that holds a part has to ask."""
+    """Return the whole tensor; all processes with a shard must call it together."""
     found: Tensor = tensor.detach().full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return found

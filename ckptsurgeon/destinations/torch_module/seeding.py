@@ -1,4 +1,4 @@
-"""Torch's and Python's state that is ours for a while: set before each draw, and given back as it was."""
+"""Sets the random state and defaults of torch and Python for a draw, and restores them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["derived_seed", "drawing", "python_random"]
 
 
 def derived_seed(seed: int, key: str, place: int) -> int:
-    """Return the seed of one random operation, from the SHA-256 of what names it."""
+    """Return the seed of one random operation: SHA-256 of the seed, its key and its index."""
     digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw on the CPU with one thread, whatever the caller's defaults; leave them and the random state as they were."""
+    """Draw on the CPU with one thread, whatever the caller's defaults; restore them and the random state."""
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     try:
@@ -34,7 +34,7 @@ def drawing() -> Iterator[None]:
 
 @contextmanager
 def python_random(seed: int) -> Iterator[list[bool]]:
-    """Seed the generators of Python and numpy, tell whether they were used, leave them as they were."""
+    """Seed the generators of Python and numpy, yield a list that tells whether they were used, and restore them."""
     python, array = random.getstate(), numpy.random.get_state()
     random.seed(seed)
     numpy.random.seed(seed % 2**32)

@@ -1,4 +1,4 @@
-"""What the state dict of an ``nn.Module`` holds: headers, ties, axes that grow with the vocabulary."""
+"""The state dict of an ``nn.Module``: headers, ties, and axes that grow with the vocabulary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Grown", "grown_axes", "infos_of", "state_of", "ties_of"]
 
 
 def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of a module's state dict, and the keys of what else is in it.
+    """Return the tensors of a module's state dict, and the keys of its other entries.
 
-    Raises ConfigError where it is no module, or its shapes are not known without data.
+    Raises ConfigError if it is not a module, or its shapes are not known without data.
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(f"it is a {escape(type(module).__name__)}, not an nn.Module.")
@@ -55,7 +55,7 @@ def _info(key: str, tensor: Tensor) -> TensorInfo:
 
 
 def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Map every key that is the same view of the same storage as an earlier key to that first key."""
+    """Map every key whose tensor is the same view of the same storage as an earlier key's to that earlier key."""
     first: dict[Any, str] = {}
     ties: dict[str, str] = {}
     for key, tensor in tensors.items():
@@ -67,13 +67,13 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
     return ties
 
 
-# Which axes of a model are as long as its vocabulary: those that grow when it does. Found by building it twice.
+# Axes that are as long as the vocabulary: those that grow with it. Found by building the model twice.
 
 Tensors = Mapping[str, TensorInfo]
 
 
 class Grown(Mapping[str, int]):
-    """The axis of each tensor that grows, worked out when somebody asks: it takes as long as building the model."""
+    """The growing axis of each tensor, computed on first use: it takes as long as building the model."""
 
     def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
         self._find = find
@@ -93,9 +93,9 @@ class Grown(Mapping[str, int]):
 
 
 def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
-    """Return the axis of each tensor along which ``grown``, of a model with more tokens, is longer.
+    """Return the axis of each tensor along which it is longer in ``grown``, a model with more tokens.
 
-    A table of tokens by tokens grows along two; it is left to whoever names one.
+    A table of tokens by tokens grows along two axes; it is left out, and the user has to name one.
     """
     found: dict[str, int] = {}
     for key, info in tensors.items():

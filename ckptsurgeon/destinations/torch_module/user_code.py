@@ -18,15 +18,15 @@ from .._document import Document
 
 __all__ = ["imported", "own_file", "user_code"]
 
-# Runs the code that a user's configuration names: where it is found, what it may not do, which file it lies in.
+# Running code that a configuration names: its search path, its limits, its file.
 
 
 @contextmanager
 def user_code(document: Document) -> Iterator[None]:
-    """Let modules be found in the working directory and the configuration's folder, for this time only.
+    """Make modules of the working directory and the configuration's folder importable during the block.
 
-    What the code prints goes to stderr: stdout is for answers. It may neither end the program nor leave it in
-    another folder.
+    The code's prints go to stderr, because stdout is for answers. It can neither end the program nor change the
+    working directory.
     """
     before, here = list(sys.path), os.getcwd()
     folder = os.path.abspath(document.folder)
@@ -42,7 +42,7 @@ def user_code(document: Document) -> Iterator[None]:
 
 
 def own_file(module: Any) -> str:
-    """Return the file of a module, '' where it is installed or part of Python."""
+    """Return the file of a module, '' if it is installed or part of Python."""
     path = getattr(module, "__file__", None)
     if not path:
         return ""
@@ -53,11 +53,11 @@ def own_file(module: Any) -> str:
     return str(path) if near.startswith("..") else near
 
 
-# Imports what a configuration names by ``package.module.thing``, as ``pydoc.locate`` finds it.
+# Importing ``package.module.thing`` as ``pydoc.locate`` does.
 
 
 def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import what a document names, before tensors are watched; returns what ran from where, and own files."""
+    """Import what a document names, before tensors are recorded; returns what ran, and the user's own files."""
     places: dict[str, list[str]] = {}
     files: list[str] = []
     for name in dict.fromkeys(names):
@@ -71,7 +71,7 @@ def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...],
 
 
 def _module_of(document: Document, name: str) -> ModuleType:
-    """Return the module that a dotted name lies in, as hyperpyyaml finds it."""
+    """Return the module of a dotted name, as hyperpyyaml finds it."""
     try:
         found = pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:

@@ -1,1 +1,1 @@
-"""Constructing a module without storage: what its constructor does, written down and run again in part."""
+"""Constructs a module without storage: records what its constructor does, and later runs parts of it."""

@@ -1,4 +1,4 @@
-"""Sees every operation of a construction below autograd, runs it without values and writes it down."""
+"""Intercepts every operation of a construction below autograd, runs it without values and records it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = ["CPU", "Dispatch"]
 CPU = torch.device("cpu")
 
 MAX_CONSTANT = 1 << 24
-"""Elements of a real tensor that are kept when it is changed; a larger one must be overwritten whole."""
+"""Elements of the largest real tensor whose values are kept when it is changed; a larger one must be overwritten."""
 MAX_REAL = 1 << 20
-"""Elements up to which a constant is made for real."""
+"""Elements of the largest constant that is made with storage."""
 
 
 class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation below autograd, runs it on the meta device and records it."""
+    """Intercepts every operation below autograd, runs it on the meta device and records it."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Say no, or torch imports its compiler (a second and 100 MB) to keep it out of here."""
+        """Return False, or torch would import its compiler (a second and 100 MB) just to disable it here."""
         return False
 
     def __init__(self, record: Recording, evaluate: Callable[[Recording, Ref], Tensor]) -> None:
@@ -56,7 +56,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.shown: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunction():  # the disguise is for the constructor, not for us
+        with torch._C.DisableTorchFunction():  # _Disguise is for the constructor's code only
             return self._run(func, args, dict(kwargs or {}))
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -77,15 +77,15 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs["device"] = META
             kwargs.pop("pin_memory", None)
         if kwargs.get("generator") is not None:
-            kwargs["generator"] = None  # seeded as all the others are
+            kwargs["generator"] = None  # seeded like all other draws
         return self._ghost(func, args, kwargs, written)
 
     def is_ghost(self, tensor: Tensor) -> bool:
-        """Whether the values of a tensor are in the recording, not in the tensor."""
+        """Return whether the values of a tensor are in the recording, not in the tensor."""
         return tensor.is_meta or self.record.knows(tensor)
 
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
-        """Whether an operation concerns small constants only: real tensors, no draw, nothing set as a whole."""
+        """Return whether an operation uses only small constants: real tensors, no draw, nothing overwritten."""
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False
         name = func._schema.name
@@ -96,7 +96,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return not makes(func) or name in ("aten::_to_copy", "aten::lift_fresh")
 
     def _check_origin(self, name: str, args: Any, tensors: list[Tensor]) -> None:
-        """Refuse what was made where the recording did not look: by another one, by a cache, by a file's reader."""
+        """Raise Unrecordable for tensors from outside of the recording: another recording, a cache, a file."""
         if any(tensor.is_meta and not self._is_own(tensor) for tensor in tensors):
             raise self.record.lost("uses a tensor without values that was made elsewhere")
         if name == "aten::set_" and any(
@@ -108,7 +108,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Go on in the recording with a tensor that was made for real (``torch.Tensor(3, 4)`` always is)."""
+        """Add a real tensor to the recording (``torch.Tensor(3, 4)`` always makes a real one)."""
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")
         storage = tensor.untyped_storage()
@@ -123,13 +123,13 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise self.record.lost("changes part of a large tensor that was made for real")
 
     def _ghost(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
-        """Run an operation without values, and write it down if it makes or changes some."""
+        """Run an operation without values, and record it if it makes or changes tensors."""
         settled = {k: CPU if isinstance(v, torch.device) else v for k, v in kwargs.items()}
         recorded = pytree.tree_map_only(Tensor, self._operand, (args, settled))
         name = func._schema.name
         targets = [self.record.ref(tensor) for tensor in written]
         if name.endswith("_") and len(tensors_in((args, kwargs))) == len(written) == 1 and name not in REBINDS:
-            self._add(func, *recorded, name=name, written=targets)  # in place: no shape to work out
+            self._add(func, *recorded, name=name, written=targets)  # in place: the shape does not change
             return written[0]
         originals = {id(tensor): tensor for tensor in tensors_in((args, kwargs))}
         ghosts, ghostly = self._ghosts((args, kwargs))
@@ -142,8 +142,8 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             out = func(*ghosts[0], **ghosts[1])
         except RuntimeError as error:
-            # torch has no narrower class for what it cannot do without values (NotImplementedError is one of these).
-            # A fault of the constructor's own comes again, and is raised, when the values are computed.
+            # torch raises nothing more specific for operations that need values (NotImplementedError is a subclass).
+            # An error in the constructor itself is raised again when it is run with values.
             if written:
                 raise self.record.lost(f"runs {func}, which needs values: {error}") from error
             return self._evaluated(func, args, kwargs)
@@ -155,7 +155,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
 
     def _ghosts(self, tree: Any) -> tuple[Any, dict[int, Tensor]]:
-        """Return arguments with every tensor on the meta device, and which tensor became which."""
+        """Return arguments with every tensor on the meta device, and the map between the tensors."""
         ghostly: dict[int, Tensor] = {}
 
         def ghost(tensor: Tensor) -> Tensor:
@@ -204,15 +204,15 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _operand(self, tensor: Tensor) -> Ref | Tensor:
-        """Return what stands for an operand: a view of the recording, or a copy of a constant."""
+        """Return the recorded form of an operand: a view of the recording, or a copy of a constant."""
         return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
 
     def value(self, tensor: Tensor) -> Tensor:
-        """Return the values of a ghost; raises Unrecordable where they are random."""
+        """Return the values of a ghost; raises Unrecordable if they are random."""
         return self.evaluate(self.record, self.record.ref(tensor))
 
     def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation whose result depends on values (``nonzero``) on the values themselves."""
+        """Run an operation whose shape depends on values (``nonzero``) on real values."""
 
         def real(tensor: Tensor) -> Tensor:
             return self.value(tensor) if self.is_ghost(tensor) else tensor

@@ -1,4 +1,4 @@
-"""A recording: the operations of a construction as nodes, the storages they fill, and what operations do."""
+"""A recording: the operations of a construction as nodes, the storages they fill, and the effects of operations."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ __all__ = [
 META = torch.device("meta")
 
 
-class Unrecordable(Exception):  # noqa: N818 - a signal between two modules, never shown as an error
-    """The constructor does what a recording cannot follow."""
+class Unrecordable(Exception):  # noqa: N818 - caught by the caller, never shown as an error
+    """Raised if the constructor does something that cannot be recorded."""
 
 
 class Ref(NamedTuple):
@@ -52,11 +52,10 @@ class Ref(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """One operation: what it is called with (tensors as Ref), what it reads, changes and makes.
+    """One operation: its arguments (tensors as Ref), and the tensors that it reads, changes and makes.
 
-    ``overwrites`` is set where nothing of the destination's old values survives, ``copies`` where values stay as
-    they are. ``outputs`` holds a Ref for each
-    tensor it returns over a storage that it made.
+    ``overwrites`` is set if no old value of the destination survives, ``copies`` if values are copied unchanged.
+    ``outputs`` holds a Ref for each returned tensor with a new storage.
     """
 
     index: int
@@ -85,23 +84,23 @@ class Recording:
     failure: str = ""
 
     def lost(self, why: str) -> Unrecordable:
-        """Return what to raise where the recording cannot follow; it counts even if the constructor catches it."""
+        """Return the exception for an operation that cannot be recorded; the recording fails even if it is caught."""
         self.failure = self.failure or why
         return Unrecordable(why)
 
     def ref(self, tensor: Tensor) -> Ref:
-        """Return the view that a recorded tensor is."""
+        """Return a recorded tensor as a view of its storage."""
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             raise self.lost(f"makes a {tensor.layout} tensor")
         storage = tensor.untyped_storage()
         number = self.numbers.get(storage._cdata)
         if number is None:
             number = self.numbers[storage._cdata] = len(self.storages)
-            self.storages.append(storage)  # kept, so that its address is never used again
+            self.storages.append(storage)  # kept alive, so that its address is not reused
         return Ref(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def adopt(self, tensor: Tensor) -> Ref:
-        """Take a real tensor into the recording, with a twin without bytes for working out shapes."""
+        """Add a real tensor to the recording, with a twin on the meta device for shapes."""
         ref = self.ref(tensor)
         nbytes = tensor.untyped_storage().nbytes()
         twin = torch.empty(nbytes, dtype=torch.uint8, device=META).untyped_storage()
@@ -110,22 +109,22 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a real tensor that stands for the same recorded view as a ghost: only real ones take real data."""
+        """Return a real tensor for the same recorded view as a ghost: ``.data`` of a real tensor needs real data."""
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]
         storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
         self.numbers[storage._cdata] = ref.storage
-        self.faces.append(storage)  # kept, as the storages are
+        self.faces.append(storage)  # kept alive, like the storages
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
     def twin(self, tensor: Tensor) -> Tensor:
-        """Return a meta tensor that is the same view of the same recorded storage."""
+        """Return a meta tensor for the same view of the same recorded storage."""
         ref = self.ref(tensor)
         ghost = torch.empty(0, dtype=ref.dtype, device=META)
         return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)
 
     def knows(self, tensor: Tensor) -> bool:
-        """Whether the storage of a tensor has been seen."""
+        """Return whether the storage of a tensor is in the recording."""
         return tensor.untyped_storage()._cdata in self.numbers
 
     def add(self, node: Node) -> None:
@@ -137,7 +136,7 @@ class Recording:
 
 
 def covers(ref: Ref, record: Recording) -> bool:
-    """Whether a view is all of its storage, each element once."""
+    """Return whether a view covers its whole storage, each element once."""
     elements = 1
     for size in ref.size:
         elements *= size
@@ -154,7 +153,7 @@ def _dense(ref: Ref) -> bool:
     return True
 
 
-# What torch's operations do to tensors, by their names and schemas.
+# Effects of torch's operations on tensors, by their names and schemas.
 
 aten = torch.ops.aten
 
@@ -166,24 +165,24 @@ ALLOCATES = {
     "aten::new_empty_strided",
 }
 COPIES = {"aten::clone", "aten::copy_", "aten::detach", "aten::alias"}
-"""Operations that leave values as they are."""
+"""Operations that copy values unchanged."""
 REBINDS = {"aten::set_", "aten::resize_", "aten::detach_", "aten::requires_grad_"}
 OVERWRITES = {
     "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
     "aten::exponential_", "aten::log_normal_", "aten::cauchy_", "aten::geometric_", "aten::eye",
 }  # fmt: skip
-"""Operations that leave nothing of what was in their destination."""
+"""Operations that overwrite all of their destination."""
 SMALL = {
     "aten::arange", "aten::eye", "aten::full", "aten::linspace", "aten::logspace", "aten::ones", "aten::zeros",
     "aten::scalar_tensor", "aten::tril_indices", "aten::triu_indices", "aten::hann_window", "aten::hamming_window",
 }  # fmt: skip
-"""Operations that make constants; small ones are made for real, so that constructors can look at them."""
+"""Operations that make constants; small ones are made with storage, so that constructors can read them."""
 BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator}
-"""Draws whose result has the size of their first argument; torch's own shape rule for them imports sympy."""
+"""Draws whose result has the size of their first argument; torch's shape function for them would import sympy."""
 
 
 def draws(func: Any) -> bool:
-    """Whether an operation takes from the random generator."""
+    """Return whether an operation uses the random generator."""
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
@@ -193,7 +192,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def constant_size(func: Any, args: Any) -> Any:
-    """Return about how many elements a factory makes: the product of its sizes, or its largest number."""
+    """Return the approximate count of elements that a factory makes: the product of its sizes or its largest number."""
     name = func._schema.name
     numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
     if name in ("aten::ones", "aten::zeros", "aten::full"):
@@ -208,7 +207,7 @@ def constant_size(func: Any, args: Any) -> Any:
 
 
 def makes(func: Any) -> bool:
-    """Whether an operation lets one say on which device its result shall be."""
+    """Return whether an operation has an argument for the device of its result."""
     return any(argument.name == "device" for argument in func._schema.arguments)
 
 
@@ -225,7 +224,7 @@ def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm in training changes, of which its schema says nothing."""
+    """Return the running statistics that a batch norm in training changes: its schema does not declare them."""
     if func is not aten.native_batch_norm.default or not args[5]:
         return []
     return tensors_in(args[3:5])

@@ -1,9 +1,9 @@
-"""Watches a module being constructed without storage, and writes down what its construction does.
+"""Records the construction of a module without storage.
 
-Every tensor lives on the meta device and claims to be on the CPU. Each operation that makes or changes values
-becomes a node; ``replay`` later runs just those nodes that lead to the tensors somebody wants. Where a constructor
-asks for a value (``linspace(…).tolist()`` for drop-path rates), the nodes behind it are run at once. What cannot be
-followed raises Unrecordable, and the module is built for real instead.
+Every tensor is on the meta device and claims to be on the CPU: a ghost. Each operation that makes or changes values
+becomes a node; ``replay`` later runs only the nodes that the requested tensors depend on. If a constructor asks for a
+value (``linspace(…).tolist()`` for drop-path rates), the nodes that it depends on are run at once. Operations that
+cannot be recorded raise Unrecordable, and the module is built with storage instead.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .replay import behind, replay
 
 __all__ = ["recording", "release"]
 
-# Gives values to tensors of a recording that outlive it, so that the caller is left with none that has no values.
+# Tensors that outlive the recording get values, so that the caller never has a tensor without values.
 #
-# A constructor may keep what it makes: in a cache, in an attribute of its class. What was recorded has no values, and
+# A constructor may keep a tensor in a cache or in an attribute of its class. A recorded tensor has no values, and
 # would have none for the rest of the process.
 
 MAX_BYTES = 256 << 20
-"""Bytes that are made for what outlives a recording; beyond, it stays without values."""
+"""The most bytes that are made for tensors that outlive a recording; larger ones stay without values."""
 
 logger = logging.getLogger(__name__)
 
 
 def release(record: Recording, seed: int) -> None:
-    """Fill the recorded tensors that something else than the module still holds."""
+    """Fill the recorded tensors that are still referenced from outside of the module."""
     if any(ghost() is not None for ghost in record.ghosts):
-        gc.collect()  # most often it is only a cycle
+        gc.collect()  # usually only reference cycles
     kept = [tensor for ghost in record.ghosts if (tensor := ghost()) is not None]
     record.ghosts.clear()
     if sum(tensor.untyped_storage().nbytes() for tensor in kept) > MAX_BYTES:
@@ -57,7 +57,7 @@ def _fill(record: Recording, tensor: Tensor, seed: int) -> None:
     values = replay(record, nodes, ref, seed=seed, streams=streams).requires_grad_(tensor.requires_grad)
     try:
         torch.utils.swap_tensors(tensor, values)  # type: ignore[no-untyped-call]
-    except RuntimeError as error:  # something in torch itself still refers to it
+    except RuntimeError as error:  # torch itself still refers to it
         logger.warning("a tensor that the constructor keeps elsewhere stays without values: %s", error)
 
 
@@ -66,7 +66,7 @@ _LOOKS = {
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: CPU,
 }
-"""What a ghost answers when asked where it is. Otherwise constructors would skip their work on meta tensors."""
+"""The answers of a ghost about its device. Constructors would skip their work on meta tensors."""
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
 _ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
@@ -77,7 +77,7 @@ _BYTES: set[Any] = {
     torch.Tensor.untyped_storage,
     torch.Tensor.__reduce_ex__,
 }
-"""What a ghost cannot give: the memory that its values lie in."""
+"""What a ghost cannot give: the memory of its values."""
 _SETS_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
@@ -110,13 +110,13 @@ class _Disguise(TorchFunctionMode):
             kwargs["device"] = CPU
         if func is torch.Tensor.to:
             args = tuple(CPU if _is_device(arg) else arg for arg in args)
-        if kwargs.get("out") is not None:  # the caller's default device must not be added to it
+        if kwargs.get("out") is not None:  # the default device must not be added
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _rebound(self, tensor: Tensor, data: Tensor) -> None:
-        """Set the data of a tensor; one that was made for real takes none that has no values."""
+        """Set the data of a tensor; a real tensor cannot take the data of a ghost."""
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if data.is_meta and not tensor.is_meta and self._dispatch.record.knows(data):
                 data = self._dispatch.record.face(data)
@@ -129,7 +129,7 @@ class _Disguise(TorchFunctionMode):
         return copied
 
     def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Give the values of a ghost to Python; what could change them unseen ends the recording."""
+        """Give the values of a ghost to Python; access that could change them unnoticed ends the recording."""
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if not self._dispatch.is_ghost(tensor):
                 if func in _ARRAYS:
@@ -139,12 +139,12 @@ class _Disguise(TorchFunctionMode):
                 raise self._dispatch.record.lost("asks for the memory of a tensor")
             value = func(self._dispatch.value(tensor), *args, **kwargs)
         if func in _ARRAYS:
-            value.flags.writeable = False  # what is written there would not be recorded
+            value.flags.writeable = False  # writes to it would not be recorded
         return value
 
 
 def _index(index: Any) -> Any:
-    """Return an index with its lists as tensors: torch makes them where the tensor says it is, out of our sight."""
+    """Return an index with its lists as tensors: torch would make these on the tensor's device, unrecorded."""
     if isinstance(index, tuple):
         return tuple(_index(part) for part in index)
     if not isinstance(index, (list, numpy.ndarray)):
@@ -161,9 +161,9 @@ def _is_device(arg: Any) -> bool:
 
 @contextmanager
 def recording(evaluate: Callable[[Recording, Ref], Tensor]) -> Iterator[Recording]:
-    """Record what happens to tensors inside the block; ``evaluate`` gives the value of one where it is asked for.
+    """Record the operations on tensors during the block; ``evaluate`` gives the value of a tensor when it is needed.
 
-    Raises Unrecordable at the end where it could not follow, whatever the constructor made of it.
+    Raises Unrecordable at the end if an operation could not be recorded, even if the constructor caught the exception.
     """
     record = Recording()
     dispatch = Dispatch(record, evaluate)
@@ -175,7 +175,7 @@ def recording(evaluate: Callable[[Recording, Ref], Tensor]) -> Iterator[Recordin
 
 @contextmanager
 def _whole_draws(dispatch: Dispatch) -> Iterator[None]:
-    """Record a truncated normal as one operation: its rejection loop asks for values it has just drawn."""
+    """Record a truncated normal as one operation: its rejection loop reads values that it has just drawn."""
     init = torch.nn.init
     original = getattr(init, "_no_grad_trunc_normal_", None)
     if original is None:

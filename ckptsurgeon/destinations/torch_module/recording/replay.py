@@ -1,8 +1,8 @@
-"""Runs just those recorded operations that lead to the tensors somebody wants.
+"""Runs only the recorded operations that the requested tensors depend on.
 
 The generator of each random operation is seeded by the seed, the first state-dict key that the operation reaches,
-and its place among the random operations of that key; so a tensor is the same whatever else is drawn, and in
-whatever order.
+and its index among the random operations of that key. So a tensor does not depend on which others are drawn, nor on
+the order.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .graph import Node, Recording, Ref, Unrecordable, aten
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
 Streams = Mapping[int, tuple[str, int]]
-"""For the index of each random node: the first key it reaches, and its place among that key's random nodes."""
+"""For the index of each random node: the first key it reaches, and its index among that key's random nodes."""
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
-    """Return the nodes that the values of some storages hang on, in the order they ran.
+    """Return the nodes that the values of some storages depend on, in the order they ran.
 
-    A node that overwrites a storage whole hides all that was written to it before.
+    Nodes before one that overwrites the whole storage do not count.
     """
     found: dict[int, Node] = {}
     waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
@@ -37,7 +37,7 @@ def behind(record: Recording, storages: Iterable[int], before: int | None = None
         storage, end = waiting.pop()
         writers = record.writers.get(storage, [])
         for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
-            if (storage, node.index) in walked:  # and so is everything before it, as far as it counts
+            if (storage, node.index) in walked:  # and so are all nodes before it that count
                 break
             walked.add((storage, node.index))
             if node.index not in found:
@@ -49,12 +49,12 @@ def behind(record: Recording, storages: Iterable[int], before: int | None = None
 
 
 def deterministic(nodes: Iterable[Node]) -> bool:
-    """Whether no node draws."""
+    """Return whether no node uses the random generator."""
     return not any(node.random for node in nodes)
 
 
 def evaluate(record: Recording, ref: Ref) -> Tensor:
-    """Return the value of a tensor in the middle of a construction; raises Unrecordable where it is random."""
+    """Return the value of a tensor in the middle of a construction; raises Unrecordable if it is random."""
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
         raise record.lost("asks for the value of a tensor that was just drawn")
@@ -63,7 +63,7 @@ def evaluate(record: Recording, ref: Ref) -> Tensor:
 
 
 def replay(record: Recording, nodes: Sequence[Node], wanted: Ref, *, seed: int, streams: Streams) -> Tensor:
-    """Run ``nodes`` for real and return the wanted view of what they made."""
+    """Run ``nodes`` with storage and return the wanted view of their result."""
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
     real: dict[int, torch.UntypedStorage] = {}
@@ -86,7 +86,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: Ref, *, seed: int, 
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """Give the bytes of a tensor that nobody reads any more to its clone, instead of copying them."""
+    """Give the storage of a tensor that is not read again to its clone, instead of copying it."""
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, Ref) or target is None or last.get(source.storage) != node.index:
         return False
@@ -105,7 +105,7 @@ def _view(record: Recording, real: dict[int, torch.UntypedStorage], leaf: Any) -
 
 
 def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref) -> Tensor:
-    """Return a real view; a storage nothing has been written to yet is made of zeros."""
+    """Return a real view; a storage that nothing has been written to is filled with zeros."""
     storage = real.get(ref.storage)
     if storage is None:
         nbytes = record.storages[ref.storage].nbytes()
@@ -114,7 +114,7 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref) 
 
 
 def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref, tensor: Tensor) -> None:
-    """Remember the storage of a result; where its layout is another than was recorded, lay it out as recorded."""
+    """Store the storage of a result; copies it into the recorded layout if its own differs."""
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
         raise Unrecordable("makes something else on real tensors than it makes without storage")
