@@ -161,7 +161,7 @@ def test_what_is_no_plain_bytes_says_why() -> None:
         "meta": torch.ones(2, device="meta"),
     }
     with cs.open_checkpoint(state) as checkpoint:
-        assert checkpoint["wrapped"].opaque.startswith("it is of the class ")
+        assert checkpoint["wrapped"].opaque.startswith("its class is ")
         assert checkpoint["wrapped"].opaque.endswith("Wrapped")
         assert checkpoint["lazy"].opaque == "its shape is only known after a forward pass"
         assert checkpoint["nested"].opaque == "its values are nested tensors"

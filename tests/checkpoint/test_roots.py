@@ -149,7 +149,7 @@ def test_a_root_may_hang_deep_and_its_keys_may_hold_dots() -> None:
     value = {"a.b": {"c": [{"w": T}, {"v": T}]}, "other": {"x": T}}
     assert list(opened(value, "a.b.c.1")) == ["v"]
     assert list(opened(value, "other")) == ["x"]
-    with pytest.raises(cs.ConfigError, match=r"--root nothing holds no tensors"):
+    with pytest.raises(cs.ConfigError, match=r"--root nothing has no tensors"):
         opened(value, "nothing")
 
 

@@ -172,7 +172,7 @@ MODEL = "d/mp_rank_00_model_states.pt"
 OPTIM = "d/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
 WRONG: dict[str, tuple[str, Any, str]] = {
     "no shapes": (MODEL, lambda s: s.pop("param_shapes"), "has no param_shapes"),
-    "shapes that are none": (MODEL, lambda s: s["param_shapes"][0].update(a=-1), "shapes of parameters that are none"),
+    "shapes that are none": (MODEL, lambda s: s["param_shapes"][0].update(a=-1), "invalid shapes of parameters"),
     "a larger shape": (MODEL, lambda s: s["param_shapes"][0].update({"a.weight": (10**6, 10**6)}), "too few values"),
     "a smaller shape": (MODEL, lambda s: s["param_shapes"][0].pop("a.weight"), "values of the ranks are used"),
     "another group": (MODEL, lambda s: s["param_shapes"].append({}), "groups of parameters and"),
@@ -193,7 +193,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "different numbers of groups",
     ),
     "paddings that are none": (
-        OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "paddings of the parameters",
+        OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "parameters and their paddings",
     ),
 }  # fmt: skip
 

@@ -167,7 +167,7 @@ def test_stale_shards_of_another_count_are_said_whatever_their_width() -> None:
     for name in ("model-00001-of-00002.safetensors", "Model-1-of-3.safetensors"):
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
-        "model.safetensors.index.json does not name Model-1-of-3.safetensors, model-00001-of-00002.safetensors, so "
+        "model.safetensors.index.json does not name Model-1-of-3.safetensors, model-00001-of-00002.safetensors, "
         "so they were not read",
     )
 

@@ -46,7 +46,7 @@ def test_a_data_file_cut_short_is_an_error_that_names_it(stt: Path) -> None:
     said = refused(stt)
     assert f"{BEST}.data-00000-of-00001, which has 11044 bytes: it is cut short" in said
     data.unlink()
-    assert f"its data file {data.name} is not there" in refused(stt)
+    assert f"its data file {data.name} is missing" in refused(stt)
 
 
 def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
@@ -81,7 +81,7 @@ BROKEN = {
     "no message": (index_of({"w": b"\x0f"}), "entry of w is malformed"),
     "a number without end": (index_of({"w": b"\x08" + b"\xff" * 11}), "entry of w is malformed"),
     "a field that is cut short": (index_of({"w": b"\x12\x09"}), "entry of w is malformed"),
-    "no data files": (index_of(ONE, field(1, 0)), "there are 0 data files"),
+    "no data files": (index_of(ONE, field(1, 0)), "it counts 0 data files"),
     "a billion data files": (index_of(ONE, field(1, 10**9)), "1000000000 data files"),
     "a later version": (index_of(ONE, field(1, 1) + field(3, field(2, 9))), "version is too new"),
     "bytes that do not fit the shape": (index_of({"w": entry([3], 8)}), "has 8 bytes"),
@@ -92,7 +92,7 @@ BROKEN = {
     "another data file": (index_of({"w": entry([2], 8, shard=3)}), "data file 3 of 1"),
     "a hundred dimensions": (index_of({"w": entry([1] * 100, 4)}), "over 64 dimensions"),
     "tensors that overlap": (index_of({"v": entry([2], 8), "w": entry([2], 8, offset=4)}), "overlap"),
-    "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of w is not there"),
+    "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of w is missing"),
     "names that are one key": (index_of({"a.b": entry([1], 4), "a/b": entry([1], 4, offset=4)}), "two of its variables would be a.b"),
     "a name that is no text": (table([(b"\xff", block([(b"", HEADER), (b"\xff", entry([2], 8))]))]), "not UTF-8"),
     "keys out of order": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"v", entry([2], 8))]))]), "not in order"),
@@ -101,8 +101,8 @@ BROKEN = {
     "a restart point outside": (table([(b"", block([(b"", HEADER)], [0, 10**6]))]), "no entry begins"),
     "a restart point within an entry": (table([(b"", block([(b"", HEADER)], [0, 2]))]), "no entry begins"),
     "restart points without end": (table([(b"", block([(b"", HEADER)])[:-4] + b"\xff\xff\xff\x0f")]), "restart points"),
-    "a shared prefix of nothing": (table([(b"", b"\x05\x00\x00" + struct.pack("<II", 0, 1))]), "takes what is not there"),
-    "a value beyond the block": (table([(b"", b"\x00\x00\x7f" + struct.pack("<II", 0, 1))]), "takes what is not there"),
+    "a shared prefix of nothing": (table([(b"", b"\x05\x00\x00" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
+    "a value beyond the block": (table([(b"", b"\x00\x00\x7f" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
     "another compression": (table([(b"", block([(b"", HEADER)]))], kind=7), "unsupported compression 7"),
     "a block that is itself the index": (table([(b"", block([(b"", HEADER)]))], index=block([(b"", handle(40, 40))])), "do not follow one another"),
     "a block beyond the end": (table([], index=block([(b"", handle(0, 2**40))])), "do not follow one another"),

@@ -256,13 +256,13 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
     "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
     "no place": (lambda m: m.storage_data.clear(), "does not give the place of a piece of w"),
-    "no places": (lambda m: setattr(m, "storage_data", None), "nowhere"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "does not give the places"),
     "no tensors": (lambda m: setattr(m, "state_dict_metadata", None), "lists no tensors"),
     "another dtype": (
-        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.float64), "said to be float64",
+        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.float64), "declared as float64",
     ),
     "another shape": (
-        lambda m: setattr(m.state_dict_metadata["w"].chunks[0], "sizes", torch.Size([4])), "said to be float32 (4,)",
+        lambda m: setattr(m.state_dict_metadata["w"].chunks[0], "sizes", torch.Size([4])), "declared as float32 (4,)",
     ),
     "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of w"),
@@ -277,7 +277,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
                    m.state_dict_metadata.pop("w")),
         "two entries that would be a",
     ),
-    "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "no size"),
+    "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "invalid number"),
     "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "other dimensions"),
     "a dtype that is none": (
         lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown type",

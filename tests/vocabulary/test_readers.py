@@ -140,30 +140,30 @@ def test_a_sentencepiece_model_that_sentencepiece_made() -> None:
 
 
 WRONG: dict[str, tuple[str, str | bytes, str]] = {
-    "nothing": ("t.txt", "", "holds 0 tokens"),
-    "one token": ("t.txt", "a\n", "holds 1 token"),
-    "a token twice": ("t.txt", "a\nb\na\n", "holds tokens twice: 'a'"),
+    "nothing": ("t.txt", "", "has 0 tokens"),
+    "one token": ("t.txt", "a\n", "has 1 token"),
+    "a token twice": ("t.txt", "a\nb\na\n", "has tokens twice: 'a'"),
     "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
     "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes"),
-    "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Name that file itself"),
+    "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Name that file"),
     "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list of texts"),
     "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),
     "broken YAML": ("config.yaml", "token_list: [a", "config.yaml"),
-    "broken JSON": ("vocab.json", "{", "is no JSON"),
+    "broken JSON": ("vocab.json", "{", "is not valid JSON"),
     "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to numbers"),
     "a number twice": ("vocab.json", '{"a": 0, "b": 0}', "gives two tokens one number"),
-    "a hole": ("vocab.json", '{"a": 0, "b": 2}', "none of number 1"),
+    "a hole": ("vocab.json", '{"a": 0, "b": 2}', "none with the number 1"),
     "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to numbers"),
     "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to numbers"),
-    "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 numbered tokens and none of number 2"),
+    "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 numbered tokens but none with the number 2"),
     "a line's number twice": ("t.txt", "a 0\nb 1\nc 1\n", "two tokens the number 1: 'b' and 'c'"),
-    "lines that count from 2": ("t.txt", "a 2\nb 3\n", "none of number 1"),
-    "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is no label and number"),
-    "a label that is code": ("labels.txt", "'a' => 0\n__import__('os') => 1\n======\n", "is no label"),
-    "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "none of number 1"),
-    "a label's number twice": ("labels.txt", "'a' => 0\n'b' => 0\n======\n", "the number 0 stands twice"),
-    "a model cut short": ("m.model", MODEL[:-20], "is no sentencepiece model"),
-    "a model of noise": ("m.model", b"\xff" * 40, "is no sentencepiece model"),
+    "lines that count from 2": ("t.txt", "a 2\nb 3\n", "none with the number 1"),
+    "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is not a label with a number"),
+    "a label that is code": ("labels.txt", "'a' => 0\n__import__('os') => 1\n======\n", "is not a label"),
+    "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "none with the number 1"),
+    "a label's number twice": ("labels.txt", "'a' => 0\n'b' => 0\n======\n", "the number 0 occurs twice"),
+    "a model cut short": ("m.model", MODEL[:-20], "is not a sentencepiece model"),
+    "a model of noise": ("m.model", b"\xff" * 40, "is not a sentencepiece model"),
 }
 
 
@@ -202,5 +202,5 @@ def test_pairs_of_bytes_are_written_as_tokenizer_json_writes_them() -> None:
     ],
 )  # fmt: skip
 def test_pairs_of_bytes_that_are_none_are_an_error(name: str, content: str) -> None:
-    with pytest.raises(ConfigError, match="is no list of pairs of bytes"):
+    with pytest.raises(ConfigError, match="is not a list of byte pairs"):
         read(name, content)

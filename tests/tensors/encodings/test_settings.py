@@ -116,7 +116,7 @@ def test_a_shard_alone_says_so_whatever_the_verb(tmp_path: Path) -> None:
     model = BY_NAME["fp8-block"]
     folder = sharded(model, tmp_path / "m", apart=lambda key: "scale" in key)
     shard = folder / "model-00001-of-00002.safetensors"
-    one = "model-00001-of-00002.safetensors is one of 2 shards: the tensors of the others are not read"
+    one = "model-00001-of-00002.safetensors is one of 2 shards: the tensors of the other shards are not read"
     parts = "other parts of 2 quantised tensors stay in the other shards"
     plans = {
         "convert": cs.convert(shard), "transplant": cs.transplant(shard, shard),
