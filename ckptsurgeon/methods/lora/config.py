@@ -22,7 +22,7 @@ REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 REFUSED = {
     "layer_replication": "it repeats layers of its base",
-    "target_parameters": "it is on parameters that are no layers",
+    "target_parameters": "it changes parameters that are not layers",
     "trainable_token_indices": "it trains single tokens",
     "use_qalora": "its inputs are pooled",
     "use_bdlora": "its factors are of blocks",
@@ -138,7 +138,7 @@ def _text(value: Any) -> str:
 
 def _list(value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{brief_repr(value)} is no list")
+        raise TypeError(f"{brief_repr(value)} is not a list")
     return value
 
 

@@ -13,7 +13,7 @@ __all__ = ["METHODS"]
 
 @merge_method("linear", paper="https://arxiv.org/abs/2203.05482", elementwise=True)
 def linear(tensors: Tensors, *, weight: PerModel, normalize: bool = True) -> Merging:
-    """Return the weighted mean of the models, or their weighted sum where ``normalize`` is off."""
+    """Return the weighted mean of the models, or their weighted sum if ``normalize`` is off."""
     factors = shares(weight) if normalize else weight
     widened = cancel(factors)
 

@@ -44,7 +44,7 @@ def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0,
 
 
 def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
-    """Return the variance among deltas of each element: exactly zero where they are equal."""
+    """Return the variance among deltas of each element: exactly zero if they are equal."""
     apart = [delta - deltas[0] for delta in deltas[1:]]
     mean = sum(apart, at.xp.zeros_like(deltas[0])) / len(deltas)
     variance: Array = sum(((one - mean) ** 2 for one in apart), mean**2) / len(deltas)

@@ -51,9 +51,9 @@ def ties(
 ) -> Merging:
     """Return the base and the mean of the largest changes, of those with the sign of the majority.
 
-    Of each model's delta the share ``density`` of largest magnitude is kept; where deltas disagree, those against the
+    Of each model's delta the share ``density`` of largest magnitude is kept; if deltas disagree, those against the
     sign of their weighted sum are dropped. ``normalize`` divides what is left by the weights of those that it is of,
-    element by element; where these sum to zero, it is not divided. ``int8_mask`` changes nothing.
+    element by element; if these sum to zero, it is not divided. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)

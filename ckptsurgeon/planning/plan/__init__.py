@@ -1,1 +1,1 @@
-"""Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
+"""Plans: the origin of the values of every destination tensor, made from headers alone, reviewable as JSON."""

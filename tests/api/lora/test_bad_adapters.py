@@ -23,7 +23,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, where a rank is a whole number from 1 on"),
         ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, where"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, where"),
-        ({"r": 3}, 2, "gives layers.0.q rank 3, but it has rank 2"),
+        ({"r": 3}, 2, "gives layers.0.q rank 3, but has rank 2"),
         ({"lora_alpha": "big"}, 2, "an alpha of 'big'"),
         ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),

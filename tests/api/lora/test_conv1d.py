@@ -141,7 +141,7 @@ def test_what_is_named_as_a_conv1d_and_nothing_tells_is_noted() -> None:
     assert torch.allclose(merged("base/part/model.safetensors", "a")["attn.c_proj.weight"], product)
     assert cs.lora_merge("base/part/model.safetensors", "a").notes == (
         "a: 1 module with names of GPT-2's merged as (out, in), without evidence; a config.json next to the base "
-        "decide: attn.c_proj",
+        "would decide: attn.c_proj",
     )
 
 

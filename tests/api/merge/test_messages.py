@@ -17,8 +17,8 @@ LINEAR = (*PAIR, "-m", "linear")
 TIES = (*PAIR, "-m", "ties", "--base", "base.safetensors")
 
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "one weight": ((*LINEAR, "--weights", "1"), 2, "weight has 1 value for 2 models. Give one to each."),
-    "three weights": ((*LINEAR, "--weights", "1,2,3"), 2, "weight has 3 values for 2 models. Give one to each."),
+    "one weight": ((*LINEAR, "--weights", "1"), 2, "weight has 1 value for 2 models. Give one value for each model."),
+    "three weights": ((*LINEAR, "--weights", "1,2,3"), 2, "weight has 3 values for 2 models. Give one value for each model."),
     "no weights": (LINEAR, 2, "linear needs a weight for each model. Give it with --weights 0.5,0.5."),
     "no weights for three models": (
         (*PAIR, "base.safetensors", "-m", "linear"), 2, "Give it with --weights 0.33,0.33,0.33."
@@ -45,10 +45,10 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a base that is not there": ((*PAIR, "-m", "ties", "--base", "no.safetensors"), 3, "no.safetensors does not exist."),
     "a wrapped model": (
         ("a.safetensors", "wrapped.safetensors", "-m", "linear", "--weights", "1,1"), 4,
-        "wrapped.safetensors lacks head, layers.0.w; a.safetensors lacks 2 tensors. Say --unwrap: ",
+        "wrapped.safetensors lacks head, layers.0.w; a.safetensors lacks 2 tensors. Use --unwrap: ",
     ),
     "a wrapped first model": (
-        ("wrapped.safetensors", "a.safetensors", "-m", "linear", "--weights", "1,1"), 4, "Say --unwrap: "
+        ("wrapped.safetensors", "a.safetensors", "-m", "linear", "--weights", "1,1"), 4, "Use --unwrap: "
     ),
     "a model of another kind": (
         ("a.safetensors", "other.safetensors", "-m", "linear", "--weights", "1,1"), 4,

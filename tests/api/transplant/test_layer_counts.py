@@ -111,7 +111,7 @@ def test_what_was_tied_and_renamed_stays_tied() -> None:
 
 
 def test_an_operation_names_its_tensors_one_by_one() -> None:
-    with pytest.raises(cs.PatternError, match="is several names"):
+    with pytest.raises(cs.PatternError, match="stands for several names"):
         cs.rename("src.pth", operations=[{"split": "enc.layers.{n}.a", "into": ["enc.{n,1}.a", "enc.x.{n}"]}])
 
 
