@@ -305,7 +305,7 @@ def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) 
     Path("recipe.yaml").write_text(yaml.safe_dump({"merge_method": "passthrough", "slices": slices, "tokenizer": rows}))
     done = ckpt("merge", "recipe.yaml", "-n")
     assert done.code == 4
-    assert "model.embed_tokens.weight: the row of '<|im_end|>' is to come from wide, which it is not merged of" in (
+    assert "model.embed_tokens.weight: the row of '<|im_end|>' is to come from wide, which it is not merged from" in (
         " ".join(done.err.split())
     )
 
