@@ -110,7 +110,7 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
     if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
         return f"groups is {groups}, which does not divide {info.shape[0]}"
     if name == "constant" and not _holds(info.dtype, arguments["val"]):
-        return f"{arguments['val']} is not a {info.dtype}"
+        return f"{arguments['val']} is not a value of {info.dtype}"
     return ""
 
 

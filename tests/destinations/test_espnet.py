@@ -296,9 +296,9 @@ def test_an_espnet_that_lacks_something_says_what() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("encoder: {hidden: 3}\nheads: 4\n", "says nothing of a model"),  # another toolkit's
-        ("encoder: {hidden: 3}\ndecoder_conf: {}\n", "says nothing of a model"),
-        ("token_list: [a, b]\n", "says nothing of a model"),
+        ("encoder: {hidden: 3}\nheads: 4\n", "has no `model:` section"),  # another toolkit's
+        ("encoder: {hidden: 3}\ndecoder_conf: {}\n", "has no `model:` section"),
+        ("token_list: [a, b]\n", "has no `model:` section"),
         ("model_type: wav2vec2\nencoder: a\nencoder_conf: {}\n", ""),  # transformers'
         ("modules: !new:torch.nn.Linear\n", ""),  # SpeechBrain's
         ("encoder: conformer\nencoder_conf: {a: [}\n", "line 2"),

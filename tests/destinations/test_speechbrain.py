@@ -152,7 +152,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
         ("speechbrain: recipe.yaml, entry: deep", r"deep needs deep\.a\.b, .*overrides: \{deep: \{a: \{b: …\}\}\}"),
         ("speechbrain: recipe.yaml, entry: encoder", r"no entry encoder\. Choose another: .*it makes enc, tied"),
         ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. There is enc, head"),
-        ("speechbrain: recipe.yaml, entry: size", "size is 4, no module"),
+        ("speechbrain: recipe.yaml, entry: size", "size is 4, neither a module"),
         ("speechbrain: recipe.yaml, entry: broken", "size of broken is not a module"),
         (
             "speechbrain: recipe.yaml, overrides: {sizes: 3}",
@@ -277,4 +277,4 @@ def test_what_stands_many_times_is_looked_at_once() -> None:
 def test_tags_in_comments_and_texts_make_no_speechbrain_file(ckpt: Run) -> None:
     Path("dst.yaml").write_text("# model: !new:torch.nn.Linear\na: 1\n")
     torch.save({"w": torch.ones(2)}, "a.pth")
-    assert "says nothing of a model" in ckpt("transplant", "a.pth", "dst.yaml").err
+    assert "has no `model:` section" in ckpt("transplant", "a.pth", "dst.yaml").err

@@ -174,7 +174,7 @@ def test_verify_opens_none(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     verified = cs.verify("out")
     assert [one.why for one in verified.failed] == [
-        "tokenizer.json beside the weights is a link out of the folder, which is not followed"
+        "tokenizer.json next to the weights is a link to outside of the folder, which is not followed"
     ]
     assert opened
     assert not any("tokenizer" in path for path in opened)
@@ -186,9 +186,7 @@ def test_a_file_that_becomes_a_link_after_the_plan_is_not_followed() -> None:
     plan = cs.convert("m")
     Path("m/tokenizer.json").unlink()
     Path("m/tokenizer.json").symlink_to(secret())
-    with pytest.raises(
-        cs.PlanError, match=r"tokenizer\.json is a link to outside of its folder, which is not followed"
-    ):
+    with pytest.raises(cs.PlanError, match=r"tokenizer\.json is a link out of its folder, which is not followed"):
         cs.apply(plan, "out")
     assert not Path("out").exists()
 

@@ -92,7 +92,7 @@ def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
         ({"memory": 8}, r"--memory 8 is 8 bytes\. Write 8GB or 8MB; 8B is bytes\."),
         ({"models": "a.safetensors"}, r"a\.safetensors is not a recipe\. Name several models, in a list\."),
         ({"models": []}, r"linear needs 1 model, and there is none\."),
-        ({"method": "LINEAR"}, r"no merge method LINEAR\. Did you mean linear\?"),
+        ({"method": "LINEAR"}, r"unknown merge method LINEAR\. Did you mean linear\?"),
         ({"method": "dare-ties"}, r"Did you mean dare_ties\?"),
         ({"on_mising": "skip"}, r"no argument on_mising, and linear no such parameter\. Did you mean on_missing\?"),
         ({"normalise": True}, r"no argument normalise, and linear no such parameter\. Did you mean normalize\?"),
