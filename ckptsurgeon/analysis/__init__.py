@@ -1,1 +1,1 @@
-"""What a checkpoint or an output is: inspected, compared, matched, scanned, verified, explained, shown as a page."""
+"""Inspects, compares, matches, scans, verifies and explains checkpoints, and gathers the data of a page."""

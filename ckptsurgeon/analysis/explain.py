@@ -1,4 +1,4 @@
-"""Explains tensors of a plan: what was decided, and which other sources, rules and policies there were."""
+"""Explains tensors of a plan: what was decided, and the other sources, rules and policies that were possible."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .explanation import Alternatives, Candidate, Explained, Explanation, Passed
 
 __all__ = ["Chooser", "explain"]
 
-# What a destination tensor could have been: other sources, rules, policies and names.
+# Alternatives of a destination tensor: other sources, rules, policies and names.
 
 NEAR = 3
-"""Names that are shown as near."""
+"""The most similar names that are shown."""
 COMPARED = 1 << 18
-"""Names that are compared for all tensors together: some seconds. Of those beyond, none is called near."""
+"""The most names that are compared, for all tensors together: this takes some seconds. Others are not compared."""
 
 Place = tuple[int, str]
-"""A source by its number, and a key of it."""
+"""The index of a source, and a key of it."""
 
 
 class Chooser:
-    """Selects again, as the planner did, and keeps what was passed over."""
+    """Repeats the planner's selection, and keeps the candidates that it passed over."""
 
     def __init__(self, plan: Plan, planning: PlanningInputs) -> None:
         self._plan = plan
@@ -54,7 +54,7 @@ class Chooser:
         self._left = COMPARED
 
     def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
-        """Return what the tensor of a step could have been, which has ``names`` in the destination."""
+        """Return the alternatives for the tensor of a step; ``names`` are its names in the destination."""
         origins = [origin for name in names for origin in self._selection.origins.get(name, ())]
         meant = self._meant(step, origins)
         return Alternatives(
@@ -65,8 +65,8 @@ class Chooser:
             near=tuple(self._near(step)) if step.reason == "missing" else (),
         )
 
-    def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the origin that counts, or would count if the tensor were not initialised."""
+    def _meant(self, step: Step, origins: Sequence[Origin]) -> Origin | None:
+        """Return the origin that is used, or would be used if the tensor were not initialised."""
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
 
@@ -90,8 +90,8 @@ class Chooser:
     def _candidate(self, source: int, key: str, info: TensorInfo, why: str) -> Candidate:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
-    def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[Passed]:
-        """Yield the rules that match the source's key and come later, and the policies that came before."""
+    def _other_rules(self, step: Step, names: Sequence[str], meant: Origin | None) -> Iterator[Passed]:
+        """Yield later rules that match the source's key, and policies that a later one overrides."""
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
@@ -110,7 +110,7 @@ class Chooser:
         return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
 
     def _near(self, step: Step) -> Iterator[Candidate]:
-        """Yield the tensors of the same shape with the nearest names, unused ones first; else the nearest names."""
+        """Yield the tensors of the same shape with the nearest names, unused ones first, or else the nearest names."""
         alike = self._alike.get(step.shape, [])
         self._left -= len(alike)
         if self._left < 0:
@@ -121,7 +121,7 @@ class Chooser:
             yield self._candidate(*place, info, self._use(place))
 
     def _use(self, place: Place) -> str:
-        """Return what became of a tensor of a source."""
+        """Return how a tensor of a source was used."""
         if place in self._left_out:
             return f"left out, {self._left_out[place]}"
         return f"used for {self._uses[place]}" if place in self._uses else "not used"
@@ -139,7 +139,7 @@ def _differs(have: Sequence[int], want: Sequence[int]) -> bool:
 
 
 def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
-    """Return the places whose keys have most words in common with a key, as ``match`` weighs them."""
+    """Return the tensors whose keys share most words with a key, weighted as in ``match``."""
     if not places:
         return []
     from .match.names import Likeness
@@ -150,10 +150,10 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
     return [places[i] for i in ranked[:NEAR] if scores[i] > 0]
 
 
-def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
-    """Explain the destination tensors that patterns name; alternatives are known from ``planning`` alone.
+def explain(plan: Plan, patterns: Sequence[str], planning: Planning | None = None) -> Explained:
+    """Explain the destination tensors that patterns match; alternatives are known only with ``planning``.
 
-    Raises PatternError for a pattern that matches no destination key, and says so where it is one of a source.
+    Raises PatternError for a pattern that matches no destination key; the hint tells if it matches a source key.
     """
     wanted: set[str] = set()
     for text in patterns:
@@ -167,7 +167,7 @@ def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None
 
 
 def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | None) -> Explanation:
-    """Explain a tensor that has ``names`` in the destination."""
+    """Explain a tensor; ``names`` are its names in the destination."""
     given = step.source is not None and step.op != "keep"
     draws = step.draws and not any(source.role == "destination" for source in plan.sources)
     return Explanation(
@@ -181,7 +181,7 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why a tensor comes from no source, '' where it comes from one."""
+    """Return why a tensor comes from no source, '' if it comes from one."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",
@@ -205,8 +205,8 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
     raise PatternError(error.message, hint=hint or error.hint)
 
 
-def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return where the source keys go that a pattern matches, '' where it matches none."""
+def _of_a_source(pattern: KeyPattern, planning: Planning) -> str:
+    """Return what becomes of the source keys that a pattern matches, '' if it matches none."""
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if not hits:
@@ -214,7 +214,7 @@ def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
     names = _names_of(hits[0], planning.selection())
     placed = [name for name in names if name in planning.target.tensors]
     where = f"is there as {listing(placed)}" if placed else _nowhere(names)
-    return f"{escape(hits[0])} is a key of the source, and {where}; --explain speaks of destination keys."
+    return f"{escape(hits[0])} is a key of the source, and {where}; --explain takes destination keys."
 
 
 def _nowhere(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What is said of a tensor when somebody asks why, as plain data."""
+"""The explanation of a tensor, as plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "Passed"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor of a source that this one could have come from, and ``why`` it does not."""
+    """A tensor of a source that could have been used, and ``why`` it is not."""
 
     source: str
     key: str
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Passed:
-    """A rule or policy that is for this tensor too, and ``why`` another counts."""
+    """A rule or policy that matches this tensor too, and ``why`` another one wins."""
 
     text: str
     why: str
@@ -38,10 +38,10 @@ class Passed:
 
 @dataclass(frozen=True, repr=False)
 class Alternatives(Brief):
-    """What a tensor could have been.
+    """The alternatives for a tensor.
 
-    ``sources`` have it and do not give it, ``excluded`` would have it but for an option, ``rules`` match as well,
-    ``policies`` fit its shapes as well, ``near`` are tensors of the sources that could be meant where none has it.
+    ``sources`` have it but are not used, ``excluded`` are left out by an option, ``rules`` match as well, ``policies``
+    fit its shapes as well, ``near`` are tensors of the sources with similar names if no source has it.
     """
 
     sources: tuple[Candidate, ...] = ()
@@ -65,9 +65,9 @@ class Alternatives(Brief):
 class Explanation(Brief):
     """What becomes of one destination tensor, and why.
 
-    ``source`` is the name of the source it comes from, ``because`` says why it comes from none, ``seed`` is that of
-    what is drawn of it, ``ties`` are the other names of the same tensor. ``alternatives`` are None where the plan was
-    read from a file, which does not know them.
+    ``source`` is the name of its source, ``because`` is the reason if it has none, ``seed`` is that of drawn values,
+    ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from a file, which
+    does not have them.
     """
 
     step: Step
@@ -113,7 +113,7 @@ class Explanation(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Explained(InNotebooks):
-    """The tensors that were asked for, in the destination's order."""
+    """The explanations of the requested tensors, in the destination's order."""
 
     tensors: tuple[Explanation, ...]
 

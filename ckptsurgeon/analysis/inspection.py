@@ -1,4 +1,4 @@
-"""What ``inspect`` finds: every tensor of a checkpoint and what lies beside them, as plain data."""
+"""The result of ``inspect``: every tensor of a checkpoint and the file's other entries, as plain data."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = ["AdapterSettings", "Inspection", "StatsSummary", "adapter_settings", "inspection_of", "summary_of"]
 
-# What the configuration of an adapter says of it, taken as it may be: anyone's data, of any type.
+# The settings in an adapter's configuration. The file is untrusted: any field may have any type.
 
 CHARACTERS = 500
 ENTRIES = 1000
-"""What is kept of a text, and of a list or a table: a model has fewer modules of different names."""
+"""The most characters of a text, and entries of a list or table, that are kept."""
 NUMBER = 2**53
-"""Numbers from here on are none that a JSON reader keeps."""
+"""JSON readers may round integers from here on."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """An adapter of PEFT's. What is not said, or not in the type that it should be, is None or empty.
+    """The settings of a PEFT adapter. Missing fields, and fields of a wrong type, are None or empty.
 
-    ``ranks`` and ``alphas`` are those of modules that have others, by PEFT's patterns. ``target_modules`` are the names
-    that its modules end with, or the one expression that they match.
+    ``ranks`` and ``alphas`` are the exceptions for some modules, by PEFT's patterns. ``target_modules`` are suffixes
+    of its modules' names, or the single expression that they match.
     """
 
     peft_type: str
@@ -64,7 +64,7 @@ class AdapterSettings:
 
 
 def adapter_settings(data: object) -> AdapterSettings | None:
-    """Return what a configuration says; None where it names no kind of adapter."""
+    """Return the settings of a configuration; None if it has no kind of adapter."""
     kind = _text(data.get("peft_type")) if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not kind:
         return None
@@ -103,17 +103,17 @@ def _whole(value: object) -> int | None:
 def _number(value: object) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
-    return value if abs(value) < NUMBER else None  # which neither NaN nor an infinity is
+    return value if abs(value) < NUMBER else None  # False for NaN and infinities
 
 
-# What the statistics of many tensors come to.
+# The summary of statistics.
 
 
 @dataclass(frozen=True)
 class StatsSummary:
-    """Counts of elements over all tensors that were measured, ``elements`` of them; the others have no figures.
+    """Counts over the ``elements`` of all measured tensors; other tensors have no figures.
 
-    ``unsound`` are the keys of the tensors that hold a NaN or an infinity.
+    ``unsound`` are the keys of tensors with a NaN or an infinity.
     """
 
     measured: int
@@ -126,7 +126,7 @@ class StatsSummary:
 
 
 def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorInfo]) -> StatsSummary:
-    """Return what the statistics come to."""
+    """Return the summary of the statistics."""
     found = {key: one for key, one in stats.items() if one is not None}
     return StatsSummary(
         measured=len(found),
@@ -141,10 +141,10 @@ def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorIn
 
 @dataclass(frozen=True, repr=False)
 class Inspection(InNotebooks):
-    """A checkpoint as its headers describe it.
+    """The description of a checkpoint from its headers.
 
-    ``nbytes_files`` is the size of its files in bytes; ``codes`` has the tensors that are stored quantised; ``adapter``
-    is what the configuration beside it says, where it is one of PEFT's adapters.
+    ``nbytes_files`` is the size of its files in bytes; ``codes`` has the quantised tensors; ``adapter``
+    has the settings of the configuration next to it, if it is a PEFT adapter.
     """
 
     path: str
@@ -169,15 +169,15 @@ class Inspection(InNotebooks):
 
     @property
     def parameters(self) -> int | None:
-        """Elements of distinct floating tensors, tied ones once; of quantised ones what their codes stand for.
+        """Elements of distinct floating tensors, tied ones once; for quantised ones, of the tensor that the codes mean.
 
-        None if headers do not tell what the codes of some encoding stand for.
+        None if headers do not have this number for some encoding.
         """
         return self.parameters_at_least if all(map(self.codes.is_counted, self.tensors)) else None
 
     @property
     def parameters_at_least(self) -> int:
-        """The parameters, or a number that there are at least, if headers do not tell more."""
+        """The number of parameters, or a lower bound if headers do not have the number."""
         return sum(self.codes.parameters(key, info) for key, info in self.tensors.items() if key not in self.ties)
 
     @property
@@ -187,7 +187,7 @@ class Inspection(InNotebooks):
 
     @property
     def summary(self) -> StatsSummary | None:
-        """What the statistics of all tensors come to, tied ones once; None if there are none."""
+        """The summary of the statistics of all tensors, tied ones once; None without statistics."""
         if self.stats is None:
             return None
         return summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
@@ -253,9 +253,9 @@ def inspection_of(
     *,
     stats: bool = False,
 ) -> Inspection:
-    """Describe an open checkpoint; with ``stats`` read every value of the tensors described, but for codes.
+    """Describe an open checkpoint; with ``stats`` read all values of these tensors, except codes.
 
-    Raises PatternError for a pattern that matches none of its keys.
+    Raises PatternError for a pattern that matches no key.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude)
     tensors = {key: checkpoint[key] for key in chosen.keys}

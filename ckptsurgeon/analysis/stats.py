@@ -18,14 +18,14 @@ from ..tensors.ops.casts import cast
 __all__ = ["BINS", "BLOCK", "Stats", "as_float64", "histogram_of", "stats_of"]
 
 BLOCK = 1 << 18
-"""Elements looked at together."""
+"""Elements of a block."""
 
 
 @dataclass(frozen=True)
 class Stats:
     """Statistics over the finite values; ``std`` is the population's. Counts are of elements.
 
-    A figure is None where there are no finite values, or where it is beyond float64.
+    A figure is None if there are no finite values, or if float64 cannot hold it.
     """
 
     mean: float | None
@@ -38,9 +38,9 @@ class Stats:
 
 
 def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
-    """Read a tensor through and return its statistics; None for complex, packed and opaque ones.
+    """Read a tensor and return its statistics; None for complex, packed and opaque ones.
 
-    Raises SourceError when the file cannot be read, FormatError where it fails its checksum.
+    Raises SourceError when the file cannot be read, FormatError if it fails its checksum.
     """
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
@@ -78,13 +78,13 @@ def as_float64(values: Array, dtype: str) -> Array:
     return wide
 
 
-# How often which values stand in a tensor: equal bins between its extremes.
+# Histograms: equal bins between the extremes.
 
 BINS = 32
 
 
 def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tuple[int, ...]:
-    """Read a tensor through and return how many finite elements lie in each of ``BINS`` bins; () where all are equal.
+    """Read a tensor and return the number of finite elements in each of ``BINS`` bins; () if all are equal.
 
     ``stats`` are those of the tensor. Raises SourceError when the file cannot be read.
     """

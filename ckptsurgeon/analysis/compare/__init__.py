@@ -1,1 +1,1 @@
-"""Holds two checkpoints against each other: by headers, by values, by content under other names."""
+"""Compares two checkpoints: by headers, by values, by content under other names."""

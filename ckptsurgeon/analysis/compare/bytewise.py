@@ -17,14 +17,14 @@ from ...tensors.ops.boxes import blocks
 
 __all__ = ["Seen", "check_records", "check_whole", "is_whole", "unequal_keys"]
 
-# Holds the records that are read against the checksums they were stored with, each once.
+# Checksums: every record that is read is compared with its stored CRC-32, once.
 
 Seen = set[Storage]
-"""The records that were checked. They are told apart by what they are, not by what they say."""
+"""The records that were checked, compared by identity."""
 
 
 def is_whole(info: TensorInfo) -> bool:
-    """Whether a tensor is all of a record that has a checksum, so that the checksum of its bytes is the record's."""
+    """Return whether a tensor fills a record that has a checksum: then the checksum of its bytes is the record's."""
     storage = info.storage
     if storage is None or storage.crc32 is None or not info.is_plain:
         return False
@@ -32,7 +32,7 @@ def is_whole(info: TensorInfo) -> bool:
 
 
 def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> None:
-    """Raise FormatError where a tensor is all of a record whose checksum is not ``crc``."""
+    """Raise FormatError if a tensor fills a record whose checksum is not ``crc``."""
     if is_whole(info):
         assert info.storage is not None
         if info.storage.crc32 != crc:
@@ -41,11 +41,11 @@ def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> N
 
 
 def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
-    """Read the records of tensors that were not checked yet; raises FormatError where one is not what was stored."""
+    """Read the records of tensors that are not checked yet; raises FormatError if one fails its checksum."""
     for key in keys:
         info = source[key]
         if info.storage in seen:
-            continue  # nearly all of them, of which a file may hold a hundred thousand
+            continue  # the usual case, in files with up to a hundred thousand records
         for file, storage in checkable(source, info):
             if storage not in seen:
                 seen.add(storage)
@@ -55,16 +55,16 @@ def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
 Progress = Callable[[int, int], None]
 
 CHUNK = 8 << 20
-"""Bytes that a thread compares before it takes the next range."""
+"""Bytes of a range, which one thread compares at a time."""
 BLOCK = 256 << 10
-"""Bytes held at once of each file: with two threads, what the caches hold."""
+"""Bytes of each file in memory at once, so that two threads stay within the CPU caches."""
 ELEMENTS = 1 << 18
 THREADS = 2
 
 
 @dataclass(frozen=True)
 class _Range:
-    """A run of bytes that both files should share; ``summed`` where a checksum of them was recorded."""
+    """A range of bytes to compare; ``summed`` if its checksum is needed."""
 
     key: str
     first: File
@@ -80,10 +80,10 @@ _Sums = dict[str, list[tuple[int, int, int]]]
 
 
 def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], progress: Progress | None) -> set[str]:
-    """Return the keys whose bytes, laid out contiguously, are not the same.
+    """Return the keys whose bytes, laid out contiguously, differ.
 
-    Every record that is read and was stored with a CRC-32 is held against it, what is equal on the way; raises
-    FormatError. Bytes that both files share are not read.
+    Every record that is read and has a CRC-32 is checked, equal ones during the comparison; raises FormatError. Bytes
+    of the same file on both sides are not read.
     """
     unequal, ranges, odd = set[str](), list[_Range](), list[str]()
     read = [key for key in keys if not _same_place(first, second, key)]
@@ -104,7 +104,7 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 
 
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
-    """Hold what was summed on the way against the checksums of a file, and return the records checked."""
+    """Compare the checksums from the comparison with those of a file; returns the checked records."""
     seen: Seen = set()
     for key, parts in sums.items():
         crc = parts[0][1] if len(parts) == 1 else combine([(crc, nbytes) for _, crc, nbytes in sorted(parts)])
@@ -113,7 +113,7 @@ def _checked(source: Checkpoint, sums: _Sums) -> Seen:
 
 
 def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
-    """Whether two tensors are plain, of one dtype, and the very same bytes of one file."""
+    """Return whether two tensors are plain, of one dtype, and the same bytes of the same file."""
     a, b = first[key], second[key]
     if a.dtype != b.dtype or not (a.is_plain and b.is_plain):
         return False
@@ -136,7 +136,7 @@ def _ranges(first: Checkpoint, second: Checkpoint, key: str) -> Iterator[_Range]
 
 
 def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progress | None) -> _Sums:
-    """Compare ranges in threads; the keys of those that differ are put into ``unequal``."""
+    """Compare ranges in threads; adds the keys of those that differ to ``unequal``."""
     total, done, lock, local = sum(r.nbytes for r in ranges), 0, threading.Lock(), threading.local()
     sums: _Sums = {}
 
@@ -160,7 +160,7 @@ def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progr
         for future in [pool.submit(compare, part) for part in _batches(ranges)]:
             future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or an interrupt, what waits is not compared
+        pool.shutdown(cancel_futures=True)  # drop waiting ranges after an error or an interrupt
     return sums
 
 
@@ -177,9 +177,10 @@ def _batches(ranges: Sequence[_Range]) -> Iterator[list[_Range]]:
 
 
 def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | None:
-    """Compare a range block by block and return its CRC-32 (0 where none is wanted), None where it differs.
+    """Compare a range block by block; returns its CRC-32 (0 if it is not needed), None if the range differs.
 
-    Whole buffers are compared as memory, which views are not. The CRC-32 is taken while the block is in the caches.
+    Compares whole buffers, because these are compared as memory and views are not. The CRC-32 is computed while the
+    block is in the CPU caches.
     """
     crc = 0
     for done in range(0, one.nbytes, BLOCK):
@@ -196,7 +197,7 @@ def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | Non
 
 
 def _same_values(first: Checkpoint, second: Checkpoint, key: str) -> bool:
-    """Whether two tensors of one dtype and shape hold the same values, bit for bit, whatever their layout."""
+    """Return whether two tensors of one dtype and shape have the same values, bit for bit, in any layout."""
     for box in blocks(first[key].shape, ELEMENTS):
         here, there = read_part(first, first[key], box), read_part(second, second[key], box)
         if here.tobytes() != there.tobytes():

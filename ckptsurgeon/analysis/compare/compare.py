@@ -1,4 +1,4 @@
-"""Compares two checkpoints, tensor by tensor, whatever their formats, shards and wrappers."""
+"""Compares two checkpoints, tensor by tensor; formats, shards and wrappers do not matter."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Given = Iterable[str] | None
 def compare_outlines(
     first: Outline, second: Outline, *, values: bool = False, include: Given = (), exclude: Given = ()
 ) -> Difference:
-    """Compare two checkpoints by their headers; ``values`` says that their values are compared next.
+    """Compare two checkpoints by their headers; ``values`` is set if their values are compared next.
 
-    ``include`` and ``exclude`` say of which keys of either. Raises PatternError for a pattern that matches none.
+    ``include`` and ``exclude`` select keys. Raises PatternError for a pattern that matches nothing.
     """
     every = dict.fromkeys((*first.tensors, *second.tensors))
     chosen = chosen_keys(list(every), include, exclude, whose="checkpoint")
@@ -51,13 +51,13 @@ def compare_outlines(
 
 
 def _decoded(first: Outline, second: Outline) -> list[str]:
-    """Say by which settings the same codes stand for other numbers in the second."""
+    """Yield notes on settings by which the same codes mean other numbers in the second checkpoint."""
     both = first.tensors.keys() & second.tensors.keys()
     here, there = ([Decoded.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second))
     found = disagreements(here, first.quantisation, second.quantisation)
     found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
     return [
-        f"the same codes stand for other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
+        f"the same codes mean other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
         f"{escape(second.path)}"
         for name, a, b in dict.fromkeys(found)
     ]
@@ -74,11 +74,11 @@ def compare(
     exclude: Given = (),
     progress: Progress | None = None,
 ) -> Difference:
-    """Compare two open checkpoints, or those of their tensors that patterns choose.
+    """Compare two open checkpoints, or only the tensors that patterns select.
 
-    From headers only, unless ``values`` asks for every byte of what both have, ``renames`` for those of what only one
-    has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
-    FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
+    Reads only headers, unless ``values`` (then all bytes of tensors in both) or ``renames`` (then tensors of one that
+    could be in the other under another name) is set. Bytes of the same file on both sides are not read. Raises
+    SourceError if a file cannot be read, FormatError if a record fails its CRC-32 (safetensors has none),
     PatternError for a pattern that matches nothing.
     """
     outlines = outline_of(first), outline_of(second)

@@ -1,4 +1,4 @@
-"""What differs between two checkpoints, as data."""
+"""The difference of two checkpoints, as plain data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How far two tensors whose bytes differ are apart: of ``differing`` elements, over those that are finite in both.
+    """The distance of two tensors whose bytes differ, over the elements that are finite in both.
 
-    ``differing`` is zero where the values are equal in other bits (zeros of another sign, other NaN). ``relative`` is
-    the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None where a norm is
-    zero, as ``max_abs`` and they are where they are beyond float64. ``nan`` counts elements that are NaN in one of
-    them only, ``inf`` those that are an infinity in one of them only, the other being a number or another infinity.
+    ``differing`` counts the elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
+    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` that of the angle between the two;
+    they are None if a norm is zero, and so is any figure that float64 cannot hold. ``nan`` counts elements that are
+    NaN in only one tensor, ``inf`` those that are an infinity in only one (in the other a number or another infinity).
     """
 
     differing: int
@@ -41,10 +41,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor that both have, with what is different.
+    """A tensor of both checkpoints that differs.
 
-    ``numbers`` is set where its values were read and differ in a byte, unless its type is packed and has no figures,
-    or they are the codes of a quantised tensor: then ``codes`` says of which method.
+    ``numbers`` is set if its values were read and a byte differs, except for packed types, which have no figures, and
+    for the codes of a quantised tensor: then ``codes`` is the method.
     """
 
     key: str
@@ -56,14 +56,14 @@ class Pair:
 
 @dataclass(frozen=True, repr=False)
 class Difference(InNotebooks):
-    """Two checkpoints held against each other.
+    """The result of comparing two checkpoints.
 
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
-    byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
-    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them, once the first's
-    wrappers are off where ``unwrap`` is set. ``same`` are the keys of what is identical, ``not_compared`` those whose
-    values cannot be read (sparse, quantised), with why. ``left_out`` counts the keys that nobody asked to compare.
+    byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
+    with the same bytes, and ``rules`` are the ``--map`` rules that rename them, with ``unwrap`` if it is set. ``same``
+    are the identical keys, ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason.
+    ``left_out`` counts the keys that patterns did not select.
     """
 
     first: str
@@ -92,7 +92,7 @@ class Difference(InNotebooks):
 
     @property
     def differs(self) -> bool:
-        """Whether the two are anything but known to be the same; what could not be compared is not known to be."""
+        """Whether the two differ, or a tensor could not be compared."""
         found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
         return bool(found or self.not_compared)
 

@@ -1,4 +1,4 @@
-"""Measures how far the values of two tensors are apart, block by block, in sums that do not overflow."""
+"""Measures the distance of the values of two tensors, block by block, with sums that do not overflow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .difference import Numbers, Pair, Tolerance
 
 __all__ = ["ZERO", "Scaled", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]
 
-# Sums of products of numbers of any magnitude: the square of 1e200 is no double, nor is that of 1e-200.
+# Sums of products of numbers of any magnitude: a double cannot hold the square of 1e200, nor that of 1e-200.
 
 SAFE = 400
-"""Powers of two whose squares, summed over any tensor, are doubles."""
+"""Exponents up to this can be squared and summed over any tensor within the range of doubles."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ ZERO = Sum()
 
 @dataclass(frozen=True)
 class Scaled:
-    """Values as doubles, over two to the power of ``exponent`` where their magnitude asks for it."""
+    """Values as doubles, divided by two to the power of ``exponent``, which is not 0 only for extreme magnitudes."""
 
     values: Array
     exponent: int = 0
 
 
 def scaled(values: Array) -> Scaled:
-    """Return values whose products can be summed."""
+    """Return values scaled so that their products can be summed."""
     if values.dtype.kind in "iu":
         return Scaled(values.astype("<f8"))
     largest = _largest(values)
@@ -61,11 +61,11 @@ def scaled(values: Array) -> Scaled:
 def _largest(values: Array) -> float:
     if values.dtype.kind == "c":
         return float(np.abs(values).max(initial=0.0))
-    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # without an array of magnitudes
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # needs no array of magnitudes
 
 
 def dot(x: Scaled, y: Scaled) -> Sum:
-    """Return the sum of the products of two vectors, the real part where they are complex."""
+    """Return the sum of the products of two vectors; its real part if they are complex."""
     return Sum(float(np.vdot(x.values, y.values).real), x.exponent + y.exponent)
 
 
@@ -75,7 +75,7 @@ def norm(squares: Sum) -> Sum:
 
 
 def quotient(of: Sum, *by: Sum) -> float | None:
-    """Return a sum over others; None where one of those is zero, or what comes out is no finite double."""
+    """Return a sum divided by others; None if one of these is zero, or the result is not a finite double."""
     if not all(one.value for one in by):
         return None
     value = of.value
@@ -85,7 +85,7 @@ def quotient(of: Sum, *by: Sum) -> float | None:
 
 
 def finite(value: float, exponent: int = 0) -> float | None:
-    """Return a number times a power of two, None where it is beyond the doubles."""
+    """Return a number times a power of two, None if a double cannot hold it."""
     try:
         value = math.ldexp(value, exponent)
     except OverflowError:
@@ -94,12 +94,12 @@ def finite(value: float, exponent: int = 0) -> float | None:
 
 
 ELEMENTS = 1 << 16
-"""Elements held at once of each tensor: what the caches hold of them and of what is made on the way."""
+"""Elements of each tensor in memory at once, so that they and temporary arrays stay within the CPU caches."""
 
 
 @dataclass(frozen=True)
 class _Figures:
-    """What is summed over the blocks of two tensors: of the gap between them, of each, of their product."""
+    """Sums over the blocks of two tensors: for their difference, for each, for their product."""
 
     differing: int = 0
     nan: int = 0
@@ -126,9 +126,9 @@ class _Figures:
 
 
 def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolerance) -> tuple[Numbers | None, bool]:
-    """Return how far the values of a pair are apart, None for types without figures, and whether within the tolerance.
+    """Return the figures of a pair, None for types without figures, and whether it is within the tolerance.
 
-    Integers are compared as such, all else in double precision, an integer with a float too.
+    Two integers are compared exactly, everything else in double precision.
     """
     if not (_has_figures(pair.first) and _has_figures(pair.second)):
         return None, False
@@ -147,7 +147,7 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
 
 
 def _has_figures(info: TensorInfo) -> bool:
-    """Whether values of the type are numbers; quantised and packed ones are only ever moved whole."""
+    """Return whether values of a dtype are numbers; quantised and packed ones are only copied."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 
@@ -166,7 +166,7 @@ def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
 def _figures(x: Array, y: Array, tolerance: Tolerance) -> _Figures:
     """Return the figures of one block."""
     x, y, nan, inf = _finite_in_both(x, y)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 becomes None in the end
+    with np.errstate(over="ignore", invalid="ignore"):  # figures that float64 cannot hold become None
         gap = _gap(x, y)
         a, b, c = scaled(x), scaled(y), scaled(gap)
         return _Figures(
@@ -189,7 +189,7 @@ def _within(gap: Array, second: Array, tolerance: Tolerance) -> bool:
 
 
 def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
-    """Return the values that are finite in both, and how many are NaN, or an infinity, in one of them only."""
+    """Return the values that are finite in both, and the numbers of NaN and of infinities in only one of them."""
     both = np.isfinite(x) & np.isfinite(y)
     if both.all():
         return x, y, 0, 0
@@ -200,7 +200,7 @@ def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
 
 
 def _gap(x: Array, y: Array) -> Array:
-    """Return the magnitudes of the differences; between integers exact, as unsigned ones, which hold them all."""
+    """Return the magnitudes of the differences; for integers exactly, as unsigned ones, which can hold all of them."""
     if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
         gap: Array = np.subtract(x, y)
         return np.abs(gap) if gap.dtype.kind == "c" else np.abs(gap, out=gap)
@@ -209,12 +209,14 @@ def _gap(x: Array, y: Array) -> Array:
         return _gap_of_signed_and_unsigned(x, y)
     unsigned = f"<u{wide.itemsize}"
     low, high = np.minimum(x, y).astype(wide), np.maximum(x, y).astype(wide)
-    exact: Array = high.view(unsigned) - low.view(unsigned)  # modulo their size: right where the signed one overflows
+    exact: Array = high.view(unsigned) - low.view(
+        unsigned
+    )  # modular arithmetic: right even if the signed difference overflows
     return exact
 
 
 def _gap_of_signed_and_unsigned(x: Array, y: Array) -> Array:
-    """Return the gap between 64-bit integers with and without sign, which no type of numpy holds both."""
+    """Return the differences of signed and unsigned 64-bit integers: no dtype of numpy can hold both."""
     a, b = x.astype("<u8"), y.astype("<u8")
     exact = np.where(x > y, a - b, b - a)
     rough = np.abs(x.astype("<f8") - y.astype("<f8"))

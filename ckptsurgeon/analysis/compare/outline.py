@@ -16,11 +16,11 @@ from ...tensors.info import TensorInfo
 
 __all__ = ["Outline", "beside", "outline_from_plain", "outline_of"]
 
-# Work done in another process, beside this one: two large headers are read at once on two cores.
+# Work in a second process: two large headers are read at once, on two cores.
 #
-# Reading a header is Python's own work, which threads of one process do by turns. The other process is forked, so that
-# nothing is imported anew, and gives back plain data. Whatever goes wrong in it, the caller does the work itself, and
-# meets the error itself.
+# Reading a header is Python code, which threads cannot run in parallel. The other process is forked, so that nothing
+# is imported again, and returns plain data. If anything goes wrong in it, the caller does the work itself, and gets
+# the error itself.
 
 _PIECE = 1 << 20
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
@@ -28,16 +28,16 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 @contextmanager
 def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
-    """Start ``work`` in another process; what is given waits for it and returns its plain data, None where it failed.
+    """Start ``work`` in another process; returns a function that waits for its plain data, or None if it failed.
 
-    Where there is no forking, or other threads run, whose locks a forked process would never see released, nothing is
-    started, and None is returned.
+    Returns None and starts nothing if the system cannot fork, or if other threads run: a forked process would never
+    see their locks released.
     """
     if not hasattr(os, "fork") or threading.active_count() > 1:
         yield lambda: None
         return
     read, write = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the child no longer has our handlers
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the child has removed our handlers
     child = os.fork()
     if child == 0:
         os.close(read)
@@ -56,7 +56,7 @@ def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 
 
 def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> None:
-    """Do the work in the child, write what comes of it, and end without a word whatever happens."""
+    """Do the work in the child, write the result, and exit silently, also on errors."""
     status = 1
     try:
         for number in _STOPS:
@@ -71,7 +71,7 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 
 
 def _result(read: int, left: list[int]) -> Any:
-    """Return what a child wrote, None where it did not end well."""
+    """Return the data that a child wrote, None if it failed."""
     pieces = []
     while piece := os.read(read, _PIECE):
         pieces.append(piece)
@@ -81,10 +81,9 @@ def _result(read: int, left: list[int]) -> Any:
 
 @dataclass(frozen=True)
 class Outline:
-    """A checkpoint's path, its tensors by key, and what is to be said of it.
+    """A checkpoint's path, its tensors by key, and notes.
 
-    ``coded`` are the keys of codes, and of each the method and the name of the quantised tensor; ``quantisation`` are
-    the settings of that.
+    ``coded`` maps the keys of codes to the method and name of the quantised tensor; ``quantisation`` has the settings.
     """
 
     path: str
@@ -94,12 +93,12 @@ class Outline:
     quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> Any:
-        """Return plain data of which ``outline_from_plain`` makes it again, without where tensors lie."""
+        """Return plain data for ``outline_from_plain``, without the positions of tensors in files."""
         tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
         return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation)
 
     def only(self, keys: Collection[str]) -> Outline:
-        """Return the outline of those tensors alone that are among ``keys``."""
+        """Return the outline with only the tensors of ``keys``."""
         return replace(self, tensors={key: info for key, info in self.tensors.items() if key in keys})
 
 
@@ -114,7 +113,7 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
 
 
 def outline_from_plain(data: Any) -> Outline:
-    """Return the outline that plain data spells."""
+    """Return the outline from its plain data."""
     path, tensors, notes, coded, said = data
     found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
     return Outline(path, found, tuple(notes), {key: (method, name) for key, (method, name) in coded.items()}, said)

@@ -1,4 +1,4 @@
-"""Finds tensors that two checkpoints hold under different names, by their content."""
+"""Finds tensors that have different names in two checkpoints, by their content."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Make = tuple[str, tuple[int, ...]]
 
 
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
-    """Return a difference in which what only moved is renamed, with the rules that rename it.
+    """Return a difference in which tensors that only moved are renamed, with the rules that rename them.
 
-    Where several tensors hold the same bytes (biases of zeros), those whose names share most go together; whichever
-    do, the first renamed holds the same as the second.
+    If several tensors have the same bytes (biases of zeros), those with the most similar names are paired; any pairing
+    is right, because the bytes are equal.
     """
     old = _by_content(first, found.removed, _makes(second, found.added))
     new = _by_content(second, found.added, _makes(first, found.removed))
@@ -58,7 +58,7 @@ def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
 def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
     """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart.
 
-    Raises FormatError where one of their records fails its checksum.
+    Raises FormatError if a record fails its checksum.
     """
     found: dict[str, list[str]] = defaultdict(list)
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
@@ -81,7 +81,7 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
-    """Yield a tensor's contiguous bytes; what lies so in the file is not read by elements, which may be 6 bits."""
+    """Yield a tensor's contiguous bytes; read as bytes if they are contiguous in the file: elements may have 6 bits."""
     if not info.is_plain:
         yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))
         return
@@ -92,7 +92,7 @@ def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Pair keys of the same content: those that share most of their last segments first, then in natural order."""
+    """Pair keys of the same content: first those that share the most last segments, then in natural order."""
     left, right = sorted(old, key=natural_key), sorted(new, key=natural_key)
     pairs: dict[str, str] = {}
     for depth in range(max(key.count(".") for key in (*old, *new)) + 1, -1, -1):
@@ -107,7 +107,7 @@ def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
 
 
 def _by_end(keys: Sequence[str], depth: int) -> dict[str, list[str]]:
-    """Return keys by their last ``depth`` segments; those that have not as many are left out."""
+    """Return keys by their last ``depth`` segments; keys with fewer segments are left out."""
     found: dict[str, list[str]] = {}
     for key in keys:
         parts = key.split(".")

@@ -1,4 +1,4 @@
-"""Compares the values of tensors that two checkpoints share: bytes first, and numbers only where bytes differ."""
+"""Compares the values of tensors that both checkpoints have: bytes first, and numbers only if bytes differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_values(
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None,
 ) -> Difference:
-    """Return a difference with the values of ``keys``, which have one shape in both, compared."""
+    """Return a difference with the values of ``keys`` compared; their shapes are equal in both."""
     opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
     read = [key for key in keys if key not in opaque]
     fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or no_progress)
@@ -59,7 +59,7 @@ def with_values(
 
 
 def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the method by which a tensor is codes in either checkpoint, "" if its values are numbers in both."""
+    """Return the quantisation method of a tensor that is codes in either checkpoint, "" if it is not."""
     found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
     return next((codes.by_key[key].method for codes in found), "")
 

@@ -1,1 +1,1 @@
-"""Proposes which tensors of one model are which of another's, from headers alone. Proposes only."""
+"""Proposes which tensors of two models correspond, from headers only. Renames nothing."""

@@ -1,4 +1,4 @@
-"""How alike two module paths are, and the change of prefix that makes most keys of one those of another."""
+"""The similarity of module paths, and the change of prefix that maps most keys of one model to another's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _COMPOUND = {
 
 @lru_cache(maxsize=65536)
 def words_of(path: str) -> tuple[str, ...]:
-    """Return the words of a path, each in its common form: ``encoder.layer.#.attention.self.query``."""
+    """Return the words of a path, each in its common form; a number is ``#``."""
     words: list[str] = []
     for segment in path.split("."):
         text = _COMPOUND.get(segment, segment)
@@ -58,7 +58,7 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 class Likeness:
-    """Compares paths of two state dicts; words that stand in few paths count more (inverse frequency)."""
+    """Compares paths of two state dicts; words that occur in few paths count more (inverse frequency)."""
 
     def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
         paths = [*first, *second]
@@ -66,7 +66,7 @@ class Likeness:
         self._weights = {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
 
     def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return (first, second): 0 for paths without a common word, 1 for paths of the same words."""
+        """Return a matrix (first, second): 0 for paths without a common word, 1 for paths of the same words."""
         here, there = self._having(first), self._having(second)
         shared = np.zeros((len(first), len(second)))
         for word in here.keys() & there.keys():
@@ -75,7 +75,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return the positions of the paths that have a word, and have it twice, and so on."""
+        """Return the positions of the paths that have a word at least once, at least twice, and so on."""
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
         for position, path in enumerate(paths):
             for word, number in Counter(words_of(path)).items():
@@ -87,20 +87,20 @@ class Likeness:
         return np.array([sum(self._weights[word] for word in words_of(path)) for path in paths])
 
 
-# Finds the one change of leading segments that gives most of a state dict the names of another, ``backbone.`` off.
+# The change of leading segments (such as removing ``backbone.``) that gives most tensors the names of the other model.
 
 MANY = 8
-"""Fewer tensors under other leading segments are no evidence."""
+"""Fewer tensors with other leading segments are not enough evidence."""
 DEEPEST = 4
-"""How many leading segments may change; a wrapper in a wrapper has two."""
+"""The most leading segments that may change; two nested wrappers have two."""
 
 Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the units that are the same but for the beginning of their paths, which is one for all of them.
+    """Return the pairs of units whose paths differ only in their beginning, by the same change for all.
 
-    That is at least half of the smaller side's tensors, and twice as many as any change that says otherwise.
+    These must be at least half of the smaller side's tensors, and twice as many as for any contradicting change.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}
@@ -118,7 +118,7 @@ def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
 
 
 def _beginnings(units: Sequence[Unit], least: float) -> list[str]:
-    """Return the leading segments of many tensors, the shortest first; '' are those of all."""
+    """Return the leading segments of many tensors, the shortest first; '' is for all tensors."""
     tensors: Counter[str] = Counter()
     for unit in units:
         parts = unit.path.split(".")
@@ -138,7 +138,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return what of another change contradicts the best one."""
+    """Return the pairs of another change that contradict the best one."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

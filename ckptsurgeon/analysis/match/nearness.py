@@ -1,4 +1,4 @@
-"""How near every unit is to every other that it fits, kept while pairs are taken."""
+"""The similarity of each unit to every unit that it fits, updated while pairs are taken."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .units import Fitting, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""How much nearer a name must be than the next nearest to decide."""
+"""How much more similar a name must be than the next one, to be chosen."""
 NEAR = 0.2
-"""How near two names must be at all to decide."""
+"""How similar two names must be at least, to be chosen."""
 CONTEXT = 0.5
-"""What it counts that parents were matched with each other."""
+"""Added to the score of units whose parents are matched."""
 CELLS = 1 << 24
-"""How many pairs are held against each other at once: 4,096 modules a side, each of which fits every other."""
+"""The most pairs that are compared at once: 4,096 modules on each side, if all fit each other."""
 
 Numbers = npt.NDArray[np.float64]
 Parents = tuple[str, str]
 
 
 def parents_of(path: str) -> list[str]:
-    """Return the modules that a path lies in, the innermost first, '' last."""
+    """Return the modules that contain a path, the innermost first, '' last."""
     parts = path.split(".")
     return [".".join(parts[:-up]) for up in range(1, len(parts) + 1)]
 
 
 class _Side:
-    """The units of one side of a block: for each, the other that it is nearest to, how near, and the next nearest."""
+    """The units of one side of a block: for each, its most similar partner, with the score, and that of the next."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -48,7 +48,7 @@ class _Side:
         self.under = {parent: np.array(found).T for parent, found in under.items()}
 
     def refresh(self, scores: Numbers) -> None:
-        """Look again where something changed; ``scores`` has a row for each unit."""
+        """Update the units that changed; ``scores`` has a row for each unit."""
         rows = np.flatnonzero(self.stale)
         if rows.size:
             mine, order = scores[rows], np.arange(rows.size)
@@ -59,21 +59,21 @@ class _Side:
             self.stale[:] = False
 
     def clear(self) -> npt.NDArray[np.bool_]:
-        """Return which units have another that is near, and clearly nearer than the next."""
+        """Return which units have a partner that is similar, and clearly more similar than the next."""
         near = self.score >= NEAR
         clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
         return near & clearly
 
 
 class _Block:
-    """Units of which any may fit any; a score of minus infinity is a pair that does not, or is taken."""
+    """Units that may fit each other, with scores; minus infinity is for a pair that does not fit or is taken."""
 
     def __init__(self, here: Sequence[Unit], there: Sequence[Unit], likeness: Numbers) -> None:
         self.here, self.there = _Side(here), _Side(there)
         self.likeness, self.scores = likeness, likeness.copy()
 
     def agree(self, parents: Parents) -> None:
-        """Let two modules that are the same speak for what is in them, the more the nearer below them."""
+        """Raise the scores of units inside two matched modules, more for those directly below."""
         (rows, ups), (columns, others) = self.here.under[parents[0]], self.there.under[parents[1]]
         cells = np.ix_(rows, columns)
         raised = self.likeness[cells] + CONTEXT / np.maximum.outer(ups, others)
@@ -81,7 +81,7 @@ class _Block:
         self.here.stale[rows] = self.there.stale[columns] = True
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Take units away, where they are in this block."""
+        """Remove units from this block."""
         if a in self.here.at:
             row = self.here.at[a]
             self.there.stale |= self.scores[row] >= self.there.next
@@ -94,7 +94,7 @@ class _Block:
             self.there.stale[column] = True
 
     def mutual(self) -> Iterator[tuple[float, Unit, Unit]]:
-        """Yield the pairs of units that are clearly nearest to each other."""
+        """Yield the pairs of units that are clearly most similar to each other."""
         self.here.refresh(self.scores)
         self.there.refresh(self.scores.T)
         back = self.there.nearest[self.here.nearest] == np.arange(len(self.here.units))
@@ -103,9 +103,9 @@ class _Block:
 
 
 class Nearness:
-    """The scores of all free units: likeness of their names, and what was decided about what they lie in.
+    """The scores of all free units: similarity of names, raised if their parents are matched.
 
-    ``beyond`` counts units that are not compared because too many fit as many.
+    ``beyond`` counts units that are not compared because too many units fit each other.
     """
 
     def __init__(self, fitting: Fitting, likeness: Likeness, agreed: Iterable[Parents]) -> None:
@@ -125,7 +125,7 @@ class Nearness:
             self.agree(parents)
 
     def _parents(self, side: int) -> dict[str, set[int]]:
-        """Return the blocks that have something in a module."""
+        """Return the blocks with units inside a module."""
         found: dict[str, set[int]] = defaultdict(set)
         for number, block in enumerate(self._blocks):
             for parent in (block.here, block.there)[side].under:
@@ -133,20 +133,20 @@ class Nearness:
         return found
 
     def agree(self, parents: Parents) -> None:
-        """Let two modules that are the same speak for what is in them."""
+        """Raise the scores of units inside two matched modules."""
         above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
         for number in above & other:
             self._blocks[number].agree(parents)
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Take two units away."""
+        """Remove two units."""
         for block in {id(one): one for unit in (a, b) if (one := self._block.get(unit))}.values():
             block.take(a, b)
 
     def mutual(self) -> list[tuple[Unit, Unit]]:
-        """Return the pairs that are clearly nearest to each other, the nearest first.
+        """Return the pairs that are clearly most similar to each other, the most similar first.
 
-        Those not nearly as near wait, for what is decided now may say otherwise of them.
+        Much less similar pairs wait, because decisions made now may change their scores.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

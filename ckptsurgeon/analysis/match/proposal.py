@@ -1,4 +1,4 @@
-"""What a match proposes, and what it leaves open."""
+"""The result of ``match``: proposed rules, and what stays open."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Match", "Proposal"]
 
 @dataclass(frozen=True)
 class Match:
-    """Modules of the two sides that should be the same: numbered layers as one, ``{n}`` for the number.
+    """Modules of the two sides that should correspond: numbered layers as one, with ``{n}`` for the number.
 
-    ``why`` is what speaks for it: same name, prefix, name, shape, order.
+    ``why`` is the evidence: same name, prefix, name, shape, order.
     """
 
     first: str
@@ -28,10 +28,10 @@ class Match:
 
 @dataclass(frozen=True, repr=False)
 class Proposal(InNotebooks):
-    """What of a source is what of a destination.
+    """The proposed correspondence of a source and a destination.
 
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
-    maps a module of the destination to the modules of the source that it could be, between which nothing decides.
+    maps a module of the destination to the modules of the source that fit it equally well.
     ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and
     ``undecided`` is the number of destination keys in ambiguous modules.
     """

@@ -1,9 +1,8 @@
-"""Decides which units of two state dicts are the same, the surest first, and never between equals.
+"""Decides which units of two state dicts correspond, the surest first, and never chooses between equal candidates.
 
-What speaks for a pair, in this order: the same path; the same path but for leading segments that most of the model
-has; shapes that nothing else on either side has; names clearly nearer
-to each other than to anything else; the same place among as many equals. What was decided about a pair's parents
-speaks for its children, and narrows what is left.
+The evidence for a pair, in this order: the same path; the same path except for leading segments that most of the model
+has; shapes that nothing else on either side has; names clearly more similar to each other than to any other; the same
+position among equally many equal units. A matched pair is evidence for its children, and narrows what is left.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Matcher:
         self.beyond = 0
 
     def run(self) -> None:
-        """Match modules until nothing more can be decided; then what is left of them, in smaller units."""
+        """Match modules until nothing more can be decided; then the rest, in smaller units."""
         ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
         for view in ("modules", "parts", "tensors"):
             self._open(view)
@@ -46,19 +45,19 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Look at what nothing was decided about, in units of another size."""
+        """Match what is still open, in units of another size."""
         self.fitting = Fitting(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
-        """Return the tensors of one side that nothing was decided about."""
+        """Return the tensors of one side that are still open."""
         taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
         tensors = (self._source, self._destination)[side]
         return {key: info for key, info in tensors.items() if key not in taken}
 
     def _take_all(self, pairs: Pairs) -> bool:
-        """Take pairs as long as both sides are free; returns whether there was one."""
+        """Take the pairs whose units are both free; returns whether there was one."""
         taken = False
         for a, b, why in list(pairs):
             if self.fitting.free(a, b):
@@ -68,7 +67,7 @@ class _Matcher:
         return taken
 
     def _take(self, a: Unit, b: Unit) -> None:
-        """Take a pair away, and let its parents speak for what else is in them."""
+        """Take a pair, and raise the scores of the other units in its parents."""
         self.fitting.take(a, b)
         if self._near is not None:
             self._near.take(a, b)
@@ -86,7 +85,7 @@ class _Matcher:
                 yield unit, other, "same name"
 
     def _moved(self) -> Pairs:
-        """Yield the pairs of a whole model that lies one module deeper, or less deep, or in another."""
+        """Yield the pairs of a whole model that is nested differently: deeper, less deep, or in another module."""
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
@@ -94,13 +93,13 @@ class _Matcher:
         yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
 
     def _by_name(self) -> Pairs:
-        """Yield the pairs of units that are clearly nearest to each other, the nearest first."""
+        """Yield the pairs of units that are clearly most similar to each other, the most similar first."""
         if self._near is None:
             self._near = Nearness(self.fitting, self._likeness, self._agreed)
         yield from ((a, b, "name") for a, b in self._near.mutual())
 
     def _by_order(self) -> Pairs:
-        """Yield pairs of as many equals on both sides of one matched module, in their order."""
+        """Yield pairs of equal units of a matched module in their order, if both sides have the same number."""
         for here, there in self.fitting.equals():
             if 1 < len(here) == len(there) and _numbered_alike(here, there):
                 yield from ((a, b, "order") for a, b in zip(here, there, strict=True))
@@ -108,14 +107,14 @@ class _Matcher:
 
 
 def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
-    """Whether equals are numbered alike: those of one repeated layer have an order that means something."""
+    """Return whether equal units are numbered alike: only then does their order mean something."""
     return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
         "#" in unit.path for unit in (*here, *there)
     )
 
 
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
-    """Yield the modules that two units lie in, level by level; that both lie in the top level says nothing."""
+    """Yield the modules that contain two units, level by level, without the top level, which is no evidence."""
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])
         if parents != ("", ""):
@@ -125,7 +124,7 @@ def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
 def propose(
     first: str, source: Mapping[str, TensorInfo], second: str, destination: Mapping[str, TensorInfo]
 ) -> Proposal:
-    """Propose which tensors of ``source`` are which of ``destination``."""
+    """Propose which tensors of ``source`` correspond to which of ``destination``."""
     matcher = _Matcher(source, destination)
     matcher.run()
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A state dict as modules, and which modules of two state dicts can be the same by their leaves and shapes."""
+"""Groups a state dict into modules, and finds which modules of two state dicts fit by their leaves and shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAVES = {
     "parametrizations.weight.original0": "weight.0",
     "parametrizations.weight.original1": "weight.1",
 }
-"""Names of leaves that are the same: LayerNorm's of TensorFlow, weight norm's before and after torch 2.0."""
+"""Equivalent names of leaves: of LayerNorm in TensorFlow, of weight norm before and after torch 2.0."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -31,10 +31,10 @@ Index = tuple[int, ...]
 
 @dataclass(eq=False)
 class Unit:
-    """Modules that differ in their numbers only. ``path`` has ``#`` for each number; '' is the top level.
+    """Modules whose paths differ only in numbers. ``path`` has ``#`` for each number; '' is the top level.
 
-    ``keys`` gives the key of each leaf of each module, ``makes`` the shapes of its leaves by its numbers; ``order`` is
-    the first's place in the state dict.
+    ``keys`` gives the key of each leaf of each module, ``makes`` the shapes of the leaves by the numbers; ``order`` is
+    the position of the first in the state dict.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Unit:
     makes: dict[Index, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def add(self, index: Index, leaf: str, key: str, info: TensorInfo) -> None:
-        """Take a tensor in."""
+        """Add a tensor."""
         self.keys[index, leaf] = key
         self.makes.setdefault(index, {})[leaf] = info.shape
 
@@ -51,8 +51,8 @@ class Unit:
 def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
     """Return the units of a state dict, in its order.
 
-    ``view`` says what a unit is: "modules"; "parts", where a last number is a name and no layer's (the ``2`` of a
-    Sequential); or "tensors", each one a unit of its own.
+    ``view`` chooses the units: "modules"; "parts", for which a last number is a name, not that of a layer (the ``2`` of
+    a Sequential); or "tensors", each of which is a unit.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -68,7 +68,7 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[U
 
 
 def _split(key: str) -> tuple[str, str]:
-    """Cut a key into its module and its leaf, which for a parametrised weight has three segments."""
+    """Split a key into its module and its leaf; the leaf of a parametrised weight has three segments."""
     found = _PARAMETRIZED.search(key)
     if found:
         return key[: found.start()], key[found.start() :].removeprefix(".")
@@ -76,17 +76,17 @@ def _split(key: str) -> tuple[str, str]:
     return module, leaf
 
 
-# Which units can be the same, by their leaves and shapes alone: asked of kinds of units, of which there are few.
+# Units that fit by their leaves and shapes. Units are grouped into kinds, because there are few of these.
 
 
 def fits(a: Unit, b: Unit) -> bool:
-    """Whether two units can be the same: as many numbers, some in common, and the same leaves and shapes there."""
+    """Return whether two units fit: as many numbers, some in common, and for these the same leaves and shapes."""
     common = [index for index in b.makes if index in a.makes]
     return bool(common) and all(a.makes[index] == b.makes[index] for index in common)
 
 
 class _Kinds:
-    """The units of one side, those of the same numbers, leaves and shapes as one kind; what is taken goes."""
+    """The free units of one side, grouped into kinds with the same numbers, leaves and shapes."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         numbers: dict[frozenset[object], int] = {}
@@ -107,7 +107,7 @@ class _Kinds:
 
 
 class Fitting:
-    """The units that are free on both sides, and which of them fit which."""
+    """The free units of both sides, and which of them fit each other."""
 
     def __init__(self, first: Iterable[Unit], second: Iterable[Unit]) -> None:
         self._first, self._second = _Kinds(first), _Kinds(second)
@@ -118,7 +118,7 @@ class Fitting:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield the kinds that have a module in common, without which nothing fits."""
+        """Yield the pairs of kinds that have a number in common, which is necessary to fit."""
         having: dict[object, list[int]] = defaultdict(list)
         for kind, items in enumerate(self._first.items):
             for item in items:
@@ -137,11 +137,11 @@ class Fitting:
         return list(self._second.of)
 
     def free(self, a: Unit, b: Unit) -> bool:
-        """Whether neither of two units is taken."""
+        """Return whether both units are free."""
         return a in self._first.of and b in self._second.of
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Take two units away."""
+        """Remove two units."""
         self._first.take(a)
         self._second.take(b)
 
@@ -157,7 +157,7 @@ class Fitting:
                 yield next(iter(self._first.free[kinds[0]])), next(iter(self._second.free[b]))
 
     def equals(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield the groups of units between which shapes do not decide, those of the second by what fits them."""
+        """Yield the groups of units that shapes do not tell apart, those of the second side by what fits them."""
         groups: dict[tuple[int, ...], list[Unit]] = defaultdict(list)
         for unit, kind in self._second.of.items():
             groups[tuple(a for a in self._options[kind] if self._first.free[a])].append(unit)
@@ -165,7 +165,7 @@ class Fitting:
             yield sorted((unit for a in kinds for unit in self._first.free[a]), key=_order), sorted(there, key=_order)
 
     def islands(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield the free units in parts: nothing of one fits anything of another."""
+        """Yield the free units in independent parts: no unit of one part fits a unit of another."""
         part = list(range(len(self._first.free)))
         for kinds in self._options:
             joined = {part[a] for a in kinds}
@@ -180,7 +180,7 @@ class Fitting:
         yield from (both for both in parts.values() if both[0] and both[1])
 
     def mask(self, here: Sequence[Unit], there: Sequence[Unit]) -> npt.NDArray[np.bool_]:
-        """Return which of some free units fit which, (here, there)."""
+        """Return a matrix (here, there) of which free units fit."""
         table = np.zeros((len(self._first.free), len(self._second.free)), bool)
         for b, kinds in enumerate(self._options):
             table[kinds, b] = True

@@ -1,4 +1,4 @@
-"""The tensors of a page as columns: their headers, their values, and how two checkpoints differ."""
+"""The columns of a page's table: headers and values of the tensors, and differences of two checkpoints."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
     "rows_of_both",
 ]
 
-# The tensors of a page as columns: a hundred thousand of them are a few megabytes, and read in a moment.
+# Headers. Data by column is small and fast to read: a few megabytes for a hundred thousand tensors.
 
 Places = Mapping[str, int]
 """The row of each key."""
 
 
 class Table:
-    """Rows in the order of ``tensors``, which is natural; what many have in common is said once.
+    """Rows in the order of ``tensors``, which is natural; common headers are stored once.
 
-    A key is how many characters it shares with the key before, and the rest of it. ``parameters`` says what a tensor
-    counts.
+    A key is stored as the number of characters that it shares with the key before, and the rest. ``parameters`` gives
+    the parameters of a tensor.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Table:
         self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
 
     def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
-        """Return the number of a tensor's dtype, shape and size; ``parameters`` are its own if not given."""
+        """Return the index of a tensor's dtype, shape and size; ``parameters`` are the tensor's own if not given."""
         kind = kind_of(info, info.parameters if parameters is None else parameters)
         return self._kinds.setdefault(kind, len(self._kinds))
 
@@ -76,12 +76,12 @@ def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
 
 
 def file_of(info: TensorInfo) -> str:
-    """Return the names of the files in which a tensor lies."""
+    """Return the names of the files with a tensor."""
     return ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage))
 
 
 def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return how much of each key is that of the one before, in UTF-16 units as JavaScript counts, and the rest."""
+    """Return the length that each key shares with the one before, in UTF-16 units as in JavaScript, and the rest."""
     shared, rest, before = list[int](), list[str](), ""
     for key in keys:
         common = _common(before, key)
@@ -92,7 +92,7 @@ def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _common(first: str, second: str) -> int:
-    """Return how many characters two texts begin with alike; found by halves, since keys can be long."""
+    """Return the length of the common prefix of two texts; by binary search, since keys can be long."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -107,7 +107,7 @@ def _units(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-# What the values of tensors are like, as columns of a page.
+# Statistics.
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """Heights of a histogram, one character for each bin: the highest is the last."""
@@ -118,7 +118,7 @@ COUNTS = ("zeros", "nan", "inf")
 def figures_of(
     stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
 ) -> dict[str, Any]:
-    """Return a column for each figure; None, or nothing, where a tensor has none."""
+    """Return a column for each figure; None, or nothing, for a tensor without it."""
     found = [stats.get(key) for key in places]
     numbers: dict[str, list[float | None]] = {
         name: [None if one is None else figure(getattr(one, name)) for one in found] for name in ("mean", "std")
@@ -129,7 +129,7 @@ def figures_of(
 
 
 def figure(value: float | None) -> float | None:
-    """Return a number with the six digits that a page shows; None for what is not finite, which JSON has not."""
+    """Return a number with the six digits that a page shows; None if it is not finite: JSON has no such numbers."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
@@ -141,27 +141,27 @@ def exact(value: float | None) -> float | None:
 
 
 def _heights(counts: Sequence[int]) -> str:
-    """Return the heights of bins: one where anything is in it at all, however little beside the highest."""
+    """Return the heights of bins, at least one if a bin is not empty."""
     top = max(counts, default=0)
     last = len(DIGITS) - 1
     return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
 
 
-# How two checkpoints differ, as columns of a page whose rows are the tensors of both.
+# Differences of two checkpoints; the rows are the tensors of both.
 
 STATES = ("same", "close", "changed", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
 
 
 def rows_of_both(found: Difference, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> set[str]:
-    """Return the keys that a page shows: those of the second, and those that only the first has under any name."""
+    """Return the keys of the rows: those of the second, and those of the first that the second lacks under any name."""
     return set(second) | (set(first) - found.renamed.keys())
 
 
 def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Table) -> dict[str, Any]:
-    """Return the state of each row, and what there is to say of those that differ.
+    """Return the state of each row, and details of those that differ.
 
-    A tensor that was renamed stands under its new name. ``was`` has what it was called and what it was where that is
-    another; ``numbers`` how far its values are apart.
+    A renamed tensor has its new name. ``was`` has its old name and its old header if they differ; ``numbers`` has the
+    figures of the difference.
     """
     states = _states(found)
     old = {new: key for key, new in found.renamed.items()}

@@ -1,4 +1,4 @@
-"""Everything that a page shows, as plain data."""
+"""The data of a page, as plain data."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "Shown", "contents_of"]
 
-# A page that was made.
+# The result of ``view``.
 
 
 @dataclass(frozen=True, repr=False)
 class Page(Brief):
-    """A page as HTML, and where it was written, if it was; ``tensors`` counts its rows."""
+    """A page as HTML, and its path if it was written; ``tensors`` counts its rows."""
 
     html: str = field(repr=False)
     tensors: int
@@ -43,7 +43,7 @@ class Page(Brief):
         return len(self.html.encode("utf-8", "surrogatepass"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is to be said of it as plain data, without the page."""
+        """Return its facts as plain data, without the HTML."""
         return {
             "kind": "ckpt.view",
             "version": 1,
@@ -54,15 +54,15 @@ class Page(Brief):
         }
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame of its own, for notebooks."""
+        """Return the page in a frame, for notebooks."""
         return f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" width="100%" height="640"></iframe>'
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What is known of what a page is about; of two checkpoints ``second`` and how they differ are there too.
+    """The contents of a page; for two checkpoints, ``second`` and their difference are set too.
 
-    ``histograms`` are counts by key, of the second where there are two, as are statistics.
+    ``histograms`` are counts by key; they and the statistics are those of the second, if there are two.
     """
 
     inspection: Inspection | None
@@ -106,13 +106,13 @@ def _rows(shown: Shown) -> dict[str, TensorInfo]:
 
 
 def _parameters(shown: Shown) -> Callable[[str, TensorInfo], int]:
-    """Return what says what a tensor counts: of the second, where there are two, as they are shown."""
+    """Return the function that gives the parameters of a tensor: of the second, if there are two."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 
 
 def _ties(shown: Shown) -> dict[str, str]:
-    """Return the ties of what is shown: the second's, where there are two, and the first's of what was removed."""
+    """Return the ties of the rows: if there are two checkpoints, the second's, and the first's of removed tensors."""
     first, second = shown.inspection, shown.second
     if first is None or second is None:
         return dict(first.ties) if first is not None else {}
@@ -145,5 +145,5 @@ def _source(one: Inspection) -> dict[str, Any]:
 
 
 def _said(value: object) -> str | None:
-    """Return a plain value as a text, None for none."""
+    """Return a plain value as a text, None for None."""
     return None if value is None else brief(value if isinstance(value, str) else str(value))

@@ -1,4 +1,4 @@
-"""One file that shows itself: data, style and program in one text that loads nothing and runs nothing else."""
+"""Makes the HTML of a page: data, style and program in one file that loads and runs nothing else."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ __all__ = [
     "text",
 ]
 
-# Data of unknown make as what a page can show: texts, numbers and lists, of bounded length.
+# Conversion of untrusted data to texts, numbers and lists of bounded length.
 
 LISTED = 500
 """Entries of a list that are shown."""
 LONGEST = 2000
-"""Characters of a text beside the tensors; a tokeniser in the metadata can have millions."""
+"""The most characters of a text in metadata; a tokeniser there can have millions."""
 FIGURES = 50
-"""Figures of one kind, as those of an evaluation."""
+"""The most figures of one kind, such as those of an evaluation."""
 
 
 def brief(value: str, longest: int = LONGEST) -> str:
-    """Return a text, cut where it is long."""
+    """Return a text, shortened if it is long."""
     return value if len(value) <= longest else f"{value[:longest]}… ({len(value)} characters)"
 
 
 def text(value: Any) -> str:
-    """Return a text, '' for what is none."""
+    """Return a text, '' for anything else."""
     return brief(value) if isinstance(value, str) else ""
 
 
 def integer(value: Any) -> int | None:
-    """Return an integer that JavaScript can hold, None for what is none."""
+    """Return an integer that JavaScript can hold, None for anything else."""
     return value if type(value) is int and abs(value) < 1 << 53 else None
 
 
 def number(value: Any) -> float | None:
-    """Return a number with the six digits that a page shows, None for what is none or could not be drawn."""
+    """Return a number with the six digits that a page shows, None for anything else, or if it could not be drawn."""
     if type(value) is int:
         return integer(value)
     if not isinstance(value, float) or not math.isfinite(value) or abs(value) > 1e300:
@@ -65,18 +65,18 @@ def number(value: Any) -> float | None:
 
 
 def numbers(value: Any) -> dict[str, float]:
-    """Return what is a number in a mapping."""
+    """Return the entries of a mapping that are numbers."""
     found = {text(name): number(one) for name, one in list(mapping(value).items())[:FIGURES]}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return a mapping, {} for what is none."""
+    """Return a mapping, {} for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def listed(value: Any) -> Sequence[Any]:
-    """Return the first entries of a list, [] for what is none."""
+    """Return the first entries of a list, [] for anything else."""
     return value[:LISTED] if isinstance(value, list) else []
 
 
@@ -84,21 +84,21 @@ PATTERNS = (
     "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js",
     "patterns/expressions.js",
 )  # fmt: skip
-"""What reads key patterns and matches keys by them, which needs nothing else of the program."""
+"""The files that parse and match key patterns; they need no other file of the program."""
 
 PROGRAM = (
     "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
     "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
-"""In the order in which they build on each other."""
+"""The files of the program; each needs only those before it."""
 
 
 def page_html(data: Mapping[str, Any], title: str) -> str:
     """Return a page as HTML.
 
-    Names in checkpoints are anyone's words. They are data here, in which no tag can begin, and are shown as text only;
-    should one ever be more, the page's policy runs no program but its own and loads nothing (Content Security Policy
-    Level 3).
+    Names in checkpoints are untrusted. They are embedded as data, escaped so that no tag can begin in them, and shown
+    only as text. As a second defence, the page's Content Security Policy (Level 3) runs no other program and loads
+    nothing.
     """
     style, program = _style(), _program()
     policy = (
@@ -123,7 +123,7 @@ def _text(name: str) -> str:
 
 
 def _skeleton() -> list[str]:
-    """Return the pieces of the page, with the names of what stands between them."""
+    """Return the parts of the page template, with the names of the placeholders between them."""
     return _text("page.html").split("@@")
 
 
@@ -132,7 +132,7 @@ def _style() -> str:
 
 
 def _program() -> str:
-    """Return the program as one function, so that its names are its own."""
+    """Return the program as one function, so that its names are not global."""
     return '"use strict";\n(() => {\n' + script_text(PROGRAM) + "\n})();\n"
 
 
@@ -141,6 +141,6 @@ def _digest(text: str) -> str:
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
-    """Return data as JSON in which nothing can end the element that it stands in (HTML, 4.12.1.3)."""
+    """Return data as JSON in which nothing can end the enclosing element (HTML, 4.12.1.3)."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

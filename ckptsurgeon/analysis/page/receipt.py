@@ -1,4 +1,4 @@
-"""What became of each tensor of an output of ours, as columns of a page: from its recipe."""
+"""What became of each tensor of an output, from its recipe, as columns of a page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["receipt_of"]
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return the class of each row, from where and by which rule it came; -1 where a column has nothing to say.
+    """Return the class, source and rule of each row; -1 if a column has no value for it.
 
-    ``part`` has the rows of which only a part of the values comes from a source, and which part. Rows that the recipe
-    does not know, or not rightly, have the class "" (a file that was changed since). ``numbers`` say how many there
-    are of what is listed in part.
+    ``part`` has the rows whose values come only partly from a source, with the part. Rows that are missing from the
+    recipe, or differ from it (the file was changed since), have the class "". ``numbers`` has the full length of lists
+    that are shortened.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in tensors]
     gone = [key for key in recipe.tensors if key not in tensors]
@@ -57,8 +57,8 @@ def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, A
 NOTHING = RecipeEntry("", "")
 
 
-def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
-    """Yield rows and which part of their values comes from a source, where that need not be all or nothing."""
+def _parts(recipe: Recipe, made: Iterable[Made], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
+    """Yield the rows whose values may come partly from a source, and that part."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
         if one.kind == "kept":
@@ -74,7 +74,7 @@ def _rank(kind: str) -> int:
 
 
 def _numbered(words: Iterable[str]) -> dict[str, int]:
-    """Return a number for each word, in the order in which they come."""
+    """Return an index for each distinct word, in order of appearance."""
     found: dict[str, int] = {}
     for word in words:
         found.setdefault(word, len(found))
@@ -86,7 +86,7 @@ def _moved(key: str, made: RecipeEntry) -> bool:
 
 
 def _vocabulary(recipe: Recipe) -> list[Any]:
-    """Return the names of two vocabularies and how many tokens keep their row, move, and are new; [] without."""
+    """Return the names of two vocabularies, and the numbers of tokens that keep their row, move, and are new; or []."""
     rows = recipe.rows
     if rows is None:
         return []

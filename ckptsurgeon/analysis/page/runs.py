@@ -1,6 +1,6 @@
-"""What a folder of ``ckpt train`` says of its run: its log, its checks, its curves, what came of it.
+"""Reads the folder of a training run: its log, checks, curves and result.
 
-The files may be half written, or anyone's: what is not what a run writes is left out, and what is kept is bounded.
+The files may be half written, and are untrusted: unexpected data is left out, and sizes are limited.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .html import integer, listed, mapping, number, numbers, text
 
 __all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
 
-# The curves of a run, thinned while its log is read: of a million steps no more is held than is drawn.
+# The curves of a run, thinned while its log is read, so that a log of a million steps needs little memory.
 
 POINTS = 2000
-"""Of a curve: more than a screen has columns."""
+"""The most points of a curve: more than a screen has columns."""
 
 
 class Curves:
-    """Each ``every``-th step of a log, from the first, and its evaluations."""
+    """Every ``every``-th step of a log, from the first, and all evaluations."""
 
     def __init__(self) -> None:
         self.every = 1
@@ -36,7 +36,7 @@ class Curves:
         self._evaluations: list[tuple[int, dict[str, float]]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a line of the log; what is neither a step nor an evaluation is left out."""
+        """Add a line of the log; other lines than steps and evaluations are left out."""
         step = integer(row.get("step"))
         if step is None:
             return
@@ -68,18 +68,18 @@ class Curves:
 
 LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
 FILES = (LINEAGE, RESULT, CHECKS, LOG)
-"""What a run is read from."""
+"""The files of a run that are read."""
 MODELS = ("best.safetensors", os.path.join("last", "model.safetensors"))
-"""Which weights of a run are shown: the first that is there."""
+"""The weights of a run to show: the first file that exists."""
 LARGEST = 64 << 20
-"""Bytes of a file that is read whole; a run's are far smaller."""
+"""The most bytes of a file that is read whole; those of a run are far smaller."""
 LINE = 1 << 20
-"""Characters of a line of the log that is read."""
+"""The most characters of a line of the log."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it, as plain data; ``model`` is the checkpoint to show, None where none was saved."""
+    """A run as read from its folder, as plain data; ``model`` is the checkpoint to show, None if none was saved."""
 
     path: str
     model: str | None
@@ -89,7 +89,7 @@ class Run:
     curves: Curves
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a page shows."""
+        """Return the data for a page."""
         return {
             "path": self.path,
             "model": self.model,
@@ -101,14 +101,14 @@ class Run:
 
 
 def is_run(path: str) -> bool:
-    """Tell whether a path is the folder of a run, ended or under way."""
+    """Return whether a path is the folder of a run, finished or not."""
     return os.path.isfile(os.path.join(path, LINEAGE))
 
 
 def read_run(path: str) -> Run:
-    """Read what a run left in its folder.
+    """Read the folder of a run.
 
-    Raises SourceError where a file cannot be read, FormatError where it is no JSON or far larger than a run's.
+    Raises SourceError if a file cannot be read, FormatError if it is not valid JSON or far too large.
     """
     model = next((name for name in MODELS if os.path.isfile(os.path.join(path, name))), None)
     curves = Curves()
@@ -166,7 +166,7 @@ def _check(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; the last may be half a one where the run was killed or goes on."""
+    """Yield the lines of a log; the last may be incomplete if the run was killed or is not finished."""
     file = _opened(path)
     if file is None:
         return
@@ -185,7 +185,7 @@ def _parsed(line: str) -> Any:
 
 
 def _read(path: str, name: str) -> Mapping[str, Any]:
-    """Return the plain data of a file, {} where there is none."""
+    """Return the plain data of a file, {} if it does not exist."""
     file = _opened(os.path.join(path, name))
     if file is None:
         return {}
@@ -197,14 +197,14 @@ def _read(path: str, name: str) -> Mapping[str, Any]:
     try:
         data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{shown} is no JSON: {error}.") from error
+        raise FormatError(f"{shown} is not valid JSON: {error}.") from error
     if not isinstance(data, dict):
         raise FormatError(f"{shown} is not what a run writes.")
     return data
 
 
 def _opened(path: str) -> IO[str] | None:
-    """Open a regular file, None where there is none: a pipe would be waited for."""
+    """Open a regular file, None if there is none: opening a pipe would block."""
     try:
         return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
     except FileNotFoundError:

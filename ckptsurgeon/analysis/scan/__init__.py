@@ -1,1 +1,1 @@
-"""What reading a file would import and call, found by decoding it and never by running it."""
+"""Finds what reading a file would import and call, by decoding it, without running it."""

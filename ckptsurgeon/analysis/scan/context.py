@@ -1,4 +1,4 @@
-"""A look at one file and all that lies in it: what was found, what it may cost, and bytes unpacked in memory."""
+"""The state of scanning one file with its contents: findings, limits, and bytes that were unpacked in memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .findings import Fault, Finding, Verdict
 
 __all__ = ["Budget", "Look", "Memory", "Place", "SpentError"]
 
-# What looking at one file may cost, all that lies in it included.
+# Limits for one file, including its contents.
 
 
 class SpentError(Exception):
-    """A bound is reached; the text says at what."""
+    """Raised when a limit is reached; the text names it."""
 
 
 class Budget:
-    """What is left for one file."""
+    """The remaining limits for one file."""
 
     def __init__(self) -> None:
         self.ops = limits.SCAN_OPS
@@ -33,11 +33,11 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file in which there is too much of something."""
-        return SpentError(f"it holds {what}, more than are looked at")
+        """Return the error for a file that exceeds a limit."""
+        return SpentError(f"it has {what}, more than are scanned")
 
     def take(self, what: str, number: int) -> None:
-        """Spend some of a bound; raises SpentError where there is too little left."""
+        """Reduce a limit; raises SpentError if too little is left."""
         left = getattr(self, what) - number
         if left < 0:
             raise self.spent(_WORDS[what])
@@ -57,7 +57,7 @@ _WORDS = {
 
 
 class Memory:
-    """Bytes from inside a file, which have no place of their own there."""
+    """Bytes unpacked from a file, with the interface of a file."""
 
     mtime_ns: int | None = None
     remote = False
@@ -81,18 +81,18 @@ class Memory:
         view[:] = self.read(offset, len(view))
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Do nothing: what will be read is here."""
+        """Do nothing: the bytes are in memory."""
 
     def keep(self, wanted: bool) -> None:
-        """Do nothing: it was not fetched."""
+        """Do nothing: nothing was fetched."""
 
     @property
     def closed(self) -> bool:
-        """Never: it is somebody else's memory."""
+        """Return False: the memory belongs to the caller."""
         return False
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Lend None, since the kernel has nothing to copy from."""
+        """Return None: there is no descriptor for the kernel to copy from."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -100,12 +100,12 @@ class Memory:
         return self._outer.folder()
 
     def close(self) -> None:
-        """Leave the file open, which is somebody else's."""
+        """Do nothing: the file belongs to the caller."""
 
 
 @dataclass
 class Look:
-    """What was found in one file. ``judge`` looks at a thing inside by its content."""
+    """The findings of one file. ``judge`` is the function that scans its contents."""
 
     path: str
     judge: Callable[[Place], bool]
@@ -113,7 +113,7 @@ class Look:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Keep a finding; beyond the limit only the worst is kept, as the last."""
+        """Add a finding; beyond the limit, only the worst is kept, as the last."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return
@@ -122,14 +122,14 @@ class Look:
         self.found[-1] = replace(last, verdict=max(last.verdict, finding.verdict), fault=Fault("unreadable", why))
 
     def amend(self, at: int, **changes: object) -> None:
-        """Say more of the finding that was added as number ``at``."""
+        """Change the finding with the index ``at``."""
         if at < len(self.found):
             self.found[at] = replace(self.found[at], **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A thing to look at: a file or what lies in it, ``within`` the outer one and ``depth`` files deep."""
+    """Something to scan: a file or a part of it; ``within`` is the path inside the file, ``depth`` the nesting."""
 
     look: Look
     file: File
@@ -138,20 +138,20 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The name it goes by where it lies, without the folders that lead there."""
+        """Its name without folders."""
         return (self.within or self.file.name).rpartition(" > ")[2].rpartition("/")[2]
 
     @property
     def path(self) -> str:
-        """Where it lies: in what, and by which name there."""
+        """Its path, with the path inside the file."""
         return f"{self.look.path} > {self.within}" if self.within else self.look.path
 
     def head(self, nbytes: int = 512) -> bytes:
-        """Return how it begins."""
+        """Return its first bytes."""
         return self.file.read(0, min(nbytes, self.file.size))
 
     def inside(self, file: File, name: str) -> Place:
-        """Return the place of something inside this one."""
+        """Return the place of a part of this one."""
         return Place(self.look, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
     def unpacked(self, data: bytes, name: str) -> Place:
@@ -159,14 +159,14 @@ class Place:
         return self.inside(Memory(self.file, data), name)
 
     def judge(self) -> bool:
-        """Look at it; returns whether anything was found that is worth listing."""
+        """Scan it; returns whether there is a finding to list."""
         if self.depth > limits.SCAN_DEPTH:
-            self.add("nested", fault=Fault("unreadable", f"it lies over {limits.SCAN_DEPTH} files deep"))
+            self.add("nested", fault=Fault("unreadable", f"it is nested over {limits.SCAN_DEPTH} files deep"))
             return True
         return self.look.judge(self)
 
     def judge_all(self, places: Iterable[Place]) -> int:
-        """Look at several; returns in how many there was nothing to list."""
+        """Scan several places; returns the number of those without a finding to list."""
         nothing = 0
         for place in places:
             self.look.budget.take("parts", 1)
@@ -177,5 +177,5 @@ class Place:
         self, form: str, verdict: Verdict = Verdict.PLAIN, *, fault: Fault | None = None, parts: int = 0,
         notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """Keep what was found here."""
+        """Add a finding for this place."""
         self.look.add(Finding(self.look.path, self.within, form, verdict, fault, parts=parts, notes=notes))

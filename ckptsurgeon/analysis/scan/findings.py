@@ -1,4 +1,4 @@
-"""What a scan finds, as plain data: verdicts, the names that a pickle would import, and the faults of a file."""
+"""The result of a scan, as plain data: verdicts, the names that a pickle would import, and faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading a thing would do, from harmless to unknown. The verdict of several is the highest."""
+    """What reading would do, from harmless to unknown. The verdict on several things is the highest."""
 
     PLAIN = 0
     TENSORS = 1
@@ -27,7 +27,7 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, repr=False)
 class Fault(Brief):
-    """Why a thing could not be judged whole. ``kind`` is ``corrupt`` or ``unreadable``."""
+    """Why something could not be judged completely. ``kind`` is ``corrupt`` or ``unreadable``."""
 
     kind: str
     why: str
@@ -39,10 +39,10 @@ class Fault(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Use(Brief):
-    """A name in a pickle and what would be done with it.
+    """A name in a pickle and its uses.
 
-    ``imported``, ``called`` and ``changed`` count the instructions that would; ``calls`` has the first calls as text,
-    escaped and shortened. ``why`` says what is wrong with a name that is known, where something is.
+    ``imported``, ``called`` and ``changed`` count the instructions that would do so; ``calls`` has the first calls as
+    text, escaped and shortened. ``why`` is what is wrong with the use of a known name, or ''.
     """
 
     module: str
@@ -70,11 +70,11 @@ class Use(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Finding(Brief):
-    """One thing that was looked at: a file, or what lies in it.
+    """One thing that was scanned: a file, or a part of it.
 
-    ``path`` is the file's, relative to the folder that was scanned; ``within`` leads on from there, as in
-    ``archive/data.pkl``. ``pickles`` counts those behind each other; ``parts`` those records of an archive in which
-    there was nothing to list.
+    ``path`` is the file's, relative to the scanned folder; ``within`` is the path inside it, as in
+    ``archive/data.pkl``. ``pickles`` counts consecutive pickles; ``parts`` counts records of an archive without
+    findings.
     """
 
     path: str
@@ -89,7 +89,7 @@ class Finding(Brief):
 
     @property
     def ok(self) -> bool:
-        """Whether it was judged whole and found to be no more than tensor rebuilding."""
+        """Whether it was judged completely, and is no more than tensor rebuilding."""
         return self.verdict < Verdict.CODE and self.fault is None
 
     def to_json(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class Scan(InNotebooks):
 
     @property
     def verdict(self) -> Verdict:
-        """The highest verdict of all that was found."""
+        """The highest verdict of all findings."""
         return max((one.verdict for one in self.found), default=Verdict.PLAIN)
 
     @property
     def whole(self) -> bool:
-        """Whether everything could be judged: nothing was corrupt or unreadable."""
+        """Whether everything could be judged: nothing is corrupt or unreadable."""
         return all(one.fault is None for one in self.found)
 
     @property
@@ -138,7 +138,7 @@ class Scan(InNotebooks):
 
     @property
     def beyond(self) -> Sequence[Finding]:
-        """What is beyond tensor rebuilding, or could not be judged."""
+        """The findings beyond tensor rebuilding, and what could not be judged."""
         return [one for one in self.found if not one.ok]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Looks at a thing by its content, never by its name, and in every way in which a reader could take it.
+"""Scans a file by its content, not by its name, in every way in which a reader could read it.
 
-A file may be a pickle from its front, a zip archive from its end and safetensors besides; each is looked at.
+A file may be a pickle by its beginning, a zip archive by its end and safetensors as well: all are scanned.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _TAIL = 22 + 0xFFFF
 _ONNX = re.compile(
     rb"\x08[\x01-\x20](?:\x12[\x01-\x40][ -~]+\x1a[\x01-\x40][ -~]+[\x22\x2a\x3a\x42]|\x12[\x01-\x40][ -~]+\x3a)"
 )
-"""A version of the format, the name and the version of what wrote it: the first fields of ModelProto (onnx.proto)."""
+"""The first fields of ModelProto (onnx.proto): the format's version, the writer's name and version."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
-"""Formats that hold no code that a reader runs, and are only named."""
+"""Formats without code that a reader runs: they are only named."""
 _HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
 _FIRST_USER_BLOCK = 512
 _PROGRAMS = (
@@ -41,11 +41,11 @@ _PROGRAMS = (
 )  # fmt: skip
 """ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
 _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
-"""What TensorFlow looks for in a folder (tensorflow/python/saved_model/loader_impl.py), the last in chunks."""
+"""The files that TensorFlow looks for in a folder (saved_model/loader_impl.py); the last is chunked."""
 
 
 def look_at(path: str, file: File) -> Look:
-    """Look at one file."""
+    """Scan one file."""
     look = Look(path, _judge)
     if not _judge(Place(look, file)):
         look.add(Finding(path, "", _other(file)))
@@ -65,7 +65,7 @@ def _other(file: File) -> str:
 
 
 def _judge(place: Place) -> bool:
-    """Look at a thing in every way; returns whether there is anything to list."""
+    """Scan something in every way; returns whether there is a finding to list."""
     before = len(place.look.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
         try:
@@ -74,7 +74,10 @@ def _judge(place: Place) -> bool:
             place.add("too much", fault=Fault("unreadable", str(error)))
             break
         except (RecursionError, MemoryError) as error:
-            place.add("too much", fault=Fault("unreadable", f"it takes more than there is: {type(error).__name__}"))
+            place.add(
+                "too much",
+                fault=Fault("unreadable", f"it needs more memory or stack than there is: {type(error).__name__}"),
+            )
             break
         except FormatError as error:
             place.add("damaged", fault=Fault("corrupt", str(error)))
@@ -97,7 +100,7 @@ def _as_archive(place: Place) -> None:
 
 
 def _ends_as_zip(file: File) -> bool:
-    """Return whether a zip archive ends where the file does, whatever the file begins with."""
+    """Return whether a zip archive ends at the end of the file, regardless of the file's beginning."""
     size = min(file.size, _TAIL)
     tail = file.read(file.size - size, size)
     at = tail.rfind(b"PK\5\6")
@@ -127,9 +130,9 @@ def _as_named(place: Place) -> None:
 
 
 def _has_user_block(place: Place) -> bool:
-    """Return whether HDF5 begins behind 512 bytes of anything, or twice that, and so on, where its readers look.
+    """Return whether HDF5 begins at an offset of 512 bytes, 1024, and so on, where its readers look.
 
-    A file far away is searched for it by its name only.
+    A remote file is searched only if its name suggests HDF5.
     """
     at = _FIRST_USER_BLOCK
     if (place.file.remote and not place.name.endswith(_HDF5_NAMES)) or _is_sound(place, ("safetensors",)):
@@ -153,16 +156,16 @@ def _as_pickles(place: Place) -> None:
 
 
 def _is_sound_archive(place: Place) -> bool:
-    """Return whether a thing is an archive from its first byte on, in which nothing contradicts anything.
+    """Return whether something is a consistent archive from its first byte on.
 
-    As a pickle it would begin with the id of something persistent, ``K`` and what follows up to a newline, which any
-    reader refuses that does not keep such things; those that do, as torch.load, look for archives first.
+    As a pickle it would begin with a persistent id, ``K`` and the bytes up to a newline. Readers without persistent ids
+    refuse that; those with them, such as torch.load, look for archives first.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 
 
 def _is_sound(place: Place, forms: Sequence[str]) -> bool:
-    """Return whether a thing was found to be of one of these formats, without a fault."""
+    """Return whether something was found to have one of these formats, without a fault."""
     return any(one.within == place.within and one.format in forms and one.fault is None for one in place.look.found)
 
 

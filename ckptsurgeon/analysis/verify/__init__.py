@@ -1,1 +1,1 @@
-"""Rereads an output and holds it against its recipe, its plan and its sources, bit for bit."""
+"""Rereads an output and compares it with its recipe, its plan and its sources, bit for bit."""

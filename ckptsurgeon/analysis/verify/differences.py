@@ -1,4 +1,4 @@
-"""Where a tensor of an output differs from what its sources make of it; extracted factors by their product."""
+"""Finds where a tensor of an output differs from the result of its sources; extracted factors by their product."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "prod
 BLOCK = 1 << 20
 
 TOLERANCE = 1e-5
-"""Of the largest value of a block: kernels add up in other orders."""
+"""Relative to the largest value of a block: kernels add in different orders."""
 
 LAST_BITS = {16: 2**-7, 8: 2**-1}
-"""How far apart, relative to a value, two of few bits are that were rounded from nearly the same."""
+"""The largest relative difference of two values with few bits that were rounded from nearly the same number."""
 
 Origins = Sequence[tuple[TensorInfo, Checkpoint]]
-"""Each input of a step: its header and the checkpoint it is of."""
+"""Each input of a step: its header and its checkpoint."""
 
 
 def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
-    """Return what reads (offset, size) of a tensor's values as if they were contiguous."""
+    """Return a function that reads (offset, size) of a tensor's values as if they were contiguous."""
     if info.is_plain and info.storage is not None:
         file, begin = source.file(info), info.storage.offset + info.offset
         return lambda offset, size: file.read(begin + offset, size)
@@ -53,10 +53,10 @@ def first_difference(
     keeper: Checkpoint | None,
     context: MergeContext,
 ) -> int | None:
-    """Return the first byte at which a tensor is not what its sources make of it, None when there is none.
+    """Return the first byte at which a tensor differs from the result of its sources, or None.
 
-    ``keeper`` is the destination's own checkpoint, over whose values a source may have been laid; ``context`` what
-    merges were carried out with.
+    ``keeper`` is the destination's own checkpoint, whose values a source may have overwritten in part; ``context`` is
+    that of merges.
     """
     origin, theirs = origins[0]
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
@@ -78,7 +78,7 @@ def _on_device(step: Step) -> bool:
 
 
 def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
-    """Whether values are those computed elsewhere, within ``TOLERANCE`` of the largest, or the last bits of a dtype."""
+    """Return whether values are equal within ``TOLERANCE`` of the largest, or within the last bits of a dtype."""
     first, second = (cast(np.frombuffer(one, raw_dtype(dtype)), dtype, "float64")[0] for one in (wanted, found))
     finite = np.isfinite(first)
     if not np.array_equal(first[~finite], second[~finite], equal_nan=True):
@@ -110,7 +110,7 @@ def _mismatch(a: Any, b: Any) -> int:
 def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
-    """Compare the part that a source was laid over; the rest was drawn."""
+    """Compare the part that comes from a source; the rest was drawn."""
     stride = contiguous_stride(info.shape)
     limit = BLOCK // info.itemsize
     for box in overlaid_boxes(step, origin, limit):
@@ -123,16 +123,16 @@ def _overlay_difference(
     return None
 
 
-# Holds extracted factors against those that are extracted again: by their product, which is all that counts of them.
+# Extracted factors are compared with factors that are extracted again, by their product.
 #
-# Factors are the same but for a turn of their common side, and singular vectors have no sign: LAPACK and BLAS of
-# another machine round otherwise, and give others whose product is the same.
+# Factors are unique only up to a rotation of their common side, and singular vectors up to their sign. LAPACK and BLAS
+# of another machine round differently, and may give other factors with the same product.
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-"""Half the last place of a dtype, relative to a value."""
+"""Half a unit in the last place of a dtype, relative to a value."""
 
 SMALLEST = {"float16": 2.0**-25}
-"""Half the smallest value above zero: what rounding changes of values that are smaller still."""
+"""Half the smallest value above zero: the rounding error of smaller values."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,15 @@ class _Product:
     right: Array
 
     def rounding(self, dtype: str) -> float:
-        """Return twice what rounding one factor can change of the product, so that the second order is within it."""
+        """Return twice the largest change of the product by rounding one factor; this covers second-order terms."""
         left, right = float(np.linalg.norm(self.left)), float(np.linalg.norm(self.right))
         least = SMALLEST.get(dtype, 0.0) * max(sqrt(self.left.size) * right, sqrt(self.right.size) * left)
         return 2 * (UNITS[dtype] * left * right + least)
 
     def apart(self, other: _Product) -> float:
-        """Return the norm of the difference of two products, which are never multiplied out: that could be gigabytes.
+        """Return the norm of the difference of two products without computing them: they could be gigabytes.
 
-        Of [L1, -L2] [R1; R2] both sides are made triangular; that changes no norm, and cancels nothing.
+        Both factors of [L1, -L2] [R1; R2] are made triangular, which keeps the norm and avoids cancellation.
         """
         left = np.linalg.qr(np.hstack([self.left, -other.left]))[1]
         right = np.linalg.qr(np.vstack([self.right, other.right]).T)[1]
@@ -159,12 +159,12 @@ class _Product:
 
 
 def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeContext) -> str:
-    """Return what is wrong with the product of A and B, '' for nothing; ``pair`` is as they are in the output.
+    """Return what is wrong with the product of A and B, or ''; ``pair`` are the factors in the output.
 
-    What is allowed is what rounding explains: each element of a factor was rounded to its dtype, and decompositions
-    differ as ``Decomposition`` says.
+    Differences that rounding explains are allowed: each element of a factor was rounded to its dtype, and
+    decompositions differ as described in ``Decomposition``.
     """
-    assert step.factor is not None  # by check_step
+    assert step.factor is not None  # ensured by check_step
     found, again = _product(step.factor, *pair), context.factors.of(step, origins)
     root = sqrt(step.factor.scale)
     wanted = _Product(again.left / root, again.right / root)
@@ -181,6 +181,6 @@ def _product(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorIn
 
 
 def _matrix(info: TensorInfo, source: Checkpoint) -> Array:
-    """Return a factor as a matrix: what a convolution has beyond rows and columns lies along the columns."""
+    """Return a factor as a matrix: further dimensions of a convolution become columns."""
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     return cast(values, info.dtype, "float64")[0].reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""What an output should be, as its recipe or a plan says, and a verification under way."""
+"""The expected output, from its recipe or a plan, and the state of a verification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan
 
 @dataclass(frozen=True)
 class Expected:
-    """What an output should be: each tensor's making, the sources by index, and the seal if there is one."""
+    """The expected output: how each tensor is made, the sources by index, and the seal if there is one."""
 
     tensors: Mapping[str, RecipeEntry]
     sources: Mapping[int, Checkpoint]
@@ -32,15 +32,15 @@ class Expected:
     rows: VocabularyRows | None = None
     vocabularies: tuple[VocabularyRows, ...] = ()
     said: Recipe | None = None
-    """What the output says of itself."""
+    """The recipe in the output."""
     keeper: int | None = None
     """The index of the source that is the destination itself."""
     context: MergeContext = field(default_factory=MergeContext)
-    """What merges were carried out with."""
+    """The context of merges."""
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
-        """The keys of the factors A and B of each difference, by what ``difference_of`` says."""
+        """The keys of the factors A and B of each difference, by ``difference_of``."""
         pairs: dict[Any, dict[str, str]] = {}
         for key, made in self.tensors.items():
             if made.factor is not None:
@@ -48,8 +48,8 @@ class Expected:
         return pairs
 
 
-def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return what tells the difference that a factor is of from others."""
+def difference_of(made: Made) -> tuple[Any, ...]:
+    """Return a value that identifies the difference that a factor belongs to."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 
@@ -57,7 +57,7 @@ def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
 def expected_of_recipe(
     recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return what a recipe says its output is."""
+    """Return the expected output of a recipe."""
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
         vocabularies=recipe.vocabularies, said=recipe, keeper=_keeper(recipe.sources),
@@ -72,20 +72,20 @@ def _keeper(sources: Sequence[PlanSource]) -> int | None:
 def expected_of_plan(
     plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return what a plan says its output should be; there are no checksums in a plan."""
-    made = {step.key: recipe_entry(step) for step in plan.steps}
+    """Return the expected output of a plan, which has no checksums."""
+    made = {step.key: made_of(step) for step in plan.steps}
     return Expected(
         made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
         keeper=_keeper(plan.sources), context=replace(context, seed=plan.seed),
     )  # fmt: skip
 
 
-# What a verification holds while it goes on.
+# The state of a verification.
 
 
 @dataclass
 class Check:
-    """What is known of an output while it is checked, and what was found so far."""
+    """An output that is being checked, and the results so far."""
 
     output: Checkpoint
     expected: Expected
@@ -103,20 +103,20 @@ class Check:
     inf: int = 0
 
     def fail(self, key: str, why: str) -> None:
-        """Note that a tensor, or with an empty key the file itself, is not as it should be."""
+        """Record a failure of a tensor, or with an empty key of the file itself."""
         self.failed.append(Failure(key, why))
 
     def advance(self, nbytes: int) -> None:
-        """Tell the progress of ``nbytes`` more."""
+        """Report that ``nbytes`` more are done."""
         self.done += nbytes
         self.progress(self.done, self.total)
 
 
-# Holds what an output is, and says of itself, against a plan.
+# Comparison of an output and its recipe with a plan.
 
 
 def check_plan(check: Check, plan: Plan) -> None:
-    """Hold the output's dtypes, shapes, rows and origins against a plan."""
+    """Compare the output's dtypes, shapes, rows and origins with a plan."""
     for fault in _other_than_planned(check.expected.said, plan) if check.expected.said is not None else ():
         check.fail("", fault)
     if check.expected.seed not in (None, plan.seed):
@@ -138,13 +138,13 @@ def check_plan(check: Check, plan: Plan) -> None:
 
 
 def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
-    """Yield what an output says of its making that a plan does not: vocabulary, metadata, sources."""
+    """Yield the differences between an output's recipe and a plan: vocabulary, metadata, sources."""
     if (said.rows, said.vocabularies) != (plan.rows, plan.vocabularies):
         yield "was made with another vocabulary than was planned"
     if dict(said.metadata or {}) != dict(plan.metadata):
         yield "carries other metadata than was planned"
     if said.target.companions and _files(said.target) != _files(plan.target):
-        yield "has other files beside the weights than were planned"
+        yield "has other files next to the weights than were planned"
     if len(said.sources) != len(plan.sources):
         yield f"was made of {len(said.sources)} sources, planned of {len(plan.sources)}"
         return
@@ -160,5 +160,5 @@ def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
 
 
 def _content(source: PlanSource) -> tuple[Any, ...]:
-    """Return what tells one source from another, wherever it lies."""
+    """Return a value that identifies a source, independent of its path."""
     return source.root, source.stripped, [(file.name, file.size, file.sha256) for file in source.files]

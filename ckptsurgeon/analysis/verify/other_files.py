@@ -22,13 +22,13 @@ from ...util.text import escape
 
 __all__ = ["companion_faults", "digest_of", "folder_of", "other_files", "signature_faults"]
 
-# Holds the small files of an output folder against what its recipe says of them.
+# The small files of an output folder, compared with its recipe.
 
 BLOCK = 1 << 20
 
 
 def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
-    """Yield what is wrong with the files beside the weights of an output; only regular files are read."""
+    """Yield the faults of the files next to the weights of an output; only regular files are read."""
     if not companions:
         return
     source = open_source(path)
@@ -36,16 +36,16 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
         folder = source.folder() if isinstance(source, File) else source
     for one in companions:
         if leads_out(os.path.join(folder.uri, one.name)):
-            yield f"{escape(one.name)} beside the weights is a link out of the folder, which is not followed"
+            yield f"{escape(one.name)} next to the weights is a link to outside of the folder, which is not followed"
             continue
         try:
             with closing(folder.file(one.name)) as file:
                 same = file.size == one.size and digest_of(file) == one.sha256
         except SourceError as error:
-            yield f"{escape(one.name)} beside the weights cannot be read: {error.message}"
+            yield f"{escape(one.name)} next to the weights cannot be read: {error.message}"
             continue
         if not same:
-            yield f"{escape(one.name)} beside the weights is not as it was written"
+            yield f"{escape(one.name)} next to the weights is not as it was written"
 
 
 def digest_of(file: File) -> str:
@@ -57,7 +57,7 @@ def digest_of(file: File) -> str:
 
 
 def folder_of(output: Checkpoint) -> Folder | None:
-    """Return the folder that an output is, None where it is one file; raises SourceError."""
+    """Return the folder of an output, None if it is one file; raises SourceError."""
     source = open_source(output.path)
     if isinstance(source, File):  # an index, or one file among others
         source.close()
@@ -68,7 +68,7 @@ def folder_of(output: Checkpoint) -> Folder | None:
 
 
 def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
-    """Yield what an output's folder holds beside what was written; a folder in it counts as one."""
+    """Yield the files of an output's folder that were not written with it; a folder in it counts as one."""
     folder = folder_of(output) if said is not None and not output.in_memory else None
     if folder is None or said is None:
         return
@@ -83,11 +83,11 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
             yield Note(name, "in the folder, and not in the recipe")
 
 
-# Holds the files of an output against a signature.
+# The signature of an output.
 
 
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
-    """Yield why an output is not one that the holder of a key signed; raises ConfigError where the key is none."""
+    """Yield why an output is not signed by a key; raises ConfigError for an invalid key."""
     verifier = load_verifier(key)
     folder = folder_of(output)
     place = signature_of(output.path if folder is None else folder.uri, folder=folder is not None)
@@ -112,7 +112,7 @@ def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[s
             continue
         path = output.path if folder is None else os.path.join(folder.uri, name)
         if folder is not None and leads_out(path):
-            yield f"{escape(name)} is a link out of the folder, which is not followed"
+            yield f"{escape(name)} is a link to outside of the folder, which is not followed"
             continue
         try:
             file = open_source(path) if folder is None else folder.file(name)

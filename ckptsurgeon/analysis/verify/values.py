@@ -1,4 +1,4 @@
-"""Compares the values of tensors with their checksums and with what their sources make of them."""
+"""Compares the values of tensors with their checksums and with the results of their sources."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .expected import Check, difference_of
 
 __all__ = ["check_values", "compare", "left_out"]
 
-# Holds a tensor against what its sources make of it, where they are there.
+# Comparison with the sources, if they exist.
 
 Named = tuple[Checkpoint, str]
 """A source, and the key of a tensor in it."""
 
 
-def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
-    """Compute a tensor again and count it; raises VerifyError where its sources cannot have made it."""
+def compare(check: Check, key: str, info: TensorInfo, made: Made) -> None:
+    """Compute a tensor again and count it; raises VerifyError if its sources cannot have made it."""
     if made.source is None:
         check.drawn += 1
         return
@@ -54,19 +54,19 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 
 
 def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
-    """Hold a factor that is not the same bit for bit against what is extracted again, by its product with the other."""
+    """Compare a factor that differs in bits with one that is extracted again, by its product with the other factor."""
     pair = check.expected.factors[difference_of(check.expected.tensors[key])]
     names = [pair[part] for part in "AB" if part in pair and pair[part] in check.output]
     if len(names) != 2:
-        raise VerifyError("has no other factor in the output to be multiplied with")
+        raise VerifyError("has no other factor in the output to multiply with")
     fault = product_fault(step, [(check.output[name], check.output) for name in names], origins, check.expected.context)
     if fault:
         raise VerifyError(fault)
     check.products += 1
 
 
-def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield why a source of a tensor is not there."""
+def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]:
+    """Yield the reasons why sources of a tensor are missing."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -83,13 +83,13 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
     return sources
 
 
-def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
-    """Return the step that made a tensor, which must be one that can be carried out."""
+def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: Sequence[Named]) -> Step:
+    """Return the step that made a tensor; raises VerifyError if it cannot be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
     if (made.op, made.policy) == ("merge", "vocab") and not every:
-        raise VerifyError("goes by vocabularies that the recipe does not have")
+        raise VerifyError("uses vocabularies that the recipe does not have")
     assert made.source is not None
     indices = (made.source, *(index for index, _ in made.more))
     step = with_vocabularies(step, [every[index] for index in indices] if every else ())
@@ -112,13 +112,13 @@ def _step(
 
 
 def check_values(check: Check, key: str) -> None:
-    """Hold one tensor against its checksum, then against what it was made from."""
+    """Compare one tensor with its checksum, then with its sources."""
     info, made = check.output[key], check.expected.tensors[key]
     if info.opaque:
         raise FormatError(f"its values cannot be read: {info.opaque}.")
     crc = _read_through(check, info)
     if check.expected.has_checksums and crc != made.crc32:
-        check.fail(key, f"has CRC-32 {crc:08x} where {made.crc32:08x} was recorded")
+        check.fail(key, f"has CRC-32 {crc:08x}, but {made.crc32:08x} was recorded")
         return
     storage = info.storage
     whole_record = storage is not None and info.is_plain and info.nbytes == storage.nbytes
@@ -130,7 +130,7 @@ def check_values(check: Check, key: str) -> None:
 
 
 def _read_through(check: Check, info: TensorInfo) -> int:
-    """Return the CRC-32 of a tensor's bytes, counting NaN and Inf on the way."""
+    """Return the CRC-32 of a tensor's bytes, and count its NaN and Inf."""
     read, floating = reader(check.output, info), DTYPES[info.dtype].kind in ("float", "complex")
     crc = 0
     for done in range(0, info.nbytes, BLOCK):
@@ -143,18 +143,18 @@ def _read_through(check: Check, info: TensorInfo) -> int:
     return crc
 
 
-# Which merged tensors are computed again, where not all of them are asked for.
+# The choice of merged tensors that are computed again.
 
 
-def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
-    """Return the merged tensors that are not computed again, with the reason; ``sample`` of them, evenly spread, are.
+def left_out(tensors: Mapping[str, Made], sample: int | None) -> Mapping[str, str]:
+    """Return the merged tensors that are not computed again, with the reason; ``sample`` tensors, evenly spread, are.
 
-    What is copied is always compared: that costs no more than reading it.
+    Copied tensors are always compared: that costs no more than reading them.
     """
     if sample is None:
         return {}
     if sample < 0:
-        raise ConfigError(f"--sample {sample} is no number of tensors.", hint="Use 0 or more.")
+        raise ConfigError(f"--sample {sample} is not a number of tensors.", hint="Use 0 or more.")
     merged = [key for key, made in tensors.items() if made.op in MERGES]
     number = min(sample, len(merged))
     chosen = {merged[place * len(merged) // number] for place in range(number)}

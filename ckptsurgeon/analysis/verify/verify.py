@@ -23,10 +23,10 @@ from .values import check_values, left_out
 
 __all__ = ["relabelled_notes", "verify_output"]
 
-# Finds tensors that a recipe calls drawn and that are, byte for byte, those of a source.
+# Tensors that are drawn, according to the recipe, but are equal to tensors of a source.
 
 PROBE = 4096
-"""Bytes of each candidate that are read; the others only where these are the same."""
+"""Bytes that are read of each candidate; the rest is read only if these are the same."""
 
 Named = tuple[Checkpoint, str]
 Kind = tuple[str, tuple[int, ...]]
@@ -34,10 +34,10 @@ Kind = tuple[str, tuple[int, ...]]
 
 
 def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
-    """Yield the tensors of ``keys`` that the recipe calls drawn, and that a source on this machine holds.
+    """Yield the tensors of ``keys`` that are drawn, according to the recipe, but that a local source has.
 
-    Tensors of one value are passed over: every model has zeros and ones. The work grows with the number of tensors, not
-    with that of pairs: candidates are found by a digest of their beginning, then by one of their content.
+    Tensors with a single value are skipped: every model has zeros and ones. The cost is linear in the number of
+    tensors: candidates are found by a digest of their beginning, then by one of their content.
     """
     drawn = [key for key in keys if check.expected.tensors[key].source is None]
     kinds = {_kind(check.output[key]) for key in drawn}
@@ -55,7 +55,7 @@ def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
             contents[found] = _by_content(alike[found])
         if content in contents[found]:
             source, name = contents[found][content]
-            yield Note(key, f"is drawn, as the recipe says, and equals {escape(name)} of {escape(source.path)}")
+            yield Note(key, f"is drawn, according to the recipe, but equals {escape(name)} of {escape(source.path)}")
 
 
 def _kind(info: TensorInfo) -> Kind:
@@ -63,7 +63,7 @@ def _kind(info: TensorInfo) -> Kind:
 
 
 def _by_probe(sources: Iterable[Checkpoint], kinds: set[Kind]) -> dict[tuple[Kind, bytes], list[Named]]:
-    """Return the tensors of some kinds by how they begin; of sources far away none, since that would fetch them."""
+    """Return the tensors of some kinds by their beginning; not those of remote sources, which would be fetched."""
     found: dict[tuple[Kind, bytes], list[Named]] = {}
     for source in sources:
         if any(file.remote for file in source.open_files().values()):
@@ -84,7 +84,7 @@ def _by_content(candidates: Sequence[Named]) -> dict[bytes, Named]:
 
 
 def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
-    """Return a digest of a tensor's beginning; empty where it cannot be read, which is said where it is needed."""
+    """Return a digest of a tensor's beginning; empty if it cannot be read, which is reported elsewhere."""
     if not info.opaque:
         with suppress(CheckpointError):
             data = reader(source, info)(0, min(PROBE, info.nbytes))
@@ -93,7 +93,7 @@ def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
 
 
 def _content(source: Checkpoint, info: TensorInfo) -> bytes | None:
-    """Return a digest of a tensor's values; None where they are all the same one, or cannot be read."""
+    """Return a digest of a tensor's values; None if all are the same value, or cannot be read."""
     if info.opaque:
         return None
     digest, first, single = hashlib.sha256(), b"", True
@@ -119,9 +119,9 @@ def verify_output(
 ) -> Verification:
     """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
 
-    With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are
-    NOT COMPARED beyond their checksum; drawn ones are never drawn again. Of merged ones ``sample`` are computed again,
-    all where it is None. With a ``key_file`` the files must be signed by it.
+    With a ``plan``, the output's recipe must also agree with the plan. Tensors whose source is gone are NOT COMPARED,
+    except with their checksum; drawn ones are never drawn again. ``sample`` is the number of merged tensors that are
+    computed again, None for all. With a ``key_file`` the files must be signed by it.
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
@@ -137,7 +137,7 @@ def verify_output(
     if plan is not None:
         check_plan(check, plan)
     keys = [key for key in expected.tensors if key in output]
-    with suppress(FormatError):  # which is said of each tensor when it is read
+    with suppress(FormatError):  # reported for each tensor when it is read
         fetch_tensors(_read(check, keys), check.progress)
     for key in keys:
         try:
@@ -165,7 +165,7 @@ def verify_output(
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
-    """Yield the tensors that are read: those of the output, and what they are compared with."""
+    """Yield the tensors that are read: those of the output, and those they are compared with."""
     sources = check.expected.sources
     for key in keys:
         yield check.output, check.output[key]
@@ -177,7 +177,7 @@ def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, Tenso
 
 
 def _nbytes(output: Checkpoint, said: Recipe | None) -> int:
-    """Return the bytes of all files of an output; in a folder the recipe and what lies beside are of them."""
+    """Return the size of all files of an output, for a folder with the recipe and the other files."""
     beside = len(output.recipe.encode()) if output.recipe and os.path.isdir(output.path) else 0
     beside += sum(one.size for one in said.target.companions) if said is not None else 0
     return beside + sum(file.size for file in output.files)
@@ -189,11 +189,11 @@ def _check_keys(check: Check) -> None:
             check.fail(key, "is in the output, and was left out" if made.implied else "is not in the output")
     for key in check.output:
         if key not in check.expected.tensors:
-            check.fail(key, "is in the output and in nothing that made it")
+            check.fail(key, "is in the output, but neither in the recipe nor in the plan")
 
 
 def _check_ties(check: Check) -> None:
-    """Tied keys must hold the same bytes."""
+    """Check that tied keys have the same bytes."""
     for key, made in check.expected.tensors.items():
         if not made.tied_to or key not in check.output or made.tied_to not in check.output:
             continue

@@ -175,7 +175,7 @@ def test_a_pickle_in_a_pickle_in_a_pickle_is_found() -> None:
 def test_what_follows_a_pickle_is_no_part_of_it() -> None:
     Path("x.pkl").write_bytes(payload(0) + b"\n")
     one = cs.scan("x.pkl").found[0]
-    assert (one.fault, one.pickles, one.notes) == (None, 1, ("1 byte behind the last pickle",))
+    assert (one.fault, one.pickles, one.notes) == (None, 1, ("1 byte after the last pickle",))
 
 
 def test_names_of_pickles_behind_each_other_are_counted_together() -> None:

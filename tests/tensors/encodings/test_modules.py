@@ -67,7 +67,7 @@ def test_codes_are_not_put_under_settings_of_their_module_that_decode_them_other
 ) -> None:
     monkeypatch.chdir(tmp_path)
     a, b = model(name).folder(Path("a")), model(name, **changed).folder(Path("b"), 1)
-    notes = [note for note in cs.diff(a, b).notes if "the same codes stand for other numbers" in note]
+    notes = [note for note in cs.diff(a, b).notes if "the same codes mean other numbers" in note]
     if why is None:
         assert cs.transplant(a, b).counts["copied"]
         assert not notes

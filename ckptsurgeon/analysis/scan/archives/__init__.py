@@ -1,1 +1,1 @@
-"""Zip, tar and compressed files, and what lies in them."""
+"""Zip, tar and compressed files, and their contents."""

@@ -1,4 +1,4 @@
-"""What is compressed as a whole: gzip, bzip2, xz, lzma and zlib, unpacked within bounds and looked at."""
+"""Files that are compressed as a whole (gzip, bzip2, xz, lzma, zlib): unpacks them within limits and scans them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["look_at_packed", "packing_of"]
 _STEP = 1 << 20
 _FIRST = 512
 _MEMORY = 256 << 20
-"""Bytes that xz may take for its window; its strongest setting takes 65 MiB."""
+"""The most bytes of xz's window; its strongest setting needs 65 MiB."""
 _UNSURE = ("zlib", "lzma")
-"""What begins with no mark: numbers that its header could be. Other data can begin so too."""
+"""Formats without a magic number: other data can have the same first bytes."""
 _SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
 _JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
 _JOBLIB_HEADER = 21
@@ -37,7 +37,7 @@ class _Unpacker(Protocol):
 
 
 def packing_of(head: bytes) -> str:
-    """Return how something is compressed, or nothing."""
+    """Return the compression of a file, '' if there is none."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
@@ -67,7 +67,7 @@ def _may_be_lzma(head: bytes) -> bool:
 
 
 def look_at_packed(place: Place, packing: str) -> None:
-    """Look at what is inside."""
+    """Scan the contents."""
     at = len(place.look.found)
     place.add(packing)
     if packing not in _MAKERS:
@@ -94,7 +94,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """zlib's decompressor in the manner of the other two: what it did not get to, it keeps."""
+    """zlib's decompressor with the interface of bz2 and lzma: it keeps unused input."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -116,12 +116,12 @@ class _Zlib:
 
 
 def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
-    """Return what was unpacked, and what was wrong with it; several streams may follow each other."""
+    """Return the unpacked bytes, and an error or ''; several streams may follow each other."""
     file, budget, parts = place.file, place.look.budget, bytearray()
     if packing == "joblib zlib":
         begin = _JOBLIB_HEADER + (
             place.head()[_JOBLIB_HEADER : _JOBLIB_HEADER + 1] == b" "
-        )  # that of Python 2 is wider
+        )  # the length of Python 2 has more digits
         file = FileSlice(file, begin, file.size - begin)
     unpacker, at, waiting, step = _MAKERS[packing](), 0, b"", _FIRST
     while True:
@@ -148,12 +148,15 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
             ):
                 return bytes(parts), ""
             budget.take("parts", 1)
-            unpacker, step = _MAKERS[packing](), _FIRST  # streams of a few bytes are not cut out of a megabyte each
+            unpacker, step = (
+                _MAKERS[packing](),
+                _FIRST,
+            )  # small first reads: tiny streams should not cost a megabyte each
         elif not got and at >= file.size:
             return bytes(parts), "it is cut short"
 
 
 def _is_zeros(file: File, at: int) -> bool:
-    """Tell whether a file has nothing but zeros from there on, as on tapes; more than a block of them is other data."""
+    """Return whether a file has only zeros from there on, up to one block, as on tapes."""
     rest = file.size - at
     return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -1,4 +1,4 @@
-"""Tar archives, looked at member by member and never extracted; names and links that lead elsewhere are findings."""
+"""Scans tar archives, member by member, without extracting; reports names and links that lead out of the archive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
 
 # The members of a tar archive: POSIX ustar and pax (IEEE 1003.1-2001), GNU's long names, and what came before.
 #
-# Numbers are read as Python's ``tarfile`` reads them. Where readers part ways over what comes next, that is a fault,
-# and reading goes on in the way in which there is more to see.
+# Numbers are read as Python's ``tarfile`` reads them. If readers disagree about what comes next, that is a fault,
+# and reading continues in the way that shows more.
 
 BLOCK = 512
 _STEP = 1 << 20
 _LONGEST = 64 << 10
 _OCTAL_SIZES = 8**11
-"""From here on a size is no longer in the header, but only in pax."""
+"""Sizes from here on do not fit into the header, only into pax records."""
 _NAMES, _MORE, _FOR_ALL, _SPARSE, _FOLDER = b"LK", b"xX", b"g", b"S", b"5"
 _WITHOUT_DATA = b"123456"
 _FIELDS = {b"path", b"linkpath", b"size"}
@@ -31,7 +31,7 @@ _FIELDS = {b"path", b"linkpath", b"size"}
 
 @dataclass(frozen=True)
 class Member:
-    """A member by its header; ``target`` is where a link leads, ``begin`` and ``size`` are where its bytes are."""
+    """A member from its header; ``target`` is that of a link, ``begin`` and ``size`` locate its bytes."""
 
     name: str
     kind: bytes
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass
 class _More:
-    """What headers in front of a member say of it."""
+    """Facts about a member from the headers before it."""
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
 
 
 def _behind_zeros(place: Place, at: int, faults: list[Fault]) -> int:
-    """Return where the next header is. A block of zeros ends an archive for most readers, and for some it does not."""
+    """Return the offset of the next header. A block of zeros ends the archive for most readers, but not for all."""
     file, begin = place.file, at
     while at < file.size:
         data = file.read(at, min(_STEP if at > begin else BLOCK, file.size - at))
@@ -95,12 +95,12 @@ def _behind_zeros(place: Place, at: int, faults: list[Fault]) -> int:
         place.look.budget.take("searched", len(data))
         at += len(data)
     if begin < at < file.size:
-        faults.append(_corrupt("something stands behind its end"))
+        faults.append(_corrupt("it has data after its end"))
     return at
 
 
 def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
-    """Return how many bytes of data follow a header."""
+    """Return the number of bytes of data after a header."""
     told = more.fields.get(b"size", b"")
     if told.isdigit() and int(told[:20]) != size:
         if int(told[:20]) < _OCTAL_SIZES:
@@ -126,13 +126,13 @@ def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fau
     elif kind in _MORE:
         more.fields.update(found)
     elif _FIELDS & set(found):
-        faults.append(_corrupt("it says one name or size for all of its members"))
+        faults.append(_corrupt("it gives one name or size for all of its members"))
     if found and any(key.startswith(b"GNU.sparse") for key in found):
         faults.append(Fault("unreadable", "it has a sparse file, which is not put together"))
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
-    """Return the records of a pax header; None where they are not in order."""
+    """Return the records of a pax header; None if they are malformed."""
     try:
         return dict(pax_records(raw.rstrip(b"\0")))
     except ValueError:
@@ -140,7 +140,7 @@ def _pax(raw: bytes) -> dict[bytes, bytes] | None:
 
 
 def _number(field: bytes) -> int:
-    """Return a number: octal digits, or binary where the first byte says so. -1 where it is none."""
+    """Return a number: octal digits, or binary if the first byte marks it so; -1 if it is invalid."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     try:
@@ -164,16 +164,16 @@ def _corrupt(why: str) -> Fault:
 
 _SHOWN = 10
 _KEPT = 1000
-"""Faults and notes of one archive; the first ones tell."""
+"""The most faults and notes of one archive that are kept."""
 _DEEP = 256
-"""Folders in which a member may lie."""
+"""The deepest nesting of folders for a member."""
 _LINKS = {b"1": "a hard link", b"2": "a link"}
 _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
 
 @dataclass
 class _Tar:
-    """What was seen of one archive so far. ``paths`` are its files and ``links`` its links, in one case of letters."""
+    """What was found in one archive so far. ``paths`` are its files and ``links`` its links, in lower case."""
 
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -182,12 +182,12 @@ class _Tar:
     links: set[str] = field(default_factory=set)
 
     def see(self, member: Member) -> None:
-        """Keep what is wrong with a member."""
+        """Record the faults of a member."""
         name, path = member.name, posixpath.normpath(member.name).casefold()
         if path.startswith("/") or ".." in name.split("/"):
             self._corrupt(f"{name} points outside the archive")
         if self._is_under_link(path):
-            self._corrupt(f"{name} lies under a link, or over {_DEEP} folders deep")
+            self._corrupt(f"{name} is under a link, or over {_DEEP} folders deep")
         if member.kind == b"5" or name.endswith("/"):
             return
         if path in self.paths:
@@ -206,7 +206,7 @@ class _Tar:
         return len(parts) > _DEEP or any("/".join(parts[:i]) in self.links for i in range(1, len(parts)) if self.links)
 
     def _see_link(self, member: Member, said: str) -> None:
-        """Links of files are relative to where they lie, hard links to the archive."""
+        """Record a link: symbolic ones are relative to their folder, hard links to the archive."""
         around = "" if member.kind == b"1" else posixpath.dirname(member.name)
         if _leads_out(posixpath.join(around, member.target)):
             self._add(Fault("unreadable", f"{said}, out of the archive"))
@@ -225,7 +225,7 @@ class _Tar:
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
     def said(self) -> tuple[str, ...]:
-        """Return what else there is to say."""
+        """Return the notes."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
         return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]
@@ -236,7 +236,7 @@ def _leads_out(path: str) -> bool:
 
 
 def look_at_tar(place: Place) -> None:
-    """Look at every member."""
+    """Scan every member."""
     seen, at = _Tar(), len(place.look.found)
     place.add("tar archive")
     parts = 0

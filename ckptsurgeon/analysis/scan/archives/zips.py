@@ -1,7 +1,8 @@
-"""Zip archives: torch's, numpy's, Keras' and any other, each record by its content, whatever the directory says.
+"""Scans zip archives (torch's, numpy's, Keras' and others): each record by its content, not by the directory.
 
-What the strict reader of ``formats`` takes is looked at record by record. What it refuses, since two readers could read
-it differently, is said; then everything that any reader could find in it is looked at: ``zip_pieces``.
+An archive that the strict reader of ``formats`` accepts is scanned record by record. If it refuses the archive, because
+two readers could read it differently, that is reported, and everything that any reader could find is scanned:
+``zip_pieces``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..pickle.pickles import look_at_pickles
 
 __all__ = ["FORMS", "archives_in_turn", "look_at_zip", "pieces"]
 
-# What any reader could find in a file that has the marks of a zip archive, whatever its directories say.
+# Everything that any reader could find in a file with the signatures of a zip archive.
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s4x2H4x3L4H6xL")
@@ -35,7 +36,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: Place) -> list[File]:
-    """Return archives that follow each other and fill the file, each without fault; none where they do not."""
+    """Return the archives that follow each other and fill the file without fault, or []."""
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -55,7 +56,7 @@ def _is_whole(part: File) -> bool:
 
 
 def _marks(place: Place, mark: bytes) -> Iterator[int]:
-    """Yield where a mark stands in a file."""
+    """Yield the offsets of a signature in a file."""
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
@@ -68,9 +69,9 @@ def _marks(place: Place, mark: bytes) -> Iterator[int]:
 
 
 def pieces(place: Place) -> Iterator[tuple[str, File]]:
-    """Yield the name and the content of each record that has a header, unpacked as far as that goes.
+    """Yield the name and the content of each record with a header, unpacked as far as possible.
 
-    One that a directory names otherwise is yielded under both names.
+    A record with another name in a directory is yielded under both names.
     """
     listed, directory = _listed(place)
     heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND))
@@ -87,7 +88,7 @@ def pieces(place: Place) -> Iterator[tuple[str, File]]:
 
 
 def _listed(place: Place) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
-    """Return (name, stored bytes, method) of each record by where its header is, and where the directories stand."""
+    """Return (name, stored bytes, method) of each record by the offset of its header, and the directories' offsets."""
     found = {}
     places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
     for at in places:
@@ -130,11 +131,11 @@ FORMS = ("zip archive", "torch zip", "torchscript")
 
 _PEEK = 4096
 _NOT_READ = ("zip method", "zip encryption")
-"""The rules of archives that others can read."""
+"""Rules that an archive may break although other readers can read it."""
 
 
 def look_at_zip(place: Place) -> None:
-    """Look at every record of an archive."""
+    """Scan every record of an archive."""
     try:
         archive = read_archive(place.file)
     except FormatError as error:
@@ -144,7 +145,7 @@ def look_at_zip(place: Place) -> None:
 
 
 def _look_at_odd(place: Place, fault: Fault) -> None:
-    """Look at archives one behind the other, as DCP keeps them, or at whatever can be found in a contradictory one."""
+    """Scan consecutive archives, as DCP writes them, or everything that can be found in a contradictory one."""
     several = archives_in_turn(place)
     if several:
         place.add("zip archives in turn", notes=(f"{len(several)} archives one behind the other",))
@@ -160,7 +161,7 @@ def _look_at_odd(place: Place, fault: Fault) -> None:
 
 
 def _kept(place: Place, names: list[str]) -> Iterator[Place]:
-    """Yield the records that can be found, and keep their names."""
+    """Yield the records that can be found, and record their names."""
     for name, content in pieces(place):
         names.append(name)
         yield place.inside(content, name)
@@ -192,8 +193,8 @@ def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> 
             yield opened
 
 
-def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
-    """Return the place of a record; None where there is nothing to look at, or it cannot be unpacked, which is said."""
+def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
+    """Return the place of a record; None if it is empty, or cannot be unpacked, which is reported."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
     if is_array_of_numbers(_peeked(archive, entry)):
@@ -206,8 +207,8 @@ def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
         return None
 
 
-def _peeked(archive: Archive, entry: ZipEntry) -> bytes:
-    """Return how a compressed record begins; nothing where it is damaged."""
+def _peeked(archive: Archive, entry: Entry) -> bytes:
+    """Return the first bytes of a compressed record; b'' if it is damaged."""
     try:
         return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
     except zlib.error:

@@ -1,4 +1,4 @@
-"""numpy's ``.npy``: numbers are plain data; an array of objects is a pickle behind the header (numpy/lib/format.py)."""
+"""Scans numpy's ``.npy``: numbers are plain data; an array of objects is a pickle (numpy/lib/format.py)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _FIELDS = re.compile(_FIELD)
 _UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
 _RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
 _PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
-"""A header as numpy writes it, of types that hold no objects. Any other is read by numpy as Python spells dictionaries,
-so that objects may be in it under many spellings."""
+"""A header as numpy writes it, for types without objects. numpy reads other headers as Python literals, which can
+write a type with objects in many ways."""
 
 
 def is_array_of_numbers(head: bytes) -> bool:
-    """Tell whether bytes begin as an array of which the whole header is there, and says that it holds no objects."""
+    """Return whether bytes begin with the complete header of an array without objects."""
     header, length = _header(head)
     return head.startswith(MAGIC) and len(header) == length and _plain(header) is not None
 
 
 def look_at_array(place: Place) -> bool:
-    """Look at an array; returns whether it holds more than numbers."""
+    """Scan an array; returns whether it has more than numbers."""
     head = place.head(_FIRST)
     header, length = _header(head)
     if len(header) < length <= _LONGEST:
@@ -52,7 +52,7 @@ def look_at_array(place: Place) -> bool:
     place.add("numpy array of objects")
     found = look_at_pickles(place, begin)
     if found is None:
-        why = Fault("unreadable", "its header names no numbers, and no pickle is behind it")
+        why = Fault("unreadable", "its header has no type of numbers, and no pickle follows")
         place.look.amend(len(place.look.found) - 1, fault=why)
     else:
         _look_behind(place, found.end)
@@ -60,7 +60,7 @@ def look_at_array(place: Place) -> bool:
 
 
 def _look_behind(place: Place, end: int) -> bool:
-    """Look at what lies behind an array, where numpy reads the next one; returns whether it matters."""
+    """Scan the bytes after an array, which numpy reads as the next one; returns whether anything was found."""
     rest = place.file.size - end
     if rest <= 0:
         return False
@@ -78,7 +78,7 @@ def _start(head: bytes) -> int:
 
 
 def _header(head: bytes) -> tuple[bytes, int]:
-    """Return what there is of the header, and how long it is."""
+    """Return the header, as far as it is there, and its length."""
     start = _start(head)
     length = int.from_bytes(head[8:start], "little")
     return head[start : start + length], length

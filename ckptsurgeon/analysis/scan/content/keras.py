@@ -1,9 +1,9 @@
-"""What loading a Keras model would import, judged by the classes its configuration names.
+"""Scans Keras models: what loading would import, by the classes that the configuration names.
 
 A configuration (``config.json`` in ``.keras``, an attribute in HDF5) names a class for everything in the model, and
-Keras imports it from whatever ``module`` says (keras/src/saving/serialization_lib.py). Classes that Keras itself has
-and that make nothing but layers are known by their names; every other is unknown code. There is no list of what is
-bad: ``Lambda`` and ``TorchModuleWrapper``, which run what lies in the file, are only not in it.
+Keras imports it from the module in ``module`` (keras/src/saving/serialization_lib.py). Keras's own classes that only
+make layers are known by name; every other class is unknown code. There is no list of bad classes: ``Lambda`` and
+``TorchModuleWrapper``, which run code in the file, are simply not in the list of known ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..findings import Fault, Verdict
 
 __all__ = ["KERAS_CLASSES", "look_at_hdf5", "why_code"]
 
-# The classes of Keras 2 and 3 that make layers and what belongs to them, and run nothing that a file brings along.
+# The classes of Keras 2 and 3 that make layers and their parts, and run no code from the file.
 
 # fmt: off
 KERAS_CLASSES = frozenset((
@@ -61,7 +61,7 @@ KERAS_CLASSES = frozenset((
 
 _STEP = 4 << 20
 _OVERLAP = 4096
-"""Bytes that are looked at twice: the longest class with its module that may lie across two reads."""
+"""Overlap of two reads in bytes: at least the longest class with its module."""
 
 _MODULE = re.compile(
     r"(?:tf_)?keras(?:\.src)?(?:\.(?:activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|"
@@ -70,13 +70,13 @@ _MODULE = re.compile(
 _TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
 _SAID = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
 _SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-"""A letter by its number, as no library writes it."""
+"""A letter written as an escape, which no library does."""
 _MODEL = b"model_config"
-"""The attribute in which HDF5 holds a model (keras/src/legacy/saving/legacy_h5_format.py)."""
+"""The attribute of HDF5 with the model (keras/src/legacy/saving/legacy_h5_format.py)."""
 
 
 def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
-    """Yield what is unknown code in one JSON object. A name may stand twice in it: readers differ in which counts."""
+    """Yield the unknown code of one JSON object. If a name occurs twice, both count: readers differ."""
     said: dict[str, list[object]] = {}
     for key, value in pairs:
         said.setdefault(key, []).append(value)
@@ -102,7 +102,7 @@ def _why_module(module: object) -> str:
 
 
 def look_at_hdf5(place: Place) -> None:
-    """Look for the classes of a Keras model in HDF5, which is not decoded: texts in it are not compressed."""
+    """Search HDF5 for the classes of a Keras model; it is not decoded, because texts in it are not compressed."""
     why: dict[str, None] = {}
     is_model = found = spelled = False
     for data in _pieces(place):

@@ -1,4 +1,4 @@
-"""Configurations and programs beside a model: named as what a toolkit would import or run if it is told to."""
+"""Scans configurations and programs next to a model: reports what a toolkit would import or run if asked to."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SHOWN = 5
 
 
 def program_note(names: Iterable[str]) -> tuple[str, ...]:
-    """Return what to say of an archive with the source of a program among its names; nothing where there is none."""
+    """Return a note for an archive that has source code among its names, or ()."""
     code = [name for name in names if name.endswith((".py", ".pyc"))]
     return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
 
 
 def look_at_text(place: Place, head: bytes) -> bool:
-    """Look at a text by what it names; returns whether there is anything to say. It is data, whatever it says."""
+    """Scan a text for the classes that it names; returns whether there are any. The text itself is data."""
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
         place.add(_PROGRAMS[suffix], notes=("a program beside the model: run only by a toolkit that is told to",))
@@ -62,7 +62,7 @@ def _look_at_configuration(place: Place, *, is_json: bool) -> bool:
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return what is unknown code in a text of JSON, and what else it names, each once."""
+    """Return the unknown code in a JSON text, and notes on its other names, each once."""
     code: dict[str, None] = {}
     said: dict[str, None] = {}
 

@@ -1,1 +1,1 @@
-"""Pickles, decoded instruction by instruction without running one."""
+"""Decodes pickles, instruction by instruction, without running them."""

@@ -1,4 +1,4 @@
-"""The rarer instructions of a pickle, by their names in CPython's ``Lib/pickletools.py``: what each would do."""
+"""The effects of the rarer instructions of a pickle, named as in CPython's ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Opcodes(State):
         self.stack.append(self.extension(int.from_bytes(self.data[begin:end], "little")))
 
     def op_inst(self, begin: int, end: int) -> None:
-        function = self.name(*self.lines(begin, end))  # first: Python's reader imports it where there is no mark
+        function = self.name(*self.lines(begin, end))  # first: Python's reader imports it even without a mark
         items = tuple(self.pop_mark())
         self.stack.append(self.call(function, items, self.position))
 
@@ -167,4 +167,4 @@ _NAMES: Mapping[str, bytes] = {
 TABLE: Mapping[int, Callable[[Opcodes, int, int], None]] = {
     op: getattr(Opcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
 }
-"""The instructions by their byte; those that are most frequent are in the machine itself."""
+"""The methods by opcode; the most frequent instructions are handled in the machine itself."""

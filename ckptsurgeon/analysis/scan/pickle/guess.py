@@ -1,4 +1,4 @@
-"""Whether bytes are a pickle, by their name and by their content."""
+"""Guesses whether a file is a pickle, from its name and its content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .texts import text_at
 
 __all__ = ["BEGINS", "MAGICS", "SHORTEST", "Named", "imports_something", "inner_bytes", "must_be_pickle", "named"]
 
-# What the name of a thing says of it: what else begins as a pickle without saying so is judged by that.
+# The kind of a file by its name. It decides about content that could be a pickle but has no marker.
 
 _PICKLES = (
     ".bin", ".ckpt", ".cloudpickle", ".dill", ".distcp", ".joblib", ".metadata", ".npy", ".p", ".pickle", ".pk", ".pkl",
@@ -27,7 +27,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z")
 
 
 class Named(Enum):
-    """What readers would take a file for, going by its name."""
+    """The kind of a file by its name, as readers would open it."""
 
     PICKLE = "a pickle"
     TEXT = "a text"
@@ -35,7 +35,7 @@ class Named(Enum):
 
 
 def named(path: str) -> Named:
-    """Return what a name says; of what was unpacked, the name it had."""
+    """Return the kind for a name; for unpacked data, the name of the compressed file counts."""
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
     path = path.removesuffix(packed)
@@ -48,23 +48,23 @@ def must_be_pickle(name: str) -> bool:
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""First bytes of pickles that do not fail at once, in a byte string or in UTF-8, and of archives."""
+"""First bytes of pickles that do not fail at once, as bytes or in UTF-8, and of archives."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
-"""Bytes of the shortest pickle that imports something."""
+"""Length in bytes of the shortest pickle that imports something."""
 
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _FILE = re.compile(r"[^/\0\\]{1,500}")
-"""A module that Python finds as a file: its name may hold anything but a slash. What is not UTF-8 has a backslash."""
+"""A module that Python can find as a file: any name without a slash. Names that are not UTF-8 have a backslash."""
 _TEXT = b"STUVX\x8c\x8d"
 
 
 def imports_something(tried: State, *, marked: bool = False, said: Named = Named.TEXT) -> bool:
-    """Return whether what was tried as a pickle is one that matters, which an import makes it: that runs a module.
+    """Return whether decoded data is a pickle that matters: one with an import, because that runs a module.
 
-    A text whose first word begins with a ``c`` is an import too. So what is named as a text, or as nothing, has to
-    spell a name as programs do, and what is named as a text has to end or to call before it fails; but not what is
-    ``marked`` with its protocol and ends without fault.
+    A text whose first word begins with a ``c`` decodes as an import too. So for a file named as a text, or without a
+    known name, the import must look like a name in programs; and for a text the pickle must end, or call something,
+    before it fails. Neither is required if it is ``marked`` with its protocol and ends without fault.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
@@ -76,7 +76,7 @@ def imports_something(tried: State, *, marked: bool = False, said: Named = Named
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:
-    """Return what a text or byte string spells. Text is Latin-1 where it can be: so protocols 0 to 2 spell bytes."""
+    """Return the bytes of a text or byte string. Text becomes Latin-1 if possible, as bytes in protocols 0 to 2."""
     if data[at] not in _TEXT:
         return data[begin:end]
     text = text_at(data, at, end - begin) or ""

@@ -1,8 +1,8 @@
-"""The names that are known to make nothing but data and tensors, each by its exact module and name.
+"""The names that make only data and tensors, each by its exact module and name.
 
-They are those that our own reader understands (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
-``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; bad names are not
-listed.
+They are those that our own reader supports (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
+``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; there is no list of bad
+names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BUILTINS = (
     "str",
     "tuple",
 )
-"""Types of plain data. Old protocols spell sets and byte strings as calls of them; ``defaultdict`` names them."""
+"""Types of plain data. Old protocols write sets and byte strings as calls of them; ``defaultdict`` names them."""
 
 _COLLECTIONS = ("Counter", "OrderedDict", "defaultdict")
 
@@ -49,7 +49,7 @@ _TORCH = (
     "per_tensor_symmetric",
     "half", "float", "double", "long", "int", "short", "cfloat", "cdouble", "chalf",
 )  # fmt: skip
-"""Of ``torch``, beside its dtypes and storages."""
+"""Of ``torch``, in addition to its dtypes and storages."""
 
 _OTHERS = {
     "torch._tensor": ("_rebuild_from_type", "_rebuild_from_type_v2"),
@@ -88,18 +88,18 @@ def _named() -> Iterator[tuple[str, str, Verdict]]:
 
 
 KNOWN: Mapping[tuple[str, str], Verdict] = {(module, name): verdict for module, name, verdict in _named()}
-"""What importing a name and calling it makes at most."""
+"""The verdict on importing and calling a name."""
 
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Allow the calls by which protocols 0 to 2 spell bytes. Any other encoding is a module that Python imports."""
+    """Return '' for the calls by which protocols 0 to 2 write bytes; any other encoding is a module to import."""
     return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
 
 
 def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
-    """Allow what is made of a text with one of these encodings, or without any."""
+    """Return '' for a text with one of these encodings, or without one."""
     if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
         return _OTHER_ENCODING
     return ""
@@ -115,4 +115,4 @@ CHECKS: Mapping[tuple[str, str], Check] = {
         for name in ("bytearray", "bytes", "str")
     },
 }
-"""Known names whose arguments decide."""
+"""Checks of arguments, for known names that are harmless only with some."""

@@ -1,8 +1,8 @@
-"""Decodes one pickle without running it: which names it would import, and what it would do with them.
+"""Decodes one pickle without running it: the names it would import, and what it would do with them.
 
-Instructions are cut as every reader cuts them (``operands``); where a reader would stop for another reason, as at a
-stack that is empty, the fault is kept and decoding goes on, so that nothing behind it is missed. Only plain data,
-containers and names are told apart: what a container holds matters only to show it.
+The stream is divided into instructions as every reader does it (``operands``). If a reader would stop for another
+reason, such as an empty stack, the fault is recorded and decoding continues, so that nothing after it is missed. Only
+plain data, containers and names are distinguished: the contents of a container matter only for display.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
 _LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
-"""Numbers and constants to the end of what a mark began: one step for the sizes of a tensor, or a thousand floats."""
+"""Numbers and constants after a mark, to its end: one step for the sizes of a tensor, or a thousand floats."""
 _MAKES = frozenset(b"tld\x91")
-"""What ends at a mark and leaves one value: TUPLE, LIST, DICT, FROZENSET. The others add to what is there."""
+"""Instructions that make one value of the items after a mark: TUPLE, LIST, DICT, FROZENSET. Others add to a value."""
 
 
 class Machine(Hurried):
-    """Decodes one pickle from ``position``. ``total`` is the length of the data, had all of it been read.
+    """Decodes one pickle from ``position``. ``total`` is the length of the whole data.
 
-    Afterwards ``stopped`` says whether it came to a STOP, ``fault`` what the first fault was, ``position`` where it
-    ended. Raises MoreError where ``data`` is too short a part of the whole, SpentError beyond a bound.
+    Afterwards ``stopped`` is whether it reached STOP, ``fault`` the first fault, ``position`` its end. Raises MoreError
+    if more than ``data`` has to be read, SpentError beyond a limit.
     """
 
     def run(self) -> None:
-        """Decode to STOP, or to where no reader can go on."""
+        """Decode to STOP, or to where no reader can continue."""
         self._run()
         if self.memo and max(self.memo) > limits.PICKLE_MEMO:
             self.part("a memo entry has a number for which C's reader takes gigabytes")
@@ -62,7 +62,7 @@ class Machine(Hurried):
                 return
 
     def _name_cut_off(self) -> None:
-        """Count a name at the end of the file without its newline: Python's reader takes all but its last letter."""
+        """Count a name at the end of the file without a newline: Python's reader uses it without its last letter."""
         begin = self.position + 1
         if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
             return
@@ -76,7 +76,7 @@ class Machine(Hurried):
         self.part("the name at its end is cut off")
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Keep the bounds of a text or byte string that is a pickle or an archive of its own, as far as can be told."""
+        """Record the bounds of a text or byte string that seems to be a pickle or an archive itself."""
         data = self.data
         if self.level >= limits.SCAN_DEPTH or end - begin < SHORTEST or data[begin] not in BEGINS:
             return
@@ -87,7 +87,7 @@ class Machine(Hurried):
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
-        """Return whether bytes are pickles that import something, or hold one that does; numbers can look like one."""
+        """Return whether bytes are pickles that import something, or contain one; numbers can look like a pickle."""
         if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
             return False
         at = 0
@@ -100,7 +100,7 @@ class Machine(Hurried):
         return False
 
     def _recover(self, empty: bool) -> None:
-        """Go on behind an instruction that took from an empty stack, or what the memo does not have."""
+        """Continue after an instruction that used an empty stack, or a missing memo entry."""
         if self.position >= len(self.data):
             if len(self.data) < self.total:
                 raise MoreError

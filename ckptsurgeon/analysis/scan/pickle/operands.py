@@ -1,4 +1,4 @@
-"""How long each instruction of a pickle is: the one table by which streams are cut into instructions.
+"""The lengths of a pickle's instructions: the table that divides streams into instructions.
 
 After CPython's ``Lib/pickletools.py``, against which it is tested. An instruction whose operand is longer than what
 remains ends the stream for every reader.
@@ -28,8 +28,8 @@ LENGTHS: Mapping[int, struct.Struct] = {
     **dict.fromkeys(b"\x8b", struct.Struct("<i")),
     **dict.fromkeys(b"\x8d\x8e\x96", struct.Struct("<Q")),
 }
-"""The number in front of the operand that says how long it is. That of BINSTRING is negative from 2 GiB on for all but
-C's reader, which reads on."""
+"""The type of the length before the operand. That of BINSTRING is negative from 2 GiB on, except for C's reader, which
+reads on."""
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
 """Lines of text that the operand has."""
@@ -42,29 +42,29 @@ _USUAL: Mapping[int, re.Pattern[bytes]] = {
     ord("F"): re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)"),
     ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
 }
-"""Lines as picklers write them, which all readers read alike."""
+"""Lines as picklers write them; all readers read them alike."""
 
 _NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
 _READ: Mapping[int, re.Pattern[bytes]] = {**dict.fromkeys(b"IL", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED}
-"""Lines that some reader takes: C's ignore all behind a zero byte, and take octal numbers."""
+"""Lines that some readers accept: C's ignore everything after a zero byte, and accept octal numbers."""
 _INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
 
 class TruncatedError(Exception):
-    """The stream ends inside an instruction; the text says how."""
+    """Raised if the stream ends inside an instruction; the text has details."""
 
 
 class MoreError(Exception):
-    """What was read so far ends inside an instruction, and the file goes on."""
+    """Raised if the data read so far ends inside an instruction, and the file continues."""
 
 
 def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
-    """Return where the operand of the instruction at ``at`` begins, without its length, and where it ends.
+    """Return the bounds of the operand of the instruction at ``at``, without its length.
 
-    ``total`` is how long the data would be if all were read. Raises KeyError for an unknown opcode, TruncatedError
-    where the stream ends before the operand does, MoreError where only what was read does.
+    ``total`` is the length of the whole data. Raises KeyError for an unknown opcode, TruncatedError if the stream ends
+    before the operand, MoreError if only the data read so far does.
     """
     op, begin = data[at], at + 1
     if op in LINES:
@@ -88,7 +88,7 @@ def is_marked(head: bytes) -> bool:
 
 
 def spelling(data: bytes, at: int, begin: int, end: int) -> str:
-    """Return how readers take the line of an instruction: ``alike``, ``apart``, or, if none goes on there, ``not``."""
+    """Return how readers read the line of an instruction: ``alike``, ``apart`` or, if all of them fail, ``not``."""
     usual = _USUAL.get(data[at])
     if usual is None:
         return "alike"
@@ -101,7 +101,7 @@ def spelling(data: bytes, at: int, begin: int, end: int) -> str:
 
 
 def line_index(line: bytes) -> tuple[int, bool]:
-    """Return the number of a memo entry as C reads it, and whether all read it so; raises ValueError for none."""
+    """Return the number of a memo entry as C reads it, and whether all readers do; raises ValueError if invalid."""
     index = int(line.partition(b"\0")[0])
     if index < 0:
         raise ValueError("a memo entry has a negative number")

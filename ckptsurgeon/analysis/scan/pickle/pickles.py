@@ -1,4 +1,4 @@
-"""Pickles behind each other at the beginning of a file: what they would import and call together."""
+"""Scans consecutive pickles at the beginning of a file: what they would import and call together."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .values import Name
 __all__ = ["Pickles", "look_at_pickles"]
 
 _FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
-"""Bytes that are read at first of what may be a pickle or is far away, and of what says that it is one."""
+"""Bytes of the first read, for a possible or remote pickle, and for one that is marked as a pickle."""
 _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
-"""Magic number, protocol, system, object, keys of the storages; what follows is the tensors' bytes."""
+"""Magic number, protocol, system, object, keys of the storages; then come the tensors' bytes."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
 """Also as ``sklearn.externals.joblib.numpy_pickle``. The bytes of an array, or a pickle of its own, follow each."""
 
 
 @dataclass
 class Pickles:
-    """What the pickles of one file would do. ``storages`` are the keys of torch's storages that they refer to."""
+    """What the pickles of one file would do. ``storages`` are the keys of the torch storages that they use."""
 
     names: Names = field(default_factory=dict)
     number: int = 0
@@ -42,18 +42,18 @@ class Pickles:
     storages: set[str] = field(default_factory=set)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return the names, those that are unknown code first."""
+        """Return the names, unknown code first."""
         return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
 
     def finding(self, place: Place) -> Finding:
-        """Return what was found at a place."""
+        """Return the finding for a place."""
         uses = self.uses()
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None
         if joblib:
             fault = Fault("unreadable", "joblib keeps arrays between the instructions, and what follows is not decoded")
         behind = place.file.size - self.end
-        said = f"{count(behind, 'byte')} behind the last pickle" if behind and not fault and not self.legacy else ""
+        said = f"{count(behind, 'byte')} after the last pickle" if behind and not fault and not self.legacy else ""
         notes = tuple(note for note in (said, self.parted) if note)
         form = "torch legacy" if self.legacy else "joblib" if joblib else "pickle"
         verdict = max((use.verdict for use in uses), default=Verdict.PLAIN)
@@ -64,16 +64,16 @@ class Pickles:
 
 
 def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Decode the pickles from ``start``, and look at those inside them; returns None where there is none.
+    """Decode the pickles from ``start``, and scan those inside them; returns None if there is none.
 
-    Where it is not ``sure`` that there should be one, numbers that begin as a pickle does are none. What is a pickle
-    or nothing by its name, and is none, is corrupt.
+    If it is not ``sure`` that there is one, numbers that look like the beginning of a pickle do not count. A file whose
+    name promises a pickle but that has none is corrupt.
     """
     found, said, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
         machine = _decoded(place.file, found.end, place.look.budget)
         if not _believed(machine, found, said, sure=sure):
-            why = machine.fault or "it is no pickle"
+            why = machine.fault or "it is not a pickle"
             break
         _take(place, machine, found)
         if found.fault:
@@ -87,7 +87,7 @@ def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickl
 
 
 def _decoded(file: File, at: int, budget: Budget) -> Machine:
-    """Decode the pickle at ``at``, of which as much is read as turns out to be needed."""
+    """Decode the pickle at ``at``; reads as much as is needed."""
     total = min(file.size - at, limits.PICKLE_BYTES)
     size = _FIRST_MARKED if not file.remote and is_marked(file.read(at, min(2, total))) else _FIRST
     hurried = True
@@ -108,7 +108,7 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
 
 
 def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> bool:
-    """Return whether what was decoded is a pickle, and not other data that could be read as one."""
+    """Return whether decoded data is a pickle, and not other data that can be read as one."""
     marked = is_marked(machine.data)
     if machine.torn or imports_something(machine, marked=marked, said=said):
         return True
@@ -120,7 +120,7 @@ def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> b
 
 
 def _take(place: Place, machine: Machine, found: Pickles) -> None:
-    """Add what a pickle does to what those before it do, and look at what lies inside it."""
+    """Add the effects of a pickle to those of the pickles before it, and scan the data inside it."""
     data = machine.data
     place.look.budget.take("bytes", machine.position)
     if found.number == 0:

@@ -1,7 +1,7 @@
-"""Common runs of a pickle's instructions taken in one step: plain tensors of ``torch.save``, tables of numbers.
+"""Decodes common runs of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
 
-What they put into the memo is not kept, only that something was put there: at numbers from 256 on, so that everything
-below is as it was. A pickle that fetches from there what is not a name is decoded anew, one instruction at a time.
+The values that they put into the memo are not kept, only that there is one; this is done only for numbers from 256 on.
+A pickle that later gets such a value is decoded again from the start, one instruction at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .values import Name, Value
 
 __all__ = ["LITERAL", "LITERALS", "PUT", "Hurried", "Rows", "rows_of"]
 
-# Takes tables in one step: dictionaries of the same keys and of numbers, and tuples of numbers, behind each other.
+# Tables in one step: consecutive dictionaries of numbers with the same keys, or tuples of numbers.
 #
-# What they put into the memo is kept where MEMOIZE numbers it; where numbers from 256 on are given, it is not
-# (``shortcut``). Neither holds anything but numbers and constants.
+# Memo entries are kept if MEMOIZE numbers them, and not kept for explicit numbers from 256 on. They contain only
+# numbers and constants.
 
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
@@ -29,9 +29,9 @@ PUT = rb"r.(?!\0\0\0)..\0"
 
 @dataclass(frozen=True)
 class Rows:
-    """The patterns of rows that are put into the memo in one way, by an instruction of so many bytes.
+    """The patterns of rows for one instruction that puts them into the memo, of so many bytes.
 
-    ``kept`` is whether it numbers them itself.
+    ``kept`` is whether the instruction numbers them itself.
     """
 
     dictionaries: re.Pattern[bytes]
@@ -43,7 +43,7 @@ class Rows:
 
     @property
     def ahead(self) -> int:
-        """How far behind the begin of a dictionary the first value in it is."""
+        """The offset of the first value from the beginning of a dictionary."""
         return self.nbytes + 4
 
     @classmethod
@@ -95,13 +95,13 @@ _TENSOR = re.compile(
 
 
 class Hurried(Opcodes):
-    """A pickle of which the usual tensors are taken in one step each, where ``hurried`` is set.
+    """Decodes each usual tensor of a pickle in one step, if ``hurried`` is set.
 
     ``skipped`` counts them.
     """
 
     def take_rows(self, rows: Rows, at: int, stack: list[Value]) -> int:
-        """Take the dictionaries or tuples of numbers that begin at ``at``, if they are several; returns their end."""
+        """Decode several dictionaries or tuples of numbers that begin at ``at``; returns their end."""
         if not self.hurried or (self.skipped and rows.kept):
             return at
         number, end, fetched = rows.taken(self.data, at, self.edge)
