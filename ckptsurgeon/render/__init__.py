@@ -1,1 +1,1 @@
-"""Results for people: rich renderables, aligned and quiet. Reads results, decides nothing."""
+"""Shows results as text: rich renderables, aligned. Reads results and decides nothing."""

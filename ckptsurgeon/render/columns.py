@@ -1,4 +1,4 @@
-"""Aligned columns without trailing blanks, and remarks of one line each, indented where they go on."""
+"""Aligned columns without trailing blanks, and notes with a hanging indent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Columns", "Hanging", "Spread", "hanging", "next_view", "notes_view",
 
 GAP = 2
 NARROWEST = 28
-"""The last column goes on lines of its own when less than this is left for it."""
+"""If less width than this is left for the last column, it is put on separate lines."""
 
 
 class Columns:
-    """Rows of cells. ``right`` names the columns that are set flush right; the last is wrapped."""
+    """Rows of cells. ``right`` has the columns that are aligned right; the last column is wrapped."""
 
     def __init__(self, rows: Iterable[Sequence[str | Text]], *, right: Iterable[int] = (), indent: int = 2) -> None:
         self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
@@ -35,7 +35,7 @@ class Columns:
             yield from self._row(row, widths, options.max_width)
 
     def _width(self, column: int, most: int) -> int:
-        """Return the width of a column, not counting cells that are too long for one."""
+        """Return the width of a column, without cells that are too long for it."""
         cells = [row[column].cell_len for row in self._rows if column < len(row)]
         return max((width for width in cells if width <= most), default=0)
 
@@ -43,7 +43,7 @@ class Columns:
         line = Text(" " * self._indent)
         for i, width in enumerate(widths):
             cell = row[i] if i < len(row) else Text()
-            if cell.cell_len > width:  # on lines of its own, and the row goes on below
+            if cell.cell_len > width:  # on separate lines; the row continues below
                 start = line.cell_len
                 first, *more = hanging(cell, room, first=start, rest=start)
                 line.append_text(first[start:])
@@ -74,10 +74,10 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 
 
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
-    """Return ``text`` in lines of at most ``width`` cells, indented by ``first`` and ``rest``.
+    """Return ``text`` wrapped to lines of at most ``width`` cells, indented by ``first`` and ``rest``.
 
-    They are broken at blanks outside brackets; a word that is too long for a line, behind a comma, else behind a
-    dot, else anywhere.
+    Lines are broken at blanks outside brackets; a word that is too long for a line after a comma, or after a dot, or
+    anywhere.
     """
     lines = [Text(" " * first)]
     empty = True
@@ -99,7 +99,7 @@ def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
 
 
 def _words(text: Text, room: int) -> Iterator[Text]:
-    """Yield the words of a text; what stands in brackets, as a shape, is one of them if it fits on a line."""
+    """Yield the words of a text; text in brackets, such as a shape, is one word if it fits on a line."""
     held: list[Text] = []
     for word in text.split(" "):
         held.append(word)
@@ -112,7 +112,7 @@ def _words(text: Text, room: int) -> Iterator[Text]:
 
 
 def _break(word: str, room: int) -> int:
-    """Return how many characters of a word that is too long go on a line of ``room`` cells."""
+    """Return how many characters of a word that is too long fit on a line of ``room`` cells."""
     end = room
     while cell_len(word[:end]) > room:  # wide characters take two cells
         end -= 1
@@ -123,11 +123,11 @@ def _break(word: str, room: int) -> int:
     return max(1, end)
 
 
-# Remarks and small answers: one line each, and what is too long for it indented below.
+# Notes and small answers.
 
 
 class Hanging:
-    """A text behind a label; its further lines begin under its first word."""
+    """A text after a label; its further lines begin under its first word."""
 
     def __init__(self, label: Text, text: Text | str) -> None:
         self._label = label
@@ -136,7 +136,7 @@ class Hanging:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         start = self._label.cell_len
         first, *more = hanging(self._text, options.max_width, first=start, rest=start)
-        line = Text().append_text(self._label)  # of a copy the label's colour would be that of the whole line
+        line = Text().append_text(self._label)  # a copy's style would apply to the whole line
         line.append_text(first[start:])
         line.rstrip()
         yield line
@@ -144,7 +144,7 @@ class Hanging:
 
 
 class Spread:
-    """Words behind a label, two blanks between them; a line ends between two words, never inside one."""
+    """Words after a label, with two blanks between them; lines are broken only between words."""
 
     def __init__(self, label: Text, words: Sequence[str | Text]) -> None:
         self._label, self._words = label, [word if isinstance(word, Text) else Text(word) for word in words]
@@ -161,29 +161,29 @@ class Spread:
 
 
 def notes_view(notes: Iterable[str]) -> RenderableType:
-    """Return remarks, one below the other."""
+    """Return notes, one per line."""
     return Group(*(Hanging(Text("note: ", "yellow"), escape(note, 1000)) for note in notes))
 
 
 def next_view(commands: Iterable[str]) -> Iterator[RenderableType]:
-    """Yield the line that says what to do next; a command stays on one line, to be copied."""
+    """Yield the line with the next command, never broken, so that it can be copied."""
     text = ", ".join(commands)
     if text:
         yield Text(f"  next: {text}", style="dim", no_wrap=True, overflow="ignore")
 
 
 def written_view(output: str, *, next_step: str) -> RenderableType:
-    """Return that a small file was written, and the next command."""
+    """Return a message that a small file was written, and the next command."""
     line = Text("  wrote ")
     line.append(escape(output), style="bold")
     return Group(line, *next_view([next_step]))
 
 
-# A page that was written, as a person wants to hear of it.
+# A page that was written.
 
 
 def page_view(page: Page, *, next_step: str) -> RenderableType:
-    """Return where a page is, how big, of how many tensors, and what to do next."""
+    """Return the path and size of a page, its number of tensors, and the next command."""
     line = Text(escape(page.output or ""), style="bold")
     line.append(f"  {human_bytes(page.nbytes)}  {count(page.tensors, 'tensor')}", "not bold")
     return Group(Hanging(Text("  wrote "), line), *next_view([next_step]))

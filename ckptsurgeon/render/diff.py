@@ -1,4 +1,4 @@
-"""A difference between two checkpoints as a person wants to see it."""
+"""Shows the difference of two checkpoints."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .tree import branch_names, collapsed, modules_at, numbers_of, pattern_of
 __all__ = ["difference_view"]
 
 SHOWN = 12
-"""Rows of each kind that are shown, equal layers as one, before "and N more"."""
+"""The most rows of each kind before "and N more"; equal layers are one row."""
 
 FEW = 4
-"""Rows from which one sees where they are; of more, a table says how much differs in which branch."""
+"""The most rows without a table of how much differs in each branch."""
 
 STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "not compared": ""}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A tensor that differs: its key, what is said of it, how far its values are apart, and its new name if any."""
+    """A tensor that differs: its key, a description, the figures of the difference, and its new name if any."""
 
     key: str
     said: str = ""
@@ -37,10 +37,10 @@ class _Row:
 
 
 def difference_view(found: Difference, *, every: bool = False, depth: int | None = None) -> RenderableType:
-    """Return what differs, kind by kind, where, and a line that says how much is the same.
+    """Return the differences by kind, a table of branches, and a line that counts what is the same.
 
-    Numbered layers of which the same is said are one row, with the furthest apart of their values; with ``every``
-    each tensor has its own. With ``depth`` there is a row for each module so many levels deep instead.
+    Numbered layers with the same description are one row, with the largest difference of values; with ``every`` each
+    tensor has a row. With ``depth`` there is a row for each module of that level instead.
     """
     kinds = _kinds(found)
     if depth is not None:
@@ -78,7 +78,7 @@ def _measured(pairs: Iterable[Pair]) -> list[_Row]:
 
 
 def _unmeasured(pair: Pair) -> str:
-    """Return what is said of a tensor whose bytes differ and that no figure tells apart."""
+    """Return the description of a tensor whose bytes differ, but without figures."""
     if pair.codes:
         return "other codes"
     if pair.numbers is None:
@@ -87,7 +87,7 @@ def _unmeasured(pair: Pair) -> str:
 
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
-    """Yield the lines of one kind, what is furthest apart first."""
+    """Yield the lines of one kind, the largest differences first."""
     if name == "not compared" and not every:
         yield from _by_reason(name, rows)
         return
@@ -103,7 +103,7 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
 
 
 def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
-    """Yield a line for each reason, with all tensors that it is said of."""
+    """Yield a line for each reason, with all its tensors."""
     keys: dict[str, list[str]] = {}
     for group in _grouped(rows):
         keys.setdefault(group[0].said, []).append(collapsed([row.key for row in group]))
@@ -115,7 +115,7 @@ def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
-    """Join tensors whose names, old and new, differ in numbers only and of which the same is said."""
+    """Join tensors with the same description whose old and new names differ only in numbers."""
     groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
         groups.setdefault((pattern_of(row.key), pattern_of(row.renamed), row.said), []).append(row)
@@ -123,7 +123,7 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 
 
 def _even(group: list[_Row]) -> list[list[_Row]]:
-    """Return a group where its numbers are every combination of a few; else in parts that differ in their first."""
+    """Return a group if its numbers are all combinations of a few, otherwise split by the first number."""
     found = [numbers_of(row.key) for row in group]
     if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group):
         return [group]
@@ -134,7 +134,7 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a key that puts what is furthest apart first, and leaves what has no numbers in its order."""
+    """Return a sort key: the largest difference first; rows without figures keep their order."""
     numbers = [row.numbers for row in group if row.numbers is not None]
     infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)
     relative = max((one.relative or 0.0 for one in numbers), default=0.0)
@@ -142,9 +142,9 @@ def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
 
 
 def _apart(group: Sequence[_Row]) -> str:
-    """Return how far tensors are apart at most: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
+    """Return the largest differences of tensors: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
     numbers = [row.numbers for row in group if row.numbers is not None]
-    finite = [one for one in numbers if one.max_abs != 0]  # the others differ in NaN and infinities, if at all
+    finite = [one for one in numbers if one.max_abs != 0]  # the others differ only in NaN and infinities, if at all
     relative = [one.relative for one in finite if one.relative is not None]
     cosine = [one.cosine for one in finite if one.cosine is not None]
     nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
@@ -168,7 +168,7 @@ def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
 def _where(
     found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
 ) -> RenderableType:
-    """Return a table of how much differs in which branch, if ``measured`` how far too; ``names`` has each key's."""
+    """Return a table of how much differs in each branch, with figures if ``measured``; ``names`` has each branch."""
     rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
     same = Counter(names[key] for key in found.same)
     for kind, every in kinds.items():
@@ -197,7 +197,7 @@ def _summary(found: Difference) -> RenderableType:
 
 
 def _not_finite(found: Difference) -> str:
-    """Say how many values are NaN or infinite in one of the two only."""
+    """Return the numbers of values that are NaN or infinite in only one of the two."""
     numbers = [pair.numbers for pair in (*found.retyped, *found.changed, *found.close) if pair.numbers is not None]
     nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
     words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]

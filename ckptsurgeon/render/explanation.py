@@ -1,4 +1,4 @@
-"""Why tensors are what they are, as a person wants to see it."""
+"""Shows why tensors of a plan are as they are."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .plan import rows_said
 __all__ = ["explained_view"]
 
 SHOWN = 12
-"""Tensors that are shown unless all are asked for."""
+"""The most tensors that are shown without -v."""
 CANDIDATES = 5
 
 Row = Sequence[str | Text]
 
 
 def explained_view(found: Explained, *, every: bool = False) -> RenderableType:
-    """Return each tensor with what it is made of, by what, and what it could have been; some, or ``every`` one."""
+    """Return each tensor with its source, its rule and its alternatives; the first ones, or ``every`` one."""
     shown = found.tensors if every else found.tensors[:SHOWN]
     parts: list[RenderableType] = []
     for one in shown:

@@ -1,4 +1,4 @@
-"""A view as HTML or text, and the results that a notebook shows so."""
+"""Shows results in notebooks, as HTML or text."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["COLOURS", "Lines", "as_html", "as_text", "html_of", "html_of_lines",
 
 WIDTH = 100
 LINES = 400
-"""Lines of a view; of one that has more, the first and the last are shown."""
+"""The most lines of a view; if it has more, the first and the last are shown."""
 TAIL = 12
 COLOURS = {
     "green": "#148d3c", "yellow": "#a17204", "red": "#d84747", "cyan": "#0c8797",
     "blue": "#3d77dd", "magenta": "#b553b5",
 }  # fmt: skip
-"""Between light and dark, so that each has a contrast of about 4 to 1 on either."""
-# A terminal shows the letters of a line in their order; right-to-left ones would move the columns.
+"""Colours with a contrast of about 4 to 1 on both light and dark backgrounds."""
+# Shown left to right, as in a terminal; right-to-left letters would move the columns.
 BLOCK = (
     "white-space:pre;overflow-x:auto;line-height:1.3;margin:0;text-align:left;color:inherit;background:none;"
     "direction:ltr;unicode-bidi:bidi-override;font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace"
@@ -49,7 +49,7 @@ Lines = list[list[Segment]]
 
 
 def as_html(views: Iterable[RenderableType]) -> str:
-    """Return views, one below the other, as one ``<pre>``."""
+    """Return views as one ``<pre>``."""
     return html_of_lines(lines_of(views))
 
 
@@ -70,8 +70,8 @@ def text_of_lines(lines: Lines) -> str:
 
 
 def lines_of(views: Iterable[RenderableType]) -> Lines:
-    """Return the lines of views, one below the other; of too many the first and the last."""
-    # Nothing of where it runs: the notebook's own way of showing rich, or a terminal's colours and width.
+    """Return the lines of views; if there are too many, the first and the last."""
+    # Independent of the environment: of the notebook's own support for rich, and of a terminal's colours and width.
     console = Console(
         file=io.StringIO(), width=WIDTH, force_jupyter=False, force_terminal=False, no_color=False, color_system=None,
         highlight=False, markup=False, emoji=False, legacy_windows=False, _environ={},
@@ -85,7 +85,7 @@ def lines_of(views: Iterable[RenderableType]) -> Lines:
 
 
 def _span(segment: Segment) -> str:
-    """Return a piece of a line; whatever it holds, it is text."""
+    """Return a piece of a line as escaped HTML."""
     text = escape_html(escape(segment.text, UNCUT), quote=True)
     style = _css(segment.style)
     return f'<span style="{style}">{text}</span>' if style and text else text
@@ -103,23 +103,23 @@ def _css(style: Style | None) -> str:
     return ";".join(f"{name}:{value}" for name, value in said if value)
 
 
-# Results in a notebook: which view is whose, and what of it the terminal would show.
+# The view of each result, as the terminal would show it.
 
 Views = Iterator[RenderableType]
 
 
 def html_of(result: object) -> str:
-    """Return what a notebook shows of a result."""
+    """Return a result as HTML."""
     return html_of_lines(_lines_of(result))
 
 
 def text_of(result: object) -> str:
-    """Return the same as text."""
+    """Return a result as text."""
     return text_of_lines(_lines_of(result))
 
 
 class _Last:
-    """The lines of the result that was shown last: a notebook asks for the text and for the HTML of each."""
+    """The lines of the last result, kept because a notebook asks for both text and HTML of each."""
 
     shown: tuple[ref[object], Lines] | None = None
 
@@ -133,7 +133,7 @@ def _lines_of(result: object) -> Lines:
 
 
 def _views(result: object) -> Views:
-    """Return the views of a result, by the name of its class: to look at the classes would import them all."""
+    """Return the views of a result, by the name of its class, so that not all classes are imported."""
     return next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)(result)
 
 

@@ -1,4 +1,4 @@
-"""An inspection as a person wants to see it: the answer first, nothing to scroll for."""
+"""Shows an inspection: the most important facts first, on one screen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .tree import build_tree, sorted_naturally
 
 __all__ = ["adapter_text", "inspection_view", "tensor_lines"]
 
-# An adapter in one line: its kind, rank and alpha, what it is for.
+# An adapter in one line: its kind, rank, alpha and targets.
 
 SHOWN = 4
 ALL = 1 << 30
@@ -53,7 +53,7 @@ def _number(value: float | None) -> str:
 
 
 def _others(values: Mapping[str, float], shown: int) -> str:
-    """Return the numbers of modules that have others."""
+    """Return the values of modules that have different ones."""
     if not values:
         return ""
     return f" ({_listed([f'{key}: {_number(value)}' for key, value in values.items()], shown)})"
@@ -70,9 +70,9 @@ SHOWN_TIES = 4
 def inspection_view(
     inspection: Inspection, *, depth: int | None = None, by_size: bool = False, full: bool = False
 ) -> RenderableType:
-    """Return the whole page: what the file is, its tree, ties, totals.
+    """Return the whole view: the file, its tree, ties and totals.
 
-    With ``full`` every tensor has a line of its own in place of the tree, and nothing is cut short.
+    With ``full`` every tensor has a line instead of the tree, and nothing is shortened.
     """
     head = [_headline(inspection), *_remarks(inspection, full=full), Text("")]
     if full:
@@ -91,7 +91,7 @@ def inspection_view(
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors in the order of the file; safetensors sorts by size and name, so there naturally."""
+    """Return the tensors in the order of the file; for safetensors, which sorts by size and name, in natural order."""
     tensors = inspection.tensors
     if "safetensors" in inspection.format:
         return {key: tensors[key] for key in sorted_naturally(tensors)}
@@ -99,7 +99,7 @@ def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
 
 
 def tensor_lines(inspection: Inspection, *, by_size: bool = False) -> Iterator[str]:
-    """Yield one line for each tensor: key, shape, dtype, bytes, its shard, what it is tied to."""
+    """Yield one line for each tensor: key, shape, dtype, bytes, shard, and the key it is tied to."""
     tensors = _ordered(inspection)
     if by_size:
         tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].nbytes))
@@ -134,7 +134,7 @@ def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
 
 
 def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say besides the tensors."""
+    """Yield the facts other than tensors."""
     if inspection.adapter is not None:
         yield "adapter", adapter_text(inspection.adapter, full=full)
     extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]

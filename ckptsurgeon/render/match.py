@@ -1,4 +1,4 @@
-"""A proposed matching of names as a person wants to see it."""
+"""Shows a proposed matching of names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return what is left open, and how much was matched by what; with ``every``, each match."""
+    """Return what is left open, and the number of matches by each evidence; with ``every``, each match."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:
@@ -46,7 +46,7 @@ def _summary(found: Proposal) -> Text:
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
-    """Yield rules as options to be copied, never broken; ``unwrap`` where rename would else see wrappers."""
+    """Yield rules as options to copy, never broken; with ``unwrap`` if rename would otherwise see wrappers."""
     if rules:
         yield "  rules"
     if rules and unwrap:
@@ -56,7 +56,7 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
 
 
 def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
-    """Return the rows of what nothing fits, repeated layers as one."""
+    """Return the rows of keys without a match, repeated layers as one."""
     rows = list(_paths(build_tree(tensors), ""))
     shown: list[list[str | Text]] = []
     for i, (path, said) in enumerate(rows[:limit]):

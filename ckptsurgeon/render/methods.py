@@ -1,4 +1,4 @@
-"""The merge methods as a person wants to see them."""
+"""Shows the merge methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASES = {
 
 
 def methods_view(found: MergeMethods) -> RenderableType:
-    """Return each method with what it does, what it merges, its parameters and its paper."""
+    """Return each method with its description, number of models, parameters and paper."""
     parts: list[RenderableType] = []
     for method in found.methods.values():
         parts.append(Text(f"  {method.name}", style="bold"))

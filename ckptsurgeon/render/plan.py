@@ -1,4 +1,4 @@
-"""A plan as a person wants to see it."""
+"""Shows a plan."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Branch:
             return
         elements = prod(step.shape)
         self.elements += elements
-        if step.kind == "copied" and not (step.reason or step.policy):  # as most are: whole, and nothing to say of it
+        if step.kind == "copied" and not (step.reason or step.policy):  # the usual case: copied whole, without a note
             self.loaded += elements
             return
         self.loaded += elements * _share(step)
@@ -52,7 +52,7 @@ class _Branch:
 
 
 def _share(step: Step) -> float:
-    """Return which part of a tensor's values come from a source."""
+    """Return the part of a tensor's values that comes from a source."""
     if step.kind in UNLOADED:
         return 0.0
     if step.rows is not None:
@@ -119,7 +119,7 @@ def _branches(steps: Sequence[Step]) -> list[_Branch]:
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """Return a table of what becomes of each module, and what was not used."""
+    """Return a table of what becomes of each module, and the unused keys."""
     present = list(plan.counts)
     branches = _branches(plan.steps)
     rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
@@ -146,7 +146,7 @@ def _reasons(branch: _Branch) -> str:
 
 
 def _bar(share: float | None, remark: str) -> Text:
-    """Return how much comes from the source, as a bar and in percent, and why not all of it."""
+    """Return the part that comes from the source, as a bar and in percent, and why it is not all."""
     if share is None:
         return Text(remark, "dim")
     filled = min(max(round(share * BAR), 1 if share else 0), BAR - 1 if share < 1 else BAR)
@@ -183,7 +183,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _origin(step: Step, plan: Plan) -> str:
-    """Return where a tensor comes from: its source, and its key there where that is another."""
+    """Return the origin of a tensor: its source, and its key there if that differs."""
     if step.source is None or step.op == "keep":
         return "-"
     keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")

@@ -1,4 +1,4 @@
-"""The tree of a state dict as rows: which fit, what stands in each, its numbers aligned."""
+"""Shows the tree of a state dict as rows with aligned numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .tree import Branch
 __all__ = ["Row", "TreeTable", "fitting"]
 
 ROWS = 36
-"""Rows the tree may have before deeper levels are left folded."""
+"""The most rows of the tree; deeper levels are folded."""
 DEEPEST = 64
 NAME = 400
-"""Characters of a name before it is cut."""
+"""The most characters of a name."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the tree: a module or a tensor, the shapes behind its name, its dtypes, how often it occurs."""
+    """One line of the tree: a module or a tensor, with the shapes after its name, its dtypes and its count."""
 
     level: int
     branch: Branch
@@ -33,7 +33,7 @@ class Row:
 
 
 def fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
-    """Return the rows down to ``depth``, or down to where they still fit, and how many modules stay folded."""
+    """Return the rows down to ``depth``, or as deep as they fit, and the number of folded modules."""
     if depth is not None:
         return list(_rows(tree, 0, depth)), _folded(tree, depth)
     chosen = 1
@@ -47,7 +47,7 @@ def fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
 
 
 def _folded(node: Branch, depth: int) -> int:
-    """Count the modules at the last level shown whose contents are not."""
+    """Return the number of modules at the last level whose contents are not shown."""
     modules = [child for child in node.children.values() if child.info is None]
     if depth == 1:
         return sum(not child.is_leaf_module for child in modules)
@@ -57,10 +57,9 @@ def _folded(node: Branch, depth: int) -> int:
 def _rows(
     node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
 ) -> Iterator[Row]:
-    """Yield the rows under a module that stands for ``times`` of its make; the numbers are those of all together.
+    """Yield the rows under a module that stands for ``times`` equal ones; the numbers are for all of them together.
 
-    A dtype is said where it differs from the module's own. What belongs to a tensor, as scales under its own name do,
-    stands in one row.
+    A dtype is shown if it differs from the module's. Parts of one tensor, such as scales under its name, share one row.
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
@@ -73,7 +72,7 @@ def _rows(
 
 
 def _leaf(leaf: Branch, *, named: bool) -> str:
-    """Return a tensor's shape, behind its name where it stands in its module's row."""
+    """Return a tensor's shape, after its name if it is shown in its module's row."""
     assert leaf.info is not None
     words = [escape(leaf.name, NAME)] if named else []
     words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
@@ -81,7 +80,7 @@ def _leaf(leaf: Branch, *, named: bool) -> str:
 
 
 class TreeTable:
-    """Rows with their numbers aligned at the right, whatever the width; long rows go on below, indented."""
+    """Rows with their numbers aligned at the right, for any width; long rows continue below, indented."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
@@ -127,7 +126,7 @@ def _length(row: Row) -> int:
 
 
 def _wrapped(row: Row, room: int) -> list[Text]:
-    """Return a row's words in lines of at most ``room`` cells."""
+    """Return a row's words, wrapped to lines of at most ``room`` cells."""
     indent = 2 * (row.level + 1)
     lines = [Text(" " * indent)]
     for word in _words(row):

@@ -1,4 +1,4 @@
-"""Statistics of tensors as a person wants to see them: one line each, the numbers aligned."""
+"""Shows statistics of tensors: one line each, with aligned numbers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["stats_view"]
 
 GAP = 2
 ALWAYS = 5
-"""Columns that are shown whatever is in them: mean to zeros; nan and inf only where there are any."""
+"""Number of columns that are always shown: mean to zeros; nan and inf are shown only if there are any."""
 TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 
 def stats_view(inspection: Inspection) -> Group:
-    """Return one line of statistics for each tensor, or why there are none, and what they come to."""
+    """Return one line of statistics for each tensor, or the reason why it has none, and the summary."""
     table = _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
     summary = inspection.summary
     return Group(table, *([_summary(summary)] if summary is not None else []))
@@ -54,7 +54,7 @@ def _why_not(info: TensorInfo) -> str:
 
 
 class _Table:
-    """Keys and numbers side by side where they fit, else each key on a line of its own."""
+    """Keys and numbers on one line if they fit, otherwise each key on a separate line."""
 
     def __init__(self, rows: Mapping[str, list[str] | str]) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""A training run as a person wants to see it, while it goes on and when it is done."""
+"""Shows a training run, during and after it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
-"""Of the names of checks: tables that are printed one after the other are aligned."""
+"""Width of the names of checks, fixed so that consecutive tables are aligned."""
 HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
     "unchecked": "not done: the checks after its last step are still to come; --resume makes them (--controls too)",
@@ -47,7 +47,7 @@ WAYS = {
 
 
 def checks_view(checks: Sequence[Check], *, every: bool = False) -> RenderableType:
-    """Return a table of checks, those of one time together; those that did not run in one line, unless ``every``."""
+    """Return a table of checks by phase; those that did not run are on one line, unless ``every`` is set."""
     return Group(*_sections(checks, every=every))
 
 
@@ -75,7 +75,7 @@ def _row(check: Check) -> list[str | Text]:
 def trained_view(
     found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = (), every: bool = False
 ) -> RenderableType:
-    """Return what came of a run; checks of the times in ``checked`` were shown already."""
+    """Return the result of a run; checks of the phases in ``checked`` were already shown."""
     shown = set(checked)
     left = [check for check in found.checks if check.when not in shown]
     parts: list[RenderableType] = [checks_view(left, every=every)] if left else []
@@ -96,7 +96,7 @@ def trained_view(
 
 
 def _controls(found: Controls) -> Iterator[RenderableType]:
-    """Yield the table of the controls: a row for each way to start, a column for what was trained."""
+    """Yield the table of the controls: a row for each start, a column for each trained part."""
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
     rows: list[list[str | Text]] = [[Text(""), *(Text(HEADS[kind], "dim") for kind in kinds), Text("")]]
@@ -142,15 +142,15 @@ def figures_said(figures: Mapping[str, float]) -> list[str]:
 
 
 def _figure(value: float) -> str:
-    """Return three digits behind the point, so that what follows stays in its column; none for a count."""
+    """Return a number with three decimals, so that columns stay aligned; a count has none."""
     return f"{value:.3f}" if value % 1 and abs(value) >= 0.001 else f"{value:.3g}"
 
 
-# How a training run is under way, a line for each thing that happens.
+# Progress: a line for each event.
 
 
 class _Fitting:
-    """Words on one line; where it is too narrow for all, those at ``spared`` are left out, the first of them first."""
+    """Words on one line; if they do not fit, those at ``spared`` are left out, in that order."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared
@@ -167,7 +167,7 @@ class _Fitting:
 
 
 def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> RenderableType:
-    """Return a step of the log in one line, with the time that is left in seconds, whatever else finds no room."""
+    """Return a step of the log in one line, always with the remaining time in seconds."""
     loss, norm = (row[name] for name in ("loss", "grad_norm"))
     rate = max(row["lr"].values(), default=0.0)
     words = [
@@ -186,13 +186,13 @@ def _left(seconds: float | None) -> list[str]:
 
 
 def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
-    """Return how many clips of a split have their features, with the time that is left in seconds."""
+    """Return how many clips of a split have features, with the remaining time in seconds."""
     clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
     return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
 
 
 def filled_line(row: Mapping[str, Any]) -> Text:
-    """Return of how many clips the features were computed, and where they are kept."""
+    """Return the number of clips whose features were computed, and the path of the cache."""
     return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
@@ -203,18 +203,18 @@ def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
 
 
 def checking_line(row: Mapping[str, Any]) -> Text:
-    """Return that checks are being made, and how many are."""
+    """Return a line about running checks, with the number done."""
     line = f"  checks {TITLES[row['when']]}  {row['done']} done"
     return Text(line, no_wrap=True, overflow="ellipsis")
 
 
 def testing_line(row: Mapping[str, Any]) -> Text:
-    """Return that the best weights are being evaluated."""
+    """Return a line about the evaluation of the best weights."""
     return Text(f"  test  the best weights, of step {row['step']}", no_wrap=True, overflow="ellipsis")
 
 
 def control_line(row: Mapping[str, Any]) -> Text:
-    """Return one run of the controls in one line: which it is, and what it reached if it is done."""
+    """Return one run of the controls in one line, with its result if it is done."""
     number = str(row["number"]).rjust(len(str(row["of"])))
     body = HEADS[row["frozen"]].ljust(max(map(len, HEADS.values())))
     value = "training" if row["value"] is None else f"{escape(row['metric'])} {row['value']:.3f}"

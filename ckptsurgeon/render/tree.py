@@ -1,4 +1,4 @@
-"""The modules of a state dict as a tree that shows what repeats once, and the branches of a model."""
+"""Builds the tree of modules of a state dict, with repeated modules shown once, and the branches of a model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = [
 
 LISTED = 6
 LISTED_CHARACTERS = 240
-"""Names of equal siblings that are spelled out: so many, and so long in all."""
+"""The most names of equal siblings that are listed, and their total length."""
 
 Signature = int
 
 
 @dataclass(slots=True)
 class Branch:
-    """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are theirs together.
+    """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are for all of them.
 
-    ``make`` is the same for those that are equal. What lies under it is shown once, with the numbers of one. ``more``
-    says that there are at least so many parameters.
+    ``make`` is the same for equal ones. Its children are shown once, with the numbers of one. ``more`` is set if the
+    number of parameters is a lower bound.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Branch:
 
     @property
     def is_leaf_module(self) -> bool:
-        """Whether it holds tensors only."""
+        """Whether all its children are tensors."""
         return bool(self.children) and all(child.info is not None for child in self.children.values())
 
 
@@ -63,9 +63,9 @@ def build_tree(
 ) -> Branch:
     """Return the collapsed tree of a state dict; tied keys count no parameters of their own.
 
-    Siblings of the same make are joined: numbered ones as ranges, named ones as lists. Chains of one child become
-    one name. Order is the mapping's, or by bytes. ``parameters`` says what a tensor counts at least, ``is_counted``
-    whether that is all.
+    Equal siblings are joined: numbered ones as ranges, named ones as lists. A chain of single children becomes
+    one name. The order is the mapping's, or by bytes. ``parameters`` gives the parameters of a tensor, or a lower
+    bound if ``is_counted`` is False for it.
     """
     root = Branch("")
     aliases = set(tied)
@@ -101,25 +101,25 @@ def _add(node: Branch, tensor: Branch) -> None:
 
 
 def _free(node: Branch, name: str) -> str:
-    """Return a name that no child has: a key may be a module's name too, as ``a`` beside ``a.b``."""
+    """Return a name that no child has: a key may also be a module's name, as ``a`` if there is ``a.b``."""
     while name in node.children:
         name += " "
     return name
 
 
 def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
-    """Give everything under ``node`` its make, and return the node's."""
+    """Set the make of everything under ``node``, and return the node's."""
     what: object
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
-    else:  # shapes as text: a file can make the hashes of numbers collide
+    else:  # shapes as text: a malicious file can make the hashes of numbers collide
         what = (node.info.dtype, shape_text(node.info.shape), node.info.opaque)
     node.make = signatures.setdefault(what, len(signatures))
     return node.make
 
 
 def _collapse(node: Branch, *, by_size: bool) -> None:
-    """Collapse what lies under ``node``; of siblings that are joined the first one alone, whose children are shown."""
+    """Collapse everything under ``node``; of joined siblings only the first, whose children are shown."""
     if node.info is not None:
         return
     groups: dict[object, list[Branch]] = {}
@@ -138,7 +138,7 @@ def _collapse(node: Branch, *, by_size: bool) -> None:
 
 
 def _join(group: list[Branch]) -> Branch:
-    """Return one branch for siblings of the same make."""
+    """Return one branch for equal siblings."""
     first = group[0]
     if len(group) == 1:
         return first
@@ -167,7 +167,7 @@ def _list_text(names: list[str]) -> str:
 
 
 def _chained(branch: Branch) -> Branch:
-    """Return a module with a single entry as that entry, under both names."""
+    """Return a module with a single child as that child, with both names."""
     while len(branch.children) == 1 and branch.info is None:
         (child,) = branch.children.values()
         branch = Branch(
@@ -178,7 +178,7 @@ def _chained(branch: Branch) -> Branch:
 
 
 def is_number(text: str) -> bool:
-    """Whether a segment is a number as a list's index is written: ``01`` is none, and is not ``1``."""
+    """Return whether a segment is the index of a list: ``01`` is not, and differs from ``1``."""
     return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 19
 
 
@@ -204,7 +204,7 @@ def sorted_naturally(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=natural_key)
 
 
-# Which branch of a model a key belongs to, so that a table has a row for each and not for every tensor.
+# The branches of a model, for tables with a row for each branch instead of each tensor.
 
 MAX_BRANCHES = 16
 
@@ -213,7 +213,7 @@ _LONGEST = 18
 
 
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
-    """Map each key to the first segments that tell branches apart; numbered ones are joined where they are many."""
+    """Map each key to the first segments that tell branches apart; if there are many numbered ones, they are joined."""
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
         level += 1
@@ -229,19 +229,19 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def modules_at(keys: Iterable[str], depth: int) -> dict[str, str]:
-    """Map each key to the module it lies in so many levels deep, a key that is not as deep to itself."""
+    """Map each key to its module at a level, a key that is not as deep to itself."""
     return {key: _prefix(key, depth) for key in keys}
 
 
 def _is_shared(keys: Sequence[str], level: int) -> bool:
-    """Whether all keys have the same first segments."""
+    """Return whether all keys have the same first segments."""
     shared = _prefix(keys[0], level) if keys else ""
     inside = f"{shared}."
     return bool(keys) and all(key.startswith(inside) or key == shared for key in keys)
 
 
 def _prefix(key: str, level: int) -> str:
-    """Return a key's first segments; the whole key where these are empty, as of ``..``."""
+    """Return a key's first segments; the whole key if these are empty, as for ``..``."""
     head = ".".join(key.split(".", level)[:level])
     return head if head.strip(".") else key
 
@@ -257,13 +257,13 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
             numbers.setdefault(heads[name], []).append(int(last))
         else:
             heads[name] = name
-    # a head that numbers follow ends in a dot or is empty, so that it is no other branch's name
+    # a head before numbers ends in a dot or is empty, so that it cannot be another branch's name
     joined = {head: f"{head}{{{numbers_text(found)}}}" for head, found in numbers.items()}
     return {name: joined.get(head, name) if head != name else name for name, head in heads.items()}
 
 
 def collapsed(texts: Sequence[str]) -> str:
-    """Return texts that differ in numbers only as one, with the numbers as lists and ranges: ``layers.{0..11}.w``."""
+    """Return texts that differ only in numbers as one text, with lists and ranges: ``layers.{0..11}.w``."""
     parts = [_DIGITS.split(text) for text in texts]
     shown = []
     for place, same in enumerate(parts[0]):
@@ -276,10 +276,10 @@ def collapsed(texts: Sequence[str]) -> str:
 
 
 def pattern_of(text: str) -> str:
-    """Return a text with its numbers blanked, which texts that may be shown as one share."""
+    """Return a text with its numbers blanked; texts with the same result may be joined."""
     return _DIGITS.sub("\0", text)
 
 
 def numbers_of(text: str) -> list[str]:
-    """Return the numbers in a text, in their order."""
+    """Return the numbers in a text, in order."""
     return _DIGITS.findall(text)

@@ -1,4 +1,4 @@
-"""A receipt and a verification as a person wants to see them."""
+"""Shows receipts and verifications."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.receipt import FactorFit, Receipt, Verification
+from ..planning.plan.receipt import Receipt, Verification
 from ..util.text import count, escape, human_bytes, listing, percent, shape_text
 from .columns import Columns, Hanging, next_view
 
 __all__ = ["counts_line", "receipt_view", "verification_view"]
 
-# A receipt as a person wants to see it.
+# Receipts.
 
 WORST = 12
-"""Of extracted factors, those that are shown unless all are asked for."""
+"""The most extracted factors that are shown without -v."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
-"""Less than this, or sooner, says nothing of the speed of a disk."""
+"""With fewer bytes, or less time, the speed of the disk is not shown."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return what was written and the next command; of extracted factors the worst, or every one."""
+    """Return the written output and the next command; for extracted factors also the worst, or ``every`` one."""
     line = Text(escape(receipt.output), style="bold")
     line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
     notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in receipt.notes]
     return Group(*_fits(receipt.fits, every), Hanging(Text("  wrote "), line), *notes, *next_view(next_steps))
 
 
-def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
-    """Return how much of each difference its factors lack, the worst first."""
+def _fits(fits: Sequence[Fit], every: bool) -> list[RenderableType]:
+    """Return the error of the factors of each difference, the largest first."""
     if not fits:
         return []
     worst = sorted(fits, key=lambda fit: -fit.error)
@@ -50,7 +50,7 @@ def _rate(receipt: Receipt) -> str:
 
 
 def counts_line(receipt: Receipt) -> Text:
-    """Return the classes of a receipt in one line."""
+    """Return the counts of classes of a receipt in one line."""
     classes = ", ".join(f"{number} {kind}" for kind, number in receipt.counts.items() if number)
     return Text(f"  {classes}")
 
@@ -61,7 +61,7 @@ Row = list[str | Text]
 
 
 def verification_view(found: Verification, *, full: bool = False) -> RenderableType:
-    """Return what was checked, what failed (with ``full`` all of it), and the verdict."""
+    """Return the checks, the failures (with ``full`` all of them), and the verdict."""
     failures = _all_failures(found) if full else _failures(found)
     summary = [*_found(found, not found.recipe), *_not_compared(found, not found.recipe)]
     return Group(Columns(summary), Columns(failures), Columns(_notes(found, full)), _verdict(found))
@@ -71,13 +71,13 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     if not found.checked:
         return
     if without_recipe:
-        yield ["", "no recipe in it", "held against the plan alone, without checksums"]
+        yield ["", "no recipe in it", "compared with the plan only, without checksums"]
     elif all(failure.key for failure in found.failed):
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
     if found.signed:
         yield [_mark(True), "signature", "by this key, over every file"]
-    # Every tensor whose values were right was compared, drawn, or had nothing to be compared with. Failures may be
-    # of keys that were never checked, so that nothing can be concluded from their number.
+    # Every tensor with right values was compared, or was drawn, or had nothing to compare with. Failures may be of
+    # keys that were never checked, so the number of right tensors cannot be derived from them.
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
     yield [_mark(right == found.checked), "values as they should be", f"{right} of {count(found.checked, 'tensor')}"]
     if found.compared:
@@ -87,14 +87,14 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     if found.products:
         yield ["", "equal by their product", f"{found.products}, within what is rounded: factors are not unique"]
     if found.drawn:
-        how = "not compared: a plan has no checksums" if without_recipe else "held against the checksum recorded then"
+        how = "not compared: a plan has no checksums" if without_recipe else "compared with the checksum recorded then"
         yield ["", "drawn", f"{found.drawn}, {how}"]
     special = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
     yield ["", "NaN and Inf", Text(", ".join(special), "yellow") if special else "none"]
 
 
 def _failures(found: Verification) -> Iterator[Row]:
-    """Yield what failed, and what failed for one reason together."""
+    """Yield the failures, grouped by reason."""
     groups: dict[str, list[str]] = {}
     for failure in found.failed:
         groups.setdefault(failure.why, []).append(failure.key or found.output)
@@ -126,7 +126,7 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
-    """Yield what is no failure, and what is said of several together; with ``full`` each by itself."""
+    """Yield the notes, grouped by text; with ``full`` each separately."""
     groups: dict[str, list[str]] = {}
     for note in found.notes:
         groups.setdefault(note.why, []).append(note.name)
