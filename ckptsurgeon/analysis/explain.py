@@ -65,7 +65,7 @@ class Chooser:
             near=tuple(self._near(step)) if step.reason == "missing" else (),
         )
 
-    def _meant(self, step: Step, origins: Sequence[Origin]) -> Origin | None:
+    def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
         """Return the origin that is used, or would be used if the tensor were not initialised."""
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
@@ -90,7 +90,7 @@ class Chooser:
     def _candidate(self, source: int, key: str, info: TensorInfo, why: str) -> Candidate:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
-    def _other_rules(self, step: Step, names: Sequence[str], meant: Origin | None) -> Iterator[Passed]:
+    def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[Passed]:
         """Yield later rules that match the source's key, and policies that a later one overrides."""
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
@@ -150,7 +150,7 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
     return [places[i] for i in ranked[:NEAR] if scores[i] > 0]
 
 
-def explain(plan: Plan, patterns: Sequence[str], planning: Planning | None = None) -> Explained:
+def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
     """Explain the destination tensors that patterns match; alternatives are known only with ``planning``.
 
     Raises PatternError for a pattern that matches no destination key; the hint tells if it matches a source key.
@@ -205,7 +205,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
     raise PatternError(error.message, hint=hint or error.hint)
 
 
-def _of_a_source(pattern: KeyPattern, planning: Planning) -> str:
+def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
     """Return what becomes of the source keys that a pattern matches, '' if it matches none."""
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.receipt import Receipt, Verification
+from ..planning.plan.receipt import FactorFit, Receipt, Verification
 from ..util.text import count, escape, human_bytes, listing, percent, shape_text
 from .columns import Columns, Hanging, next_view
 
@@ -30,7 +30,7 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
     return Group(*_fits(receipt.fits, every), Hanging(Text("  wrote "), line), *notes, *next_view(next_steps))
 
 
-def _fits(fits: Sequence[Fit], every: bool) -> list[RenderableType]:
+def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     """Return the error of the factors of each difference, the largest first."""
     if not fits:
         return []

@@ -57,7 +57,7 @@ def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, A
 NOTHING = RecipeEntry("", "")
 
 
-def _parts(recipe: Recipe, made: Iterable[Made], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
+def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
     """Yield the rows whose values may come partly from a source, and that part."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)

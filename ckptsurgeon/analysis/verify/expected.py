@@ -48,7 +48,7 @@ class Expected:
         return pairs
 
 
-def difference_of(made: Made) -> tuple[Any, ...]:
+def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
     """Return a value that identifies the difference that a factor belongs to."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
@@ -73,7 +73,7 @@ def expected_of_plan(
     plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
     """Return the expected output of a plan, which has no checksums."""
-    made = {step.key: made_of(step) for step in plan.steps}
+    made = {step.key: recipe_entry(step) for step in plan.steps}
     return Expected(
         made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
         keeper=_keeper(plan.sources), context=replace(context, seed=plan.seed),

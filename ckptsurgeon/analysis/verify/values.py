@@ -28,7 +28,7 @@ Named = tuple[Checkpoint, str]
 """A source, and the key of a tensor in it."""
 
 
-def compare(check: Check, key: str, info: TensorInfo, made: Made) -> None:
+def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
     """Compute a tensor again and count it; raises VerifyError if its sources cannot have made it."""
     if made.source is None:
         check.drawn += 1
@@ -65,7 +65,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
     check.products += 1
 
 
-def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]:
+def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
     """Yield the reasons why sources of a tensor are missing."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
@@ -83,7 +83,7 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
     return sources
 
 
-def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: Sequence[Named]) -> Step:
+def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
     """Return the step that made a tensor; raises VerifyError if it cannot be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
@@ -146,7 +146,7 @@ def _read_through(check: Check, info: TensorInfo) -> int:
 # The choice of merged tensors that are computed again.
 
 
-def left_out(tensors: Mapping[str, Made], sample: int | None) -> Mapping[str, str]:
+def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
     """Return the merged tensors that are not computed again, with the reason; ``sample`` tensors, evenly spread, are.
 
     Copied tensors are always compared: that costs no more than reading them.

@@ -193,7 +193,7 @@ def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> 
             yield opened
 
 
-def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
+def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
     """Return the place of a record; None if it is empty, or cannot be unpacked, which is reported."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
@@ -207,7 +207,7 @@ def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
         return None
 
 
-def _peeked(archive: Archive, entry: Entry) -> bytes:
+def _peeked(archive: Archive, entry: ZipEntry) -> bytes:
     """Return the first bytes of a compressed record; b'' if it is damaged."""
     try:
         return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
