@@ -420,7 +420,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("inspect", "best.pth", "--sort", "x"), 2, "--sort x is unknown"),
         (("inspect", "nothing.pth"), 3, "nothing.pth does not exist"),
         (("inspect", "ru.yaml"), 3, "not a checkpoint"),
-        (("inspect", "best.pth", "--root", "zzz"), 2, "--root zzz holds no tensors"),
+        (("inspect", "best.pth", "--root", "zzz"), 2, "--root zzz has no tensors"),
         (("inspect", "best.pth", "--include", "zzz"), 2, "--include zzz matches none"),
         (("inspect", ""), 2, "SRC is empty"),
         (("inspect", "best.pth", "--root", ""), 2, "--root is empty"),
