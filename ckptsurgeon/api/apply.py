@@ -74,7 +74,7 @@ def apply(
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if output is None:
         close_plan(plan)
-        raise _nowhere()
+        raise _no_output()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
@@ -124,7 +124,7 @@ def _loaded(plugin: Path) -> tuple[Method, ...]:
     return load_plugin(os.fspath(plugin))
 
 
-def _nowhere() -> ConfigError:
+def _no_output() -> ConfigError:
     return ConfigError("no output given.", hint="Name the output with --output.")
 
 

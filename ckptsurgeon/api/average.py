@@ -11,14 +11,14 @@ from ..checkpoint.opening import open_checkpoint
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
-from .inputs.inputs import OpenInputs, names_of, plan_source, said_of, twice_notes, view_of
-from .inputs.reopening import with_beside_held
+from .inputs.inputs import OpenInputs, names_of, plan_source, source_notes, twice_notes, view_of
+from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said
 from .model_folder.config_differences import with_config_said
 from .model_folder.folder import model_folder
 from .model_folder.merged import merged_folder
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
-from .transplant.transplant import arguments_said
+from .transplant.transplant import plain_arguments
 
 __all__ = ["average"]
 
@@ -54,15 +54,18 @@ def average(
             views,
             weights=weights,
             int_buffers=int_buffers,
-            arguments={**arguments_said(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root), **_said(ema)},
+            arguments={
+                **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root),
+                **_said(ema),
+            },
             metadata=opened[-1].metadata if opened else {},
-            notes=[*said_of(opened, unwrap=unwrap), *twice_notes(opened)],
+            notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened)],
         )
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)
         plan = with_sources_said(plan, opened, folders, 0)
         plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
-        plan = with_beside_held(plan, folders)
+        plan = with_model_files_pinned(plan, folders)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

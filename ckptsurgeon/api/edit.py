@@ -19,12 +19,12 @@ from ..util.text import grouped, listing
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
-from .inputs.reopening import with_settings_held
+from .inputs.reopening import with_settings_pinned
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.output import edited_folder
 from .model_folder.quantised import check_settings, parts_elsewhere, with_settings
-from .transplant.transplant import arguments_said, rules_as_text, rules_of
+from .transplant.transplant import plain_arguments, rules_as_text, rules_of
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def rename(
             "no rule given.",
             hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
         )
-    arguments = arguments_said(
+    arguments = plain_arguments(
         map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root
     )
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
@@ -97,7 +97,7 @@ def filter(
     ``open_checkpoint`` raises.
     """
     options = Options.of(include=include, exclude=exclude)
-    arguments = arguments_said(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    arguments = plain_arguments(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
     return _edit("filter", source, options, arguments, unwrap=unwrap, keep_extras=keep_extras, root=root)
 
 
@@ -119,7 +119,9 @@ def convert(
     """
     _check_metadata(metadata or {})
     wanted = str(dtype) if dtype is not None else None
-    arguments = arguments_said(dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    arguments = plain_arguments(
+        dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root
+    )
     options = Options.of(dtype=wanted)
     return _edit(
         "convert",
@@ -168,7 +170,7 @@ def _edit(
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = with_settings_held(edited_folder(plan, folder, before, ties), folder)
+        plan = with_settings_pinned(edited_folder(plan, folder, before, ties), folder)
     except BaseException:
         checkpoint.close()
         raise

@@ -22,7 +22,7 @@ from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
-from .lora.adapter_files import settings_beside
+from .lora.adapter_files import adapter_of
 
 __all__ = ["init_config", "inspect"]
 
@@ -44,7 +44,7 @@ def inspect(
     matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        adapter, notes = settings_beside(checkpoint)
+        adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats)
         return replace(found, adapter=adapter, notes=(*found.notes, *notes, *_contradictions(checkpoint)))
 

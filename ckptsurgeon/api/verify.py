@@ -16,7 +16,7 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Failure, Note, Verification
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Progress
-from .inputs.reopening import changed_beside, find_sources, read_plan
+from .inputs.reopening import changed_model_files, find_sources, read_plan
 
 __all__ = ["verify"]
 
@@ -75,7 +75,7 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
-        return replace(result, notes=(*result.notes, *changed_beside(named, found), *_of_codes(checkpoint)))
+        return replace(result, notes=(*result.notes, *changed_model_files(named, found), *_of_codes(checkpoint)))
 
 
 def _of_codes(checkpoint: Checkpoint) -> Iterator[Note]:

@@ -59,7 +59,7 @@ def view(
         if run is not None:
             given = [os.path.join(run.path, run.model)] if run.model else []
         opened = [stack.enter_context(open_checkpoint(one, root)) for one in given]
-        shown, notes = _looked_at(opened, run, stats=stats)
+        shown, notes = _inspected(opened, run, stats=stats)
         if len(opened) > 1:
             shown = _compared(shown, opened, values=values, progress=progress)
         data = contents_of(shown)
@@ -102,7 +102,7 @@ def _files(run: Run | None) -> Iterator[File]:
             yield cast("File", open_source(path))
 
 
-def _looked_at(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[Shown, tuple[str, ...]]:
+def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[Shown, tuple[str, ...]]:
     """Return what the page shows from headers and, with ``stats``, from values; and the notes."""
     found = [inspection_of(one, stats=stats) for one in opened]
     notes = [note for one in found for note in one.notes]

@@ -26,12 +26,12 @@ __all__ = [
     "Hyperparams",
     "calls_kept",
     "code_in",
+    "error_text",
     "has_hyperparams_tags",
     "needed_by",
     "nodes",
     "read_hyperparams",
     "restored",
-    "said_by",
     "tag_of",
     "tagged",
     "toolkit",
@@ -208,10 +208,10 @@ def _reading(document: Document) -> Iterator[None]:
         with restored():
             yield
     except (ruamel_yaml.error.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise document.fail(said_by(error)) from error
+        raise document.fail(error_text(error)) from error
 
 
-def said_by(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the text of an exception: hyperpyyaml passes several strings."""
     parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
     mark = getattr(error, "problem_mark", None)

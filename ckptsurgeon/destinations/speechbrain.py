@@ -14,7 +14,7 @@ from typing import Any
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
-from ._hyperparams import calls_kept, code_in, has_hyperparams_tags, read_hyperparams, restored, said_by, toolkit
+from ._hyperparams import calls_kept, code_in, error_text, has_hyperparams_tags, read_hyperparams, restored, toolkit
 from .torch_module.user_code import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
@@ -88,7 +88,7 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
             try:
                 made = hyperpyyaml.load_hyperpyyaml(io.StringIO(read.text))
             except TypeError as error:
-                raise document.fail(said_by(error)) from error
+                raise document.fail(error_text(error)) from error
         return _module(document, entry, made)
 
     return module_target(

@@ -32,13 +32,13 @@ class _Transformers:
     def load(self, document: Document) -> TargetSpec:
         """Return the destination; raises ConfigError if the package is missing, or the model or a field is unknown."""
         from .hf.config import describe, library
-        from .hf.model import Facts, construct, offline, vocabulary_of
+        from .hf.model import ModelFacts, construct, offline, vocabulary_of
         from .torch_module.module import module_target
 
         package = library(document)
         with offline():
             described = describe(document, package)
-            facts = Facts(package)
+            facts = ModelFacts(package)
             lists = document.vocabulary.paths if document.vocabulary is not None else ()
             spec = module_target(
                 lambda: construct(described, facts),

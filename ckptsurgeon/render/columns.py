@@ -11,7 +11,7 @@ from rich.text import Text
 from ..analysis.page.contents import Page
 from ..util.text import count, escape, human_bytes
 
-__all__ = ["Columns", "Hanging", "Spread", "hanging", "next_view", "notes_view", "page_view", "written_view"]
+__all__ = ["Columns", "Hanging", "SpacedWords", "hanging", "next_view", "notes_view", "page_view", "written_view"]
 
 GAP = 2
 NARROWEST = 28
@@ -143,7 +143,7 @@ class Hanging:
         yield from more
 
 
-class Spread:
+class SpacedWords:
     """Words after a label, with two blanks between them; lines are broken only between words."""
 
     def __init__(self, label: Text, words: Sequence[str | Text]) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..trainer.checks.check import Check
 from ..trainer.run.result import Controls, Trained
 from ..util.text import count, escape, percent
-from .columns import Columns, Hanging, Spread, next_view
+from .columns import Columns, Hanging, SpacedWords, next_view
 
 __all__ = [
     "HEADS",
@@ -85,9 +85,9 @@ def trained_view(
         style = "" if found.ended == "prepared" else "yellow"
         parts.append(Text(f"  {WAYS[found.ended]}", style=style))
     if found.run is not None:
-        parts.append(Spread(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
+        parts.append(SpacedWords(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
     if found.test_clips:
-        parts.append(Spread(Text("  test    "), [count(found.test_clips, "clip"), *figures_said(found.test)]))
+        parts.append(SpacedWords(Text("  test    "), [count(found.test_clips, "clip"), *figures_said(found.test)]))
     failed = [check.name for check in found.checks if check.status == "FAIL"]
     if failed:
         said = Text(f"{count(len(failed), 'check')} failed: {', '.join(failed)}", "bold red")
@@ -199,7 +199,7 @@ def filled_line(row: Mapping[str, Any]) -> Text:
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
     step = str(row["step"]).rjust(len(str(steps)))
-    return Spread(Text(f"  step {step}/{steps}  dev  "), figures_said(row["dev"]))
+    return SpacedWords(Text(f"  step {step}/{steps}  dev  "), figures_said(row["dev"]))
 
 
 def checking_line(row: Mapping[str, Any]) -> Text:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .names import Likeness
-from .units import Fitting, Unit
+from .units import FreeUnits, Unit
 
 __all__ = ["Nearness", "Parents", "parents_of"]
 
@@ -108,7 +108,7 @@ class Nearness:
     ``beyond`` counts units that are not compared because too many units fit each other.
     """
 
-    def __init__(self, fitting: Fitting, likeness: Likeness, agreed: Iterable[Parents]) -> None:
+    def __init__(self, fitting: FreeUnits, likeness: Likeness, agreed: Iterable[Parents]) -> None:
         self.beyond = 0
         self._blocks: list[_Block] = []
         self._block: dict[Unit, _Block] = {}

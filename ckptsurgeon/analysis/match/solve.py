@@ -15,7 +15,7 @@ from ...util.text import count
 from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
 from .proposal import Match, Proposal
-from .units import Fitting, Unit, fits, units_of
+from .units import FreeUnits, Unit, fits, units_of
 
 __all__ = ["propose"]
 
@@ -46,7 +46,7 @@ class _Matcher:
 
     def _open(self, view: str) -> None:
         """Match what is still open, in units of another size."""
-        self.fitting = Fitting(*(units_of(self._left(side), view) for side in (0, 1)))
+        self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
 

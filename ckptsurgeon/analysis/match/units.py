@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...tensors.info import TensorInfo
 
-__all__ = ["Fitting", "Unit", "fits", "units_of"]
+__all__ = ["FreeUnits", "Unit", "fits", "units_of"]
 
 _NUMBER = re.compile(r"\d{1,9}")
 _LEAVES = {
@@ -106,7 +106,7 @@ class _Kinds:
         del self.free[self.of.pop(unit)][unit]
 
 
-class Fitting:
+class FreeUnits:
     """The free units of both sides, and which of them fit each other."""
 
     def __init__(self, first: Iterable[Unit], second: Iterable[Unit]) -> None:

@@ -12,7 +12,7 @@ from ...storage.read.base import Advance, File, Folder
 from ...util.text import escape
 from .findings import Fault, Finding, Verdict
 
-__all__ = ["Budget", "Look", "Memory", "Place", "SpentError"]
+__all__ = ["Budget", "Memory", "Place", "ScanState", "SpentError"]
 
 # Limits for one file, including its contents.
 
@@ -104,7 +104,7 @@ class Memory:
 
 
 @dataclass
-class Look:
+class ScanState:
     """The findings of one file. ``judge`` is the function that scans its contents."""
 
     path: str
@@ -131,7 +131,7 @@ class Look:
 class Place:
     """Something to scan: a file or a part of it; ``within`` is the path inside the file, ``depth`` the nesting."""
 
-    look: Look
+    look: ScanState
     file: File
     within: str = ""
     depth: int = 0

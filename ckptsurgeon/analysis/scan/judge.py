@@ -18,7 +18,7 @@ from .archives.zips import FORMS, look_at_zip
 from .content.arrays import MAGIC, look_at_array
 from .content.keras import look_at_hdf5
 from .content.texts import look_at_text
-from .context import Look, Place, SpentError
+from .context import Place, ScanState, SpentError
 from .findings import Fault, Finding, Verdict
 from .pickle.guess import must_be_pickle
 from .pickle.pickles import look_at_pickles
@@ -44,9 +44,9 @@ _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 """The files that TensorFlow looks for in a folder (saved_model/loader_impl.py); the last is chunked."""
 
 
-def look_at(path: str, file: File) -> Look:
+def look_at(path: str, file: File) -> ScanState:
     """Scan one file."""
-    look = Look(path, _judge)
+    look = ScanState(path, _judge)
     if not _judge(Place(look, file)):
         look.add(Finding(path, "", _other(file)))
     return look

@@ -30,7 +30,7 @@ def _not_opened() -> File:
 
 @dataclass(frozen=True)
 class _Home:
-    """The folder that is scanned, its links resolved, and what in it is skipped."""
+    """The scanned folder, with links resolved, and the names that are skipped in it."""
 
     path: str
     skipped: list[str]
@@ -38,7 +38,7 @@ class _Home:
 
 @dataclass(frozen=True)
 class Found:
-    """A file by its path relative to the folder; ``why`` says why it is not to be opened, where that is so."""
+    """A file by its path relative to the folder; ``why`` is the reason if it must not be opened."""
 
     path: str
     why: str = ""
@@ -46,7 +46,7 @@ class Found:
 
 
 def files_of(root: str, skipped: list[str]) -> Iterator[Found]:
-    """Yield the files of a folder and of those in it; what belongs to git is added to ``skipped``.
+    """Yield the files of a folder and of those in it; git's own folders are added to ``skipped``.
 
     Raises SourceError where there are too many.
     """
@@ -54,7 +54,7 @@ def files_of(root: str, skipped: list[str]) -> Iterator[Found]:
 
 
 def far_files_of(folder: Folder, uri: str) -> Iterator[Found]:
-    """Yield the files of a folder on another machine and of those in it; raises SourceError where there are too many.
+    """Yield the files of a folder on another machine and of those in it; raises SourceError if there are too many.
 
     ``uri`` is what the user wrote, with credentials in it where there are any; a repository is read at its commit.
     """
@@ -133,12 +133,12 @@ def _linked(link: str, path: str, home: str) -> Found:
 
 def _open(path: str) -> File:
     file = open_source(path)
-    assert isinstance(file, File)  # folders are walked through
+    assert isinstance(file, File)  # folders were expanded before
     return file
 
 
 def _belongs(target: str, home: str) -> bool:
-    """Return whether a link leads to where it may: into the folder, or from a hub cache's snapshot to its blobs."""
+    """Return whether the target of a link is allowed: in the folder or, for a snapshot in a hub cache, in its blobs."""
     if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
         return True
     parts = home.split(os.sep)
@@ -148,13 +148,13 @@ def _belongs(target: str, home: str) -> bool:
     return os.path.dirname(target) == os.path.join(repository, _BLOBS)
 
 
-# Scans a file or a folder: what reading it would do, without doing it.
+# Scanning a file or a folder.
 
 Progress = Callable[[int, int], None]
 
 
 def scan_path(path: str, progress: Progress | None = None) -> Scan:
-    """Look at a file, or at every file of a folder. Raises SourceError where there is none that can be read."""
+    """Scan a file, or every file of a folder. Raises SourceError if there is none that can be read."""
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):
@@ -179,7 +179,7 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[Found]:
 
 
 def _one(one: Found) -> tuple[int, list[Finding]]:
-    """Return the size of a file of a folder and what was found in it."""
+    """Return the size of a file of a folder and its findings."""
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]
     try:

@@ -38,7 +38,7 @@ __all__ = [
     "names_of",
     "plan_source",
     "plan_target",
-    "said_of",
+    "source_notes",
     "twice_notes",
     "unwrap_notes",
     "view_of",
@@ -132,7 +132,7 @@ def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
     return [f"--unwrap changes nothing: no keys of {listing([one.path for one in opened], where='')} are wrapped"]
 
 
-def said_of(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
+def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     """Return the notes on inputs, with one on entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
     notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]

@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from ...methods.merge._method import Method
 
 __all__ = [
-    "changed_beside",
-    "check_beside",
+    "changed_model_files",
+    "check_model_files",
     "code_of",
     "find_sources",
     "inputs_of",
     "read_plan",
-    "with_beside_held",
     "with_merging",
-    "with_settings_held",
+    "with_model_files_pinned",
+    "with_settings_pinned",
 ]
 
 # The other files of the sources' folders: they too must not change between plan and apply.
@@ -55,7 +55,7 @@ __all__ = [
 LARGEST = 256 << 20
 
 
-def with_beside_held(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
+def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan whose sources have the fingerprints of the files read next to them, and always of settings."""
     held, is_compared = [], any(folder.vocabulary for folder in folders)
     for source, folder in zip(plan.sources, folders, strict=False):
@@ -76,7 +76,7 @@ def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
     yield from (FilePrint(name, 0, "") for name in names if name not in there)
 
 
-def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
+def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
     """Return the plan of an edit with the fingerprints of the files that are written with changes.
 
     Files that are copied unchanged are checked when they are copied: an output of a single file does not have them.
@@ -87,14 +87,14 @@ def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
     return replace(plan, sources=(replace(first, beside=beside), *rest)) if beside else plan
 
 
-def check_beside(source: PlanSource, checkpoint: Checkpoint) -> None:
+def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
     """Raise PlanError if a file next to a source has changed since the plan."""
     for name in _changed(source, checkpoint):
         path = os.path.join(checkpoint.around.uri if checkpoint.around is not None else source.path, name)
         raise PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
 
 
-def changed_beside(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
+def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
     """Yield a note for each file next to a source that has changed since the output was made."""
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
@@ -169,7 +169,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
             opened.append(_reopen(source))
             _check_prints(source, opened[-1])
             _check_validators(source, opened[-1])
-            check_beside(source, opened[-1])
+            check_model_files(source, opened[-1])
         for file in plan.target.files:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):

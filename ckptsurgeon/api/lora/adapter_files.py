@@ -28,11 +28,11 @@ __all__ = [
     "ADAPTER_CONFIG",
     "BYTES",
     "WEIGHTS",
+    "adapter_of",
     "configuration_of",
-    "is_beside",
+    "has_configuration",
     "model_at",
     "other_scales",
-    "settings_beside",
     "with_scales_checked",
 ]
 
@@ -43,7 +43,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 BYTES = 16 << 20
 
 
-def is_beside(weights: File) -> bool:
+def has_configuration(weights: File) -> bool:
     """Return whether a configuration is next to a file; at a URL, it is assumed for the file names that PEFT uses."""
     if weights.name not in WEIGHTS:
         return False
@@ -60,11 +60,11 @@ def configuration_of(folder: Folder) -> File:
     return folder.file(ADAPTER_CONFIG)
 
 
-def settings_beside(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
+def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
     """Return the settings of the adapter that a checkpoint holds, and a note if they cannot be read."""
     weights = next((file for file in checkpoint.open_files().values() if file.name in WEIGHTS), None)
     try:
-        if weights is None or not is_beside(weights):
+        if weights is None or not has_configuration(weights):
             return None, ()
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)

@@ -20,13 +20,13 @@ from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.reopening import with_beside_held
+from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from ..model_folder.tied_heads import tied_head
-from ..transplant.transplant import arguments_said
+from ..transplant.transplant import plain_arguments
 from .adapter_files import model_at
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def lora_extract(
             asked,
             tied=tied,
             arguments={
-                **arguments_said(
+                **plain_arguments(
                     rank=rank, include=include, exclude=exclude, embeddings=embeddings, save_modules=save_modules,
                     fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, vocab=vocab, unwrap=unwrap,
                     root=root,
@@ -112,7 +112,7 @@ def lora_extract(
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
         plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)
-        plan = with_beside_held(replace(plan, notes=(*plan.notes, *said)), folders)
+        plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
         return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:

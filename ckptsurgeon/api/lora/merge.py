@@ -17,15 +17,24 @@ from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
-from ..inputs.inputs import OpenInputs, merged_notes, names_of, plan_source, said_of, twice_notes, unwrap_notes, view_of
+from ..inputs.inputs import (
+    OpenInputs,
+    merged_notes,
+    names_of,
+    plan_source,
+    source_notes,
+    twice_notes,
+    unwrap_notes,
+    view_of,
+)
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.reopening import with_beside_held
+from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
-from ..transplant.transplant import arguments_said
+from ..transplant.transplant import plain_arguments
 from .adapter_files import model_at
 from .opening import open_adapter
 
@@ -80,17 +89,17 @@ def lora_merge(
             exclude=options.exclude,
             tied=tied_head(folders[0], opened[0]),
             arguments={
-                **arguments_said(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
+                **plain_arguments(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *_counted(opened)],
+            notes=[*source_notes(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *_counted(opened)],
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
         inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
-        plan = with_beside_held(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
+        plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
     except BaseException:
         for checkpoint in opened:

@@ -22,7 +22,7 @@ from ...storage.read.uri import open_source
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
-from .adapter_files import ADAPTER_CONFIG, BYTES, WEIGHTS, configuration_of, is_beside
+from .adapter_files import ADAPTER_CONFIG, BYTES, WEIGHTS, configuration_of, has_configuration
 
 __all__ = ["open_adapter"]
 
@@ -64,7 +64,7 @@ def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
 def _files(source: Source, path: str) -> tuple[File, File | None]:
     """Return the weights and the configuration, None if it is not an adapter of PEFT."""
     if isinstance(source, File):
-        return source, configuration_of(source.folder()) if is_beside(source) else None
+        return source, configuration_of(source.folder()) if has_configuration(source) else None
     names = source.names()
     weights = [one for one in WEIGHTS if one in names]
     if ADAPTER_CONFIG not in names:

@@ -24,18 +24,18 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
-from ..inputs.inputs import names_of, plan_source, said_of, view_of
+from ..inputs.inputs import names_of, plan_source, source_notes, view_of
 from ..inputs.memory_budget import memory_bytes
-from ..inputs.reopening import with_beside_held
+from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import merged_folder
 from ..model_folder.rows_by_place import MERGED, checked_rows
-from ..transplant.transplant import arguments_said, check_seed
+from ..transplant.transplant import check_seed, plain_arguments
 from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import Request, given_settings, parameter_name, plain_settings
-from .vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
+from .vocabulary import MergedModel, VocabularyRequest, merge_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ def merge(
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)
     check_seed(seed)
-    vocabulary = VocabularyAsked(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
+    vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
     asked = Request(
         MergeOptions.of(
@@ -147,7 +147,7 @@ def merge(
             compute=compute, device=elsewhere,
         ),
         vocabulary,
-        arguments_said(
+        plain_arguments(
             method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
             compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
         ),
@@ -200,13 +200,13 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
-            notes=said_of(opened, unwrap=asked.unwrap),
+            notes=source_notes(opened, unwrap=asked.unwrap),
         )  # fmt: skip
         plan = with_config_said(plan, folders, donor)
         plan = with_sources_said(plan, opened, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
-        plan = with_beside_held(plan, folders)
+        plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, opened, donor=donor)
         stack.pop_all()
     return plan

@@ -24,8 +24,8 @@ from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
-from ..inputs.inputs import names_of, plan_source, said_of, view_of
-from ..inputs.reopening import with_beside_held
+from ..inputs.inputs import names_of, plan_source, source_notes, view_of
+from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said
 from ..model_folder.config import layer_counts, not_by_layer, with_layers
 from ..model_folder.config_differences import with_config_said
@@ -33,8 +33,8 @@ from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.merged import merged_folder
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import Request
-from .tokenizers import RowsAsked, different, tokenizer_files, wanted
-from .vocabulary import MergedModel, ModelTokens, VocabularyAsked, known_keys, merge_vocabulary
+from .tokenizers import RowsRequest, different, tokenizer_files, wanted
+from .vocabulary import MergedModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
 __all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configuration", "read_recipe"]
 
@@ -78,7 +78,7 @@ class RecipeModels:
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
-        self._notes = said_of(opened, unwrap=unwrap)
+        self._notes = source_notes(opened, unwrap=unwrap)
 
     @property
     def donor(self) -> int:
@@ -91,7 +91,7 @@ class RecipeModels:
         """The models, each with its path, tensors and folder."""
         return list(map(MergedModel, self._paths, self._views, self.folders))
 
-    def vocabulary(self, asked: VocabularyAsked, method: Method) -> VocabularyAsked:
+    def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
         """Return the vocabulary for the output: the recipe's, if rows have to be merged by token."""
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
@@ -108,7 +108,7 @@ class RecipeModels:
             asked,
             vocab=tokenizer.source if isinstance(tokenizer.source, str) else tokens_beside(other.path),
             keys=keys,
-            rows=RowsAsked(tokenizer.tokens, self._numbers, tokenizer.multiple, self._lender(method)),
+            rows=RowsRequest(tokenizer.tokens, self._numbers, tokenizer.multiple, self._lender(method)),
         )
 
     def _lender(self, method: Method) -> int | None:
@@ -242,7 +242,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = with_sources_said(plan, opened, merged.folders, merged.donor)
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
-            plan = with_beside_held(plan, merged.folders)
+            plan = with_model_files_pinned(plan, merged.folders)
             plan = asked.carried(plan, opened, path, donor=merged.donor)
             stack.pop_all()
     except ConfigError as error:

@@ -23,7 +23,7 @@ from ..inputs.argument_types import CheckpointLike, Given, Parameters
 from ..inputs.inputs import OpenInputs
 from ..inputs.memory_budget import with_costs
 from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
-from .vocabulary import VocabularyAsked
+from .vocabulary import VocabularyRequest
 
 __all__ = ["GRADIENT", "Request", "given_settings", "method_settings", "parameter_name", "plain_settings"]
 
@@ -35,7 +35,7 @@ class Request:
     """The arguments of a merge other than models, method and parameters; ``arguments`` is what the recipe records."""
 
     options: MergeOptions
-    vocabulary: VocabularyAsked
+    vocabulary: VocabularyRequest
     arguments: Mapping[str, Any]
     seed: int = 0
     plugins: tuple[Method, ...] = ()
@@ -191,10 +191,10 @@ def _is_for_all(one: ParameterSetting) -> bool:
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
     """Return settings as plain data that ``method_settings`` reads."""
-    return {name: _said(found) for name, found in settings.items()}
+    return {name: _plain_value(found) for name, found in settings.items()}
 
 
-def _said(found: Sequence[ParameterSetting]) -> Any:
+def _plain_value(found: Sequence[ParameterSetting]) -> Any:
     said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
     return said["**"] if len(said) == 1 and "**" in said else said
 

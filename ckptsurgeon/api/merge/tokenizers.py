@@ -17,7 +17,7 @@ from ...vocabulary.union import TokenRowOverride, with_overrides, with_padding
 from ...vocabulary.vocabulary import Vocabulary
 from ..model_folder.folder import ModelFolder
 
-__all__ = ["RowsAsked", "chosen_rows", "different", "tokenizer_files", "wanted"]
+__all__ = ["RowsRequest", "chosen_rows", "different", "tokenizer_files", "wanted"]
 
 
 def tokenizer_files(
@@ -88,7 +88,7 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
 
 
 @dataclass(frozen=True)
-class RowsAsked:
+class RowsRequest:
     """The rows that a recipe chooses for single tokens; ``numbers`` maps its models to their indices.
 
     Models that lack a token get the row of the model ``base``, or if that is None, the mean of all that have it. The
@@ -107,7 +107,7 @@ class RowsAsked:
 
 
 def chosen_rows(
-    asked: RowsAsked, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
+    asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
     """Return the rows of each model with those chosen for some of the output's ``tokens``, and notes.
 

@@ -23,12 +23,12 @@ from ..inputs.argument_types import Patterns, Rules
 from ..model_folder.folder import ModelFolder
 from ..model_folder.rows_by_place import PLACE
 from ..transplant.vocabulary import vocabulary_key
-from .tokenizers import RowsAsked, chosen_rows
+from .tokenizers import RowsRequest, chosen_rows
 
 __all__ = [
     "MergedModel",
     "ModelTokens",
-    "VocabularyAsked",
+    "VocabularyRequest",
     "config_for",
     "known_keys",
     "merge_vocabulary",
@@ -39,7 +39,7 @@ UNION, BASE = "union", "base"
 
 
 @dataclass(frozen=True)
-class VocabularyAsked:
+class VocabularyRequest:
     """The requested vocabulary: of the output, the token lists of the models, and the tensors with rows by token.
 
     ``rows`` is the choice of rows in a recipe of mergekit: then tokens that no model has get zeros, as there.
@@ -48,7 +48,7 @@ class VocabularyAsked:
     vocab: str | None = None
     tokens: Rules = ()
     keys: Patterns = ()
-    rows: RowsAsked | None = None
+    rows: RowsRequest | None = None
 
     @property
     def is_by_place(self) -> bool:
@@ -97,7 +97,7 @@ class ModelTokens:
 
 
 def merge_vocabulary(
-    asked: VocabularyAsked, models: Sequence[MergedModel], *, first: int
+    asked: VocabularyRequest, models: Sequence[MergedModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
     """Return the vocabularies of a merge, None if none is requested; ``first`` is the base, or the first model.
 
@@ -153,7 +153,7 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
     return vocabulary_beside(vocab), vocab, vocab
 
 
-def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) -> list[str]:
+def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) -> list[str]:
     """Return the path of each model's list: the named one, else the one next to the model.
 
     In a recipe of mergekit, a model without a list has that of the first.
@@ -175,7 +175,7 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) ->
     ]
 
 
-def _beside(model: MergedModel, asked: VocabularyAsked, first: str) -> str:
+def _beside(model: MergedModel, asked: VocabularyRequest, first: str) -> str:
     lacks = asked.rows is not None and model.folder.config and not model.folder.vocabulary
     return first if lacks else _tokens_of(model)
 

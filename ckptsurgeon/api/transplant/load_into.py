@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...destinations._load import module_destination
-from ...destinations.torch_module.parts import is_spread, own_box, own_part
+from ...destinations.torch_module.parts import is_distributed, own_bounds, own_part
 from ...errors import CheckpointError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
@@ -81,7 +81,7 @@ def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = l
         for loading in loadings:
             plans.append(_planned(loading))
             stack.callback(close_plan, plans[-1])
-        in_parts = [any(map(is_spread, loading.model.state_dict(keep_vars=True).values())) for loading in loadings]
+        in_parts = [any(map(is_distributed, loading.model.state_dict(keep_vars=True).values())) for loading in loadings]
         for last in (False, True):
             for index, loading in enumerate(loadings):
                 if in_parts[index] == last:
@@ -137,7 +137,7 @@ def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.
     with naming(loading.name):
         inputs = inputs_of(plan)
         try:
-            boxes = {key: own_box(tensor) for key, tensor in tensors.items() if is_spread(tensor)}
+            boxes = {key: own_bounds(tensor) for key, tensor in tensors.items() if is_distributed(tensor)}
             put = partial(_put_one, tensors) if boxes else None
             staged, lost = stage_tensors(plan, inputs, boxes, put)
         finally:

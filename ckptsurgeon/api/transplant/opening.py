@@ -24,7 +24,7 @@ from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import OpenInputs, names_of, plan_source, plan_target
 from ..inputs.operations import Operated, operate
-from ..inputs.reopening import with_beside_held
+from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
 from ..model_folder.checks import folder_notes, with_sources_said
 from ..model_folder.config_differences import with_config_said
@@ -129,7 +129,7 @@ def plan_into(
         wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
         plan = plan_transplant(
             views, target, options, planned=plan_target(target), keeper=keeper, wanted=wanted, seed=seed,
-            arguments={**arguments, **_specs_said(specs)}, metadata=_metadata(opened[: len(specs)]),
+            arguments={**arguments, **_recorded_specs(specs)}, metadata=_metadata(opened[: len(specs)]),
             notes=_notes(specs, sources, target),
         )  # fmt: skip
         check_converted(plan, sources)
@@ -156,7 +156,7 @@ def plan_into(
         tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
-        plan = with_beside_held(plan, folders)
+        plan = with_model_files_pinned(plan, folders)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
@@ -192,7 +192,7 @@ def _given(itself: object, path: str) -> CheckpointLike:
     return cast("CheckpointLike", itself) if itself is not None else path
 
 
-def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
+def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
     """Return the options of specs in ESPnet's form, without their files, in the order of the sources."""
     if not any(spec.src or spec.dst or spec.exclude for spec in specs):
         return {}

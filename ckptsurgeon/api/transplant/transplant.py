@@ -36,7 +36,7 @@ from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["arguments_said", "check_seed", "rules_as_text", "rules_of", "specs_of", "transplant"]
+__all__ = ["check_seed", "plain_arguments", "rules_as_text", "rules_of", "specs_of", "transplant"]
 
 
 def check_seed(seed: int) -> None:
@@ -103,7 +103,7 @@ def transplant(
     named, rulesets = asked_conversions(options.rulesets)
     vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
-    arguments = arguments_said(
+    arguments = plain_arguments(
         include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
         vocab=PLACE if vocab == PLACE else [os.path.basename(path) for path in lists],
         vocab_keys=vocab_keys, new_tokens=new_tokens,
@@ -132,7 +132,7 @@ def _rule(pattern: str, target: str) -> str:
     return f"{pattern}={target}"
 
 
-def arguments_said(**given: Any) -> dict[str, Any]:
+def plain_arguments(**given: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults, as plain data for the recipe."""
     defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
     kept: dict[str, Any] = {}

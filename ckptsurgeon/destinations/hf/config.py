@@ -19,7 +19,7 @@ from .._document import Document
 from .overrides import FETCHING, check_overrides, merged_fields
 from .written import WrittenConfig, files_of
 
-__all__ = ["Described", "describe", "library"]
+__all__ = ["ModelDescription", "describe", "library"]
 
 OLDEST = 5
 """The oldest major version of transformers that is supported."""
@@ -27,7 +27,7 @@ _OWN = ("transformers", "architecture")
 
 
 @dataclass(frozen=True)
-class Described:
+class ModelDescription:
     """A model of transformers: its class, its configuration, and the files that go next to its weights."""
 
     model_class: Any
@@ -56,7 +56,7 @@ def library(document: Document) -> Any:
     return found
 
 
-def describe(document: Document, package: Any) -> Described:
+def describe(document: Document, package: Any) -> ModelDescription:
     """Return the model that a config.json, or a section of ours that names one, describes; raises ConfigError."""
     fields, folder, where = _fields(document)
     config_class = _config_class(document, package, fields)
@@ -77,7 +77,7 @@ def describe(document: Document, package: Any) -> Described:
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
     config.architectures = [name]
     files, said = files_of(document, WrittenConfig(config, fields, overrides), fields, folder)
-    return Described(model_class, config, files, (*notes, *said))
+    return ModelDescription(model_class, config, files, (*notes, *said))
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:

@@ -13,14 +13,14 @@ from typing import Any
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
 from ..torch_module.module import module_target
-from ..torch_module.state import Grown, grown_axes
-from .config import Described
+from ..torch_module.state import GrowingAxes, grown_axes
+from .config import ModelDescription
 from .names import Names
 
-__all__ = ["Facts", "built", "construct", "offline", "vocabulary_of"]
+__all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
 
-class Facts:
+class ModelFacts:
     """Facts about a model that are collected while it exists: its ties and its older names."""
 
     def __init__(self, package: Any) -> None:
@@ -46,14 +46,14 @@ class Facts:
         }
 
 
-def construct(described: Described, facts: Facts) -> Any:
+def construct(described: ModelDescription, facts: ModelFacts) -> Any:
     """Construct the model, and collect its facts."""
     model = built(described)
     facts.take(model)
     return model
 
 
-def built(described: Described) -> Any:
+def built(described: ModelDescription) -> Any:
     """Build the model as ``from_config`` does."""
     with offline():
         return described.model_class._from_config(copy.deepcopy(described.config))
@@ -103,12 +103,12 @@ MORE = 10007
 """Number of added tokens; large enough that an axis rounded up to a power of two grows too."""
 
 
-def vocabulary_of(described: Described, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
+def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
     """Return for each tensor with a row for each token the axis of these rows; found when first used."""
-    return Grown(lambda: _grown(described, tensors))
+    return GrowingAxes(lambda: _grown(described, tensors))
 
 
-def _grown(described: Described, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+def _grown(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
     larger = _larger(described)
     if larger is None:
         return {}
@@ -119,7 +119,7 @@ def _grown(described: Described, tensors: Mapping[str, TensorInfo]) -> dict[str,
     return grown_axes(tensors, other.tensors)
 
 
-def _larger(described: Described) -> Described | None:
+def _larger(described: ModelDescription) -> ModelDescription | None:
     """Return the description of the same model with more tokens; None for a model without tokens (images, sound)."""
     config = copy.deepcopy(described.config)
     try:

@@ -77,7 +77,7 @@ class Names:
                 names[key] = name
                 renamed.append((key, name))
         made, unknown = self._converted(tensors, groups)
-        notes = (*self._said_prefix(renamed), *self._said_names(renamed), *self._said_made(made, unknown))
+        notes = (*self._prefix_notes(renamed), *self._renaming_notes(renamed), *self._conversion_notes(made, unknown))
         return Recognised(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
@@ -116,7 +116,7 @@ class Names:
             made.keys += [name for group in done for name in group.outputs()]
         return made, unknown
 
-    def _said_prefix(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    def _prefix_notes(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         added = sum(name == f"{self.prefix}.{key}" for key, name in pairs)
         off = sum(key == f"{self.prefix}.{name}" for key, name in pairs)
         head = f"{self.prefix}, the base model's prefix in {self.model}, is"
@@ -125,14 +125,14 @@ class Names:
         if off:
             yield f"{head} removed from {count(off, 'source key')}, as --map '{self.prefix}=' would"
 
-    def _said_names(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    def _renaming_notes(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]
         if others:
             shown = "; ".join(f"{escape(key)} is {escape(name)}" for key, name in others[:2])
             more = f"; and {len(others) - 2} more (-v lists them)" if len(others) > 2 else ""
             yield f"older names that {self.by} knows of {self.model}: {shown}{more}"
 
-    def _said_made(self, made: _Converted, unknown: Mapping[str, str]) -> Iterator[str]:
+    def _conversion_notes(self, made: _Converted, unknown: Mapping[str, str]) -> Iterator[str]:
         if made.keys:
             verbs = ", ".join(dict.fromkeys(next(iter(row)) for row in made.rows.values()))
             shown = listing(made.keys, 2, where="")

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_spread", "own_box", "own_part", "part_of", "whole"]
+__all__ = ["is_distributed", "own_bounds", "own_part", "part_of", "whole"]
 
 
-def is_spread(tensor: object) -> bool:
+def is_distributed(tensor: object) -> bool:
     """Return whether something is a tensor that is sharded over processes."""
     return hasattr(tensor, "full_tensor")
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """Return this process's shard of a tensor, in the same memory; the whole tensor if it is not a DTensor."""
-    held: Tensor = tensor.detach().to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    held: Tensor = tensor.detach().to_local() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return held
 
 
-def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
+def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
     """Return the bounds of this process's shard: start and end for each dimension."""
-    if not is_spread(tensor):
+    if not is_distributed(tensor):
         return tuple((0, size) for size in tensor.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -36,10 +36,10 @@ def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
     """Return the part of ``values`` that belongs to this process's shard of ``tensor``, which has the same shape."""
-    return values[tuple(slice(*part) for part in own_box(tensor))] if is_spread(tensor) else values
+    return values[tuple(slice(*part) for part in own_bounds(tensor))] if is_distributed(tensor) else values
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole tensor; all processes with a shard must call it together."""
-    found: Tensor = tensor.detach().full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    found: Tensor = tensor.detach().full_tensor() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return found

@@ -13,9 +13,9 @@ from ...errors import ConfigError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
-from .parts import is_spread
+from .parts import is_distributed
 
-__all__ = ["Grown", "grown_axes", "infos_of", "state_of", "ties_of"]
+__all__ = ["GrowingAxes", "grown_axes", "infos_of", "state_of", "ties_of"]
 
 
 def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -61,7 +61,7 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
     for key, tensor in tensors.items():
         place: object = (
             tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-        ) if not is_spread(tensor) else id(tensor)  # fmt: skip
+        ) if not is_distributed(tensor) else id(tensor)  # fmt: skip
         if tensor.numel() and first.setdefault(place, key) != key:
             ties[key] = first[place]
     return ties
@@ -72,7 +72,7 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
 Tensors = Mapping[str, TensorInfo]
 
 
-class Grown(Mapping[str, int]):
+class GrowingAxes(Mapping[str, int]):
     """The growing axis of each tensor, computed on first use: it takes as long as building the model."""
 
     def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:

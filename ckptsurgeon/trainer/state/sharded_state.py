@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...destinations.torch_module.parts import is_spread, own_part, part_of
+from ...destinations.torch_module.parts import is_distributed, own_part, part_of
 from ...errors import FormatError, OutputError
 from ...util.text import escape
 from ..parallel.ranks import Ranks
@@ -63,7 +63,7 @@ def load_moments(
     names = reader.read_metadata().state_dict_metadata
     tensors = state_tensors(model)
     found = {name: _as_dtensor(tensors[_key_of(name)], _empty_part(tensors[_key_of(name)])) for name in names}
-    spread = any(map(is_spread, found.values()))  # without shards every rank reads for itself
+    spread = any(map(is_distributed, found.values()))  # without shards every rank reads for itself
     try:
         checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
     except CheckpointException as error:
@@ -117,7 +117,7 @@ def _empty_part(tensor: Tensor) -> Tensor:
 
 def _as_dtensor(tensor: Tensor, part: Tensor) -> Tensor:
     """Return a local part as a DTensor with the sharding of another tensor."""
-    if not is_spread(tensor):
+    if not is_distributed(tensor):
         return part
     from torch.distributed.tensor import DTensor
 

@@ -20,7 +20,7 @@ from ckptsurgeon.analysis.scan.context import Budget
 from ckptsurgeon.analysis.scan.pickle import operands
 from ckptsurgeon.analysis.scan.pickle.guess import MAGICS
 from ckptsurgeon.analysis.scan.pickle.machine import Machine
-from ckptsurgeon.analysis.scan.pickle.state import AnewError
+from ckptsurgeon.analysis.scan.pickle.state import RestartError
 from ckptsurgeon.formats.base import limits
 
 from ...helpers.depth import examples_of
@@ -50,7 +50,7 @@ def decoded(data: bytes, *, hurried: bool = True) -> Machine:
     machine.hurried = hurried
     try:
         machine.run()
-    except AnewError:
+    except RestartError:
         return decoded(data, hurried=False)
     return machine
 

@@ -88,7 +88,7 @@ def test_verify_waits_for_no_pipe() -> None:
     Path("out/config.json").unlink()
     os.mkfifo("out/config.json")
     (fault,) = cs.verify("out").failed
-    assert "config.json beside the weights cannot be read" in fault.why
+    assert "config.json next to the weights cannot be read" in fault.why
     assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .operands import spelling
-from .state import NO_EDGE, AnewError, State
+from .state import NO_EDGE, RestartError, State
 from .values import KEPT, UNKNOWN, Name, is_dict
 
 __all__ = ["TABLE", "Opcodes"]
@@ -104,7 +104,7 @@ class Opcodes(State):
     def op_get(self, begin: int, end: int) -> None:
         value = self.memo.get(self.index(begin, end))
         if self.skipped and not isinstance(value, Name):
-            raise AnewError
+            raise RestartError
         if value is None:
             raise KeyError
         self.stack.append(value)

@@ -16,8 +16,8 @@ from ..context import Budget
 from ._opcodes import TABLE
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
 from .operands import MoreError, TruncatedError, bounds, is_marked
-from .shortcut import LITERAL, LITERALS, Hurried, rows_of
-from .state import NO_EDGE, AnewError
+from .shortcut import LITERAL, LITERALS, FastPathMachine, rows_of
+from .state import NO_EDGE, RestartError
 from .values import KEPT, UNKNOWN, Name
 
 __all__ = ["Machine"]
@@ -29,7 +29,7 @@ _MAKES = frozenset(b"tld\x91")
 """Instructions that make one value of the items after a mark: TUPLE, LIST, DICT, FROZENSET. Others add to a value."""
 
 
-class Machine(Hurried):
+class Machine(FastPathMachine):
     """Decodes one pickle from ``position``. ``total`` is the length of the whole data.
 
     Afterwards ``stopped`` is whether it reached STOP, ``fault`` the first fault, ``position`` its end. Raises MoreError
@@ -127,7 +127,7 @@ class Machine(Hurried):
                     at += 5
                 elif op == 0x94:  # MEMOIZE
                     if self.skipped:
-                        raise AnewError
+                        raise RestartError
                     memo[len(memo)] = stack[-1]
                     at += 1
                 elif op == 0x68:  # BINGET

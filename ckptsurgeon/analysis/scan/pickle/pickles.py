@@ -13,7 +13,7 @@ from ..findings import Fault, Finding, Use, Verdict
 from .guess import Named, imports_something, must_be_pickle, named
 from .machine import Machine
 from .operands import MoreError, is_marked
-from .state import AnewError, Names
+from .state import Names, RestartError
 from .texts import text_at
 from .values import Name
 
@@ -99,7 +99,7 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
         try:
             machine.run()
             return machine
-        except AnewError:
+        except RestartError:
             hurried = False
         except MoreError:
             if size >= total:

@@ -13,7 +13,7 @@ from ._opcodes import Opcodes
 from .guess import BEGINS
 from .values import Name, Value
 
-__all__ = ["LITERAL", "LITERALS", "PUT", "Hurried", "Rows", "rows_of"]
+__all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "Rows", "rows_of"]
 
 # Tables in one step: consecutive dictionaries of numbers with the same keys, or tuples of numbers.
 #
@@ -94,7 +94,7 @@ _TENSOR = re.compile(
 """Groups: what fetches 'storage' and its type, its key, what fetches its location, and OrderedDict."""
 
 
-class Hurried(Opcodes):
+class FastPathMachine(Opcodes):
     """Decodes each usual tensor of a pickle in one step, if ``hurried`` is set.
 
     ``skipped`` counts them.
@@ -116,9 +116,9 @@ class Hurried(Opcodes):
         return end
 
     def take_tensors(self, maker: Name, at: int, stack: list[Value]) -> int:
-        """Take the tensors that follow each other, keys between them; ``at`` is behind what fetches their function.
+        """Decode consecutive tensors with keys between them; ``at`` is after the instruction that gets their function.
 
-        Returns where they end.
+        Returns their end.
         """
         data, fetch = self.data, self.data[at - 2 : at]
         while True:

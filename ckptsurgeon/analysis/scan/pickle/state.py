@@ -1,4 +1,4 @@
-"""What a pickle that is decoded holds, and what it would do to the outside world, which is only written down."""
+"""The state of decoding a pickle, and records of what it would do outside of itself."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .operands import TruncatedError, bounds, is_marked, line_index
 from .texts import call_text, text_at
 from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value, is_object, is_state, is_tuple
 
-__all__ = ["NO_EDGE", "AnewError", "Names", "State"]
+__all__ = ["NO_EDGE", "Names", "RestartError", "State"]
 
 
 _COMPUTED = "<computed>"
 NO_EDGE = sys.maxsize
-"""Where a frame ends, where there is none."""
+"""The end of a frame if there is no frame."""
 BEYOND = "an instruction reaches beyond its frame"
 
 Names = dict[tuple[str, str], Name]
 
 
-class AnewError(Exception):
-    """The pickle fetches from the memo what was taken in a larger step and not kept."""
+class RestartError(Exception):
+    """Raised if the pickle gets a memo entry that the fast path did not keep: it has to be decoded again."""
 
 
 class State:
@@ -65,20 +65,20 @@ class State:
         self._words: dict[Value, bool] = {}
 
     def flaw(self, why: str) -> None:
-        """Keep the first fault, and where it is."""
+        """Record the first fault, with its position."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
-        """Keep the first place at which the reader in C and that in Python could part, or ours from them."""
+        """Record the first position at which the readers in C and Python may disagree, or ours with them."""
         self.parted = self.parted or f"readers of pickles part: {why} (near byte {self.origin + self.position})"
 
     def tear(self, why: str) -> None:
-        """Keep a place behind which C's reader drops what is left of its frame, so that it reads other instructions."""
+        """Record a position after which C's reader drops the rest of its frame, and so reads other instructions."""
         self.part(why)
         self.torn = True
 
     def leave_frame(self, at: int) -> None:
-        """Go on behind a frame, in whose last instruction no reader is then."""
+        """Continue after a frame; then no reader is inside its last instruction."""
         self.position = at
         if at > self.edge:
             self.tear(BEYOND)
@@ -97,12 +97,12 @@ class State:
         self.flaw(why)
 
     def pop_mark(self) -> list[Value]:
-        """Return what was put on the stack since the last mark; raises IndexError where there is none."""
+        """Return the values on the stack since the last mark; raises IndexError if there is no mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
     def index(self, begin: int, end: int) -> int:
-        """Return the number of a memo entry as a line spells it; raises KeyError for one that is none."""
+        """Return the number of a memo entry from a line; raises KeyError if it is invalid."""
         operand = self.data[begin:end]
         if self.data[self.position] == 0x6A:  # LONG_BINGET
             return int.from_bytes(operand, "little")
@@ -115,12 +115,12 @@ class State:
         return index
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Look at a text or byte string that may be a pickle or an archive of its own."""
+        """Record a text or byte string that may be a pickle or an archive itself."""
 
     # Names.
 
     def text(self, value: Value) -> str:
-        """Return the text that a value is, or that it is none."""
+        """Return a value as text, or a note that it is not one."""
         most = limits.SCAN_NAME_CHARACTERS + 1
         found = text_at(self.data, value, most) if isinstance(value, int) else None
         if found is None:
@@ -134,7 +134,7 @@ class State:
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
     def line(self, begin: int, end: int) -> str:
-        """Return a line, or as much of it as a name may be long."""
+        """Return a line, cut at the greatest length of a name."""
         return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
     def name(self, module: str, name: str) -> Name:
@@ -157,15 +157,15 @@ class State:
         return self.names[key]
 
     def extension(self, code: int) -> Name:
-        """Count an import by a number that the reader's ``copyreg`` has a name for."""
+        """Count an import by an extension number, whose name is in the reader's ``copyreg``."""
         found = self.name("copyreg.extension", str(code))
         found.why = "which name the number stands for is up to the reader"
         return found
 
-    # What would be done with them.
+    # Uses of names.
 
     def call(self, function: Value, args: Value, at: int) -> Value:
-        """Count a call, and return what stands for its result."""
+        """Count a call, and return a value for its result."""
         if not is_tuple(self.data, args):
             self.part("a call is given what is no tuple")
         base = _base(function)
@@ -185,7 +185,7 @@ class State:
         return Call(function, args, base)
 
     def change(self, target: Value) -> None:
-        """Count that something is added to an object, or its state is set, which calls a method of its class."""
+        """Count adding to an object, or setting its state: both call a method of its class."""
         base = _base(target)
         if base is None:
             return
@@ -202,12 +202,12 @@ class State:
             self.change(target)
 
     def add_nothing(self, target: Value, opening: str) -> None:
-        """Add nothing to what should be a container that begins so: only Python's reader looks whether it can."""
+        """Add nothing to a value that should be a container: only Python's reader checks that it is one."""
         if not isinstance(target, list) or target[0] != opening:
             self.part("nothing is added to what is no such container")
 
     def build(self, target: Value, state: Value) -> None:
-        """Set the state of an object, which calls its ``__setstate__`` where it has one."""
+        """Set the state of an object, which calls its ``__setstate__`` if it has one."""
         if not is_state(self.data, state) or not is_object(self.data, target):
             self.part("a state is given as no pickler does it")
         self.change(target)
@@ -216,7 +216,7 @@ class State:
             base.calls.append(call_text(self.data, target, (state,), ".__setstate__"))
 
     def persistent(self, pid: Value, at: int) -> Value:
-        """Return what stands for data that a reader finds by an id: torch's storages, or whatever it likes."""
+        """Return a value for data that a reader finds by a persistent id, such as torch's storages."""
         if isinstance(pid, tuple) and len(pid) in (5, 6) and self.is_storage_word(pid[0]) and _is_plain_name(pid[1]):
             if type(pid[2]) is int:
                 self.storages.append(pid[2])
@@ -236,7 +236,7 @@ class State:
 
 
 def _base(value: Value) -> Name | None:
-    """Return the name that a call, or a call of what a call returned, began with; None for all that comes from none."""
+    """Return the name at the beginning of a chain of calls; None for a value that is not the result of one."""
     return value.base if isinstance(value, Call) else value if isinstance(value, Name) else None
 
 

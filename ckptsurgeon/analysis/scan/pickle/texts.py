@@ -1,4 +1,4 @@
-"""The texts and numbers of a pickle, decoded from its instructions, and the arguments of its calls as short text."""
+"""Decodes the texts and numbers of a pickle, and shows the arguments of its calls as short text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import UNKNOWN, Call, Name, Value
 
 __all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]
 
-# The texts and numbers of a pickle, decoded from the instruction that spells them.
+# Texts and numbers, decoded from their instructions.
 
 TEXTS = b"SUTVX\x8c\x8d"
 """STRING, SHORT_BINSTRING, BINSTRING; UNICODE, BINUNICODE, SHORT_BINUNICODE, BINUNICODE8."""
@@ -62,7 +62,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unquoted(line: bytes) -> bytes:
-    """Return what a quoted line of protocol 0 stands for."""
+    """Return the value of a quoted line of protocol 0."""
     return _ESCAPE.sub(_unescaped, line.strip()[1:-1])
 
 
@@ -94,7 +94,7 @@ def number_at(data: bytes, at: int) -> int | float | None:
 
 
 def items_of(data: bytes, value: object, most: int) -> tuple[object, ...] | None:
-    """Return at most ``most`` items of a tuple; None where the value is none."""
+    """Return at most ``most`` items of a tuple; None if the value is not a tuple."""
     if isinstance(value, tuple):
         return value[:most]
     if not isinstance(value, int) or not 0 <= value < len(data):
@@ -105,13 +105,13 @@ def items_of(data: bytes, value: object, most: int) -> tuple[object, ...] | None
 
 
 def _literals(data: bytes, at: int) -> Iterator[int]:
-    """Yield where each of the numbers and constants is that stand behind a mark."""
+    """Yield the offset of each number and constant after a mark."""
     while data[at] not in _CLOSING:
         yield at
         _, at = bounds(data, at, len(data))
 
 
-# The arguments of a call as text: escaped, shortened, and never longer however they share and nest.
+# The arguments of a call as text: escaped and shortened; the limit holds even if they share and nest values.
 
 _SHOWN = 200
 """Characters of one call."""
@@ -131,7 +131,7 @@ def call_text(data: bytes, function: Value, args: Value, method: str = "") -> st
 
 
 class _Writer:
-    """Writes values until there is no room; what is left out becomes a dot of an ellipsis."""
+    """Writes values until the limit is reached; the rest becomes an ellipsis."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -183,7 +183,7 @@ class _Writer:
             self.number(value, depth)
 
     def number(self, at: Value, depth: int) -> None:
-        assert isinstance(at, int)  # the last kind of value there is
+        assert isinstance(at, int)  # the only kind of value left
         items = items_of(self.data, at, _ITEMS) if at != UNKNOWN else None
         if items is None:
             self.put(self.plain(at))

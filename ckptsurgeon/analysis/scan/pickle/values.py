@@ -1,4 +1,4 @@
-"""What stands on the stack of a pickle that is only decoded, and of what kind it is.
+"""The values on the stack of a decoded pickle, and their kinds.
 
 - an ``int``: plain data; the offset of the instruction that begins it, from which it can be shown
 - a ``tuple`` of such values, all of them
@@ -20,17 +20,17 @@ KEPT = 9
 SHOWN_CALLS = 3
 """Calls of one name that are shown with their arguments."""
 UNKNOWN = -1
-"""The offset of a value of which nothing is known: what was missing, or comes from outside."""
+"""The offset of an unknown value: one that was missing, or comes from outside of the file."""
 
 Value = object
 """An int, a tuple, a list, a Name or a Call."""
 
 Check = Callable[[Callable[[object], str | None], object], str]
-"""Says what is wrong with the arguments of a known name, or nothing. Takes what reads a text, and the arguments."""
+"""A function that returns what is wrong with the arguments of a known name, or ''. Takes a text reader and these."""
 
 
 class Name:
-    """A name that a pickle imports, and what it does with it. ``quiet`` names may be called with any arguments."""
+    """A name that a pickle imports, and its uses. ``quiet`` names may be called with any arguments."""
 
     __slots__ = (
         "called",
@@ -58,13 +58,13 @@ class Name:
         self.why = ""
 
     def blame(self, why: str) -> None:
-        """Count a known name as unknown code, for what is done with it."""
+        """Count a known name as unknown code, because of its use."""
         self.verdict = Verdict.CODE
         self.quiet = False
         self.why = self.why or why
 
     def join(self, other: Name) -> None:
-        """Add what another pickle does with the same name."""
+        """Add the uses of the same name in another pickle."""
         self.imported += other.imported
         self.called += other.called
         self.changed += other.changed
@@ -73,7 +73,7 @@ class Name:
             self.blame(other.why)
 
     def use(self) -> Use:
-        """Return what was seen of the name."""
+        """Return the uses of the name as plain data."""
         return Use(
             self.module, self.name, self.verdict, imported=self.imported, called=self.called, changed=self.changed,
             calls=tuple(self.calls), why=self.why,
@@ -81,7 +81,7 @@ class Name:
 
 
 class Call:
-    """What calling ``function`` would have returned. It was not called. ``base`` is the name that all began with."""
+    """The result of a call of ``function`` that was not made. ``base`` is the name at the beginning of the chain."""
 
     __slots__ = ("args", "base", "function")
 
@@ -91,22 +91,22 @@ class Call:
         self.base = base
 
 
-# Of what kind a value is that a pickle spells, where C's reader and Python's part over one of another kind.
+# The kinds of values: for some, the readers in C and Python disagree.
 
 _MARK, _EMPTY_TUPLE, _TUPLE, _DICT, _NONE = b"(", b")", b"t", b"d", b"N"
 _MADE = frozenset(b"RQP\x81\x92oi\x82\x83\x84")
-"""What leaves what nobody knows: calls, persistent ids, extensions."""
+"""Instructions whose result is unknown: calls, persistent ids, extensions."""
 
 
 def is_tuple(data: bytes, value: Value) -> bool:
-    """Return whether a value is spelled as a tuple."""
+    """Return whether a value is written as a tuple."""
     if not isinstance(value, int):
         return isinstance(value, tuple)
     return data[value : value + 1] == _EMPTY_TUPLE or _closed_by(data, value) == _TUPLE
 
 
 def is_dict(data: bytes, value: Value) -> bool:
-    """Return whether a value is spelled as a dictionary."""
+    """Return whether a value is written as a dictionary."""
     if isinstance(value, list):
         return bool(value[0] == "{")
     return isinstance(value, int) and _closed_by(data, value) == _DICT
@@ -122,14 +122,14 @@ def is_state(data: bytes, value: Value) -> bool:
 
 
 def is_object(data: bytes, value: Value) -> bool:
-    """Return whether a value may be an object, and not plain data that the pickle spells."""
+    """Return whether a value may be an object, and not plain data."""
     if isinstance(value, int):
         return not 0 <= value < len(data) or data[value] in _MADE
     return isinstance(value, (Name, Call))
 
 
 def _closed_by(data: bytes, at: int) -> bytes:
-    """Return the instruction that ends what a mark at an offset began, of numbers and constants only."""
+    """Return the instruction that ends the numbers and constants after the mark at an offset."""
     if data[at : at + 1] != _MARK or at < 0:
         return b""
     at += 1
