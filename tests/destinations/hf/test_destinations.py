@@ -235,13 +235,13 @@ def test_nothing_is_fetched_that_a_configuration_names(monkeypatch: pytest.Monke
     write_config("config.json", BERT, "BertModel", _attn_implementation="kernels-community/flash-attn")
     assert cs.load_target("config.json").tensors
     write_config("config.json", BERT, "BertModel", quantization_config={"quant_method": "gptq", "bits": 4})
-    refused("quantised models are no destinations")
+    refused("a quantised model cannot be a destination")
 
 
 def test_a_configuration_that_is_none_is_refused() -> None:
     Path("config.json").write_text("{'model_type': ")
-    refused("is no JSON")
-    refused("is no JSON", section())
+    refused("is not valid JSON")
+    refused("is not valid JSON", section())
     Path("config.json").write_text('{"hidden_size": 3}')
     refused("has no `model:` section")
     refused("neither model_type nor architectures", section())
