@@ -12,8 +12,8 @@ from ..engine.checksums import check_values
 from ..engine.compute.reading import read_part
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
-from ..tensors.ops.boxes import Array, blocks
 from ..tensors.ops.casts import cast
+from ..tensors.ops.regions import Array, blocks
 
 __all__ = ["BINS", "BLOCK", "Stats", "as_float64", "histogram_of", "stats_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..analysis.match.proposal import Proposal
-from ..analysis.match.solve import propose
+from ..analysis.match.propose import propose
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target

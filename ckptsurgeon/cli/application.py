@@ -9,7 +9,7 @@ from typer.core import TyperArgument, TyperCommand
 
 from ..errors import ConfigError
 from ..util.registry import modules
-from . import alone
+from . import standalone_options as alone
 from .groups import with_groups
 
 __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs"]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import typer
 
-from . import alone
+from . import standalone_options as alone
 from .application import GROUPS, TIMEOUT, application
 from .failing import ReaderGoneError, failed, guarded_streams
 
@@ -78,7 +78,7 @@ def _set_timeout(args: Sequence[str], stack: ExitStack) -> list[str]:
 
 
 def _timeout_of(seconds: str) -> AbstractContextManager[None]:
-    from ..storage.read.http.pace import server_timeout
+    from ..storage.read.http.timeouts import server_timeout
 
     return server_timeout(seconds)
 

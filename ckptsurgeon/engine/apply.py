@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from ..errors import OutputError, PlanError
 from ..formats.base.header import ExtraEntries
-from ..formats.base.seal import seal
+from ..formats.base.header_digest import seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt

@@ -12,8 +12,8 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
-from ..tensors.ops.boxes import Array, Box
 from ..tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ..tensors.ops.regions import Array, Box
 from ..util.text import escape
 from .check_steps import check_step
 from .checksums import check_storage, checkable

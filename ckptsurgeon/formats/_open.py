@@ -16,11 +16,11 @@ from ..util.text import escape, listing
 from ._choosing import choose, has_weights, is_weights, note_of
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
-from .foreign.folders import PIPELINE, folder_kind
-from .foreign.foreign import HEAD, foreign, in_tar, in_zip
-from .foreign.text import not_a_checkpoint
 from .torch.tar import is_tar
 from .torch.tar import names_in as names_in_tar
+from .unsupported.files import HEAD, foreign, in_tar, in_zip
+from .unsupported.folders import PIPELINE, folder_kind
+from .unsupported.text import not_a_checkpoint
 from .zip.archive import names_in as names_in_zip
 
 __all__ = ["read_header", "writers"]

@@ -20,7 +20,7 @@ from ..util.text import escape
 from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
 from .base import limits
 from .base.header import FileHeader, Header
-from .base.seal import UNSEALED, digest_outside, seal_of
+from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .base.untrusted import parse_json, unique_keys
 
 __all__ = ["FORMAT"]

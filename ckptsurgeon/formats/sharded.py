@@ -21,7 +21,7 @@ from .base import limits
 from .base.header import FileHeader, Header
 from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered
 from .base.untrusted import parse_json, unique_keys
-from .foreign.text import json_kind, not_a_checkpoint
+from .unsupported.text import json_kind, not_a_checkpoint
 
 __all__ = ["FORMAT"]
 

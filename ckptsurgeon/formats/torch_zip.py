@@ -11,7 +11,7 @@ import zlib
 from ..storage.read.base import File, Source
 from .base import limits
 from .base.header import FileHeader, Header, naming
-from .base.seal import UNSEALED, digest_outside, seal_of
+from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .torch.archive import TorchArchive, script_tensors
 from .torch.rebuild import rebuilders
 from .torch.zip_writer import ZIP_RECORD, ZipWriter

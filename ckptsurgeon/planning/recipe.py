@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..formats.base.seal import UNSEALED
+from ..formats.base.header_digest import UNSEALED
 from ..util.brief import Brief
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import FilePrint, PlanSource, PlanTarget

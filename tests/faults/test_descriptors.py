@@ -107,7 +107,7 @@ def test_no_more_are_open_than_may_be_and_none_stays_open(monkeypatch: pytest.Mo
 def test_the_path_of_errors_imports_nothing() -> None:
     look = """
 import sys
-from ckptsurgeon.cli import run
+from ckptsurgeon.cli.run import run
 from ckptsurgeon.cli.failing import failed
 from ckptsurgeon.errors import SourceError
 before = set(sys.modules)

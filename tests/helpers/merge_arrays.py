@@ -13,7 +13,7 @@ import numpy as np
 
 from ckptsurgeon.methods.merge._method import Merging, Slice
 from ckptsurgeon.methods.merge._registry import merge_methods
-from ckptsurgeon.tensors.ops.boxes import Array, blocks
+from ckptsurgeon.tensors.ops.regions import Array, blocks
 
 T = TypeVar("T")
 

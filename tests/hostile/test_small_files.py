@@ -243,7 +243,7 @@ MAY_OPEN = {
     "analysis/page/html.py": "files of the package",
     "analysis/scan/walk.py": "sources",
     "storage/read/http/spool.py": "what is written beside the cache, by no link",
-    "storage/read/http/kept.py": "what is written beside the cache, by no link",
+    "storage/read/http/range_cache.py": "what is written beside the cache, by no link",
     "storage/read/uri.py": "sources",
     "util/lazy.py": "the stub of the façade, beside it",
     "trainer/data/cache.py": "a map of a file that was opened and found to be whole",

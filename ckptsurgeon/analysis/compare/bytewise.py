@@ -13,7 +13,7 @@ from ...engine.checksums import bad_checksum, check_storage, checkable, combine,
 from ...engine.compute.reading import read_part
 from ...storage.read.base import File
 from ...tensors.info import Storage, TensorInfo
-from ...tensors.ops.boxes import blocks
+from ...tensors.ops.regions import blocks
 
 __all__ = ["Seen", "check_records", "check_whole", "is_whole", "unequal_keys"]
 

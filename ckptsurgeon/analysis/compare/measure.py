@@ -11,8 +11,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.reading import read_part
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...tensors.ops.boxes import Array, Box, blocks
 from ...tensors.ops.casts import cast
+from ...tensors.ops.regions import Array, Box, blocks
 from .difference import Numbers, Pair, Tolerance
 
 __all__ = ["ZERO", "Scaled", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]

@@ -10,9 +10,9 @@ from dataclasses import replace
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.reading import read_part
 from ...engine.prefetch import fetch_keys
-from ...planning.keys.induce import rules_for, unspelled
+from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
-from ...tensors.ops.boxes import blocks
+from ...tensors.ops.regions import blocks
 from ...util.text import natural_key
 from .bytewise import check_records
 from .difference import Difference

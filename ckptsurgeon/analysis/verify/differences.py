@@ -18,8 +18,8 @@ from ...planning.plan.compute import Factor
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride
 from ...tensors.info import TensorInfo
-from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import cast, raw_dtype
+from ...tensors.ops.regions import Array
 
 __all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "product_fault", "reader"]
 

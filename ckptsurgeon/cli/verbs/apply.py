@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    Output,
-    RunCode,
-    check_output,
-    quoted,
-)
+from ..options import Output, RunCode, check_output, quoted
 from ..writing import Writing
 
 NAME = "apply"

@@ -6,11 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    KeepExtras,
-    Root,
-    Unwrap,
-)
+from ..options import KeepExtras, Root, Unwrap
 from ..writing import Writing
 
 NAME = "filter"

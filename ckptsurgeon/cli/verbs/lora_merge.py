@@ -6,12 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    Memory,
-    Root,
-    Unwrap,
-    numbers,
-)
+from ..options import Memory, Root, Unwrap, numbers
 from ..writing import Writing
 
 NAME = "lora merge"

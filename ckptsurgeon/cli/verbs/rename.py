@@ -6,13 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    KeepExtras,
-    Operations,
-    Root,
-    Ruleset,
-    Unwrap,
-)
+from ..options import KeepExtras, Operations, Root, Ruleset, Unwrap
 from ..writing import Writing
 
 NAME = "rename"

@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    Operations,
-    Root,
-    Ruleset,
-    check_explain,
-    default_output,
-    mismatch_policies,
-)
+from ..options import Operations, Root, Ruleset, check_explain, default_output, mismatch_policies
 from ..writing import Writing, show_explained
 
 NAME = "transplant"

@@ -11,7 +11,7 @@ import numpy as np
 from ...planning.mismatch.policies import is_reshape
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Input, Step
-from ...tensors.ops.boxes import Array, Box, blocks
+from ...tensors.ops.regions import Array, Box, blocks
 from .reading import OutputBlock, numbered_blocks
 
 __all__ = ["MissingRowFiller", "Read", "aligns", "common_shape", "inner_blocks"]

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from ...errors import ConfigError
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ...util.text import escape
 
 __all__ = ["ArrayLibrary", "check_device", "library"]

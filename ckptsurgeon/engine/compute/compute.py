@@ -14,9 +14,9 @@ import numpy as np
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
 from ...tensors.info import TensorInfo
-from ...tensors.ops.boxes import Array, Box, blocks
 from ...tensors.ops.casts import Lost, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
+from ...tensors.ops.regions import Array, Box, blocks
 from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred

@@ -14,8 +14,8 @@ from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...tensors.dtypes import SATURATED
-from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ...tensors.ops.regions import Array
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MergeContext
@@ -24,7 +24,7 @@ from .compute import block_places, blockwise, computed_blocks, takes_numbers, th
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, relevant
 from .rows import overlay
-from .together import computed_together, grouped
+from .small_tensors import computed_together, grouped
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 

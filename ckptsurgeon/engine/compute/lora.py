@@ -15,9 +15,9 @@ from ...methods.lora.products import LowRankChange, changing, wide_dtype
 from ...planning.plan.compute import Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
-from ...tensors.ops.boxes import Array, Box, blocks, box_shape
 from ...tensors.ops.casts import Lost, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 
 __all__ = [

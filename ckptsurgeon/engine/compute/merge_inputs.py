@@ -15,8 +15,8 @@ from ...methods.merge._method import Method, Slice
 from ...planning.plan.compute import Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
-from ...tensors.ops.boxes import Array, Box, blocks, box_shape
 from ...tensors.ops.casts import Lost, cast, raw_dtype
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
 from ..context import MergeContext
 from .aligning import MissingRowFiller, common_shape, inner_blocks

@@ -10,9 +10,9 @@ from ...errors import PlanError
 from ...methods.merge._method import Merging, Method
 from ...planning.plan.compute import Merge
 from ...planning.plan.step import Step
-from ...tensors.ops.boxes import Array, box_shape
 from ...tensors.ops.casts import Lost, widened
 from ...tensors.ops.means import rounded
+from ...tensors.ops.regions import Array, box_shape
 from ...util.text import count, escape
 from ..context import MergeContext
 from .merge_inputs import MergedTensors, merge_of, method_of

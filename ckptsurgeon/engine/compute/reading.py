@@ -16,9 +16,9 @@ from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Scaled, Summed, TensorInfo
-from ...tensors.ops.boxes import Array, Box, box_shape
 from ...tensors.ops.casts import Lost, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
+from ...tensors.ops.regions import Array, Box, box_shape
 from ...util.text import escape
 
 __all__ = [

@@ -11,9 +11,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
-from ...tensors.ops.boxes import Array, Box, blocks, box_shape, overlap_shape
 from ...tensors.ops.casts import Lost, cast, raw_dtype
 from ...tensors.ops.means import average, rounded
+from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
 from .reading import Part, cast_for, read_part
 
 __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...planning.mismatch.policies import Policy, parse_policy
 from ...planning.mismatch.positions import positions_of
-from ...tensors.ops.boxes import Array, Box, box_shape
+from ...tensors.ops.regions import Array, Box, box_shape
 from .resample import InterpolationWeights, apply_taps, crossed, dense, from_rows, kept_before, reach_of, resampled
 
 __all__ = ["ADAPTERS", "adaptation_box", "adapted", "centred", "pseudo_inverse", "pseudo_inverse_resize"]

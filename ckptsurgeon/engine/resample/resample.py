@@ -12,8 +12,8 @@ from math import floor, fsum
 
 import numpy as np
 
-from ...tensors.ops.boxes import Array, Box
 from ...tensors.ops.casts import cast
+from ...tensors.ops.regions import Array, Box
 
 __all__ = [
     "InterpolationWeights",

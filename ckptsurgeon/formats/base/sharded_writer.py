@@ -15,8 +15,8 @@ from ...errors import UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
 from .header import OutputLayout, OutTensor
+from .header_digest import UNSEALED, seal_of
 from .limits import RECIPE_BYTES
-from .seal import UNSEALED, seal_of
 
 __all__ = [
     "INDEX",

@@ -13,7 +13,7 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
 from ..base.header import FileHeader
-from ..base.seal import digest_outside
+from ..base.header_digest import digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
 from ..pickle.values import Opaque

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.linalg import _umath_linalg
 
 from ...errors import PlanError
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 
 __all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "multiplied"]
 

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import Lost, raw_dtype
 from ...tensors.ops.means import rounded
+from ...tensors.ops.regions import Array
 from .decomposition import multiplied
 
 __all__ = ["Changing", "LowRankChange", "changed", "changing", "wide_dtype"]

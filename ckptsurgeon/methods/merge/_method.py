@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ...errors import ConfigError
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ...util.brief import Brief
 from ._parameters import Parameter, bound, parameters_of
 

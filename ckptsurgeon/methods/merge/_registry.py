@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import CheckpointError, ConfigError
 from ...storage.small_files import CodeLoader
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import brief_repr, escape, shape_text

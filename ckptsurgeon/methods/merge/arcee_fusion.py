@@ -8,7 +8,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from .arithmetic.pieces import in_pieces, like, on_host, pieces, row_length
 from .arithmetic.threshold import MagnitudeRank, cuts

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from ...errors import ConfigError
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
 from .arithmetic.pieces import like, row_length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
 from .arithmetic.pieces import in_pieces

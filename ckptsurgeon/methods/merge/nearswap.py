@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
 from .arithmetic.pieces import in_pieces

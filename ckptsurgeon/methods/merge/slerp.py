@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
 from .arithmetic.pieces import in_pieces, like, on_host, row_length

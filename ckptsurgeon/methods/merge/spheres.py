@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from ...errors import PlanError
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ...util.text import escape
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between, PerModel

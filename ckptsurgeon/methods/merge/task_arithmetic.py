@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from ...tensors.ops.boxes import Array
+from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
 from .arithmetic.tasks import DeltaMixing, Masks, everything, mixed

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ..dtypes import DTYPES, SATURATED
-from .boxes import Array
+from .regions import Array
 from .small_floats import SMALL_FLOATS, from_small, to_small
 
 __all__ = ["Lost", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]

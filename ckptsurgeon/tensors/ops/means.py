@@ -9,8 +9,8 @@ import numpy as np
 from ...errors import PlanError
 from ...util.text import count
 from ..dtypes import DTYPES
-from .boxes import Array
 from .casts import Lost, cast, raw_dtype, widened
+from .regions import Array
 
 __all__ = ["added", "average", "largest", "rounded", "scaled"]
 

@@ -15,7 +15,7 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.match import nearness
 from ckptsurgeon.analysis.match.proposal import Proposal
-from ckptsurgeon.analysis.match.solve import propose
+from ckptsurgeon.analysis.match.propose import propose
 from ckptsurgeon.tensors.info import TensorInfo
 
 Shapes = dict[str, tuple[int, ...]]

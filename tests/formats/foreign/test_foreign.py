@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.foreign.foreign import HEAD, foreign, in_tar, in_zip
+from ckptsurgeon.formats.unsupported.files import HEAD, foreign, in_tar, in_zip
 
 
 def zipped(*names: str, deflated: bool = False) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptsurgeon.tensors.ops.boxes import Array
+from ckptsurgeon.tensors.ops.regions import Array
 
 from ...helpers.merge_arrays import METHODS, merge
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import CheckpointError, PlanError
-from ckptsurgeon.tensors.ops.boxes import Array
+from ckptsurgeon.tensors.ops.regions import Array
 from fixtures.mergekit_cases import CASES, GOLDEN, Case, models, recorded
 
 from ...helpers.merge_arrays import METHODS, merge

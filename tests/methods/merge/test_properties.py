@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.methods.merge import arcee_fusion
-from ckptsurgeon.tensors.ops.boxes import Array
+from ckptsurgeon.tensors.ops.regions import Array
 
 from ...helpers.depth import examples_of
 from ...helpers.merge_arrays import METHODS, Arrays, merge

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptsurgeon.tensors.ops.boxes import Array
+from ckptsurgeon.tensors.ops.regions import Array
 
 from ...helpers.merge_arrays import merge
 

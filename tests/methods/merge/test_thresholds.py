@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
 from ckptsurgeon.methods.merge.arithmetic.threshold import MagnitudeRank, cuts
-from ckptsurgeon.tensors.ops.boxes import Array
+from ckptsurgeon.tensors.ops.regions import Array
 
 from ...helpers.depth import examples_of
 from ...helpers.merge_arrays import Arrays

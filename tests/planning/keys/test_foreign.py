@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.planning.keys.induce import left_out, rules_for
+from ckptsurgeon.planning.keys.infer_rules import left_out, rules_for
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines, target_rule
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptsurgeon.planning.keys import induce
-from ckptsurgeon.planning.keys.induce import left_out, rules_for
+from ckptsurgeon.planning.keys import infer_rules as induce
+from ckptsurgeon.planning.keys.infer_rules import left_out, rules_for
 from ckptsurgeon.planning.keys.renaming import rename
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 

@@ -14,10 +14,10 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, SourceError
 from ckptsurgeon.storage.read import remote
-from ckptsurgeon.storage.read.http import pace as _pace
 from ckptsurgeon.storage.read.http import ranges as _http_ranges
 from ckptsurgeon.storage.read.http import spool as _room
-from ckptsurgeon.storage.read.http.pace import Pace, server_timeout, timeout_s
+from ckptsurgeon.storage.read.http import timeouts as _pace
+from ckptsurgeon.storage.read.http.timeouts import Pace, server_timeout, timeout_s
 from ckptsurgeon.storage.read.uri import open_source
 
 from ...helpers.hub import faults

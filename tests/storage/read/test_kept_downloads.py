@@ -16,8 +16,8 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.storage.read import remote
-from ckptsurgeon.storage.read.http import kept as _kept
-from ckptsurgeon.storage.read.http.kept import KeptSpool, kept_spool
+from ckptsurgeon.storage.read.http import range_cache as _kept
+from ckptsurgeon.storage.read.http.range_cache import KeptSpool, kept_spool
 from ckptsurgeon.storage.read.http.spool import Journal, Spool
 from ckptsurgeon.storage.read.remote import RemoteFile
 from ckptsurgeon.storage.read.uri import open_source

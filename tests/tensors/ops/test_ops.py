@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ckptsurgeon.engine.resample.resample import interpolate, interpolation_box
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.mismatch.policies import cast_fault
-from ckptsurgeon.tensors.ops.boxes import blocks, box_shape
 from ckptsurgeon.tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ckptsurgeon.tensors.ops.regions import blocks, box_shape
 
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 

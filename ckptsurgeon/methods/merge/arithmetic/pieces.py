@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ....tensors.ops.boxes import Array
+from ....tensors.ops.regions import Array
 from .._method import Merging, Slice, Tensors
 
 __all__ = ["PIECE", "in_pieces", "like", "on_host", "pieces", "row_length"]

@@ -9,7 +9,7 @@ from math import frexp, fsum, ldexp
 import numpy as np
 
 from ....errors import PlanError
-from ....tensors.ops.boxes import Array
+from ....tensors.ops.regions import Array
 from .._method import Merging, Slice, Tensors
 from .pieces import PIECE, in_pieces, on_host, pieces
 

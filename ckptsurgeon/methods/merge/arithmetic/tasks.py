@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
-from ....tensors.ops.boxes import Array
+from ....tensors.ops.regions import Array
 from .._method import Merging, Slice, Tensors
 from .pieces import in_pieces, pieces
 from .products import cancel, check_some, held, shares

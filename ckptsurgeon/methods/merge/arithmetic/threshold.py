@@ -16,7 +16,7 @@ from threading import Lock
 
 import numpy as np
 
-from ....tensors.ops.boxes import Array
+from ....tensors.ops.regions import Array
 from .._method import Slice, Tensors
 from .pieces import on_host, pieces
 

@@ -18,7 +18,7 @@ from ....errors import ConfigError, SourceError
 from ....util.text import count, escape, without_secrets
 from ....util.version import __version__
 from ..uri import check_address, shown
-from .pace import LONGEST_WAIT_S, Pace, count_reads, limit_reads, timeout_s
+from .timeouts import LONGEST_WAIT_S, Pace, count_reads, limit_reads, timeout_s
 
 if TYPE_CHECKING:
     import httpx2

@@ -14,7 +14,7 @@ from ..base import Folder
 from ..hugging_face.answers import digest_in_headers
 from ..remote import BLOCK, RemoteFile
 from .client import Address, RetryLimits, ask, connection_errors, content_length, offset, status_error
-from .kept import kept_spool
+from .range_cache import kept_spool
 from .spool import Spool
 
 if TYPE_CHECKING:

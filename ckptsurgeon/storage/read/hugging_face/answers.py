@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
-from ..http.pace import LONGEST_WAIT_S, Paces, count_reads, limit_reads
 from ..http.spool import FreeSpace, nearest_existing
+from ..http.timeouts import LONGEST_WAIT_S, Paces, count_reads, limit_reads
 
 if TYPE_CHECKING:
     import httpx2

@@ -1,4 +1,4 @@
-"""Recognises folders without a checkpoint of their own, and advises which inner folder to name."""
+"""What a folder is that holds no checkpoint itself, and which of its folders to name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises texts given in place of a checkpoint, and makes the error for any file that cannot be read."""
+"""What a text is that was found where a checkpoint should be, and what is said of anything not supported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises files that no format here reads, by their content, and advises what to do.
+"""What a file is that no format here reads, and what to do with it: by its content.
 
 The first bytes of other toolkits' formats, each as its specification has them. Pure: bytes and names in, words out.
 """

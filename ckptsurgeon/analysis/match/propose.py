@@ -1,4 +1,4 @@
-"""Decides which units of two state dicts correspond, the surest first, and never chooses between equal candidates.
+"""Decides which modules of two state dicts are the same, the surest first.
 
 The evidence for a pair, in this order: the same path; the same path except for leading segments that most of the model
 has; shapes that nothing else on either side has; names clearly more similar to each other than to any other; the same
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ...planning.keys.induce import rules_for, unspelled
+from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
 from ...util.text import count
 from .names import Likeness, moved

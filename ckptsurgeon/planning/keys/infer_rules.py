@@ -1,4 +1,4 @@
-"""Finds ``--map`` rules that rename a set of keys as wanted: as few and as general as possible.
+"""Finds the ``--map`` rules that rename a set of keys as wanted, as few and as general as possible.
 
 A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
 """

@@ -1,4 +1,4 @@
-"""Seals a file: one digest over every byte that is not a tensor's, so that no flipped bit goes unnoticed.
+"""The seal: one digest over every byte of a file that is not part of a tensor.
 
 A recipe carries its own seal, so the digest is taken with the seal's digits as zeros (and, in a zip, with the
 checksum that the recipe's record has then).

@@ -1,4 +1,4 @@
-"""Computes many small tensors as one, if a merge treats each element alone.
+"""Small tensors that are computed as one where a merge treats each element alone.
 
 A model of experts has a hundred thousand of them, and each would take some forty calls of NumPy. If there is a problem
 (a value that becomes infinite, an integer that does not fit), the tensors are computed again one at a time, so that
@@ -17,8 +17,8 @@ from ...errors import PlanError
 from ...planning.plan.step import Step
 from ...tensors.composition import join
 from ...tensors.info import Storage, TensorInfo
-from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import count_special
+from ...tensors.ops.regions import Array
 from ..context import MergeContext
 from ..run import PlanRun
 from .compute import computed_blocks, takes_numbers

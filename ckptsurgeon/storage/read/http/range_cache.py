@@ -1,4 +1,4 @@
-"""Keeps the fetched bytes of a remote file whose content is pinned, until a run that needs them has succeeded.
+"""What was fetched of a remote file whose content is pinned, kept until the run that wanted it ends.
 
 Under the user's cache folder: a sparse file of the bytes received, and a journal of their ranges. A run that
 was killed or cut off leaves both, and the next one fetches only the rest.

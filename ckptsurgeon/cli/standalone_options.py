@@ -1,4 +1,4 @@
-"""Options that need no verb: --version and the two of completion."""
+"""Options without a verb: the version, and completion."""
 
 from __future__ import annotations
 

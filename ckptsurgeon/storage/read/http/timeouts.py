@@ -1,4 +1,4 @@
-"""Limits how long a server may take: for the head of an answer, for the next bytes, and for very slow answers.
+"""How long a server may take: for the head of an answer, for the next bytes, and for next to nothing.
 
 A server that sends ``100 Continue`` for ever or a byte a second never lets a socket time out, so every read of a
 connection is counted. httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,

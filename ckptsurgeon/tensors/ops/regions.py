@@ -1,4 +1,4 @@
-"""Cuts a tensor into rectangular parts."""
+"""Regions of a tensor: their shapes, and a tensor cut into them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Recognises files that cannot be read, and advises what to do with them."""
