@@ -229,7 +229,7 @@ def missing_settings(
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):
             yield (
-                f"{escape(path)}: its config.json has no quantization_config, but there are "
+                f"{escape(path)}: its config.json has no quantization_config for "
                 f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
             )
         return

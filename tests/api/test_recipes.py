@@ -324,7 +324,7 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "names no format"),
         ({"output": "o.pth"}, ["-o", "-"], "does not name a file"),
-        ({"output": "o.safetensors", "keep_extras": True}, [], "has no place for entries"),
+        ({"output": "o.safetensors", "keep_extras": True}, [], "cannot store entries"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: list[str], why: str, ckpt: Any) -> None:

@@ -56,6 +56,7 @@ PROMISES = {
 UNSAFE = {
     "a record that runs into the next",
     "other zip64 sizes where it lies",
+    "another method where it lies",
     "two equal names of one letter",
     "a bomb",
 }

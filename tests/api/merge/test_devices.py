@@ -108,7 +108,7 @@ def test_without_a_gpu_cuda_is_an_error_that_says_so(ckpt: Run) -> None:
     done = ckpt(*asked, "tpu", "-n")
     assert (done.code, done.err) == (2, "error: --device tpu is unknown. Use cpu or cuda.\n")
     plan = on_device(planned("linear"), "cuda")  # made where there is one
-    with pytest.raises(cs.ConfigError, match="there is no GPU"):
+    with pytest.raises(cs.ConfigError, match="torch finds no usable GPU"):
         cs.apply(plan, "out.safetensors")
     assert not Path("out.safetensors").exists()
 

@@ -146,7 +146,7 @@ def test_verify_says_what_has_changed_beside_a_source(case: str) -> None:
     found = cs.verify("out")
     folder, name = path.split("/")
     source = "adapter" if folder == "adapter" else folder
-    assert [(note.name, note.why.split(",")[0]) for note in found.notes] == [(name, f"beside {source}")]
+    assert [(note.name, note.why.split(",")[0]) for note in found.notes] == [(name, f"next to {source}")]
     assert found.ok
 
 

@@ -24,7 +24,7 @@ def test_what_only_looks_like_a_path_is_never_asked_of_the_hub(server: SimpleNam
     for source, why in (
         ("here.ckpt", "is a file"),
         ("s3://bucket/x", "neither a folder nor an"),
-        ("a b/c", "not a valid name of"),
+        ("a b/c", "not the name of a hub repository"),
     ):
         with pytest.raises(cs.CheckpointError, match=why):
             cs.Pretrainer("collected", {"enc": nn.Linear(1, 1)}).collect_files(source)

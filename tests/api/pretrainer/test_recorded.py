@@ -35,9 +35,9 @@ def observed(name: str, server: SimpleNamespace) -> dict[str, Any]:
 
 REFUSED_AT_COLLECTION = {
     "neither path nor default source": ("ConfigError", "enc has no path, and no default source is given."),
-    "an address, nowhere to collect": ("ConfigError", "there is no folder to collect it in. Set collect_in."),
-    "mistyped folder": ("SourceError", "there is no hub repository saves, and no folder saves here."),
-    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024, and no folder saves/2024 here."),
+    "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in."),
+    "mistyped folder": ("SourceError", "there is no hub repository saves and no local folder saves."),
+    "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024 and no local folder saves/2024."),
     "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; it looks like a path"),
     "file that is not in the folder": (
         "SourceError", "source has no file encoder.ckpt. Did you mean enc.ckpt?",

@@ -56,7 +56,7 @@ def test_a_plan_with_a_companion_elsewhere_is_refused(name: str) -> None:
     saved("source", BERT, "BertModel")
     data = cs.transplant("source", "source/config.json").to_json()
     data["target"]["companions"][0]["name"] = name
-    with pytest.raises(cs.ConfigError, match="no plain file name"):
+    with pytest.raises(cs.ConfigError, match="is not a plain file name"):
         cs.Plan.from_json(data)
 
 
@@ -259,5 +259,5 @@ def test_settings_in_the_metadata_of_codes_are_not_those_of_a_config_json_that_h
     saved("old", BERT, "BertModel")
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 64}
     save_file(codes, "old/model.safetensors", {"quantization_config": json.dumps(settings)})
-    said = "old: its config.json has no quantization_config, beside 1 quantised tensor"
+    said = "old: its config.json has no quantization_config for 1 quantised tensor"
     assert any(note.startswith(said) for note in cs.inspect("old").notes)

@@ -80,7 +80,7 @@ def case(make: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def for_real(make: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A constructor that cannot be followed: it is built for real, and its values are right."""
+    """A constructor that cannot be followed: it is built with storage, and its values are right."""
     FOR_REAL[make.__name__] = make
     return make
 
@@ -439,7 +439,7 @@ def _one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recorded_constructor_gives_what_a_real_one_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build = functools.partial(Made, CASES[name])
     found, notes = ours(build)
-    assert not [note for note in notes if "built for real" in note]
+    assert not [note for note in notes if "built with storage" in note]
     same(found, real(build, monkeypatch))
 
 
@@ -447,7 +447,7 @@ def test_a_recorded_constructor_gives_what_a_real_one_gives(name: str, monkeypat
 def test_what_cannot_be_followed_is_built_for_real(name: str) -> None:
     build = functools.partial(Made, FOR_REAL[name])
     found, notes = ours(build)
-    assert [note for note in notes if "built for real" in note]
+    assert [note for note in notes if "built with storage" in note]
     torch.manual_seed(0)
     same(found, {key: value.detach() for key, value in build().state_dict().items()})
 

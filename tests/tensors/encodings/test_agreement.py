@@ -147,7 +147,7 @@ def test_codes_of_which_config_json_says_nothing_are_said(name: str, verb: str, 
     folder = replace(BY_NAME[name], settings={}).folder(tmp_path / "m")
     notes = VERBS[verb](folder).notes
     number = "1 quantised tensor:" if len(BY_NAME[name].layers) == 1 else "2 quantised tensors:"
-    assert any(f"its config.json has no quantization_config, but there are {number}" in one for one in notes)
+    assert any(f"its config.json has no quantization_config for {number}" in one for one in notes)
     for beside, content in (("quantize_config.json", BY_NAME[name].settings), ("config.json", {"quip_params": {}})):
         Path(folder, beside).write_text(json.dumps(content))
         assert not said(cs.inspect(folder))
@@ -167,7 +167,7 @@ UNKNOWN = {one.name for one in ZOO if "unknown encoding" in one.method} | {"unkn
 def test_every_encoding_is_said_if_config_json_has_lost_its_settings(one: Quantised, tmp_path: Path) -> None:
     folder = replace(one, settings={}).folder(tmp_path / "m")
     number = "1 quantised tensor: " if len(one.layers) == 1 else "2 quantised tensors: "
-    wanted = f"{folder}: its config.json has no quantization_config, but there are {number}"
+    wanted = f"{folder}: its config.json has no quantization_config for {number}"
     assert [wanted in note for note in said(cs.inspect(folder))] == ([] if one.name in TELL_THEMSELVES else [True])
 
 
