@@ -12,6 +12,7 @@ from .vocabulary import Vocabulary, checked
 
 __all__ = ["VOCABULARY", "lines_of"]
 
+WORDPIECE, _UNKNOWN = "vocab.txt", "[UNK]"
 _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
@@ -33,8 +34,15 @@ class _Plain:
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the lines that are not empty; where all are ``token number``, as in Kaldi's words.txt, by number."""
-        lines = [line for line in lines_of(name, data) if line]
+        """Return the lines that are not empty; where all are ``token number``, as in Kaldi's words.txt, by number.
+
+        In BERT's vocab.txt an empty line before the last token is a token, as transformers reads it.
+        """
+        lines = lines_of(name, data)
+        while lines and not lines[-1]:
+            lines.pop()
+        if name != WORDPIECE or _UNKNOWN not in lines:
+            lines = [line for line in lines if line]
         found = [match for match in map(_NUMBERED.fullmatch, lines) if match is not None]
         if len(lines) > 1 and len(found) == len(lines):
             lines = _by_number(name, [(match[1], int(match[2])) for match in found])

@@ -11,7 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
-from ...planning.transplant.by_place import is_embedding
+from ...planning.transplant.by_place import HEAD, is_embedding
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
@@ -22,7 +22,15 @@ from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
 from .shape_checks import Described, family_notes, shape_notes
 from .tied_heads import head_notes
-from .tokens import added_beyond, special_id_notes, token_list_notes, unlisted_names
+from .tokens import (
+    added_beyond,
+    is_ctc,
+    listed_beyond,
+    needless,
+    special_id_notes,
+    token_list_notes,
+    unlisted_names,
+)
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
 
@@ -151,21 +159,28 @@ def _is_elsewhere(folder: ModelFolder) -> bool:
 
 def _embeddings(tensors: Sequence[Described]) -> list[Described]:
     """Return the input embeddings, as numbers and not as codes."""
-    return [
-        one for one in tensors if is_embedding(one.key) and len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
-    ]
+    return [one for one in tensors if is_embedding(one.key) and _is_matrix(one)]
+
+
+def _is_matrix(one: Described) -> bool:
+    return len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
 
 
 def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens."""
+    """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens.
+
+    A CTC model without an embedding has an output layer over its vocabulary.
+    """
     found = _embeddings(tensors)
+    if not found and is_ctc(folder):
+        found = [one for one in tensors if HEAD.search(one.key) and _is_matrix(one)]
     if not found:
         return
     most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(_vocabulary_sizes(folder.config))
     columns = {one.shape[1] for one in found}
-    width = folder.config.get("hidden_size")
+    width = folder.config.get("hidden_size") if is_embedding(most.key) else None
     if type(width) is int and columns.isdisjoint(_widths(folder.config)):
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
         yield f"config.json says {width} (hidden_size), and {has_columns}: the model cannot be loaded so"
@@ -174,10 +189,11 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
         yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
     if _is_elsewhere(folder):
         return
-    if folder.vocabulary and read.tokens is not None and len(read.tokens) > most.shape[0]:
+    if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
         tokens = count(len(read.tokens), "token")
         yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
         return
+    yield from listed_beyond(read, most.shape[0], has)
     yield from added_beyond(read, most.shape[0], has)
     yield from unlisted_names(read, most.shape[0], has)
 

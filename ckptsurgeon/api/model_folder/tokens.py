@@ -17,12 +17,24 @@ from ...vocabulary.token_ids import stale_ids
 from .documents import BYTE_PAIRS, GENERATION, TOKENIZER, VOCABULARIES
 from .folder import LARGEST, ModelFolder
 
-__all__ = ["ADDED", "WHOLE", "added_beyond", "added_in", "special_id_notes", "token_list_notes", "unlisted_names"]
+__all__ = [
+    "ADDED",
+    "WHOLE",
+    "added_beyond",
+    "added_in",
+    "is_ctc",
+    "listed_beyond",
+    "needless",
+    "special_id_notes",
+    "token_list_notes",
+    "unlisted_names",
+]
 
 # Tokens that files of a tokeniser add with numbers for which the embedding has no row.
 
 ADDED = "added_tokens.json"
 WHOLE = "tokenizer.json"
+OLDER = VOCABULARIES[1]
 LONGEST = 10
 """Digits of a number that is a row's."""
 
@@ -34,11 +46,29 @@ def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """
     named = {one.name for one in folder.files}
     for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
-        found = {token: number for token, number in added_in(folder, name) if number >= rows} if name in named else {}
+        listed = added_in(folder, name) if name in named else ()
+        found = {token: number for token, number in listed if number >= rows and token not in needless(folder)}
         if found:
             said = listing([f"{token} is {number}" for token, number in found.items()], 3)
             yield f"{escape(name)} adds {count(len(found), 'token')} without a row, and {has}: {said}"
             return
+
+
+def needless(folder: ModelFolder) -> set[str]:
+    """Return the tokens that need no row: begin and end of a sentence in a CTC model, which puts out neither."""
+    names = _names(folder) if is_ctc(folder) else {}
+    return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
+
+
+def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
+    """Yield a note on a vocab.json that leaves numbers out, and so gives some from ``rows`` on; ``has`` is as above."""
+    if folder.vocabulary != OLDER or folder.tokens is not None:
+        return
+    listed = _object(folder, OLDER)
+    found = {token: number for token, number in listed.items() if type(number) is int and number >= rows}
+    if found and len(listed) <= rows and len(found) < len(listed):
+        said = listing([f"{_brief(token)} is {number}" for token, number in found.items()], 3)
+        yield f"{OLDER} leaves numbers out and gives {count(len(found), 'token')} one without a row, and {has}: {said}"
 
 
 def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
@@ -65,8 +95,6 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
 
 
 # Two files of one tokeniser that number its tokens otherwise: a note.
-
-OLDER = VOCABULARIES[1]
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
@@ -119,6 +147,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if named_so:
         yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
     names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
+    yield from _blank(folder, names, tokens, places)
     found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
     if not found:
         return
@@ -132,6 +161,24 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
             said.append(f"{field}_id of {file} is {own}{meant}")
     if said:
         yield f"ids of other words in the tokeniser beside them: {listing(said, 4, where='')}"
+
+
+def is_ctc(folder: ModelFolder) -> bool:
+    """Whether the model's output layer has a row for each token, and one for the blank, which is the pad_token."""
+    architectures = folder.config.get("architectures")
+    return str(architectures[0] if isinstance(architectures, list) and architectures else "").endswith(UNUSED)
+
+
+def _blank(
+    folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
+) -> Iterator[str]:
+    """Say that the blank of a CTC model is another special token than the tokeniser takes for it."""
+    number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
+    if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
+        return
+    if number != places[blank] and SPECIAL.fullmatch(tokens[number]):
+        own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({_brief(tokens[number])})"
+        yield f"{own}, and pad_token of {TOKENIZER} is {_brief(blank)} ({places[blank]})"
 
 
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
@@ -148,7 +195,7 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     said = [
         f"{next(name for name in names if names[name] == token)} {_brief(token)} is {number}"
         for number, token in enumerate(missing, len(tokens))
-        if number >= rows
+        if number >= rows and token not in needless(folder)
     ]
     if said:
         named = f"{count(len(said), 'token')} that {escape(folder.vocabulary)} lacks"
@@ -164,9 +211,7 @@ def _tokens(folder: ModelFolder) -> tuple[str, ...]:
 
 def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
     """Yield which special tokens a configuration has, in which file, and their ids."""
-    architectures = folder.config.get("architectures")
-    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    names = ("pad_token",) if first.endswith(UNUSED) else (*NAMES, START)
+    names = ("pad_token",) if is_ctc(folder) else (*NAMES, START)
     for file in (CONFIG, GENERATION):
         fields = _object(folder, file)
         for name in names:

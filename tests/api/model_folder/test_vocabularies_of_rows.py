@@ -1,0 +1,85 @@
+"""Tokens of CTC models, T5 and BERT that have no row, or another than the lines of their list say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.vocabulary.read import read_vocabulary
+from tests.destinations.hf.test_vocabularies import pieces
+
+TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c")
+NAMES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+HAS = "and lm_head.weight has 8 rows"
+
+
+def ctc(path: str, numbers: dict[str, int], names: dict[str, Any], **config: Any) -> str:
+    Path(path).mkdir()
+    save_file({"lm_head.weight": torch.ones(8, 4), "lm_head.bias": torch.ones(8)}, f"{path}/model.safetensors")
+    fields = {"architectures": ["Wav2Vec2ForCTC"], "model_type": "wav2vec2", "hidden_size": 6, "pad_token_id": 0}
+    Path(path, "config.json").write_text(json.dumps({**fields, **config}))
+    Path(path, "vocab.json").write_text(json.dumps(numbers))
+    Path(path, "tokenizer_config.json").write_text(json.dumps(names))
+    return path
+
+
+def numbered(*tokens: str, gap: int = 99) -> dict[str, int]:
+    return {token: number + (number >= gap) for number, token in enumerate(tokens)}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names", "config", "said"),
+    [
+        (numbered(*TOKENS, "d"), NAMES, {}, f"vocab.json has 9 tokens, {HAS}: the last tokens have none"),
+        (numbered(*TOKENS, gap=6), NAMES, {},
+         f"vocab.json leaves numbers out and gives 1 token one without a row, {HAS}: 'c' is 8"),
+        (numbered(*TOKENS), {**NAMES, "pad_token": "[PAD]"}, {},
+         f"tokenizer_config.json names 1 token that vocab.json lacks, {HAS}: pad_token '[PAD]' is 8 without a row"),
+        (numbered(*TOKENS), NAMES, {"vocab_size": 9},
+         "config.json says 9 (vocab_size), and lm_head.weight has 8 rows: the model cannot be loaded so"),
+        (numbered(*TOKENS[1:], "<pad>"), NAMES, {"vocab_size": 8},
+         "pad_token_id of config.json, the blank of CTC, is 0 ('<s>'), and pad_token of tokenizer_config.json is "
+         "'<pad>' (7)"),
+        (numbered(*TOKENS), NAMES, {"vocab_size": 8}, ""),
+        (numbered(*TOKENS), {**NAMES, "bos_token": "<bos>"}, {}, ""),  # a CTC model puts out none
+        (numbered(*TOKENS[:1], *TOKENS[2:], "d", "<s>"), NAMES, {}, ""),
+        (numbered(*TOKENS[:6], gap=4), NAMES, {}, ""),
+        ({"eng": 1, "deu": 2}, {}, {}, ""),
+    ],
+)  # fmt: skip
+def test_tokens_of_a_ctc_model_are_held_against_its_output_layer(
+    numbers: dict[str, int], names: dict[str, Any], config: dict[str, Any], said: str
+) -> None:
+    ctc("m", numbers, names, **config)
+    for notes in (cs.inspect("m").notes, cs.convert("m").notes):
+        assert list(notes) == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("number", "is_said"), [(2, False), (3, True)])
+def test_sentinels_of_t5_beyond_the_rows_are_said(number: int, is_said: bool) -> None:
+    ctc("m", {}, {"tokenizer_class": "T5Tokenizer", "extra_ids": number}, architectures=["T5Model"], hidden_size=4)
+    Path("m/vocab.json").unlink()
+    Path("m/spiece.model").write_bytes(pieces("<pad>", "</s>", "<unk>", "a", "b", "c"))
+    save_file({"shared.weight": torch.ones(8, 4)}, "m/model.safetensors")
+    said = "spiece.model has 9 tokens, and shared.weight has 8 rows: the last tokens have none"
+    assert list(cs.inspect("m").notes) == ([said] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tokens"),
+    [
+        ("vocab.txt", "[PAD]\n[UNK]\n\na\n", ("[PAD]", "[UNK]", "", "a")),
+        ("vocab.txt", "[PAD]\n[UNK]\na\n\n", ("[PAD]", "[UNK]", "a")),
+        ("vocab.txt", "a\n\nb\n", ("a", "b")),
+        ("tokens.txt", "[UNK]\n\nb\n", ("[UNK]", "b")),
+    ],
+)
+def test_an_empty_line_of_berts_list_has_a_row(name: str, text: str, tokens: tuple[str, ...]) -> None:
+    Path(name).write_text(text)
+    assert read_vocabulary(name).tokens == tokens
