@@ -29,6 +29,7 @@ from .quantisation import (
     quantisation_settings,
     settings_by_file,
     settings_in,
+    unlike_others,
 )
 from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -204,7 +205,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes where the settings of quantisation contradict the tensors, and on missing parts of these."""
         settings = self.quantisation if self.codes else {}
         said = list(contradictory(self.path, self.codes, self, settings))
-        said += incomplete(self.path, self.codes, self, self.elsewhere) if self.codes else ()
+        if self.codes:
+            said += incomplete(self.path, self.codes, self, self.elsewhere)
+            said += unlike_others(self.path, self.codes, self, settings)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))

@@ -18,6 +18,7 @@ from ..tensors.encodings._encoding import Codes
 from ..tensors.encodings._methods import known_by_settings
 from ..tensors.encodings._parts import broken_partners
 from ..tensors.encodings._settings import quantisation_of
+from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 
@@ -36,6 +37,7 @@ __all__ = [
     "settings_among",
     "settings_by_file",
     "settings_in",
+    "unlike_others",
 ]
 
 SETTINGS = "quantization_config"
@@ -189,6 +191,25 @@ def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[st
             has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
             has += f", which {like}" if one.others else ""
         yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
+
+
+def unlike_others(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which weights are stored otherwise than those like them: plainly, twice, with parts that do not fit."""
+    twice = stored_twice(codes, tensors)
+    plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
+    if plain:
+        are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} plain"
+        said = "which its quantization_config does not say, and those of other layers are codes"
+        yield f"{escape(path)}: {are}, {said}: {listing(plain, SHOWN)}"
+    if twice:
+        are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} there"
+        yield f"{escape(path)}: {are} as codes and plainly, of which a loader takes one: {listing(twice, SHOWN)}"
+    unfit: dict[str, list[str]] = {}
+    for part, name in unfit_parts(codes, tensors):
+        unfit.setdefault(part, []).append(name)
+    for part, names in unfit.items():
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
+        yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
 
 
 def disagreeing_files(

@@ -275,9 +275,17 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
         rest
         for rest in usual
         if rest not in own
+        and not _is_coded(rest, own)
         and (f".{rest}".endswith(VALUES) or rest.rpartition(".")[0] not in modules)
         and not any(rest.startswith(f"{other}.") for other in own)
     ]
+
+
+def _is_coded(rest: str, own: Collection[str]) -> bool:
+    """Whether a layer has the codes of a weight instead: other tensors right in its module than a bias."""
+    module, _, leaf = rest.rpartition(".")
+    beside = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
+    return leaf == "weight" and any("." not in one and one != "bias" for one in beside)
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:

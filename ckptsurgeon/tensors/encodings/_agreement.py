@@ -22,6 +22,8 @@ FORMATS = ("gptq", "gptq_v2")
 """Of GPTQ: zero points are stored minus one, or as they are."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Modules of several weights, each of which has blocks of its own."""
+ALONE = ("gptq", "awq", "bitsandbytes")
+"""Methods whose loaders take no codes of another beside theirs."""
 UNKNOWN = "an"
 """The family name of codes of an unknown encoding."""
 
@@ -62,7 +64,7 @@ def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Se
     is_another = said.method in METHODS and present and present.isdisjoint(METHODS[said.method])
     for one in codes.tensors:
         kind = family(one.method)
-        if is_another:
+        if is_another or (said.method in ALONE and kind in KNOWN and kind not in METHODS[said.method]):
             facts: Iterable[Fact] = [("quant_method", said.method, one.method)] if kind in present else ()
         else:
             facts = _facts(kind, one, {end: tensors[key] for end, key in one.parts.items()}, said) if one.codes else ()

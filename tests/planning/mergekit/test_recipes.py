@@ -672,7 +672,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a list in a list": (pair([[0.5]]), 2, "weight[0] is [0.5], not a number"),
     "an unknown parameter": ({**pair(1), "parameters": {"normalise": True}}, 2, "no parameter normalise. Did you mean normalize?"),
     "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "unknown merge method liner. Did you mean linear?"),
-    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Write it into parameters, of all or of each model."),
+    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Set it under parameters, for all models or for each."),
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
         {**sliced((0, 1)), "merge_method": "ties", "base_model": "c"}, 2,

@@ -239,7 +239,7 @@ def test_the_file_of_operations_is_never_an_output() -> None:
 
 WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ("x: 1", ConfigError, "has no operations"),
-    ([3], ConfigError, "names nothing to do. Use one of split"),
+    ([3], ConfigError, "it names no operation. Use one of split"),
     ([{"splt": "head"}], ConfigError, "Did you mean split?"),
     ([{"split": "a", "stack": "b"}], ConfigError, "names several operations"),
     ([{"split": "head.weight", "into": ["a"]}], ConfigError, "not a list of two names or more"),

@@ -179,7 +179,7 @@ def test_verify_asks_nobody_that_its_user_does_not_name(hub: Hub, ckpt: Callable
     alone = ckpt("verify", "out.safetensors")
     assert alone.code == 0, alone
     assert not hub.requests
-    assert "far away" in alone.out + alone.err
+    assert "is remote" in alone.out + alone.err
     source = json.loads(cs.open_checkpoint("out.safetensors").recipe or "")["sources"][0]
     both = ckpt("verify", "out.safetensors", "--source", f"{source['name']}={source['path']}", "--json")
     assert both.code == 0, both
