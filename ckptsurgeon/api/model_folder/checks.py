@@ -20,6 +20,7 @@ from .alignment import alignment_notes
 from .documents import GENERATION
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
+from .part_checks import part_notes
 from .shape_checks import Described, family_notes, shape_notes
 from .tied_heads import head_notes
 from .tokens import (
@@ -50,7 +51,7 @@ def with_sources_said(
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # what only this reads may change until the plan is carried out
             lists = (*token_list_notes(folder), *special_id_notes(apart, folder))
-            notes = (*layer_notes(tensors, folder.config), *lists)
+            notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *said)) if said else plan
 
@@ -94,7 +95,7 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
 def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
-    shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
+    shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config), *part_notes(tensors, config))
     return [
         *sizes,
         *shapes,

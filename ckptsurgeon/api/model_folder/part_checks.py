@@ -1,0 +1,223 @@
+"""What models of a type have outside of layers, layers of two sides, experts, rows of classifiers: notes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...planning.transplant.by_place import is_of_labels
+from ...util.text import count, escape, listing
+from .config import TIES, has_parts, untied_by_default
+from .shape_checks import Described, is_number
+
+__all__ = ["part_notes"]
+
+INITIALISED = "transformers initialises what is lacking"
+_LLAMA = (
+    "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
+    "qwen3", "qwen3_moe", "starcoder2",
+)  # fmt: skip
+_BERT = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+_T5 = ("mt5", "t5", "umt5")
+_BART = ("bart", "marian", "mbart", "pegasus", "whisper")
+_SOUND = ("hubert", "wav2vec2", "wavlm")
+_ALONE = re.compile(r"(EncoderModel|ForTokenClassification)$")
+"""Classes of encoders and decoders that have an encoder alone, and below those that have a decoder alone."""
+_DECODER = re.compile(r"(ForCausalLM|DecoderModel|Decoder|DecoderWrapper)$")
+_ENCODER = re.compile(r"(EncoderModel|ForAudioClassification|Encoder)$")
+_EMBEDDING = "the embedding"
+_ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (_LLAMA, "the last norm", r"(?:\D*\.)?norm\.weight$"),
+    (_LLAMA, _EMBEDDING, r"(?:\D*\.)?embed_tokens\."),
+    (tuple(one for one in _LLAMA if one != "olmo2"), "input_layernorm", r".*\.\d+\.input_layernorm\."),
+    (_LLAMA, "post_attention_layernorm", r".*\.\d+\.post_attention_layernorm\."),
+    (("mixtral", "qwen2_moe", "qwen3_moe"), "the router (gate)", r".*\.\d+\.(?:block_sparse_moe|mlp)\.gate\."),
+    (("gpt2",), "ln_f", r"(?:\D*\.)?ln_f\."),
+    (("gpt2",), _EMBEDDING, r"(?:\D*\.)?wte\."),
+    (("gpt2",), "wpe", r"(?:\D*\.)?wpe\."),
+    (_BERT, _EMBEDDING, r"(?:\D*\.)?word_embeddings\."),
+    (_BERT, "embeddings.LayerNorm", r"(?:\D*\.)?embeddings\.LayerNorm\."),
+    (_BERT, "embeddings.position_embeddings", r"(?:\D*\.)?embeddings\.position_embeddings\."),
+    (_T5, _EMBEDDING, r"(?:\D*\.)?(?:shared|embed_tokens)\."),
+    (_T5, "encoder.final_layer_norm", r"(?:\D*\.)?encoder\.final_layer_norm\."),
+    (_T5, "decoder.final_layer_norm", r"(?:\D*\.)?decoder\.final_layer_norm\."),
+    (_T5, "EncDecAttention of the decoder", r".*decoder\.block\.\d+\.layer\.1\.EncDecAttention\.q\."),
+    (_T5, "relative_attention_bias of the encoder", r".*encoder\.block\.0\..*\.relative_attention_bias\."),
+    (("mt5", "t5"), "relative_attention_bias of the decoder", r".*decoder\.block\.0\..*\.relative_attention_bias\."),
+    (("whisper",), "encoder.conv1", r"(?:\D*\.)?encoder\.conv1\."),
+    (("whisper",), "encoder.conv2", r"(?:\D*\.)?encoder\.conv2\."),
+    (("whisper",), "encoder.embed_positions", r"(?:\D*\.)?encoder\.embed_positions\."),
+    (("whisper",), "encoder.layer_norm", r"(?:\D*\.)?encoder\.layer_norm\."),
+    (("whisper",), "decoder.layer_norm", r"(?:\D*\.)?decoder\.layer_norm\."),
+    (("whisper",), "decoder.embed_positions", r"(?:\D*\.)?decoder\.embed_positions\."),
+    (_BART, "encoder_attn of the decoder", r".*decoder\.layers\.\d+\.encoder_attn\.q_proj\."),
+    (_SOUND, "feature_extractor", r"(?:.*\.)?feature_extractor\.conv_layers\.\d+\."),
+    (_SOUND, "feature_projection", r"(?:.*\.)?feature_projection\.projection\."),
+    (_SOUND, "encoder.pos_conv_embed", r".*\bpos_conv_embed\."),
+)
+"""Modules that every model of some types has."""
+_HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (_SOUND, "ForCTC", "the output layer", r"lm_head\."),
+    (("bert",), "ForMaskedLM", "the output layer (cls.predictions)", r"cls\.predictions\."),
+    (("camembert", "roberta", "xlm-roberta"), "ForMaskedLM", "the output layer (lm_head)", r"lm_head\."),
+    (("electra",), "ForMaskedLM", "the output layer (generator_predictions)", r"generator_predictions\."),
+    (("distilbert",), "ForMaskedLM", "the output layer (vocab_transform)", r"vocab_transform\."),
+)
+"""What classes of such an end have beside them."""
+_WHOLE = re.compile(
+    r".*\d\.(?:input_layernorm|post_attention_layernorm|ln_1|attention\.output\.LayerNorm|layer\.0\.layer_norm|self_attn_layer_norm|layer_norm"
+    r"|sa_layer_norm)\."
+)
+"""Norms of layers: what has them is no toy."""
+_FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
+_QKV = {"q", "k", "v", "o"}
+
+
+def part_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the configuration of a model of one part says of its modules that is not so.
+
+    Of code that a configuration names (``auto_map``) nothing is known.
+    """
+    kind = config.get("model_type")
+    if has_parts(config) or config.get("auto_map") or not isinstance(kind, str):
+        return
+    keys = [one.key for one in tensors]
+    names = config.get("architectures")
+    classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    if any(map(_WHOLE.match, keys)):
+        lacking = [*_lacking(keys, kind, classes, config), *_projections(keys, kind)]
+        if lacking:
+            yield f"every {escape(kind)} has {listing(lacking, 3, where='')}, and there is none: {INITIALISED}"
+        yield from _sides(keys, kind, classes, config)
+    yield from _experts(tensors, config)
+    yield from _labels(tensors, classes, config)
+
+
+def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    tied = config.get(TIES, not untied_by_default(config)) is True
+    for kinds, name, pattern in _ALWAYS:
+        if kind not in kinds or _is_of_other_side(pattern, classes):
+            continue
+        may_be_head = name == _EMBEDDING and tied
+        found = re.compile(rf"{pattern}|(?:\D*\.)?lm_head\.weight|.*decoder\.weight" if may_be_head else pattern)
+        if not any(map(found.match, keys)):
+            yield name
+    for kinds, end, name, pattern in _HEADS:
+        if kind in kinds and classes and classes[0].endswith(end) and not any(re.match(pattern, key) for key in keys):
+            yield name
+
+
+def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
+    """Whether a pattern is of the encoder or the decoder, and the classes of a model have none."""
+    if not classes:
+        return "coder" in pattern
+    if "decoder" in pattern:
+        return any(map(_ENCODER.search, classes)) or any(map(_ALONE.search, classes))
+    return "encoder" in pattern and any(map(_DECODER.search, classes))
+
+
+def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
+    """Yield the one projection of attention that no layer has, where all have the others."""
+    if kind not in (*_LLAMA, *_BART):
+        return
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        if match := _FOUR.match(key):
+            found.setdefault(match[1], set()).add(match[2].replace("out", "o"))
+    left = [_QKV - one for one in found.values()]
+    if left and all(len(one) == 1 for one in left) and len(set(map(frozenset, left))) == 1:
+        yield f"self_attn.{next(iter(left[0]))}_proj"
+
+
+def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that the encoder or the decoder has not the layers that are declared, where the other has."""
+    if kind not in (*_T5, *_BART) or not classes:
+        return
+    for side in ("encoder", "decoder"):
+        field = f"{side}_layers" if kind in _BART else "num_layers"
+        if kind in _T5 and side == "decoder" and config.get("num_decoder_layers") is not None:
+            field = "num_decoder_layers"
+        said, pattern = config.get(field), re.compile(rf"(?:.*\.)?{side}\.(?:layers|block)\.(\d+)\.")
+        if type(said) is not int or _is_of_other_side(side, classes):
+            continue
+        numbers = {int(match[1]) for key in keys if (match := pattern.match(key))}
+        if numbers != set(range(said)):
+            rest = "loads no others" if len(numbers) > said else "initialises the others"
+            has = f"the {side} has {count(len(numbers), 'layer')}"
+            yield f"config.json says {said} ({field}), and {has}: transformers {rest}"
+
+
+_EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
+_ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
+_NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def _experts(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that layers have not the experts that are declared, or not those or the router that other layers have."""
+    sets: dict[str, dict[int, set[str]]] = {}
+    for one in tensors:
+        if (match := _EXPERT.match(one.key)) and match[1]:
+            sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
+    if not sets:
+        return
+    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
+    number = max(len(one) for one in sets.values())
+    if field and all(len(one) != config[field] for one in sets.values()):
+        place = next(name for name, one in sets.items() if len(one) == number)
+        yield (
+            f"config.json says {config[field]} ({field}), and {escape(place)}experts has {count(number, 'expert')}: "
+            "the model cannot be loaded so"
+        )
+        return
+    every = set[int]().union(*sets.values())
+    short = {name: every - one.keys() for name, one in sets.items() if len(one) < len(every)}
+    if field and short and len(short) < len(sets):
+        place, lost = next(iter(short.items()))
+        those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
+        yield f"{escape(place)}experts lacks {those}, unlike the other layers: {INITIALISED}"
+    for place, experts in sets.items():
+        whole = set[str]().union(*experts.values())
+        odd = next((one for one, own in experts.items() if own != whole), None)
+        if odd is not None:
+            parts = listing(sorted(whole - experts[odd]), 3)
+            yield f"{escape(place)}experts.{odd} lacks {parts}, unlike the other experts: {INITIALISED}"
+            return
+    yield from _routers(tensors, sets, number)
+
+
+def _routers(tensors: Sequence[Described], sets: Collection[str], number: int) -> Iterator[str]:
+    found: dict[str, Described] = {}
+    for one in tensors:
+        for place in (place for place in sets if one.key.startswith(place)):
+            if _ROUTER.match(one.key.removeprefix(place)):
+                found.setdefault(place, one)
+    without = [place for place in sets if place not in found]
+    if found and without:
+        name = next(iter(found.values())).key.removeprefix(next(iter(found)))
+        yield f"{escape(without[0])}{escape(name)} is lacking, unlike in the other layers: {INITIALISED}"
+    other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and number not in one.shape]
+    if other and len(other) == len(found):
+        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, and there are {count(number, 'expert')}"
+
+
+_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
+
+
+def _labels(tensors: Sequence[Described], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that a classifier has not a row for each label."""
+    labels, number = config.get("id2label"), config.get("num_labels")
+    said = len(labels) if isinstance(labels, dict) else number
+    if type(said) is not int or not classes or not all(map(_OF_LABELS.search, classes)):
+        return
+    found = [
+        one for one in tensors
+        if is_of_labels(one.key) and one.key.endswith(".weight") and len(one.shape) == 2 and is_number(one)
+        and not any(map(str.isdigit, one.key.split(".")))
+    ]  # fmt: skip
+    if found and all(one.shape[0] != said for one in found):
+        last = found[-1]
+        of = "id2label" if isinstance(labels, dict) else "num_labels"
+        has = count(last.shape[0], "row")
+        labels_said = f"config.json has {count(said, 'label')} ({of})"
+        yield f"{labels_said}, and {escape(last.key)} has {has}: the model cannot be loaded so"

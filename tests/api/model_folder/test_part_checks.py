@@ -1,0 +1,110 @@
+"""What every model of a type has beside its layers, layers of two sides, experts, routers, rows of classifiers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, WHISPER, saved
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50,
+}  # fmt: skip
+T5 = {
+    "model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 50,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+MODELS = {
+    "llama": (LLAMA, "LlamaForCausalLM"), "mixtral": (MIXTRAL, "MixtralForCausalLM"), "bert": (BERT, "BertForMaskedLM"),
+    "t5": (T5, "T5ForConditionalGeneration"), "t5 encoder": (T5, "T5EncoderModel"),
+    "wav2vec2": (WAV2VEC2, "Wav2Vec2ForCTC"), "whisper": (WHISPER, "WhisperForConditionalGeneration"),
+    "labels": (BERT, "BertForTokenClassification"),
+}  # fmt: skip
+WORDS = ("every ", "the encoder has", "the decoder has", "expert", "gate", "labels")
+
+
+def said(notes: Any) -> list[str]:
+    return [note for note in notes if any(word in note for word in WORDS)]
+
+
+def folder(name: str, edit: Callable[[str, torch.Tensor], torch.Tensor | None], **fields: Any) -> None:
+    """Save a model of a kind without the tensors that an edit gives None for, and with other fields."""
+    pytest.importorskip("transformers")
+    from safetensors.torch import load_file
+
+    saved("m", *MODELS[name])
+    state = {key: edit(key, value) for key, value in load_file("m/model.safetensors").items()}
+    save_file({key: value for key, value in state.items() if value is not None}, "m/model.safetensors")
+    config = json.loads(Path("m/config.json").read_text())
+    Path("m/config.json").write_text(json.dumps({**config, **fields}))
+
+
+def without(*parts: str) -> Callable[[str, torch.Tensor], torch.Tensor | None]:
+    return lambda key, value: None if any(part in key for part in parts) else value
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_is_said_of_models_as_transformers_saves_them(name: str) -> None:
+    folder(name, without())
+    assert not said(cs.inspect("m").notes)
+
+
+LACKS = "and there is none: transformers initialises what is lacking"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "note"),
+    [
+        ("llama", ["model.norm."], f"every llama has the last norm, {LACKS}"),
+        ("llama", ["embed_tokens"], f"every llama has the embedding, {LACKS}"),
+        ("llama", ["q_proj"], f"every llama has self_attn.q_proj, {LACKS}"),
+        ("llama", ["post_attention_layernorm"], f"every llama has post_attention_layernorm, {LACKS}"),
+        ("bert", ["cls."], f"every bert has the output layer (cls.predictions), {LACKS}"),
+        ("t5", ["decoder.final_layer_norm"], f"every t5 has decoder.final_layer_norm, {LACKS}"),
+        ("t5", ["encoder.block.1"],
+         "config.json says 2 (num_layers), and the encoder has 1 layer: transformers initialises the others"),
+        ("wav2vec2", ["lm_head"], f"every wav2vec2 has the output layer, {LACKS}"),
+        ("wav2vec2", ["pos_conv_embed"], f"every wav2vec2 has encoder.pos_conv_embed, {LACKS}"),
+        ("whisper", ["encoder.conv1"], f"every whisper has encoder.conv1, {LACKS}"),
+        ("mixtral", ["gate.weight"], f"every mixtral has the router (gate), {LACKS}"),
+        ("mixtral", ["layers.1.block_sparse_moe.gate.weight"],
+         "model.layers.1.block_sparse_moe.gate.weight is lacking, unlike in the other layers: transformers initialises "
+         "what is lacking"),
+        ("mixtral", ["layers.1.block_sparse_moe.experts.1."],
+         "model.layers.1.block_sparse_moe.experts lacks expert 1, unlike the other layers: transformers initialises "
+         "what is lacking"),
+        ("mixtral", ["experts.1.w2"],
+         "model.layers.0.block_sparse_moe.experts.1 lacks w2, unlike the other experts: transformers initialises what "
+         "is lacking"),
+    ],
+)  # fmt: skip
+def test_what_every_model_of_a_type_has_is_said_if_it_lacks(name: str, parts: list[str], note: str) -> None:
+    folder(name, without(*parts))
+    for notes in (cs.inspect("m").notes, cs.convert("m").notes):
+        assert said(notes) == [note]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "edit", "note"),
+    [
+        ("mixtral", {"num_local_experts": 9}, without(),
+         "config.json says 9 (num_local_experts), and model.layers.0.block_sparse_moe.experts has {} experts: the model "
+         "cannot be loaded so"),
+        ("mixtral", {}, lambda key, value: value[:1] if "gate" in key else value,
+         "model.layers.0.block_sparse_moe.gate.weight has 1 row, and there are {} experts"),
+        ("labels", {"id2label": {"0": "a", "1": "b", "2": "c"}}, without(),
+         "config.json has 3 labels (id2label), and classifier.weight has 2 rows: the model cannot be loaded so"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_tensor_has_are_said(name: str, fields: dict[str, Any], edit: Any, note: str) -> None:
+    folder(name, edit, **fields)
+    assert said(cs.inspect("m").notes) == [note.format(MIXTRAL["num_local_experts"])]
