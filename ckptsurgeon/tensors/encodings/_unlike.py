@@ -10,7 +10,7 @@ from ..info import TensorInfo
 from ._encoding import CodedTensor, Codes
 from ._methods import KNOWN, family
 from ._modules import Modules, module_of
-from ._settings import Said, Settings
+from ._settings import QuantisationSettings, Settings
 
 __all__ = ["plain_among_codes", "stored_twice", "unfit_parts"]
 
@@ -23,7 +23,7 @@ UNKNOWN = "an"
 
 def plain_among_codes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
     """Return the plain weights that settings do not leave out, of modules that other layers have as codes."""
-    method = Said(settings).method
+    method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and _targets(settings) - {"Linear"}):
         return []
     forms = {_NUMBER.sub("#", one.name) for one in codes.tensors if one.codes}
