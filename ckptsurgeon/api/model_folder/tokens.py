@@ -13,7 +13,7 @@ from ...errors import ConfigError, SourceError
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, count, escape, listing
 from ...vocabulary.read import vocabulary_of
-from ...vocabulary.token_ids import stale_ids
+from ...vocabulary.token_ids import LostId, stale_ids
 from .documents import BYTE_PAIRS, GENERATION, TOKENIZER, VOCABULARIES
 from .folder import LARGEST, ModelFolder
 
@@ -121,9 +121,12 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that have a name, in the order in which transformers adds those that a vocabulary lacks."""
-START = "decoder_start_token"
-SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||)", re.DOTALL)
-"""Tokens that look special, not like words."""
+STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
+"""Special tokens of configurations that a tokeniser does not name."""
+ROLES = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
+FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
+SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)
+"""Tokens that look special, or like those of languages, and not like words."""
 UNUSED = ("ForCTC",)
 """Ends of the names of models that have no use for special tokens but the blank, which is their pad_token."""
 OLD = "clip"
@@ -142,12 +145,14 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     named_so = [
         f"{escape(one.field)} of {file} is {one.number} ({_brief(one.token)})"
         for file in (CONFIG, GENERATION)
-        for one in stale_ids(_object(folder, file), tokens)
+        for one in (*stale_ids(_object(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
     if named_so:
         yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
     names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
+    yield from _of_other_roles(folder, names, places)
+    yield from _forced_words(folder, tokens)
     found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
     if not found:
         return
@@ -155,7 +160,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     said = []
     for field, file, ids in found:
         named = names.get(field, "")
-        if (named in places or field == START) and special.isdisjoint(tokens[one] for one in ids):
+        if (named in places or field in STARTS) and special.isdisjoint(tokens[one] for one in ids):
             own = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 2, where="")
             meant = f", while {field} is {_brief(named)} ({places[named]})" if named else ""
             said.append(f"{field}_id of {file} is {own}{meant}")
@@ -179,6 +184,49 @@ def _blank(
     if number != places[blank] and SPECIAL.fullmatch(tokens[number]):
         own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({_brief(tokens[number])})"
         yield f"{own}, and pad_token of {TOKENIZER} is {_brief(blank)} ({places[blank]})"
+
+
+def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
+    """Yield the ids of languages that a tokeniser, of which all tokens are known, does not have."""
+    said, known = _object(folder, file).get(LANGUAGES), frozenset(tokens)
+    for name, number in said.items() if isinstance(said, dict) and read.has_all_tokens else ():
+        if name not in known and type(number) is int and 0 <= number < len(tokens) and tokens[number]:
+            yield LostId(f"{LANGUAGES}.{name}", number, tokens[number])
+
+
+def _of_other_roles(folder: ModelFolder, names: dict[str, str], places: dict[str, int]) -> Iterator[str]:
+    """Say that the ids of two special tokens are those of each other, or that the end is the unknown token."""
+    if is_ctc(folder):
+        return
+    for file in (CONFIG, GENERATION):
+        fields, own = _object(folder, file), {name: places.get(token, -1) for name, token in names.items()}
+        for pair in ROLES:
+            ids = [fields.get(f"{name}_id") for name in pair]
+            wanted = [own.get(name, -1) for name in pair]
+            if ids == wanted[::-1] and min(wanted) >= 0 and wanted[0] != wanted[1]:
+                said = " and ".join(f"{name}_id is {number}" for name, number in zip(pair, ids, strict=True))
+                named = " and ".join(f"{name} {_brief(names[name])} ({own[name]})" for name in pair)
+                yield f"{said} in {file}, and the tokeniser beside it has {named}: each is the other's"
+        end, unknown = own.get("eos_token", -1), own.get("unk_token", -1)
+        if fields.get("eos_token_id") == unknown and min(end, unknown) >= 0 and end != unknown:
+            named = f"{_brief(names['unk_token'])}, the unk_token of the tokeniser beside it"
+            meant = f"{_brief(names['eos_token'])} ({end})"
+            yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
+
+
+def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Say that what a decoder has to begin with are ordinary words."""
+    for file in (CONFIG, GENERATION):
+        pairs = _object(folder, file).get(FORCED)
+        rows = [one for one in pairs if isinstance(one, list) and len(one) == 2] if isinstance(pairs, list) else []
+        ids = [one[1] for one in rows if type(one[1]) is int and 0 <= one[1] < len(tokens)]
+        if (
+            ids
+            and not any(SPECIAL.fullmatch(tokens[one]) for one in ids)
+            and _added(folder).isdisjoint(tokens[one] for one in ids)
+        ):
+            said = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 3, where="")
+            yield f"{FORCED} of {file} are ids of words in the tokeniser beside it: {said}"
 
 
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
@@ -211,7 +259,7 @@ def _tokens(folder: ModelFolder) -> tuple[str, ...]:
 
 def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
     """Yield which special tokens a configuration has, in which file, and their ids."""
-    names = ("pad_token",) if is_ctc(folder) else (*NAMES, START)
+    names = ("pad_token",) if is_ctc(folder) else (*NAMES, *STARTS)
     for file in (CONFIG, GENERATION):
         fields = _object(folder, file)
         for name in names:

@@ -145,3 +145,42 @@ def test_a_processor_s_file_without_ids_or_that_is_broken_stays_as_it_is() -> No
     cs.apply(cs.transplant("m", "m", vocab="m/vocab.json:b/vocab.json", vocab_keys=keys), "out")
     assert Path("out/preprocessor_config.json").read_text() == '{"size":4}'
     assert Path("out/processor_config.json").read_text() == "{"
+
+
+ROLES = {**NAMES, "unk_token": "<unk>"}
+WHOLE = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "<|en|>", "<|de|>"]
+SWAPPED = ("bos_token_id is 2 and eos_token_id is 1 in config.json, and the tokeniser beside it has bos_token '<s>' (1) "
+           "and eos_token '</s>' (2): each is the other's")  # fmt: skip
+PADDED = ("eos_token_id is 0 and pad_token_id is 2 in config.json, and the tokeniser beside it has eos_token '</s>' (2) "
+          "and pad_token '<pad>' (0): each is the other's")  # fmt: skip
+UNKNOWN = ("eos_token_id of config.json is 3 ('<unk>', the unk_token of the tokeniser beside it), while eos_token is "
+           "'</s>' (2)")  # fmt: skip
+OTHER = "ids of other words in the tokeniser beside them: "
+FORCED = "forced_decoder_ids of config.json are ids of words in the tokeniser beside it: 4 ('a'), 5 ('b')"
+LANGUAGES = "ids of other tokens than they are called by: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "said"),
+    [
+        ({"bos_token_id": 2, "eos_token_id": 1}, ROLES, SWAPPED),
+        ({"eos_token_id": 0, "pad_token_id": 2}, ROLES, PADDED),
+        ({"eos_token_id": 3}, ROLES, UNKNOWN),
+        ({"forced_bos_token_id": 4}, ROLES, f"{OTHER}forced_bos_token_id of config.json is 4 ('a')"),
+        ({"no_timestamps_token_id": 5}, ROLES, f"{OTHER}no_timestamps_token_id of config.json is 5 ('b')"),
+        ({"forced_decoder_ids": [[1, 4], [2, 5]]}, ROLES, FORCED),
+        ({"lang_to_id": {"<|en|>": 6, "<|fr|>": 7}}, ROLES, LANGUAGES),
+        ({"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 2}, ROLES, ""),
+        ({"bos_token_id": 1, "eos_token_id": 3}, {**ROLES, "eos_token": "<unk>"}, ""),
+        ({"forced_bos_token_id": 6, "prev_sot_token_id": 7}, ROLES, ""),
+        ({"forced_decoder_ids": [[1, 6], [2, 4]], "lang_to_id": {"<|en|>": 6}}, ROLES, ""),
+    ],
+)
+def test_ids_of_other_roles_are_said(config: dict[str, Any], names: dict[str, Any], said: str) -> None:
+    named("m", names, tokens=WHOLE, **config)
+    Path("m/vocab.json").rename("m/old")
+    vocab = {"model": {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(WHOLE)}}, "added_tokens": []}
+    Path("m/tokenizer.json").write_text(json.dumps(vocab))
+    Path("m/old").unlink()
+    for found in (cs.inspect("m").notes, cs.convert("m").notes):
+        assert [note for note in found if "token" in note] == ([said] if said else [])
