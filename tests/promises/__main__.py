@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,4 +23,5 @@ class Count:
             on_page(section, table(section, of_section(section, numbers), {}))
 
 
+os.environ["CKPT_TESTS"] = "full"  # before the tests are imported
 pytest.main(["--collect-only", "-qq", *(str(TESTS / section) for section in SECTIONS)], plugins=[Count()])

@@ -47,7 +47,7 @@ def _mapping(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
-            raise ConfigError(f"{escape(path)}: {escape(key)} stands twice.", hint="Remove one.")
+            raise ConfigError(f"{escape(path)}: {escape(key)} occurs twice.", hint="Remove one.")
         made[key] = value
     return made
 

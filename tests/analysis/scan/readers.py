@@ -27,7 +27,7 @@ from ckptsurgeon.analysis.scan.findings import Finding
 from ckptsurgeon.analysis.scan.judge import look_at
 from ckptsurgeon.analysis.scan.pickle.known import KNOWN
 from ckptsurgeon.formats.pickle import machine as _pickle
-from ckptsurgeon.formats.pickle.values import Group, Name, Opaque, Unhashable
+from ckptsurgeon.formats.pickle.values import GlobalName, Opaque, PickledSet, Unhashable
 
 from .streams import stream
 
@@ -159,7 +159,7 @@ def _of_reader(data: bytes, told: dict[str, Told]) -> str:
 
 
 def _is_opaque(value: Any) -> bool:
-    return any(isinstance(one, (Name, Opaque)) for one in _walked(value))
+    return any(isinstance(one, (GlobalName, Opaque)) for one in _walked(value))
 
 
 def _walked(value: Any) -> Iterator[Any]:
@@ -187,7 +187,7 @@ def _shape(value: Any, depth: int) -> Any:
     """Return a value as what can be compared: ours keeps sets in order, and byte arrays as bytes."""
     if depth > 12:
         return "…"
-    if isinstance(value, (Group, set, frozenset)):
+    if isinstance(value, (PickledSet, set, frozenset)):
         return "set", sorted({repr(_shape(one, depth + 1)) for one in _unequal(value)})
     if isinstance(value, (list, tuple)):
         return type(value).__name__, [_shape(one, depth + 1) for one in value]

@@ -339,15 +339,15 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
 @pytest.mark.parametrize(
     ("ours", "numbers"),
     [
-        ({"lora_alpha": 8}, "count 2 by the adapter_config.json of a, and 4 by that of b"),
-        ({"use_rslora": True}, "count 2 by the adapter_config.json of a, and 2.82843 by that of b"),
-        ({"alpha_pattern": {"a": 1}}, "count 2 by the adapter_config.json of a, and 0.5 by that of b"),
+        ({"lora_alpha": 8}, "scaled by 2 in the adapter_config.json of a, and 4 in that of b"),
+        ({"use_rslora": True}, "scaled by 2 in the adapter_config.json of a, and 2.82843 in that of b"),
+        ({"alpha_pattern": {"a": 1}}, "scaled by 2 in the adapter_config.json of a, and 0.5 in that of b"),
     ],
 )
 def test_factors_do_not_go_beside_another_scale(ours: dict[str, Any], numbers: str) -> None:
     adapter("a")
     adapter("b", 3.0, **ours)
-    with pytest.raises(cs.PlanError, match=f"the factors of a {re.escape(numbers)}, which goes along"):
+    with pytest.raises(cs.PlanError, match=f"the factors of a are {re.escape(numbers)}, which is copied"):
         cs.transplant("a", "b")
 
 

@@ -29,7 +29,7 @@ EDITS: dict[str, Callable[[Path], cs.Plan]] = {
 
 def is_refused(path: Path) -> bool:
     """Whether codes in a file are known as such: a cast of them is an error."""
-    with pytest.raises(cs.PlanError, match="would take its codes for numbers") as error:
+    with pytest.raises(cs.PlanError, match="would use its codes as numbers") as error:
         cs.convert(path, dtype="bf16")
     return error.value.exit_code == 4
 
@@ -176,7 +176,7 @@ def test_a_shard_of_codes_or_of_scales_is_known_by_its_index_alone(model: Quanti
             assert set(floats) <= set(opened.codes.by_key)
             assert not plain.intersection(opened.codes.by_key)
         if floats:
-            with pytest.raises(cs.PlanError, match="would take its codes for numbers") as error:
+            with pytest.raises(cs.PlanError, match="would use its codes as numbers") as error:
                 cs.convert(shard, dtype="float64")
             assert error.value.exit_code == 4
 
