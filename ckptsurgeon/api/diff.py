@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
+from dataclasses import replace
 
 from ..analysis.compare.compare import compare, compare_outlines
 from ..analysis.compare.difference import Difference, Tolerance
@@ -11,8 +13,9 @@ from ..analysis.compare.outline import Outline, beside, outline_from_plain, outl
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..util.collection import no_collection
+from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 
 __all__ = ["diff"]
@@ -51,9 +54,46 @@ def diff(
         raise ConfigError("--rtol and --atol need --values: headers have no values.")
     if not (values or renames) and _is_large(first) and _is_large(second):
         return _of_large(place_of(first), place_of(second), root, include, exclude)
+    found = _compared(
+        first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
+        exclude=exclude, root=root, progress=progress,
+    )  # fmt: skip
+    notes = _of_tokenisers(first, second)
+    return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _of_tokenisers(first: CheckpointLike, second: CheckpointLike) -> list[str]:
+    """Say that the tokens of two folders of models differ; of a file nothing is said."""
+    paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
+    if not all(map(os.path.isdir, paths)):
+        return []
+    from .model_folder.folder import model_folder_at
+    from .model_folder.rows_by_place import difference
+
+    here, there = map(model_folder_at, paths)
+    if not here.vocabulary or not there.vocabulary:
+        return []
+    with suppress(CheckpointError):
+        told = difference((here, escape(paths[0])), (there, escape(paths[1])))
+        return [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
+    return []
+
+
+def _compared(
+    first: CheckpointLike,
+    second: CheckpointLike,
+    *,
+    values: bool,
+    tolerance: Tolerance,
+    renames: bool,
+    include: Patterns,
+    exclude: Patterns,
+    root: str | None,
+    progress: Progress | None,
+) -> Difference:
     with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
         return compare(
-            a, b, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include, exclude=exclude,
+            a, b, values=values, tolerance=tolerance, renames=renames, include=include, exclude=exclude,
             progress=progress,
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ from .quantisation import (
     missing_settings,
     of_other_width,
     quantisation_settings,
+    scaleless,
     settings_by_file,
     settings_in,
     unlike_others,
@@ -207,6 +208,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         said = list(contradictory(self.path, self.codes, self, settings))
         if self.codes:
             said += incomplete(self.path, self.codes, self, self.elsewhere)
+            said += scaleless(self.path, self.codes, settings, self.elsewhere)
             said += unlike_others(self.path, self.codes, self, settings)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)

@@ -34,6 +34,7 @@ __all__ = [
     "missing_settings",
     "of_other_width",
     "quantisation_settings",
+    "scaleless",
     "settings_among",
     "settings_by_file",
     "settings_in",
@@ -144,6 +145,8 @@ OTHERS = ("norm", "embed", "router", ".gate.")
 SMALLEST = 16
 """The fewest rows and columns of a weight that any method quantises."""
 SHOWN = 3
+NO_SCALES = "without scales"
+"""How the method of codes ends that lie alone."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
 """Weights with as many columns as the model's width, in most models, and one that all these models have."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
@@ -191,6 +194,16 @@ def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[st
             has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
             has += f", which {like}" if one.others else ""
         yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
+
+
+def scaleless(path: str, codes: Codes, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
+    """Say that no codes have scales, though the settings are of a method that decodes by them."""
+    method = stores_codes(settings)
+    names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]
+    if method and len(names) == len(codes.tensors) and names and not elsewhere:
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} no scales"
+        said = f"and its quantization_config says quant_method {escape(method)}"
+        yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"
 
 
 def unlike_others(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:

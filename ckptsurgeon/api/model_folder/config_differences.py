@@ -13,6 +13,7 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
+from .documents import TOKENIZER
 from .folder import ModelFolder
 from .layer_checks import rotary_differences, with_order
 
@@ -198,6 +199,34 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
         differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
     if differing:
         yield f"inputs are made otherwise by the {PREPROCESSOR} beside them: {'; '.join(differing)}"
+    yield from _text_notes(other, theirs, name, ours)
+
+
+NORMALISED = (
+    "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct", "strip_accents",
+    "tokenize_chinese_chars",
+)  # fmt: skip
+"""Fields of tokenisers that say what becomes of a text before it is cut."""
+
+
+def _text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield what two tokenisers of the same tokens do otherwise with a text."""
+    there, here = _settings(theirs), _settings(ours)
+    differing = [
+        f"{field} is {_input_said(there[field])} in {escape(other)}, {_input_said(here[field])} in {escape(name)}"
+        for field in NORMALISED
+        if isinstance(there.get(field), bool) and isinstance(here.get(field), bool) and there[field] != here[field]
+    ]
+    if differing:
+        yield f"texts are cut otherwise by the {TOKENIZER} beside them: {'; '.join(differing)}"
+
+
+def _settings(folder: ModelFolder) -> Mapping[str, Any]:
+    if not any(one.name == TOKENIZER and not scheme_of(one.path) for one in folder.files):
+        return {}
+    with suppress(ConfigError, SourceError):
+        return folder.document(TOKENIZER)
+    return {}
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from .folder import ModelFolder
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",
-    "checked_rows", "token_note",
+    "checked_rows", "difference", "token_note",
 ]  # fmt: skip
 
 PLACE = "place"
@@ -65,7 +66,7 @@ def checked_rows(
             continue
         size = (made if output.vocabulary else known[0][0]).rows
         rows = dict(_rows(_by_place(plan, number), size, known[0][0].tokens or (), declared or {}))
-        told = _difference((folder, name), known[0], max(rows.values())) if rows else ""
+        told = difference((folder, name), known[0], max(rows.values())) if rows else ""
         if told.startswith(("row", BROKEN)) and not said:
             why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
             raise PlanError(
@@ -111,7 +112,7 @@ def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *,
     return [f"the tokenisers of {first} and {second} differ: the adapter is for the tokens of {second}"]
 
 
-def _difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int) -> str:
+def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
     """Say in what the tokenisers of two named folders differ, '' if in nothing."""
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):

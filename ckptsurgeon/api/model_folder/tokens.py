@@ -34,7 +34,7 @@ __all__ = [
 
 ADDED = "added_tokens.json"
 WHOLE = "tokenizer.json"
-OLDER = VOCABULARIES[1]
+OLDER, LINES = VOCABULARIES[1:3]
 LONGEST = 10
 """Digits of a number that is a row's."""
 
@@ -98,23 +98,28 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if vocab.json gives most rows to other tokens than tokenizer.json does.
+    """Yield a note if vocab.json or vocab.txt gives most rows to other tokens than tokenizer.json does.
 
     Nothing is said of files that would have to be fetched, or that cannot be read.
     """
+    for older in (OLDER, LINES):
+        yield from _other_tokens(folder, older)
+
+
+def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
     named = {one.name: one.path for one in folder.files}
-    if not {WHOLE, OLDER} <= named.keys() or scheme_of(named[OLDER]) or folder.tokens is None:
+    if not {WHOLE, older} <= named.keys() or scheme_of(named[older]) or folder.tokens is None:
         return
     theirs: tuple[str, ...] = ()
     with suppress(ConfigError, SourceError):
-        theirs = vocabulary_of(OLDER, folder.read(OLDER, LARGEST)).tokens
+        theirs = vocabulary_of(older, folder.read(older, LARGEST)).tokens
     pairs = list(zip(theirs, folder.tokens, strict=False))
     other = [row for row, (one, two) in enumerate(pairs) if one != two]
     if len(other) * 2 > len(pairs):
         row = other[0]
         one, two = (escape(brief_repr(token)) for token in pairs[row])
         differ = f"have other tokens in {len(other)} of {len(pairs)} rows"
-        yield f"{OLDER} and {WHOLE} {differ}: row {row} is {one} in {OLDER} and {two} in {WHOLE}"
+        yield f"{older} and {WHOLE} {differ}: row {row} is {one} in {older} and {two} in {WHOLE}"
 
 
 # Special tokens that a tokeniser names: ids of a configuration that are of other words, and names without a row.

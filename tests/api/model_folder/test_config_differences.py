@@ -326,6 +326,19 @@ def test_inputs_that_are_made_otherwise_are_said(verb: str, theirs: dict[str, An
     assert found == ([f"inputs are made otherwise by the preprocessor_config.json beside them: {note}"] if note else [])
 
 
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("theirs", "note"),
+    [({"do_lower_case": False}, "do_lower_case is false in a, true in b"), ({"model_max_length": 9}, ""), ({}, "")],
+)
+def test_texts_that_are_cut_otherwise_are_said(verb: str, theirs: dict[str, Any], note: str) -> None:
+    model("b"), model("a", 2.0)
+    Path("b/tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": None}))
+    Path("a/tokenizer_config.json").write_text(json.dumps(theirs))
+    said = [one for one in VERBS[verb]("a", "b").notes if "texts" in one]
+    assert said == ([f"texts are cut otherwise by the tokenizer_config.json beside them: {note}"] if note else [])
+
+
 def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:
     model("b"), model("a", 2.0)
     Path("b/preprocessor_config.json").write_text('{"sampling_rate": 16000, "feature_size": 1}')

@@ -742,14 +742,23 @@ def test_layers_that_the_configuration_of_any_model_has_not_are_said(layers: int
 
 
 @pytest.mark.parametrize("verb", verbs_of(""))
-@pytest.mark.parametrize(("other", "number"), [(["x", "y", "z"], 1), ([], 0)])
+@pytest.mark.parametrize(("other", "number"), [(["x", "y", "z"], 1), ([], 0), (["vocab.txt"], 1)])
 def test_two_lists_of_a_tokeniser_that_disagree_are_said(other: list[str], number: int, verb: str) -> None:
     model("sound"), model("m", seed=1)
     tokens = json.loads(Path("m/vocab.json").read_text())
     Path("m/tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": tokens, "merges": []}}))
-    if other:
+    if other == ["vocab.txt"]:
+        Path("m/vocab.txt").write_text("".join(f"x{row}\n" for row in range(len(tokens))))
+    elif other:
         Path("m/vocab.json").write_text(json.dumps({f"x{row}": row for row in range(len(tokens))}))
     notes = verbs_of("m")[verb]().notes
     assert (
         len([note for note in notes if f"have other tokens in {len(tokens)} of {len(tokens)} rows" in note]) == number
     )
+
+
+def test_a_diff_of_folders_says_that_their_tokens_differ() -> None:
+    model("a"), model("b"), model("c", tokens=TOKENS[::-1])
+    assert not cs.diff("a", "b").notes
+    assert cs.diff("a", "c").notes == ("the tokenisers differ: row 0 is '<pad>' in a and 'd' in c",)
+    assert not cs.diff("a", "c/model.safetensors").notes

@@ -84,3 +84,13 @@ def test_codes_of_another_method_beside_those_of_the_settings_are_said(tmp_path:
     save_file({**left, **other}, folder / "model.safetensors")
     (note,) = [one for one in cs.inspect(folder).notes if "quant_method" in one]
     assert "says quant_method awq, but the shapes of 1 quantised tensor say GPTQ" in note
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_codes_that_have_no_scales_at_all_are_said_by_every_command(verb: str, tmp_path: Path) -> None:
+    folder = folder_of("fp8-block", tmp_path)
+    state = load_file(folder / "model.safetensors")
+    save_file({key: value for key, value in state.items() if "scale" not in key}, folder / "model.safetensors")
+    (note,) = [one for one in VERBS[verb](folder).notes if "no scales" in one][:1]
+    what = "3 quantised tensors have no scales, and its quantization_config says quant_method fp8: "
+    assert note.partition(": ")[2].startswith(what)
