@@ -141,7 +141,7 @@ def _of_scan(data: bytes, told: dict[str, Told]) -> str:
 
 
 def _of_reader(data: bytes, told: dict[str, Told]) -> str:
-    machine = _pickle.Machine(data, rebuild={}, persistent=lambda pid: Kept("persistent", pid))
+    machine = _pickle.PickleMachine(data, rebuild={}, persistent=lambda pid: Kept("persistent", pid))
     try:
         value = machine.run()
     except cs.CheckpointError:
