@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Ends of names of files beside the weights of a model."""
+INDEX = ".index.json"
 
 
 @checked
@@ -100,10 +102,17 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of another model that an output was written beside, or over."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import is_folder
+    from ..formats._choosing import has_weights
 
-    written = {one.name for one in as_written(plan, options).target.companions} if is_folder(options) else set[str]()
-    folder = options.path if is_folder(options) else os.path.dirname(options.path) or os.curdir
-    known = (name for name in os.listdir(folder) if name.endswith(_OF_MODELS)) if os.path.isdir(folder) else ()
+    path, written = options.path, set[str]()
+    if is_folder(options):
+        written = {one.name for one in as_written(plan, options).target.companions}
+    elif not has_weights([os.path.basename(path)]):
+        return ()
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(path if is_folder(options) else os.path.dirname(path) or os.curdir)
+    known = (name for name in names if name.endswith(_OF_MODELS) and not name.endswith(INDEX))
     if all(name in written or name == RECIPE_FILE for name in known):
         return ()
     from .model_folder.left_there import left_there

@@ -245,6 +245,16 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     assert not any("left in" in note for note in cs.apply(plan, "new.safetensors").notes)
 
 
+def test_an_output_that_has_no_model_around_it_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("new", BERT, "BertModel")
+    Path("vocab.json").write_text("{}")
+    monkeypatch.setattr("ckptsurgeon.api.model_folder.left_there.open_checkpoint", None)
+    for output, options in (("one.safetensors", {}), ("shards", {"max_shard_size": "3KB"}), ("new2", {})):
+        cs.apply(cs.convert("new"), output, **options)
+    with pytest.raises(TypeError):
+        cs.apply(cs.convert("new"), "model.safetensors")
+
+
 def test_the_same_files_of_a_model_around_an_output_are_not_said() -> None:
     saved("old", BERT, "BertModel")
     saved("tuned", BERT, "BertModel")
