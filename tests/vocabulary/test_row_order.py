@@ -65,6 +65,17 @@ def test_models_of_pieces_are_merged_by_the_rows_that_these_have() -> None:
     assert found.tolist() == values[[0, 1, 2, 3, 7, 6, 5, 4, 8]].tolist()
 
 
+def test_what_is_added_to_the_logits_goes_by_token_with_the_embedding() -> None:
+    for name, words in (("a", "wxyz"), ("b", "zyxw")):
+        values = folder(name, "spiece.model", (*T5, *words), 7, tokenizer_class="T5Tokenizer", extra_ids=0)
+        state = {"model.shared.weight": values, "final_logits_bias": values[:, :1].T.contiguous()}
+        save_file(state, f"{name}/model.safetensors")
+    plan = cs.merge(["a", "b"], method="linear", weights=[0, 1], vocab="base")
+    cs.apply(plan, "out")
+    assert load_file("out/model.safetensors")["final_logits_bias"].tolist() == [[0, 2, 4, 12, 10, 8, 6]]
+    assert not any("keeps its order" in note for note in plan.notes)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [

@@ -140,7 +140,17 @@ def known_keys(models: Sequence[MergedModel]) -> list[str]:
         for key in vocabulary_keys(one.view.tensors)
         if not one.folder.rows or one.view.tensors[key].shape[:1] == (one.folder.rows,)
     )
-    return [f"{quoted(key)}=0" for key in found]
+    columns = dict.fromkeys(
+        key
+        for one in models
+        for key, info in one.view.tensors.items()
+        if key.rpartition(".")[2] == LOGITS and info.shape == (1, one.folder.rows)
+    )
+    return [*(f"{quoted(key)}=0" for key in found), *(f"{quoted(key)}=1" for key in columns)]
+
+
+LOGITS = "final_logits_bias"
+"""What BART, Marian, Pegasus and their kin add to the logits: a row of as many columns as tokens."""
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
