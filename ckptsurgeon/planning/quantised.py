@@ -21,7 +21,10 @@ DEQUANTISE = "dequantise the model first, with the package that quantised it"
 
 @dataclass
 class _CarriedCodes:
-    """A logical tensor of a source, and the new names of its parts, by the endings of their keys."""
+    """A quantised tensor that is copied as it is.
+
+    ``names`` are the new keys of its parts (codes, scales, …), by the ending of each part's key, such as ``.scales``.
+    """
 
     source: str
     coded: CodedTensor

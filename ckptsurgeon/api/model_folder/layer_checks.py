@@ -202,10 +202,10 @@ def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, 
 
 
 def _holes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that a layer lacks tensors that others like it have.
+    """Yield a note on a layer that lacks tensors that the other layers like it have.
 
-    Layers of many architectures differ on purpose: the first and the last, every second, those of attention among
-    others. One alone that has nothing of its own is none of these.
+    In many architectures layers differ on purpose (the first, the last, every second one, attention layers among
+    others), and each kind has tensors of its own. A single layer that only lacks some is therefore a fault.
     """
     if not config or any(name in config for name in OWN_LAYERS):
         return

@@ -61,7 +61,7 @@ def needless(folder: ModelFolder) -> set[str]:
 
 
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on a vocab.json that leaves numbers out, and so gives some from ``rows`` on; ``has`` is as above."""
+    """Yield a note on a vocab.json that skips ids, so that some tokens have an id without a row (``rows`` or more)."""
     if folder.vocabulary != OLDER or folder.tokens is not None:
         return
     listed = _object(folder, OLDER)

@@ -106,7 +106,7 @@ def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
 
 
 def _unpack_advice(command: str, name: str, member: str = "") -> str:
-    """Return the advice to unpack one member and name it."""
+    """Return the hint to unpack one member of an archive and to give the path of that member instead."""
     if not member:
         return f"Unpack it, and name the checkpoint in it: {command} {argument(name)}"
     last = escape(member.rstrip("/").rpartition("/")[2])

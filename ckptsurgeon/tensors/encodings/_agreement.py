@@ -268,7 +268,7 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield a field if the codes have a part that ``ours`` denies; the opposite loses nothing."""
+    """Yield a field if the codes have a part (as zero points) that our settings deny, which would be ignored."""
     if theirs.flags.get(field) is value and ours.flags.get(field) is (not value):
         yield field, str(value).lower(), str(not value).lower()
 

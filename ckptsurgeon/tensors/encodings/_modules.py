@@ -90,7 +90,7 @@ class Modules:
         return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
-        """Add sections named after modules, as in MLX and AutoRound."""
+        """Add the settings of single modules, in sections named after the module, as in MLX and AutoRound."""
         own = {name: one for name, one in sections.items() if _is_section(one)}
         self._general = rest = {name: one for name, one in general.items() if name not in own}
         for name, one in own.items():

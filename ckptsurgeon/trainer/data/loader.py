@@ -142,10 +142,10 @@ POOL = 32
 
 
 def epoch_batches(lengths: Sequence[float], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Return the places of the clips in each batch of an epoch; each clip is in one batch, the last may be smaller.
+    """Return the indices of the clips in each batch of an epoch; each clip is in one batch, the last may be smaller.
 
-    It uses a generator of its own. The same arguments give the same order with every Python version: of ``random``,
-    only ``random()`` promises that.
+    The order depends on the arguments alone, and is the same with every Python version: it comes from a generator of
+    its own, and only from its method ``random()``, since Python promises no stable sequence for ``shuffle()``.
     """
     chance = random.Random(f"{seed} {epoch}")
     shuffled = _shuffled(range(len(lengths)), chance)

@@ -64,10 +64,10 @@ class Pickles:
 
 
 def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Decode the pickles from ``start``, and scan those inside them; returns None if there is none.
+    """Decode the pickles from ``start`` on, and scan the pickles inside them; returns None if there is no pickle.
 
-    If it is not ``sure`` that there is one, numbers that look like the beginning of a pickle do not count. A file whose
-    name promises a pickle but that has none is corrupt.
+    With ``sure`` the bytes are known to be a pickle. Without it, bytes that only look like the beginning of one are
+    ignored. A file whose name promises a pickle, and that has none, is reported as corrupt.
     """
     found, said, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
