@@ -27,6 +27,7 @@ IN_CODE = frozenset((
 _OF_T5 = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = "<extra_id_0>"
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
+_FIRST = {"<unk>", "<s>", "</s>"}
 _CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
 _ENDING = re.compile(r"Tokenizer(Fast)?$")
 
@@ -96,9 +97,12 @@ def _text(token: Any) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str]]:
-    """Return what makes fairseq's four tokens, the pieces but for its first three, and ``last``."""
-    return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last)
+def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
+    """Return what makes fairseq's four tokens, the pieces but for the first three, which are among these, and ``last``.
+
+    Of pieces that begin otherwise it makes nothing.
+    """
+    return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
 
 
 def _camembert(pieces: Sequence[str], _: Mapping[str, Any]) -> Sequence[str]:

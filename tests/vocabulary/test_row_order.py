@@ -48,6 +48,12 @@ ORDERS: dict[str, tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...]]] 
 }  # fmt: skip
 
 
+def test_pieces_that_begin_otherwise_than_those_of_their_class_tell_no_rows() -> None:
+    folder("a", "sentencepiece.bpe.model", (*FAIRSEQ, "a"), 20, tokenizer_class="XLMRobertaTokenizer")
+    with pytest.raises(PlanError, match="does not say which row a token has"):
+        vocabulary_beside("a/sentencepiece.bpe.model")
+
+
 @pytest.mark.parametrize("kind", ORDERS)
 def test_pieces_have_the_rows_that_the_class_of_the_tokeniser_gives_them(kind: str) -> None:
     name, tokens, settings, expected = ORDERS[kind]
