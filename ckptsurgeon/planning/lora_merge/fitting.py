@@ -170,7 +170,7 @@ def _override_notes(
 
 
 def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[str]:
-    """Yield a note on square layers, whose shape does not show if they are transposed: only ``fan_in_fan_out`` tells it."""
+    """Yield a note on square layers: only ``fan_in_fan_out`` shows if they are transposed, their shape does not."""
     if keys:
         lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
