@@ -1,4 +1,4 @@
-// Key patterns, in the browser: what ckptsurgeon/keys means by them, with the same errors.
+// Key patterns, in the browser: what ckptsurgeon/planning/keys means by them, with the same errors.
 //
 //     pattern  = "re:" regex | segment { "." segment }
 //     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }

@@ -135,9 +135,9 @@ function checkWord(chars, fail) {
       `Write a pattern for each word of the list, or \\${found[0][0]} for the character.`,
     );
   if (word.startsWith("re:"))
-    throw fail("re: is in a list, and begins whole patterns only", "Write \\re: for the characters.");
+    throw fail("re: is inside a list, but can only begin a whole pattern", "Write \\re: for the characters.");
   if (/^[0-9]+\.\.[0-9]+$/.test(word))
-    throw fail(`${word} in a list is no range`, "Write each number: {0,1,2,5}.");
+    throw fail(`${word} in a list is not a range`, "Write each number: {0,1,2,5}.");
   if (plain.includes("..")) throw fail(`${word} in a list has an empty segment`, "Write no two dots in a row.");
 }
 
