@@ -16,6 +16,7 @@ from ...vocabulary.read import vocabulary_of
 from ...vocabulary.token_ids import LostId, stale_ids
 from .documents import BYTE_PAIRS, GENERATION, TOKENIZER, VOCABULARIES
 from .folder import LARGEST, ModelFolder
+from .merge_rules import merge_rule_notes
 
 __all__ = [
     "ADDED",
@@ -98,12 +99,13 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if vocab.json or vocab.txt gives most rows to other tokens than tokenizer.json does.
+    """Yield a note if two files of a tokeniser do not fit together: vocab.json and merges.txt, or two token lists.
 
     Nothing is said of files that would have to be fetched, or that cannot be read.
     """
     for older in (OLDER, LINES):
         yield from _other_tokens(folder, older)
+    yield from merge_rule_notes(folder)
 
 
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
