@@ -44,7 +44,9 @@ def tried(mutant: Mutant, copy: Path, options: Sequence[str]) -> tuple[str, str]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", done.stdout, re.M)[:1]
     if failed and subprocess.run([*command, *failed], cwd=copy, env=environment, capture_output=True).returncode:
         return "broken", failed[0]  # it fails without the change, too
-    return {0: "missed", 1: "caught"}.get(done.returncode, f"exit {done.returncode}"), "".join(failed)
+    if failed:  # pytest's exit code says less: with workers it is 2 if -x ends the run
+        return "caught", failed[0]
+    return "missed" if done.returncode == 0 else f"exit {done.returncode}", ""
 
 
 def main(arguments: Sequence[str]) -> int:
