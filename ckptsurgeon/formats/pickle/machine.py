@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsafeError
 from ..base import limits
-from ._opcodes import TABLE, PickleOpcodes, UnknownOpcodeError
+from ._opcodes import TABLE, PickleOpcodes
+from .operands import BARE, TruncatedError, UnknownOpcodeError, bounds
 from .shortcut import plain_tensors
 from .state import NO_EDGE, Rebuild
 from .values import GlobalName
@@ -41,6 +42,10 @@ class PickleMachine(PickleOpcodes):
             raise self._broken(why) from None
         except struct.error:
             raise self._broken("ends too early") from None
+        except TruncatedError as error:
+            raise self._broken(str(error)) from None
+        except UnknownOpcodeError as error:
+            raise self._broken(f"has an unknown opcode 0x{error.args[0]:02x}") from None
         except KeyError as error:
             raise self._broken(f"uses memo entry {error} that it never made") from None
         except (ValueError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
@@ -123,6 +128,11 @@ class PickleMachine(PickleOpcodes):
                 elif op == 0x71:  # BINPUT
                     memo.put(data[position], stack[-1])
                     position += 1
+                elif op == 0x94:  # MEMOIZE
+                    if far:
+                        memo.put(len(memo), stack[-1])
+                    else:
+                        near.append(stack[-1])
                 elif op == 0x51:  # BINPERSID
                     stack[-1] = persistent(stack[-1])
                 elif op == 0x89:  # NEWFALSE
@@ -148,13 +158,13 @@ class PickleMachine(PickleOpcodes):
                     rare += 1
                     if rare > most_rare:
                         break
+                    raw = b""
+                    if op not in BARE:
+                        begin, position = bounds(data, position - 1, len(data))
+                        raw = data[begin:position]
                     self.position, self.stack, self.room = position, stack, room
-                    TABLE[op](self)
+                    TABLE[op](self, raw)
                     position, stack, room, edge = self.position, self.stack, self.room, self.edge
-        except LookupError as error:
-            if isinstance(error, UnknownOpcodeError):
-                raise self._broken(f"has an unknown opcode 0x{op:02x}") from None
-            raise
         finally:
             self.position = position
         most = most_rare if rare > most_rare else self.most_ops

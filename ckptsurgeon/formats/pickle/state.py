@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import struct
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,13 +9,13 @@ from typing import Any
 from ...errors import FormatError, UnsafeError
 from ..base import limits
 from ..base.untrusted import growth
+from .operands import spelling
 from .values import GlobalName, Opaque
 
 __all__ = ["NO_EDGE", "MachineState", "Memo", "Rebuild"]
 
 NO_EDGE = sys.maxsize
 """Where a frame ends, if there is none."""
-_INTEGER = re.compile(rb"-?(?:0|[1-9]\d*)")
 
 Rebuild = Mapping[tuple[str, str], Callable[..., object]]
 
@@ -111,31 +109,13 @@ class MachineState:
 
     # Reading arguments.
 
-    def _bytes(self, length: int) -> bytes:
-        start = self.position
-        if length > len(self.data) - start:
-            raise self._broken(f"claims {length} bytes where {len(self.data) - start} remain")
-        self.position = start + length
-        return self.data[start : self.position]
-
-    def _number(self, form: struct.Struct) -> Any:
-        value = form.unpack_from(self.data, self.position)[0]
-        self.position += form.size
-        return value
-
-    def _line(self) -> bytes:
-        end = self.data.find(b"\n", self.position)
-        if end < 0:
-            raise self._broken("ends inside a line")
-        line = self.data[self.position : end]
-        self.position = end + 1
+    def _line(self, op: int, raw: bytes) -> bytes:
+        """Return the line of an operand: one that all readers read alike, so none with zero bytes or octal digits."""
+        line = raw[:-1]
+        if spelling(op, line) != "alike":
+            what = "string without quotes" if op == 0x53 else "number in a form that no pickler writes"
+            raise self._broken(f"has a {what}")
         return line
-
-    def _spelled(self, line: bytes) -> int:
-        """Return the integer of a line. Zero bytes, octal digits and blanks are read in other ways by other readers."""
-        if not _INTEGER.fullmatch(line):
-            raise self._broken("has a number in a form that no pickler writes")
-        return int(line)
 
     def _leave_frame(self, position: int) -> None:
         """Go on behind a frame. C's reader drops what is left of one that ends inside an instruction."""
@@ -162,8 +142,3 @@ class MachineState:
             raise self._broken("closes a mark that it never opened")
         self.stack = self.marks.pop()
         return items
-
-    def _integer(self, raw: bytes) -> int:
-        if len(raw) > limits.NUMBER_BYTES:
-            raise UnsafeError(f"the pickle holds an integer of {len(raw)} bytes.", rule="integer size")
-        return int.from_bytes(raw, "little", signed=True)

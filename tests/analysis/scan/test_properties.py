@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.scan.context import Budget
-from ckptsurgeon.analysis.scan.pickle import operands
 from ckptsurgeon.analysis.scan.pickle.guess import MAGICS
 from ckptsurgeon.analysis.scan.pickle.machine import Machine
 from ckptsurgeon.analysis.scan.pickle.state import RestartError
@@ -72,26 +71,6 @@ def test_a_plain_object_is_plain_data(value: Any, protocol: int) -> None:
     assert found.ok
     assert found.verdict is cs.Verdict.PLAIN
     assert found.found[0].pickles == 1
-
-
-@QUIET
-@given(OBJECTS, st.integers(0, 5))
-def test_instructions_are_cut_as_pickletools_cuts_them(value: Any, protocol: int) -> None:
-    data = pickle.dumps(value, protocol)
-    starts = [at for _, _, at in pickletools.genops(data)]
-    at, ours = 0, []
-    while at < len(data):
-        ours.append(at)
-        _, at = operands.bounds(data, at, len(data))
-    assert ours == starts
-
-
-def test_every_instruction_of_pickletools_is_known_and_none_else() -> None:
-    ours = {*operands.FIXED, *operands.LENGTHS, *operands.LINES}
-    assert ours == {ord(op.code) for op in pickletools.opcodes}
-    for op in pickletools.opcodes:
-        if ord(op.code) in operands.FIXED:
-            assert operands.FIXED[ord(op.code)] == (op.arg.n if op.arg else 0), op.name
 
 
 @QUIET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .operands import spelling
+from ....formats.pickle.operands import spelling
 from .state import NO_EDGE, RestartError, State
 from .values import KEPT, UNKNOWN, Name, is_dict
 
@@ -21,12 +21,13 @@ class Opcodes(State):
         self.stack.append(self.position)
 
     def op_line(self, begin: int, end: int) -> None:
-        how = spelling(self.data, self.position, begin, end)
+        op = self.data[self.position]
+        how = spelling(op, self.data[begin : end - 1])
         if how == "not":
             self.stop("has a line that spells no value")
         elif how == "apart":
             self.part("a line spells its value as no pickler does")
-        if self.data[self.position] == 0x53:  # STRING
+        if op == 0x53:  # STRING
             self.maybe_nested(begin, end)
         self.stack.append(self.position)
 

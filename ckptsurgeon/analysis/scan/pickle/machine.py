@@ -12,10 +12,10 @@ import struct
 from operator import length_hint
 
 from ....formats.base import limits
+from ....formats.pickle.operands import MoreError, TruncatedError, bounds, is_marked
 from ..context import Budget
 from ._opcodes import TABLE
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
-from .operands import MoreError, TruncatedError, bounds, is_marked
 from .shortcut import LITERAL, LITERALS, FastPathMachine, rows_of
 from .state import NO_EDGE, RestartError
 from .values import KEPT, UNKNOWN, Name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ....formats.base import limits
+from ....formats.pickle.operands import MoreError, is_marked
 from ....formats.torch_legacy import MAGIC
 from ....storage.read.base import File
 from ....util.text import count
@@ -12,7 +13,6 @@ from ..context import Budget, Place
 from ..findings import Fault, Finding, Use, Verdict
 from .guess import Named, imports_something, must_be_pickle, named
 from .machine import Machine
-from .operands import MoreError, is_marked
 from .state import Names, RestartError
 from .texts import text_at
 from .values import Name

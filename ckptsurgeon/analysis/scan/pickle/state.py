@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from ....formats.base import limits
+from ....formats.pickle.operands import TruncatedError, bounds, is_marked, line_index
 from ..context import Budget
 from ..findings import Verdict
 from .known import CHECKS, KNOWN
-from .operands import TruncatedError, bounds, is_marked, line_index
 from .texts import call_text, text_at
 from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value, is_object, is_state, is_tuple
 

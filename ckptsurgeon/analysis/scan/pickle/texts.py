@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
+from ....formats.pickle.operands import bounds
 from ....util.text import escape
-from .operands import bounds
 from .values import UNKNOWN, Call, Name, Value
 
 __all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]

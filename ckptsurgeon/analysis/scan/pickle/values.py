@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ....formats.pickle.operands import bounds
 from ..findings import Use, Verdict
-from .operands import bounds
 
 __all__ = ["KEPT", "UNKNOWN", "Call", "Check", "Name", "Value", "is_dict", "is_object", "is_state", "is_tuple"]
 

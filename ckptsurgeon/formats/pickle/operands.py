@@ -1,4 +1,4 @@
-"""The lengths of a pickle's instructions: the table that divides streams into instructions.
+"""The operands of a pickle's instructions: the table that divides streams into instructions, for all that reads them.
 
 After CPython's ``Lib/pickletools.py``, against which it is tested. An instruction whose operand is longer than what
 remains ends the stream for every reader.
@@ -11,7 +11,19 @@ import struct
 from collections.abc import Mapping
 from math import isinf
 
-__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds", "is_marked", "line_index", "spelling"]
+__all__ = [
+    "BARE",
+    "FIXED",
+    "LENGTHS",
+    "LINES",
+    "MoreError",
+    "TruncatedError",
+    "UnknownOpcodeError",
+    "bounds",
+    "is_marked",
+    "line_index",
+    "spelling",
+]
 
 FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"(012NQR)abdelostu]}\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98.", 0),
@@ -21,6 +33,8 @@ FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"G\x95", 8),
 }
 """Bytes of the operand."""
+BARE = frozenset(op for op, length in FIXED.items() if not length)
+"""Instructions without an operand."""
 
 LENGTHS: Mapping[int, struct.Struct] = {
     **dict.fromkeys(b"CU\x8a\x8c", struct.Struct("<B")),
@@ -34,20 +48,22 @@ reads on."""
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
 """Lines of text that the operand has."""
 
-
 _DIGITS = rb"-?(?:0|[1-9]\d*)"
 _USUAL: Mapping[int, re.Pattern[bytes]] = {
     ord("I"): re.compile(_DIGITS + rb"|0[01]"),
     ord("L"): re.compile(_DIGITS + rb"L?"),
     ord("F"): re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)"),
     ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
+    **dict.fromkeys(b"gp", re.compile(_DIGITS)),
 }
 """Lines as picklers write them; all readers read them alike."""
 
 _NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
-_READ: Mapping[int, re.Pattern[bytes]] = {**dict.fromkeys(b"IL", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED}
+_READ: Mapping[int, re.Pattern[bytes]] = {
+    **dict.fromkeys(b"ILgp", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED
+}  # fmt: skip
 """Lines that some readers accept: C's ignore everything after a zero byte, and accept octal numbers."""
 _INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
@@ -60,25 +76,42 @@ class MoreError(Exception):
     """Raised if the data read so far ends inside an instruction, and the file continues."""
 
 
+class UnknownOpcodeError(KeyError):
+    """Raised for a byte that is not an instruction of any protocol."""
+
+
 def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
     """Return the bounds of the operand of the instruction at ``at``, without its length.
 
-    ``total`` is the length of the whole data. Raises KeyError for an unknown opcode, TruncatedError if the stream ends
-    before the operand, MoreError if only the data read so far does.
+    ``total`` is the length of the whole data. Raises UnknownOpcodeError, TruncatedError if the stream ends before the
+    operand does, MoreError if only the data read so far does.
     """
     op, begin = data[at], at + 1
-    if op in LINES:
-        return begin, _lines_end(data, begin, LINES[op], total)
-    if op in LENGTHS:
-        form = LENGTHS[op]
-        _need(data, begin + form.size, total)
-        length = form.unpack_from(data, begin)[0]
-        if length < 0:
-            raise TruncatedError("claims a negative length")
-        begin, length = begin + form.size, length
-    else:
-        length = FIXED[op]
-    _need(data, begin + length, total)
+    length = FIXED.get(op)
+    if length is not None:
+        end = begin + length
+        if end > len(data):
+            raise _cut_short(end, total)
+        return begin, end
+    lines = LINES.get(op)
+    if lines is not None:
+        end = data.find(b"\n", begin) + 1
+        if end and lines > 1:
+            end = data.find(b"\n", end) + 1
+        if not end:
+            raise _cut_short(len(data) + 1, total, "ends inside a line")
+        return begin, end
+    form = LENGTHS.get(op)
+    if form is None:
+        raise UnknownOpcodeError(op)
+    if begin + form.size > len(data):
+        raise _cut_short(begin + form.size, total)
+    length = form.unpack_from(data, begin)[0]
+    begin += form.size
+    if length < 0:
+        raise TruncatedError("claims a negative length")
+    if begin + length > len(data):
+        raise _cut_short(begin + length, total, f"claims {length} bytes where {total - begin} remain")
     return begin, begin + length
 
 
@@ -87,17 +120,12 @@ def is_marked(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
-def spelling(data: bytes, at: int, begin: int, end: int) -> str:
+def spelling(op: int, line: bytes) -> str:
     """Return how readers read the line of an instruction: ``alike``, ``apart`` or, if all of them fail, ``not``."""
-    usual = _USUAL.get(data[at])
-    if usual is None:
-        return "alike"
-    if usual.fullmatch(data, begin, end - 1) is not None:
-        is_float = data[at] == 0x46
-        return (
-            "apart" if is_float and isinf(float(data[begin : end - 1])) and b"inf" not in data[begin:end] else "alike"
-        )
-    return "apart" if _READ[data[at]].fullmatch(data, begin, end - 1) is not None else "not"
+    usual = _USUAL[op]
+    if usual.fullmatch(line) is not None:
+        return "apart" if op == 0x46 and isinf(float(line)) and b"inf" not in line else "alike"
+    return "apart" if _READ[op].fullmatch(line) is not None else "not"
 
 
 def line_index(line: bytes) -> tuple[int, bool]:
@@ -108,16 +136,5 @@ def line_index(line: bytes) -> tuple[int, bool]:
     return index, _INDEX.fullmatch(line) is not None
 
 
-def _lines_end(data: bytes, begin: int, number: int, total: int) -> int:
-    for _ in range(number):
-        begin = data.find(b"\n", begin) + 1
-        if not begin:
-            _need(data, len(data) + 1, total)
-    return begin
-
-
-def _need(data: bytes, end: int, total: int) -> None:
-    if end > total:
-        raise TruncatedError(f"claims {end - len(data)} bytes beyond its end" if end > total + 1 else "ends too early")
-    if end > len(data):
-        raise MoreError
+def _cut_short(end: int, total: int, why: str = "ends too early") -> Exception:
+    return TruncatedError(why) if end > total else MoreError()
