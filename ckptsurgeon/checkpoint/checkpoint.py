@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
-from ..formats.base.header import FileHeader, Header
+from ..formats.base.header import FilePrint, Header
 from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
@@ -122,7 +122,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return any(file.closed for file in self.header.handles.values())
 
     @property
-    def files(self) -> tuple[FileHeader, ...]:
+    def files(self) -> tuple[FilePrint, ...]:
         """Every file that was read, with its size and the SHA-256 of its header."""
         return self.header.files
 

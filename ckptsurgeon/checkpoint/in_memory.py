@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
-from ..formats.base.header import FileHeader, Header
+from ..formats.base.header import FilePrint, Header
 from ..formats.pickle.values import GlobalName, Opaque, PickledSet, key_text
 from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
@@ -181,7 +181,7 @@ def header_in_memory(given: object, name: str) -> Header:
         tree = walk.tree(given)
     file = MemoryFile(name, walk.pieces)
     digest = hashlib.sha256("\n".join(walk.said).encode("utf-8", "surrogatepass")).hexdigest()
-    return Header(FORMAT, tree, (FileHeader("", file.size, digest),), {"": file})
+    return Header(FORMAT, tree, (FilePrint("", file.size, digest),), {"": file})
 
 
 class _Walk:

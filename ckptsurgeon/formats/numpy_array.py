@@ -8,7 +8,7 @@ import os
 from ..storage.read.base import File, Source
 from ..tensors.info import Storage
 from ._npy import MAGIC, npy_entry
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 
 __all__ = ["FORMAT"]
 
@@ -32,7 +32,7 @@ class _NumpyArray:
         return Header(
             format=self.name,
             tree={key: entry},
-            files=(FileHeader.of(source, hashlib.sha256(head).hexdigest(), name),),
+            files=(FilePrint.of(source, hashlib.sha256(head).hexdigest(), name),),
             handles={name: source},
         )
 

@@ -10,7 +10,7 @@ from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape, listing
 from ._npy import npy_entry
 from .base import limits
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .pickle.values import GlobalName, Opaque
 from .zip.archive import Archive, read_archive
 
@@ -45,7 +45,7 @@ class _NumpyZip:
         return Header(
             format=self.name,
             tree=tree,
-            files=(FileHeader.of(source, digest, name),),
+            files=(FilePrint.of(source, digest, name),),
             handles={name: archive.file},
             notes=(f"compressed, so not read: {listing(compressed, where='')}",) if compressed else (),
         )

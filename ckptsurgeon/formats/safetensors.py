@@ -19,7 +19,7 @@ from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
 from .base import limits
-from .base.header import FileHeader, Header
+from .base.header import FilePrint, Header
 from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .base.untrusted import parse_json, unique_keys
 
@@ -62,7 +62,7 @@ class _Safetensors:
         return Header(
             format=self.name,
             tree=tensors,
-            files=(FileHeader.of(source, digest, name),),
+            files=(FilePrint.of(source, digest, name),),
             handles={name: source},
             metadata=metadata,
             recipe=recipe,

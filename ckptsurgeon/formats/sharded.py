@@ -18,7 +18,7 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
-from .base.header import FileHeader, Header
+from .base.header import FilePrint, Header
 from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered
 from .base.untrusted import parse_json, unique_keys
 from .unsupported.text import json_kind, not_a_checkpoint
@@ -42,7 +42,7 @@ class _Sharded:
             linked, metadata = (f"{escape(source.name)} leads out of its folder: its texts are not carried",), {}
         folder = source.folder()
         tree: dict[str, Any] = {}
-        files = [FileHeader.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
+        files = [FilePrint.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
         handles: dict[str, File] = {source.name: source}
         shards: dict[str, Header] = {}
         for shard, wanted in _by_shard(weight_map).items():

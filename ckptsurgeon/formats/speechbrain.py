@@ -18,7 +18,7 @@ from ..storage.yaml_text import read_yaml
 from ..util.text import escape, listing
 from ._choosing import has_weights
 from ._open import read_header
-from .base.header import FileHeader, Header
+from .base.header import FilePrint, Header
 from .pickle.values import GlobalName, Opaque
 
 __all__ = ["FORMAT"]
@@ -102,7 +102,7 @@ class _Meta:
     """The content of ``CKPT.yaml``, its fingerprint, and the reason if it could not be read."""
 
     entries: Mapping[str, Any]
-    file: FileHeader
+    file: FilePrint
     notes: tuple[str, ...] = ()
 
 
@@ -110,7 +110,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     name = f"{inner}/{_META}" if inner else _META
     with closing(folder.file(name)) as file:
         raw = file.read(0, min(file.size, _META_BYTES))
-        header = FileHeader.of(file, hashlib.sha256(raw).hexdigest(), name)
+        header = FilePrint.of(file, hashlib.sha256(raw).hexdigest(), name)
     try:
         read = read_yaml(raw.decode("utf-8"), name)
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from ..storage.read.base import File, Source
 from ..tensors.dtypes import DTYPES as SIZES
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .base.untrusted import check_sizes
 from .pickle.values import GlobalName, Opaque
 from .tf.bundle import DTYPES, Bundle, BundleEntry, join_slices, read_bundle, slice_key
@@ -65,10 +65,10 @@ class _TensorFlow:
             raise
 
 
-def _file_header(file: File) -> FileHeader:
+def _file_header(file: File) -> FilePrint:
     """Return the identity of a file: by all bytes of the index, by no bytes of a data file, which has no header."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
-    return FileHeader.of(file, digest.hexdigest(), file.name)
+    return FilePrint.of(file, digest.hexdigest(), file.name)
 
 
 class _Shards:

@@ -18,7 +18,7 @@ from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import escape
 from .base import limits
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
@@ -61,7 +61,7 @@ class _TorchDistributed:
         return Header(
             format=self.name,
             tree=tree,
-            files=(FileHeader.of(file, digest, METADATA), *files.headers()),
+            files=(FilePrint.of(file, digest, METADATA), *files.headers()),
             handles={METADATA: file, **files.handles},
             recipe=folder_recipe(folder),
             frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),

@@ -16,7 +16,7 @@ from ..tensors.dtypes import DTYPES
 from ..tensors.info import Storage
 from ..util.text import escape
 from .base import limits
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .pickle.machine import PickleMachine
 from .pickle.torch import STORAGE_DTYPES, TypedStorage
 from .pickle.values import GlobalName
@@ -60,7 +60,7 @@ class _TorchLegacy:
         pickles.position = object_at
         tree = pickles.run(lambda pid: _resolve(storages, pid), rebuild=True)
         digest = hashlib.sha256(head).hexdigest()
-        return Header(self.name, tree, (FileHeader.of(source, digest, name),), {name: source})
+        return Header(self.name, tree, (FilePrint.of(source, digest, name),), {name: source})
 
 
 class _Pickles:

@@ -17,7 +17,7 @@ from ..storage.read.base import File, Source
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Storage, TensorInfo
 from .base import limits
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .pickle.machine import PickleMachine, load
 from .pickle.torch import STORAGE_DTYPES, TensorBuilder, TypedStorage
 from .pickle.values import GlobalName
@@ -57,7 +57,7 @@ class _TorchTar:
         tree = load(pickled, rebuild=rebuilders(), persistent=lambda pid: _object(objects, pid))
         places = repr([(key, one.storage.offset, one.storage.nbytes, one.dtype) for key, one in storages.items()])
         digest = hashlib.sha256(described + pickled + places.encode()).hexdigest()
-        return Header(self.name, tree, (FileHeader(name, file.size, digest, file.mtime_ns),), {name: file})
+        return Header(self.name, tree, (FilePrint(name, file.size, digest, file.mtime_ns),), {name: file})
 
 
 def _content(file: File, member: TarMember) -> bytes:

@@ -10,7 +10,7 @@ import zlib
 
 from ..storage.read.base import File, Source
 from .base import limits
-from .base.header import FileHeader, Header, naming
+from .base.header import FilePrint, Header, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .torch.archive import TorchArchive, script_tensors
 from .torch.rebuild import rebuilders
@@ -48,7 +48,7 @@ class _TorchZip:
             format="torchscript" if scripted else self.name,
             tree=tree,
             notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
-            files=(FileHeader.of(source, archive.digest(), name),),
+            files=(FilePrint.of(source, archive.digest(), name),),
             handles={name: records.file},
             recipe=recipe,
             frame=lambda: _frame(records, root, recipe or ""),

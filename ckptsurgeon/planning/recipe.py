@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from ..formats.base.header import FilePrint
 from ..formats.base.header_digest import UNSEALED
 from ..util.brief import Brief
 from .plan.compute import Factor, Lora, Merge
-from .plan.files import FilePrint, PlanSource, PlanTarget
+from .plan.files import PlanSource, PlanTarget
 from .plan.plan import Plan
 from .plan.rows import VocabularyRows
 from .plan.step import Step

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Any
 
 from ..errors import VerifyError
+from ..formats.base.header import FilePrint
 from ..storage.json_text import read_json
 from .plan.compute import Factor, Lora, Merge
-from .plan.files import FilePrint, PlanCompanion, PlanSource, PlanTarget
+from .plan.files import PlanCompanion, PlanSource, PlanTarget
 from .plan.rows import VocabularyRows, rows_of_each
 from .recipe import VERSION, Recipe, RecipeEntry
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats.base.header import FilePrint
 from ckptsurgeon.planning.plan.compute import Merge
-from ckptsurgeon.planning.plan.files import FilePrint, PlanTarget
+from ckptsurgeon.planning.plan.files import PlanTarget
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.planning.plan.receipt import Failure, Verification
 from ckptsurgeon.planning.plan.rows import VocabularyRows

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import SourceError
-from ...planning.plan.files import FilePrint, PlanCompanion, PlanSource, PlanTarget
+from ...formats.base.header import FilePrint
+from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion, TargetSpec
 from ...storage.json_text import read_json
@@ -163,10 +164,7 @@ def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operati
     made = tuple(map(dict, operations))
     if checkpoint.in_memory:
         return PlanSource(name, "", *said, (memory_print(checkpoint),), role, made, memory=True)
-    files = tuple(
-        FilePrint(file.name, file.size, file.sha256, file.mtime_ns, file.validator) for file in checkpoint.files
-    )
-    return PlanSource(name, checkpoint.path, *said, files, role, made)
+    return PlanSource(name, checkpoint.path, *said, checkpoint.files, role, made)
 
 
 def memory_print(checkpoint: Checkpoint) -> FilePrint:

@@ -14,7 +14,8 @@ from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import CheckpointError, ConfigError, PlanError, SourceError
-from ...planning.plan.files import FilePrint, PlanSource
+from ...formats.base.header import FilePrint
+from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Note
 from ...planning.quantised import check_codes

@@ -12,10 +12,11 @@ from ...checkpoint.in_memory import place_of
 from ...checkpoint.opening import checkpoint_of, open_checkpoint
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
+from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import read_adapter
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...planning.lora_merge.fitting import AdapterView
-from ...planning.plan.files import FilePrint, PlanSource
+from ...planning.plan.files import PlanSource
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
 from ...storage.read.uri import open_source

@@ -14,7 +14,7 @@ from ...util.text import escape
 
 __all__ = [
     "ExtraEntries",
-    "FileHeader",
+    "FilePrint",
     "Format",
     "Header",
     "OutTensor",
@@ -26,11 +26,11 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class FileHeader:
-    """The identity of one file of a checkpoint, found without reading it whole.
+class FilePrint:
+    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
 
-    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``size`` in bytes; ``validator`` is the
-    commit or strong ETag of a file at an address, '' if there is none.
+    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``validator`` is the commit or strong ETag
+    of a remote file, '' if there is none. Of a file that is no checkpoint, the SHA-256 is that of its content.
     """
 
     name: str
@@ -40,8 +40,8 @@ class FileHeader:
     validator: str = ""
 
     @classmethod
-    def of(cls, file: File, sha256: str, name: str) -> FileHeader:
-        """Return the identity of an open file; ``sha256`` is that of its header."""
+    def of(cls, file: File, sha256: str, name: str) -> FilePrint:
+        """Return the fingerprint of an open file; ``sha256`` is that of its header."""
         return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
@@ -56,7 +56,7 @@ class Header(Brief):
 
     format: str
     tree: Any
-    files: tuple[FileHeader, ...]
+    files: tuple[FilePrint, ...]
     handles: Mapping[str, File]
     metadata: Mapping[str, str] = field(default_factory=dict)
     recipe: str | None = None

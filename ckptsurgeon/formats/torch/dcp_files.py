@@ -12,7 +12,7 @@ from ...storage.read.base import File, Folder
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
-from ..base.header import FileHeader
+from ..base.header import FilePrint
 from ..base.header_digest import digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
@@ -69,9 +69,9 @@ class PieceFiles:
             self.storages[name].append(storage)
         return tree
 
-    def headers(self) -> list[FileHeader]:
+    def headers(self) -> list[FilePrint]:
         """Return the files, each with a digest of the headers of its pieces."""
-        return [FileHeader.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
+        return [FilePrint.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
 
     def frames(self) -> dict[str, str]:
         """Return the digest of what is not a tensor's in each file."""

@@ -7,35 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...formats.base.header import FilePrint
 from ...util.brief import Brief
 from .compute import text, truth
 
 __all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
-
-
-@dataclass(frozen=True)
-class FilePrint:
-    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
-
-    ``validator`` is the commit or strong ETag of a remote file, '' if there is none.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    mtime_ns: int | None = None
-    validator: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        row = {"name": self.name, "size": self.size, "sha256": self.sha256, "mtime_ns": self.mtime_ns}
-        return {**row, **({"validator": self.validator} if self.validator else {})}
-
-    @staticmethod
-    def from_json(row: Mapping[str, Any]) -> FilePrint:
-        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
-        validator = text(row.get("validator", ""))
-        return FilePrint(text(row["name"]), int(row["size"]), text(row["sha256"]), row["mtime_ns"], validator)
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,8 +45,8 @@ class PlanSource(Brief):
             "stripped": list(self.stripped),
             **({"memory": True} if self.memory else {}),
             **({"operations": operations} if operations else {}),
-            "files": [file.to_json() for file in self.files],
-            **({"beside": [file.to_json() for file in self.beside]} if self.beside else {}),
+            "files": [_file_json(file) for file in self.files],
+            **({"beside": [_file_json(file) for file in self.beside]} if self.beside else {}),
         }
 
     @staticmethod
@@ -167,7 +143,7 @@ class PlanTarget(Brief):
             "kind": self.kind,
             "name": self.name,
             "config": self.config,
-            "files": [file.to_json() for file in self.files],
+            "files": [_file_json(file) for file in self.files],
             **({"companions": [one.to_json() for one in self.companions]} if self.companions else {}),
             **({"implied": list(self.implied)} if self.implied else {}),
             **({"weights": self.weights} if self.weights else {}),
@@ -192,4 +168,14 @@ class PlanTarget(Brief):
 
 
 def _file_prints(rows: Iterable[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
-    return tuple(map(FilePrint.from_json, rows))
+    return tuple(
+        FilePrint(
+            text(row["name"]), int(row["size"]), text(row["sha256"]), row["mtime_ns"], text(row.get("validator", ""))
+        )
+        for row in rows
+    )
+
+
+def _file_json(file: FilePrint) -> dict[str, Any]:
+    row = {"name": file.name, "size": file.size, "sha256": file.sha256, "mtime_ns": file.mtime_ns}
+    return {**row, **({"validator": file.validator} if file.validator else {})}
