@@ -14,8 +14,8 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
-from .inputs.inputs import OpenInputs, close_inputs, close_plan
-from .inputs.reopening import inputs_of, read_plan, with_merging
+from .inputs.inputs import close_inputs, close_plan
+from .inputs.reopening import inputs_of, read_plan
 
 if TYPE_CHECKING:
     from ..engine.output.layout import OutputOptions
@@ -77,17 +77,21 @@ def apply(
     if output is None:
         close_plan(plan)
         raise _no_output()
-    others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
-    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=most)
+    opened = inputs_of(plan)
+    inputs = replace(opened, plugins=plugins or opened.plugins, memory=most or opened.memory)
     try:
         if inputs.sources:
             check_adapter(plan, inputs.sources[0])
         if most:
             _check_memory(plan, inputs.plugins, most)
         options = replace(
-            _options(output, to, max_shard_size), force=force, wait=wait, inputs=others, key=os.fspath(key or "")
+            _options(output, to, max_shard_size),
+            force=force,
+            wait=wait,
+            inputs=others + inputs.others,
+            key=os.fspath(key or ""),
         )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)

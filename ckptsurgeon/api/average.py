@@ -8,10 +8,11 @@ from dataclasses import replace
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
+from ..engine.inputs import PlanInputs
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
-from .inputs.inputs import OpenInputs, names_of, plan_source, source_notes, twice_notes, view_of
+from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said
 from .model_folder.config_differences import with_config_said
@@ -70,7 +71,7 @@ def average(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(opened), None))
+    return replace(plan, inputs=PlanInputs(tuple(opened), None))
 
 
 def _said(ema: float | None) -> dict[str, float]:

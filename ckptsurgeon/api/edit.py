@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
+from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..formats._safetensors_writer import RECIPE_KEY
 from ..planning.edit import plan_edit
@@ -17,7 +18,7 @@ from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
-from .inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
+from .inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .model_folder.config_fields import with_left_out_said
@@ -174,7 +175,7 @@ def _edit(
     except BaseException:
         checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs((checkpoint,), None, tuple(others)))
+    return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..analysis.explain import explain as explained
 from ..analysis.explanation import Explained
+from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.plan.plan import Plan
 from .inputs.argument_types import Patterns
-from .inputs.inputs import OpenInputs
 
 __all__ = ["explain"]
 
@@ -22,5 +22,5 @@ def explain(plan: Plan, keys: Patterns) -> Explained:
     if plan.verb != "transplant":
         raise ConfigError(f"this is a plan of {plan.verb}; explain needs a plan of transplant.")
     patterns = [keys] if isinstance(keys, str) else list(keys or ())
-    planning = plan.inputs.planning if isinstance(plan.inputs, OpenInputs) else None
+    planning = plan.inputs.planning if isinstance(plan.inputs, PlanInputs) else None
     return explained(plan, patterns, planning)

@@ -26,6 +26,7 @@ from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .copy_steps import check_storages, copied_steps
+from .inputs import PlanInputs
 from .output.companions import (
     StaleCompanions,
     all_checksums,
@@ -38,7 +39,7 @@ from .output.companions import (
 from .output.layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .output.signing import check_signable, signing
 from .prefetch import keeping, prefetch
-from .run import PlanInputs, PlanRun, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .run import PlanRun, check_unchanged, lost_notes, negative_notes, unsound_notes
 
 __all__ = ["carry_out"]
 

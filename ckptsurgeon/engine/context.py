@@ -13,9 +13,11 @@ from ..methods.merge._registry import merge_methods
 from ..planning.plan.step import Step
 from ..util.text import escape, human_bytes
 from .compute.lora import FactorCache
-from .run import MEMORY
 
-__all__ = ["MergeContext", "ParallelMap"]
+__all__ = ["MEMORY", "MergeContext", "ParallelMap"]
+
+MEMORY = 1 << 30
+"""Bytes that computing a merge may take, unless an option sets them."""
 
 T = TypeVar("T")
 

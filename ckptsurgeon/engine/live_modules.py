@@ -21,8 +21,9 @@ from .compute.compute import computed_blocks, takes_numbers
 from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
+from .inputs import PlanInputs
 from .prefetch import keeping, prefetch
-from .run import PlanInputs, check_unchanged, lost_notes, unsound_notes
+from .run import check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch

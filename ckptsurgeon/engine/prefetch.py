@@ -13,7 +13,7 @@ from ..storage.read.base import Advance, File
 from ..tensors.composition import leaves
 from ..tensors.dtypes import reach
 from ..tensors.info import TensorInfo
-from .run import PlanInputs
+from .inputs import PlanInputs
 
 __all__ = ["fetch_keys", "fetch_tensors", "keeping", "no_progress", "prefetch"]
 
@@ -31,7 +31,7 @@ def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) ->
 
     ``advance`` is called with (bytes fetched, bytes in all).
     """
-    return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*_checkpoints(inputs)) else 0
+    return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*inputs.sources) else 0
 
 
 def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
@@ -65,13 +65,9 @@ def keeping(inputs: PlanInputs) -> Iterator[None]:
 
 
 def _keep(inputs: PlanInputs, wanted: bool) -> None:
-    for checkpoint in _checkpoints(inputs):
+    for checkpoint in inputs.sources:
         for file in checkpoint.open_files().values():
             file.keep(wanted)
-
-
-def _checkpoints(inputs: PlanInputs) -> list[Checkpoint]:
-    return [*inputs.sources, *([inputs.keeper] if inputs.keeper is not None else [])]
 
 
 class _FetchCounter:
@@ -107,11 +103,12 @@ def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
 
 def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
     """Yield the tensors that a plan reads, with their checkpoints."""
+    keeper = inputs.keeper(plan)
     for step in plan.steps:
         for one in step.inputs:
             yield inputs.sources[one.source], inputs.sources[one.source].get(one.key)
-        if inputs.keeper is not None and step.overlays:
-            yield inputs.keeper, inputs.keeper.get(step.key)
+        if keeper is not None and step.overlays:
+            yield keeper, keeper.get(step.key)
     for pair in plan.equal:
         source = inputs.sources[pair.source]
         yield from ((source, source.get(key)) for key in (pair.first, pair.second))

@@ -14,23 +14,20 @@ from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import FactorFit
 from ..planning.plan.step import MERGES, Input, Step
-from ..planning.target import TargetSpec
 from ..storage.read.base import Progress
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .checksums import crc32
+from .inputs import PlanInputs
 from .output.layout import OutputShape
 from .transfer import SMALL
 
 if TYPE_CHECKING:
-    from ..methods.merge._method import Method
     from ..tensors.ops.casts import Lost
 
 __all__ = [
-    "MEMORY",
-    "PlanInputs",
     "PlanRun",
     "check_unchanged",
     "checked_on_the_way",
@@ -48,23 +45,6 @@ FEW = 10
 
 Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
 """
-
-MEMORY = 1 << 30
-"""Bytes that computing a merge may take, unless an option sets them."""
-
-
-@dataclass(frozen=True)
-class PlanInputs:
-    """The inputs of a plan: its sources, open and in its order, and its destination."""
-
-    sources: Sequence[Checkpoint]
-    target: TargetSpec | None
-    keeper: Checkpoint | None = None
-    """The destination, if it is a checkpoint whose own values are kept."""
-    plugins: tuple[Method, ...] = ()
-    """The user's own merge methods."""
-    memory: int = MEMORY
-    """Bytes that a merge may take if its method needs whole tensors or rows."""
 
 
 @dataclass
@@ -93,6 +73,7 @@ class PlanRun:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.keeper = self.inputs.keeper(self.plan)
         first, *others = self.shape.parts
         self._first = first
         self._part_of = {key: part for part in others for key in part.layout.slots}
@@ -131,7 +112,7 @@ class PlanRun:
 
     def draws(self, step: Step) -> bool:
         """Return whether initial values of a step are drawn, and not kept from a checkpoint."""
-        return step.draws and self.inputs.keeper is None
+        return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
         """Return the header of a step's first input, which must be the planned one."""
@@ -147,7 +128,7 @@ class PlanRun:
         return [*first, *map(self._part, step.more), *self._kept(step)]
 
     def _kept(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
-        keeper = self.inputs.keeper
+        keeper = self.keeper
         if keeper is None or not step.overlays:
             return []
         info = keeper.get(step.key)

@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.inputs import PlanInputs
 from ...errors import SourceError
 from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
@@ -20,17 +20,13 @@ from ...planning.target import Companion, TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, shown
-from ...util.brief import Brief
 from ...util.text import escape, listing
 from ..model_folder.quantised import parts_elsewhere
 
 if TYPE_CHECKING:
-    from ...engine.run import PlanInputs
-    from ...methods.merge._method import Method
-    from ...planning.transplant.select import PlanningInputs, SourceView
+    from ...planning.transplant.select import SourceView
 
 __all__ = [
-    "OpenInputs",
     "close_inputs",
     "close_plan",
     "file_print",
@@ -108,22 +104,6 @@ def _holds(one: File, other: File) -> bool:
     """Return whether two files of the same size have the same bytes."""
     places = range(0, one.size, BLOCK)
     return all(one.read(at, min(BLOCK, one.size - at)) == other.read(at, min(BLOCK, one.size - at)) for at in places)
-
-
-@dataclass(frozen=True, repr=False)
-class OpenInputs(Brief):
-    """The files a plan was made from, still open; ``others`` are files that were read and must not be overwritten.
-
-    ``planning`` is what a transplant was planned from, for ``explain``. ``plugins`` are the user's own merge methods,
-    ``memory`` is the number of bytes that a merge may use (0: not given).
-    """
-
-    sources: tuple[Checkpoint, ...]
-    target: TargetSpec | None
-    others: tuple[str, ...] = ()
-    planning: PlanningInputs | None = None
-    plugins: tuple[Method, ...] = ()
-    memory: int = 0
 
 
 def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
@@ -221,7 +201,7 @@ def file_print(path: str) -> FilePrint:
     return FilePrint(path, source.size, digest.hexdigest(), source.mtime_ns, source.validator)
 
 
-def close_inputs(inputs: PlanInputs | OpenInputs) -> None:
+def close_inputs(inputs: PlanInputs) -> None:
     """Close the files of a plan's sources; tensors in memory stay, because they cannot be opened again."""
     for source in inputs.sources:
         if not source.in_memory:
@@ -230,5 +210,5 @@ def close_inputs(inputs: PlanInputs | OpenInputs) -> None:
 
 def close_plan(plan: Plan) -> None:
     """Close the files that a new plan keeps open for ``apply``."""
-    if isinstance(plan.inputs, OpenInputs):
+    if isinstance(plan.inputs, PlanInputs):
         close_inputs(plan.inputs)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...engine.compute.costs import costs_of
-from ...engine.context import MergeContext
+from ...engine.context import MEMORY, MergeContext
 from ...engine.output.layout import parse_size
-from ...engine.run import MEMORY
 from ...methods.merge._method import Method
 from ...planning.plan.plan import Plan
 

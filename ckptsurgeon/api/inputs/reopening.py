@@ -13,6 +13,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
+from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError, PlanError, SourceError
 from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanSource
@@ -32,12 +33,11 @@ from ..model_folder.folder import ModelFolder
 from ..model_folder.tokens import ADDED
 from ..transplant.vocabulary import new_vocabulary
 from .argument_types import CheckpointLike, Path
-from .inputs import OpenInputs, file_print, memory_print
+from .inputs import file_print, memory_print
 from .operations import operate
 
 if TYPE_CHECKING:
-    from ...engine.run import PlanInputs
-    from ...methods.merge._method import Method
+    pass
 
 __all__ = [
     "changed_model_files",
@@ -46,7 +46,6 @@ __all__ = [
     "find_sources",
     "inputs_of",
     "read_plan",
-    "with_merging",
     "with_model_files_pinned",
     "with_settings_pinned",
 ]
@@ -159,10 +158,10 @@ def _draws(plan: Plan) -> bool:
 def inputs_of(plan: Plan) -> PlanInputs:
     """Return the open inputs of a plan; raises PlanError if one has changed since the plan."""
     from ...destinations._load import target_with
-    from ...engine.run import PlanInputs
 
-    if isinstance(plan.inputs, OpenInputs) and not any(source.closed for source in plan.inputs.sources):
-        return PlanInputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
+    planned = plan.inputs if isinstance(plan.inputs, PlanInputs) else None
+    if planned is not None and not any(source.closed for source in planned.sources):
+        return planned
     _check_reopenable(plan)
     opened: list[Checkpoint] = []
     try:
@@ -175,16 +174,17 @@ def inputs_of(plan: Plan) -> PlanInputs:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan.", hint="Plan again.")
-        keeper = _keeper(plan, opened)
         change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
         target = target_with(plan.target.config, change) if _draws(plan) else None
         _check_target(plan, target)
+        inputs = replace(planned or PlanInputs(), sources=tuple(opened), target=target)
+        keeper = inputs.keeper(plan)
         check_codes(plan, [one.codes for one in opened], keeper.codes if keeper is not None else NO_CODES)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return PlanInputs(tuple(opened), target, keeper)
+    return inputs
 
 
 def _check_reopenable(plan: Plan) -> None:
@@ -197,18 +197,6 @@ def _check_reopenable(plan: Plan) -> None:
         )
     if any(source.role == "destination" and not source.path for source in plan.sources):
         raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
-
-
-def with_merging(inputs: PlanInputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> PlanInputs:
-    """Return inputs with these merge methods and this limit of memory, or else those of the plan."""
-    if isinstance(plan.inputs, OpenInputs):
-        plugins, memory = plugins or plan.inputs.plugins, memory or plan.inputs.memory
-    return replace(inputs, plugins=plugins, memory=memory or inputs.memory)
-
-
-def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:
-    """Return the checkpoint whose values the destination keeps."""
-    return next((opened[i] for i, s in enumerate(plan.sources) if s.role == "destination" and i < len(opened)), None)
 
 
 def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
 from ...errors import PlanError
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
@@ -18,7 +19,7 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
-from ..inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
+from ..inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said
@@ -113,7 +114,7 @@ def lora_extract(
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
         plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)
         plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
-        return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
+        return with_costs(replace(plan, inputs=PlanInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

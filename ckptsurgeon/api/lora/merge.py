@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import is_given, path_of, place_of
 from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
@@ -18,7 +19,6 @@ from ...planning.transplant.options import Options
 from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.inputs import (
-    OpenInputs,
     merged_notes,
     names_of,
     plan_source,
@@ -97,7 +97,7 @@ def lora_merge(
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
-        inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
+        inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
         plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)

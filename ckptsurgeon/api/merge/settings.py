@@ -10,6 +10,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.keys.pattern import KeyPattern
@@ -20,7 +21,6 @@ from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike, Given, Parameters
-from ..inputs.inputs import OpenInputs
 from ..inputs.memory_budget import with_costs
 from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
 from .vocabulary import VocabularyRequest
@@ -62,7 +62,7 @@ class Request:
         check_settings(plan, opened, donor)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
         plan = with_settings(plan, opened, donor)
-        inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
+        inputs = PlanInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
 from ...errors import PlanError
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
@@ -22,7 +23,7 @@ from ...tensors.encodings._find import find_codes
 from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
-from ..inputs.inputs import OpenInputs, names_of, plan_source, plan_target
+from ..inputs.inputs import names_of, plan_source, plan_target
 from ..inputs.operations import Operated, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
@@ -161,7 +162,7 @@ def plan_into(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
+    return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:

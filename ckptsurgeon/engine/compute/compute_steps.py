@@ -18,7 +18,7 @@ from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
 from ...tensors.ops.regions import Array
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
-from ..context import MergeContext
+from ..context import MEMORY, MergeContext
 from ..run import PlanRun, checked_on_the_way, has_slot
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .merging import are_variances, count_negative, had_none
@@ -48,7 +48,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 def compute_steps(run: PlanRun) -> None:
     """Write every tensor whose values are in checkpoints and not plain copies: cast, resized, merged, gathered."""
     pools: dict[int, ThreadPoolExecutor] = {}
-    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory)
+    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY)
     try:
         for group in grouped(run, shared):
             made = computed_together(group, shared) if len(group) > 1 else None
