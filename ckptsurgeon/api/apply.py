@@ -15,6 +15,7 @@ from ..planning.plan.receipt import Receipt
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
+from .inputs.recipe_files import is_recipe
 from .inputs.reopening import inputs_of, read_plan
 
 if TYPE_CHECKING:
@@ -65,11 +66,9 @@ def apply(
     check_wait(wait)
     from_file = not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
-    is_recipe = not isinstance(plan, Plan) and os.fspath(plan).lower().endswith((".yaml", ".yml"))
-    if is_recipe:
+    if not isinstance(plan, Plan) and is_recipe(plan):
         from .recipes import plan_recipe
 
-        assert not isinstance(plan, Plan)
         order = plan_recipe(plan)
         plan, output = order.plan, output if output is not None else order.output
         to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size

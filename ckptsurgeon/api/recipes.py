@@ -10,29 +10,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..destinations._load import code_named
-from ..errors import ConfigError, PlanError, SourceError
+from ..errors import ConfigError, PlanError
 from ..planning.keys.hints import deeper_notes, unmatched
 from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import CLASSES
-from ..storage.small_files import read_text
-from ..storage.yaml_text import read_yaml
-from ..util.did_you_mean import did_you_mean
 from ..util.text import brief_repr, count, escape, grouped, listing
 from .average import average
 from .edit import convert, filter, rename
 from .inputs.argument_types import OF_RECIPES, Path, check_types
 from .inputs.inputs import close_plan
+from .inputs.recipe_files import is_recipe, read_recipe_file
 from .inputs.reopening import code_of, read_plan
 from .lora.extract import lora_extract
 from .lora.merge import lora_merge
 from .merge.merge import merge
 from .transplant.transplant import transplant
 
-__all__ = ["RECIPES", "Order", "load_order", "load_plan", "plan_recipe"]
-
-RECIPES = (".yaml", ".yml")
+__all__ = ["Order", "load_order", "load_plan", "plan_recipe"]
 
 _VERBS: Mapping[str, Callable[..., Plan]] = {
     "transplant": transplant,
@@ -115,7 +111,7 @@ def load_order(path: Path, *, run_code: bool = True) -> Order:
 
     The notes of a plan name the code that applying it will run.
     """
-    if os.fspath(path).lower().endswith(RECIPES):
+    if is_recipe(path):
         return plan_recipe(path, run_code=run_code)
     plan = read_plan(path)
     return Order(replace(plan, notes=tuple(dict.fromkeys([*plan.notes, *_notes_of_code(plan)]))))
@@ -147,13 +143,7 @@ def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    try:
-        document = read_yaml(read_text(name), os.path.basename(name))
-    except OSError as error:
-        message = f"the recipe {escape(name)} cannot be read: {error.strerror}."
-        raise SourceError(message, hint=did_you_mean(name)) from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{escape(name)} is not a valid recipe: it is not UTF-8.") from None
+    document = read_recipe_file(name)
     if not isinstance(document, dict):
         raise ConfigError(
             f"{escape(name)} is not a valid recipe.", hint="It needs a verb and its arguments, as in verb: filter."

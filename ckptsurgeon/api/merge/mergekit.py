@@ -19,12 +19,10 @@ from ...planning.mergekit.configuration import Configuration, read_configuration
 from ...planning.mergekit.fields import ModelReference
 from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_configuration
 from ...planning.plan.plan import Plan
-from ...storage.small_files import read_text
-from ...storage.yaml_text import read_yaml
-from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
 from ..inputs.inputs import names_of, plan_source, source_notes, view_of
+from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said
 from ..model_folder.config import layer_counts, not_by_layer, with_layers
@@ -36,7 +34,7 @@ from .settings import Request
 from .tokenizers import RowsRequest, different, tokenizer_files, wanted
 from .vocabulary import MergedModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
-__all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configuration", "read_recipe"]
+__all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
 
 # The models of a recipe, and the files next to them.
 
@@ -181,20 +179,9 @@ class RecipeModels:
 # Reading and planning a recipe.
 
 
-def is_recipe(path: str) -> bool:
-    """Return whether a path is that of a recipe."""
-    return path.lower().endswith((".yaml", ".yml"))
-
-
 def read_recipe(path: str) -> dict[str, Any]:
     """Return the document in a file; raises SourceError or ConfigError."""
-    try:
-        document = read_yaml(read_text(path), os.path.basename(path))
-    except OSError as error:
-        message = f"the recipe {escape(path)} cannot be read: {error.strerror}."
-        raise SourceError(message, hint=did_you_mean(path)) from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a valid recipe: it is not UTF-8.") from None
+    document = read_recipe_file(path)
     if isinstance(document, dict) and "verb" in document:
         raise ConfigError(f"{escape(path)} is a recipe of ckptsurgeon.", hint=f"Run ckpt apply {escape(path)}.")
     if not isinstance(document, dict) or "merge_method" not in document:

@@ -124,6 +124,7 @@ def run(
     writing: Writing,
 ) -> None:
     """Merge models."""
+    from ...api.inputs.recipe_files import is_recipe
     from ...api.merge.merge import list_methods as list_methods_api
     from ...api.merge.merge import merge
     from ...api.merge.mergekit import read_recipe
@@ -137,15 +138,15 @@ def run(
 
             sink.show(methods_view(found))
         return
-    is_recipe = len(models or ()) == 1 and (models or [""])[0].lower().endswith((".yaml", ".yml"))
-    if not models or (method is None and not is_recipe):
+    recipe = models[0] if models and len(models) == 1 and is_recipe(models[0]) else ""
+    if not models or (method is None and not recipe):
         lacks = "models" if not models else "method"
         raise ConfigError(f"no {lacks} given.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    if is_recipe:
-        read_recipe((models or [""])[0])  # an error in the recipe is reported before one in the output
+    if recipe:
+        read_recipe(recipe)  # an error in the recipe is reported before one in the output
     writing.check()
     plan = merge(
-        models[0] if is_recipe else models, method=method, base=base, weights=numbers("--weights", weights),
+        recipe or models, method=method, base=base, weights=numbers("--weights", weights),
         parameters=param or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
         int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory, device=device,

@@ -1,0 +1,31 @@
+"""The files of recipes, ours and mergekit's: YAML."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ...errors import ConfigError, SourceError
+from ...storage.small_files import read_text
+from ...storage.yaml_text import read_yaml
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+from .argument_types import Path
+
+__all__ = ["is_recipe", "read_recipe_file"]
+
+
+def is_recipe(path: Path) -> bool:
+    """Return whether a path is that of a recipe."""
+    return os.fspath(path).lower().endswith((".yaml", ".yml"))
+
+
+def read_recipe_file(path: str) -> Any:
+    """Return the document in a file; raises SourceError or ConfigError."""
+    try:
+        return read_yaml(read_text(path), os.path.basename(path))
+    except OSError as error:
+        message = f"the recipe {escape(path)} cannot be read: {error.strerror}."
+        raise SourceError(message, hint=did_you_mean(path)) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{escape(path)} is not a valid recipe: it is not UTF-8.") from None
