@@ -75,7 +75,7 @@ def apply(
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if output is None:
         close_plan(plan)
-        raise _no_output()
+        raise ConfigError("no output given.", hint="Name the output with --output.")
     most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
     opened = inputs_of(plan)
@@ -134,10 +134,6 @@ def _loaded(plugin: Path) -> tuple[Method, ...]:
     from ..methods.merge._registry import load_plugin  # imports numpy, which copying does without
 
     return load_plugin(os.fspath(plugin))
-
-
-def _no_output() -> ConfigError:
-    return ConfigError("no output given.", hint="Name the output with --output.")
 
 
 def output_formats() -> list[str]:

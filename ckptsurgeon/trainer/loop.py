@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from .config.settings import Settings
-from .data.source import BatchSource
 from .evaluation import evaluate
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
@@ -219,7 +218,9 @@ class TrainingLoop:
             return ""
         # Rank 0 evaluates alone, unless every rank holds a shard: then a forward pass needs all of them.
         takes_part = job.ranks.is_main or state.parallel.is_sharded
-        figures = self._figures(job.dev) if takes_part else {}
+        figures = {}
+        if takes_part:
+            figures = evaluate(self.model, job.task, job.dev.read(0, 0), settings=self.settings, average=state.ema)
         progress.figures, progress.evaluated = job.ranks.broadcast(figures), progress.step
         row = {"step": progress.step, "dev": progress.figures}
         self._log.write(row)
@@ -231,9 +232,6 @@ class TrainingLoop:
         if progress.improves(value, higher_is_better=is_higher_better(job.task, job.metric)):
             self.checkpoints.save_best()
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
-
-    def _figures(self, dev: BatchSource) -> dict[str, float]:
-        return evaluate(self.model, self.job.task, dev.read(0, 0), settings=self.settings, average=self.state.ema)
 
     def save(self) -> None:
         """Save a checkpoint to resume from. The log is on the disk first: a resumed run drops only rows after it."""

@@ -100,7 +100,7 @@ def page_html(data: Mapping[str, Any], title: str) -> str:
     only as text. As a second defence, the page's Content Security Policy (Level 3) runs no other program and loads
     nothing.
     """
-    style, program = _style(), _program()
+    style, program = _text("page.css"), _program()
     policy = (
         f"default-src 'none'; script-src '{_digest(program)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -109,7 +109,7 @@ def page_html(data: Mapping[str, Any], title: str) -> str:
         "POLICY": policy, "TITLE": html_escape(escape(title)), "STYLE": style, "DATA": _embedded(data),
         "PROGRAM": program,
     }  # fmt: skip
-    return "".join(parts.get(piece, piece) for piece in _skeleton())
+    return "".join(parts.get(piece, piece) for piece in _text("page.html").split("@@"))
 
 
 def script_text(names: Iterable[str]) -> str:
@@ -120,15 +120,6 @@ def script_text(names: Iterable[str]) -> str:
 @cache
 def _text(name: str) -> str:
     return resources.files(__package__).joinpath("browser", name).read_text("utf-8")
-
-
-def _skeleton() -> list[str]:
-    """Return the parts of the page template, with the names of the placeholders between them."""
-    return _text("page.html").split("@@")
-
-
-def _style() -> str:
-    return _text("page.css")
 
 
 def _program() -> str:

@@ -78,15 +78,12 @@ class ModelTies:
         made: dict[tuple[Any, ...], str] = {}
         found = []
         for step in steps:
-            origin = tuple((one.source, self._owner(one.source, one.key)) for one in step.inputs)
+            origin = tuple((one.source, self._owners[one.source].get(one.key, one.key)) for one in step.inputs)
             parameters = tuple(sorted((step.merge.parameters if step.merge is not None else {}).items()))
             key = made.setdefault((origin, step.op, step.dtype, step.policy, step.axis, parameters), step.key)
             several = any(one.key in self._owners[one.source] for one in step.inputs)
             found.append(replace(step, tied_to=key) if key != step.key and several else step)
         return found
-
-    def _owner(self, source: int, key: str) -> str:
-        return self._owners[source].get(key, key)
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
         """Yield a note on tensors that are tied in some models but not in the output, since not all models tie them."""

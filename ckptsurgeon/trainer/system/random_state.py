@@ -44,14 +44,10 @@ def random_state() -> dict[str, Any]:
     name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if _on_gpu() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype("int64")), place, has_gauss, gauss),
     }
-
-
-def _on_gpu() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
