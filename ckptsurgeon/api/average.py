@@ -65,7 +65,7 @@ def average(
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)
         plan = with_sources_said(plan, opened, folders, 0)
-        plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
+        plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, allowed=vocab == PLACE)
         plan = with_model_files_pinned(plan, folders)
     except BaseException:
         for checkpoint in opened:

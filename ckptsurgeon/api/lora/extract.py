@@ -112,7 +112,7 @@ def lora_extract(
         plan = with_sources_said(plan, opened, folders)
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
-        plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)
+        plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)
         plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
         return with_costs(replace(plan, inputs=PlanInputs(tuple(opened), None, memory=most)), most)
     except BaseException:

@@ -99,7 +99,7 @@ def lora_merge(
         plan = with_settings(plan, opened)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
-        plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
+        plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
     except BaseException:
         for checkpoint in opened:

@@ -205,7 +205,7 @@ def _plan_models(
         plan = with_config_said(plan, folders, donor)
         plan = with_sources_said(plan, opened, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
-        plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
+        plan = checked_rows(plan, folders, remedy=MERGED, allowed=asked.vocabulary.is_by_place)
         plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, opened, donor=donor)
         stack.pop_all()

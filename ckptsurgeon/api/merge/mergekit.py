@@ -228,7 +228,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = with_sources_said(plan, opened, merged.folders, merged.donor)
-            plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
+            plan = checked_rows(plan, merged.folders, remedy=RECIPE, allowed=asked.vocabulary.is_by_place)
             plan = with_model_files_pinned(plan, merged.folders)
             plan = asked.carried(plan, opened, path, donor=merged.donor)
             stack.pop_all()

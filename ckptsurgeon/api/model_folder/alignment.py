@@ -1,4 +1,4 @@
-"""Whisper's ``alignment_heads``: the [layer, head] pairs of the decoder that timestamps of words are made of."""
+"""Whisper's ``alignment_heads``: the [layer, head] pairs of the decoder that word timestamps are computed from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIELD = "alignment_heads"
 def with_heads_left(
     files: Sequence[Companion], folder: ModelFolder, config: Mapping[str, Any]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of a folder without heads of layers that a new configuration has no more, and a note on them."""
+    """Return files in which ``alignment_heads`` has no pairs of removed layers, and notes on the removed pairs."""
     layers, fields = config.get("decoder_layers"), _generation(folder)
     heads = fields.get(FIELD)
     if not isinstance(heads, list) or type(layers) is not int or layers == folder.config.get("decoder_layers"):
@@ -31,12 +31,12 @@ def with_heads_left(
         return tuple(files), []
     fields = {name: value for name, value in fields.items() if name != FIELD} | ({FIELD: left} if left else {})
     kept = tuple(one for one in files if one.name != GENERATION)
-    loses = f"{'loses' if left else 'goes: it has'} {count(gone, 'head')} of layers that are left out"
+    loses = f"{'loses' if left else 'is removed: it has'} {count(gone, 'head')} of layers that are left out"
     return (*kept, Companion(GENERATION, text=json_text(fields))), [f"{FIELD} of {GENERATION} {loses}"]
 
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on heads of layers, or of numbers, that the configuration beside them does not have."""
+    """Yield a note on ``alignment_heads`` with a layer or head that the configuration does not have."""
     heads = _generation(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []
@@ -45,7 +45,7 @@ def alignment_notes(folder: ModelFolder) -> Iterator[str]:
         if beyond:
             has = count(size if type(size) is int else 0, "layer" if place == 0 else "head")
             of = "the decoder has" if place == 0 else "a layer of the decoder has"
-            yield f"{of} {has}, and {FIELD} of {GENERATION} names {listing(beyond, 3, where='')} (layer, head)"
+            yield f"{of} {has}, but {FIELD} of {GENERATION} names {listing(beyond, 3, where='')} (layer, head)"
 
 
 def _is_beyond(pair: Any, place: int, size: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a model's folder says that its weights contradict, as notes."""
+"""Notes on contradictions between the files of a model's folder and its weights."""
 
 from __future__ import annotations
 
@@ -35,39 +35,41 @@ from .tokens import (
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
 
-# What files beside the sources of a plan say otherwise than these: notes, though the output has other files.
+# Notes on the files beside the sources of a plan, even if the output gets other files.
 
 
 def with_sources_said(
     plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder], donor: int | None = None
 ) -> Plan:
-    """Return a plan with notes on layers and tokens that files beside its sources say otherwise than these.
+    """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
-    ``folders`` are those of the ``opened``; of the one at ``donor``, whose files the output has, all is said anyway.
+    ``folders`` are the folders of the ``opened`` sources. The source at ``donor`` is skipped: the output has its files,
+    which are checked in full.
     """
-    said = dict[str, None]()
+    found = dict[str, None]()
     for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-            apart = ModelFolder("", folder.files)  # what only this reads may change until the plan is carried out
+            apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             lists = (*token_list_notes(folder), *special_id_notes(apart, folder))
             notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
-            said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
-    return replace(plan, notes=(*plan.notes, *said)) if said else plan
+            found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+    return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 
 OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
-"""What is a JSON object, beside all configurations."""
+"""Files that hold a JSON object, in addition to all configurations."""
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
-"""Words in the fields that say how wide the model or its embedding is: some have an embedding of its own width."""
+"""Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
 LARGER = ("mllama",)
-"""Models whose embedding has more rows than ``vocab_size`` says (mllama: 8 for images)."""
+"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images)."""
 
 
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
-    """Return notes on what files that go beside the weights of a plan say otherwise than these, or do not say at all.
+    """Return notes on the files that a plan puts beside its weights: contradictions, and files that cannot be read.
 
-    ``origin`` is the folder that they are from: if its tokeniser is theirs, it is read there, once.
+    ``origin`` is the folder that these files are copied from. If it has the same tokeniser, its tokens, which are read
+    only once, are used.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [Described(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
@@ -75,19 +77,19 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
 
 
 def notes_beside(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on what files beside the weights of an open checkpoint say otherwise than these.
+    """Return notes on the files beside an open checkpoint that contradict its weights.
 
-    Of one shard alone, and of a file in a folder of whatever, nothing is said.
+    There are no notes for a single shard, nor for a file in a folder that is not a model's.
     """
     folder = model_folder(checkpoint)
     if not folder.files or checkpoint.elsewhere:
         return []
     ties = checkpoint.ties
     tensors = [Described(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
-    said = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
+    unreadable = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
     return [
         *([folder.fault.removesuffix(".")] if folder.fault else []),
-        *said,
+        *unreadable,
         *_weights_notes(tensors, folder, folder),
     ]
 
@@ -108,8 +110,8 @@ def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: Mode
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
-    """Return a note on each file that is to be a JSON object and is none; ``read`` has read its vocabulary, maybe."""
-    return [f"{name} goes along as it is: {why}" for name, why in _unreadable(folder, read or folder)]
+    """Return a note on each file that should be a JSON object but is not; ``read`` has the same vocabulary."""
+    return [f"{name} is copied unchanged: {why}" for name, why in _unreadable(folder, read or folder)]
 
 
 def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
@@ -119,7 +121,7 @@ def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]
 
 
 def _documents(folder: ModelFolder) -> list[str]:
-    """Return the names of the small JSON objects beside a configuration; not those that would have to be fetched."""
+    """Return the names of the small JSON files beside a configuration, without those that would have to be fetched."""
     return [
         one.name
         for one in folder.files
@@ -130,14 +132,14 @@ def _documents(folder: ModelFolder) -> list[str]:
 
 
 def vocabulary_fault(folder: ModelFolder) -> str:
-    """Say why the JSON file with the tokens of a folder cannot be read, '' where it can, or lies elsewhere."""
+    """Return why the JSON vocabulary of a folder cannot be read; '' if it can be read, or is at a remote address."""
     if not folder.vocabulary.endswith(".json") or _is_elsewhere(folder) or folder.tokens is not None:
         return ""
     return json_fault(folder, folder.vocabulary)
 
 
 def json_fault(folder: ModelFolder, name: str) -> str:
-    """Say why a file of a folder is no JSON object, '' where it is one, is not there or is large."""
+    """Return why a file of a folder is not a JSON object; '' if it is one, is missing, or is too large to read."""
     if all(one.name != name for one in folder.files):
         return ""
     try:
@@ -148,18 +150,18 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         return "it is nested too deeply"
     except ValueError as error:
         return f"it is not valid JSON: {escape(str(error))}"
-    except (SourceError, ConfigError):  # which is said when it is copied
+    except (SourceError, ConfigError):  # reported when the file is copied
         return ""
     return "" if isinstance(document, dict) else "it is not a JSON object"
 
 
 def _is_elsewhere(folder: ModelFolder) -> bool:
-    """Whether a tokeniser would have to be fetched."""
+    """Whether the tokeniser of a folder is at a remote address."""
     return any(scheme_of(one.path) for one in folder.tokenizer)
 
 
 def _embeddings(tensors: Sequence[Described]) -> list[Described]:
-    """Return the input embeddings, as numbers and not as codes."""
+    """Return the input embeddings that are stored as plain numbers, not quantised."""
     return [one for one in tensors if is_embedding(one.key) and _is_matrix(one)]
 
 
@@ -168,9 +170,9 @@ def _is_matrix(one: Described) -> bool:
 
 
 def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens.
+    """Yield a note if an embedding has other rows than the configuration says, or fewer rows than there are tokens.
 
-    A CTC model without an embedding has an output layer over its vocabulary.
+    For a CTC model without an embedding, the output layer over the vocabulary is checked.
     """
     found = _embeddings(tensors)
     if not found and is_ctc(folder):
@@ -184,15 +186,15 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
     width = folder.config.get("hidden_size") if is_embedding(most.key) else None
     if type(width) is int and columns.isdisjoint(_widths(folder.config)):
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
-        yield f"config.json says {width} (hidden_size), and {has_columns}: the model cannot be loaded so"
+        yield f"config.json says {width} (hidden_size), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not str(folder.config.get("model_type")).startswith(LARGER):
-        yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
+        yield f"config.json says {folder.rows} (vocab_size), but {has}: transformers cannot load this model"
     if _is_elsewhere(folder):
         return
     if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
         tokens = count(len(read.tokens), "token")
-        yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
+        yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row"
         return
     yield from listed_beyond(read, most.shape[0], has)
     yield from added_beyond(read, most.shape[0], has)
@@ -200,7 +202,7 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield every number that a configuration gives the width of anything, its parts' too."""
+    """Yield every width that a configuration states, including those of nested configurations."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _widths(value)
@@ -209,7 +211,7 @@ def _widths(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield every number that a configuration gives any vocabulary of the model or of its parts."""
+    """Yield every vocabulary size that a configuration states, including those of nested configurations."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _vocabulary_sizes(value)
@@ -218,15 +220,15 @@ def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _beyond(folder: ModelFolder) -> list[str]:
-    """Say which token ids in configurations are beyond the rows that config.json gives the vocabulary."""
+    """Return a note on the token ids in configurations that are not below the vocabulary size in config.json."""
     try:
         found = {
             name: ids_beyond(folder.document(name), folder.rows)
             for name in (CONFIG, GENERATION)
             if folder.rows and any(one.name == name for one in folder.files)
         }
-    except ConfigError:  # which has been said
+    except ConfigError:  # already reported
         return []
-    said = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
-    rows = count(folder.rows, "row") if said else ""
-    return [f"the vocabulary has {rows}, and {listing(said, where='')}; they stay as they are"] if said else []
+    stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
+    rows = count(folder.rows, "row") if stale else ""
+    return [f"the vocabulary has {rows}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []

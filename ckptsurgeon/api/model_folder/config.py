@@ -1,4 +1,4 @@
-"""The config.json of a model's folder, changed as the weights are."""
+"""Changes the config.json of a model as its weights are changed: number of layers, dtype."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ UNTIED = frozenset({
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
-    """Return the type of the model that a configuration gives a vocabulary: of its text part, if it has one."""
+    """Return the ``model_type`` of a configuration, or of its ``text_config`` if there is one; '' if it is missing."""
     text = config.get("text_config")
     found = text.get("model_type") if isinstance(text, dict) else config.get("model_type")
     return found if isinstance(found, str) else ""
 
 
 def untied_by_default(config: Mapping[str, Any]) -> bool:
-    """Whether the class of a configuration's model unties the output layer unless the configuration ties it."""
+    """Whether models of this type have an untied output layer if their configuration does not say it."""
     return model_type_of(config) in UNTIED
 
 
@@ -53,19 +53,19 @@ LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
     "num_decoder_layers", "depth",
 )  # fmt: skip
-"""The names that transformers' configurations have for numbers of layers."""
+"""Fields of transformers' configurations that give a number of layers."""
 BY_LAYER = (
     "activation_sparsity_pattern", "attention_layers", "indexer_types", "layer_rope_theta", "layer_types",
     "layers_block_type", "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
     "num_key_value_heads_per_layer",
 )  # fmt: skip
-"""Lists that say something of each layer."""
+"""Fields whose value is a list with one entry for each layer."""
 FIXED = ("architectures",)
-"""Lists that say nothing of layers, however many entries they have; nor do those of tokens."""
+"""Fields whose value is a list that is never about layers, whatever its length. Lists of tokens are not either."""
 OF_MODELS = ("float32", "bfloat16", "float16", "float64")
-"""What a model can be made in."""
+"""Dtypes that a transformers model can be created in."""
 DTYPE = ("dtype", "torch_dtype")
-"""What the dtype is called, and was before transformers 4.56."""
+"""The field with the dtype, and its name before transformers 4.56."""
 _SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
 
 _Path = tuple[str, ...]
@@ -80,19 +80,19 @@ def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Pat
 
 
 def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
-    """Return every number of layers that a configuration gives, for whatever part of the model."""
+    """Return every number of layers that a configuration states, also in a nested configuration."""
     return frozenset(value for _, value in _counts(config))
 
 
 def has_parts(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a model of several parts."""
+    """Whether a configuration has nested configurations, as ``text_config`` and ``vision_config``."""
     return any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config)
 
 
 def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the numbers of layers that the configuration of a model gives, by field; none of a model of several parts.
+    """Return the numbers of layers that a configuration states, by field; none if it has nested configurations.
 
-    The parts leave out what is their class's default, so that a number that is missing there says nothing.
+    Nested configurations omit values that are the default of their class, so a missing number tells nothing.
     """
     if has_parts(config):
         return {}
@@ -100,19 +100,19 @@ def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int:
-    """Return how many rows a configuration gives the vocabulary, 0 where it does not say."""
+    """Return the vocabulary size that a configuration states, 0 if it states none."""
     text = config.get("text_config")
-    said = (config.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
-    return next((one for one in said if type(one) is int and one > 0), 0)
+    sizes = (config.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    return next((one for one in sizes if type(one) is int and one > 0), 0)
 
 
 def with_layers(
     config: Mapping[str, Any], old: LayerList, origins: Sequence[tuple[Mapping[str, Any], int]]
 ) -> tuple[dict[str, Any], bool]:
-    """Return a configuration for a list of layers that came from elsewhere, and whether it says how many there are.
+    """Return a configuration for a new list of layers, and whether it has a field for the number of layers.
 
-    ``old`` is the list as the configuration knows it; ``origins`` are, for each layer, the configuration of the model
-    that it was in and its number there.
+    ``old`` is the list of layers that the configuration describes. ``origins`` has, for each new layer, the
+    configuration of the model that it comes from and its number there.
     """
     fields = _chosen([path for path, value in _counts(config) if value == old.count], old.prefix)
     changed = dict(config)
@@ -129,10 +129,10 @@ def with_layers(
 
 
 def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[LayerList], kept: int) -> Iterator[str]:
-    """Yield what keeps a configuration from being that of the first ``kept`` layers of a list.
+    """Yield the reasons why a configuration cannot be changed to the first ``kept`` layers of a list.
 
-    That is a number of layers that is also the one of ``others``, the further lists of the model, and a list with an
-    entry for each layer, or with the number of one that is gone, that nobody knows how to cut.
+    A reason is a field that also gives the number of layers of one of the ``others`` (further lists of the model), or
+    an unknown field with an entry for each layer or with the number of a removed layer.
     """
     paths = [path for path, value in _counts(config) if value == old.count]
     fields = _chosen(paths, old.prefix)
@@ -140,19 +140,19 @@ def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[Lay
         theirs = _chosen(paths, other.prefix) if other.prefix != old.prefix and other.count == old.count else ()
         for path in fields:
             if path in theirs:
-                yield f"{'.'.join(path)} is that of {other.prefix} too"
+                yield f"{'.'.join(path)} is also the number of layers of {other.prefix}"
     for above in dict.fromkeys([(), *(path[:-1] for path in fields)]):
         inner: Any = config
         for name in above:
             inner = inner[name]
         cut = BY_LAYER if any(path[:-1] == above for path in fields) else ()
         for name, value in inner.items():
-            if name not in (*cut, *FIXED) and "token" not in name and _speaks_of_layers(name, value, old.count, kept):
-                yield f"{'.'.join((*above, name))} speaks of the layers as they were"
+            if name not in (*cut, *FIXED) and "token" not in name and _is_about_layers(name, value, old.count, kept):
+                yield f"{'.'.join((*above, name))} still describes all {old.count} layers"
 
 
-def _speaks_of_layers(name: str, value: Any, count: int, kept: int) -> bool:
-    """Whether a list has an entry for each of ``count`` layers, names one from ``kept`` on, or has their number."""
+def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
+    """Whether a list has ``count`` entries, contains ``count``, or contains the number of a layer from ``kept`` on."""
     if not isinstance(value, list):
         return False
     if len(value) == count or any(isinstance(one, list) and _counts_all(one, count) for one in value):
@@ -166,7 +166,7 @@ def _counts_all(value: list[Any], count: int) -> bool:
 
 
 def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:
-    """Return what a configuration says of one of its layers; where it says nothing, what the first one says."""
+    """Return a field's entry for one layer of a configuration; without such a field, the entry in ``known``."""
     found: Any = config
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None
@@ -175,7 +175,7 @@ def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequen
 
 
 def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
-    """Return the fields that speak of a list: of its side of the model, and of its encoder or decoder."""
+    """Return the fields that belong to a list of layers: those for its modality, and for its encoder or decoder."""
     side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
     top = [path for path in paths if len(path) == 1]
     if side:
@@ -190,12 +190,12 @@ def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
 
 
 def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
-    """Return a configuration that names the dtype of a plan's weights; where it cannot, and why not, as a note."""
+    """Return a configuration with the dtype of a plan's weights, and a note if the dtype could not be set, else ''."""
     planned = sorted({step.dtype for step in plan.steps if DTYPES[step.dtype].kind == "float"})
     if len(planned) == 1 and planned[0] in OF_MODELS:
         return _named(config, planned[0], top=True), ""
-    said = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
-    note = f"config.json says {said}, which from_pretrained makes of weights that are {' and '.join(planned)} here"
+    declared = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
+    note = f"the weights are {' and '.join(planned)}, but config.json says {declared}: from_pretrained casts them to it"
     return dict(config), note if planned else ""
 
 

@@ -1,4 +1,4 @@
-"""How the configurations of models differ where weights of one go into another."""
+"""Notes on differences between the configurations of models whose weights are combined."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ALIKE = {
     "gelu_fast": "gelu_pytorch_tanh",
     "gelu_python": "gelu",
 }
-"""Names of one function."""
+"""Names of activations, mapped to another name of the same function."""
 OF_GEMMA = ("gemma", "paligemma")
-"""Models that compute with another activation than the older of their two fields says."""
+"""Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
 ROTARY = re.compile(r"rope|rotary|theta|freq")
-"""Names of fields that transformers 5 has in ``rope_parameters``."""
-UNSAID = "not said"
+"""Names of fields that transformers 5 moved into ``rope_parameters``."""
+UNSAID = "not set"
 LONGEST = 60
 MANY = 256
 MOST = 12
@@ -44,53 +44,54 @@ def with_config_said(
     donor: int = 0,
     given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
-    """Return a plan with a note on each source whose configuration says that its weights compute otherwise.
+    """Return a plan with a note on each source whose configuration makes equal weights compute something else.
 
-    ``folders`` are those of its sources, ``donor`` is the place of the one whose configuration the output has; if it
-    has none, the first that has one counts. ``given`` is the name and folder of a destination that is not a source.
+    ``folders`` are the folders of the sources. The output has the configuration of the source at index ``donor``; if
+    that has none, of the first source that has one. ``given`` is a destination that is not a source: its
+    configuration, name and folder.
 
-    A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
-    lacks counts if the other is of the same kind of model and has another value than classes have by default. Rows of
-    a classifier that stand for other labels, and inputs that are made otherwise, are said too.
+    A field is compared unless it is known not to affect what weights of the same shapes compute. A field that only one
+    configuration has is compared if both have one model type and its value is not the default of the class. Further
+    notes are on classifier rows with other labels, and on inputs that are prepared differently.
     """
     taken = {one.source for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
     used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
     if given is None or not given[0]:
         name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used.values()), ("", {}))
-        beside = next((one for one in folders if one.config is ours), ModelFolder(""))
+        output_folder = next((one for one in folders if one.config is ours), ModelFolder(""))
     else:
-        ours, name, beside = given
+        ours, name, output_folder = given
     notes = []
     for number, (other, theirs) in used.items():
         if theirs is not ours:
             notes += [*_note(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
-            notes += input_notes(other, folders[number], name, beside)
+            notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
 def _note(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what differs in one line, if anything does."""
+    """Yield one note that lists all differing fields, if there are any."""
     pair = _parts_of_one_kind(theirs, ours)
     found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
-    said = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
-    if len(said) > MOST:
-        said[MOST:] = [f"and {len(said) - MOST} more"]
-    if said:
-        yield f"equal weights compute otherwise by the config.json beside them: {'; '.join(said)}"
+    lines = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
+    if len(lines) > MOST:
+        lines[MOST:] = [f"and {len(lines) - MOST} more"]
+    if lines:
+        yield f"equal weights compute different results, because the config.json files differ: {'; '.join(lines)}"
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
-    """Return the values of a field and whose they are, first what is not said."""
-    (one, other), (here, name) = sorted(pair, key=lambda said: said[0] != UNSAID)
+    """Return text on a field with the value in each of two models; a value that is not set comes first."""
+    (one, other), (here, name) = sorted(pair, key=lambda value: value[0] != UNSAID)
     return f"{field} is {one} in {other}, {here} in {name}"
 
 
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two configurations; of a model of several parts, the part that the other one is."""
+    """Return two configurations to compare; if one has a nested configuration of the other's type, that nested one."""
     for part in PARTS:
         inner, outer = theirs.get(part), ours.get(part)
         if isinstance(outer, dict) and not isinstance(inner, dict) and _is_kind(outer, theirs):
@@ -108,7 +109,7 @@ def _is_kind(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
 def _differing(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "", *, is_part: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the fields that differ and both values, those of parts too."""
+    """Yield each field that differs, also in nested configurations, with both values as text."""
     is_one_kind = theirs.get("model_type") == ours.get("model_type")
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
     for field in dict.fromkeys((*ours, *theirs)):
@@ -129,7 +130,7 @@ def _differing(
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a field does not count in two configurations, of which it has two values."""
+    """Whether a difference in a field does not matter; ``pair`` has its values in the two ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
     if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
@@ -145,13 +146,16 @@ def _is_short(value: Any) -> bool:
 
 
 def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
-    """Whether a value that one of two configurations has is not what the class has by default; parts say less."""
+    """Whether the one value that is set is not the default of the class.
+
+    If the default is not known, the answer is yes, but no in a nested configuration (``is_part``).
+    """
     usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
     return usual is False or (usual is None and not is_part)
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Whether two values differ, of lists what both have: models have layers more or less."""
+    """Whether two values differ; lists only in their common length, since models may have more or fewer layers."""
     if isinstance(one, list) and isinstance(here, list):
         return any(a != b for a, b in zip(one, here, strict=False))
     return bool(one != here)
@@ -170,25 +174,25 @@ def _meant(value: Any) -> Any:
 
 
 def _said(value: Any) -> str:
-    """Return a value as JSON spells those that are short."""
+    """Return a value as short text; null, true and false as in JSON."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return escape(value[:LONGEST] if isinstance(value, str) else brief_repr(value, LONGEST))
 
 
-# Inputs that models that come together take otherwise, as the files of their processors say: a note.
+# Notes on inputs that two combined models prepare differently, according to the files of their processors.
 
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 PREPROCESSORS = ("feature_extractor", "image_processor")
-"""Where the latter has the fields of the former."""
+"""Sections of ``processor_config.json`` that hold the fields of a ``preprocessor_config.json``."""
 IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format)")
-"""Names of fields that tell no values of inputs."""
+"""Names of fields that do not affect the values of inputs."""
 MOST_FIELDS = 6
 
 
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield what differs in the inputs of two models of these names; of a field that one lacks nothing is known."""
+    """Yield a note on how two named models prepare inputs differently; only fields that both have are compared."""
     there, here = _fields(theirs), _fields(ours)
     differing = [
         f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {_said(value)} in {escape(name)}"
@@ -198,7 +202,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     if len(differing) > MOST_FIELDS:
         differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
     if differing:
-        yield f"inputs are made otherwise by the {PREPROCESSOR} beside them: {'; '.join(differing)}"
+        yield f"the models prepare inputs differently, by their {PREPROCESSOR}: {'; '.join(differing)}"
     yield from _text_notes(other, theirs, name, ours)
 
 
@@ -206,11 +210,11 @@ NORMALISED = (
     "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct", "strip_accents",
     "tokenize_chinese_chars",
 )  # fmt: skip
-"""Fields of tokenisers that say what becomes of a text before it is cut."""
+"""Fields of tokenisers that say how a text is normalised before it is split into tokens."""
 
 
 def _text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield what two tokenisers of the same tokens do otherwise with a text."""
+    """Yield a note if two tokenisers normalise a text differently."""
     there, here = _settings(theirs), _settings(ours)
     differing = [
         f"{field} is {_input_said(there[field])} in {escape(other)}, {_input_said(here[field])} in {escape(name)}"
@@ -218,7 +222,7 @@ def _text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
         if isinstance(there.get(field), bool) and isinstance(here.get(field), bool) and there[field] != here[field]
     ]
     if differing:
-        yield f"texts are cut otherwise by the {TOKENIZER} beside them: {'; '.join(differing)}"
+        yield f"the tokenisers normalise texts differently, by their {TOKENIZER}: {'; '.join(differing)}"
 
 
 def _settings(folder: ModelFolder) -> Mapping[str, Any]:
@@ -230,7 +234,7 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:
-    """Whether two values differ that are spelled alike: sizes were numbers before they were objects."""
+    """Whether two values of the same form differ: older files have numbers for sizes, newer ones objects."""
     if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
         return False
     if isinstance(one, dict) and isinstance(here, dict):
@@ -239,7 +243,7 @@ def _inputs_differ(one: Any, here: Any) -> bool:
 
 
 def _fields(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return what a processor's file says; nothing of one that cannot be read, or would have to be fetched."""
+    """Return the fields of a processor's file; none if it cannot be read, or is at a remote address."""
     named = {one.name: one for one in folder.files if not scheme_of(one.path)}
     with suppress(ConfigError, SourceError):
         if PREPROCESSOR in named:

@@ -1,4 +1,4 @@
-"""Fields of config.json that follow from the weights: sizes, dtype, labels, names of modules."""
+"""What is known of the fields of a config.json: which affect results, their defaults; dtype, labels, module names."""
 
 from __future__ import annotations
 
@@ -30,38 +30,39 @@ __all__ = [
     "with_left_out_said",
 ]
 
-# What the configuration beside the weights says of them: the dtype that they are planned in, not the model's own.
+# The dtype in the output's configuration: that of the planned weights, not that of the model.
 
 _OF_MODELS = ("float32", "bfloat16", "float16", "float64")
-"""What a model can be made in, the default first."""
+"""Dtypes that a model can be created in, the default first."""
 
 
 def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
-    """Return a plan whose config.json names the dtype of its weights: from_pretrained would cast them to another.
+    """Return a plan whose config.json names the dtype of its weights, so that from_pretrained does not cast them.
 
-    Where they have several, which the model itself has not, it stays and a note says so.
+    If the weights have several dtypes, the configuration stays and a note says so.
     """
     config = next((one for one in plan.target.companions if one.name == "config.json" and one.text), None)
     floating = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
     if config is None or all(step.dtype == target.tensors[step.key].dtype for step in floating):
         return plan
     fields = json.loads(config.text)
-    said = fields.get("dtype") or _OF_MODELS[0]
+    declared = fields.get("dtype") or _OF_MODELS[0]
     planned = sorted({step.dtype for step in floating})
-    if planned == [said]:
+    if planned == [declared]:
         return plan
     if len(planned) > 1 or planned[0] not in _OF_MODELS:
-        note = f"config.json says {said}, which from_pretrained makes of weights that are {' and '.join(planned)} here"
+        dtypes = " and ".join(planned)
+        note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to it"
         return replace(plan, notes=(*plan.notes, note))
     text = json.dumps({**_renamed(fields, planned[0]), "dtype": planned[0]}, indent=2, sort_keys=True) + "\n"
     data = text.encode()
-    said_so = PlanCompanion(config.name, len(data), hashlib.sha256(data).hexdigest(), text=text)
-    beside = tuple(said_so if one is config else one for one in plan.target.companions)
-    return replace(plan, target=replace(plan.target, companions=beside))
+    changed = PlanCompanion(config.name, len(data), hashlib.sha256(data).hexdigest(), text=text)
+    files = tuple(changed if one is config else one for one in plan.target.companions)
+    return replace(plan, target=replace(plan.target, companions=files))
 
 
 def _renamed(fields: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return fields with another dtype wherever one is named, in the configurations of parts too."""
+    """Return fields with a new dtype wherever a dtype is set, also in nested configurations."""
     changed = {key: _renamed(value, dtype) if isinstance(value, dict) else value for key, value in fields.items()}
     return {**changed, "dtype": dtype} if str(fields.get("dtype")) in DTYPES else changed
 
@@ -71,7 +72,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Objects in a configuration that do not describe a part of the model, or are compared elsewhere."""
+"""Objects in a configuration that are not nested configurations of the model, or are compared elsewhere."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -88,7 +89,7 @@ _NAMES = frozenset((
     "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length", "min_length",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "prefix", "remove_invalid_values",
     "repetition_penalty", "temperature", "top_k", "top_p", "typical_p", "encoder_no_repeat_ngram_size",
-    # sizes that shapes tell
+    # sizes that the shapes show
     "decoder_layers", "depth", "depths", "d_ff", "d_inner", "d_model", "encoder_layers", "hidden_sizes", "in_channels",
     "in_chans", "intermediate_sizes", "n_ctx", "n_embd", "n_inner", "n_layer", "n_layers", "n_positions",
     "num_channels", "num_conv_pos_embeddings", "num_decoder_layers", "num_encoder_layers", "num_experts",
@@ -97,7 +98,7 @@ _NAMES = frozenset((
     "num_nextn_predict_layers", "seq_length", "max_seq_len", "max_sequence_length", "model_max_length",
     "context_length", "num_blocks", "num_codevector_groups", "num_codevectors_per_group", "num_filters", "num_queries",
     "num_query_tokens", "num_register_tokens", "first_k_dense_replace", "time_step_rank",
-    # made of others
+    # derived from other fields
     "dense_act_fn", "is_gated_act", "num_feat_extract_layers",
 ))  # fmt: skip
 _WORDS = re.compile(
@@ -108,15 +109,15 @@ _WORDS = re.compile(
     r"|^num_.*layers$"
     r"|_position_embeddings$|^max_.*positions?$|_seq_len(gth)?$|_version$"
 )
-"""Names of fields that only training, generation or a tokeniser take, that shapes tell, or that are limits."""
+"""Names of fields that only training, generation or a tokeniser use, that the shapes show, or that are limits."""
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
-"""Words in names of sizes that shapes do not tell, since the matrices of all heads are one."""
+"""Words in names of sizes that the shapes do not show, for instance because one matrix holds all heads."""
 _DERIVED = re.compile(
     r"(^|_)(head_dim|head_size|heads?_kv|kv_channels|d_head|key_value_heads|kv_heads|layer_types|hidden_activation)$"
     r"|^no_rope_layers?(_interval)?$|^problem_type$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"
 )
-"""Fields that classes make of others, or of what they are given, where a configuration does not say them."""
+"""Fields that a class derives from other fields if a configuration does not set them."""
 _USUAL: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_pytorch_tanh"),
     "hidden_act": ("gelu", "silu"),
@@ -131,14 +132,14 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "swiglu_limit": (7,), "rope_theta": (10000,), "use_parallel_residual": (True, False),
     "do_layer_norm_before": (True,),
 }  # fmt: skip
-"""Values that classes have where a configuration does not say a field, of others 0, false and nothing."""
+"""Default values of fields, by class of model several; fields not listed have 0, false or null as default."""
 _BASES = {
     "mixtral": 1e6, "qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "phimoe": 1e6, "lfm2": 1e6, "minimax": 1e6, "smollm3": 2e6,
     "cohere": 5e5, "llama4_text": 5e5, "mllama_text_model": 5e5, "bitnet": 5e5, "flex_olmo": 5e5, "olmo3": 5e5,
     "csm": 5e5, "ernie4_5": 5e5, "ernie4_5_moe": 5e5, "gpt_oss": 150000, "helium": 1e5, "apertus": 12e6,
     "longcat_flash": 1e7, "nomic_bert": 1000, "modernbert": 160000, "cwm": 1e6, "gemma3_text": 1e6, "gemma3": 1e6,
 }  # fmt: skip
-"""Bases of rotary embeddings that a class has as default, if it is not 10000."""
+"""Default ``rope_theta`` of model types where it is not 10000."""
 _ACTIVATIONS = {
     kind: activation
     for activation, kinds in {
@@ -153,23 +154,23 @@ _ACTIVATIONS = {
     }.items()
     for kind in kinds
 }  # fmt: skip
-"""The activation that a class has as default."""
+"""Default activation of each model type."""
 _OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
-    """Whether equal weights compute the same whatever a field says, or their shapes tell it."""
+    """Whether a field does not affect what equal weights compute, or its value shows in their shapes."""
     is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
     return field in _NAMES or is_size or _WORDS.search(field) is not None
 
 
 def is_derived(field: str) -> bool:
-    """Whether a class makes the value of a field of other fields, if its configuration does not say it."""
+    """Whether a class derives a field from other fields if its configuration does not set it."""
     return _DERIVED.search(field) is not None
 
 
 def is_usual(field: str, value: Any, kind: object) -> bool | None:
-    """Whether a value is what the class of a model type has by default; None if the default is not known."""
+    """Whether a value is the default of a field for a model type; None if the default is not known."""
     if field in _OF_ACTIVATION and isinstance(kind, str) and kind in _ACTIVATIONS:
         return bool(value == _ACTIVATIONS[kind])
     if field in _USUAL:
@@ -178,24 +179,24 @@ def is_usual(field: str, value: Any, kind: object) -> bool | None:
 
 
 def base_of_rope(model_type: object) -> float:
-    """Return the base of rotary embeddings that a model has whose configuration does not say it."""
+    """Return the default base of rotary embeddings (``rope_theta``) of a model type."""
     return _BASES.get(model_type, 10000.0) if isinstance(model_type, str) else 10000.0
 
 
-# Labels of classifiers: rows that stand for one label in one model and for another in another, a note on those.
+# Notes on classifier rows that stand for different labels in two models.
 
 _NUMBERED = re.compile(r"LABEL_\d+")
-"""What transformers calls labels that nobody named."""
+"""Names that transformers gives to labels without a name."""
 LONGEST = 10
-"""Digits of a number that is a row's."""
+"""Row numbers have fewer digits than this."""
 
 
 def label_notes(
     plan: Plan, source: int, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a note on the first classifier whose rows a source of a plan gives by place, though labels are elsewhere.
+    """Yield a note on the first classifier whose rows are copied by place although the labels differ in order.
 
-    ``theirs`` is the source's configuration, ``ours`` that of the output, ``name`` whose it is.
+    ``theirs`` is the configuration of the source, ``ours`` that of the output, which comes from the model ``name``.
     """
     there, here = _labels(theirs), _labels(ours)
     rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
@@ -209,24 +210,25 @@ def label_notes(
     if rows and keys:
         row, more = rows[0], len(rows) - 1
         also = f"; {count(more, 'other row')} too" if more else ""
-        said = f"{escape(there[row])} in {escape(plan.sources[source].name)}"
-        yield f"row {row} of {escape(keys[0])} is {said} and {escape(here[row])} in {escape(name)} (id2label){also}"
+        their_label = f"{escape(there[row])} in {escape(plan.sources[source].name)}"
+        our_label = f"{escape(here[row])} in {escape(name)}"
+        yield f"row {row} of {escape(keys[0])} is {their_label} and {our_label} (id2label){also}"
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the label of each row, none if nobody named them."""
-    said = config.get("id2label")
-    labels = said.items() if isinstance(said, dict) else ()
+    """Return the label of each row; no labels if all have the default names."""
+    given = config.get("id2label")
+    labels = given.items() if isinstance(given, dict) else ()
     rows = {row: label for row, label in labels if row.isdecimal() and len(row) < LONGEST and isinstance(label, str)}
     found = {int(row): label for row, label in rows.items()}
     return {} if all(map(_NUMBERED.fullmatch, found.values())) else found
 
 
-# Settings of quantisation that call modules by their names: they follow the names that a plan gives.
+# Settings of quantisation that name modules: the names are changed as the plan renames the modules.
 
 
 def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings of a source, in which the modules have the names that a plan gives them."""
+    """Return the settings of quantisation of the source at ``place``, with modules renamed as in the plan."""
     pairs = [(one.key, step.key) for step in plan.steps for one in step.inputs if one.source == place]
     if all(old == new for old, new in pairs):
         return settings
@@ -240,7 +242,7 @@ def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Map
 
 
 def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return the plan of an edit that says which plain weights its settings leave out by their old names alone."""
+    """Return the plan of an edit, with notes on plain weights whose new names the settings do not exclude."""
     settings = checkpoint.quantisation if checkpoint.codes else {}
     if not settings or all(step.key == step.source_key for step in plan.steps):
         return plan
@@ -252,7 +254,7 @@ def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
             if by and not now.left_out(step.key.removesuffix(".weight")):
                 lost.setdefault(by, []).append(step.key)
     notes = [
-        f"the settings of quantisation leave {count(len(keys), 'tensor')} out by the old name alone, {escape(by)}: "
+        f"the settings of quantisation exclude {count(len(keys), 'tensor')} only by the old name ({escape(by)}): "
         f"{escape(keys[0])}"
         for by, keys in lost.items()
     ]

@@ -28,7 +28,7 @@ __all__ = [
 
 GENERATION = "generation_config.json"
 OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
-"""What names of files for people begin with: they speak of the model as it was."""
+"""Beginnings of the names of files for people, which describe the original model."""
 CHAT = "chat_template.jinja"
 TOKENIZER = "tokenizer_config.json"
 BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")
@@ -48,23 +48,23 @@ VOCABULARIES = (
     "vocab-src.json",
     "prophetnet.tokenizer",
 )
-"""Where a tokeniser's vocabulary is, the first that is there."""
+"""Files that may hold a tokeniser's vocabulary; the first that exists is used."""
 SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
-"""Lists of tokens that a tokeniser may have beside its vocabulary: of the other language, of entities."""
+"""Further lists of tokens that a tokeniser may have: of the target language, of entities."""
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """Return a document as transformers writes it."""
+    """Return JSON text with the format that transformers writes."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_object(path: str) -> dict[str, Any]:
-    """Return the JSON object in a small file; raises SourceError, or ConfigError if it is not one."""
+    """Return the JSON object in a small file; raises SourceError, or ConfigError if it holds no JSON object."""
     return parsed_object(read_small(path), path)
 
 
 def parsed_object(given: bytes, path: str) -> dict[str, Any]:
-    """Return the JSON object that bytes read from ``path`` spell; raises ConfigError if they do not."""
+    """Return the JSON object in bytes that were read from ``path``; raises ConfigError if there is none."""
     try:
         data = read_json(given)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a model in its folder: its configuration, its tokeniser."""
+"""The files beside the weights in a model's folder: configuration and tokeniser."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .documents import CHAT, OF_PEOPLE, SECOND, TOKENIZER, VOCABULARIES, json_te
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
 LARGEST = 256 << 20
-UNLISTED = "a web server does not list its folders: no configuration and no tokeniser goes along, nor is one looked for"
+UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder; of a single file, and of a folder without a configuration, there are no ``files``.
+    """A model's folder; ``files`` is empty for a single file of weights, and for a folder without a configuration.
 
-    ``linked`` names what would be such a file and is a link out of the folder, ``left`` what else lies there. A web
-    server does not list its folders: one at such an address is ``unlisted``.
+    ``linked`` has the names of such files that are links out of the folder, ``left`` the names of all other files.
+    ``unlisted`` is set for an address on a web server, which does not list its folders.
     """
 
     path: str
@@ -46,21 +46,21 @@ class ModelFolder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what is not copied."""
+        """Notes on files that are not copied."""
         if self.unlisted:
             return (UNLISTED,)
-        linked = f"not followed, since it leads out of its folder: {listing(self.linked, 12, where='')}"
-        left = f"beside the weights, and left there: {listing(self.left, 12, where='')}"
+        linked = f"links out of the folder are not followed: {listing(self.linked, 12, where='')}"
+        left = f"files beside the weights that are not copied: {listing(self.left, 12, where='')}"
         return (*((linked,) if self.linked else ()), *((left,) if self.left else ()))
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The fields of its config.json; none where that cannot be read, which ``fault`` says."""
+        """The fields of its config.json; empty if it is missing or cannot be read (see ``fault``)."""
         return self._config[0]
 
     @property
     def fault(self) -> str:
-        """Why its config.json cannot be read, '' where it can."""
+        """Why its config.json cannot be read; '' if it can."""
         return self._config[1]
 
     @cached_property
@@ -69,7 +69,7 @@ class ModelFolder:
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:
-        """The fields of its adapter_config.json, none where that cannot be read."""
+        """The fields of its adapter_config.json; empty if it is missing or cannot be read."""
         return self._fields(ADAPTER)[0]
 
     def _fields(self, name: str) -> tuple[dict[str, Any], str]:
@@ -82,16 +82,16 @@ class ModelFolder:
 
     @property
     def said_tied(self) -> bool | None:
-        """Whether its configuration says that the output layer is the input embedding, None if it says nothing."""
+        """The value of ``tie_word_embeddings`` in its configuration; None if it is not set."""
         text = self.config.get("text_config")
-        said = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
-        return said if isinstance(said, bool) else None
+        declared = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
+        return declared if isinstance(declared, bool) else None
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output layer is the input embedding; if it is not said, as the class of the model has it."""
-        said = self.said_tied
-        return said if said is not None else bool(self.config) and not untied_by_default(self.config)
+        """Whether the output layer is the input embedding, by the configuration or by the default of its model type."""
+        declared = self.said_tied
+        return declared if declared is not None else bool(self.config) and not untied_by_default(self.config)
 
     @property
     def tokenizer(self) -> tuple[Companion, ...]:
@@ -99,7 +99,7 @@ class ModelFolder:
         return tuple(one for one in self.files if is_of_tokenizer(one.name))
 
     def has_tokens_of(self, other: ModelFolder) -> bool:
-        """Whether two models have the same tokens in the same order; one without a vocabulary has any."""
+        """Whether two models have the same tokens in the same order; also true if one has no vocabulary."""
         if not self.vocabulary or not other.vocabulary:
             return True
         if self._digest == other._digest and (self.has_all_tokens or self.tokens is None):
@@ -107,30 +107,30 @@ class ModelFolder:
         return self.tokens is not None and self.tokens == other.tokens
 
     def other_list(self, other: ModelFolder) -> str:
-        """Return the first list beside the vocabulary of which another folder has another, '' if there is none."""
+        """Return the first further token list whose content differs in another folder; '' if none differs."""
         both = {one.name for one in self.files} & {one.name for one in other.files} & {*SECOND}
         return next((name for name in SECOND if name in both and self._hash(name) != other._hash(name)), "")
 
     @property
     def has_all_tokens(self) -> bool:
-        """Whether its vocabulary is in a file that has the added tokens too; they lie beside the other kinds."""
+        """Whether its vocabulary file includes the added tokens, as only tokenizer.json does."""
         return self.vocabulary == VOCABULARIES[0]
 
     @property
     def rows(self) -> int:
-        """How many rows its configuration gives the vocabulary, 0 where it does not say."""
+        """The vocabulary size in its configuration; 0 if it is not set."""
         return vocabulary_size(self.config)
 
     @property
     def has_a_row_for_each_token(self) -> bool:
-        """Whether it has as many rows as tokens, as far as is known."""
+        """Whether the vocabulary size is the number of tokens; also true if one of the two is unknown."""
         if not self.rows or not self.vocabulary or self.tokens is None:
             return True
         return self.rows == len(self.tokens)
 
     @property
     def vocabulary(self) -> str:
-        """The name of the file that has its tokens, '' where it has none."""
+        """The name of its vocabulary file; '' if there is none."""
         named = {one.name for one in self.files}
         return next((one for one in VOCABULARIES if one in named), "")
 
@@ -143,7 +143,7 @@ class ModelFolder:
 
     @cached_property
     def tokens(self) -> tuple[str, ...] | None:
-        """Its tokens in the order of their rows, None where they cannot be read."""
+        """Its tokens in the order of their ids; None if they cannot be read."""
         named = {one.name for one in self.files}
         with suppress(ConfigError):
             return vocabulary_in(
@@ -153,18 +153,18 @@ class ModelFolder:
 
     @property
     def chat_template(self) -> str:
-        """The chat template of its tokeniser, '' where it has none."""
+        """The chat template of its tokeniser; '' if there is none."""
         named = {one.name for one in self.files}
         if CHAT in named:
             return self.read(CHAT).decode("utf-8", "replace")
-        said = self.document(TOKENIZER).get("chat_template") if TOKENIZER in named else None
-        if isinstance(said, list):
-            said = {one.get("name"): one.get("template") for one in said if isinstance(one, dict)}
-        said = said.get("default") if isinstance(said, dict) else said
-        return said if isinstance(said, str) else ""
+        template = self.document(TOKENIZER).get("chat_template") if TOKENIZER in named else None
+        if isinstance(template, list):
+            template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = template.get("default") if isinstance(template, dict) else template
+        return template if isinstance(template, str) else ""
 
     def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
-        """Return files with another chat template, where transformers looks for it: a file, and an older field."""
+        """Return files with a new chat template, both as a file and in the older field of tokenizer_config.json."""
         found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
         config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
         if config is not None:
@@ -172,12 +172,12 @@ class ModelFolder:
         return (*found, Companion(CHAT, text=template))
 
     def document(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in one of its files; raises SourceError or ConfigError where it is none."""
+        """Return the JSON object in one of its files; raises SourceError or ConfigError if there is none."""
         one = self._file(name)
         return read_json(one.text) if one.text else parsed_object(self.read(name), one.path)
 
     def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
-        """Return the bytes of one of its files, which is read once unless it is large."""
+        """Return the bytes of one of its files; small files are read only once."""
         one = self._file(name)
         if one.text:
             return one.text.encode()
@@ -191,11 +191,11 @@ class ModelFolder:
 
     @property
     def prints(self) -> tuple[FilePrint, ...]:
-        """The fingerprints of the files that were read, by name."""
+        """The fingerprints of the files that were read, sorted by name."""
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def fingerprint(self, *names: str) -> None:
-        """Read files, those of these names that are there, for their fingerprints; raises SourceError."""
+        """Read the files with these names, if they exist, to record their fingerprints; raises SourceError."""
         for one in self.files:
             if one.name in names and one.name not in self._prints and one.path:
                 self.read(one.name)
@@ -213,27 +213,27 @@ class ModelFolder:
 
 
 def model_folder(checkpoint: Checkpoint) -> ModelFolder:
-    """Return what lies beside the weights of an open checkpoint."""
-    weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # that of a single file is ''
+    """Return the files beside the weights of an open checkpoint."""
+    weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # the name of a single file is ''
     weights |= {file.name for file in checkpoint.open_files().values()}
     return _folder(checkpoint.path, checkpoint.folder, weights)
 
 
 def model_folder_at(path: str) -> ModelFolder:
-    """Return what a folder holds that nothing was opened of."""
+    """Return the model files of a folder from which no weights were opened."""
     source = open_source(path)
     return _folder(path, source if isinstance(source, Folder) else None)
 
 
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
-    """Return what a folder holds beside the files of its ``weights``."""
+    """Return the model files of a folder; ``weights`` has the names of the files with weights."""
     if folder is None:
         return ModelFolder(path)
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path, unlisted=True)
     files = model_files(folder)
     if path != folder.uri and not any(one.name in (CONFIG, ADAPTER) for one in files):
-        return ModelFolder(path)  # a file that was named, in a folder of whatever
+        return ModelFolder(path)  # a single file was opened, and its folder is not a model's
     linked = linked_away(folder)
     known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
     others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in weights)]

@@ -1,4 +1,4 @@
-"""How many layers config.json states, and layers that lack tensors that all others have."""
+"""Notes on layers: their number in config.json, gaps in their numbers, and tensors that single layers lack."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .shape_checks import Described, is_number
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
 
-# What a configuration says of each kind of layers: their order, and rotary embeddings; also if it leaves that out.
+# The order of the kinds of layers and their rotary embeddings, with the defaults for what a configuration omits.
 
 _PERIODS = {
     "afmoe": 4, "cohere2": 4, "exaone4": 4, "exaone_moe": 4, "gemma2": 2, "gemma3_text": 6, "gemma3n_text": 5,
     "gpt_oss": 2, "olmo3": 4, "vaultgemma": 2,
 }  # fmt: skip
-"""Of how many layers the last one sees all tokens, by default; the others have a window."""
+"""Default period of each model type: the last layer of a period has full attention, the others a sliding window."""
 _FIRST = {"cwm": 4, "modernbert": 3, "modernbert-decoder": 3}
-"""Of how many layers the first one does."""
+"""Default period of model types in which the first layer of a period has full attention."""
 _WINDOWED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-"""Model types whose layers have a window from ``max_window_layers`` on, if ``use_sliding_window`` is true."""
+"""Model types whose layers from ``max_window_layers`` on have a sliding window, if ``use_sliding_window`` is true."""
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
-"""Fields that give that number otherwise."""
+"""Fields that override the period."""
 _UNROTATED = ("llama4_text", "smollm3")
-"""Model types in which every fourth layer has no rotary embeddings, by default."""
+"""Model types in which, by default, every fourth layer has no rotary embeddings."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BASES = {
     "gemma3_text": (("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
@@ -36,11 +36,11 @@ _BASES = {
     "modernbert": (("global_rope_theta", 160000.0), ("local_rope_theta", 1e4)),
     "modernbert-decoder": (("global_rope_theta", 160000.0), ("local_rope_theta", 1e4)),
 }
-"""Older fields of the bases of rotary embeddings in full and in sliding attention, and their defaults."""
+"""Older fields with the base of rotary embeddings in full attention, and in sliding attention; with defaults."""
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration leaves out of the order of its layers, as its class has it, by field."""
+    """Return the fields on the order of layers that a configuration omits, with the defaults of its class."""
     kind = config.get("model_type")
     number = config.get("num_hidden_layers")
     made: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 def rotary_differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs of rotary embeddings, whichever way transformers spelled it; None is what is not said."""
+    """Yield differing fields of rotary embeddings with both values, None if not set; older names count as new ones."""
     pair = _by_kind(theirs), _by_kind(ours)
     if pair[0] is None and pair[1] is None:
         yield from _compared(_rope(theirs), _rope(ours), ours, is_one_kind=is_one_kind)
@@ -109,14 +109,14 @@ def _compared(
 
 
 def _by_kind(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Return what a configuration says of the rotary embeddings of each kind of layers, None if it knows no kinds."""
+    """Return the settings of rotary embeddings for each kind of layers; None if a configuration has no such kinds."""
     given = config.get("rope_parameters")
     found = {name: value for name, value in given.items() if isinstance(value, dict)} if isinstance(given, dict) else {}
     return {name: _plain(value) for name, value in found.items()} or None
 
 
 def _older(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Return the same of a configuration that transformers before 5 wrote; None if its class had no kinds of layers."""
+    """Return these settings from a configuration older than transformers 5; None if its class has no such kinds."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _BASES:
         return None
@@ -126,29 +126,29 @@ def _older(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     return {_FULL: {**scaling, "rope_theta": bases[0]}, _SLIDING: {"rope_type": "default", "rope_theta": bases[1]}}
 
 
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    found = {"rope_type": said.get("type", "default"), **said}
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {"rope_type": given.get("type", "default"), **given}
     found.pop("type", None)
     return found
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration says of the rotary embeddings of all layers."""
+    """Return the settings of rotary embeddings that a configuration has for all layers."""
     found: dict[str, Any] = {"rope_type": "default"}
     for name in ("rope_scaling", "rope_parameters"):
         given = config.get(name)
-        said = given if isinstance(given, dict) else {}
-        for field, value in said.items():
-            found["rope_type" if field == "type" and "rope_type" not in said else field] = value
+        section = given if isinstance(given, dict) else {}
+        for field, value in section.items():
+            found["rope_type" if field == "type" and "rope_type" not in section else field] = value
     found.pop("type", None)
     theta = config.get("rope_theta")
     return {**({} if theta is None else {"rope_theta": theta}), **found}
 
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
-"""What modules that are the layers of a model are called."""
+"""Names of the modules that hold the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields of models whose layers may lack any of their parts."""
+"""Fields of models in which any layer may lack any module."""
 ALIKE = frozenset((
     "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
@@ -156,15 +156,15 @@ ALIKE = frozenset((
 ))  # fmt: skip
 """Model types whose layers all have the same tensors."""
 FEWEST = 4
-"""Layers of which the others tell what an inner one should have: of 3, one that each second has is lacking in one."""
+"""The fewest layers from which to tell what an inner one lacks: of 3, only one lacks what every second layer has."""
 COUNTED_OTHERWISE = ("efficientnet", "hrm_text")
-"""Model types whose number of layers is not that of the modules in a list."""
+"""Model types whose configured number of layers is not the length of a list of modules."""
 VALUES = (".weight", ".bias")
-"""Tensors that a module has however it is encoded; scales and the like are only of those with codes."""
+"""Endings of tensors that a plain module has; quantised modules also have scales and the like."""
 
 
 def layer_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is not so of the layers that a configuration declares: number, gaps, tensors that lack or differ."""
+    """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
     keys = [one.key for one in tensors]
     yield from _uneven(tensors, config)
     lists = numbered_lists(keys)
@@ -179,15 +179,15 @@ def layer_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iter
         if not any(one.count in counts for one in lists):
             most = max(stacks, key=lambda one: one.count)
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
-            rest = "loads no others" if most.count > value else "initialises the others"
-            yield f"config.json says {value} ({name}), and {has}: transformers {rest}"
+            rest = "ignores the others" if most.count > value else "initialises the others"
+            yield f"config.json says {value} ({name}), but {has}: transformers {rest}"
             return
 
 
 def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that layers which a configuration declares are not numbered from 0 on.
+    """Yield a note if the layers that a configuration declares are not numbered without gaps from 0.
 
-    Where a list has them all, another one with gaps has modules without weights between.
+    There is no note if another list has all declared layers: then the gaps are modules without weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:
@@ -196,8 +196,8 @@ def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, 
         if _is_stack(prefix):
             first = next(number for number in range(max(numbers)) if number not in numbers)
             lost = count(max(numbers) + 1 - len(numbers), "layer")
-            has = f"{escape(prefix)} goes to {max(numbers)} and lacks {lost}, {first} first"
-            yield f"{has}: transformers initialises these"
+            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, the first is {first}"
+            yield f"{has}: transformers initialises what is missing"
             return
 
 
@@ -218,11 +218,11 @@ def _holes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str,
                 number = min(found)
                 more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
                 lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
-                yield f"{lacks}, unlike the other layers: transformers initialises what is lacking{more}"
+                yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
 
 
 def _uneven(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that a tensor has another shape in one layer than in another, where the layers of a model are all alike."""
+    """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike."""
     if config.get("model_type") not in ALIKE:
         return
     shapes = {one.key: one.shape for one in tensors if one.key.endswith(VALUES) and is_number(one)}
@@ -233,10 +233,10 @@ def _uneven(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator
                 key = one.key(number, rest)
                 other = first.setdefault(rest, key)
                 if shapes[key] != shapes[other]:
-                    yield (
-                        f"{escape(other)} is {shape_text(shapes[other])}, and {escape(key)} {shape_text(shapes[key])}: "
-                        f"layers of {escape(str(config['model_type']))} are alike, so one of the two is another model's"
-                    )
+                    kind = escape(str(config["model_type"]))
+                    differ = f"{shape_text(shapes[other])}, but {escape(key)} is {shape_text(shapes[key])}"
+                    why = f"layers of {kind} are alike, so one of the two is from another model"
+                    yield f"{escape(other)} is {differ}: {why}"
                     return
 
 
@@ -245,7 +245,7 @@ def _is_stack(prefix: str) -> bool:
 
 
 def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return what layers lack that half of them have or more."""
+    """Return, by layer, the tensors that it lacks although at least half of the layers have them."""
     counts = Counter(rest for rests in layers.values() for rest in rests)
     usual = [rest for rest, number in counts.items() if number * 2 >= len(layers)]
     found = {number: _lost(rests, usual, counts) for number, rests in layers.items()}
@@ -253,7 +253,7 @@ def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return what one layer alone lacks that all others have, if it is neither the first nor the last."""
+    """Return the tensors that all layers but one have, by the number of that layer, if it is an inner one."""
     if len(layers) < FEWEST:
         return {}
     counts = Counter(rest for rests in layers.values() for rest in rests)
@@ -267,7 +267,7 @@ def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return the usual tensors that a layer lacks; none if it has some of its own, being another kind or code."""
+    """Return the usual tensors that a layer lacks; none if it has tensors of its own, and so is of another kind."""
     if any(counts[rest] == 1 for rest in own):
         return []
     modules = {rest[:place] for rest in own for place, letter in enumerate(rest) if letter == "."}
@@ -282,13 +282,13 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
 
 
 def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Whether a layer has the codes of a weight instead: other tensors right in its module than a bias."""
+    """Whether a weight is quantised in this layer: its module directly holds tensors other than a bias."""
     module, _, leaf = rest.rpartition(".")
-    beside = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
-    return leaf == "weight" and any("." not in one and one != "bias" for one in beside)
+    names = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
+    return leaf == "weight" and any("." not in one and one != "bias" for one in names)
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return how many layers follow those that are declared: for tokens after the next (DeepSeek-V3, GLM-4.5)."""
+    """Return how many layers for multi-token prediction follow the declared ones (DeepSeek-V3, GLM-4.5)."""
     more = config.get("num_nextn_predict_layers")
     return more if type(more) is int else 0

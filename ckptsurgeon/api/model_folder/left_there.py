@@ -1,4 +1,4 @@
-"""Files of a model that lie where an output was written, and are none of it."""
+"""Notes on files of an earlier model in the folder where an output was written."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["left_there"]
 
 
 def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
-    """Return notes on files of a model around an output that are not of it, and on what they contradict.
+    """Return notes on files in the output's folder that were not written with it, and on their contradictions.
 
-    ``written`` are the names of the files that the output has beside its weights, ``planned`` what would lie beside
-    them in a folder: of a single file, those that say the same are not named. There are none if the output cannot be
-    opened by its path.
+    ``written`` has the names of the files written beside the weights. ``planned`` has the files that an output folder
+    would get: existing files with the same content are not named. There are no notes if the output cannot be opened
+    by its path.
     """
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
         folder = model_folder(checkpoint)
@@ -35,7 +35,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
         return (
-            f"left in {where}, of the model that was there: {listing(stay, 12, where='')}",
+            f"left in {where}, files of the model that was there before: {listing(stay, 12, where='')}",
             *checkpoint.quantisation_notes,
             *notes_beside(checkpoint),
         )
@@ -43,7 +43,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
 
 
 def _is_there(folder: ModelFolder, one: PlanCompanion) -> bool:
-    """Whether a folder has a file as it was planned."""
+    """Whether a folder has a file with the content that was planned."""
     path = next((other.path for other in folder.files if other.name == one.name), "")
     with suppress(CheckpointError):
         return bool(path) and hashlib.sha256(read_small(path, 256 << 20)).hexdigest() == one.sha256

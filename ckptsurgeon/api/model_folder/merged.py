@@ -1,4 +1,4 @@
-"""The small files of a folder that is made of several: of a merged model, and of a base with adapters."""
+"""The files beside the weights of an output made from several models: a merge, or a base with adapters."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .tied_heads import has_new_head, mixed_head_notes
 __all__ = ["lora_folder", "merged_folder"]
 
 UNITED = "name a vocabulary that has it, as in --vocab union"
-"""What settles a token id that has no place in a merge."""
-OF_ADAPTER = "put a tokeniser that has it beside the adapter; or --vocab place, which leaves all ids as they are"
-"""... and with an adapter."""
+"""Hint for a token id in a configuration whose token the merged vocabulary lacks."""
+OF_ADAPTER = "put a tokeniser that has it beside the adapter; or use --vocab place, which leaves all ids as they are"
+"""The same hint if an adapter brings the vocabulary."""
 
-OWN_HEAD = "the output layer has weights of its own: config.json does not tie it to the embedding"
+OWN_HEAD = "the output layer has weights of its own, so config.json does not tie it to the embedding"
 
 
 def merged_folder(
@@ -40,12 +40,11 @@ def merged_folder(
     files: Sequence[Companion] | None = None,
     tokens: ModelTokens | None = None,
 ) -> Plan:
-    """Return a plan whose output, if it is a folder, opens like the donor's: with its files and configuration.
+    """Return a plan whose output, if it is a folder, gets the files and the configuration of the ``donor``.
 
-    ``config`` is that configuration where it is another; ``files`` what goes beside it. The dtype is that of the
-    weights, and an output layer that one of the ``models`` had apart from its embedding is not tied again. With
-    ``tokens`` the vocabulary is another: its list goes beside the weights of whatever model, and the size and the token
-    ids with it.
+    ``config`` and ``files`` replace those of the donor. The configuration gets the dtype of the weights, and does not
+    tie an output layer that one of the ``models`` stores separately from its embedding. With ``tokens`` the output has
+    a new vocabulary: its files are added, and size and token ids in the configuration follow it.
     """
     notes = list(mixed_head_notes(plan, models))
     config = donor.config if config is None else config
@@ -77,11 +76,11 @@ def lora_folder(
     *,
     by_place: bool = False,
 ) -> Plan:
-    """Return the plan of a base with adapters added whose output, if it is a folder, has the files beside the base.
+    """Return the plan of a base with adapters; its output, if it is a folder, gets the files beside the base.
 
-    ``tensors`` are the base's. If an adapter brings the rows of another vocabulary, its tokeniser and the size go with
-    them, and token ids follow their tokens unless all goes ``by_place``. Raises ConfigError for an id whose token has
-    no place.
+    ``tensors`` are the base's. If an adapter brings rows for another vocabulary, the output gets its tokeniser and its
+    vocabulary size. Token ids in the configuration follow their tokens, unless rows are taken ``by_place``. Raises
+    ConfigError for an id whose token the new vocabulary lacks.
     """
     if not base.files:
         return with_files(plan, (), base.notes) if base.notes else plan
@@ -92,7 +91,9 @@ def lora_folder(
         fields, notes = config_for(base.config, sizes.pop())
         if base.tokenizer and not theirs:
             files = tuple(one for one in files if one not in base.tokenizer)
-            notes.append("the base's tokeniser is not copied: an adapter brings another vocabulary, without one")
+            notes.append(
+                "the base's tokeniser is not copied: an adapter has rows for another vocabulary, but no tokeniser"
+            )
     if theirs is not None:
         files = (*(one for one in files if one not in base.tokenizer), *theirs.tokenizer)
         if base.tokens and theirs.tokens and not by_place:
@@ -113,7 +114,7 @@ def lora_folder(
 def _of_new_rows(
     plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder], *, resized: bool
 ) -> ModelFolder | None:
-    """Return the adapter whose tokeniser has the rows that adapters bring, None if that is the base's."""
+    """Return the first adapter that brings rows for a tokeniser of its own; None if the base's tokeniser is kept."""
     for number, one in enumerate(adapters, 1):
         if one.tokenizer and _brings_rows(plan, number) and (resized or not one.has_tokens_of(base)):
             return one
@@ -121,7 +122,7 @@ def _of_new_rows(
 
 
 def _brings_rows(plan: Plan, source: int) -> bool:
-    """Whether an adapter brings tensors of the vocabulary whole."""
+    """Whether an adapter replaces an embedding or output layer as a whole."""
     return any(
         is_of_tokens(step.key, len(step.shape))
         and any(one.source == source and one.shape == step.shape for one in step.inputs)
@@ -130,7 +131,7 @@ def _brings_rows(plan: Plan, source: int) -> bool:
 
 
 def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> list[str]:
-    """Say which adapters have another tokeniser, and no rows for it."""
+    """Return a note on the adapters with another tokeniser but no rows for its tokens."""
     names = [
         escape(source.name)
         for number, (source, one) in enumerate(zip(plan.sources[1:], adapters, strict=False), 1)
@@ -138,11 +139,11 @@ def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> l
     ]
     if not names:
         return []
-    return [f"the base's tokeniser goes along: that beside {listing(names)} has other tokens, and no rows are brought"]
+    return [f"the base's tokeniser is copied: that beside {listing(names)} has other tokens, but no rows for them"]
 
 
 def _is_resized(step: Step, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether a step gives a tensor of the vocabulary another number of rows."""
+    """Whether a step changes the number of rows of an embedding or output layer."""
     there = tensors.get(step.key)
     resized = there is not None and there.shape[1:] == step.shape[1:] and there.shape != step.shape
     return resized and bool(vocabulary_keys([step.key]))

@@ -1,4 +1,4 @@
-"""The small files of an output folder: those of the model that it is made of, as they are true of the output."""
+"""The files beside the weights of an output folder: those of the source, changed as the weights are."""
 
 from __future__ import annotations
 
@@ -32,25 +32,29 @@ __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_ne
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
-"""AutoGPTQ's and AutoAWQ's settings of quantisation."""
+"""Files with the settings of quantisation of AutoGPTQ and AutoAWQ."""
 PARTS = "{part}name a list that has it"
-"""What settles a token id that has no place in a transplant into a checkpoint."""
+"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint."""
 
 
 def with_new_ids(
     config: Mapping[str, Any], files: Sequence[Companion], numbers: Renumbering, new: str, remedy: str
 ) -> tuple[Mapping[str, Any], tuple[Companion, ...], list[str]]:
-    """Return a configuration and the files beside it in which token ids follow their tokens."""
+    """Return a configuration, the files beside it, and notes: token ids are renumbered as their tokens are.
+
+    ``new`` names the new vocabulary in messages; ``remedy`` is the hint for an id whose token it lacks.
+    """
     moved, notes = renumbered(CONFIG, config, numbers, new, remedy=remedy)
     files, more = renumbered_generation(files, numbers, new, {}, remedy=remedy)
     return moved.applied(config), files, [*notes, *more]
 
 
 def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> Plan:
-    """Return the plan of an edit whose output, if it is a folder, has the files of its source's.
+    """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
-    ``tensors`` and ``ties`` are the source's. The configuration goes along while it describes the weights: in the dtype
-    that they get, with as many layers as are left; not if they are renamed or left out otherwise, which is said.
+    ``tensors`` and ``ties`` are the source's. The configuration is copied as long as it can describe the output: its
+    dtype is changed, and its number of layers if the last layers are left out. If keys are renamed or other tensors
+    left out, it is not copied, and a note says so.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -66,21 +70,21 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
     settings = [one.name for one in folder.files if one.name in (CONFIG, ADAPTER)]
     files = [_with_new_names(plan, one, folder) for one in folder.files if one.name not in settings]
     why = "; ".join([_why(renamed, left), *notes])
-    said = [f"into a folder {listing(settings)} is not copied: {why}"] if settings else []
-    return with_files(plan, files, [*said, *folder.notes], folder)
+    reasons = [f"{listing(settings)} is not copied into an output folder: {why}"] if settings else []
+    return with_files(plan, files, [*reasons, *folder.notes], folder)
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
-    """Return a file beside the weights, in which settings of quantisation call modules as the plan does."""
-    said: Mapping[str, Any] = {}
-    with suppress(CheckpointError):  # a file that nobody can read is said where it is copied
-        said = folder.document(file.name) if file.name in QUANTISED_BY else {}
-    renamed = renamed_settings(plan, 0, said)
-    return file if renamed == said else Companion(file.name, text=json_text(renamed))
+    """Return a file beside the weights; settings of quantisation get the module names of the plan."""
+    settings: Mapping[str, Any] = {}
+    with suppress(CheckpointError):  # an unreadable file is reported when it is copied
+        settings = folder.document(file.name) if file.name in QUANTISED_BY else {}
+    renamed = renamed_settings(plan, 0, settings)
+    return file if renamed == settings else Companion(file.name, text=json_text(renamed))
 
 
 def _taken(plan: Plan, ties: Mapping[str, str]) -> set[str]:
-    """Return the keys of the source that are in the output, by any name of the same tensor."""
+    """Return the keys of the source whose tensor is in the output under any of its tied names."""
     keys = {step.source_key for step in plan.steps}
     owners = {ties.get(key, key) for key in keys}
     return {*keys, *owners, *(key for key, owner in ties.items() if owner in owners)}
@@ -100,9 +104,9 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
 def _fewer_layers(
     folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the configuration if what is left out are the last layers, with a note.
+    """Return the configuration for fewer layers if only the last layers are left out, and a note.
 
-    None if it is anything else, or if the configuration cannot be that of fewer layers: then the note says why.
+    Returns None if other tensors are left out, or if the configuration cannot be changed; the note then says why.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -112,11 +116,11 @@ def _fewer_layers(
         gone = sum((found := one.split(key)) is not None and found[0] in numbers for key in keys)
         kept = one.count - len(numbers)
         if not outside and gone == len(left) and kept and numbers == set(range(kept, one.count)):
-            changed, said = with_layers(config, one, [(config, number) for number in range(kept)])
+            changed, is_set = with_layers(config, one, [(config, number) for number in range(kept)])
             why = list(not_by_layer(config, one, lists, kept))
             if why:
                 return None, [f"its {listing(why, 2, where='')}"]
-            if said:
+            if is_set:
                 return changed, [f"config.json has {kept} of the {one.count} layers of {escape(one.prefix)}"]
     return None, []
 
@@ -128,7 +132,7 @@ def _recast(
     notes: Sequence[str],
     files: Sequence[Companion] | None = None,
 ) -> Plan:
-    """Return a plan with the files of a folder, the configuration in the dtype of the weights if that is another."""
+    """Return a plan with the files of a folder; if the weights are cast, the configuration gets their dtype."""
     files = folder.files if files is None else files
     cast = any(step.source_dtype != step.dtype and DTYPES[step.dtype].kind == "float" for step in plan.steps)
     if _is_adapter(folder.files) or (config is None and not (cast and folder.config)):
@@ -138,7 +142,7 @@ def _recast(
 
 
 def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files without a configuration that cannot be read, and say so."""
+    """Return files without a configuration that cannot be read, and a note on it."""
     fault = ModelFolder("", tuple(files)).fault
     if not fault:
         return tuple(files), []
@@ -151,10 +155,10 @@ def _is_adapter(files: Sequence[Companion]) -> bool:
 
 
 def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
-    """Return the plan of a transplant into a checkpoint whose output, if it is a folder, has the files beside that.
+    """Return the plan of a transplant into a checkpoint; an output folder gets the files beside that checkpoint.
 
-    With another vocabulary its token ids follow their tokens, and the tokeniser is the new one's. Raises ConfigError
-    for an id whose token has no place.
+    With a new vocabulary, the output gets its tokeniser, and token ids follow their tokens. Raises ConfigError for an
+    id whose token the new vocabulary lacks.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -176,22 +180,21 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[Companion, ...]:
-    """Return files with a configuration as it is now."""
+    """Return files with these fields as their config.json."""
     return (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
 
 
 def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], origin: ModelFolder | None = None) -> Plan:
     """Return a plan with files beside its weights and notes on them; a destination's own configuration and files stay.
 
-    A configuration that cannot be read stays behind, and what files say otherwise than the weights is said; ``origin``
-    is the folder that they are from. Beside the configuration of an adapter the weights have the name by which PEFT
-    looks for them.
+    A configuration that cannot be read is not copied. Files that contradict the weights get notes; ``origin`` is the
+    folder that the files are from. The weights of an adapter get the file name that PEFT looks for.
     """
     files, faults = _without_faulty(files)
     weights = ADAPTER_WEIGHTS if _is_adapter(files) else ""
     paths = tuple(one.name for one in plan.target.files)
     target = TargetSpec(plan.target.kind, plan.target.name, {}, companions=files, files=paths, lists=plan.target.lists)
     made = replace(plan_target(target), config=plan.target.config, implied=plan.target.implied, weights=weights)
-    said = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
-    made = replace(made, notes=(*plan.target.notes, *said))
-    return replace(plan, target=made, notes=(*plan.notes, *said))
+    found = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
+    made = replace(made, notes=(*plan.target.notes, *found))
+    return replace(plan, target=made, notes=(*plan.notes, *found))

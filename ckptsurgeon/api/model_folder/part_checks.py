@@ -1,4 +1,4 @@
-"""What models of a type have outside of layers, layers of two sides, experts, rows of classifiers: notes."""
+"""Notes on modules that a model type should have but the weights lack: norms, heads, experts, encoder or decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .shape_checks import Described, is_number
 
 __all__ = ["part_notes"]
 
-INITIALISED = "transformers initialises what is lacking"
+INITIALISED = "transformers initialises what is missing"
 _LLAMA = (
     "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
     "qwen3", "qwen3_moe", "starcoder2",
@@ -23,7 +23,7 @@ _T5 = ("mt5", "t5", "umt5")
 _BART = ("bart", "marian", "mbart", "pegasus", "whisper")
 _SOUND = ("hubert", "wav2vec2", "wavlm")
 _ALONE = re.compile(r"(EncoderModel|ForTokenClassification)$")
-"""Classes of encoders and decoders that have an encoder alone, and below those that have a decoder alone."""
+"""Names of classes of encoder-decoder types with an encoder alone; the next are those with a decoder alone."""
 _DECODER = re.compile(r"(ForCausalLM|DecoderModel|Decoder|DecoderWrapper)$")
 _ENCODER = re.compile(r"(EncoderModel|ForAudioClassification|Encoder)$")
 _EMBEDDING = "the embedding"
@@ -56,7 +56,7 @@ _ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_SOUND, "feature_projection", r"(?:.*\.)?feature_projection\.projection\."),
     (_SOUND, "encoder.pos_conv_embed", r".*\bpos_conv_embed\."),
 )
-"""Modules that every model of some types has."""
+"""Modules that every model of some model types has: types, name in messages, pattern of keys."""
 _HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (_SOUND, "ForCTC", "the output layer", r"lm_head\."),
     (("bert",), "ForMaskedLM", "the output layer (cls.predictions)", r"cls\.predictions\."),
@@ -64,20 +64,20 @@ _HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("electra",), "ForMaskedLM", "the output layer (generator_predictions)", r"generator_predictions\."),
     (("distilbert",), "ForMaskedLM", "the output layer (vocab_transform)", r"vocab_transform\."),
 )
-"""What classes of such an end have beside them."""
+"""Output layers of some classes: model types, ending of the class name, name in messages, pattern of keys."""
 _WHOLE = re.compile(
     r".*\d\.(?:input_layernorm|post_attention_layernorm|ln_1|attention\.output\.LayerNorm|layer\.0\.layer_norm|self_attn_layer_norm|layer_norm"
     r"|sa_layer_norm)\."
 )
-"""Norms of layers: what has them is no toy."""
+"""Norms in layers: a state dict with such keys is a real model, not a test model or a fragment."""
 _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
 
 def part_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the configuration of a model of one part says of its modules that is not so.
+    """Yield notes on modules that contradict a configuration; none for nested configurations.
 
-    Of code that a configuration names (``auto_map``) nothing is known.
+    There are none either if the configuration names code of its own (``auto_map``).
     """
     kind = config.get("model_type")
     if has_parts(config) or config.get("auto_map") or not isinstance(kind, str):
@@ -88,7 +88,8 @@ def part_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Itera
     if any(map(_WHOLE.match, keys)):
         lacking = [*_lacking(keys, kind, classes, config), *_projections(keys, kind)]
         if lacking:
-            yield f"every {escape(kind)} has {listing(lacking, 3, where='')}, and there is none: {INITIALISED}"
+            found = listing(lacking, 3, where="")
+            yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
         yield from _sides(keys, kind, classes, config)
     yield from _experts(tensors, config)
     yield from _labels(tensors, classes, config)
@@ -109,7 +110,7 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Whether a pattern is of the encoder or the decoder, and the classes of a model have none."""
+    """Whether a pattern is for the encoder or the decoder, and the model's classes do not have that one."""
     if not classes:
         return "coder" in pattern
     if "decoder" in pattern:
@@ -118,7 +119,7 @@ def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
 
 
 def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the one projection of attention that no layer has, where all have the others."""
+    """Yield the attention projection that every layer lacks, if every layer has the other three."""
     if kind not in (*_LLAMA, *_BART):
         return
     found: dict[str, set[str]] = {}
@@ -131,21 +132,21 @@ def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that the encoder or the decoder has not the layers that are declared, where the other has."""
+    """Yield a note if the encoder or the decoder has another number of layers than the configuration says."""
     if kind not in (*_T5, *_BART) or not classes:
         return
     for side in ("encoder", "decoder"):
         field = f"{side}_layers" if kind in _BART else "num_layers"
         if kind in _T5 and side == "decoder" and config.get("num_decoder_layers") is not None:
             field = "num_decoder_layers"
-        said, pattern = config.get(field), re.compile(rf"(?:.*\.)?{side}\.(?:layers|block)\.(\d+)\.")
-        if type(said) is not int or _is_of_other_side(side, classes):
+        declared, pattern = config.get(field), re.compile(rf"(?:.*\.)?{side}\.(?:layers|block)\.(\d+)\.")
+        if type(declared) is not int or _is_of_other_side(side, classes):
             continue
         numbers = {int(match[1]) for key in keys if (match := pattern.match(key))}
-        if numbers != set(range(said)):
-            rest = "loads no others" if len(numbers) > said else "initialises the others"
+        if numbers != set(range(declared)):
+            rest = "ignores the others" if len(numbers) > declared else "initialises the others"
             has = f"the {side} has {count(len(numbers), 'layer')}"
-            yield f"config.json says {said} ({field}), and {has}: transformers {rest}"
+            yield f"config.json says {declared} ({field}), but {has}: transformers {rest}"
 
 
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
@@ -154,7 +155,7 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 
 def _experts(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that layers have not the experts that are declared, or not those or the router that other layers have."""
+    """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
     sets: dict[str, dict[int, set[str]]] = {}
     for one in tensors:
         if (match := _EXPERT.match(one.key)) and match[1]:
@@ -166,8 +167,8 @@ def _experts(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterato
     if field and all(len(one) != config[field] for one in sets.values()):
         place = next(name for name, one in sets.items() if len(one) == number)
         yield (
-            f"config.json says {config[field]} ({field}), and {escape(place)}experts has {count(number, 'expert')}: "
-            "the model cannot be loaded so"
+            f"config.json says {config[field]} ({field}), but {escape(place)}experts has {count(number, 'expert')}: "
+            "transformers cannot load this model"
         )
         return
     every = set[int]().union(*sets.values())
@@ -195,29 +196,29 @@ def _routers(tensors: Sequence[Described], sets: Collection[str], number: int) -
     without = [place for place in sets if place not in found]
     if found and without:
         name = next(iter(found.values())).key.removeprefix(next(iter(found)))
-        yield f"{escape(without[0])}{escape(name)} is lacking, unlike in the other layers: {INITIALISED}"
+        yield f"{escape(without[0])}{escape(name)} is missing, unlike in the other layers: {INITIALISED}"
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and number not in one.shape]
     if other and len(other) == len(found):
-        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, and there are {count(number, 'expert')}"
+        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
 
 
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 
 
 def _labels(tensors: Sequence[Described], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that a classifier has not a row for each label."""
+    """Yield a note if the rows of a classifier are not as many as the labels."""
     labels, number = config.get("id2label"), config.get("num_labels")
-    said = len(labels) if isinstance(labels, dict) else number
-    if type(said) is not int or not classes or not all(map(_OF_LABELS.search, classes)):
+    number_of_labels = len(labels) if isinstance(labels, dict) else number
+    if type(number_of_labels) is not int or not classes or not all(map(_OF_LABELS.search, classes)):
         return
     found = [
         one for one in tensors
         if is_of_labels(one.key) and one.key.endswith(".weight") and len(one.shape) == 2 and is_number(one)
         and not any(map(str.isdigit, one.key.split(".")))
     ]  # fmt: skip
-    if found and all(one.shape[0] != said for one in found):
+    if found and all(one.shape[0] != number_of_labels for one in found):
         last = found[-1]
         of = "id2label" if isinstance(labels, dict) else "num_labels"
         has = count(last.shape[0], "row")
-        labels_said = f"config.json has {count(said, 'label')} ({of})"
-        yield f"{labels_said}, and {escape(last.key)} has {has}: the model cannot be loaded so"
+        stated = f"config.json has {count(number_of_labels, 'label')} ({of})"
+        yield f"{stated}, but {escape(last.key)} has {has}: transformers cannot load this model"

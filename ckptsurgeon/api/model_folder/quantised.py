@@ -1,4 +1,4 @@
-"""What goes with codes: the settings of quantisation, which must be theirs; a word if parts stay in other shards."""
+"""Checks that quantised weights keep the settings of quantisation that decode them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .config_fields import renamed_settings
 __all__ = ["check_settings", "parts_elsewhere", "unsettled_notes", "with_settings"]
 
 MARKER = "scaled_fp8"
-"""What ComfyUI calls the tensor that says that there are scales."""
+"""Name of the tensor by which ComfyUI knows that a file has scales."""
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
-    """Say of one shard which quantised tensors have parts in the others, where they stay."""
+    """Return a note if a single shard was opened, and quantised tensors have codes or scales in other shards."""
     if not checkpoint.codes:
         return []
     names = {one.name.removesuffix(".weight"): one.name for one in checkpoint.codes.tensors}
@@ -33,11 +33,11 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     split = [name for stem, name in names.items() if stem in found]
     if not split:
         return []
-    return [f"other parts of {count(len(split), 'quantised tensor')} stay in the other shards: {listing(split, 3)}"]
+    return [f"codes or scales of {count(len(split), 'quantised tensor')} are in other shards: {listing(split, 3)}"]
 
 
 def _stems(key: str) -> Iterator[str]:
-    """Yield what a key could be a part of: it itself without its ending, and the modules around it."""
+    """Yield the names of quantised tensors that a key could belong to: its stem, and the modules around it."""
     module, _, leaf = key.rpartition(".")
     yield module
     yield module.rpartition(".")[0]
@@ -47,22 +47,22 @@ def _stems(key: str) -> Iterator[str]:
 
 
 def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None) -> Plan:
-    """Return a plan whose metadata hold the settings of quantisation of the codes that it copies.
+    """Return a plan whose metadata hold the settings of quantisation of the quantised tensors that it copies.
 
-    Codes that only these settings tell would be taken for numbers otherwise. ``opened`` are the sources of the plan,
-    ``owner`` is as of ``check_settings``. What a user said of that entry stays.
+    Without these settings, some codes would be read as plain numbers. ``opened`` are the sources of the plan,
+    ``owner`` is as in ``check_settings``. An entry that the user has set stays.
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
     copied = _copied(plan, opened)
     notes = [note for place in copied for note in _markers(plan, place, opened[place])]
     plan = replace(plan, notes=(*plan.notes, *notes)) if notes else plan
-    said = [renamed_settings(plan, place, found) for place in copied if (found := opened[place].quantisation)]
+    settings = [renamed_settings(plan, place, found) for place in copied if (found := opened[place].quantisation)]
     if copied and owner is not None and (found := opened[owner].quantisation):
-        said = [found]
-    if not said or settings_in(plan.metadata) in said:
+        settings = [found]
+    if not settings or settings_in(plan.metadata) in settings:
         return plan
-    return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(said[0])})
+    return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(settings[0])})
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[CodedTensor]]:
@@ -79,14 +79,14 @@ def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[CodedTen
 def check_settings(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise PlanError if codes of a plan would be decoded by other settings than those that they were made by.
+    """Raise PlanError if the output's settings would decode quantised tensors to other numbers than their own.
 
-    ``owner`` is the place of the source whose settings the output has; else it has those of the first whose codes it
-    gets. ``given`` are those of a destination that is no source.
+    ``owner`` is the index of the source whose settings the output gets; without it, the output gets those of the first
+    source of quantised tensors. ``given`` are the settings of a destination that is not a source.
     """
     copied = _copied(plan, opened)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
-    first = next((place for place, said in settings.items() if said), None)
+    first = next((place for place, stated in settings.items() if stated), None)
     if owner is not None and (found := opened[owner].quantisation):
         first, settings[owner] = owner, found
     ours = given or (settings[first] if first is not None else {})
@@ -99,21 +99,21 @@ def check_settings(
             other = escape(plan.sources[place].name)
             if place == first and not given:
                 raise PlanError(
-                    f"the settings of quantisation of {other} do not fit the new names: {field} is {escape(theirs)}, "
-                    f"and {escape(here)} by its new name.",
-                    hint="Keep the names of these modules, or leave them out.",
+                    f"the settings of quantisation of {other} do not fit the new names: {field} is {escape(theirs)} "
+                    f"under the old name, {escape(here)} under the new one.",
+                    hint="Do not rename these modules, or leave them out.",
                     details=[one.name for one in tensors],
                 )
             raise PlanError(
-                f"the codes of {other} would be decoded by the settings of {escape(name)}: {field} is "
+                f"the quantised tensors of {other} would be decoded with the settings of {escape(name)}: {field} is "
                 f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
-                hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
+                hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave out the quantised tensors of one model.",
                 details=[one.name for one in tensors],
             )
 
 
 def _decoded(plan: Plan, place: int, codes: Mapping[str, CodedTensor]) -> Iterator[Decoded]:
-    """Yield the modules whose codes a plan takes from a source, with their names in the output."""
+    """Yield the quantised modules that a plan takes from a source, with their names in the output."""
     for step in plan.steps:
         for one in step.inputs:
             tensor = codes.get(one.key) if one.source == place else None
@@ -126,7 +126,10 @@ def _decoded(plan: Plan, place: int, codes: Mapping[str, CodedTensor]) -> Iterat
 def unsettled_notes(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Say which codes have no settings of their own and are decoded by those of the output, as ``check_settings``."""
+    """Return notes on sources without settings for their quantised tensors, which the output's settings decode.
+
+    ``owner`` and ``given`` are as in ``check_settings``.
+    """
     copied = _copied(plan, opened)
     first = next(
         (place for place in (*([] if owner is None else [owner]), *copied) if opened[place].quantisation), None
@@ -136,19 +139,19 @@ def unsettled_notes(
     name = escape(plan.target.name if given or first is None else plan.sources[first].name)
     told = {place: [one for one in tensors if is_known_by_settings(one)] for place, tensors in copied.items()}
     return [
-        f"{escape(plan.sources[place].name)} has no settings of {count(len(tensors), 'quantised tensor')} of "
-        f"{tensors[0].method}, which are decoded by those of {name}"
+        f"{escape(plan.sources[place].name)} has no settings for {count(len(tensors), 'quantised tensor')} of "
+        f"{tensors[0].method}, which are decoded with those of {name}"
         for place, tensors in told.items()
         if tensors and not opened[place].quantisation and (given or place != first)
     ]
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
-    """Say that the tensor is left out by which ComfyUI knows that a file has scales."""
+    """Yield a note if a plan takes scales, but not the tensor by which ComfyUI knows that a file has scales."""
     marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
     if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
         return
     codes = checkpoint.codes.by_key
     taken = (one.key for step in plan.steps for one in step.inputs if one.source == place and one.key in codes)
     if any(f".{key}".endswith(".scale_weight") for key in taken):
-        yield f"{escape(marker)} is left out, without which ComfyUI does not use the scales: it takes codes for numbers"
+        yield f"{escape(marker)} is left out: without it ComfyUI ignores the scales, and reads codes as plain numbers"

@@ -1,4 +1,4 @@
-"""Rows that go by place under another tokeniser, each for another token: an error, unless it was asked for."""
+"""Refuses rows that are taken by place from a model with another tokeniser, unless the user asked for it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,28 @@ __all__ = [
 ]  # fmt: skip
 
 PLACE = "place"
-"""What ``--vocab`` says if rows are to go by place, whatever their tokens are."""
-MERGED = "--vocab union (or base, or FILE) merges rows by token, --vocab place by place."
-"""What to do in a merge."""
-RECIPE = f"Write tokenizer_source: union (or base, or a model) into it; or {MERGED}"
-AVERAGED = "ckpt merge -m linear --vocab union (or base, or FILE) averages rows by token, --vocab place by place."
-COPIED = "--vocab SRC_TOKENS:DST_TOKENS maps rows by token, --vocab place copies them by place; or --exclude them."
-EXTRACTED = "--save-modules saves rows whole, --exclude leaves them out, --vocab place subtracts them by place."
-ADAPTED = "Save embedding and output layer with the adapter (modules_to_save); --vocab place takes rows by place."
+"""The value of ``--vocab`` for taking rows by place, whatever their tokens are."""
+MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by place."
+"""Hint in a merge; below are those of other commands."""
+RECIPE = f"Write tokenizer_source: union (or base, or a model) into the recipe. Or u{MERGED[1:]}"
+AVERAGED = (
+    "Use ckpt merge -m linear --vocab union (or base, or FILE) to average rows by token; --vocab place goes by place."
+)
+COPIED = (
+    "Use --vocab SRC_TOKENS:DST_TOKENS to map rows by token, --vocab place to copy them by place, or --exclude them."
+)
+EXTRACTED = "Use --save-modules to save whole rows, --exclude to omit them, or --vocab place to subtract them by place."
+ADAPTED = (
+    "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by place."
+)
 BROKEN = "the tokeniser of "
-"""How it begins that one is broken: nobody knows its rows."""
+"""Beginning of the message that a tokeniser cannot be read."""
 _BY_TOKEN = ("map", "init", "keep")
-"""Steps that take no rows by place."""
+"""Operations of steps that do not take rows by place."""
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError for anything but place where rows cannot go by token."""
+    """Raise ConfigError if ``vocab`` is anything but None or "place"; ``why`` and ``remedy`` complete the message."""
     if vocab not in (None, PLACE):
         raise ConfigError(f"vocab is {brief_repr(vocab, 40)}: {why}", hint=remedy)
 
@@ -47,17 +53,20 @@ def checked_rows(
     folders: Sequence[ModelFolder],
     *,
     remedy: str,
-    said: bool = False,
+    allowed: bool = False,
     declared: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Return a plan whose rows of a vocabulary are those of the tokens that its output's tokeniser gives them.
+    """Return a plan after checking that rows taken by place stand for the same tokens in source and output.
 
-    ``folders`` are those of its sources; if the output has no tokeniser, the first that has one counts. Raises
-    PlanError with the ``remedy`` if another has other tokens and its rows go by place, unless this was ``said``: then
-    there is a note, as for tokenisers that cannot be compared. ``declared`` maps keys to the axis of the vocabulary.
+    ``folders`` are the folders of the sources. The tokeniser to compare with is the output's, else that of the first
+    source with one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and its rows are taken by
+    place. If the user asked for that (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
+    ``declared`` maps keys to the axis of their vocabulary.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
-    output = next((one for one in folders if one.tokenizer == made.tokenizer), made)  # which has been read
+    output = next(
+        (one for one in folders if one.tokenizer == made.tokenizer), made
+    )  # its tokens have already been read
     names = [escape(one.name) for one in plan.sources]
     known = [pair for pair in zip((output, *folders), ("the output", *names), strict=False) if pair[0].vocabulary]
     notes = []
@@ -67,20 +76,20 @@ def checked_rows(
         size = (made if output.vocabulary else known[0][0]).rows
         rows = dict(_rows(_by_place(plan, number), size, known[0][0].tokens or (), declared or {}))
         told = difference((folder, name), known[0], max(rows.values())) if rows else ""
-        if told.startswith(("row", BROKEN)) and not said:
+        if told.startswith(("row", BROKEN)) and not allowed:
             why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
             raise PlanError(
-                f"{why}, and rows would go by place: {listing(list(rows), 3)}.",
+                f"{why}, but rows would be taken by place: {listing(list(rows), 3)}.",
                 hint=remedy, details=list(rows),
             )  # fmt: skip
-        notes += [f"rows go by place, and {told}"] if told else []
+        notes += [f"rows are taken by place, but {told}"] if told else []
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
 def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabulary | None) -> Plan:
-    """Return a plan with a note where the source's list of ``--vocab`` is not the tokeniser beside a source.
+    """Return a plan with a note if the source's token list in ``--vocab`` differs from the tokeniser beside a source.
 
-    Raises PlanError if the two lists are named the other way round.
+    Raises PlanError if the two lists were given in the wrong order.
     """
     notes = []
     for source, folder in zip(plan.sources, folders, strict=False):
@@ -90,30 +99,30 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
         old, new = map(escape, change.paths)
         if theirs == change.new.tokens:
             raise PlanError(
-                f"--vocab names {new} as the new list, and it is that of {escape(source.name)}.",
-                hint=f"Name the source's first: --vocab {new}:{old}.",
+                f"--vocab has {new} as the destination's list, but it is that of the source {escape(source.name)}.",
+                hint=f"Put the source's list first: --vocab {new}:{old}.",
             )
         pairs = enumerate(zip(change.source.tokens, theirs, strict=False))
         found = next(((row, ours, own) for row, (ours, own) in pairs if ours != own), None)
         if found is not None:
             row, ours, own = found
             told = f"row {row} is {_token(ours)} in {old} and {_token(own)} in the tokeniser of {escape(source.name)}"
-            notes.append(f"{told}: the list counts")
+            notes.append(f"{told}: the list of --vocab is used")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
-    """Say that the tuned network of an adapter has other tokens than its base; ``whole`` if its rows go along."""
+    """Return a note if a fine-tuned model has other tokens than its base; ``whole`` if its rows are saved whole."""
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
         return []
     first, second = map(escape, names)
     if whole:
-        return [f"the rows that go along are those of {first}'s tokens: its tokeniser belongs beside the adapter"]
+        return [f"the saved rows are for the tokens of {first}: its tokeniser belongs beside the adapter"]
     return [f"the tokenisers of {first} and {second} differ: the adapter is for the tokens of {second}"]
 
 
 def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
-    """Say in what the tokenisers of two named folders differ, '' if in nothing."""
+    """Return how the tokenisers of two named folders differ, as text; '' if they do not."""
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):
         second = folder.other_list(output)
@@ -129,14 +138,15 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
         return f"row {found[0]} is {_token(found[2])} in {name} and {_token(found[1])} in {its_name}"
     number = len(folder.tokens)
     if number < min(len(output.tokens), rows):
-        return f"{name} has no token from row {number} on, where {its_name} has {_token(output.tokens[number])}"
+        return f"{name} has no token from row {number} on, but {its_name} has {_token(output.tokens[number])}"
     return ""
 
 
 def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield tensors of which rows of a source are taken by place; a policy for shapes says itself that it does.
+    """Yield key and shape of each tensor for which a plan takes rows of a source by place.
 
-    Those that are made of them have their key and shape; of factors, it is the tensors whose difference they are of.
+    Tensors resized by a policy are omitted: the policy has a note of its own. For the factors of an adapter, key and
+    shape are those of the tensor whose difference they approximate.
     """
     for step in plan.steps:
         taken = step.op not in _BY_TOKEN and not step.policy
@@ -148,7 +158,7 @@ def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _rows(
     taken: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield tensors that have a row for each token of the output, and how many: as declared, or by name and length."""
+    """Yield key and number of rows of each tensor with a row for each token, as declared or by its name and size."""
     for key, shape in taken:
         axis = declared.get(key, 0)
         if axis < len(shape) and (key in declared or is_of_tokens(key, len(shape))):
@@ -158,10 +168,10 @@ def _rows(
 
 
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
-    """Return the first row whose token is another in a folder, and both tokens; '' for one that it does not have.
+    """Return the first row whose token differs, and both tokens; '' for a token that the folder lacks.
 
-    Of the files of a tokeniser only ``tokenizer.json`` is known to have all tokens; a row beyond those of the output is
-    that of no token there.
+    A shorter list counts as lacking tokens only if it is from ``tokenizer.json``, which is known to have all tokens.
+    Rows beyond the output's tokens are not compared.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()
     for place, (one, other) in enumerate(zip(mine[:rows], theirs, strict=False)):

@@ -1,4 +1,4 @@
-"""Sizes and model families that config.json states, held against shapes and names of the tensors."""
+"""Notes on sizes and model types in config.json that contradict the shapes and names of the tensors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .config import has_parts
 __all__ = ["Described", "family_notes", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
-"""Weights from or into the inner width of a layer: its columns, of BERT's its rows."""
+"""Weights whose columns are the inner width of a layer; for the one named ``intermediate``, the rows."""
 OUTPUT = re.compile(r"\d\.self_attn\.o_proj\.weight$")
-"""The weight whose columns are the heads together; queries may have gates beside them."""
+"""The weight whose columns are all heads together; rows of queries may also hold gates."""
 INNER = ("intermediate", "hidden", "ffn", "inner", "feed_forward", "mlp")
-"""Words in the fields that give an inner width."""
+"""Words in the names of fields that give an inner width."""
 HEAD_SIZES = ("head_dim", "head_size", "kv_channels", "d_kv", "d_head")
 KEY_HEADS = ("key_value_heads", "kv_heads", "query_groups")
 USUAL = (64, 96, 128, 256)
-"""What classes have as length of heads if a configuration does not say it."""
-UNLOADED = "the model cannot be loaded so"
+"""Default sizes of attention heads in some classes."""
+UNLOADED = "transformers cannot load this model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
-"""Fields of models whose layers have sizes of their own."""
+"""Fields of models whose layers differ in size."""
 
 
 class Described(NamedTuple):
-    """A tensor of a model: ``tied_to`` is the first key of the same values, '' if it has its own."""
+    """A tensor of a model: ``tied_to`` is the first key with the same values; '' if the tensor is not tied."""
 
     key: str
     dtype: str
@@ -38,9 +38,9 @@ class Described(NamedTuple):
 
 
 def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the configuration of a model of one part says of sizes that no layer has.
+    """Yield notes on sizes in a configuration that no layer has; none for nested configurations.
 
-    Layers of one model may differ, and their classes have defaults: one that fits is enough.
+    Layers of one model may differ, and classes have defaults: one layer with a size that fits is enough.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
@@ -50,12 +50,12 @@ def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iter
 
 
 def is_plain(one: Described) -> bool:
-    """Whether a tensor is a matrix of numbers, as they are and not packed."""
+    """Whether a tensor is a matrix of plain floating-point numbers, not packed."""
     return len(one.shape) == 2 and min(one.shape) > 1 and is_number(one)
 
 
 def is_number(one: Described) -> bool:
-    """Whether a tensor's values are numbers, as they are and not packed."""
+    """Whether a tensor has plain floating-point numbers, not packed, of 8 bits or more."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
@@ -70,25 +70,25 @@ def _feed_forward(weights: Mapping[str, Described], config: Mapping[str, Any]) -
     if known.isdisjoint(sizes.values()):
         key, size = next(iter(sizes.items()))
         has = count(size, "row" if found[key][1] else "column")
-        yield f"config.json says {width} (intermediate_size), and {escape(key)} has {has}: {UNLOADED}"
+        yield f"config.json says {width} (intermediate_size), but {escape(key)} has {has}: {UNLOADED}"
 
 
 def _attention(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Compare the heads of layers that have keys and values of their own: others compress or share them."""
+    """Yield a note if the number or size of heads fits no layer; layers that share or compress keys are omitted."""
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
     layers = [one for one in layers if f"{one}k_proj.weight" in weights and f"{one}q_proj.weight" in weights]
     if type(heads) is not int or type(width) is not int or heads < 1 or not layers:
         return
-    said = [size for size in _numbers(config, HEAD_SIZES) if size > 0]
-    is_said = type(config.get("head_dim")) is int
-    sizes = {*said, *(USUAL if not said else ()), *(() if is_said else (width // heads,))}
+    stated = [size for size in _numbers(config, HEAD_SIZES) if size > 0]
+    is_stated = type(config.get("head_dim")) is int
+    sizes = {*stated, *(USUAL if not stated else ()), *(() if is_stated else (width // heads,))}
     together = {f"{one}o_proj.weight": weights[f"{one}o_proj.weight"].shape[1] for one in layers}
     if {heads * size for size in sizes}.isdisjoint(together.values()):
         key, columns = next(iter(together.items()))
-        of = f" of {config['head_dim']} (num_attention_heads, head_dim)" if is_said else " (num_attention_heads)"
+        of = f" of {config['head_dim']} (num_attention_heads, head_dim)" if is_stated else " (num_attention_heads)"
         yield (
-            f"config.json says {count(heads, 'head')}{of}, and {escape(key)} has {count(columns, 'column')}: {UNLOADED}"
+            f"config.json says {count(heads, 'head')}{of}, but {escape(key)} has {count(columns, 'column')}: {UNLOADED}"
         )
         return
     own = config.get("num_key_value_heads", 0)
@@ -97,19 +97,19 @@ def _attention(weights: Mapping[str, Described], config: Mapping[str, Any]) -> I
     if groups and {group * size for group in groups for size in sizes}.isdisjoint(keys.values()):
         key, rows = next(iter(keys.items()))
         yield (
-            f"config.json says {count(own or heads, 'head')} of keys and values (num_key_value_heads), and "
+            f"config.json says {count(own or heads, 'head')} of keys and values (num_key_value_heads), but "
             f"{escape(key)} has {count(rows, 'row')}: {UNLOADED}"
         )
 
 
 def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
-    """Yield the whole numbers in fields of such names, those in lists too."""
+    """Yield the whole numbers, also those in lists, of fields whose name contains one of the words."""
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
 
 
-# Weights of another class of model than config.json says, known by names in their layers: a note.
+# Notes on weights of another model type than config.json says, recognised by the names in their layers.
 
 _LLAMA = (
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi3",
@@ -136,7 +136,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""Modules of layers, and the model types that have them; no other one of these has."""
+"""Names of modules in layers, and the model types that have them; no other type in this list has them."""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))
@@ -153,9 +153,9 @@ _PARTS = tuple(
         ("self_attn.q_proj.bias", r"\d\.self_attn\.q_proj\.bias$", ("qwen2",), ("mistral", "mixtral")),
     )
 )  # fmt: skip
-"""Tensors of layers by a short name, the model types that have them always, and those that never do."""
+"""Tensors of layers: short name, pattern, model types that always have them, and types that never have them."""
 _LAYER = re.compile(r"\d\.self_attn\.(q|qkv|o)_proj\.weight$")
-"""Weights of layers that have, or lack, those parts."""
+"""A weight that every layer has, by which layers are recognised."""
 _BIASES = {
     "attention_bias": re.compile(r"\d\.self_attn\.q_proj\.weight$"),
     "mlp_bias": re.compile(r"\d\.mlp\.(?:up|down)_proj\.weight$"),
@@ -165,18 +165,18 @@ _BIASES = {
 _UNBIASED = frozenset((
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
 ))  # fmt: skip
-"""Model types that have no bias of attention unless their configuration says so."""
+"""Model types without biases in attention unless their configuration sets ``attention_bias``."""
 _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
-"""Names of classes of transformers with an output layer over a vocabulary, and with one over labels."""
+"""Names of transformers' classes with an output layer over labels; above, those with one over a vocabulary."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""Model types, and a field that is of other modules in them."""
+"""Model types, and a field that is about other modules in them."""
 
 
 def family_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what tensors tell of the class of a model of one part that its configuration says otherwise.
+    """Yield notes on tensors that contradict the model type in a configuration; none for nested configurations.
 
-    Of code that a configuration names (``auto_map``) nothing is known.
+    There are none either if the configuration names code of its own (``auto_map``).
     """
     if has_parts(config) or config.get("auto_map"):
         return
@@ -186,25 +186,26 @@ def family_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Ite
     if isinstance(kind, str) and kind in _KNOWN:
         other = next(_of_others(keys, kind), "")
         if other:
-            yield f"config.json says {kind} (model_type), and no {kind} has {escape(other)}: its weights are not loaded"
+            has = f"no {kind} model has {escape(other)}"
+            yield f"config.json says {kind} (model_type), but {has}: the weights are not loaded"
             return
         yield from _parts(keys, kind)
     yield from _biases(tensors, config)
 
 
 def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that there is a classifier, or none, although the classes that a configuration names say otherwise."""
+    """Yield a note if there is a classifier, or none, against what ``architectures`` says."""
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
     found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
     if not classes:
         return
-    said = f"config.json says {escape(classes[0])} (architectures)"
+    stated = f"config.json says {escape(classes[0])} (architectures)"
     if found and all(map(_OF_TOKENS.search, classes)):
-        yield f"{said}, which has no {escape(found)}: transformers ignores that, unless a classifier's class loads it"
+        yield f"{stated}, which has no {escape(found)}: transformers ignores it, unless a classification class loads it"
     are_known = config.get("model_type") in _KNOWN and all(map(_OF_LABELS.search, classes))
     if not found and are_known and any(map(_is_of_known, keys)):
-        yield f"{said}, and there is no classifier: transformers initialises it"
+        yield f"{stated}, but there is no classifier: transformers initialises it"
 
 
 def _is_of_known(key: str) -> bool:
@@ -212,7 +213,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that are of other model types, if none is of this one."""
+    """Yield the keys that belong to other model types, if no key belongs to this type."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
@@ -220,29 +221,30 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Say what layers have that no model of this type has, and what they lack that each of them has."""
+    """Yield notes on tensors in layers that no model of this type has, or that the layers lack but every one has."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
     for name, pattern, having, lacking in _PARTS:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
         if found and kind in lacking:
-            yield f"config.json says {kind} (model_type), and no {kind} has {escape(found)}: transformers ignores such"
+            has = f"no {kind} model has {escape(found)}"
+            yield f"config.json says {kind} (model_type), but {has}: transformers ignores it"
         elif layer and not found and kind in having:
-            yield f"config.json says {kind} (model_type), and the layers have no {name}: transformers initialises it"
+            yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
 
 
 def _biases(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that modules have a bias, or have none, although the configuration says otherwise."""
+    """Yield notes on biases that are there, or are not, against what the configuration says."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():
-        said = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
+        flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
         biases = [
             f"{one.key.removesuffix('weight')}bias" for one in tensors if pattern.search(one.key) and is_plain(one)
         ]
-        if not isinstance(said, bool) or not biases or (kind, field) in _ELSEWHERE:
+        if not isinstance(flag, bool) or not biases or (kind, field) in _ELSEWHERE:
             continue
         there = next((key for key in biases if key in keys), "")
-        if there and not said:
+        if there and not flag:
             spoken = f"says {field}: false" if field in config else f"does not say {field}"
-            yield f"config.json {spoken}, and there is {escape(there)}: transformers ignores such"
-        elif said and not there:
-            yield f"config.json says {field}: true, and there is no {escape(biases[0])}: transformers initialises it"
+            yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
+        elif flag and not there:
+            yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"

@@ -1,4 +1,4 @@
-"""Output layers that are, or are not, the input embedding: what becomes of them under a configuration's flag."""
+"""Notes on output layers that are tied, or not, against what ``tie_word_embeddings`` in a configuration says."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
-"""Names that an output layer could have, in whatever encoding; it lies in no numbered module."""
+"""Names that an output layer could have, also if it is quantised; it is not inside a numbered module."""
 
 
 def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
-    """Return a plan with a note on each source whose output layer the output has not, though it has its embedding.
+    """Return a plan with a note on each source from which the output takes the embedding but not the output layer.
 
-    ``folders`` and ``keys`` are those of the sources, in their order; ``tied`` is whether the output computes with its
-    embedding where it has no output layer.
+    ``folders`` and ``keys`` are those of the sources, in their order. ``tied`` says whether an output without an output
+    layer uses its embedding as one.
     """
     notes = [
         note
@@ -45,14 +45,14 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     unused = next((key for source, key in plan.unexpected if source == number and HEAD.search(key)), "")
     if unused and not heads and tied:
         yield (
-            f"the output computes with its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
-            "and may be another"
+            f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
+            "though its values may differ"
         )
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:
             if not any(_is_from(step, one) for one in range(len(plan.sources))) or step.op == "keep":
                 made = "stays the destination's" if step.op == "keep" else "is initialised"
-                yield f"{escape(step.key)} {made}, while {name} computes with its embedding there ({TIES})"
+                yield f"{escape(step.key)} {made}, while {name} uses its embedding as output layer ({TIES})"
 
 
 def _is_from(step: Step, source: int) -> bool:
@@ -60,7 +60,7 @@ def _is_from(step: Step, source: int) -> bool:
 
 
 def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str]:
-    """Yield a note on an output layer that is the input embedding in some of the models that are merged, as they say.
+    """Yield a note on an output layer that is tied to the embedding in some of the merged models, but not in all.
 
     ``folders`` are those of the sources, in their order.
     """
@@ -70,17 +70,17 @@ def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str
         tied = {one.source: one.key for one in step.inputs if folders[one.source].is_tied}
         others = [plan.sources[one.source].name for one in step.inputs if one.source not in tied]
         if tied and others:
-            said = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
+            embeddings = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
             yield (
-                f"{escape(step.key)} is made of {listing(said, where='')} too, where the embedding is the output layer "
-                f"({TIES}), not so in {listing(others)}: the two come apart"
+                f"{escape(step.key)} is merged with {listing(embeddings, where='')}, where it is tied to the embedding "
+                f"({TIES}), and with {listing(others)}, where it is not: the output does not tie the two"
             )
 
 
 def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on an output layer that a configuration ties to the embedding, or that it wants and nobody has.
+    """Yield a note on an output layer that is stored although it is tied, or that is missing although it is not tied.
 
-    ``folder`` is what goes beside these weights.
+    ``folder`` has the files beside these weights.
     """
     embedding = next((one for one in tensors if EMBEDDING.search(one.key) and len(one.shape) == 2), None)
     if embedding is None:
@@ -91,22 +91,22 @@ def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[st
     for one in tensors:
         if HEAD.search(one.key) and one.shape[1:] == embedding.shape[1:] and not one.tied_to:
             yield (
-                f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), and "
-                f"{escape(one.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
+                f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), but "
+                f"{escape(one.key)} is stored too: if the two differ, transformers before 5 ignores the latter"
             )
 
 
 def _wanted(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
-    """Say that there is no output layer, where a configuration or the class of its model unties it."""
-    said = f"says that the output layer is not the embedding ({TIES}: false)"
+    """Yield a note if the output layer is missing although the configuration or the model's class does not tie it."""
+    flag = f"says that the output layer is not the embedding ({TIES}: false)"
     if folder.said_tied is None:
         kind = escape(model_type_of(folder.config))
-        said = f"does not say {TIES}: the output layer of {kind} is then not the embedding"
+        flag = f"does not say {TIES}: the output layer of {kind} is then not the embedding"
         if not untied_by_default(folder.config):
             return
     wants = any(HEADED.search(name) for name in _architectures(folder))
     if wants and not any(ANY_HEAD.search(one.key) and not EMBEDDING.search(one.key) for one in tensors):
-        yield f"config.json {said}, and there is none"
+        yield f"config.json {flag}, but there is no output layer"
 
 
 def _architectures(folder: ModelFolder) -> list[str]:
@@ -115,9 +115,9 @@ def _architectures(folder: ModelFolder) -> list[str]:
 
 
 def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return the name of the output layer that a language model does not store, with that of its embedding.
+    """Return the key of a tied output layer that a language model does not store, mapped to that of its embedding.
 
-    It is empty where the model stores one, does not tie it, or is of another kind.
+    The mapping is empty if the model stores its output layer, does not tie it, or is of another kind.
     """
     if not folder.is_tied or not any(HEADED.search(name) for name in _architectures(folder)):
         return {}
@@ -129,7 +129,7 @@ def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[st
 
 
 def has_new_head(plan: Plan, base: Collection[str]) -> bool:
-    """Whether adapters give a base (of these keys) that computes with its embedding an output layer of its own."""
+    """Whether adapters give a base with a tied output layer (``base`` has its keys) an output layer of its own."""
     heads = [step for step in plan.steps if HEAD.search(step.key)]
     embeddings = [step for step in plan.steps if EMBEDDING.search(step.key)]
     changed = any(map(_is_changed, embeddings))

@@ -1,4 +1,4 @@
-"""Tokens of a model's folder: added tokens, special tokens and their ids, held against the weights."""
+"""Notes on added and special tokens of a model's folder that contradict the vocabulary or the weights."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ __all__ = [
     "unlisted_names",
 ]
 
-# Tokens that files of a tokeniser add with numbers for which the embedding has no row.
+# Tokens that a tokeniser adds with ids for which the embedding has no row.
 
 ADDED = "added_tokens.json"
 WHOLE = "tokenizer.json"
 OLDER, LINES = VOCABULARIES[1:3]
 LONGEST = 10
-"""Digits of a number that is a row's."""
+"""Row numbers have fewer digits than this."""
 
 
 def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on the first file of a tokeniser that numbers tokens from ``rows`` on; ``has`` says whose these are.
+    """Yield a note on the first file of a tokeniser that adds tokens with ids of ``rows`` or more.
 
-    What a vocabulary that could be read has is counted already.
+    ``has`` is text that names the tensor with these rows. Tokens of a readable vocabulary are checked elsewhere.
     """
     named = {one.name for one in folder.files}
     for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
         listed = added_in(folder, name) if name in named else ()
         found = {token: number for token, number in listed if number >= rows and token not in needless(folder)}
         if found:
-            said = listing([f"{token} is {number}" for token, number in found.items()], 3)
-            yield f"{escape(name)} adds {count(len(found), 'token')} without a row, and {has}: {said}"
+            examples = listing([f"{token} is {number}" for token, number in found.items()], 3)
+            yield f"{escape(name)} adds {count(len(found), 'token')} without a row, since {has}: {examples}"
             return
 
 
 def needless(folder: ModelFolder) -> set[str]:
-    """Return the tokens that need no row: begin and end of a sentence in a CTC model, which puts out neither."""
+    """Return the tokens that need no row: those for begin and end of a sentence, which a CTC model never emits."""
     names = _names(folder) if is_ctc(folder) else {}
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
@@ -68,12 +68,12 @@ def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     listed = _object(folder, OLDER)
     found = {token: number for token, number in listed.items() if type(number) is int and number >= rows}
     if found and len(listed) <= rows and len(found) < len(listed):
-        said = listing([f"{_brief(token)} is {number}" for token, number in found.items()], 3)
-        yield f"{OLDER} leaves numbers out and gives {count(len(found), 'token')} one without a row, and {has}: {said}"
+        examples = listing([f"{_brief(token)} is {number}" for token, number in found.items()], 3)
+        yield f"{OLDER} skips ids, which leaves {count(len(found), 'token')} without a row, since {has}: {examples}"
 
 
 def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a file adds with their numbers; none of a file that cannot be read, which is said."""
+    """Yield the tokens that a file adds, and their ids; none if it cannot be read, which is reported elsewhere."""
     try:
         document = json.loads(folder.read(name, LARGEST))
     except (ConfigError, SourceError, ValueError, RecursionError):
@@ -95,13 +95,13 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
                 yield token, int(number)
 
 
-# Two files of one tokeniser that number its tokens otherwise: a note.
+# Notes on two files of one tokeniser that give tokens different ids.
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if two files of a tokeniser do not fit together: vocab.json and merges.txt, or two token lists.
 
-    Nothing is said of files that would have to be fetched, or that cannot be read.
+    Files that would have to be fetched, or that cannot be read, are not compared.
     """
     for older in (OLDER, LINES):
         yield from _other_tokens(folder, older)
@@ -124,27 +124,27 @@ def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
         yield f"{older} and {WHOLE} {differ}: row {row} is {one} in {older} and {two} in {WHOLE}"
 
 
-# Special tokens that a tokeniser names: ids of a configuration that are of other words, and names without a row.
+# Notes on special tokens: ids in a configuration that are those of words, and special tokens without a row.
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The special tokens that have a name, in the order in which transformers adds those that a vocabulary lacks."""
+"""Fields with special tokens, in the order in which transformers adds tokens that a vocabulary lacks."""
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
-"""Special tokens of configurations that a tokeniser does not name."""
+"""Special tokens that configurations have ids of, but tokenisers do not name."""
 ROLES = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
 FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
 SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)
-"""Tokens that look special, or like those of languages, and not like words."""
+"""Tokens that look like special or language tokens, not like words."""
 UNUSED = ("ForCTC",)
-"""Ends of the names of models that have no use for special tokens but the blank, which is their pad_token."""
+"""Endings of the names of classes that use no special token but the blank, which is their pad_token."""
 OLD = "clip"
-"""In the name of models whose ids are not those of their tokeniser, which transformers knows (CLIPTextModel)."""
+"""Part of the names of model types whose ids differ from the tokeniser's, as transformers knows (CLIPTextModel)."""
 
 
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if ids of special tokens are those of ordinary words in the tokeniser beside, which names others.
+    """Yield notes on ids of special tokens in configurations that are the ids of ordinary words in the tokeniser.
 
-    Many sound models have another special token than the tokeniser names: such ids are not said. ``read`` has read
-    the vocabulary.
+    An id of another special token gets no note: many valid models have that. ``read`` is the folder whose vocabulary
+    has been read.
     """
     size, tokens = folder.rows, _tokens(read) if folder.config else ()
     if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
@@ -155,7 +155,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         for one in (*stale_ids(_object(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
     if named_so:
-        yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
+        yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
     names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
     yield from _of_other_roles(folder, names, places)
@@ -164,19 +164,19 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if not found:
         return
     special = {*names.values(), *_added(folder)}
-    said = []
+    words = []
     for field, file, ids in found:
         named = names.get(field, "")
         if (named in places or field in STARTS) and special.isdisjoint(tokens[one] for one in ids):
             own = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 2, where="")
             meant = f", while {field} is {_brief(named)} ({places[named]})" if named else ""
-            said.append(f"{field}_id of {file} is {own}{meant}")
-    if said:
-        yield f"ids of other words in the tokeniser beside them: {listing(said, 4, where='')}"
+            words.append(f"{field}_id of {file} is {own}{meant}")
+    if words:
+        yield f"ids of special tokens that are other words in the tokeniser: {listing(words, 4, where='')}"
 
 
 def is_ctc(folder: ModelFolder) -> bool:
-    """Whether the model's output layer has a row for each token, and one for the blank, which is the pad_token."""
+    """Whether a model is for CTC: its output layer has a row for each token, and its pad_token is the blank."""
     architectures = folder.config.get("architectures")
     return str(architectures[0] if isinstance(architectures, list) and architectures else "").endswith(UNUSED)
 
@@ -184,7 +184,7 @@ def is_ctc(folder: ModelFolder) -> bool:
 def _blank(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
-    """Say that the blank of a CTC model is another special token than the tokeniser takes for it."""
+    """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token."""
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
         return
@@ -194,15 +194,15 @@ def _blank(
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
-    """Yield the ids of languages that a tokeniser, of which all tokens are known, does not have."""
-    said, known = _object(folder, file).get(LANGUAGES), frozenset(tokens)
-    for name, number in said.items() if isinstance(said, dict) and read.has_all_tokens else ():
+    """Yield the ids in ``lang_to_id`` whose language token is not in the tokeniser, if all its tokens are known."""
+    languages, known = _object(folder, file).get(LANGUAGES), frozenset(tokens)
+    for name, number in languages.items() if isinstance(languages, dict) and read.has_all_tokens else ():
         if name not in known and type(number) is int and 0 <= number < len(tokens) and tokens[number]:
             yield LostId(f"{LANGUAGES}.{name}", number, tokens[number])
 
 
 def _of_other_roles(folder: ModelFolder, names: dict[str, str], places: dict[str, int]) -> Iterator[str]:
-    """Say that the ids of two special tokens are those of each other, or that the end is the unknown token."""
+    """Yield a note if the ids of two special tokens are swapped, or if eos_token_id is the id of the unknown token."""
     if is_ctc(folder):
         return
     for file in (CONFIG, GENERATION):
@@ -211,9 +211,9 @@ def _of_other_roles(folder: ModelFolder, names: dict[str, str], places: dict[str
             ids = [fields.get(f"{name}_id") for name in pair]
             wanted = [own.get(name, -1) for name in pair]
             if ids == wanted[::-1] and min(wanted) >= 0 and wanted[0] != wanted[1]:
-                said = " and ".join(f"{name}_id is {number}" for name, number in zip(pair, ids, strict=True))
+                swapped = " and ".join(f"{name}_id is {number}" for name, number in zip(pair, ids, strict=True))
                 named = " and ".join(f"{name} {_brief(names[name])} ({own[name]})" for name in pair)
-                yield f"{said} in {file}, and the tokeniser beside it has {named}: each is the other's"
+                yield f"{swapped} in {file}, but the tokeniser beside it has {named}: the two are swapped"
         end, unknown = own.get("eos_token", -1), own.get("unk_token", -1)
         if fields.get("eos_token_id") == unknown and min(end, unknown) >= 0 and end != unknown:
             named = f"{_brief(names['unk_token'])}, the unk_token of the tokeniser beside it"
@@ -222,7 +222,7 @@ def _of_other_roles(folder: ModelFolder, names: dict[str, str], places: dict[str
 
 
 def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Say that what a decoder has to begin with are ordinary words."""
+    """Yield a note if the tokens that a decoder is forced to begin with are ordinary words."""
     for file in (CONFIG, GENERATION):
         pairs = _object(folder, file).get(FORCED)
         rows = [one for one in pairs if isinstance(one, list) and len(one) == 2] if isinstance(pairs, list) else []
@@ -232,14 +232,15 @@ def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]
             and not any(SPECIAL.fullmatch(tokens[one]) for one in ids)
             and _added(folder).isdisjoint(tokens[one] for one in ids)
         ):
-            said = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 3, where="")
-            yield f"{FORCED} of {file} are ids of words in the tokeniser beside it: {said}"
+            examples = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 3, where="")
+            yield f"{FORCED} of {file} are ids of words in the tokeniser beside it: {examples}"
 
 
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on special tokens that a tokeniser names, has not, and gets without a row; ``has`` says the rows.
+    """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
 
-    Nothing is said of a tokeniser with code of its own, which may have them.
+    ``has`` is text that names the tensor with these rows. A tokeniser with code of its own gets no note: it may have
+    such tokens.
     """
     tokens = _tokens(folder)
     if not tokens or folder.vocabulary in BYTE_PAIRS or _object(folder, TOKENIZER).get("auto_map"):
@@ -247,25 +248,25 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     names = {name: token for name, token in _names(folder).items() if token not in tokens}
     added = _added(folder) if names else set()
     missing = [token for token in dict.fromkeys(names.values()) if token not in added]
-    said = [
+    beyond = [
         f"{next(name for name in names if names[name] == token)} {_brief(token)} is {number}"
         for number, token in enumerate(missing, len(tokens))
         if number >= rows and token not in needless(folder)
     ]
-    if said:
-        named = f"{count(len(said), 'token')} that {escape(folder.vocabulary)} lacks"
-        yield f"{TOKENIZER} names {named}, and {has}: {listing(said, 3, where='')} without a row"
+    if beyond:
+        named = f"{count(len(beyond), 'token')} that {escape(folder.vocabulary)} lacks"
+        yield f"{TOKENIZER} names {named}, but {has}: {listing(beyond, 3, where='')} without a row"
 
 
 def _tokens(folder: ModelFolder) -> tuple[str, ...]:
-    """Return the tokens of a folder; none where they would have to be fetched."""
+    """Return the tokens of a folder; none if they would have to be fetched."""
     if not folder.vocabulary or any(scheme_of(one.path) for one in folder.tokenizer):
         return ()
     return folder.tokens or ()
 
 
 def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield which special tokens a configuration has, in which file, and their ids."""
+    """Yield each special token in the configurations: its name, the file, and its ids."""
     names = ("pad_token",) if is_ctc(folder) else (*NAMES, *STARTS)
     for file in (CONFIG, GENERATION):
         fields = _object(folder, file)
@@ -277,17 +278,17 @@ def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Whether every id is that of a token that looks like a word, and none is that of the named token."""
+    """Whether all ids are those of tokens that look like words, and none is that of the tokeniser's special token."""
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
     return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))
 
 
 def _names(folder: ModelFolder) -> dict[str, str]:
-    """Return the special tokens that a tokeniser names."""
+    """Return the special tokens that a tokeniser names, by field."""
     fields = {**_object(folder, "special_tokens_map.json"), **_object(folder, TOKENIZER)}
-    said = {name: fields.get(name) for name in NAMES}
-    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in said.items()}
+    values = {name: fields.get(name) for name in NAMES}
+    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in values.items()}
     return {name: token for name, token in found.items() if isinstance(token, str) and token}
 
 
@@ -298,7 +299,7 @@ def _added(folder: ModelFolder) -> set[str]:
 
 
 def _object(folder: ModelFolder, name: str) -> dict[str, Any]:
-    """Return a small JSON object of a folder; nothing if it is not there or none, which is said."""
+    """Return a small JSON object of a folder; empty if it is missing or cannot be read, which is reported elsewhere."""
     if all(one.name != name for one in folder.files):
         return {}
     with suppress(ConfigError, SourceError, ValueError, RecursionError):

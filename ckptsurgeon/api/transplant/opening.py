@@ -156,7 +156,7 @@ def plan_into(
             plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
         tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
-        plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
+        plan = checked_rows(plan, folders, remedy=COPIED, allowed=by_place, declared=target.vocabulary)
         plan = with_model_files_pinned(plan, folders)
     except BaseException:
         for checkpoint in opened:

@@ -166,14 +166,12 @@ def other_tokens() -> None:
 
 def test_an_extract_does_not_subtract_rows_of_other_tokens() -> None:
     other_tokens()
-    said = (
-        r"the tokenisers differ \(row 4 is 'a' in b and 'w' in a\), and rows would go by place: lm_head.weight, model"
-    )
+    said = r"the tokenisers differ \(row 4 is 'a' in b and 'w' in a\), but rows would be taken by place: lm_head.weight, model"
     with pytest.raises(cs.PlanError, match=said) as error:
         cs.lora_extract("a", "b", rank=2, embeddings=True)
     assert "--vocab place" in error.value.hint
     plan = cs.lora_extract("a", "b", rank=2, embeddings=True, exclude=["lm_head"], vocab="place")
-    assert "rows go by place, and row 4 is 'a' in b and 'w' in a" in plan.notes
+    assert "rows are taken by place, but row 4 is 'a' in b and 'w' in a" in plan.notes
     assert plan.arguments["vocab"] == "place"
     with pytest.raises(cs.ConfigError, match="subtracted by place"):
         cs.lora_extract("a", "b", vocab="union")
@@ -184,7 +182,7 @@ def test_an_extract_says_whose_tokens_it_is_for() -> None:
     without = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"])
     assert "the tokenisers of a and b differ: the adapter is for the tokens of b" in without.notes
     whole = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"], save_modules=True)
-    said = "the rows that go along are those of a's tokens: its tokeniser belongs beside the adapter"
+    said = "the saved rows are for the tokens of a: its tokeniser belongs beside the adapter"
     assert (said in whole.notes) == any("embed_tokens" in step.key for step in whole.steps)
     assert said in whole.notes
     Path("a/vocab.json").write_text(Path("b/vocab.json").read_text())

@@ -50,7 +50,7 @@ VERBS: dict[str, Callable[[str, str], cs.Plan]] = {
 
 
 def said(plan: cs.Plan) -> list[str]:
-    return [note for note in plan.notes if "compute otherwise" in note]
+    return [note for note in plan.notes if "compute different results" in note]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -72,16 +72,16 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
          "rope_scaling is {'factor': 4.0, 'rope_type': 'linear'} in a, null in b"),
         ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
          "rope_theta is 500000.0 in a, 10000.0 in b"),
-        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not said in b, 50.0 in a"),
-        ({"clip_qkv": 8.0}, "clip_qkv is not said in b, 8.0 in a"),
-        ({"sliding_window": 64, "layer_types": ["sliding_attention"]}, "sliding_window is not said in b, 64 in a"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not set in b, 50.0 in a"),
+        ({"clip_qkv": 8.0}, "clip_qkv is not set in b, 8.0 in a"),
+        ({"sliding_window": 64, "layer_types": ["sliding_attention"]}, "sliding_window is not set in b, 64 in a"),
         ({"attn_config": {"alibi": True}, "attention_dropout": 0.5, "id2label": {"0": "x"}, "model_type": "x"},
          "model_type is x in a, llama in b"),
     ],
 )  # fmt: skip
 def test_the_note_has_the_field_and_both_values(theirs: dict[str, Any], note: str) -> None:
     (found,) = said(cs.average([model("b"), model("a", **theirs)]))
-    assert found.endswith(f"config.json beside them: {note}")
+    assert found.endswith(f"config.json files differ: {note}")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_field_that_decides_is_said(one: dict[str, Any], other: dict[str, Any]
 @pytest.mark.parametrize(
     ("model_type", "theta", "note"),
     [
-        ("llama", 1e6, "rope_theta is not said in norope, 1000000.0 in withrope"),
-        ("mixtral", 10000.0, "rope_theta is not said in norope, 10000.0 in withrope"),
+        ("llama", 1e6, "rope_theta is not set in norope, 1000000.0 in withrope"),
+        ("mixtral", 10000.0, "rope_theta is not set in norope, 10000.0 in withrope"),
         ("llama", 10000, ""),
         ("mixtral", 1e6, ""),
     ],
@@ -139,7 +139,7 @@ def test_a_base_of_rotary_embeddings_that_one_lacks_is_the_default(model_type: s
     )
     for pair in (("norope", "withrope"), ("withrope", "norope")):
         for verb in VERBS.values():
-            assert [one.partition("beside them: ")[2] for one in said(verb(*pair))] == ([note] if note else [])
+            assert [one.partition("files differ: ")[2] for one in said(verb(*pair))] == ([note] if note else [])
 
 
 ALIKE = {
@@ -249,23 +249,23 @@ def rope(full: float, sliding: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("one", "other", "note"),
     [
-        ({"model_type": "opt", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not said in b"),
+        ({"model_type": "opt", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not set in b"),
         ({"model_type": "opt", "hidden_act": None}, {"activation_function": "relu"}, ""),
-        ({"model_type": "gpt2", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not said in b"),
+        ({"model_type": "gpt2", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not set in b"),
         ({"model_type": "gpt2", "hidden_act": None}, {"activation_function": "gelu_new"}, ""),
         ({"hidden_act": None}, {"hidden_act": "gelu"}, "hidden_act is gelu in a, null in b"),
         ({"hidden_act": None}, {"hidden_act": "swish"}, ""),
-        (GEMMA, {"sliding_window_pattern": 2}, "sliding_window_pattern is not said in b, 2 in a"),
+        (GEMMA, {"sliding_window_pattern": 2}, "sliding_window_pattern is not set in b, 2 in a"),
         (GEMMA, {"sliding_window_pattern": 6}, ""),
         (GEMMA, {"layer_types": [SLIDING] * 3}, ""),
-        (GEMMA, {"layer_types": [SLIDING, FULL, SLIDING]}, f"layer_types is not said in b, ['{SLIDING}', '{FULL}', "),
+        (GEMMA, {"layer_types": [SLIDING, FULL, SLIDING]}, f"layer_types is not set in b, ['{SLIDING}', '{FULL}', "),
         ({**GEMMA, "sliding_window_pattern": 2}, {"sliding_window_pattern": None, "layer_types": [SLIDING, FULL, SLIDING]}, ""),
         ({"model_type": "qwen3"}, {"layer_types": [FULL]}, ""),
-        ({"model_type": "qwen3"}, {"layer_types": [SLIDING]}, "layer_types is not said in b"),
+        ({"model_type": "qwen3"}, {"layer_types": [SLIDING]}, "layer_types is not set in b"),
         ({"model_type": "modernbert", "num_hidden_layers": 2}, {"layer_types": [FULL, SLIDING]}, ""),
         ({"model_type": "smollm3"}, {"no_rope_layers": [1]}, ""),
-        ({"model_type": "smollm3"}, {"no_rope_layers": [0]}, "no_rope_layers is not said in b, [0] in a"),
-        ({"model_type": "smollm3"}, {"no_rope_layer_interval": 1, "no_rope_layers": [0]}, "no_rope_layers is not said in b"),
+        ({"model_type": "smollm3"}, {"no_rope_layers": [0]}, "no_rope_layers is not set in b, [0] in a"),
+        ({"model_type": "smollm3"}, {"no_rope_layer_interval": 1, "no_rope_layers": [0]}, "no_rope_layers is not set in b"),
         ({**GEMMA, **rope(1e6, 1e4)}, rope(1e6, 1e4), ""),
         ({**GEMMA, **rope(1e6, 1e4)}, rope(5e5, 1e4), "rope_theta of full_attention is 500000.0 in a, 1000000.0 in b"),
         ({**GEMMA, **rope(1e6, 1e4)}, {"rope_parameters": None, **OLDER}, ""),
@@ -282,7 +282,7 @@ def test_what_one_leaves_out_is_what_its_class_has(one: dict[str, Any], other: d
     for pair, whole in ((("b", "a"), note), (("a", "b"), note.partition(" is ")[0])):
         found = said(cs.average(list(pair)))
         assert len(found) == bool(note)
-        assert all(f"beside them: {whole}" in line for line in found)
+        assert all(f"files differ: {whole}" in line for line in found)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "cohere2", "olmo3", "modernbert", "qwen2", "qwen3", "gpt_oss",
@@ -302,7 +302,7 @@ def test_the_order_of_layers_that_is_left_out_is_that_of_transformers(kind: str)
 
 
 def inputs(plan: cs.Plan) -> list[str]:
-    return [note for note in plan.notes if "inputs are made otherwise" in note]
+    return [note for note in plan.notes if "the models prepare inputs differently" in note]
 
 
 PICTURES = {"image_mean": [0.5, 0.5], "do_normalize": True, "image_processor_type": "ViTFeatureExtractor", "size": 224}
@@ -323,7 +323,9 @@ def test_inputs_that_are_made_otherwise_are_said(verb: str, theirs: dict[str, An
     Path("b/preprocessor_config.json").write_text(json.dumps(PICTURES))
     Path("a/preprocessor_config.json").write_text(json.dumps({**PICTURES, **theirs}))
     found = inputs(VERBS[verb]("a", "b"))
-    assert found == ([f"inputs are made otherwise by the preprocessor_config.json beside them: {note}"] if note else [])
+    assert found == (
+        [f"the models prepare inputs differently, by their preprocessor_config.json: {note}"] if note else []
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -336,7 +338,9 @@ def test_texts_that_are_cut_otherwise_are_said(verb: str, theirs: dict[str, Any]
     Path("b/tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": None}))
     Path("a/tokenizer_config.json").write_text(json.dumps(theirs))
     said = [one for one in VERBS[verb]("a", "b").notes if "texts" in one]
-    assert said == ([f"texts are cut otherwise by the tokenizer_config.json beside them: {note}"] if note else [])
+    assert said == (
+        [f"the tokenisers normalise texts differently, by their tokenizer_config.json: {note}"] if note else []
+    )
 
 
 def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:

@@ -32,8 +32,8 @@ def described(found: list[str]) -> list[Described]:
     return [Described(key, "float32", (4, 4)) for key in found]
 
 
-LACKS = "model.layers.2 lacks mlp.up_proj.weight, unlike the other layers: transformers initialises what is lacking"
-MIXED = "config.json says llama (model_type), and no llama has h.0.attn.c_attn.weight: its weights are not loaded"
+LACKS = "model.layers.2 lacks mlp.up_proj.weight, unlike the other layers: transformers initialises what is missing"
+MIXED = "config.json says llama (model_type), but no llama model has h.0.attn.c_attn.weight: the weights are not loaded"
 VERBS = {
     "convert": cs.convert, "inspect": cs.inspect, "average": lambda path: cs.average([path, path]),
     "merge": lambda path: cs.merge([path, path], method="linear", weights=[1, 1]),
@@ -48,8 +48,8 @@ VERBS = {
         ([key for key in keys() if key != "model.layers.2.mlp.up_proj.weight"], {"num_hidden_layers": 5}, LACKS),
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama"}, MIXED),
         ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"attention_bias": False},
-         "config.json says attention_bias: false, and there is model.layers.0.self_attn.q_proj.bias: "
-         "transformers ignores such"),
+         "config.json says attention_bias: false, but there is model.layers.0.self_attn.q_proj.bias: "
+         "transformers ignores it"),
     ],
 )  # fmt: skip
 def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any], note: str) -> None:
@@ -64,7 +64,7 @@ def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: 
     tensors = [Described(one.key, dtype, (4, 2) if ".2.mlp" in one.key else (4, 4)) for one in described(keys())]
     notes = list(layer_notes(tensors, {"model_type": kind, "num_hidden_layers": 5}))
     wanted = (
-        "model.layers.0.mlp.up_proj.weight is (4, 4), and model.layers.2.mlp.up_proj.weight (4, 2): layers of llama"
+        "model.layers.0.mlp.up_proj.weight is (4, 4), but model.layers.2.mlp.up_proj.weight is (4, 2): layers of llama"
     )
     assert [wanted in note for note in notes] == [True] * said
 
@@ -75,7 +75,7 @@ def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: 
         (["2.mlp.up_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight,"),
         (["2.mlp.up_proj", "2.mlp.down_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight and mlp.down_proj.weight,"),
         (["0.mlp.up_proj"], {"model_type": "llama"}, "model.layers.0 lacks mlp.up_proj.weight,"),
-        (["4.mlp.up_proj", "3.mlp.up_proj"], {"model_type": "llama"}, "lacking; 1 other layer too"),
+        (["4.mlp.up_proj", "3.mlp.up_proj"], {"model_type": "llama"}, "missing; 1 other layer too"),
         (["0.mlp.up_proj"], {}, ""),
         (["4.mlp.up_proj"], {}, ""),
         (["1.mlp.up_proj", "3.mlp.up_proj"], {}, ""),
@@ -114,21 +114,21 @@ def test_three_layers_of_which_each_second_is_another_are_sound() -> None:
 @pytest.mark.parametrize(
     ("found", "fields", "said"),
     [
-        (keys(1, ("attention.self.query",), "bert.encoder.layer"), {"model_type": "llama"}, "no llama has bert.encoder"),
-        (keys(1), {"model_type": "bert"}, "no bert has model.layers.0.self_attn.o_proj.weight: its weights are not"),
-        (keys(1, (*LLAMA, "self_attn.q_norm")), {"model_type": "llama"}, "no llama has model.layers.0.self_attn.q_norm"),
+        (keys(1, ("attention.self.query",), "bert.encoder.layer"), {"model_type": "llama"}, "no llama model has bert.encoder"),
+        (keys(1), {"model_type": "bert"}, "no bert model has model.layers.0.self_attn.o_proj.weight: the weights are not"),
+        (keys(1, (*LLAMA, "self_attn.q_norm")), {"model_type": "llama"}, "no llama model has model.layers.0.self_attn.q_norm"),
         (keys(1), {"model_type": "qwen3"}, "the layers have no self_attn.q_norm: transformers initialises it"),
         (keys(1), {"model_type": "qwen2"}, "the layers have no self_attn.q_proj.bias"),
-        (keys(1), {"model_type": "x", "attention_bias": True}, "says attention_bias: true, and there is no model.layers.0"),
-        ([*keys(1), "model.layers.0.mlp.up_proj.bias"], {"mlp_bias": False}, "says mlp_bias: false, and there is"),
-        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"model_type": "llama"}, "does not say attention_bias, and"),
+        (keys(1), {"model_type": "x", "attention_bias": True}, "says attention_bias: true, but there is no model.layers.0"),
+        ([*keys(1), "model.layers.0.mlp.up_proj.bias"], {"mlp_bias": False}, "says mlp_bias: false, but there is"),
+        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"model_type": "llama"}, "does not say attention_bias, but"),
         ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"model_type": "qwen2"}, ""),
         ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"attention_bias": True}, ""),
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama", "auto_map": {"AutoModel": "x.py"}}, ""),
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama", "vision_config": {}}, ""),
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llava_llama"}, ""),
         (["lm_head.weight", "model.layers.0.w"], {"model_type": "gpt2"}, ""),
-        (["score.weight"], {"architectures": ["LlamaForCausalLM"]}, "which has no score.weight: transformers ignores that"),
+        (["score.weight"], {"architectures": ["LlamaForCausalLM"]}, "which has no score.weight: transformers ignores it"),
         (["score.weight"], {"architectures": ["LlamaForSequenceClassification"]}, ""),
         (["layers.0.router.classifier.weight"], {"architectures": ["LongcatFlashForCausalLM"]}, ""),
         (keys(1), {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "there is no classifier"),

@@ -139,7 +139,7 @@ def test_filter_that_leaves_out_more_has_no_configuration_and_says_why(exclude: 
     cs.apply(plan, "out")
     assert beside("out") == BESIDE - {"config.json"}
     (note,) = (note for note in plan.notes if "config.json" in note)
-    assert re.search(r"is not copied: it describes \d tensors? that (is|are) left out", note)
+    assert re.search(r"is not copied into an output folder: it describes \d tensors? that (is|are) left out", note)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_configuration_that_speaks_of_layers_otherwise_does_not_go_along(field
     cs.apply(plan, "out")
     assert beside("out") == BESIDE - {"config.json"}
     (note,) = (note for note in plan.notes if "config.json" in note)
-    assert f"its {next(iter(fields))} speaks of the layers as they were" in note
+    assert f"its {next(iter(fields))} still describes all 3 layers" in note
 
 
 def test_a_configuration_whose_lists_are_known_is_cut_with_the_layers() -> None:
@@ -181,7 +181,7 @@ def test_a_number_of_layers_that_two_lists_share_is_not_changed_for_one(own: boo
             assert config_of(side) == config | {field: 2}
         else:
             assert "config.json" not in os.listdir(side)
-            assert any("its num_layers is that of" in note for note in plan.notes)
+            assert any("its num_layers is also the number of layers of" in note for note in plan.notes)
 
 
 def test_filter_that_leaves_out_a_name_of_a_tied_tensor_keeps_the_configuration() -> None:
@@ -209,9 +209,9 @@ def test_ids_beyond_the_rows_are_said_once(verb: str) -> None:
     }[verb]()
     (note,) = (note for note in plan.notes if "rows" in note)
     assert note == (
-        "the vocabulary has 8 rows, and eos_token_id of config.json is 8, pad_token_id of config.json is 99, "
-        "forced_decoder_ids of generation_config.json is 9, sequence_bias of generation_config.json is 10; "
-        "they stay as they are"
+        "the vocabulary has 8 rows, but eos_token_id of config.json is 8, pad_token_id of config.json is 99, "
+        "forced_decoder_ids of generation_config.json is 9, sequence_bias of generation_config.json is 10: "
+        "these ids stay as they are"
     )
 
 
@@ -378,7 +378,7 @@ def test_a_toolkit_s_configuration_is_said_not_to_go_along() -> None:
     torch.save({"w": torch.ones(2)}, "exp/model.pth")
     Path("exp/config.yaml").write_text("encoder: conformer\n")
     (note,) = cs.convert("exp").target.notes
-    assert note == "beside the weights, and left there: config.yaml"
+    assert note == "files beside the weights that are not copied: config.yaml"
 
 
 def test_a_model_at_an_address_brings_its_files(hub: Hub) -> None:
@@ -428,29 +428,31 @@ def test_a_configuration_that_is_no_json_stays_behind_which_is_said(dtype: str |
 
 
 def noted(path: str) -> list[str]:
-    return [note for note in cs.convert(path).target.notes if "left there" not in note]
+    return [note for note in cs.convert(path).target.notes if "that are not copied" not in note]
 
 
 def test_what_the_files_say_otherwise_than_the_weights_gets_a_note() -> None:
     assert noted(model("m")) == []
     (note,) = noted(model("v", vocab_size=50))
-    assert note.startswith("config.json says 50 (vocab_size), and model.embed_tokens.weight has 8 rows")
+    assert note.startswith("config.json says 50 (vocab_size), but model.embed_tokens.weight has 8 rows")
     (note,) = noted(model("l", num_hidden_layers=4))
     assert note == (
-        "config.json says 4 (num_hidden_layers), and model.layers has 3 layers: transformers initialises the others"
+        "config.json says 4 (num_hidden_layers), but model.layers has 3 layers: transformers initialises the others"
     )
     (note,) = noted(model("more", num_hidden_layers=2))
-    assert note == "config.json says 2 (num_hidden_layers), and model.layers has 3 layers: transformers loads no others"
+    assert (
+        note == "config.json says 2 (num_hidden_layers), but model.layers has 3 layers: transformers ignores the others"
+    )
     (note,) = noted(model("w", hidden_size=64))
     assert note == (
-        "config.json says 64 (hidden_size), and model.embed_tokens.weight has 4 columns: the model cannot be loaded so"
+        "config.json says 64 (hidden_size), but model.embed_tokens.weight has 4 columns: transformers cannot load this model"
     )
     assert noted(model("w2", hidden_size=4)) == noted(model("w3", hidden_size=64, embedding_size=4)) == []
     assert noted(model("w4", hidden_size=64, text_config={"word_embed_proj_dim": 4})) == []
     assert noted(model("n", num_hidden_layers=2, num_nextn_predict_layers=1)) == []
     Path(model("t"), "vocab.json").write_text(json.dumps({str(i): i for i in range(9)}))
     assert noted("t") == [
-        "vocab.json has 9 tokens, and model.embed_tokens.weight has 8 rows: the last tokens have none"
+        "vocab.json has 9 tokens, but model.embed_tokens.weight has 8 rows: the last tokens have no row"
     ]
     Path(model("padded"), "vocab.json").write_text(json.dumps({str(i): i for i in range(7)}))
     assert noted("padded") == []
@@ -481,7 +483,7 @@ def test_added_tokens_beyond_the_rows_get_a_note(name: str, has_list: bool) -> N
         if not has_list or name == "tokenizer.json":
             Path(path, "vocab.json").unlink()
     assert noted("fits") == []
-    has = "without a row, and model.embed_tokens.weight has 8 rows"
+    has = "without a row, since model.embed_tokens.weight has 8 rows"
     assert noted("one") == [f"{name} adds 1 token {has}: <12> is 12"]
     assert noted("two") == [f"{name} adds 2 tokens {has}: <9> is 9, <12> is 12"]
 
@@ -503,7 +505,7 @@ DOCUMENTS = ("generation_config.json", "tokenizer.json", "tokenizer_config.json"
 def test_a_broken_file_that_goes_along_gets_a_note(name: str, text: str) -> None:
     Path(model("m"), name).write_bytes(text.encode("latin-1"))
     (note,) = noted("m")
-    assert note.startswith(f"{name} goes along as it is: it is not")
+    assert note.startswith(f"{name} is copied unchanged: it is not")
     cs.apply(cs.convert("m"), "out")
     assert Path("out", name).read_bytes() == text.encode("latin-1")
 
@@ -518,7 +520,7 @@ def test_every_verb_says_which_file_is_broken(name: str) -> None:
         cs.merge(["m", "b"], method="linear", weights=[1, 1]), cs.transplant("b", "m"), cs.lora_merge("m", "l"),
     ]  # fmt: skip
     for plan in plans:
-        assert [note for note in plan.notes if note.startswith(f"{name} goes along as it is: it is not valid JSON")]
+        assert [note for note in plan.notes if note.startswith(f"{name} is copied unchanged: it is not valid JSON")]
 
 
 def test_a_transplant_into_a_configuration_says_which_file_is_broken() -> None:
@@ -527,8 +529,8 @@ def test_a_transplant_into_a_configuration_says_which_file_is_broken() -> None:
     model("m", **sizes, architectures=["LlamaForCausalLM"])
     Path("m", "tokenizer_config.json").write_text("{")
     plan = cs.transplant("m", "m/config.json")
-    (note,) = [note for note in plan.notes if "goes along as it is" in note]
-    assert note.startswith("tokenizer_config.json goes along as it is: it is not valid JSON")
+    (note,) = [note for note in plan.notes if "is copied unchanged" in note]
+    assert note.startswith("tokenizer_config.json is copied unchanged: it is not valid JSON")
 
 
 @pytest.mark.parametrize("broken", ["m", "b"])
@@ -567,7 +569,7 @@ def test_all_that_stays_behind_is_named() -> None:
     Path("m/tokenizer.json").symlink_to("nowhere")
     plan = cs.convert("m")
     left = "a.safetensors, flax_model.msgpack, modeling_x.py, modules.json, 1_Pooling/, tokenizer.json (a broken link)"
-    assert plan.target.notes == (f"beside the weights, and left there: {left}",)
+    assert plan.target.notes == (f"files beside the weights that are not copied: {left}",)
     cs.apply(cs.convert("m"), "shards", max_shard_size="300B")
     assert cs.convert("shards").target.notes == ()
     Path("shards/config.json").write_text("{}")
@@ -685,10 +687,10 @@ def test_a_file_that_changes_after_the_plan_ends_it() -> None:
     ("more", "said"),
     [
         ({}, ""),
-        ({"vocab_size": 50}, "config.json says 50 (vocab_size), and model.embed_tokens.weight has 8 rows"),
-        ({"num_hidden_layers": 5}, "config.json says 5 (num_hidden_layers), and model.layers has 3 layers"),
+        ({"vocab_size": 50}, "config.json says 50 (vocab_size), but model.embed_tokens.weight has 8 rows"),
+        ({"num_hidden_layers": 5}, "config.json says 5 (num_hidden_layers), but model.layers has 3 layers"),
         ({"tie_word_embeddings": True}, "config.json says that model.embed_tokens.weight is the output layer"),
-        ({"pad_token_id": 9}, "the vocabulary has 8 rows, and pad_token_id of config.json is 9"),
+        ({"pad_token_id": 9}, "the vocabulary has 8 rows, but pad_token_id of config.json is 9"),
     ],
 )
 def test_inspect_says_where_files_contradict_the_weights(more: dict[str, Any], said: str, ckpt: Any) -> None:
@@ -715,7 +717,9 @@ def test_layers_with_a_gap_are_said() -> None:
     tensors = load_file(f"{path}/model.safetensors")
     tensors["model.layers.5.mlp.weight"] = tensors.pop("model.layers.1.mlp.weight")
     save_file(tensors, f"{path}/model.safetensors")
-    said = "model.layers goes to 5 and lacks 3 layers, 1 first: transformers initialises these"
+    said = (
+        "model.layers has layers up to 5 but lacks 3 layers, the first is 1: transformers initialises what is missing"
+    )
     assert said in cs.inspect("m").notes
     assert said in cs.convert("m").target.notes
 

@@ -36,9 +36,7 @@ def test_an_output_layer_that_a_tied_destination_has_not_is_said() -> None:
     model("own", tied=False, head=True)
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("own", "tied"))
-    assert (
-        "computes with its embedding as output layer (tie_word_embeddings); lm_head.weight of own is not used" in said
-    )
+    assert "uses its embedding as output layer (tie_word_embeddings); lm_head.weight of own is not used" in said
     model("tied2", tied=True, head=False, scale=2.0)
     assert "output layer" not in notes(cs.transplant("tied2", "tied"))
     assert "output layer" not in notes(cs.transplant("own", "tied", exclude=["model.embed_tokens"]))
@@ -48,7 +46,7 @@ def test_an_output_layer_that_a_tied_source_has_not_is_said() -> None:
     model("own", tied=False, head=True)
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("tied", "own"))
-    assert "lm_head.weight stays the destination's, while tied computes with its embedding there" in said
+    assert "lm_head.weight stays the destination's, while tied uses its embedding as output layer" in said
     model("untied", tied=False, head=False)
     assert "lm_head.weight" not in notes(cs.transplant("untied", "own"))
 
@@ -59,7 +57,7 @@ def test_a_tied_source_leaves_a_head_of_transformers_initialised_and_that_is_sai
     model("own", tied=False, head=True, **sizes, num_key_value_heads=1, head_dim=2)
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("tied", "own/config.json"))
-    assert "lm_head.weight is initialised, while tied computes with its embedding there" in said
+    assert "lm_head.weight is initialised, while tied uses its embedding as output layer" in said
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -70,12 +68,12 @@ def test_a_head_that_an_adapter_brings_is_not_tied_again(stored: bool) -> None:
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"], "modules_to_save": ["lm_head"]}
     Path("adapter/adapter_config.json").write_text(json.dumps(config))
     plan = cs.lora_merge("tied", ["adapter"])
-    assert "the output layer has weights of its own: config.json does not tie it to the embedding" in notes(plan)
+    assert "the output layer has weights of its own, so config.json does not tie it to the embedding" in notes(plan)
     cs.apply(plan, "out")
     assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
 
 
-STORED = "is stored beside it: if they differ, transformers before 5 ignores the latter"
+STORED = "is stored too: if the two differ, transformers before 5 ignores the latter"
 VERBS = {
     "convert": lambda path: cs.convert(path, dtype="bf16"),
     "filter": lambda path: cs.filter(path, include=["**"]),
@@ -90,7 +88,7 @@ VERBS = {
 def test_a_head_that_the_configuration_ties_away_is_said(verb: str) -> None:
     model("both", tied=True, head=True)
     said = notes(VERBS[verb]("both"))
-    assert said.count(f"the output layer (tie_word_embeddings), and lm_head.weight {STORED}") == 1
+    assert said.count(f"the output layer (tie_word_embeddings), but lm_head.weight {STORED}") == 1
     model("untied", tied=False, head=True)
     assert TIES not in notes(VERBS[verb]("untied"))
     model("tied", tied=True, head=False)
@@ -101,7 +99,10 @@ def test_a_head_that_the_configuration_ties_away_is_said(verb: str) -> None:
 def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=False, head=False)
     said = notes(VERBS[verb]("lost"))
-    assert said.count("the output layer is not the embedding (tie_word_embeddings: false), and there is none") == 1
+    assert (
+        said.count("the output layer is not the embedding (tie_word_embeddings: false), but there is no output layer")
+        == 1
+    )
     model("headless", tied=False, head=False, architectures=["LlamaModel"])
     assert TIES not in notes(VERBS[verb]("headless"))
 
@@ -110,7 +111,7 @@ def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -
 def test_a_head_that_the_class_of_a_model_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=None, head=False)
     found = "config.json does not say tie_word_embeddings: the output layer of llama is then not the embedding"
-    assert notes(VERBS[verb]("lost")).count(f"{found}, and there is none") == 1
+    assert notes(VERBS[verb]("lost")).count(f"{found}, but there is no output layer") == 1
     model("own", tied=None, head=True)
     model("gemma", tied=None, head=False, model_type="gemma", architectures=["GemmaForCausalLM"])
     model("unknown", tied=None, head=False, model_type="mine", architectures=["MineForCausalLM"])
@@ -122,9 +123,9 @@ def test_a_head_that_the_class_of_a_model_wants_and_nobody_has_is_said(verb: str
 def test_a_model_that_its_class_unties_does_not_compute_with_its_embedding() -> None:
     model("own", tied=False, head=True)
     model("silent", tied=None, head=False)
-    assert "computes with its embedding" not in notes(cs.transplant("own", "silent"))
+    assert "uses its embedding as output layer" not in notes(cs.transplant("own", "silent"))
     model("gemma", tied=None, head=False, model_type="gemma")
-    assert "computes with its embedding" in notes(cs.transplant("own", "gemma"))
+    assert "uses its embedding as output layer" in notes(cs.transplant("own", "gemma"))
     plan = cs.merge(["own", "silent"], method="linear", weights=[1, 1], on_missing="any")
     (head,) = [step for step in plan.steps if step.key == "lm_head.weight"]
     assert [one.key for one in head.inputs] == ["lm_head.weight"]
@@ -201,14 +202,15 @@ def test_models_that_tie_their_head_and_that_do_not_come_apart_in_either_order(f
     model("both", tied=True, head=True, scale=2.0)
     key = EMBED if "tied" in (first, second) else "lm_head.weight"
     other = "both" if "both" in (first, second) else "tied"
-    said = f"lm_head.weight is made of {key} of {other} too, where the embedding is the output layer ({TIES}), not so in own"
+    one = f"lm_head.weight is merged with {key} of {other}, where it is tied to the embedding ({TIES})"
+    said = f"{one}, and with own, where it is not"
     plans = [cs.merge([first, second], method="linear", weights=[0.5, 0.5])]
     plans += [cs.average([first, second])] if other == "both" else []
     for plan in plans:
         assert said in notes(plan)
-        assert "the two come apart" in notes(plan)
+        assert "the output does not tie the two" in notes(plan)
     for same in (["own", "own"], ["tied", "tied"], ["tied", "both"]):
-        assert "come apart" not in notes(cs.merge(same, method="linear", weights=[0.5, 0.5]))
+        assert "does not tie the two" not in notes(cs.merge(same, method="linear", weights=[0.5, 0.5]))
 
 
 @pytest.mark.parametrize("order", [["one.pth", "two.pth"], ["two.pth", "one.pth"]])

@@ -58,33 +58,33 @@ def test_nothing_is_said_of_models_as_transformers_saves_them(name: str) -> None
     assert not said(cs.inspect("m").notes)
 
 
-LACKS = "and there is none: transformers initialises what is lacking"
+LACKS = "but this one does not: transformers initialises what is missing"
 
 
 @pytest.mark.parametrize(
     ("name", "parts", "note"),
     [
-        ("llama", ["model.norm."], f"every llama has the last norm, {LACKS}"),
-        ("llama", ["embed_tokens"], f"every llama has the embedding, {LACKS}"),
-        ("llama", ["q_proj"], f"every llama has self_attn.q_proj, {LACKS}"),
-        ("llama", ["post_attention_layernorm"], f"every llama has post_attention_layernorm, {LACKS}"),
-        ("bert", ["cls."], f"every bert has the output layer (cls.predictions), {LACKS}"),
-        ("t5", ["decoder.final_layer_norm"], f"every t5 has decoder.final_layer_norm, {LACKS}"),
+        ("llama", ["model.norm."], f"every llama model has the last norm, {LACKS}"),
+        ("llama", ["embed_tokens"], f"every llama model has the embedding, {LACKS}"),
+        ("llama", ["q_proj"], f"every llama model has self_attn.q_proj, {LACKS}"),
+        ("llama", ["post_attention_layernorm"], f"every llama model has post_attention_layernorm, {LACKS}"),
+        ("bert", ["cls."], f"every bert model has the output layer (cls.predictions), {LACKS}"),
+        ("t5", ["decoder.final_layer_norm"], f"every t5 model has decoder.final_layer_norm, {LACKS}"),
         ("t5", ["encoder.block.1"],
-         "config.json says 2 (num_layers), and the encoder has 1 layer: transformers initialises the others"),
-        ("wav2vec2", ["lm_head"], f"every wav2vec2 has the output layer, {LACKS}"),
-        ("wav2vec2", ["pos_conv_embed"], f"every wav2vec2 has encoder.pos_conv_embed, {LACKS}"),
-        ("whisper", ["encoder.conv1"], f"every whisper has encoder.conv1, {LACKS}"),
-        ("mixtral", ["gate.weight"], f"every mixtral has the router (gate), {LACKS}"),
+         "config.json says 2 (num_layers), but the encoder has 1 layer: transformers initialises the others"),
+        ("wav2vec2", ["lm_head"], f"every wav2vec2 model has the output layer, {LACKS}"),
+        ("wav2vec2", ["pos_conv_embed"], f"every wav2vec2 model has encoder.pos_conv_embed, {LACKS}"),
+        ("whisper", ["encoder.conv1"], f"every whisper model has encoder.conv1, {LACKS}"),
+        ("mixtral", ["gate.weight"], f"every mixtral model has the router (gate), {LACKS}"),
         ("mixtral", ["layers.1.block_sparse_moe.gate.weight"],
-         "model.layers.1.block_sparse_moe.gate.weight is lacking, unlike in the other layers: transformers initialises "
-         "what is lacking"),
+         "model.layers.1.block_sparse_moe.gate.weight is missing, unlike in the other layers: transformers initialises "
+         "what is missing"),
         ("mixtral", ["layers.1.block_sparse_moe.experts.1."],
          "model.layers.1.block_sparse_moe.experts lacks expert 1, unlike the other layers: transformers initialises "
-         "what is lacking"),
+         "what is missing"),
         ("mixtral", ["experts.1.w2"],
          "model.layers.0.block_sparse_moe.experts.1 lacks w2, unlike the other experts: transformers initialises what "
-         "is lacking"),
+         "is missing"),
     ],
 )  # fmt: skip
 def test_what_every_model_of_a_type_has_is_said_if_it_lacks(name: str, parts: list[str], note: str) -> None:
@@ -97,12 +97,12 @@ def test_what_every_model_of_a_type_has_is_said_if_it_lacks(name: str, parts: li
     ("name", "fields", "edit", "note"),
     [
         ("mixtral", {"num_local_experts": 9}, without(),
-         "config.json says 9 (num_local_experts), and model.layers.0.block_sparse_moe.experts has {} experts: the model "
-         "cannot be loaded so"),
+         "config.json says 9 (num_local_experts), but model.layers.0.block_sparse_moe.experts has {} experts: "
+         "transformers cannot load this model"),
         ("mixtral", {}, lambda key, value: value[:1] if "gate" in key else value,
-         "model.layers.0.block_sparse_moe.gate.weight has 1 row, and there are {} experts"),
+         "model.layers.0.block_sparse_moe.gate.weight has 1 row, but there are {} experts"),
         ("labels", {"id2label": {"0": "a", "1": "b", "2": "c"}}, without(),
-         "config.json has 3 labels (id2label), and classifier.weight has 2 rows: the model cannot be loaded so"),
+         "config.json has 3 labels (id2label), but classifier.weight has 2 rows: transformers cannot load this model"),
     ],
 )  # fmt: skip
 def test_numbers_that_no_tensor_has_are_said(name: str, fields: dict[str, Any], edit: Any, note: str) -> None:

@@ -18,7 +18,7 @@ import ckptsurgeon as cs
 from .test_model_folders import TOKENS, model
 
 OTHERS = [*TOKENS[:4], *"wxyz"]
-SAID = r"the tokenisers differ \(row 4 is 'w' in b and 'a' in the output\), and rows would go by place: "
+SAID = r"the tokenisers differ \(row 4 is 'w' in b and 'a' in the output\), but rows would be taken by place: "
 LINEAR = {"method": "linear", "weights": [0.5, 0.5]}
 
 
@@ -64,7 +64,7 @@ def test_each_choice_of_a_merge_works() -> None:
     cs.apply(cs.merge(pair(), **LINEAR, vocab="union"), "union")
     assert load_file("union/model.safetensors")["lm_head.weight"].shape[0] == 12
     plan = cs.merge(["a", "b"], **LINEAR, vocab="place")
-    assert "rows go by place, and row 4 is 'w' in b and 'a' in the output" in plan.notes
+    assert "rows are taken by place, but row 4 is 'w' in b and 'a' in the output" in plan.notes
     assert plan.arguments["vocab"] == "place"
     cs.apply(plan, "place")
     mean = (load_file("a/model.safetensors")["lm_head.weight"] + load_file("b/model.safetensors")["lm_head.weight"]) / 2
@@ -79,7 +79,7 @@ def test_a_recipe_of_mergekit_s_may_say_the_choice() -> None:
     with pytest.raises(cs.PlanError, match=SAID) as error:
         cs.merge("r.yaml")
     assert "tokenizer_source: union" in error.value.hint
-    assert any("rows go by place" in note for note in cs.merge("r.yaml", vocab="place").notes)
+    assert any("rows are taken by place" in note for note in cs.merge("r.yaml", vocab="place").notes)
     Path("r.yaml").write_text(f"{text}tokenizer_source: union\n")
     assert next(step.shape for step in cs.merge("r.yaml").steps if step.key == "lm_head.weight") == (12, 4)
 
@@ -94,7 +94,7 @@ def test_averaging_rows_of_other_tokens_is_an_error_with_the_choice() -> None:
         cs.average(pair())
     assert "ckpt merge -m linear --vocab union" in error.value.hint
     plan = cs.average(["a", "b"], vocab="place")
-    assert "rows go by place, and row 4 is 'w' in b and 'a' in the output" in plan.notes
+    assert "rows are taken by place, but row 4 is 'w' in b and 'a' in the output" in plan.notes
     with pytest.raises(cs.ConfigError, match="an average goes by place"):
         cs.average(["a", "b"], vocab="union")
 
@@ -107,7 +107,7 @@ def test_copying_rows_onto_other_tokens_is_an_error_with_the_choice() -> None:
     cs.transplant("a", "b", exclude=["model.embed_tokens", "lm_head"])
     keys = ["model.embed_tokens=0", "lm_head=0"]
     cs.transplant("a", "b", vocab="a/vocab.json:b/vocab.json", vocab_keys=keys)
-    with pytest.raises(cs.PlanError, match=r"rows would go by place: lm_head\.weight"):
+    with pytest.raises(cs.PlanError, match=r"rows would be taken by place: lm_head\.weight"):
         cs.transplant("a", "b", vocab="a/vocab.json:b/vocab.json", vocab_keys=keys[:1])
     plan = cs.transplant("a", "b", vocab="place")
     assert plan.arguments["vocab"] == "place"
@@ -167,7 +167,7 @@ def test_tokenisers_that_cannot_be_compared_are_said() -> None:
     pair()
     Path("b/vocab.json").write_text('{"a": 0, "b": 2}')
     (note,) = (note for note in cs.average(["a", "b"]).notes if "by place" in note)
-    assert note == "rows go by place, and the tokenisers of b and the output cannot be compared"
+    assert note == "rows are taken by place, but the tokenisers of b and the output cannot be compared"
 
 
 def test_what_is_as_long_and_no_vocabulary_s_does_not_count() -> None:
@@ -246,18 +246,20 @@ def test_an_adapter_without_rows_leaves_the_base_s_tokeniser_and_says_so() -> No
     plan = cs.lora_merge("m", "lora")
     cs.apply(plan, "out")
     assert Path("out/vocab.json").read_bytes() == Path("m/vocab.json").read_bytes()
-    assert any("that beside lora has other tokens, and no rows are brought" in note for note in plan.notes)
+    assert any("that beside lora has other tokens, but no rows for them" in note for note in plan.notes)
 
 
 def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said() -> None:
     pair()
     keys = ["model.embed_tokens=0", "lm_head=0"]
-    with pytest.raises(cs.PlanError, match=r"names a/vocab\.json as the new list, and it is that of a") as error:
+    with pytest.raises(
+        cs.PlanError, match=r"has a/vocab\.json as the destination's list, but it is that of the source a"
+    ) as error:
         cs.transplant("a", "b", vocab="b/vocab.json:a/vocab.json", vocab_keys=keys)
     assert "--vocab a/vocab.json:b/vocab.json" in error.value.hint
     Path("spelled.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
     plan = cs.transplant("a", "b", vocab="spelled.txt:b/vocab.json", vocab_keys=keys)
-    assert "row 7 is 'z' in spelled.txt and 'd' in the tokeniser of a: the list counts" in plan.notes
+    assert "row 7 is 'z' in spelled.txt and 'd' in the tokeniser of a: the list of --vocab is used" in plan.notes
 
 
 @pytest.mark.parametrize(
@@ -273,7 +275,7 @@ def test_rows_that_have_a_token_on_one_side_only_are_said(made: Any) -> None:
     model("full")
     model("less", seed=1)
     Path("less/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:6])}))
-    said = "rows go by place, and less has no token from row 6 on, where the output has 'c'"
+    said = "rows are taken by place, but less has no token from row 6 on, but the output has 'c'"
     assert [note for note in made().notes if "by place" in note] == [said]
 
 
@@ -323,7 +325,7 @@ def test_pairs_of_bytes_are_compared(name: str, verb: str) -> None:
 @pytest.mark.parametrize("name", [*LISTS][3:])
 def test_lists_that_do_not_say_which_row_a_token_has_are_said_unless_they_are_the_same(name: str, verb: str) -> None:
     listed(name, TOKENS, OTHERS)
-    assert "rows go by place, and the tokenisers of b and the output cannot be compared" in VERBS[verb]().notes
+    assert "rows are taken by place, but the tokenisers of b and the output cannot be compared" in VERBS[verb]().notes
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -343,7 +345,7 @@ def test_a_second_list_that_differs_is_said(name: str, first: str) -> None:
         Path(folder, name).write_text(numbers(tokens))
         if first:
             Path(folder, "vocab.json").unlink()
-    assert f"rows go by place, and {name} of b and that of the output differ" in cs.average(["a", "b"]).notes
+    assert f"rows are taken by place, but {name} of b and that of the output differ" in cs.average(["a", "b"]).notes
 
 
 def test_rows_under_tekken_lists_are_merged_by_token() -> None:

@@ -40,7 +40,9 @@ def notes(path: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> None:
-    assert notes(named("m", NAMES, **config)) == [f"ids of other words in the tokeniser beside them: {said}"]
+    assert notes(named("m", NAMES, **config)) == [
+        f"ids of special tokens that are other words in the tokeniser: {said}"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
     Path("m/special_tokens_map.json").write_text(json.dumps(NAMES))
     Path("m/generation_config.json").write_text('{"eos_token_id": 7}')
     assert notes("m") == [
-        "ids of other words in the tokeniser beside them: eos_token_id of generation_config.json is 7 ('d'), while "
+        "ids of special tokens that are other words in the tokeniser: eos_token_id of generation_config.json is 7 ('d'), while "
         "eos_token is '</s>' (2)"
     ]
 
@@ -76,7 +78,7 @@ def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_it_once(verb: str) -> None:
     named("sound", NAMES), named("m", NAMES, seed=1, eos_token_id=5)
-    assert len([note for note in verbs_of("m")[verb]().notes if "ids of other words" in note]) == 1
+    assert len([note for note in verbs_of("m")[verb]().notes if "that are other words" in note]) == 1
 
 
 def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
@@ -99,7 +101,7 @@ def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
 )  # fmt: skip
 def test_names_of_tokens_that_the_tokeniser_lacks_are_said(names: dict[str, Any], said: str) -> None:
     named("m", names)
-    has = "and model.embed_tokens.weight has 8 rows"
+    has = "but model.embed_tokens.weight has 8 rows"
     assert notes("m") == ([f"tokenizer_config.json {said.format(has)}"] if said else [])
     assert bool([note for note in cs.convert("m").notes if "lacks" in note]) == bool(said)
 
@@ -115,7 +117,9 @@ def test_ids_of_other_tokens_than_they_are_called_by_are_said(number: int, is_sa
     named("m", {}), named("a", {}, tokens=TOKENS[::-1])
     Path("m/generation_config.json").write_text(json.dumps({"lang_to_id": {"a": number, "x": 7}}))
     told = "lang_to_id.a of generation_config.json is 5 ('b')"
-    assert cs.inspect("m").notes == ((f"ids of other tokens than they are called by: {told}",) if is_said else ())
+    assert cs.inspect("m").notes == (
+        (f"ids whose tokens are not the ones that their fields name: {told}",) if is_said else ()
+    )
     plan = cs.transplant("m", "m", vocab="m/vocab.json:a/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
     assert bool([note for note in plan.notes if "lang_to_id.a was 5 ('b')" in note]) == is_said
     cs.apply(plan, "out")
@@ -149,15 +153,15 @@ def test_a_processor_s_file_without_ids_or_that_is_broken_stays_as_it_is() -> No
 
 ROLES = {**NAMES, "unk_token": "<unk>"}
 WHOLE = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "<|en|>", "<|de|>"]
-SWAPPED = ("bos_token_id is 2 and eos_token_id is 1 in config.json, and the tokeniser beside it has bos_token '<s>' (1) "
-           "and eos_token '</s>' (2): each is the other's")  # fmt: skip
-PADDED = ("eos_token_id is 0 and pad_token_id is 2 in config.json, and the tokeniser beside it has eos_token '</s>' (2) "
-          "and pad_token '<pad>' (0): each is the other's")  # fmt: skip
+SWAPPED = ("bos_token_id is 2 and eos_token_id is 1 in config.json, but the tokeniser beside it has bos_token '<s>' (1) "
+           "and eos_token '</s>' (2): the two are swapped")  # fmt: skip
+PADDED = ("eos_token_id is 0 and pad_token_id is 2 in config.json, but the tokeniser beside it has eos_token '</s>' (2) "
+          "and pad_token '<pad>' (0): the two are swapped")  # fmt: skip
 UNKNOWN = ("eos_token_id of config.json is 3 ('<unk>', the unk_token of the tokeniser beside it), while eos_token is "
            "'</s>' (2)")  # fmt: skip
-OTHER = "ids of other words in the tokeniser beside them: "
+OTHER = "ids of special tokens that are other words in the tokeniser: "
 FORCED = "forced_decoder_ids of config.json are ids of words in the tokeniser beside it: 4 ('a'), 5 ('b')"
-LANGUAGES = "ids of other tokens than they are called by: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
+LANGUAGES = "ids whose tokens are not the ones that their fields name: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from tests.destinations.hf.test_vocabularies import pieces
 
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c")
 NAMES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-HAS = "and lm_head.weight has 8 rows"
+HAS = "but lm_head.weight has 8 rows"
+SINCE = "since lm_head.weight has 8 rows"
 
 
 def ctc(path: str, numbers: dict[str, int], names: dict[str, Any], **config: Any) -> str:
@@ -36,13 +37,13 @@ def numbered(*tokens: str, gap: int = 99) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("numbers", "names", "config", "said"),
     [
-        (numbered(*TOKENS, "d"), NAMES, {}, f"vocab.json has 9 tokens, {HAS}: the last tokens have none"),
+        (numbered(*TOKENS, "d"), NAMES, {}, f"vocab.json has 9 tokens, {HAS}: the last tokens have no row"),
         (numbered(*TOKENS, gap=6), NAMES, {},
-         f"vocab.json leaves numbers out and gives 1 token one without a row, {HAS}: 'c' is 8"),
+         f"vocab.json skips ids, which leaves 1 token without a row, {SINCE}: 'c' is 8"),
         (numbered(*TOKENS), {**NAMES, "pad_token": "[PAD]"}, {},
          f"tokenizer_config.json names 1 token that vocab.json lacks, {HAS}: pad_token '[PAD]' is 8 without a row"),
         (numbered(*TOKENS), NAMES, {"vocab_size": 9},
-         "config.json says 9 (vocab_size), and lm_head.weight has 8 rows: the model cannot be loaded so"),
+         "config.json says 9 (vocab_size), but lm_head.weight has 8 rows: transformers cannot load this model"),
         (numbered(*TOKENS[1:], "<pad>"), NAMES, {"vocab_size": 8},
          "pad_token_id of config.json, the blank of CTC, is 0 ('<s>'), and pad_token of tokenizer_config.json is "
          "'<pad>' (7)"),
@@ -67,7 +68,7 @@ def test_sentinels_of_t5_beyond_the_rows_are_said(number: int, is_said: bool) ->
     Path("m/vocab.json").unlink()
     Path("m/spiece.model").write_bytes(pieces("<pad>", "</s>", "<unk>", "a", "b", "c"))
     save_file({"shared.weight": torch.ones(8, 4)}, "m/model.safetensors")
-    said = "spiece.model has 9 tokens, and shared.weight has 8 rows: the last tokens have none"
+    said = "spiece.model has 9 tokens, but shared.weight has 8 rows: the last tokens have no row"
     assert list(cs.inspect("m").notes) == ([said] if is_said else [])
 
 

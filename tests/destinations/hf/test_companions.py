@@ -237,7 +237,7 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     plan = cs.convert("new")
     notes = cs.apply(plan, output, force=True).notes
     stay = "vocab.txt" if output == "old" else "config.json, vocab.txt"
-    assert f"left in old, of the model that was there: {stay}" in notes
+    assert f"left in old, files of the model that was there before: {stay}" in notes
     assert any("vocab.txt has 99 tokens" in note and "20 rows" in note for note in notes)
     said = any("config.json says 50 (vocab_size)" in note for note in notes)
     assert said == (output != "old")

@@ -240,7 +240,9 @@ def test_codes_are_not_put_under_settings_that_decode_them_otherwise(
     ]}  # fmt: skip
     Path("recipe.yaml").write_text(json.dumps(recipe))
     for plan in (lambda: cs.transplant(a, b, include=list(LAYERS)), lambda: cs.merge("recipe.yaml")):
-        with pytest.raises(cs.PlanError, match="the codes of a would be decoded by the settings of b") as error:
+        with pytest.raises(
+            cs.PlanError, match="the quantised tensors of a would be decoded with the settings of b"
+        ) as error:
             plan()
         assert error.value.exit_code == 4
         assert any(f"{layer}.weight" in error.value.details for layer in LAYERS)
@@ -280,11 +282,11 @@ def test_codes_without_settings_of_their_own_are_said(name: str, tmp_path: Path)
     folder = model(name).folder(tmp_path / "b", 1)
     save_file(model(name).tensors(), tmp_path / "a" / "codes.safetensors")
     notes = [
-        one for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes if "decoded by those" in one
+        one for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes if "decoded with those" in one
     ]
     assert len(notes) == 1
-    assert all("codes.safetensors has no settings of 2 quantised tensors of" in note for note in notes)
-    assert not any("decoded by those" in one for one in cs.transplant(folder, folder).notes)
+    assert all("codes.safetensors has no settings for 2 quantised tensors of" in note for note in notes)
+    assert not any("decoded with those" in one for one in cs.transplant(folder, folder).notes)
 
 
 class Live(torch.nn.Module):

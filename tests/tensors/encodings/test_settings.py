@@ -108,7 +108,7 @@ def test_parts_whose_codes_are_in_another_shard_are_no_numbers(name: str, tmp_pa
     with pytest.raises(cs.PlanError, match="without its codes"):
         cs.convert(tmp_path / "part.safetensors", dtype="float64")
     for notes in (plan.notes, cs.convert(folder / "model-00001-of-00002.safetensors").notes):
-        assert any("other parts of 2 quantised tensors stay in the other shards" in note for note in notes)
+        assert any("codes or scales of 2 quantised tensors are in other shards" in note for note in notes)
     assert not any("other shards" in note for note in cs.convert(folder).notes)
 
 
@@ -117,7 +117,7 @@ def test_a_shard_alone_says_so_whatever_the_verb(tmp_path: Path) -> None:
     folder = sharded(model, tmp_path / "m", apart=lambda key: "scale" in key)
     shard = folder / "model-00001-of-00002.safetensors"
     one = "model-00001-of-00002.safetensors is one of 2 shards: the tensors of the other shards are not read"
-    parts = "other parts of 2 quantised tensors stay in the other shards"
+    parts = "codes or scales of 2 quantised tensors are in other shards"
     plans = {
         "convert": cs.convert(shard), "transplant": cs.transplant(shard, shard),
         "merge": cs.merge([shard], method="passthrough"),

@@ -298,7 +298,7 @@ def test_the_tensor_by_which_comfyui_knows_of_scales_is_not_left_out_without_a_w
     codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
     state = {"m.a.weight": codes, "m.a.scale_weight": torch.ones(()), "m.scaled_fp8": codes[0, :2].clone()}
     save_file({**state, "m.b.weight": torch.ones(4, 4)}, "x.safetensors")
-    said = "m.scaled_fp8 is left out, without which ComfyUI does not use the scales: it takes codes for numbers"
+    said = "m.scaled_fp8 is left out: without it ComfyUI ignores the scales, and reads codes as plain numbers"
     assert said in cs.filter("x.safetensors", exclude=["m.scaled_fp8"]).notes
     for plan in (
         cs.filter("x.safetensors", include=["m.b"]),
