@@ -1,4 +1,4 @@
-"""Describes tensors computed from others: parts, permutations, reshapes, concatenations, multiples, sums.
+"""Describes tensors that are computed from others: slices, permutations, reshapes, concatenations, multiples, sums.
 
 No value is read. If the result is a strided view of a stored tensor, it is described as that view,
 and is copied and checked like any other tensor; else ``TensorInfo.made`` holds the operation and its inputs.
@@ -44,7 +44,7 @@ def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
 
 
 def _parts(made: Joined, begin: int, end: int) -> Iterator[TensorInfo]:
-    """Yield the parts of the joined tensors that a part covers, so that a part within one of them is a part of it."""
+    """Yield the slices of the joined tensors that make up the elements from ``begin`` to ``end``, in order."""
     at = 0
     for one in made.of:
         first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
@@ -63,7 +63,7 @@ def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
 
 
 def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor of the same elements in another shape, which must have the same number of elements."""
+    """Return a tensor with the same elements in another shape, which must hold as many."""
     shape = tuple(shape)
     if shape == info.shape:
         return info
@@ -102,16 +102,16 @@ def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
 
 
 def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
-    """Return strides, None if they are those of a contiguous tensor; strides of dimensions of size 1 are ignored."""
+    """Return strides, or None if the tensor is contiguous; the stride of a dimension of size 1 is ignored."""
     plain = contiguous_stride(shape)
     same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
     return None if same or 0 in shape else tuple(stride)
 
 
 def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the strides with which a stored tensor is a view of another shape, None if it is not.
+    """Return the strides of a stored tensor viewed in another shape; None if it cannot be viewed without a copy.
 
-    A group of dimensions that are evenly spaced can be split anew, as ``torch.Tensor.view`` does.
+    Neighbouring dimensions that are evenly spaced can be merged and split anew, as ``torch.Tensor.view`` does.
     """
     if info.stride is None or 0 in shape:
         return contiguous_stride(shape)
@@ -132,7 +132,7 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Move dimensions of ``size`` elements in all from the end of ``left``, and append their strides to ``stride``."""
+    """Take dimensions with ``size`` elements together from the end of ``left``; append their strides to ``stride``."""
     done = 1
     while done < size:
         if not left or size % (done * left[-1]):

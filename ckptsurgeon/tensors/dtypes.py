@@ -29,7 +29,7 @@ class DType:
 
     @property
     def is_packed(self) -> bool:
-        """Whether an element is not whole bytes, or several numbers: such values can only be copied."""
+        """Whether an element is less than a byte, or holds several numbers: such values can only be copied."""
         return self.bits % 8 != 0 or self.values > 1
 
 
@@ -62,7 +62,7 @@ _SHORT = {
 
 
 def dtype_named(text: str) -> str:
-    """Return torch's name for a dtype as people write it: ``bf16``, ``torch.float16``, ``half``.
+    """Return torch's name of a dtype that a user wrote, such as ``bf16``, ``torch.float16`` or ``half``.
 
     Raises ConfigError for an unknown name.
     """
@@ -74,10 +74,10 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""Types without an infinity: torch replaces every number that would round to more than the largest (448) by it."""
+"""Types without an infinity: torch replaces every number that would round to more than 448, their largest, by 448."""
 
 
-# Strides, in elements: those of a row-major tensor, and how far a strided one reaches.
+# Strides in elements: those of a row-major tensor, and the extent of a strided tensor.
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Return how many elements from its first one a strided tensor reaches (0 when it is empty)."""
+    """Return the extent of a strided tensor: elements of its storage from its first to its last, 0 if it is empty."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

@@ -28,10 +28,10 @@ __all__ = [
     slots=True, eq=False
 )  # not frozen: files have a hundred thousand of them, and frozen dataclasses cost twice as much
 class Storage:
-    """A run of bytes in one file that tensors view; identity, not content, makes two storages the same.
+    """A run of bytes in one file that tensors are views of; two storages are the same only if they are one object.
 
-    ``offset`` and ``nbytes`` are bytes; ``crc32``, of other formats ``crc32c``, is the checksum that the container
-    recorded, if it did.
+    ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum that the file has for
+    these bytes, if there is one.
     """
 
     file: str
@@ -44,7 +44,7 @@ class Storage:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the container has a checksum of the bytes."""
+        """Whether the file has a checksum of the bytes."""
         return self.crc32 is not None or self.crc32c is not None
 
 
@@ -80,18 +80,18 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The trainable parameters: elements of floating types, packed ones counted singly; 0 for other types."""
+        """The number of parameters: elements of a floating type, each packed number counted; 0 for other types."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
     @property
     def itemsize(self) -> int:
-        """The size of one element in bytes (for the 6-bit floats: 1, they are only copied whole)."""
+        """The size of one element in bytes; 1 for 6-bit floats, which are only copied whole."""
         return max(1, DTYPES[self.dtype].bits // 8)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the contiguous values are in the file as they are."""
+        """Whether the file holds the values contiguously, as plain bytes."""
         return (
             not self.opaque
             and self.stride is None
@@ -142,7 +142,7 @@ class Reshaped:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several tensors one after the other along ``dim``."""
+    """Several tensors concatenated along ``dim``."""
 
     of: tuple[TensorInfo, ...]
     dim: int

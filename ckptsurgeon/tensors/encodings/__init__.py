@@ -1,4 +1,4 @@
-"""Recognises how methods of quantisation store one logical tensor as several, by keys, dtypes and shapes alone.
+"""Recognises quantised weights, each stored as several tensors (codes, scales), by keys, dtypes and shapes alone.
 
-One file for each method, found by its attribute ``ENCODINGS``.
+There is one file for each method of quantisation; its attribute ``ENCODINGS`` registers it.
 """

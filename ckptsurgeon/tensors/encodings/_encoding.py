@@ -1,4 +1,4 @@
-"""Defines an encoding, and the logical tensors of a state dict that are stored as codes."""
+"""Defines an encoding, and the quantised tensors of a state dict: logical tensors that are stored as codes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ACTIVATIONS = (
     ".k_zero_point", ".v_zero_point", ".comfy_quant", ".activation_scaling_factor", ".prequant_scaling_factor",
     ".input_descale", ".output_descale", ".input_amax", ".output_amax", ".weight_amax",
 )  # fmt: skip
-"""Endings that any encoding may have next to its codes: for activations, and ComfyUI's note of its format."""
+"""Endings of further tensors that any encoding may have: scales of activations, and ComfyUI's note of its format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logical:
-    """The logical tensor of codes: ``method`` in words, the number of parameters, and their shape if headers give it.
+    """What the headers tell of a quantised tensor: ``method`` in words, number of parameters, and shape if known.
 
-    ``parameters`` is None if headers do not give the number; there are ``at_least`` so many.
+    ``parameters`` is None if the headers do not give the number; it is at least ``at_least``.
     """
 
     method: str
@@ -40,13 +40,13 @@ class Logical:
 
     @staticmethod
     def of(method: str, shape: tuple[int, ...]) -> Logical:
-        """Return the logical tensor of a known shape."""
+        """Return a logical tensor whose shape is known."""
         return Logical(method, math.prod(shape), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A way to store one tensor as several, whose keys differ only in their endings.
+    """A way to store one logical tensor as several tensors, whose keys differ only in their endings.
 
     A key that ends in ``telling``, of one of ``dtypes``, identifies the encoding if there is also a key that ends
     in one of ``marks`` instead (no marks: by itself). ``others`` are the endings of its further parts. ``codes`` is the
@@ -75,18 +75,18 @@ class Encoding:
 
 
 def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
-    """Return the ``logical`` of an encoding with one code for each parameter."""
+    """Return the function ``logical`` of an encoding whose codes have the shape of the logical tensor."""
 
-    def logical(parts: Parts, said: QuantisationSettings) -> Logical:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
         return Logical.of(method, next(iter(parts.values())).shape)
 
     return logical
 
 
 def some(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
-    """Return the ``logical`` of an encoding whose headers do not give the number of parameters of a code."""
+    """Return the function ``logical`` of an encoding whose headers do not give the number of parameters."""
 
-    def logical(parts: Parts, said: QuantisationSettings) -> Logical:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
         return Logical(method, None, at_least=next(iter(parts.values())).numel)
 
     return logical
@@ -97,7 +97,7 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
 
 @dataclass(frozen=True, slots=True)
 class CodedTensor:
-    """A logical tensor: ``parts`` maps endings to the keys of its stored parts.
+    """A quantised tensor: ``parts`` maps endings to the keys of the tensors that store it.
 
     ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
     encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical
@@ -116,13 +116,13 @@ class CodedTensor:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of all its stored parts."""
+        """The keys of all tensors that store it."""
         return tuple(self.parts.values())
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The logical tensors of a state dict that are stored as codes, and the one that each key belongs to."""
+    """The quantised tensors of a state dict; ``by_key`` maps each stored key to its quantised tensor."""
 
     tensors: tuple[CodedTensor, ...] = ()
     by_key: Mapping[str, CodedTensor] = field(default_factory=dict)
@@ -131,24 +131,24 @@ class Codes:
         return bool(self.tensors)
 
     def only(self, keys: Container[str]) -> Codes:
-        """Return those whose codes are among ``keys``, or their first part if their codes are elsewhere."""
+        """Return the quantised tensors with their codes in ``keys``, or their first part if they have no codes here."""
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else Codes(found, self.by_key)
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return the least parameters of a stored tensor: codes count as their logical ones, scales as 0."""
+        """Return at least how many parameters a stored tensor holds: codes count as the logical tensor, scales as 0."""
         coded = self.by_key.get(key)
         if coded is None:
             return info.parameters
         return coded.at_least if key == coded.codes else 0
 
     def is_counted(self, key: str) -> bool:
-        """Return whether headers give the number of parameters of a stored tensor."""
+        """Return whether the headers give the exact number of parameters of a stored tensor."""
         coded = self.by_key.get(key)
         return coded is None or coded.parameters is not None or key != coded.codes
 
     def has_numbers(self, key: str, info: TensorInfo) -> bool:
-        """Return whether the values of a stored tensor are numbers: all but codes, and integers that decode them."""
+        """Return whether the values of a stored tensor are plain numbers: not codes, nor integers that decode them."""
         coded = self.by_key.get(key)
         return coded is None or (DTYPES[info.dtype].kind == "float" and key not in (coded.codes, *coded.more_codes))
 

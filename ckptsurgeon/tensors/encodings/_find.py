@@ -1,4 +1,4 @@
-"""Finds logical tensors among stored ones by keys, dtypes and shapes, including codes of unknown encodings."""
+"""Finds the quantised tensors of a state dict by keys, dtypes and shapes, also those of unknown encodings."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ._settings import QuantisationSettings, Settings
 
 __all__ = ["could_be_codes", "find_codes", "unknown"]
 
-# Codes of unknown encodings: recognised by the tensors next to them, or by the settings in their folder.
+# Codes of unknown encodings: recognised by scales next to them, or by the settings in their folder.
 
 _CODE_TYPES = frozenset(
     name
     for name, dtype in DTYPES.items()
     if dtype.kind == "quantized" or name.startswith(("float8", "float6", "float4"))
 ) | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}  # fmt: skip
-"""Dtypes of codes. Integers of 64 bits are indices and counters."""
+"""Dtypes that codes can have. Integers of 64 bits are indices and counters, not codes."""
 _SMALL = frozenset(name for name in _CODE_TYPES if DTYPES[name].bits <= 8 and name != "float8_e8m0fnu")
 _WORDS = frozenset({"int16", "uint16", "uint32"})
-"""Larger integers that no network has as weights; MLX and HIGGS use them for codes."""
+"""Types of larger integers, which are never plain weights; MLX and HIGGS use them for codes."""
 _BLOCK_BYTES = 16
-"""Of a block of mxfp4, as gpt-oss has it."""
+"""Bytes in one block of mxfp4, as in gpt-oss."""
 _QUANTISED = r"(?:q|w|q_|w_|quant\w*_|packed_)weights?|weight_(?:packed|q\w*|u?int\d+)|w_?q|qdata"
 _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
-"""Names of the codes of a layer's weight, which any scale of their module decodes."""
+"""Names of the codes of a layer's weight: any scale in the same module is taken to decode them."""
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
 """Names that only codes have."""
 _SCALE = re.compile(
@@ -39,7 +39,7 @@ _SCALE = re.compile(
     re.IGNORECASE,
 )
 _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|attention)_scales?\d*", re.IGNORECASE)
-"""Scales that a network multiplies by itself: CLIP's temperature, the gains of layers."""
+"""Names of scales that are parameters of a network, not of a quantised weight: CLIP's temperature, gains of layers."""
 
 
 def could_be_codes(info: TensorInfo) -> bool:
@@ -50,42 +50,43 @@ def could_be_codes(info: TensorInfo) -> bool:
 def unknown(
     keys: Iterable[str],
     tensors: Mapping[str, TensorInfo],
-    beside: Mapping[str, Sequence[str]],
+    by_module: Mapping[str, Sequence[str]],
     known: Container[str],
-    said: QuantisationSettings,
+    quantisation: QuantisationSettings,
 ) -> Iterator[CodedTensor]:
-    """Yield the logical tensors of encodings that are not known, of ``keys`` that could be codes.
+    """Yield the quantised tensors of unknown encodings among ``keys``, which could be codes.
 
-    In a folder with settings of quantisation, all tensors of one module are one, except its bias. Elsewhere codes
-    need a scale with their name. ``beside`` has the keys of each module, ``known`` the keys already explained.
+    In a folder with settings of quantisation, all tensors of a module except its bias are one quantised tensor.
+    Elsewhere codes need a scale with their name. ``by_module`` has the keys of each module, ``known`` the keys that
+    belong to known encodings.
     """
-    method = f"an unknown encoding ({said.method})" if said.method else "an unknown encoding"
+    method = f"an unknown encoding ({quantisation.method})" if quantisation.method else "an unknown encoding"
     modules: dict[str, list[str]] = {}
     for key in keys:
-        if _looks_coded(key, tensors[key], said):
+        if _looks_coded(key, tensors[key], quantisation):
             modules.setdefault(key.rpartition(".")[0], []).append(key)
     for module, found in modules.items():
-        around = [key for key in beside[module] if key not in known]
-        whole = bool(said and module) and any(len(tensors[key].shape) > 1 for key in found)
-        for codes, others in _whole(found, around) if whole else _by_name(found, around, beside):
-            if others or _is_coded(codes[0], tensors[codes[0]], said):
+        around = [key for key in by_module[module] if key not in known]
+        whole = bool(quantisation and module) and any(len(tensors[key].shape) > 1 for key in found)
+        for codes, others in _whole(found, around) if whole else _by_name(found, around, by_module):
+            if others or _is_coded(codes[0], tensors[codes[0]], quantisation):
                 yield _coded(module if whole or len(codes) > 1 else "", codes, others, tensors, method)
 
 
-def _looks_coded(key: str, info: TensorInfo, said: QuantisationSettings) -> bool:
-    """Return whether a tensor could be codes, and not their scales, by its name and shape."""
+def _looks_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:
+    """Return whether a tensor could hold codes, not scales, by its name, dtype and shape."""
     leaf = key.rpartition(".")[2]
     if _SCALE.search(leaf):
         return False
-    return (bool(said) and len(info.shape) > 1) or (
+    return (bool(quantisation) and len(info.shape) > 1) or (
         info.numel > 1 and (info.dtype in _SMALL or _WEIGHT.fullmatch(leaf) is not None)
     )
 
 
-def _is_coded(key: str, info: TensorInfo, said: QuantisationSettings) -> bool:
-    """Return whether a tensor without partners is codes: by its folder's settings, or by an unusual dtype."""
-    if len(info.shape) < 2 or said or DTYPES[info.dtype].kind == "float":
-        return bool(said) and len(info.shape) > 1
+def _is_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:
+    """Return whether a tensor without scales holds codes, by its folder's settings or by an unusual dtype."""
+    if len(info.shape) < 2 or quantisation or DTYPES[info.dtype].kind == "float":
+        return bool(quantisation) and len(info.shape) > 1
     leaf = key.rpartition(".")[2]
     if leaf.endswith("_blocks") and info.dtype == "uint8":
         return len(info.shape) > 2 and info.shape[-1] == _BLOCK_BYTES
@@ -93,20 +94,20 @@ def _is_coded(key: str, info: TensorInfo, said: QuantisationSettings) -> bool:
 
 
 _Group = tuple[Sequence[str], Sequence[str]]
-"""Codes, and the tensors that decode them together."""
+"""The keys of codes, and the keys of the tensors that decode them."""
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield all tensors of a module as one, except its bias."""
+    """Yield all tensors of a module except its bias as one group."""
     own = set(codes)
     yield codes, [key for key in around if key not in own and key.rpartition(".")[2] != "bias"]
 
 
-def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
-    """Yield codes with the scales named after them; all of a module if some have no scale of their own."""
+def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
+    """Yield each key of codes with the scales named after it; one group for all if some codes have no such scale."""
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
-    scales: dict[str, list[str]] = {key: list(_within(key, beside)) for key in codes}
+    scales: dict[str, list[str]] = {key: list(_within(key, by_module)) for key in codes}
     for key in around:
         leaf = key.rpartition(".")[2]
         if _SCALE.search(leaf) and not _OF_NETWORKS.fullmatch(leaf):
@@ -119,14 +120,14 @@ def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, S
         yield from (([key], each) for key, each in scales.items())
 
 
-def _within(key: str, beside: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield the keys below codes as below a module, and in the quantiser named after them (ModelOpt)."""
-    yield from beside.get(key, ())
-    yield from beside.get(f"{key}_quantizer", ())
+def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the keys that treat the key of codes as a module, and those in the quantiser named after it (ModelOpt)."""
+    yield from by_module.get(key, ())
+    yield from by_module.get(f"{key}_quantizer", ())
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the codes that a scale is named after: ``x`` for ``x_scale``."""
+    """Return the key of the codes that a scale is named after: that of ``x`` for ``x_scale``."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]
@@ -138,7 +139,7 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> CodedTensor:
-    """Return one logical tensor; its parts are named by their endings after ``module``, or its codes if that is ""."""
+    """Return a quantised tensor; the endings of its parts follow ``module``, or the key of its codes if that is ""."""
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
     parts = {f".{key}"[len(stem) + bool(stem) :]: key for key in (first, *more, *others)}
@@ -146,8 +147,8 @@ def _coded(
     is_stem = leaf == "weight" or any(key.startswith(f"{first}_") for key in others)
     is_told = bool(_TELLING.fullmatch(leaf))
     named = f"{above}{dot}weight" if is_told or (module and not is_stem) else first
-    said = method if others else f"{method}, without scales"
-    return CodedTensor(named, said, first, parts, None, None, tensors[first].numel, tuple(more))
+    quantisation = method if others else f"{method}, without scales"
+    return CodedTensor(named, quantisation, first, parts, None, None, tensors[first].numel, tuple(more))
 
 
 def find_codes(
@@ -155,31 +156,31 @@ def find_codes(
     settings: Callable[[], Settings] = dict,
     elsewhere: Callable[[], Iterable[str]] = tuple,
 ) -> Codes:
-    """Return the logical tensors of a state dict that are stored as codes.
+    """Return the quantised tensors of a state dict.
 
-    ``settings`` gives the ``quantization_config`` of its folder, ``elsewhere`` the keys of a shard's other shards;
-    they are asked only if some tensor could be codes, or what decodes them.
-    Tensors that no known encoding explains, but that have a scale of their name or are in a folder with a
-    ``quantization_config`` holds, are codes of an unknown encoding: they can be moved, and nothing else. So can what
-    is called as parts of known encodings are there, although its codes are elsewhere.
+    ``settings`` returns the ``quantization_config`` of its folder, ``elsewhere`` the keys in the model's other shards;
+    both are called only if some tensor could be codes or scales.
+    Codes that no known encoding explains are of an unknown encoding if a scale is named after them, or if the folder
+    has a ``quantization_config``: they can be copied, but not computed on. The same holds for tensors that are named
+    like scales of a known encoding although their codes are in another shard.
     """
     long = _long_endings()
     keys = [key for key, info in tensors.items() if could_be_codes(info) or (key.endswith(long) and info.numel > 1)]
     parts = could_be_parts(tensors, _part_endings())
     if not keys and not parts and not could_be_words(tensors):
         return NO_CODES
-    said, found, beside = QuantisationSettings(settings()), dict[str, CodedTensor](), _by_module(tensors)
+    quantisation, found, by_module = QuantisationSettings(settings()), dict[str, CodedTensor](), _by_module(tensors)
     others = frozenset(elsewhere())
     for key in keys:
         if key not in found:
-            coded = _known(key, tensors, beside, said)
+            coded = _known(key, tensors, by_module, quantisation)
             found.update(dict.fromkeys(coded.keys, coded) if coded is not None else {})
     for coded in lone_codes(tensors, found, others, _all_encodings()) if others else ():
         found.update(dict.fromkeys(coded.keys, coded))
     left = [key for key in keys if key not in found]
-    for coded in unknown(left, tensors, beside, found, said) if left else ():
+    for coded in unknown(left, tensors, by_module, found, quantisation) if left else ():
         found.update(dict.fromkeys(coded.keys, coded))
-    for coded in lone_parts(parts, tensors, found, said, others, _all_encodings()):
+    for coded in lone_parts(parts, tensors, found, quantisation, others, _all_encodings()):
         found.update(dict.fromkeys(coded.keys, coded))
     each = {id(coded): coded for coded in found.values()}
     return Codes(tuple(each.values()), found) if found else NO_CODES
@@ -206,7 +207,7 @@ def _part_endings() -> tuple[str, ...]:
 
 @cache
 def _long_endings() -> tuple[str, ...]:
-    """Return the endings of codes of 64 bits: other integers of that size are indices and counters."""
+    """Return the endings of codes that are integers of 64 bits; other such integers are indices and counters."""
     return tuple(one.telling[1:] for one in _all_encodings() if "int64" in one.dtypes)
 
 
@@ -219,18 +220,21 @@ def _encodings(dtype: str) -> tuple[Encoding, ...]:
 
 
 def _known(
-    key: str, tensors: Mapping[str, TensorInfo], beside: Mapping[str, Sequence[str]], said: QuantisationSettings
+    key: str,
+    tensors: Mapping[str, TensorInfo],
+    by_module: Mapping[str, Sequence[str]],
+    quantisation: QuantisationSettings,
 ) -> CodedTensor | None:
-    """Return the logical tensor that a key identifies, None if none; ``beside`` has the keys of each module."""
+    """Return the quantised tensor that a key identifies, if any; ``by_module`` has the keys of each module."""
     dotted = f".{key}"  # so that ".weight" is the end of "weight" too
     for one in _encodings(tensors[key].dtype):
         if not dotted.endswith(one.telling):
             continue
         stem = dotted[: len(dotted) - len(one.telling)]
-        parts = _parts(one, stem, tensors, beside)
+        parts = _parts(one, stem, tensors, by_module)
         if one.marks and not any(mark in parts for mark in one.marks):
             continue
-        logical = one.logical({end: tensors[part] for end, part in parts.items()}, said.of(stem[1:]))
+        logical = one.logical({end: tensors[part] for end, part in parts.items()}, quantisation.of(stem[1:]))
         if logical is not None:
             codes = parts[one.telling if one.codes is None else one.codes]
             return CodedTensor(
@@ -241,11 +245,11 @@ def _known(
 
 
 def _parts(
-    one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], beside: Mapping[str, Sequence[str]]
+    one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], by_module: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the stored parts with a stem, by their endings; the one that identifies the encoding is first."""
+    """Return the keys that begin with a stem, by the endings of an encoding; the identifying one is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
     start = len(stem)  # checks the existing keys, not all possible ones
-    found = {end: key for key in beside[stem[1:]] if (end := f".{key}"[start:]) in one.places}
+    found = {end: key for key in by_module[stem[1:]] if (end := f".{key}"[start:]) in one.places}
     return {end: found[end] for end in sorted(found, key=one.places.__getitem__)} if len(found) > 1 else found

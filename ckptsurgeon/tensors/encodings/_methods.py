@@ -1,4 +1,4 @@
-"""Lists the codes that each ``quant_method`` stores, and those that loaders recognise only by settings."""
+"""Lists the encodings that each ``quant_method`` stores, and those that loaders recognise only by settings."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "torchao": ("torchao",),
     "vptq": ("VPTQ",),
 }
-"""The families of codes that a ``quant_method`` stores; others are not listed. MLX uses the field for a mode."""
+"""The families of encodings that each ``quant_method`` stores. MLX uses this field for a mode."""
 TORCH = "quantised"
-"""The family of torch's own quantised tensors, which no such method stores."""
+"""The family of torch's own quantised tensors, which no ``quant_method`` stores."""
 KNOWN = frozenset(family for families in METHODS.values() for family in families) | {TORCH}
-"""Families that are codes of no other method than these."""
+"""All families that only the listed methods store."""
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
-"""Methods of transformers that always store codes if they quantise; others may quantise while loading."""
+"""Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
 """Families that loaders recognise only by settings; the others are recognised by names, or by another file."""
 GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
-"""Of them, those that programs with weights alone know by names of their own."""
+"""Those of these families that programs without settings recognise by names of their own."""
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
 })  # fmt: skip
 """Names of scales that are not enough for any program to recognise the codes."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
-"""Parts by which a program recognises codes without settings: ComfyUI's, HQQ's own."""
+"""Endings by which a program recognises codes without settings: those of ComfyUI and HQQ."""
 
 
 def family(method: str) -> str:
-    """Return the name of a method without its details: GPTQ, fp8, packed."""
+    """Return the family of a method in words, its name without details: GPTQ, fp8, packed."""
     return "packed" if "packed" in method else re.split(r"[, ]", method)[0]
 
 
 def known_by_settings(codes: Codes) -> list[CodedTensor]:
-    """Return the codes that a loader recognises only by settings."""
+    """Return the quantised tensors that a loader recognises only by settings."""
     return list(filter(is_known_by_settings, codes.tensors))
 
 
 def is_known_by_settings(coded: CodedTensor) -> bool:
-    """Return whether a loader recognises codes only by settings."""
+    """Return whether a loader recognises a quantised tensor only by settings."""
     kind, ends = family(coded.method), coded.parts.keys()
     return kind in TOLD and OWN.isdisjoint(ends) and (kind not in GENERAL or not SCALES.isdisjoint(ends))

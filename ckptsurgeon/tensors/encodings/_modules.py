@@ -1,4 +1,4 @@
-"""Reads the settings of quantisation of single modules: other bits than the rest, or modules left unquantised."""
+"""Reads settings of quantisation that are for single modules: other bits than the rest, or no quantisation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ._settings import Settings
 __all__ = ["GENERAL", "Modules", "module_of", "renamed_modules"]
 
 GENERAL = -1
-"""The place of the general settings, for modules without a section."""
+"""The index of the general settings, which are for modules without a section of their own."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
-"""Lists of transformers', whose entries mean a module, what is in it, and every module whose name ends so."""
+"""Fields of transformers with module names; a name covers the module, its submodules, and modules that end with it."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
-"""compressed-tensors', GPTQModel's, AutoRound's, and compressed-tensors' again."""
+"""Fields of compressed-tensors, of GPTQModel, of AutoRound, and another of compressed-tensors."""
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
-"""Regular expressions in settings that match in little time: no group is repeated."""
+"""Regular expressions in settings that are safe to match, since no group in them is repeated."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
 _STEPS = 1_000_000_000
-"""How many steps all expressions of settings may take in the worst case: seconds."""
+"""How many steps all expressions of settings may take in the worst case; that many take seconds."""
 
 
 class Modules:
-    """The sections of settings for single modules, and the modules that are left unquantised.
+    """The sections of settings that are for single modules, and the modules that are left unquantised.
 
-    A section is known by its ``place``. Expressions that could take long are not evaluated: their sections are
+    A section has an index, its ``place``. Expressions that could take long are not evaluated: their sections are
     treated as general settings.
     """
 
@@ -51,7 +51,7 @@ class Modules:
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
-        """Return the place of a module's section."""
+        """Return the index of the section for a module."""
         if (found := self._names.get(module)) is not None:
             return found
         return next(
@@ -59,7 +59,7 @@ class Modules:
         )
 
     def settings(self, place: int) -> Settings:
-        """Return the settings of a section's modules, as if they were for all."""
+        """Return the settings of the section at an index, in the form of settings for all modules."""
         return self._general if place == GENERAL else self._sections[place]
 
     def left_out(self, module: str) -> str:
@@ -98,7 +98,7 @@ class Modules:
             self._sections.append({**rest, **one})
 
     def _add_dynamic(self) -> None:
-        """Add GPTQModel's expressions, of which the first that a name begins with counts."""
+        """Add GPTQModel's expressions: the first that matches the beginning of a name counts."""
         given = self._settings.get(_DYNAMIC)
         if not isinstance(given, dict) or len(given) > _MOST:
             return
@@ -113,7 +113,7 @@ class Modules:
                 self._sections.append({**rest, **(one if isinstance(one, dict) and entry[:2] != "-:" else {})})
 
     def _add_groups(self) -> None:
-        """Add groups of compressed-tensors: a name counts before an expression, that before a class of modules."""
+        """Add the config groups of compressed-tensors: names go before expressions, expressions before class names."""
         given = self._settings.get(_GROUPS)
         groups = {name: one for name, one in given.items() if isinstance(one, dict)} if isinstance(given, dict) else {}
         if len(groups) < 2:
@@ -132,12 +132,12 @@ class Modules:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a quantised tensor."""
+    """Return the name of a quantised tensor's module."""
     return name.removesuffix(".weight")
 
 
 def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
-    """Return settings with the new ``names`` of modules; names without a new one, and expressions, stay."""
+    """Return settings with renamed modules; ``names`` gives the new names. Other names, and expressions, stay."""
     found = dict(settings)
     if not isinstance(settings.get("quant_method"), str):
         found = _renamed_keys(settings, lambda name: names(name) if _is_of_module(settings[name]) else ())
@@ -184,19 +184,19 @@ def _texts(value: object) -> list[str]:
 
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
-    """Return the entries from ``start`` on that are fast expressions."""
+    """Return the entries whose text from index ``start`` on is a safe regular expression, compiled."""
     found = {one: _expression(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}
 
 
 def _repeated(text: str) -> int:
-    """Return how many repetitions an expression has that can be of any length, but one at its end."""
+    """Return how many unlimited repetitions (``*``, ``+``) an expression has, not counting one at its end."""
     text = text.removesuffix("$").removesuffix(".*")
     return text.count("*") + text.count("+")
 
 
 def _expression(text: str) -> re.Pattern[str] | None:
-    """Return a fast expression, None if it could take long."""
+    """Return a compiled regular expression, None if it could take long to match."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
     if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):
         return None

@@ -1,4 +1,4 @@
-"""Finds parts of quantised tensors whose other parts are missing or in another shard."""
+"""Finds codes or scales of quantised tensors whose other tensors are missing or in another shard."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ __all__ = [
     "part_endings",
 ]
 
-# Parts of a tensor in different shards of a model: scales in one, codes in another.
+# Quantised tensors that are split over shards: scales in one, codes in another.
 
 _GENERAL = frozenset({
     ".scale", "_scale", ".zero", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing", ".optimize", ".tables",
     ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
 })  # fmt: skip
-"""Endings that tensors of networks have too: for a vector, such as the gain of a norm, they prove nothing."""
+"""Endings that plain tensors have too: a vector with such an ending, as the gain of a norm, may be unquantised."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
-"""Those, and endings of tensors next to unquantised weights: by themselves they prove nothing."""
+"""Those endings, and endings of tensors next to unquantised weights: alone they do not prove that codes exist."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
-"""Endings that tell nothing even in a folder that says that it is quantised, unless their codes are seen."""
+"""Endings that prove nothing even in a folder with settings of quantisation, unless their codes are found."""
 _CERTAIN = frozenset({
     ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".quant_state.bitsandbytes__nf4",
     ".quant_state.bitsandbytes__fp4", ".qzeros", ".g_idx", ".weight_g_idx", "_scale_inv", ".scale_packed",
     ".scale_weight", ".qscale_weight", ".weights_scaling_factor", ".weight_sf", ".weight_sf_rowmajor", ".q_scale_max",
     ".q_invperm", ".q_group_map", ".suh", ".svh", ".qbiases", "._weight_scale", "._weight_scale_and_zero",
 })  # fmt: skip
-"""Endings that no network has: they identify parts of codes anywhere."""
+"""Endings that plain tensors never have: they always belong to quantised tensors."""
 _OF_WEIGHTS = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_scales", ".weight_global_scale",
     ".weight_zero_point", ".weight_descale",
 })  # fmt: skip
-"""Endings that identify them unless the weight itself is there as plain numbers."""
+"""Endings that belong to quantised tensors unless the weight itself is stored as plain numbers."""
 _TOGETHER = frozenset({".scales", ".biases"})
-"""Endings that identify them together, as in MLX."""
+"""Endings that belong to a quantised tensor if both exist, as in MLX."""
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
-    """Return the keys with the ending of a part that is not codes, and the ending."""
+    """Return the keys that end like scales and the like, not like codes, with these endings."""
     keys = (key for key in tensors if f".{key}".endswith(endings))
     found = {key: next(end for end in endings if f".{key}".endswith(end)) for key in keys}
     return {key: end for key, end in found.items() if end not in _GENERAL or len(tensors[key].shape) > 1}
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether some tensor could be codes that are stored as floats, as bitsandbytes does: as one column."""
+    """Return whether some tensor could be codes that are stored as one column of floats, as bitsandbytes does."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
-    """Return the endings of all encodings' parts that are not codes, the longest first."""
+    """Return the endings of scales and other tensors that decode codes, of all encodings, the longest first."""
     ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))
 
@@ -74,7 +74,7 @@ def _code_endings(encodings: Iterable[Encoding]) -> set[str]:
 def lone_codes(
     tensors: Mapping[str, TensorInfo], known: Container[str], elsewhere: Set[str], encodings: Sequence[Encoding]
 ) -> Iterator[CodedTensor]:
-    """Yield the codes whose scales are ``elsewhere``: keys of the other shards of a model, which have no headers here.
+    """Yield the codes whose scales are in another shard; ``elsewhere`` has the keys of the other shards.
 
     Codes identified by other names may have any dtype, as in bitsandbytes.
     """
@@ -92,7 +92,7 @@ def lone_codes(
 
 
 def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
-    """Return whether keys of other shards show that a tensor is codes of an encoding."""
+    """Return whether keys of other shards show that a tensor holds the codes of an encoding."""
     if one.codes is not None:
         return dotted.endswith(one.codes) and dotted.removesuffix(one.codes) + one.telling in elsewhere
     if info.dtype not in one.dtypes or not dotted.endswith(one.telling):
@@ -104,14 +104,14 @@ def lone_parts(
     parts: Mapping[str, str],
     tensors: Mapping[str, TensorInfo],
     known: Container[str],
-    said: QuantisationSettings,
+    quantisation: QuantisationSettings,
     elsewhere: Set[str],
     encodings: Sequence[Encoding],
 ) -> Iterator[CodedTensor]:
-    """Yield the logical tensors with ``parts`` but no codes: they can be copied, but not computed on.
+    """Yield the quantised tensors with ``parts`` (scales and the like) but without codes, which can only be copied.
 
-    In a folder with settings of quantisation the names suffice; else their codes must be ``elsewhere``, in
-    another shard, or their names must be certain.
+    In a folder with settings of quantisation the names suffice. Otherwise their codes must be ``elsewhere`` (in
+    another shard), or only quantised tensors have such names.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -121,17 +121,17 @@ def lone_parts(
     endings = {way + end for end in _code_endings(encodings) for way in ("", ".weight")}
     for stem, found in stems.items():
         has_codes = bool(elsewhere) and any(f"{stem}{end}"[1:] in elsewhere for end in endings)
-        is_said = bool(said) and not _SHORT.issuperset(found)
+        is_said = bool(quantisation) and not _SHORT.issuperset(found)
         if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):
             named = "" if any(end[0] != "." for end in found) else ".weight"
-            method = f"{said.method}, without its codes" if said.method else "without its codes"
+            method = f"{quantisation.method}, without its codes" if quantisation.method else "without its codes"
             vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
             keys = dict.fromkeys((*found.values(), *vectors))
             yield CodedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)
 
 
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether only parts of codes have such a name and dtype."""
+    """Return whether only tensors that decode codes have such names and dtypes."""
     if not _CERTAIN.isdisjoint(found) or _TOGETHER.issubset(found):
         return True
     if not _OF_WEIGHTS.isdisjoint(found):
@@ -142,28 +142,28 @@ def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, Tenso
     return blocks is not None and blocks.dtype == "uint8" and len(blocks.shape) > 1
 
 
-# Quantised tensors that lack a part which all that are stored like them have, or have one of another length.
+# Quantised tensors that lack a tensor (as zero points) that all similar ones have, or have it in another length.
 
 UNKNOWN = ("an", "codes")
-"""Names of codes with an unknown encoding."""
+"""Names that codes of an unknown encoding can have."""
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
     ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm",
 )  # fmt: skip
-"""Optional parts, which either all tensors of a model have or none."""
+"""Optional parts: either all quantised tensors of a model have them, or none has."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
 BLOCKS = tuple(1 << power for power in range(4, 17))
 USUAL = {".absmax": 64, ".nested_absmax": 256}
-"""Lengths of bitsandbytes' blocks, unless the model shows others."""
+"""Default lengths of bitsandbytes' blocks."""
 
 Tensors: TypeAlias = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True)
 class IncompleteTensors:
-    """Quantised tensors, by ``names``, without the ``part``, or with one that does not fit blocks of ``block``.
+    """The ``names`` of quantised tensors that lack ``part``, or have it in a length that does not fit ``block``.
 
-    ``others`` is the number of similar tensors that have it.
+    ``others`` is the number of similar quantised tensors that have the part.
     """
 
     part: str
@@ -173,7 +173,7 @@ class IncompleteTensors:
 
 
 def broken_partners(codes: Codes, tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
-    """Yield the parts that quantised tensors lack; those in other shards, ``elsewhere``, are not lacking."""
+    """Yield the parts that quantised tensors lack; parts in other shards (``elsewhere``) do not count as missing."""
     groups: dict[tuple[str, str, int], list[CodedTensor]] = {}
     for one in codes.tensors:
         if one.codes:
@@ -199,23 +199,23 @@ def _leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _beside(one: CodedTensor) -> set[str]:
-    """Return the endings, after the module, of the keys of the tensors that decode codes."""
+def _decoding_endings(one: CodedTensor) -> set[str]:
+    """Return the endings, after the module, of the tensors that decode the codes."""
     start = len(one.codes.rpartition(".")[0])
     ends = (key[start:] for key in one.keys if key != one.codes)
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 
 def _needed(known: Sequence[CodedTensor]) -> list[str]:
-    """Return the ends of what lies next to all of the codes."""
-    left = _beside(known[0])
+    """Return the endings of tensors that all of the codes have."""
+    left = _decoding_endings(known[0])
     for one in known[1:]:
-        left &= _beside(one)
+        left &= _decoding_endings(one)
     return sorted(left)
 
 
 def _codes_of(one: CodedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
-    """Yield the key that the codes of parts would have."""
+    """Yield the keys that the codes could have, by the keys of the parts."""
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
 
@@ -223,7 +223,7 @@ def _codes_of(one: CodedTensor, needed: Sequence[str], leaf: str) -> Iterator[st
 def _lacking(
     found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the missing parts for each of the ``ends``; those of the codes come first."""
+    """Yield the missing parts with each of the ``ends``, missing codes first."""
     left = dict(found)
     for end in ends:
         keys = {codes: codes.rpartition(".")[0] + end for codes in left}
@@ -235,8 +235,8 @@ def _lacking(
 
 
 def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
-    """Yield parts that most have, if all should have those."""
-    for end, number in Counter(end for one in known for end in _beside(one) if end.endswith(ALWAYS)).items():
+    """Yield optional parts that only some quantised tensors lack."""
+    for end, number in Counter(end for one in known for end in _decoding_endings(one) if end.endswith(ALWAYS)).items():
         if len(known) / 2 < number < len(known):
             keys = {one.name: one.codes.rpartition(".")[0] + end for one in known}
             names = [name for name, key in keys.items() if key not in tensors and key not in elsewhere]
@@ -245,7 +245,7 @@ def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Contain
 
 
 def _lengths(codes: Codes, tensors: Tensors) -> Iterator[IncompleteTensors]:
-    """Yield the scales of bitsandbytes' blocks of which there are more or fewer than the rest of the model has."""
+    """Yield the scales of bitsandbytes whose number does not fit the block length of the rest of the model."""
     for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")):
         possible = dict[str, set[int]]()
         for one in codes.tensors:

@@ -42,7 +42,7 @@ class QuantisationSettings:
         return next((self._settings[name] for name in _METHODS if isinstance(self._settings.get(name), str)), "")
 
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
-        """Return the different whole numbers from 1 to ``most`` called ``name`` at whatever depth, the top ones first.
+        """Return the different whole numbers from 1 to ``most`` called ``name`` at any depth, the outermost first.
 
         For a module without its own settings the general ones are returned.
         """
@@ -56,11 +56,11 @@ class QuantisationSettings:
         return self._numbers[asked]
 
     def number(self, name: str, *, most: int) -> int:
-        """Return the first of the numbers, 0 if there is none."""
+        """Return the first of the numbers that ``numbers`` returns, 0 if there is none."""
         return next(iter(self.numbers(name, most=most)), 0)
 
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
-        """Return the lists of two whole numbers above 0 called ``name`` at whatever depth, as sizes of blocks are."""
+        """Return the values called ``name`` at any depth that are pairs of whole numbers above 0 (block sizes)."""
         if name not in self._pairs:
             lists = (value for value in values_called(self._settings, name) if isinstance(value, list))
             sound = (one for one in lists if len(one) == 2 and all(type(size) is int and size > 0 for size in one))
@@ -68,7 +68,7 @@ class QuantisationSettings:
         return self._pairs[name]
 
     def sections(self, name: str) -> tuple[QuantisationSettings, ...]:
-        """Return the sections called ``name`` at whatever depth, as ``weights`` of each group of compressed-tensors."""
+        """Return the objects called ``name`` at any depth (``weights`` in the config groups of compressed-tensors)."""
         if name not in self._sections:
             found = (value for value in values_called(self._settings, name) if isinstance(value, dict))
             self._sections[name] = tuple(map(QuantisationSettings, found))
@@ -81,7 +81,7 @@ class QuantisationSettings:
 
 
 def values_called(settings: Settings, name: str) -> Iterator[Any]:
-    """Yield the values of every field called ``name``, the top ones first."""
+    """Yield the value of every field called ``name`` at any depth, the outermost first."""
     level: list[Any] = [settings]
     for _ in range(_DEEPEST):
         yield from (one[name] for one in level if isinstance(one, dict) and name in one)
@@ -96,18 +96,18 @@ def _map(value: Any) -> dict[str, Any]:
 # The values that settings of quantisation state for codes, read once for all tensors.
 
 Block: TypeAlias = tuple[str, tuple[int, int]]
-"""The field with the size of blocks, and the size: rows and columns."""
+"""The name of the field with the size of blocks, and the size: rows and columns."""
 
 _BITS, _SIZES = ("bits", "w_bit"), ("group_size", "q_group_size")
 _LARGEST = 1 << 31
 _MOST = 64
-"""How many different values of a field are kept: with more, they say nothing about any tensor."""
+"""The most different values of a field that are kept; more values say nothing about any single tensor."""
 _LONGEST = 40
 
 
 @dataclass(frozen=True)
 class StatedValues:
-    """The values that fields have at whatever depth, those of the top first.
+    """The values of the fields of settings at any depth, the outermost first.
 
     ``schemes`` are bits and length of groups (0: not said) of the weights of each group of compressed-tensors.
     ``format`` is GPTQ's, ``version`` AWQ's; ``flags`` are the fields that are true or false at the top.
@@ -143,7 +143,7 @@ def stated_by(settings: Settings) -> StatedValues:
 
 
 def _few(values: Iterator[Any]) -> Sequence[Any]:
-    """Return the different values in order, or none if there are too many."""
+    """Return the different values in order; nothing if there are too many."""
     found = dict.fromkeys(values)
     return list(found) if len(found) <= _MOST else []
 
@@ -165,5 +165,5 @@ def _blocks(settings: Settings) -> Iterator[Block]:
 
 
 def _text(settings: Settings, *names: str) -> str:
-    """Return the first of some fields that is a text, in small letters."""
+    """Return the text in the first of some fields that is a string, in lower case."""
     return next((value[:_LONGEST].lower() for name in names if isinstance(value := settings.get(name), str)), "")

@@ -1,4 +1,4 @@
-"""Weights of a quantised model that are stored unlike the others: plainly, twice, or with parts that do not fit."""
+"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, or with unfit shapes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ._settings import QuantisationSettings, Settings
 __all__ = ["plain_among_codes", "stored_twice", "unfit_parts"]
 
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
-"""Methods that quantise all modules of a kind but for those that settings leave out."""
+"""Methods that quantise all modules of a kind except those that the settings exclude."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 UNKNOWN = "an"
-"""Family of codes of which no encoding is known."""
+"""The family name of quantised weights with an unknown encoding."""
 
 
 def plain_among_codes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the plain weights that settings do not leave out, of modules that other layers have as codes."""
+    """Return the plain weights of modules that are quantised in other layers and that no setting excludes."""
     method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and _targets(settings) - {"Linear"}):
         return []
@@ -37,7 +37,7 @@ def plain_among_codes(codes: Codes, tensors: Mapping[str, TensorInfo], settings:
 
 
 def _targets(settings: Settings) -> set[str]:
-    """Return what groups of compressed-tensors are of."""
+    """Return the targets of the config groups of compressed-tensors."""
     groups = settings.get("config_groups")
     found = [one.get("targets") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     return {target for one in found if isinstance(one, list) for target in one if isinstance(target, str)}
@@ -49,7 +49,7 @@ def _is_number(info: TensorInfo) -> bool:
 
 
 def stored_twice(codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the weights that are there as codes and plainly, under the name that they have where they are plain."""
+    """Return the weights that are stored both quantised and plain, by the key of the plain tensor."""
     return [
         one.name
         for one in codes.tensors
@@ -59,9 +59,9 @@ def stored_twice(codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def unfit_parts(codes: Codes, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Yield each part that has another shape than codes and scales ask for, and the name of its quantised tensor.
+    """Yield each part whose shape does not fit the codes and scales, with the name of its quantised tensor.
 
-    Codes of an unknown encoding are those of a known one if others of the same name are.
+    A tensor of an unknown encoding counts as one of a known encoding if others with the same name are of it.
     """
     known = {_leaf(one): one.method for one in codes.tensors if family(one.method) in KNOWN and one.codes}
     for one in codes.tensors:
@@ -75,7 +75,7 @@ def unfit_parts(codes: Codes, tensors: Mapping[str, TensorInfo]) -> Iterator[tup
 
 MOST_BITS = 8
 ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ")
-"""Encodings whose parts have no other shapes."""
+"""Families of encodings whose parts can only have one shape."""
 
 
 def _leaf(one: CodedTensor) -> str:
@@ -83,7 +83,7 @@ def _leaf(one: CodedTensor) -> str:
 
 
 def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tuple[int, ...]) -> bool:
-    """Whether zero points, packed into words of 32 bits, are as many as scales."""
+    """Whether there are as many zero points, packed into words of 32 bits, as scales."""
     if len(scales) != 2 or len(zeros) != 2 or not all((*codes, *scales, *zeros)) or (scales[0] == codes[0]):
         return True
     are_wide = 1 < zeros[1] * 32 / scales[1] <= MOST_BITS if kind == "GPTQ" else zeros[1] == codes[1]

@@ -16,7 +16,7 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 def _four_bits(kind: str) -> Encoding:
     """Return an encoding identified by its state, since the codes may have any dtype, even a floating one."""
 
-    def logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
         codes = parts.get("")  # two in a byte; their shape is a value of the state
         return Logical(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
 

@@ -15,20 +15,20 @@ __all__ = ["ENCODINGS"]
 _TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 _SHARED_EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCKS = ("weight_block_size", "block_structure")
-"""Fields that give the rows and columns of a block."""
+"""Fields of settings that give the rows and columns of a block."""
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
     codes, scale, *_ = parts.values()
     if scale.dtype in _SHARED_EXPONENTS:
         return Logical.of("mxfp8", codes.shape)
-    return Logical.of(f"fp8 with {_scales(codes.shape, scale.shape, said)}", codes.shape)
+    return Logical.of(f"fp8 with {_scales(codes.shape, scale.shape, quantisation)}", codes.shape)
 
 
-def _scales(codes: tuple[int, ...], scale: tuple[int, ...], said: QuantisationSettings) -> str:
-    """Return what each scale is for, by the shape of the scales; with a single scale, by the blocks in the settings."""
+def _scales(codes: tuple[int, ...], scale: tuple[int, ...], quantisation: QuantisationSettings) -> str:
+    """Return text on what each scale is for, by the shape of the scales, or by the block size in the settings."""
     if len(codes) > 1 and len(scale) == len(codes):
-        sizes = (size for name in _BLOCKS for size in said.pairs(name))
+        sizes = (size for name in _BLOCKS for size in quantisation.pairs(name))
         if any(scale[-2:] == (-(-codes[-2] // rows), -(-codes[-1] // columns)) for rows, columns in sizes):
             return "block scales"
         if scale[-2:] == (1, 1):

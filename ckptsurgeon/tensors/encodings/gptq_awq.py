@@ -1,4 +1,4 @@
-"""Integers of few bits in groups, packed into 32: GPTQ and AWQ, which share names and differ in shapes.
+"""GPTQ and AWQ: integers of few bits in groups, packed into 32 bits; the two share names and differ in shapes.
 
 GPTQ packs along the input: ``qweight`` (in * bits / 32, out), ``scales`` (groups, out), ``qzeros`` (groups,
 out * bits / 32), ``g_idx`` (in); AWQ along the output: ``qweight`` (in, out * bits / 32).
@@ -17,26 +17,26 @@ _MOST = 8
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scales = parts[".qweight"].shape, parts[".scales"].shape
     if len(codes) != 2 or len(scales) != 2 or not all((*codes, *scales)):
         return None
     if scales[1] == codes[1]:
-        return _gptq(parts, codes, scales[0], said)
-    if scales[0] == codes[0]:  # AWQ's layout for products of a matrix and a vector, of 4 bits alone
+        return _gptq(parts, codes, scales[0], quantisation)
+    if scales[0] == codes[0]:  # AWQ's layout for matrix-vector products (gemv), which is for 4 bits only
         return Logical.of(f"AWQ, {_GEMV_BITS} bits", (codes[0], codes[1] * 32 // _GEMV_BITS))
     bits = 32 * codes[1] // scales[1]
     return Logical.of(f"AWQ, {bits} bits", (scales[1], codes[0])) if 0 < bits <= _MOST else None
 
 
-def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, said: QuantisationSettings) -> Logical:
-    """Return the logical tensor, with the bits from zero points, order or groups, or the only bits in the settings."""
+def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> Logical:
+    """Return the logical tensor; its bits follow from zero points, ``g_idx``, groups or settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
     columns = order.numel if order is not None else codes[0] * 32 // bits if bits else 0
     if not columns:
-        possible = said.numbers("bits", most=_MOST)
-        sizes = said.numbers("group_size", most=_LONGEST) if groups > 1 else ()
+        possible = quantisation.numbers("bits", most=_MOST)
+        sizes = quantisation.numbers("group_size", most=_LONGEST) if groups > 1 else ()
         fitting = [one for one in possible if codes[0] * 32 // one in [groups * size for size in sizes]] or possible
         columns = codes[0] * 32 // fitting[0] if len(fitting) == 1 else 0
     if not columns:

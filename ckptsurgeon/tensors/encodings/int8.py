@@ -14,7 +14,7 @@ _TYPES = frozenset({"int8"})
 _METHOD = "int8 with scales"
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scale = parts[".weight"], parts[".weight_scale"]
     return Logical.of(_METHOD, codes.shape) if scale.dtype != "float8_e8m0fnu" else None
 

@@ -1,6 +1,6 @@
-"""MLX: integers of 2 to 8 bits packed into 32, a scale and a bias for each group; or its mxfp4, without biases.
+"""MLX: integers of 2 to 8 bits packed into 32 bits, with a scale and a bias for each group; or mxfp4 without biases.
 
-Modules of one model may have other bits than the rest: the length of groups tells how many columns there are.
+Since modules of one model may differ in bits, the columns are computed from the length of groups.
 https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html
 """
 
@@ -18,12 +18,12 @@ _GROUPS = (16, 32, 64, 128)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scales = parts[".weight"], parts[".scales"]
     if not codes.shape or codes.shape[:-1] != scales.shape[:-1] or not codes.numel or not scales.numel:
         return None
     words, groups = codes.shape[-1], scales.shape[-1]
-    size = said.number("group_size", most=_LONGEST)
+    size = quantisation.number("group_size", most=_LONGEST)
     fitting = _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
     if len(fitting) == 1:
         ((bits, columns),) = fitting.items()
@@ -32,7 +32,7 @@ def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:
-    """Return the columns for each number of bits that fits some length of groups."""
+    """Return the number of columns for each number of bits that fits one of the group sizes."""
     pairs = ((bits, groups * size) for size in sizes for bits in _BITS)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
 

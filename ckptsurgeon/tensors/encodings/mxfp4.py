@@ -1,7 +1,7 @@
 """4-bit floats in blocks of 32 with a shared exponent, as the OCP Microscaling Formats specification has it.
 
 gpt-oss: ``gate_up_proj_blocks`` (experts, out, blocks, 16) holds two codes a byte, ``gate_up_proj_scales`` (experts,
-out, blocks) the exponents; what transformers makes of them is (experts, in, out). Quark and DeepSeek-V4: ``weight``
+out, blocks) the exponents; transformers decodes them to (experts, in, out). Quark and DeepSeek-V4: ``weight``
 (out, in / 2) in bytes, ``weight_scale``, ``weight_scale_inv`` or ``scale`` (out, in / 32).
 https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf
 """
@@ -19,7 +19,7 @@ _EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCK_BYTES = 16
 
 
-def _blocks(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _blocks(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scales = parts.values()
     if len(codes.shape) < 2 or codes.shape[:-1] != scales.shape or scales.dtype not in _EXPONENTS:
         return None
@@ -28,7 +28,7 @@ def _blocks(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical.of("mxfp4", (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner))
 
 
-def _rows(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _rows(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scale, *_ = parts.values()
     if len(codes.shape) < 2 or scale.dtype not in _EXPONENTS:
         return None

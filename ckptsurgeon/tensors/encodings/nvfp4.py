@@ -15,7 +15,7 @@ _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, scale = next(iter(parts.values())), parts.get(".weight_scale")
     if scale is None or scale.dtype not in _SCALES or not codes.shape:
         return None
@@ -23,8 +23,8 @@ def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical.of(method, (*codes.shape[:-1], codes.shape[-1] * 2))
 
 
-def _pairs(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """Those of transformers itself, whose scales lie as its kernels read them."""
+def _pairs(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Return the logical tensor of transformers' own layout, whose scales are in the order of its kernels."""
     *outer, nbytes = parts[".weight"].shape or (0,)
     return Logical.of("nvfp4", (*outer, nbytes * 2))
 

@@ -19,18 +19,18 @@ _SCALES = ("bfloat16", "float16", "float32")
 _TILE = 16
 
 
-def _aqlm(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebooks, entries, out group, in group)."""
+def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise AQLM: ``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebook, entry, out, in group)."""
     codes, books = parts[".codes"].shape, parts[".codebooks"].shape
     if len(codes) != 3 or len(books) != 4:
         return None
     return Logical.of("AQLM", (codes[0] * books[2], codes[1] * books[3]))
 
 
-def _bytes(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """BitNet has one scale, and four values of -1, 0 and 1 in a byte along the output; others have scales for rows.
+def _bytes(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Tell BitNet, with one scale and four values of -1, 0 and 1 in a byte along the output, from scales for each row.
 
-    In ComfyUI's files a byte may be a number of 8 bits, which their note of the format tells, a value.
+    In ComfyUI's files a byte may be one number of 8 bits; only a value, the note of the format, tells.
     """
     codes, scale = parts[".weight"], parts[".weight_scale"]
     if scale.dtype not in _SCALES or len(codes.shape) < 2:
@@ -40,14 +40,14 @@ def _bytes(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical("packed integers with scales", None, at_least=codes.numel)
 
 
-def _exl3(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``trellis`` (in tiles, out tiles, words of a tile)."""
+def _exl3(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise EXL3: ``trellis`` (in tiles, out tiles, words of a tile)."""
     rows, columns = (*parts[".trellis"].shape, 0, 0)[:2]
     return Logical.of("EXL3", (columns * _TILE, rows * _TILE))
 
 
-def _exl2(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry for each input."""
+def _exl2(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise EXL2: ``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry per input."""
     order = parts.get(".q_invperm") or parts.get(".q_perm")
     codes = parts[".q_weight"].shape
     if order is None or len(codes) != 2:
@@ -55,32 +55,32 @@ def _exl2(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical.of("EXL2", (codes[1], order.numel))
 
 
-def _higgs(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
+def _higgs(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise HIGGS: ``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
     codes, scales = parts[".weight"], parts.get(".scales")
     if scales is None or len(codes.shape) != 2 or len(scales.shape) != 2:
         return Logical("HIGGS", None, at_least=codes.numel)
     return Logical.of("HIGGS", (scales.shape[0], codes.shape[1]))
 
 
-def _quanto(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """One code for each parameter, but for those of few bits, which are packed and have a shift."""
-    return (some if "._shift" in parts else same_shape)("Quanto")(parts, said)
+def _quanto(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise quanto: one code for each parameter; codes of few bits are packed and have a shift."""
+    return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
 
 
-def _torchao(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """8-bit floats are one for each parameter; integers may be packed."""
+def _torchao(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise torchao: one 8-bit float for each parameter; integers may be packed."""
     is_float = next(iter(parts.values())).dtype.startswith("float8")
-    return (same_shape if is_float else some)("torchao")(parts, said)
+    return (same_shape if is_float else some)("torchao")(parts, quantisation)
 
 
-def _spqr(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
+def _spqr(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise SpQR: ``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
     return Logical("SpQR", None, at_least=parts[".dense_weights"].numel)
 
 
-def _bitmask(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """compressed-tensors' sparse weights: ``bitmask`` says where the values in ``compressed`` stand."""
+def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise compressed-tensors' sparse weights: ``bitmask`` gives the positions of the values in ``compressed``."""
     return Logical("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 
 

@@ -1,8 +1,8 @@
-"""Integers of few bits packed into 32: compressed-tensors' ``pack-quantized``.
+"""compressed-tensors' ``pack-quantized``: integers of few bits packed into 32 bits.
 
 https://github.com/vllm-project/compressed-tensors: ``weight_packed`` (out, in * bits / 32), ``weight_scale``
-(out, groups), ``weight_zero_point`` (out * bits / 32, groups), ``weight_shape`` with the shape as two numbers, which is
-a value, not in the header.
+(out, groups), ``weight_zero_point`` (out * bits / 32, groups), ``weight_shape`` with the shape as two numbers, which
+are values and so not in the header.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _LIKELY = (4, 8)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     codes, order = parts[".weight_packed"], parts.get(".weight_g_idx")
     if len(codes.shape) < 2 or not codes.numel:
         return None
     words = codes.shape[-1]
-    possible = sorted(set(_bits(parts, said)))
+    possible = sorted(set(_bits(parts, quantisation)))
     if len(possible) > 1 and order is None:
         return Logical("packed integers (compressed-tensors)", None, at_least=codes.numel * 32 // possible[-1])
     columns = order.numel if order is not None else words * 32 // possible[0]
@@ -31,8 +31,8 @@ def _logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
 
 
-def _bits(parts: Parts, said: QuantisationSettings) -> Iterator[int]:
-    """Yield the possible bits of codes: by their zero points, or those in the settings that fit their groups."""
+def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
+    """Yield the possible numbers of bits: from the zero points, or those in the settings that fit the groups."""
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]
@@ -40,14 +40,16 @@ def _bits(parts: Parts, said: QuantisationSettings) -> Iterator[int]:
         return
     groups = scale.shape[-1] if len(scale.shape) == len(codes.shape) else 1
     words = codes.shape[-1] * 32
-    schemes = [(one.number("num_bits", most=32), one.number("group_size", most=_LONGEST)) for one in _schemes(said)]
+    schemes = [
+        (one.number("num_bits", most=32), one.number("group_size", most=_LONGEST)) for one in _schemes(quantisation)
+    ]
     schemes = [(bits, size) for bits, size in schemes if bits]
     fitting = [bits for bits, size in schemes if (words // bits == groups * size if size else groups == 1)]
     yield from fitting or [bits for bits, _ in schemes] or _LIKELY
 
 
-def _schemes(said: QuantisationSettings) -> tuple[QuantisationSettings, ...]:
-    return said.sections("weights") or (said,)
+def _schemes(quantisation: QuantisationSettings) -> tuple[QuantisationSettings, ...]:
+    return quantisation.sections("weights") or (quantisation,)
 
 
 ENCODINGS = (

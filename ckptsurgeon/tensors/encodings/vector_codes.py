@@ -1,6 +1,6 @@
-"""Methods whose codes choose entries of a table: QuIP#, QTIP, SqueezeLLM; and Marlin's order of 4-bit integers.
+"""Methods whose codes are indices into a table: QuIP#, QTIP, SqueezeLLM; and 4-bit integers in Marlin's order.
 
-Their names tell them without a configuration: no network calls integers so next to such partners.
+Their names identify them without settings: plain tensors never have these names together.
 https://github.com/Cornell-RelaxML/quip-sharp (``QuantizedLinear``), https://github.com/Cornell-RelaxML/qtip,
 https://github.com/SqueezeAILab/SqueezeLLM (``QuantLinearLUT``), https://github.com/IST-DASLab/marlin (``Layer``),
 https://github.com/HandH1998/QQQ (``QuantLinear``)
@@ -20,9 +20,9 @@ _MOST_BITS = 8
 
 
 def _turned(method: str, telling: str) -> Encoding:
-    """Return an encoding of weights that are turned by random signs: ``SU`` has one for each input, ``SV`` output."""
+    """Return an encoding of weights with random signs: ``SU`` has a sign for each input, ``SV`` for each output."""
 
-    def logical(parts: Parts, said: QuantisationSettings) -> Logical | None:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
         codes, inputs, outputs = parts[telling], parts.get(".SU"), parts.get(".SV")
         if inputs is None or outputs is None or len(codes.shape) < 2:
             return None
@@ -34,8 +34,8 @@ def _turned(method: str, telling: str) -> Encoding:
     return Encoding(telling, _INTEGERS, (".SU",), logical, (".SV", *more, ".tlut", ".rcp", ".tp_rank"))
 
 
-def _lookup(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits); outliers next to them."""
+def _lookup(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise SqueezeLLM: ``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits), and outliers."""
     codes, table = parts[".qweight"].shape, parts[".lookup_table"].shape
     if len(codes) != 2 or len(table) != 2 or codes[1] != table[0]:
         return None
@@ -43,8 +43,8 @@ def _lookup(parts: Parts, said: QuantisationSettings) -> Logical | None:
     return Logical.of(f"SqueezeLLM, {bits} bits", (codes[1], codes[0] * 32 // bits)) if 0 < bits <= _MOST_BITS else None
 
 
-def _marlin(parts: Parts, said: QuantisationSettings) -> Logical | None:
-    """``B`` (in / 16, out * 2) and ``s`` (groups, out): the shapes must say so, since the names are short."""
+def _marlin(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    """Recognise Marlin: ``B`` (in / 16, out * 2) and ``s`` (groups, out); the names are short, so shapes are checked."""
     codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
     if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:
         return None

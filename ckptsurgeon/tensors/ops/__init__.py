@@ -1,1 +1,1 @@
-"""Computes on the values of one tensor, block by block: boxes, casts, means. It uses numpy and opens no file."""
+"""Computes on the values of one tensor, block by block: slices, casts, means. It uses numpy and opens no file."""

@@ -37,15 +37,15 @@ _NATIVE = {
 
 
 def raw_dtype(dtype: str) -> np.dtype[Any]:
-    """Return the numpy type in which values of a dtype are held: itself, or an unsigned integer of its size."""
+    """Return the numpy type of arrays with values of a dtype: the same type, or an unsigned integer of its size."""
     return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
 
 
 def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
-    """Return values cast as torch casts them, and how many lost their size.
+    """Return values cast as torch casts them, and counts of values that became infinite, were clipped, or became zero.
 
-    Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. What becomes zero is
-    counted where ``goes_to_zero`` says so. Raises PlanError if an integer does not fit.
+    Both arrays have the type that ``raw_dtype`` gives. Narrowing goes through float32, as in torch. Values that become
+    zero are counted only if ``goes_to_zero`` is true for the two dtypes. Raises PlanError if an integer does not fit.
     """
     if source == destination:
         return array, Lost()
@@ -149,7 +149,7 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""Types in which weights may become zero, and the bits that are 0 only in a zero."""
+"""Types in which small weights may become zero, and a mask of the bits that are all 0 only in a zero."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
@@ -164,7 +164,7 @@ def count_nonzero(values: Array, dtype: str) -> int:
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
-"""The bits of exponent and fraction, and what they are in an infinity; above are the NaN."""
+"""A mask of exponent and fraction, and its value in an infinity; larger values are NaN."""
 _NAN_ONLY = {
     "float8_e4m3fn": (0x7F, 0x7F),
     "float8_e4m3fnuz": (0xFF, 0x80),
@@ -175,11 +175,11 @@ _NAN_ONLY = {
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
-"""The bits of the first value that is not finite: all larger ones are of none that is, and so with a sign before."""
+"""The bits of the first value that is not finite; all larger bits, with or without a sign, are not finite either."""
 
 
 def _reaches(values: Array, first: int) -> bool:
-    """Return whether any bits are at least ``first``, ignoring the sign: two passes, without a copy."""
+    """Return whether any value, without its sign, has bits of at least ``first``; takes two passes, but no copy."""
     if not values.size:
         return False
     bits = 8 * values.itemsize

@@ -15,14 +15,14 @@ from .regions import Array
 __all__ = ["added", "average", "largest", "rounded", "scaled"]
 
 Part = tuple[Array, str]
-"""Values, held as ``raw_dtype`` says, and their dtype."""
+"""An array of the type that ``raw_dtype`` gives, and the dtype of its values."""
 
 
 def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
-    """Return the mean, or the weighted sum, of values in double precision, and the dtype of that.
+    """Return the mean (or, with ``weights``, the weighted sum) of arrays in double precision, and the result's dtype.
 
-    Each part is taken after the one before has been added, so that only one part of an iterator is in
-    memory. All are real, or all complex.
+    Arrays are added one after the other, so that only one array of an iterator is in memory. Either all are real or
+    all are complex.
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:
@@ -31,7 +31,7 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
             wide = "complex128" if DTYPES[dtype].kind == "complex" else "float64"
             total = plain.astype(raw_dtype(wide))
             total *= weights[0] if weights else 1.0
-        else:  # a product in the type of the values would be rounded to it
+        else:  # computed in the type of the values, the product would be rounded to that type
             np.add(total, np.multiply(plain, weights[number], dtype=total.dtype) if weights else plain, out=total)
         number += 1
     if not weights:
@@ -53,7 +53,7 @@ def largest(parts: Iterable[Part]) -> Part:
 
 
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
-    """Return values in double precision rounded to a dtype once, and how many lost their size.
+    """Return values in double precision rounded to a dtype once, and counts of values that became infinite or zero.
 
     ``cast`` goes through float32, which is a second rounding. Raises PlanError if the dtype has no sign for a value.
     """
@@ -69,14 +69,14 @@ def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
 
 
 _TIES = 0xFFF
-"""What is halfway between two values of at most 11 bits has 12, so these last bits of a float32 are 0."""
+"""The last bits of a float32 that are 0 in a tie: halfway between values of at most 11 bits takes 12 bits."""
 
 
 def _odd(values: Array) -> Array:
-    """Return float64 as float32 that rounds to a type of at most 11 bits like the float64; infinities stay.
+    """Return float64 values as float32 that round to a type of at most 11 bits as the float64 do; infinities stay.
 
-    What lands where a tie may be is rounded to odd instead of to nearest: towards zero, and with a last bit of one
-    where it is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
+    A value that may land on a tie is rounded to odd instead of to nearest: towards zero, and with a last bit of one
+    if the result is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
     """
     flat = values.reshape(-1)
     with np.errstate(all="ignore"):
@@ -93,8 +93,8 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
     made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
     if lost.infinite:
         raise PlanError(
-            f"{count(lost.infinite, 'value')} times {factor:g} would be beyond {dtype}.",
-            hint="Scale by less, or cast first.",
+            f"{count(lost.infinite, 'value')} times {factor:g} would exceed the range of {dtype}.",
+            hint="Use a smaller factor, or cast to a wider dtype first.",
         )
     return made
 
@@ -103,5 +103,5 @@ def added(parts: Sequence[Array], dtype: str) -> Array:
     """Return the sum of values of one dtype, rounded to it once; raises PlanError if one becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
     if lost.infinite:
-        raise PlanError(f"{count(lost.infinite, 'sum')} would be beyond {dtype}.", hint="Cast first.")
+        raise PlanError(f"{count(lost.infinite, 'sum')} would exceed the range of {dtype}.", hint="Cast first.")
     return made

@@ -1,4 +1,4 @@
-"""Regions of a tensor: their shapes, and a tensor cut into them."""
+"""Boxes in a tensor: their shapes, and how to divide a tensor into boxes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Array", "Box", "blocks", "box_shape", "overlap_shape"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[tuple[int, int], ...]
-"""A part of a tensor: (begin, end) along each dimension."""
+"""A box in a tensor: (begin, end) along each dimension."""
 
 
 def box_shape(box: Box) -> tuple[int, ...]:
-    """Return the shape of a part."""
+    """Return the shape of a box."""
     return tuple(end - begin for begin, end in box)
 
 
@@ -27,9 +27,9 @@ def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[in
 
 
 def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
-    """Yield parts of at most ``limit`` elements of a tensor, each contiguous in memory.
+    """Yield boxes of at most ``limit`` elements that together cover a tensor, each contiguous in memory.
 
-    A part is single indices along the first dimensions, a range along one, and all of the others.
+    A box has a single index along the first dimensions, a range along the next, and all of the remaining ones.
     """
     if 0 in shape:
         return

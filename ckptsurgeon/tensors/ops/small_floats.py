@@ -23,7 +23,7 @@ _POWERS = "float8_e8m0fnu"
 
 @dataclass(frozen=True)
 class _FloatBits:
-    """The bits of a type: those of the fraction, the bias of the exponent, the largest finite code.
+    """The layout of an 8-bit float: fraction bits, bias of the exponent, code of the largest finite value.
 
     ``beyond`` is the code of too large values, ``nan`` that of NaN, ``infinity`` that of infinity, 0 where there is
     none. With ``unsigned_zero`` the code of -0 is NaN.
@@ -74,7 +74,7 @@ def _table(dtype: str) -> Array:
 
 
 _QUIET, _SIGNALLING = 0x7FC0_0000, 0x7F80_0001
-"""The NaN that torch makes: quiet with the bits there were, or, of the types that have one NaN, this one."""
+"""The NaN that torch produces: quiet with the bits of the value, or this one for types with a single NaN."""
 
 
 def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:

@@ -133,7 +133,7 @@ def test_a_negative_zero_is_kept_by_a_sum_of_negative_zeros() -> None:
 
 def test_a_sum_that_becomes_infinite_is_an_error() -> None:
     torch.save({"a": torch.full((2,), 3e38), "b": torch.full((2,), 3e38)}, "large.pth")
-    with pytest.raises(PlanError, match="2 sums would be beyond float32"):
+    with pytest.raises(PlanError, match="2 sums would exceed the range of float32"):
         cs.apply(cs.rename("large.pth", operations=[{"add": ["a", "b"], "into": "c"}]), "out.safetensors")
 
 
@@ -302,7 +302,7 @@ def test_what_cannot_be_is_an_error_and_nothing_is_written(
 
 
 def test_values_that_scaling_makes_infinite_are_an_error_and_nothing_is_written() -> None:
-    with pytest.raises(PlanError, match="head.weight: 80 values times 1e\\+300 would be beyond float32"):
+    with pytest.raises(PlanError, match="head.weight: 80 values times 1e\\+300 would exceed the range of float32"):
         cs.apply(cs.rename("gpt.pth", operations=[{"scale": "head.weight", "by": 1e300}]), "out.safetensors")
     assert not Path("out.safetensors").exists()
 
