@@ -63,7 +63,7 @@ def diff(
 
 
 def _of_tokenisers(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Say that the tokens of two folders of models differ; of a file nothing is said."""
+    """Return a note if the tokens of two model folders differ; none if one of the two is a file."""
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
         return []

@@ -21,7 +21,7 @@ class SearchLimit:
         self.tensors = limits.TREE_TENSORS
 
     def take(self, *, modules: int = 0, tensors: int = 0) -> None:
-        """Use up one; raises UnsafeError if none is left."""
+        """Subtract modules and tensors from what is allowed; raises UnsafeError if too few are left."""
         self.modules -= modules
         self.tensors -= tensors
         if self.modules < 0 or self.tensors < 0:

@@ -271,7 +271,7 @@ def missing_settings(
     method = stores_codes(quantisation_settings(folder)) if plain and not scheme_of(folder.uri) else ""
     if method and not elsewhere():
         yield (
-            f"{escape(path)}: its quantization_config says quant_method {escape(method)}, and no tensor is quantised: "
+            f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
             f"{escape(plain)} is {tensors[plain].dtype}"
         )
 

@@ -203,7 +203,9 @@ def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
 def check_keys(path: str, keys: Collection[str]) -> None:
     """Raise UnsafeError for more or longer keys than any model has: code that shows or compares keys relies on it."""
     if len(keys) > limits.TENSORS:
-        raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
+        raise UnsafeError(
+            f"{escape(path)} has {len(keys)} tensors, more than the limit of {limits.TENSORS}.", rule="tensors"
+        )
     usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
     if usual and "".join(keys).count(".") + len(keys) <= most_segments(len(keys)):
         return
@@ -216,7 +218,7 @@ def check_keys(path: str, keys: Collection[str]) -> None:
         if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "
-                f"{count(dots + 1, 'segment')}, {escape(key, 40)}; at most {limits.KEY_CHARACTERS} "
-                f"and {limits.KEY_SEGMENTS} are read.",
+                f"{count(dots + 1, 'segment')}, {escape(key, 40)}; the limits are {limits.KEY_CHARACTERS} characters "
+                f"and {limits.KEY_SEGMENTS} segments.",
                 rule="key length",
             )

@@ -130,7 +130,7 @@ def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """Return the path of ``name`` in the module that has ``path``."""
+    """Return the path of ``name`` next to ``path``, in the same module."""
     above = path.rpartition(".")[0]
     return f"{above}.{name}" if above else name
 

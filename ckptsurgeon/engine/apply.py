@@ -122,14 +122,14 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = f"root {escape(carried.root)}" if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies entries next to {where}, but its source has no state dict there.", hint="Plan again."
+            f"the plan copies entries next to {where}, but its source has no state dict there.", hint="Make a new plan."
         )
     wanted = set(carried.entries)
     entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]
     lacking = wanted - {entry.name for entry in entries}
     if lacking:
         raise PlanError(
-            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to copy.", hint="Plan again."
+            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to copy.", hint="Make a new plan."
         )
     depths = range(len(path) + 1)
     levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
@@ -144,7 +144,7 @@ def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, 
     if taken:
         raise PlanError(
             f"the plan copies {listing(taken)}, but the output already has that name.",
-            hint="Plan again.",
+            hint="Make a new plan.",
             details=taken,
         )
 

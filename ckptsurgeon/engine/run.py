@@ -170,7 +170,7 @@ def check_unchanged(inputs: PlanInputs) -> None:
                 now = None if fd is None else os.fstat(fd)
             if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
                 name = os.path.join(source.path, header.name) if header.name else source.path
-                raise PlanError(f"{escape(name)} has changed since the plan.", hint="Plan again.")
+                raise PlanError(f"{escape(name)} has changed since the plan was made.", hint="Make a new plan.")
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -113,7 +113,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the variables as state dicts, and those that hold no plain numbers by their names."""
+    """Return the variables as state dicts, and, by name, the variables that do not hold plain numbers."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

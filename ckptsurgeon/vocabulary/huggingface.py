@@ -81,7 +81,9 @@ def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     found = {number: token for token, number in document.items() if token not in known}
     expected = range(len(known), len(known) + len(found))
     if sorted(found) != list(expected):
-        raise ConfigError(f"{name} does not continue its vocabulary of {len(known)} tokens.")
+        raise ConfigError(
+            f"the numbers in {name} do not continue those of the vocabulary, which has {len(known)} tokens."
+        )
     return [found[number] for number in expected]
 
 

@@ -556,7 +556,7 @@ def test_a_file_that_ends_up_shorter_than_it_should_is_not_put_in_place(monkeypa
         real(self, size)
 
     monkeypatch.setattr(staging.StagedFile, "flush", flush)
-    with pytest.raises(cs.OutputError, match="bytes where"):
+    with pytest.raises(cs.OutputError, match="bytes, although"):
         write()
     assert names() == INPUTS
 

@@ -336,7 +336,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Give --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
-        (["--preprocess-only"], "computes nothing beforehand"),
+        (["--preprocess-only"], "has nothing to prepare before training"),
         (["--report", "nowhere"], "there is no run nowhere"),
         (["--report", "run", "--resume"], "--report and --resume contradict each other: --report does not train."),
         (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),

@@ -1,1 +1,1 @@
-"""Finds what reading a file would import and call, by decoding it, without running it."""
+"""Finds what reading a file would import and call, by decoding the file without running it."""

@@ -18,7 +18,7 @@ __all__ = ["Budget", "Memory", "Place", "ScanState", "SpentError"]
 
 
 class SpentError(Exception):
-    """Raised when a limit is reached; the text names it."""
+    """Raised when a limit of scanning is reached; the text names the limit."""
 
 
 class Budget:
@@ -33,11 +33,11 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that exceeds a limit."""
-        return SpentError(f"it has {what}, more than are scanned")
+        """Return the error for a file that has ``what``, which exceeds a limit."""
+        return SpentError(f"it has {what}, more than is scanned")
 
     def take(self, what: str, number: int) -> None:
-        """Reduce a limit; raises SpentError if too little is left."""
+        """Subtract ``number`` from the limit ``what``; raises SpentError if too little is left."""
         left = getattr(self, what) - number
         if left < 0:
             raise self.spent(_WORDS[what])
@@ -73,7 +73,7 @@ class Memory:
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises FormatError beyond the end."""
         if offset < 0 or offset + nbytes > self.size:
-            raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+            raise FormatError(f"{escape(self.uri)}: a part of the file is cut short.", rule="slice")
         return self._data[offset : offset + nbytes]
 
     def readinto(self, offset: int, view: memoryview) -> None:
@@ -118,7 +118,7 @@ class ScanState:
             self.found.append(finding)
             return
         last = self.found[-1]
-        why = f"it holds over {limits.SCAN_FOUND} things to list"
+        why = f"it has over {limits.SCAN_FOUND} findings"
         self.found[-1] = replace(last, verdict=max(last.verdict, finding.verdict), fault=Fault("unreadable", why))
 
     def amend(self, at: int, **changes: object) -> None:
@@ -131,7 +131,7 @@ class ScanState:
 class Place:
     """Something to scan: a file or a part of it; ``within`` is the path inside the file, ``depth`` the nesting."""
 
-    look: ScanState
+    state: ScanState
     file: File
     within: str = ""
     depth: int = 0
@@ -144,7 +144,7 @@ class Place:
     @property
     def path(self) -> str:
         """Its path, with the path inside the file."""
-        return f"{self.look.path} > {self.within}" if self.within else self.look.path
+        return f"{self.state.path} > {self.within}" if self.within else self.state.path
 
     def head(self, nbytes: int = 512) -> bytes:
         """Return its first bytes."""
@@ -152,7 +152,7 @@ class Place:
 
     def inside(self, file: File, name: str) -> Place:
         """Return the place of a part of this one."""
-        return Place(self.look, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
+        return Place(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
     def unpacked(self, data: bytes, name: str) -> Place:
         """Return the place of bytes that were unpacked from this one."""
@@ -161,15 +161,15 @@ class Place:
     def judge(self) -> bool:
         """Scan it; returns whether there is a finding to list."""
         if self.depth > limits.SCAN_DEPTH:
-            self.add("nested", fault=Fault("unreadable", f"it is nested over {limits.SCAN_DEPTH} files deep"))
+            self.add("nested", fault=Fault("unreadable", f"it is inside more than {limits.SCAN_DEPTH} nested files"))
             return True
-        return self.look.judge(self)
+        return self.state.judge(self)
 
     def judge_all(self, places: Iterable[Place]) -> int:
         """Scan several places; returns the number of those without a finding to list."""
         nothing = 0
         for place in places:
-            self.look.budget.take("parts", 1)
+            self.state.budget.take("parts", 1)
             nothing += not place.judge()
         return nothing
 
@@ -178,4 +178,4 @@ class Place:
         notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """Add a finding for this place."""
-        self.look.add(Finding(self.look.path, self.within, form, verdict, fault, parts=parts, notes=notes))
+        self.state.add(Finding(self.state.path, self.within, form, verdict, fault, parts=parts, notes=notes))

@@ -15,7 +15,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading would do, from harmless to unknown. The verdict on several things is the highest."""
+    """What reading a file would do, from harmless to unknown. Of several verdicts, the highest counts."""
 
     PLAIN = 0
     TENSORS = 1
@@ -39,7 +39,7 @@ class Fault(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Use(Brief):
-    """A name in a pickle and its uses.
+    """A name that a pickle imports, and its uses.
 
     ``imported``, ``called`` and ``changed`` count the instructions that would do so; ``calls`` has the first calls as
     text, escaped and shortened. ``why`` is what is wrong with the use of a known name, or ''.
@@ -89,7 +89,7 @@ class Finding(Brief):
 
     @property
     def ok(self) -> bool:
-        """Whether it was judged completely, and is no more than tensor rebuilding."""
+        """Whether the thing was judged completely, and reading it does no more than rebuild tensors."""
         return self.verdict < Verdict.CODE and self.fault is None
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Finding(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Scan(InNotebooks):
-    """What reading a file or folder would do, judged without doing it. ``nbytes`` is the size of the files in bytes."""
+    """What reading a file or folder would do. ``nbytes`` is the size of the files in bytes."""
 
     path: str
     files: int
@@ -133,12 +133,12 @@ class Scan(InNotebooks):
 
     @property
     def ok(self) -> bool:
-        """Whether everything was judged, and is no more than tensor rebuilding."""
+        """Whether everything was judged completely, and reading does no more than rebuild tensors."""
         return self.whole and self.verdict < Verdict.CODE
 
     @property
     def beyond(self) -> Sequence[Finding]:
-        """The findings beyond tensor rebuilding, and what could not be judged."""
+        """The findings that do more than rebuild tensors, and those that could not be judged completely."""
         return [one for one in self.found if not one.ok]
 
     def to_json(self) -> dict[str, Any]:

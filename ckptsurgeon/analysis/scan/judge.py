@@ -32,7 +32,7 @@ _ONNX = re.compile(
 """The first fields of ModelProto (onnx.proto): the format's version, the writer's name and version."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
-"""Formats without code that a reader runs: they are only named."""
+"""Formats in which a reader runs no code; files in them are recognised, but not scanned."""
 _HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
 _FIRST_USER_BLOCK = 512
 _PROGRAMS = (
@@ -46,10 +46,10 @@ _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 def look_at(path: str, file: File) -> ScanState:
     """Scan one file."""
-    look = ScanState(path, _judge)
-    if not _judge(Place(look, file)):
-        look.add(Finding(path, "", _other(file)))
-    return look
+    state = ScanState(path, _judge)
+    if not _judge(Place(state, file)):
+        state.add(Finding(path, "", _other(file)))
+    return state
 
 
 def _other(file: File) -> str:
@@ -65,8 +65,8 @@ def _other(file: File) -> str:
 
 
 def _judge(place: Place) -> bool:
-    """Scan something in every way; returns whether there is a finding to list."""
-    before = len(place.look.found)
+    """Scan a place in every way; returns whether there is a finding to list."""
+    before = len(place.state.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
         try:
             way(place)
@@ -76,14 +76,16 @@ def _judge(place: Place) -> bool:
         except (RecursionError, MemoryError) as error:
             place.add(
                 "too much",
-                fault=Fault("unreadable", f"it needs more memory or stack than there is: {type(error).__name__}"),
+                fault=Fault(
+                    "unreadable", f"scanning it needs more memory or stack than there is: {type(error).__name__}"
+                ),
             )
             break
         except FormatError as error:
             place.add("damaged", fault=Fault("corrupt", str(error)))
         except CheckpointError as error:
             place.add("unreadable", fault=Fault("unreadable", str(error)))
-    return len(place.look.found) > before
+    return len(place.state.found) > before
 
 
 def _as_archive(place: Place) -> None:
@@ -122,11 +124,13 @@ def _as_named(place: Place) -> None:
     if head.startswith(_HDF5) or _has_user_block(place):
         look_at_hdf5(place)
     elif kind:
-        place.add(kind, notes=("named only: its contents are not decoded",))
+        place.add(kind, notes=("recognised, but its contents are not decoded",))
     elif head.startswith(_PROGRAMS) or _is_windows_program(place, head):
         place.add("machine code", Verdict.CODE, notes=("a program or a library",))
     elif place.name in _TENSORFLOW:
-        place.add("TensorFlow program", Verdict.CODE, notes=("named only: a graph that TensorFlow runs",))
+        place.add(
+            "TensorFlow program", Verdict.CODE, notes=("recognised, but not decoded: a graph that TensorFlow runs",)
+        )
 
 
 def _has_user_block(place: Place) -> bool:
@@ -156,17 +160,17 @@ def _as_pickles(place: Place) -> None:
 
 
 def _is_sound_archive(place: Place) -> bool:
-    """Return whether something is a consistent archive from its first byte on.
+    """Return whether a place holds a consistent archive from its first byte on.
 
-    As a pickle it would begin with a persistent id, ``K`` and the bytes up to a newline. Readers without persistent ids
-    refuse that; those with them, such as torch.load, look for archives first.
+    Read as a pickle, an archive would begin with a persistent id, ``K`` and the bytes up to a newline. Readers without
+    persistent ids refuse that; those with them, such as torch.load, look for archives first.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 
 
 def _is_sound(place: Place, forms: Sequence[str]) -> bool:
-    """Return whether something was found to have one of these formats, without a fault."""
-    return any(one.within == place.within and one.format in forms and one.fault is None for one in place.look.found)
+    """Return whether a place was found to have one of these formats, without a fault."""
+    return any(one.within == place.within and one.format in forms and one.fault is None for one in place.state.found)
 
 
 def _as_text(place: Place) -> None:

@@ -25,12 +25,12 @@ _GIT = ".git"
 
 
 def _not_opened() -> File:
-    raise SourceError("It is not to be opened.")
+    raise SourceError("The file is of a kind that is not opened.")
 
 
 @dataclass(frozen=True)
 class _Home:
-    """The scanned folder, with links resolved, and the names that are skipped in it."""
+    """The scanned folder with links resolved, and the names of the folders that were skipped in it."""
 
     path: str
     skipped: list[str]
@@ -46,17 +46,17 @@ class Found:
 
 
 def files_of(root: str, skipped: list[str]) -> Iterator[Found]:
-    """Yield the files of a folder and of those in it; git's own folders are added to ``skipped``.
+    """Yield the files of a folder and its subfolders; git's own folders are added to ``skipped``.
 
-    Raises SourceError where there are too many.
+    Raises SourceError if there are too many files.
     """
     return _bounded(_walk(root, "", _Home(os.path.realpath(root), skipped), 0), root)
 
 
 def far_files_of(folder: Folder, uri: str) -> Iterator[Found]:
-    """Yield the files of a folder on another machine and of those in it; raises SourceError if there are too many.
+    """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
-    ``uri`` is what the user wrote, with credentials in it where there are any; a repository is read at its commit.
+    ``uri`` is the address as the user wrote it, perhaps with credentials; a repository is read at its commit.
     """
     return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
 
@@ -65,7 +65,7 @@ def _bounded(found: Iterator[Found], root: str) -> Iterator[Found]:
     for number, one in enumerate(found):
         if number >= limits.SCAN_FILES:
             raise SourceError(
-                f"{escape(root)} holds over {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
+                f"{escape(root)} holds more than {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
             )
         yield one
 
@@ -117,17 +117,17 @@ def _walk(root: str, below: str, home: _Home, depth: int) -> Iterator[Found]:
             else:
                 yield from _walk(root, path, home, depth + 1)
         else:
-            why = "" if entry.is_file(follow_symlinks=False) else "it is no regular file"
+            why = "" if entry.is_file(follow_symlinks=False) else "it is not a regular file"
             yield Found(path, why, partial(_open, os.path.join(root, path)))
 
 
 def _linked(link: str, path: str, home: str) -> Found:
     target = os.path.realpath(link)
     if not os.path.exists(target):
-        return Found(path, "it is a link to nothing")
+        return Found(path, "it is a link to a file that does not exist")
     if not _belongs(target, home):
-        return Found(path, f"it is a link out of the folder, to {target}: scan that by its own name")
-    why = "it is a link to a folder in the folder" if os.path.isdir(target) else ""
+        return Found(path, f"it is a link out of the folder, to {target}: scan the target by its own path")
+    why = "it is a link to a folder within the scanned folder" if os.path.isdir(target) else ""
     return Found(path, why, partial(_open, link))
 
 
@@ -138,7 +138,7 @@ def _open(path: str) -> File:
 
 
 def _belongs(target: str, home: str) -> bool:
-    """Return whether the target of a link is allowed: in the folder or, for a snapshot in a hub cache, in its blobs."""
+    """Return whether a link's target may be read: in the folder, or in the blobs of the same model in a hub cache."""
     if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
         return True
     parts = home.split(os.sep)
@@ -169,7 +169,7 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    notes = (f"not looked at: {', '.join(skipped)}",) if skipped else ()
+    notes = (f"not scanned: {', '.join(skipped)}",) if skipped else ()
     return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 
@@ -179,7 +179,7 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[Found]:
 
 
 def _one(one: Found) -> tuple[int, list[Finding]]:
-    """Return the size of a file of a folder and its findings."""
+    """Return the size of one file, and its findings."""
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]
     try:

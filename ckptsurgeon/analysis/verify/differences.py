@@ -110,7 +110,7 @@ def _mismatch(a: Any, b: Any) -> int:
 def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
-    """Compare the part that comes from a source; the rest was drawn."""
+    """Compare the part of a tensor that comes from a source; the other values were drawn at random."""
     stride = contiguous_stride(info.shape)
     limit = BLOCK // info.itemsize
     for box in overlaid_boxes(step, origin, limit):

@@ -88,10 +88,10 @@ def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
 
 
 def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a file next to a source has changed since the plan."""
+    """Raise PlanError if a file next to a source has changed since the plan was made."""
     for name in _changed(source, checkpoint):
         path = os.path.join(checkpoint.around.uri if checkpoint.around is not None else source.path, name)
-        raise PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
+        raise PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
 def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
@@ -156,7 +156,7 @@ def _draws(plan: Plan) -> bool:
 
 
 def inputs_of(plan: Plan) -> PlanInputs:
-    """Return the open inputs of a plan; raises PlanError if one has changed since the plan."""
+    """Return the open inputs of a plan; raises PlanError if one has changed since the plan was made."""
     from ...destinations._load import target_with
 
     planned = plan.inputs if isinstance(plan.inputs, PlanInputs) else None
@@ -173,7 +173,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
         for file in plan.target.files:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
-                raise PlanError(f"{escape(file.name)} has changed since the plan.", hint="Plan again.")
+                raise PlanError(f"{escape(file.name)} has changed since the plan was made.", hint="Make a new plan.")
         change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
         target = target_with(plan.target.config, change) if _draws(plan) else None
         _check_target(plan, target)
@@ -234,7 +234,7 @@ def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 def _input_changed(source: PlanSource, file: FilePrint) -> PlanError:
     path = os.path.join(source.path, file.name).rstrip("/")
-    return PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
+    return PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
 def _check_target(plan: Plan, target: TargetSpec | None) -> None:
@@ -243,7 +243,7 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
         if step.draws and (wanted is None or wanted.shape != step.shape):
             raise PlanError(
                 f"{escape(plan.target.config)} no longer has {escape(step.key)} as it was planned.",
-                hint="Plan again.",
+                hint="Make a new plan.",
             )
 
 

@@ -78,8 +78,8 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
         return TEMPLATES[said]
     if "{" not in said or len(said) < 20:
         raise ConfigError(
-            f"chat_template is {brief_repr(said, 40)}, which is not a template.",
-            hint=f"Use auto, {', '.join(TEMPLATES)}, or the text of one.",
+            f"chat_template is {brief_repr(said, 40)}, which is neither the name nor the text of a template.",
+            hint=f"Use auto, {', '.join(TEMPLATES)}, or the text of a template.",
         )
     return said
 

@@ -66,7 +66,7 @@ def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     if callable(getattr(thing, "load_state_dict", None)) and not isinstance(thing, type):
         return _load_state_dict
     raise ConfigError(
-        f"{escape(name)} is a {escape(type(thing).__name__)}, and there is no hook to load a file into it.",
+        f"{escape(name)} is a {escape(type(thing).__name__)}, but there is no hook to load a file into it.",
         hint=f"Give a hook, called with the object and the file: custom_hooks={{{name!r}: lambda thing, path: …}}.",
     )
 

@@ -136,7 +136,7 @@ def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigErr
     part = f"--token-map '{escape(first.token)}=TOKEN' names the token that plays its part; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(
-        f"{escape(first.field)} of {name} is {first.number}{token}, which has no place in {escape(new)}{more}.",
+        f"{escape(first.field)} of {name} is {first.number}{token}, which is not in {escape(new)}{more}.",
         hint=f"{hint[0].upper()}{hint[1:]}.",
         details=[f"{one.field}: {one.number} {one.token}".rstrip() for one in lost],
     )

@@ -165,8 +165,8 @@ def _of_fewer_rows(
     if own is None or len(own.tokens) <= rows:
         return files, [*notes, *more]
     note = (
-        f"the tokeniser beside {escape(folder or '.')} has {count(len(own.tokens), 'token')}, the model {rows} rows: "
-        "it is not copied; --vocab SRC_TOKENS:DST_TOKENS goes by token"
+        f"the tokeniser beside {escape(folder or '.')} has {count(len(own.tokens), 'token')}, but the model has {rows} "
+        "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to take rows by token"
     )
     return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
 

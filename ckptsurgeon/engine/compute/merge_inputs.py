@@ -88,9 +88,12 @@ def method_of(step: Step, context: MergeContext) -> Method:
     method = context.method(merge.method)
     name, takes = escape(merge.method), [one.name for one in method.parameters]
     if unknown := [one for one in merge.parameters if one not in takes]:
-        raise PlanError(f"the merge method {name} has no parameter {escape(unknown[0])}.", hint="Plan again.")
+        raise PlanError(f"the merge method {name} has no parameter {escape(unknown[0])}.", hint="Make a new plan.")
     if lacking := [one for one in takes if one not in merge.parameters]:
-        raise PlanError(f"the plan has no {lacking[0]} of {name} for {escape(step.key)}.", hint="Plan again.")
+        raise PlanError(
+            f"the plan lacks the parameter {lacking[0]} of the merge method {name} for {escape(step.key)}.",
+            hint="Make a new plan.",
+        )
     return method
 
 

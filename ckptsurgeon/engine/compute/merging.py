@@ -82,7 +82,7 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
     ):
         with_base = " and a base" if merge.base else ""
         raise PlanError(
-            f"{escape(merge.method)} does not merge {count(number, 'model')}{with_base}.", hint="Plan again."
+            f"{escape(merge.method)} does not merge {count(number, 'model')}{with_base}.", hint="Make a new plan."
         )
 
 

@@ -192,7 +192,7 @@ def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
 
 
 def _changed(companion: PlanCompanion) -> PlanError:
-    return PlanError(f"{escape(companion.path)} has changed since the plan.", hint="Plan again.")
+    return PlanError(f"{escape(companion.path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
 def companion_notes(plan: Plan) -> tuple[str, ...]:

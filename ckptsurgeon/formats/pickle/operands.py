@@ -1,4 +1,4 @@
-"""The operands of a pickle's instructions: the table that divides streams into instructions, for all that reads them.
+"""The operands of a pickle's instructions: the table by which readers divide a stream into instructions.
 
 After CPython's ``Lib/pickletools.py``, against which it is tested. An instruction whose operand is longer than what
 remains ends the stream for every reader.
@@ -32,7 +32,7 @@ FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"Jjr\x84", 4),
     **dict.fromkeys(b"G\x95", 8),
 }
-"""Bytes of the operand."""
+"""Length of the operand in bytes, for instructions of fixed length."""
 BARE = frozenset(op for op, length in FIXED.items() if not length)
 """Instructions without an operand."""
 
@@ -46,7 +46,7 @@ LENGTHS: Mapping[int, struct.Struct] = {
 reads on."""
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
-"""Lines of text that the operand has."""
+"""How many lines of text the operand of an instruction has."""
 
 _DIGITS = rb"-?(?:0|[1-9]\d*)"
 _USUAL: Mapping[int, re.Pattern[bytes]] = {
@@ -56,7 +56,7 @@ _USUAL: Mapping[int, re.Pattern[bytes]] = {
     ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
     **dict.fromkeys(b"gp", re.compile(_DIGITS)),
 }
-"""Lines as picklers write them; all readers read them alike."""
+"""Patterns of lines as picklers write them, which all readers read alike."""
 
 _NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
@@ -64,7 +64,7 @@ _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
 _READ: Mapping[int, re.Pattern[bytes]] = {
     **dict.fromkeys(b"ILgp", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED
 }  # fmt: skip
-"""Lines that some readers accept: C's ignore everything after a zero byte, and accept octal numbers."""
+"""Patterns of lines that only some readers accept: the one in C stops at a zero byte and accepts octal numbers."""
 _INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
 
@@ -121,7 +121,7 @@ def is_marked(head: bytes) -> bool:
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return how readers read the line of an instruction: ``alike``, ``apart`` or, if all of them fail, ``not``."""
+    """Return whether all readers read a line ``alike``, some differ (``apart``), or all of them fail (``not``)."""
     usual = _USUAL[op]
     if usual.fullmatch(line) is not None:
         return "apart" if op == 0x46 and isinf(float(line)) and b"inf" not in line else "alike"
@@ -129,7 +129,7 @@ def spelling(op: int, line: bytes) -> str:
 
 
 def line_index(line: bytes) -> tuple[int, bool]:
-    """Return the number of a memo entry as C reads it, and whether all readers do; raises ValueError if invalid."""
+    """Return the number of a memo entry as C reads it, and whether all readers agree; raises ValueError if invalid."""
     index = int(line.partition(b"\0")[0])
     if index < 0:
         raise ValueError("a memo entry has a negative number")

@@ -48,7 +48,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """Return the length that a block begins with, and where what follows begins."""
+    """Return the length at the beginning of a block, and where the data after it begins."""
     size = 0
     for at, byte in enumerate(data[:5]):
         size |= (byte & 0x7F) << 7 * at

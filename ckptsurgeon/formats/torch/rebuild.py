@@ -85,11 +85,11 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
 def _sparse(layout: Any, data: Any) -> TensorInfo:
     """Return the header of a sparse tensor; its parts are the layout and the tensors it is made of."""
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
-        raise FormatError("a sparse tensor is not made of indices, values and a size.", rule="sparse")
+        raise FormatError("a sparse tensor has other contents than indices, values and a size.", rule="sparse")
     coo = layout.endswith("coo")
     values, size = (data[1], data[2]) if coo else (data[2], data[3] if len(data) > 3 else ())
     if not isinstance(values, TensorInfo):
-        raise FormatError("a sparse tensor has no values.", rule="sparse")
+        raise FormatError("the values of a sparse tensor are not a tensor.", rule="sparse")
     check_sizes(size, "size")
     check_elements(size)
     return TensorInfo(values.dtype, size, opaque=SPARSE, parts=(layout, data))

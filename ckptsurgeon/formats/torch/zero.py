@@ -44,11 +44,11 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
 
 def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, TensorInfo]:
-    """Return the parameters of stage 3: of each parameter every rank has a piece of the same size, the last padded."""
+    """Return the parameters of stage 3: each rank has a piece of every parameter, all of one size, the last padded."""
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
     if len(vectors) != len(ranks) or len({vector.numel for vector in vectors}) > 1:
-        raise FormatError("the ranks do not hold vectors of one size.", rule="zero")
+        raise FormatError("the flat parameter vectors of the ranks differ in length.", rule="zero")
     made: dict[str, TensorInfo] = {}
     at = 0
     for name, shape in ((name, shape) for shapes in groups for name, shape in shapes.items()):

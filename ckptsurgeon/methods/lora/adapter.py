@@ -23,7 +23,7 @@ _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
-    """Yield notes on differences between a configuration and the tensors, as far as they show without the base."""
+    """Yield notes on differences between an adapter's configuration and its tensors that show without the base."""
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
     for one in modules:
@@ -31,7 +31,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
             others.setdefault(field, []).append(one.name)
     for field, names in others.items():
         number = f"{count(len(names), 'module')} {'has' if len(names) == 1 else 'have'}"
-        yield f"{number} factors that PEFT leaves out, by {field}, and lora merge takes: {_named(names)}"
+        yield f"{number} factors that PEFT ignores because of {field}, but lora merge uses: {_named(names)}"
     for name, table in (("rank_pattern", config.ranks), ("alpha_pattern", config.alphas)):
         if unused := table.unused:
             yield f"{name} has entries that match no module: {_named(unused)}"
@@ -46,7 +46,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
         yield "lora_bias is set, but no module has a bias of its own"
     if biased and config.lora_bias is False:
         number = count(len(biased), "module")
-        why = "which PEFT leaves out and lora merge takes"
+        why = "which PEFT ignores but lora merge uses"
         yield f"lora_bias is not set, and {number} with factors have a bias, {why}: {_named(biased)}"
 
 

@@ -96,9 +96,9 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):
         raise ConfigError(
-            f"{escape(name)} was initialised by {escape(start)}, which changed the base: it does not fit the original.",
-            hint="Save it with path_initial_model_for_weight_conversion; or, if the base that you name is the changed "
-            "one, set init_lora_weights to true.",
+            f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base: it fits no other.",
+            hint="Save the adapter with path_initial_model_for_weight_conversion; or name the changed base, and set "
+            "init_lora_weights to true in adapter_config.json.",
         )
 
 

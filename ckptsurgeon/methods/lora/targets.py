@@ -60,7 +60,7 @@ class PatternTable:
             return
         if len(self._others) == EXPRESSIONS:
             raise ConfigError(
-                f"has over {EXPRESSIONS} patterns that are not plain names, more than are read.",
+                f"has over {EXPRESSIONS} patterns that are not plain names, which is the limit.",
                 hint="Write names as re.escape() does, with ^ in front.",
             )
         self._others.append((number, _compiled(text), value))
@@ -116,7 +116,7 @@ def _is_long(text: str) -> bool:
 
 def _compiled(text: str) -> re.Pattern[str]:
     if _is_long(text):
-        raise ValueError(f"the pattern {brief_repr(text)} repeats too much")
+        raise ValueError(f"the pattern {brief_repr(text)} could take too long to match")
     return re.compile(ENDS.format(text))  # compiled as used: flags, and groups closed too early, are errors there
 
 

@@ -46,7 +46,7 @@ class KeyPattern:
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS:
-            raise PatternError(f"a pattern has {len(text)} characters; at most {MAX_CHARACTERS} are read.")
+            raise PatternError(f"a pattern has {len(text)} characters, more than the limit of {MAX_CHARACTERS}.")
         self.text = text
         self.expression: re.Pattern[str] | None = None
         self.segments: tuple[Segment, ...] = ()

@@ -148,7 +148,7 @@ def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
 
 def _no_adapter(why: str) -> PlanError:
     return PlanError(
-        f"the plan does not make an adapter that PEFT can open: {why}.", hint="Plan again, with other options."
+        f"the plan does not make an adapter that PEFT can open: {why}.", hint="Make a new plan, with other options."
     )
 
 
@@ -194,4 +194,4 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 
 def _contradicts(why: str) -> PlanError:
-    return PlanError(f"the plan contradicts itself: {why}.", hint="Plan again, with other options.")
+    return PlanError(f"the plan contradicts itself: {why}.", hint="Make a new plan, with other options.")

@@ -220,7 +220,7 @@ def channels_fault(have: Shape, want: Shape) -> str:
 
 
 def center_fault(have: Shape, want: Shape) -> str:
-    """Return why a kernel has no place in the middle of a larger one, '' if it has one."""
+    """Return why a kernel cannot be placed in the centre of a larger one; '' if it can."""
     fault = _kernel_fault(have)
     if fault:
         return fault

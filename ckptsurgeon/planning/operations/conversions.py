@@ -136,6 +136,6 @@ def _recognised(conversions: Sequence[Conversion], source: Mapping[str, TensorIn
     for one in conversions:
         if one.converts(source):
             number = count(len(one.rows), "operation")
-            note = f"the source is {one.description} ({number}, as --ruleset {one.name} has them)"
+            note = f"the source is {one.description} ({number}, the same as --ruleset {one.name})"
             return Recognised(operations=one.rows, notes=(note,))
     return Recognised()

@@ -117,4 +117,6 @@ def _check_tie(step: Step, owner: Step | None) -> None:
 
 
 def _fault(why: str) -> ConfigError:
-    return ConfigError(f"the plan is malformed: {why}.", hint="Plan again; rules belong in options, not into the plan.")
+    return ConfigError(
+        f"the plan is malformed: {why}.", hint="Make a new plan; rules belong in options, not into the plan."
+    )

@@ -45,7 +45,7 @@ def check_src_key(src: str, keys: Sequence[str]) -> None:
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that an exclude removes, each with the reason: plain text from the start, with no dot needed.
+    """Return the keys that begin with the plain text of an exclude (no dot needs to follow), each with the reason.
 
     ``of`` names the source, notes are added to ``notes``. Raises PatternError if it matches none.
     """

@@ -72,5 +72,7 @@ def read_small(path: str, most: int = SMALL_BYTES) -> bytes:
         raise SourceError(f"{escape(path)} is a folder.")
     with closing(source) as file:
         if file.size > most:
-            raise SourceError(f"{escape(path)} has {human_bytes(file.size)}; at most {human_bytes(most)} are read.")
+            raise SourceError(
+                f"{escape(path)} has {human_bytes(file.size)}, more than the limit of {human_bytes(most)}."
+            )
         return file.read(0, file.size)

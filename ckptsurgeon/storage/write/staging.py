@@ -107,7 +107,7 @@ class StagedFile:
             with self.descriptor() as fd:
                 found = os.fstat(fd).st_size
                 if size is not None and found != size:
-                    raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
+                    raise OutputError(f"{escape(self.shown)} has {found} bytes, although {size} were written.")
                 sync(fd)
         except OSError as error:
             raise output_error(self.shown, error) from error

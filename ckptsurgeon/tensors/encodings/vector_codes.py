@@ -44,7 +44,7 @@ def _lookup(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
 
 
 def _marlin(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
-    """Recognise Marlin: ``B`` (in / 16, out * 2) and ``s`` (groups, out); the names are short, so shapes are checked."""
+    """Recognise Marlin: ``B`` (in / 16, out * 2) and ``s`` (groups, out); shapes are checked, as names are short."""
     codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
     if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:
         return None

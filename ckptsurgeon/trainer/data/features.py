@@ -53,7 +53,7 @@ class FeatureExtractor:
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:
-        """Return the number of frames of a sound of so many seconds; of samples for waves."""
+        """Return the number of frames of a sound of this length; for waves, the number of samples."""
         samples = round(seconds * self.features.rate)
         if self.features.kind == "waves":
             return samples

@@ -58,7 +58,9 @@ def _table(path: str) -> dict[str, _Entry]:
             continue
         where = place(path, number)
         if key in table:
-            raise ConfigError(f"{where}: {escape(key)} stands in {table[key].where} too.", hint="Remove one.")
+            raise ConfigError(
+                f"{where}: {escape(key)} is in {table[key].where} too.", hint="Remove one of the two lines."
+            )
         table[key] = _Entry(value.strip(), where)
     return table
 

@@ -225,7 +225,10 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
 
     gpu = device.type == "cuda"
     if distributed.is_initialized():
-        raise ConfigError("this process is in a process group already.", hint="cs.train joins one, and leaves it.")
+        raise ConfigError(
+            "torch.distributed is already initialised in this process.",
+            hint="Do not call init_process_group: cs.train does, and destroys the group at the end.",
+        )
     if gpu:
         torch.cuda.set_device(device)
     try:
@@ -238,8 +241,8 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"rank {env.rank} of {env.world_size} does not find the others: {escape(str(error).splitlines()[0], 200)}.",
-            hint="Start them with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
+            f"rank {env.rank} of {env.world_size} cannot reach the others: {escape(str(error).splitlines()[0], 200)}.",
+            hint="Start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
         ) from error
     ranks = Ranks(env.rank, env.world_size, control, exits)
     try:

@@ -198,7 +198,7 @@ def _start(
 def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
     prepare = getattr(job.task, "prepare", None)
     if prepare is None:
-        raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
+        raise ConfigError(f"the task {escape(job.settings.task)} has nothing to prepare before training.")
     return make_result(
         job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(options.observer)))
     )

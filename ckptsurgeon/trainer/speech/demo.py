@@ -142,7 +142,7 @@ def _check_place(path: str, *, force: bool) -> None:
     if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"{escape(path)} is a file.", hint="Name a folder.")
     if os.path.isdir(path) and os.listdir(path) and not force:
-        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace what was made there.")
+        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace the data in it.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")

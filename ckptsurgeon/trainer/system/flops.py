@@ -86,7 +86,7 @@ def peak_flops(settings: Settings, device: torch.device) -> float | None:
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """Return the peak of a GPU by its name."""
+    """Return the peak FLOP/s of a GPU by its name, for a precision; None for an unknown GPU."""
     for pattern, (bf16, float32) in PEAKS.items():
         if re.search(rf"\b({pattern})\b", name):
             return bf16 if precision == "bf16" else float32

@@ -74,7 +74,7 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
         return
     if inputs.dim() == 2:
         raise ConfigError(
-            f"the model takes frames of features (n_input {wanted}), and is given waves.",
+            f"the model takes frames of features (n_input {wanted}), but is given waves.",
             hint="Write train.features: {kind: log_mel}, with size x stack = n_input.",
         )
     if inputs.shape[2] != wanted:

@@ -71,7 +71,7 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
-            hint="A task is made with (settings, tokens). CKPT_DEBUG=1 shows where it failed.",
+            hint="A task is called with (settings, tokens). CKPT_DEBUG=1 shows where it failed.",
         ) from error
 
 

@@ -112,7 +112,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return figures over a whole split: ``loss``, the metric, and others."""
+        """Return measures of a whole split by name: ``loss``, the task's metric, and others."""
         ...
 
 
@@ -120,7 +120,7 @@ class ClipTask(Task, Protocol):
     """A task whose batches ``Batches`` makes, from clips of manifests or examples of a dataset."""
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return what one clip becomes: ``input`` (time, …) and ``label`` tensors."""
+        """Return the tensors of one clip: ``input`` (time, …) and ``label``."""
         ...
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:

@@ -34,7 +34,7 @@ class Wav2Vec2CTC(CTC):
         """Read the front end of the model."""
         if not hasattr(model, "lm_head"):
             raise ConfigError(
-                f"the task wav2vec2_ctc trains a model with a CTC head, and this is {type(model).__name__}.",
+                f"the task wav2vec2_ctc trains a model with a CTC head, but this is {type(model).__name__}.",
                 hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForCTC}.",
             )
         self._hearing = ConvFrontend(model)

@@ -92,7 +92,7 @@ def test_a_header_that_decides_nothing_is_said(ckpt: Any) -> None:
     Path("x.npy").write_bytes(array("{'descr': '<f4' if True else 'O', }", behind=bytes(64)))
     done = ckpt("scan", "x.npy")
     assert done.code == 1
-    assert "its header has no type of numbers" in " ".join(done.out.split())
+    assert "its header has no numeric dtype" in " ".join(done.out.split())
 
 
 def test_python_2_wrote_its_long_numbers_with_a_mark() -> None:

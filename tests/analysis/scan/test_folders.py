@@ -130,11 +130,11 @@ def test_what_git_keeps_is_not_looked_at_and_this_is_said(ckpt: Run) -> None:
         Path(name).write_bytes(payload() if ".git" in name else PLAIN)
     done = ckpt("scan", ".")
     assert done.code == 0
-    assert "not looked at: .git, sub/.git" in done.out
+    assert "not scanned: .git, sub/.git" in done.out
     found = cs.scan(".")
     assert [one.path for one in found.found] == [".hidden/z.pkl", "a.pkl"]
-    assert found.notes == ("not looked at: .git, sub/.git",)
-    assert json.loads(ckpt("scan", ".", "--json").out)["notes"] == ["not looked at: .git, sub/.git"]
+    assert found.notes == ("not scanned: .git, sub/.git",)
+    assert json.loads(ckpt("scan", ".", "--json").out)["notes"] == ["not scanned: .git, sub/.git"]
     assert cs.scan(".git").verdict is cs.Verdict.CODE
 
 
@@ -233,7 +233,7 @@ def test_folders_here_have_bounds(monkeypatch: pytest.MonkeyPatch, ckpt: Run) ->
     assert len(list(walk.files_of("d", []))) == 2
     monkeypatch.setattr(limits, "SCAN_FILES", 1)
     done = ckpt("scan", "d")
-    assert (done.code, "over 1 files" in done.err) == (3, True)
+    assert (done.code, "more than 1 files" in done.err) == (3, True)
 
 
 def test_credentials_in_an_address_are_not_shown(hub: Hub, ckpt: Run) -> None:

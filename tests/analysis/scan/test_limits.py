@@ -92,7 +92,7 @@ def test_at_a_bound_is_judged_and_over_it_is_said(name: str, monkeypatch: pytest
     monkeypatch.setattr(limits, name, most - 1)
     done = ckpt("scan", "x", "--json")
     if name == "SCAN_FILES":
-        assert (done.code, "over 2 files" in done.err) == (3, True)
+        assert (done.code, "more than 2 files" in done.err) == (3, True)
         return
     said = json.loads(done.out)
     assert (done.code, said["ok"]) == (1, False), done

@@ -57,7 +57,7 @@ def test_a_file_of_joblib_is_decoded_to_its_first_array_and_this_is_said(name: s
     shutil.copy(GOLDEN / f"{name}.joblib", "x.joblib")
     done = ckpt("scan", "x.joblib")
     assert done.code == 1
-    assert "joblib keeps arrays between the instructions" in " ".join(done.out.split())
+    assert "joblib stores arrays between the instructions" in " ".join(done.out.split())
     found = cs.scan("x.joblib")
     assert not found.whole
     assert found.found[0].format == "joblib"
@@ -75,7 +75,7 @@ def test_what_is_compressed_as_we_cannot_unpack_is_said(ckpt: Run) -> None:
     shutil.copy(GOLDEN / "before.lz4.joblib", "x.joblib")
     done = ckpt("scan", "x.joblib")
     assert done.code == 1
-    assert "lz4 is not unpacked" in done.out
+    assert "files compressed with lz4 are not unpacked" in done.out
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def adapter(*names: str, more: dict[str, torch.Tensor] | None = None, **config: 
 
 
 Q = {"target_modules": ["q_proj"]}
-UNMEANT = "{} factors that PEFT leaves out, by {}, and lora merge takes: {}"
+UNMEANT = "{} factors that PEFT ignores because of {}, but lora merge uses: {}"
 LOST = "target_modules selects {} without factors: {}"
 BOTH = [
     (

@@ -122,8 +122,8 @@ def test_a_plan_that_lacks_a_parameter_is_refused(ckpt: Run) -> None:
     Path("p.json").write_text(json.dumps(data))
     done = ckpt("apply", "p.json", "-o", "out.pth")
     assert done.code == 4
-    assert "the plan has no weight of dare_ties for" in " ".join(done.err.split())
-    assert "Plan again" in done.err
+    assert "the plan lacks the parameter weight of the merge method dare_ties for" in " ".join(done.err.split())
+    assert "Make a new plan" in done.err
     assert not Path("out.pth").exists()
 
 

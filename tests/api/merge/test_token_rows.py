@@ -197,7 +197,10 @@ def test_tokens_that_lie_beside_a_list_belong_to_it() -> None:
     Path("v/added_tokens.json").write_text(json.dumps({"<b>": 3, "<a>": 2, "x": 0}))
     assert vocabulary_beside("v/vocab.json").tokens == ("x", "y", "<a>", "<b>")
     Path("v/added_tokens.json").write_text(json.dumps({"<b>": 7}))
-    with pytest.raises(cs.ConfigError, match="added_tokens.json does not continue its vocabulary of 2 tokens"):
+    with pytest.raises(
+        cs.ConfigError,
+        match="the numbers in added_tokens.json do not continue those of the vocabulary, which has 2 tokens",
+    ):
         vocabulary_beside("v/vocab.json")
 
 

@@ -60,7 +60,7 @@ REFUSED_AT_LOADING = {
     "size mismatch of one layer": ("PlanError", "enc: shape mismatch: 2.weight is (2, 4) in enc.ckpt, (3, 4) in Sequ"),
     "size mismatch of the second": ("PlanError", "head: shape mismatch: weight is (7, 3)"),
     "keys of another module": ("PlanError", "enc: nothing would be loaded: all 4 tensors stay"),
-    "an object nobody knows": ("ConfigError", "labels is a dict, and there is no hook to load a file into it."),
+    "an object nobody knows": ("ConfigError", "labels is a dict, but there is no hook to load a file into it."),
     "no checkpoint": ("FormatError", "enc: ROOT/collected/enc.ckpt is not a checkpoint"),
 }
 BETTER: dict[str, dict[str, Any]] = {

@@ -152,7 +152,10 @@ def test_the_conversion_is_said_and_recorded(ckpt: Any) -> None:
     done = ckpt("transplant", STT, "dst.yaml", "-n", "--json")
     plan = json.loads(done.out)
     note = next(note for note in plan["notes"] if "Coqui" in note)
-    assert "is Coqui STT's layout in TensorFlow, converted to PyTorch's (8 operations, as --ruleset coqui-stt" in note
+    assert (
+        "is Coqui STT's layout in TensorFlow, converted to PyTorch's (8 operations, the same as --ruleset coqui-stt"
+        in note
+    )
     assert plan["sources"][0]["operations"][0] == {"copy": "layer_{n}.weights", "into": ["layer_{n}.weight"]}
     Path("plan.json").write_text(done.out)
     assert ckpt("apply", "plan.json", "-o", "out.safetensors").code == 0

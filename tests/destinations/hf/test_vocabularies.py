@@ -197,9 +197,7 @@ def test_an_id_without_a_place_is_an_error_with_the_choice_and_both_choices_work
     where, lists = section("transformers: bert, vocab_size: 25"), "bert/vocab.txt:new/vocab.txt"
     with pytest.raises(cs.ConfigError) as error:
         cs.transplant("bert", where, vocab=lists)
-    assert error.value.message.startswith(
-        "eos_token_id of config.json is 3 ('[SEP]'), which has no place in new/vocab.txt"
-    )
+    assert error.value.message.startswith("eos_token_id of config.json is 3 ('[SEP]'), which is not in new/vocab.txt")
     assert "--token-map '[SEP]=TOKEN'" in error.value.hint
     assert "eos_token_id: ID, or null" in error.value.hint
     plan = cs.transplant("bert", where, vocab=lists, token_map=["[SEP]=</s>"])
@@ -299,10 +297,10 @@ def test_fewer_rows_by_place_have_no_tokeniser_of_more_tokens_and_no_id_beyond_t
     Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "suppress_tokens": [7, 30]}')
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), on_mismatch="slice")
     cs.apply(plan, "out")
-    assert "the tokeniser beside bert has 50 tokens, the model 25 rows: it is not copied" in told(plan)
+    assert "the tokeniser beside bert has 50 tokens, but the model has 25 rows: it is not copied" in told(plan)
     assert set(os.listdir("out")) == {"config.json", "generation_config.json", "model.safetensors", "ckptsurgeon.json"}
     assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 3, "suppress_tokens": [7]}
-    with pytest.raises(cs.ConfigError, match="has no place in a vocabulary of 3 rows") as error:
+    with pytest.raises(cs.ConfigError, match="is not in a vocabulary of 3 rows") as error:
         cs.transplant("bert", section("transformers: bert, vocab_size: 3"), on_mismatch="slice")
     assert "--vocab" in error.value.hint
 

@@ -521,7 +521,8 @@ def test_a_chat_template_is_a_name_or_a_text() -> None:
     cs.apply(cs.merge(recipe(**pair(1), chat_template=TEMPLATE)), "out")
     assert Path("out/chat_template.jinja").read_text() == TEMPLATE
     with pytest.raises(
-        cs.ConfigError, match="chat_template is 'chatmil', which is not a template. Use auto, alpaca, chatml"
+        cs.ConfigError,
+        match="chat_template is 'chatmil', which is neither the name nor the text of a template. Use auto, alpaca, chatml",
     ):
         cs.merge(recipe(**pair(1), chat_template="chatmil"))
     plan = cs.merge(recipe(**pair(1), chat_template="auto"))

@@ -188,7 +188,7 @@ def test_plain_weights_of_which_config_json_says_that_they_are_quantised_are_sai
     state = {key: torch.ones(10, IN) for key in PLAIN[:1]} | {f"{LAYERS[0]}.weight": torch.ones(OUT, IN)}
     save_file(state | {"model.norm.weight": torch.ones(IN)}, folder / "model.safetensors")
     notes = VERBS[verb](folder).notes
-    assert any("and no tensor is quantised: model.layers.0.self_attn.q_proj.weight is float32" in n for n in notes)
+    assert any("but no tensor is quantised: model.layers.0.self_attn.q_proj.weight is float32" in n for n in notes)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files that are compressed as a whole (gzip, bzip2, xz, lzma, zlib): unpacks them within limits and scans them."""
+"""Unpacks files that are compressed as a whole (gzip, bzip2, xz, lzma, zlib), within limits, and scans them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIRST = 512
 _MEMORY = 256 << 20
 """The most bytes of xz's window; its strongest setting needs 65 MiB."""
 _UNSURE = ("zlib", "lzma")
-"""Formats without a magic number: other data can have the same first bytes."""
+"""Compressions without a magic number: other data can begin with the same bytes."""
 _SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
 _JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
 _JOBLIB_HEADER = 21
@@ -67,20 +67,20 @@ def _may_be_lzma(head: bytes) -> bool:
 
 
 def look_at_packed(place: Place, packing: str) -> None:
-    """Scan the contents."""
-    at = len(place.look.found)
+    """Scan the contents of a compressed file."""
+    at = len(place.state.found)
     place.add(packing)
     if packing not in _MAKERS:
-        place.look.amend(at, fault=Fault("unreadable", f"{packing} is not unpacked"))
+        place.state.amend(at, fault=Fault("unreadable", f"files compressed with {packing} are not unpacked"))
         return
     try:
         data, fault = _unpacked(place, packing)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         data, fault = b"", f"it cannot be unpacked: {error}"
     if fault:
-        place.look.amend(at, fault=Fault("corrupt", fault))
+        place.state.amend(at, fault=Fault("corrupt", fault))
     if not place.unpacked(data, "unpacked").judge() and fault and packing in _UNSURE:
-        place.look.found.pop(at)
+        place.state.found.pop(at)
 
 
 _MAKERS: dict[str, Callable[[], _Unpacker]] = {
@@ -116,8 +116,8 @@ class _Zlib:
 
 
 def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
-    """Return the unpacked bytes, and an error or ''; several streams may follow each other."""
-    file, budget, parts = place.file, place.look.budget, bytearray()
+    """Return the unpacked bytes of all streams in a file, and what went wrong, or ''."""
+    file, budget, parts = place.file, place.state.budget, bytearray()
     if packing == "joblib zlib":
         begin = _JOBLIB_HEADER + (
             place.head()[_JOBLIB_HEADER : _JOBLIB_HEADER + 1] == b" "
@@ -134,7 +134,7 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
         except (OSError, zlib.error, lzma.LZMAError) as error:
             if not parts:
                 raise
-            return bytes(parts), f"it cannot be unpacked to its end: {error}"
+            return bytes(parts), f"it can only be unpacked in part: {error}"
         waiting = b""
         budget.take("unpacked", len(got))
         parts += got
@@ -157,6 +157,6 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
 
 
 def _is_zeros(file: File, at: int) -> bool:
-    """Return whether a file has only zeros from there on, up to one block, as on tapes."""
+    """Return whether a file has only zeros from ``at`` on, at most one block, as files from tapes do."""
     rest = file.size - at
     return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -1,4 +1,4 @@
-"""Scans tar archives, member by member, without extracting; reports names and links that lead out of the archive."""
+"""Scans the members of tar archives without extracting them; reports names and links that lead out of the archive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 512
 _STEP = 1 << 20
 _LONGEST = 64 << 10
 _OCTAL_SIZES = 8**11
-"""Sizes from here on do not fit into the header, only into pax records."""
+"""The smallest size that does not fit into a header, only into a pax record."""
 _NAMES, _MORE, _FOR_ALL, _SPARSE, _FOLDER = b"LK", b"xX", b"g", b"S", b"5"
 _WITHOUT_DATA = b"123456"
 _FIELDS = {b"path", b"linkpath", b"size"}
@@ -31,7 +31,7 @@ _FIELDS = {b"path", b"linkpath", b"size"}
 
 @dataclass(frozen=True)
 class Member:
-    """A member from its header; ``target`` is that of a link, ``begin`` and ``size`` locate its bytes."""
+    """A member of an archive; ``target`` is where a link leads, ``begin`` and ``size`` locate the member's bytes."""
 
     name: str
     kind: bytes
@@ -55,8 +55,8 @@ def is_tar(head: bytes) -> bool:
     if len(head) != BLOCK:
         return False
     rest = head[:148] + b" " * 8 + head[156:]
-    said = _number(head[148:156])
-    return any(head) and said in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
+    checksum = _number(head[148:156])
+    return any(head) and checksum in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
 
 
 def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
@@ -70,7 +70,7 @@ def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
             faults.append(_corrupt(f"a member's header has a wrong checksum (at byte {at})"))
             return
         if kind in _SPARSE:
-            faults.append(Fault("unreadable", "it has a sparse file, behind which is not read on"))
+            faults.append(Fault("unreadable", "it has a sparse file; what follows that is not read"))
             return
         begin, size = at + BLOCK, _sized(head, more, size, faults)
         if begin + size > file.size:
@@ -85,14 +85,14 @@ def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
 
 
 def _behind_zeros(place: Place, at: int, faults: list[Fault]) -> int:
-    """Return the offset of the next header. A block of zeros ends the archive for most readers, but not for all."""
+    """Return the offset of the next header after zeros, which end the archive for most readers but not for all."""
     file, begin = place.file, at
     while at < file.size:
         data = file.read(at, min(_STEP if at > begin else BLOCK, file.size - at))
         if any(data):
             at += (len(data) - len(data.lstrip(b"\0"))) // BLOCK * BLOCK
             break
-        place.look.budget.take("searched", len(data))
+        place.state.budget.take("searched", len(data))
         at += len(data)
     if begin < at < file.size:
         faults.append(_corrupt("it has data after its end"))
@@ -109,7 +109,11 @@ def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
     kind = head[156:157]
     is_folder = kind == _FOLDER or (kind == b"\0" and _name(head).endswith("/"))
     if size and (is_folder or kind in _WITHOUT_DATA):
-        faults.append(_corrupt(f"{_name(head)} has no data and a size, behind which readers go on in two places"))
+        faults.append(
+            _corrupt(
+                f"{_name(head)} is of a kind without data but has a size: readers differ on where the next one begins"
+            )
+        )
         return 0
     return size
 
@@ -126,9 +130,9 @@ def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fau
     elif kind in _MORE:
         more.fields.update(found)
     elif _FIELDS & set(found):
-        faults.append(_corrupt("it gives one name or size for all of its members"))
+        faults.append(_corrupt("a pax header sets one name or size for all members"))
     if found and any(key.startswith(b"GNU.sparse") for key in found):
-        faults.append(Fault("unreadable", "it has a sparse file, which is not put together"))
+        faults.append(Fault("unreadable", "it has a sparse file, whose pieces are not put together"))
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
@@ -140,7 +144,7 @@ def _pax(raw: bytes) -> dict[bytes, bytes] | None:
 
 
 def _number(field: bytes) -> int:
-    """Return a number: octal digits, or binary if the first byte marks it so; -1 if it is invalid."""
+    """Return the number in a header field: octal digits, or binary if its first byte says so; -1 if invalid."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     try:
@@ -173,7 +177,7 @@ _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
 @dataclass
 class _Tar:
-    """What was found in one archive so far. ``paths`` are its files and ``links`` its links, in lower case."""
+    """What was found in one archive so far; ``paths`` has the names of files, ``links`` of links, in lower case."""
 
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -191,7 +195,7 @@ class _Tar:
         if member.kind == b"5" or name.endswith("/"):
             return
         if path in self.paths:
-            self._corrupt(f"{name} is in it twice, or in two cases of letters")
+            self._corrupt(f"{name} occurs twice, or twice except for upper and lower case")
         self.paths.add(path)
         if program_note([name]):
             self.programs.append(name)
@@ -205,13 +209,13 @@ class _Tar:
         parts = path.split("/")
         return len(parts) > _DEEP or any("/".join(parts[:i]) in self.links for i in range(1, len(parts)) if self.links)
 
-    def _see_link(self, member: Member, said: str) -> None:
-        """Record a link: symbolic ones are relative to their folder, hard links to the archive."""
+    def _see_link(self, member: Member, link: str) -> None:
+        """Record a link, described by ``link``: a target is relative to its folder, of a hard link to the archive."""
         around = "" if member.kind == b"1" else posixpath.dirname(member.name)
         if _leads_out(posixpath.join(around, member.target)):
-            self._add(Fault("unreadable", f"{said}, out of the archive"))
+            self._add(Fault("unreadable", f"{link}, out of the archive"))
         elif len(self.notes) < _KEPT:
-            self.notes.append(said)
+            self.notes.append(link)
 
     def _corrupt(self, why: str) -> None:
         self._add(Fault("corrupt", why))
@@ -224,7 +228,7 @@ class _Tar:
         """Return the worst of the faults."""
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
-    def said(self) -> tuple[str, ...]:
+    def described(self) -> tuple[str, ...]:
         """Return the notes."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
@@ -237,14 +241,14 @@ def _leads_out(path: str) -> bool:
 
 def look_at_tar(place: Place) -> None:
     """Scan every member."""
-    seen, at = _Tar(), len(place.look.found)
+    seen, at = _Tar(), len(place.state.found)
     place.add("tar archive")
     parts = 0
     try:
         parts = place.judge_all(_opened(place, seen))
     finally:
         verdict = Verdict.CODE if program_note(seen.programs) else Verdict.PLAIN
-        place.look.amend(at, verdict=verdict, fault=seen.fault(), parts=parts, notes=seen.said())
+        place.state.amend(at, verdict=verdict, fault=seen.fault(), parts=parts, notes=seen.described())
 
 
 def _opened(place: Place, seen: _Tar) -> Iterator[Place]:

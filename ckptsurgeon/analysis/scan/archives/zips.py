@@ -36,7 +36,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: Place) -> list[File]:
-    """Return the archives that follow each other and fill the file without fault, or []."""
+    """Return the archives of a file that consists of nothing but valid archives; else []."""
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -60,7 +60,7 @@ def _marks(place: Place, mark: bytes) -> Iterator[int]:
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
-        place.look.budget.take("searched", len(data))
+        place.state.budget.take("searched", len(data))
         found = data.find(mark)
         while found >= 0 and found < _STEP:
             yield at + found
@@ -116,14 +116,14 @@ def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | N
 
 
 def _inflated(place: Place, begin: int, size: int) -> bytes:
-    place.look.budget.take("unpacked", size)
+    place.state.budget.take("unpacked", size)
     data = place.file.read(begin, size) if size else b""
     most = max(limits.INFLATED_FREE, limits.INFLATED * len(data))
     try:
-        plain = zlib.decompressobj(-15).decompress(data, min(most, place.look.budget.unpacked))
+        plain = zlib.decompressobj(-15).decompress(data, min(most, place.state.budget.unpacked))
     except zlib.error:
         return data
-    place.look.budget.take("unpacked", len(plain))
+    place.state.budget.take("unpacked", len(plain))
     return plain
 
 
@@ -131,7 +131,7 @@ FORMS = ("zip archive", "torch zip", "torchscript")
 
 _PEEK = 4096
 _NOT_READ = ("zip method", "zip encryption")
-"""Rules that an archive may break although other readers can read it."""
+"""Rules that our reader enforces although other readers accept archives that break them."""
 
 
 def look_at_zip(place: Place) -> None:
@@ -148,20 +148,20 @@ def _look_at_odd(place: Place, fault: Fault) -> None:
     """Scan consecutive archives, as DCP writes them, or everything that can be found in a contradictory one."""
     several = archives_in_turn(place)
     if several:
-        place.add("zip archives in turn", notes=(f"{len(several)} archives one behind the other",))
+        place.add("several zip archives", notes=(f"{len(several)} archives one behind the other",))
         place.judge_all(place.inside(part, f"archive {i}") for i, part in enumerate(several))
         return
-    at = len(place.look.found)
+    at = len(place.state.found)
     place.add("zip archive", fault=fault)
     names: list[str] = []
     place.judge_all(_kept(place, names))
     notes = program_note(names)
     if notes:
-        place.look.amend(at, verdict=Verdict.CODE, notes=notes)
+        place.state.amend(at, verdict=Verdict.CODE, notes=notes)
 
 
 def _kept(place: Place, names: list[str]) -> Iterator[Place]:
-    """Yield the records that can be found, and record their names."""
+    """Yield the records of an archive that can be found, and collect their ``names``."""
     for name, content in pieces(place):
         names.append(name)
         yield place.inside(content, name)
@@ -172,7 +172,7 @@ def _look_at_archive(place: Place, archive: Archive) -> None:
     root = next((name.removesuffix("data.pkl") for name in names if f"/{name}".endswith("/data.pkl")), None)
     notes = program_note(names)
     form = "zip archive" if root is None else "torchscript" if f"{root}constants.pkl" in names else "torch zip"
-    at = len(place.look.found)
+    at = len(place.state.found)
     place.add(form, Verdict.CODE if notes else Verdict.PLAIN, notes=notes)
     skipped: set[str] = set()
     if root is not None:
@@ -183,7 +183,7 @@ def _look_at_archive(place: Place, archive: Archive) -> None:
             skipped |= {f"{root}data/{key}" for key in found.storages}
     rest = (entry for name, entry in archive.entries.items() if name not in skipped and entry.size)
     parts = place.judge_all(_opened_all(place, archive, rest))
-    place.look.amend(at, parts=parts + len(skipped))
+    place.state.amend(at, parts=parts + len(skipped))
 
 
 def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> Iterator[Place]:
@@ -194,13 +194,13 @@ def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> 
 
 
 def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
-    """Return the place of a record; None if it is empty, or cannot be unpacked, which is reported."""
+    """Return the place of a record; None if it is empty, or if it cannot be unpacked (then a fault is reported)."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
     if is_array_of_numbers(_peeked(archive, entry)):
         return None
     try:
-        place.look.budget.take("unpacked", entry.size)
+        place.state.budget.take("unpacked", entry.size)
         return place.unpacked(archive.read(entry.name, limits.PICKLE_BYTES), entry.name)
     except FormatError as error:
         place.inside(place.file, entry.name).add("zip record", fault=Fault("unreadable", str(error)))

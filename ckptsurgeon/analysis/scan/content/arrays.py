@@ -43,7 +43,7 @@ def look_at_array(place: Place) -> bool:
         head = place.head(length + 12)
         header, _ = _header(head)
     if len(header) != length:
-        place.add("numpy array", fault=Fault("corrupt", "its header is cut short, or over 1 MiB"))
+        place.add("numpy array", fault=Fault("corrupt", "its header is cut short, or is larger than 1 MiB"))
         return True
     begin = _start(head) + length
     plain = _plain(header)
@@ -52,8 +52,8 @@ def look_at_array(place: Place) -> bool:
     place.add("numpy array of objects")
     found = look_at_pickles(place, begin)
     if found is None:
-        why = Fault("unreadable", "its header has no type of numbers, and no pickle follows")
-        place.look.amend(len(place.look.found) - 1, fault=why)
+        why = Fault("unreadable", "its header has no numeric dtype, and no pickle follows")
+        place.state.amend(len(place.state.found) - 1, fault=why)
     else:
         _look_behind(place, found.end)
     return True
@@ -64,7 +64,7 @@ def _look_behind(place: Place, end: int) -> bool:
     rest = place.file.size - end
     if rest <= 0:
         return False
-    return place.inside(FileSlice(place.file, end, rest), f"{rest} bytes behind an array").judge()
+    return place.inside(FileSlice(place.file, end, rest), f"{rest} bytes after an array").judge()
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
@@ -78,14 +78,14 @@ def _start(head: bytes) -> int:
 
 
 def _header(head: bytes) -> tuple[bytes, int]:
-    """Return the header, as far as it is there, and its length."""
+    """Return the header, or the bytes of it that exist, and its full length."""
     start = _start(head)
     length = int.from_bytes(head[8:start], "little")
     return head[start : start + length], length
 
 
 def _plain(header: bytes) -> re.Match[bytes] | None:
-    """Return a header as numpy writes it, if no type in it is of objects; records count as so many bytes."""
+    """Return a header in numpy's own form if it has no dtype of objects; structured dtypes become raw bytes."""
     for _ in range(_NESTED):
         shorter = _RECORD.sub(lambda record: b"'V%d'" % sum(map(_nbytes, _FIELDS.finditer(record[0]))), header)
         if shorter == header:

@@ -56,7 +56,8 @@ KERAS_CLASSES = frozenset((
     "__slice__", "__keras_tensor__", "CompileConfig", "TensorShape",
 ))
 # fmt: on
-"""After keras.io/api, without ``Lambda``, ``TorchModuleWrapper``, ``TFSMLayer`` and layers that read other files."""
+"""The classes listed at keras.io/api, without ``Lambda``, ``TorchModuleWrapper``, ``TFSMLayer`` and layers that read
+other files."""
 
 
 _STEP = 4 << 20
@@ -68,23 +69,23 @@ _MODULE = re.compile(
     r"optimizers|quantizers|random|regularizers)(?:\.\w+)*)?"
 )
 _TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
-_SAID = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
+_ATTRIBUTE = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
 _SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-"""A letter written as an escape, which no library does."""
+"""A letter or digit written as a JSON escape, which no library does."""
 _MODEL = b"model_config"
-"""The attribute of HDF5 with the model (keras/src/legacy/saving/legacy_h5_format.py)."""
+"""The HDF5 attribute that holds the model's configuration (keras/src/legacy/saving/legacy_h5_format.py)."""
 
 
 def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
-    """Yield the unknown code of one JSON object. If a name occurs twice, both count: readers differ."""
-    said: dict[str, list[object]] = {}
+    """Yield the unknown code that one JSON object names. If a name occurs twice, both values count: readers differ."""
+    values: dict[str, list[object]] = {}
     for key, value in pairs:
-        said.setdefault(key, []).append(value)
-    names = [name for name in said.get("class_name", ()) if isinstance(name, str) and name not in KERAS_CLASSES]
-    is_keras = "class_name" in said and "config" in said
+        values.setdefault(key, []).append(value)
+    names = [name for name in values.get("class_name", ()) if isinstance(name, str) and name not in KERAS_CLASSES]
+    is_keras = "class_name" in values and "config" in values
     yield from (_why_class(name) for name in names if is_keras or name.endswith("Lambda"))
     if is_keras:
-        yield from (_why_module(module) for module in said.get("module", ()) if module and not _is_keras(module))
+        yield from (_why_module(module) for module in values.get("module", ()) if module and not _is_keras(module))
 
 
 def _is_keras(module: object) -> bool:
@@ -94,7 +95,7 @@ def _is_keras(module: object) -> bool:
 def _why_class(name: str) -> str:
     if name.endswith("Lambda") or name == "__lambda__":
         return f"Keras runs the compiled Python of {name}"
-    return f"Keras makes {name}, which is none of the layers it is known to make"
+    return f"Keras creates {name}, which is not one of its known layers"
 
 
 def _why_module(module: object) -> str:
@@ -107,18 +108,18 @@ def look_at_hdf5(place: Place) -> None:
     is_model = found = spelled = False
     for data in _pieces(place):
         is_model |= _MODEL in data
-        for said in _SAID.finditer(data):
-            found |= said[1] == b"class_name"
-            why.update(dict.fromkeys(_why(said[1], said[2])))
+        for attribute in _ATTRIBUTE.finditer(data):
+            found |= attribute[1] == b"class_name"
+            why.update(dict.fromkeys(_why(attribute[1], attribute[2])))
         spelled |= is_model and _SPELLED.search(data) is not None
     if spelled:
-        why["its configuration spells letters by their numbers"] = None
+        why["its configuration writes letters as numeric escapes"] = None
     if why:
         place.add("Keras model in HDF5", Verdict.CODE, notes=tuple(why)[:5])
     elif is_model and not found:
         place.add("Keras model in HDF5", fault=Fault("unreadable", "its layers are not found in what is not decoded"))
     else:
-        place.add("HDF5", notes=("named only: its contents are not decoded",))
+        place.add("HDF5", notes=("recognised, but its contents are not decoded",))
 
 
 def _why(key: bytes, raw: bytes) -> Iterator[str]:
@@ -136,6 +137,6 @@ def _pieces(place: Place) -> Iterator[bytes]:
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + _OVERLAP, file.size - at))
-        place.look.budget.take("searched", len(data))
+        place.state.budget.take("searched", len(data))
         yield data
         at += _STEP

@@ -17,7 +17,7 @@ __all__ = ["look_at_text", "program_note"]
 _PROGRAMS = {".py": "Python source", ".pyc": "compiled Python", ".sh": "a shell script", ".ipynb": "a notebook"}
 _JSON_KEYS = {
     "auto_map": "transformers runs the classes of auto_map with trust_remote_code=True",
-    "trust_remote_code": "it says trust_remote_code, which only its user can",
+    "trust_remote_code": "it sets trust_remote_code, which only the user should decide",
     "custom_pipelines": "transformers runs the classes of custom_pipelines with trust_remote_code=True",
     "_target_": "Hydra imports and calls what _target_ names",
 }
@@ -39,7 +39,7 @@ def look_at_text(place: Place, head: bytes) -> bool:
     """Scan a text for the classes that it names; returns whether there are any. The text itself is data."""
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
-        place.add(_PROGRAMS[suffix], notes=("a program beside the model: run only by a toolkit that is told to",))
+        place.add(_PROGRAMS[suffix], notes=("a program beside the model: a toolkit runs it only if told to",))
         return True
     if place.name.endswith((".json", ".yaml", ".yml")):
         return _look_at_configuration(place, is_json=place.name.endswith(".json"))
@@ -49,40 +49,40 @@ def look_at_text(place: Place, head: bytes) -> bool:
 def _look_at_configuration(place: Place, *, is_json: bool) -> bool:
     form = "JSON" if is_json else "YAML"
     if place.file.size > limits.SCAN_TEXT_BYTES:
-        why = f"over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes they name"
+        why = f"texts of over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes that they name"
         place.add(form, fault=Fault("unreadable", why))
         return True
     raw = place.file.read(0, place.file.size)
-    code, said = _of_json(raw) if is_json else ([], dict.fromkeys(_of_yaml(raw)))
+    code, notes_of_names = _of_json(raw) if is_json else ([], dict.fromkeys(_of_yaml(raw)))
     if code:
         place.add("Keras configuration", Verdict.CODE, notes=tuple(code)[:_SHOWN])
-    elif said:
-        place.add(form, notes=tuple(said)[:_SHOWN])
-    return bool(code or said)
+    elif notes_of_names:
+        place.add(form, notes=tuple(notes_of_names)[:_SHOWN])
+    return bool(code or notes_of_names)
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return the unknown code in a JSON text, and notes on its other names, each once."""
+    """Return the unknown code that a JSON text names, and notes on its other names, each once."""
     code: dict[str, None] = {}
-    said: dict[str, None] = {}
+    notes: dict[str, None] = {}
 
     def see(pairs: list[tuple[str, object]]) -> None:
         code.update(dict.fromkeys(why_code(pairs)))
-        said.update((_JSON_KEYS[key], None) for key, _ in pairs if key in _JSON_KEYS)
+        notes.update((_JSON_KEYS[key], None) for key, _ in pairs if key in _JSON_KEYS)
 
     with suppress(ValueError):
         json.loads(raw, object_pairs_hook=see, parse_int=len, parse_float=len)
-    return code, said
+    return code, notes
 
 
 def _of_yaml(raw: bytes) -> Iterator[str]:
     for found in _YAML.finditer(raw):
-        said = (found["a"] or found["b"] or found["c"] or found["d"] or b"").decode("utf-8", "backslashreplace")[:100]
+        name = (found["a"] or found["b"] or found["c"] or found["d"] or b"").decode("utf-8", "backslashreplace")[:100]
         if found["target"]:
-            yield f"Hydra imports and calls {said}"
+            yield f"Hydra imports and calls {name}"
         elif found["class"]:
-            yield f"NeMo imports and makes {said}"
+            yield f"NeMo imports and creates {name}"
         elif found["new"]:
-            yield f"HyperPyYAML imports and calls {said}"
+            yield f"HyperPyYAML imports and calls {name}"
         else:
-            yield f"an unsafe YAML reader imports {said or 'what a tag names'}"
+            yield f"an unsafe YAML reader imports {name or 'the name in a tag'}"

@@ -24,9 +24,9 @@ class Opcodes(State):
         op = self.data[self.position]
         how = spelling(op, self.data[begin : end - 1])
         if how == "not":
-            self.stop("has a line that spells no value")
+            self.stop("has a line that is not a value")
         elif how == "apart":
-            self.part("a line spells its value as no pickler does")
+            self.part("a line has its value in a form that no pickler writes")
         if op == 0x53:  # STRING
             self.maybe_nested(begin, end)
         self.stack.append(self.position)
@@ -47,7 +47,7 @@ class Opcodes(State):
 
     def op_text(self, begin: int, end: int) -> None:
         if end - begin > _LONGEST_STRING and self.data[self.position] == 0x54:  # BINSTRING
-            self.part("a string is of negative length, or of over 2 GiB")
+            self.part("a string has a negative length, or one over 2 GiB")
         self.maybe_nested(begin, end)
         self.stack.append(self.position)
 
@@ -136,7 +136,7 @@ class Opcodes(State):
     def op_newobj_ex(self, begin: int, end: int) -> None:
         named, args = self.stack.pop(), self.stack.pop()
         if not is_dict(self.data, named):
-            self.part("named arguments are no dictionary")
+            self.part("keyword arguments are not a dictionary")
         given = (*args, named) if isinstance(args, tuple) else args
         self.stack[-1] = self.call(self.stack[-1], given, self.position)
 

@@ -35,7 +35,7 @@ class Named(Enum):
 
 
 def named(path: str) -> Named:
-    """Return the kind for a name; for unpacked data, the name of the compressed file counts."""
+    """Return the kind of a file by its path; for unpacked data, the name of the compressed file counts."""
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
     path = path.removesuffix(packed)
@@ -43,24 +43,24 @@ def named(path: str) -> Named:
 
 
 def must_be_pickle(name: str) -> bool:
-    """Return whether a file of this name is read as a pickle, or not at all: those of torch."""
+    """Return whether readers take a file of this name for a pickle whatever it holds, as torch does."""
     return name in ("data.pkl", "constants.pkl", ".metadata")
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""First bytes of pickles that do not fail at once, as bytes or in UTF-8, and of archives."""
+"""First bytes of archives, and of pickles that readers do not refuse at once; as bytes or in UTF-8."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Length in bytes of the shortest pickle that imports something."""
 
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _FILE = re.compile(r"[^/\0\\]{1,500}")
-"""A module that Python can find as a file: any name without a slash. Names that are not UTF-8 have a backslash."""
+"""The name of a module that Python could find as a file: any without a slash or (if not UTF-8) a backslash."""
 _TEXT = b"STUVX\x8c\x8d"
 
 
-def imports_something(tried: State, *, marked: bool = False, said: Named = Named.TEXT) -> bool:
-    """Return whether decoded data is a pickle that matters: one with an import, because that runs a module.
+def imports_something(tried: State, *, marked: bool = False, kind: Named = Named.TEXT) -> bool:
+    """Return whether decoded data is a pickle with an import, which would run a module.
 
     A text whose first word begins with a ``c`` decodes as an import too. So for a file named as a text, or without a
     known name, the import must look like a name in programs; and for a text the pickle must end, or call something,
@@ -69,14 +69,14 @@ def imports_something(tried: State, *, marked: bool = False, said: Named = Named
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
     names = tried.names.values()
-    if said is Named.PICKLE:
+    if kind is Named.PICKLE:
         return any(one.imported and _FILE.fullmatch(one.module) for one in names)
     words = [one for one in names if _WORD.fullmatch(one.module) and _WORD.fullmatch(one.name)]
-    return bool(words) if tried.stopped or marked or said is Named.OTHER else any(one.called for one in words)
+    return bool(words) if tried.stopped or marked or kind is Named.OTHER else any(one.called for one in words)
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:
-    """Return the bytes of a text or byte string. Text becomes Latin-1 if possible, as bytes in protocols 0 to 2."""
+    """Return the bytes of a text or byte string; text as Latin-1 if possible, since protocols 0 to 2 write bytes so."""
     if data[at] not in _TEXT:
         return data[begin:end]
     text = text_at(data, at, end - begin) or ""

@@ -1,4 +1,4 @@
-"""The names that make only data and tensors, each by its exact module and name.
+"""Lists the imports that only create data and tensors, each by its exact module and name.
 
 They are those that our own reader supports (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
 ``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; there is no list of bad
@@ -31,7 +31,7 @@ _BUILTINS = (
     "str",
     "tuple",
 )
-"""Types of plain data. Old protocols write sets and byte strings as calls of them; ``defaultdict`` names them."""
+"""Types of plain data. Old protocols call them to write sets and byte strings; a ``defaultdict`` names its type."""
 
 _COLLECTIONS = ("Counter", "OrderedDict", "defaultdict")
 
@@ -41,7 +41,7 @@ _REBUILD = (
     "_rebuild_sparse_tensor", "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3",
     "_rebuild_wrapper_subclass", "_rebuild_xla_tensor",
 )  # fmt: skip
-"""Of ``torch._utils``."""
+"""Names in ``torch._utils``."""
 
 _TORCH = (
     "Size", "Tensor", "device",
@@ -49,7 +49,7 @@ _TORCH = (
     "per_tensor_symmetric",
     "half", "float", "double", "long", "int", "short", "cfloat", "cdouble", "chalf",
 )  # fmt: skip
-"""Of ``torch``, in addition to its dtypes and storages."""
+"""Names in ``torch``, in addition to its dtypes and storages."""
 
 _OTHERS = {
     "torch._tensor": ("_rebuild_from_type", "_rebuild_from_type_v2"),
@@ -94,7 +94,7 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Return '' for the calls by which protocols 0 to 2 write bytes; any other encoding is a module to import."""
+    """Return '' if a call is how protocols 0 to 2 write bytes; any other encoding would be imported as a module."""
     return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
 
 
@@ -105,7 +105,7 @@ def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
     return ""
 
 
-_OTHER_ENCODING = "its encoding is not one of those in which bytes are spelled"
+_OTHER_ENCODING = "its encoding is not one that pickles use for bytes"
 
 CHECKS: Mapping[tuple[str, str], Check] = {
     ("_codecs", "encode"): _encode,
@@ -115,4 +115,4 @@ CHECKS: Mapping[tuple[str, str], Check] = {
         for name in ("bytearray", "bytes", "str")
     },
 }
-"""Checks of arguments, for known names that are harmless only with some."""
+"""Checks of the arguments of known names that are harmless with some arguments only."""

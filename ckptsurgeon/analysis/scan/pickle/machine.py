@@ -24,9 +24,9 @@ __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
 _LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
-"""Numbers and constants after a mark, to its end: one step for the sizes of a tensor, or a thousand floats."""
+"""Pattern of numbers and constants after a mark, to its end: decodes sizes of a tensor or many floats in one step."""
 _MAKES = frozenset(b"tld\x91")
-"""Instructions that make one value of the items after a mark: TUPLE, LIST, DICT, FROZENSET. Others add to a value."""
+"""Instructions that make a new value of the items after a mark: TUPLE, LIST, DICT, FROZENSET."""
 
 
 class Machine(FastPathMachine):
@@ -40,7 +40,7 @@ class Machine(FastPathMachine):
         """Decode to STOP, or to where no reader can continue."""
         self._run()
         if self.memo and max(self.memo) > limits.PICKLE_MEMO:
-            self.part("a memo entry has a number for which C's reader takes gigabytes")
+            self.part("a memo entry has a number so large that Python's reader in C would allocate gigabytes")
 
     def _run(self) -> None:
         while True:
@@ -62,7 +62,7 @@ class Machine(FastPathMachine):
                 return
 
     def _name_cut_off(self) -> None:
-        """Count a name at the end of the file without a newline: Python's reader uses it without its last letter."""
+        """Count a name without a newline at the end of the file: Python's reader imports it without its last letter."""
         begin = self.position + 1
         if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
             return
@@ -100,7 +100,7 @@ class Machine(FastPathMachine):
         return False
 
     def _recover(self, empty: bool) -> None:
-        """Continue after an instruction that used an empty stack, or a missing memo entry."""
+        """Continue after an instruction that needed a value from an ``empty`` stack, or a missing memo entry."""
         if self.position >= len(self.data):
             if len(self.data) < self.total:
                 raise MoreError

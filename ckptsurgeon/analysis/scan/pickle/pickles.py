@@ -20,13 +20,13 @@ from .values import Name
 __all__ = ["Pickles", "look_at_pickles"]
 
 _FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
-"""Bytes of the first read, for a possible or remote pickle, and for one that is marked as a pickle."""
+"""Bytes of the first read: for a remote or possible pickle, and for a file that begins as a pickle."""
 _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
-"""Magic number, protocol, system, object, keys of the storages; then come the tensors' bytes."""
+"""Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages; then tensor bytes."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
-"""Also as ``sklearn.externals.joblib.numpy_pickle``. The bytes of an array, or a pickle of its own, follow each."""
+"""joblib's wrappers of arrays, also in ``sklearn.externals``: an array's bytes, or another pickle, follow each."""
 
 
 @dataclass
@@ -51,14 +51,17 @@ class Pickles:
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None
         if joblib:
-            fault = Fault("unreadable", "joblib keeps arrays between the instructions, and what follows is not decoded")
+            fault = Fault(
+                "unreadable",
+                "joblib stores arrays between the instructions of a pickle; what follows them is not decoded",
+            )
         behind = place.file.size - self.end
-        said = f"{count(behind, 'byte')} after the last pickle" if behind and not fault and not self.legacy else ""
-        notes = tuple(note for note in (said, self.parted) if note)
+        rest = f"{count(behind, 'byte')} after the last pickle" if behind and not fault and not self.legacy else ""
+        notes = tuple(note for note in (rest, self.parted) if note)
         form = "torch legacy" if self.legacy else "joblib" if joblib else "pickle"
         verdict = max((use.verdict for use in uses), default=Verdict.PLAIN)
         return Finding(
-            place.look.path, place.within, form, Verdict.CODE if self.parted else verdict, fault, uses,
+            place.state.path, place.within, form, Verdict.CODE if self.parted else verdict, fault, uses,
             pickles=self.number, notes=notes,
         )  # fmt: skip
 
@@ -69,17 +72,17 @@ def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickl
     With ``sure`` the bytes are known to be a pickle. Without it, bytes that only look like the beginning of one are
     ignored. A file whose name promises a pickle, and that has none, is reported as corrupt.
     """
-    found, said, why = Pickles(end=start), named(place.path), "it is empty"
+    found, kind, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
-        machine = _decoded(place.file, found.end, place.look.budget)
-        if not _believed(machine, found, said, sure=sure):
+        machine = _decoded(place.file, found.end, place.state.budget)
+        if not _believed(machine, found, kind, sure=sure):
             why = machine.fault or "it is not a pickle"
             break
         _take(place, machine, found)
         if found.fault:
             break
     if found.number:
-        place.look.add(found.finding(place))
+        place.state.add(found.finding(place))
         return found
     if must_be_pickle(place.name):
         place.add("pickle", fault=Fault("corrupt", why))
@@ -107,12 +110,12 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
             size *= _MORE
 
 
-def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> bool:
-    """Return whether decoded data is a pickle, and not other data that can be read as one."""
+def _believed(machine: Machine, found: Pickles, kind: Named, *, sure: bool) -> bool:
+    """Return whether decoded data is a pickle, not other data that happens to decode as a pickle."""
     marked = is_marked(machine.data)
-    if machine.torn or imports_something(machine, marked=marked, said=said):
+    if machine.torn or imports_something(machine, marked=marked, kind=kind):
         return True
-    if machine.parted and machine.stopped and said is Named.PICKLE:
+    if machine.parted and machine.stopped and kind is Named.PICKLE:
         return True
     if not machine.stopped or machine.fault:
         return marked and (sure or bool(machine.nested))
@@ -122,7 +125,7 @@ def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> b
 def _take(place: Place, machine: Machine, found: Pickles) -> None:
     """Add the effects of a pickle to those of the pickles before it, and scan the data inside it."""
     data = machine.data
-    place.look.budget.take("bytes", machine.position)
+    place.state.budget.take("bytes", machine.position)
     if found.number == 0:
         found.legacy = _MAGICS[0] in data[:32] or data.startswith(_MAGICS[1])
     _join(found.names, machine.names)
@@ -136,7 +139,7 @@ def _take(place: Place, machine: Machine, found: Pickles) -> None:
 
 
 def _join(names: Names, more: Names) -> None:
-    """Add the names of one pickle to those of the pickles before it; beyond the limit they count as one."""
+    """Add the names of one pickle to those before it; beyond the limit, all further names count as one."""
     for key, name in more.items():
         if key not in names and len(names) > limits.SCAN_NAMES:
             key, name = ("…", "and more"), Name("…", "and more", name.verdict)

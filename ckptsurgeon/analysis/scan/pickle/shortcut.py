@@ -22,16 +22,16 @@ __all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "Rows", "rows_of"]
 
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
-"""How one begins."""
+"""The beginning of such a table."""
 PUT = rb"r.(?!\0\0\0)..\0"
-"""LONG_BINPUT at 256 or more, and below 2**24."""
+"""Pattern of LONG_BINPUT with a number from 256 to 2**24 - 1."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The patterns of rows for one instruction that puts them into the memo, of so many bytes.
+    """Patterns of table rows (dictionaries, tuples) for one instruction that puts values into the memo.
 
-    ``kept`` is whether the instruction numbers them itself.
+    ``kept`` is whether that instruction numbers the memo entries itself.
     """
 
     dictionaries: re.Pattern[bytes]
@@ -58,9 +58,9 @@ class Rows:
         )  # fmt: skip
 
     def taken(self, data: bytes, at: int, edge: int) -> tuple[int, int, set[bytes]]:
-        """Return how many rows begin at ``at``, where they end, and the memo's numbers that they fetch keys from.
+        """Return how many rows follow each other from ``at``, where they end, and the memo entries of their keys.
 
-        None reaches beyond ``edge``.
+        No row reaches beyond ``edge``.
         """
         many, one = (self.dictionaries, self.dictionary) if data[at : at + 1] == b"}" else (self.tuples, self.tuple_)
         found = many.match(data, at, edge)
@@ -71,7 +71,7 @@ class Rows:
 
 
 MEMOIZED = Rows.put_by(rb"\x94", 1)
-"""The rows of protocol 4; those of older ones give the number."""
+"""The patterns for protocol 4; older protocols have instructions with a number."""
 NUMBERED = Rows.put_by(PUT, 5)
 
 
@@ -107,10 +107,10 @@ class FastPathMachine(Opcodes):
         number, end, fetched = rows.taken(self.data, at, self.edge)
         if not number or not all(key[0] in self.memo for key in fetched):
             return at
-        stands = end - rows.nbytes  # for each of them: an instruction that spells no value
-        stack += [stands] * number
+        value = end - rows.nbytes  # the value of each row: the offset of an instruction that is not a value
+        stack += [value] * number
         if rows.kept:
-            self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), stands))
+            self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), value))
         else:
             self.skipped += number
         return end
@@ -138,7 +138,7 @@ class FastPathMachine(Opcodes):
             at = behind + 2
 
     def _trusts(self, found: re.Match[bytes]) -> bool:
-        """Return whether all that a tensor fetches is what torch means by it."""
+        """Return whether all memo entries that a tensor uses hold what torch.save puts there."""
         fetched = found.group(1, 3, 4)
         ordered = self.trusted.get(fetched)
         if ordered is None:
@@ -150,7 +150,7 @@ class FastPathMachine(Opcodes):
         return True
 
     def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> Name | None:
-        """Return the name of OrderedDict, if all that is fetched is what it should be."""
+        """Return the imported OrderedDict if all memo entries hold what they should, else None."""
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])
         known = all(isinstance(name, Name) and name.quiet for name in (storage, ordered))
@@ -159,7 +159,7 @@ class FastPathMachine(Opcodes):
         return ordered if isinstance(ordered, Name) else None
 
     def _behind_key(self, at: int) -> int:
-        """Return where the key at ``at`` ends that is put into the memo at 256 or more; ``at`` itself if none is."""
+        """Return where the key at ``at`` ends if it is put into the memo at 256 or more; ``at`` itself if not."""
         data = self.data
         if data[at : at + 1] != b"X" or data[at + 3 : at + 5] != b"\0\0":
             return at

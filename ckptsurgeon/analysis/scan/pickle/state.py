@@ -1,4 +1,4 @@
-"""The state of decoding a pickle, and records of what it would do outside of itself."""
+"""The state of decoding a pickle, and records of what the pickle would import, call and change."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class RestartError(Exception):
 class State:
     """The state of a pickle.
 
-    ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
-    that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one
-    lies; ``origin`` is where ``data`` begins in its file. ``marked`` is what begins with its protocol; ``edge`` is
-    where the frame ends. ``parted`` says where the readers of pickles part; ``torn`` is whether some read other
-    instructions from there on; ``overrun`` whether a frame reaches beyond the end, where only C's reader stops.
+    ``storages`` are the offsets of the keys of torch storages in the pickle, ``nested`` the texts and byte strings
+    that are pickles or archives of their own, with their offsets; ``level`` is how many pickles this one is nested
+    in; ``origin`` is where ``data`` begins in its file. ``marked`` is whether the pickle begins with its protocol;
+    ``edge`` is where the frame ends. ``parted`` says where the readers in C and Python disagree; ``torn`` is whether
+    one of them reads other instructions from there on; ``overrun`` is whether a frame reaches beyond the end of the
+    data, at which only the reader in C stops.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class State:
 
     def part(self, why: str) -> None:
         """Record the first position at which the readers in C and Python may disagree, or ours with them."""
-        self.parted = self.parted or f"readers of pickles part: {why} (near byte {self.origin + self.position})"
+        self.parted = self.parted or f"readers of pickles disagree: {why} (near byte {self.origin + self.position})"
 
     def tear(self, why: str) -> None:
         """Record a position after which C's reader drops the rest of its frame, and so reads other instructions."""
@@ -85,10 +86,10 @@ class State:
         self.edge = NO_EDGE
 
     def stop(self, why: str) -> None:
-        """Keep a fault at which every reader stops. What does not begin as a pickle is other data from there on.
+        """Record a fault at which every reader stops.
 
-        Raises TruncatedError for that. An instruction that reaches beyond its frame is another to C's reader: its fault
-        is none there.
+        Raises TruncatedError if the data did not begin as a pickle: then it is other data. If the instruction reaches
+        beyond its frame, the reader in C reads another instruction there, which may have no fault.
         """
         if bounds(self.data, self.position, self.total)[1] > self.edge:
             self.tear(BEYOND)
@@ -111,7 +112,7 @@ class State:
         except ValueError:
             raise KeyError(operand) from None
         if not alike:
-            self.part("a memo entry is numbered as no pickler does it")
+            self.part("a memo entry has its number in a form that no pickler writes")
         return index
 
     def maybe_nested(self, begin: int, end: int) -> None:
@@ -120,7 +121,7 @@ class State:
     # Names.
 
     def text(self, value: Value) -> str:
-        """Return a value as text, or a note that it is not one."""
+        """Return a value as text; if it is not a text, words that say so."""
         most = limits.SCAN_NAME_CHARACTERS + 1
         found = text_at(self.data, value, most) if isinstance(value, int) else None
         if found is None:
@@ -159,7 +160,7 @@ class State:
     def extension(self, code: int) -> Name:
         """Count an import by an extension number, whose name is in the reader's ``copyreg``."""
         found = self.name("copyreg.extension", str(code))
-        found.why = "which name the number stands for is up to the reader"
+        found.why = "the reader decides which name the number stands for"
         return found
 
     # Uses of names.
@@ -167,11 +168,11 @@ class State:
     def call(self, function: Value, args: Value, at: int) -> Value:
         """Count a call, and return a value for its result."""
         if not is_tuple(self.data, args):
-            self.part("a call is given what is no tuple")
+            self.part("a call has arguments that are not a tuple")
         base = _base(function)
         if base is None:
             if function != UNKNOWN:
-                self.flaw("calls what is no function")
+                self.flaw("calls a value that is not a function")
             return UNKNOWN
         base.called += 1
         if base.check is not None and base is function:
@@ -191,7 +192,7 @@ class State:
             return
         base.changed += 1
         if base is target and base.verdict < Verdict.CODE:
-            base.blame("it is changed itself, not an object made by it")
+            base.blame("the class or function itself is changed, not an object that it created")
 
     def add(self, values: list[Value]) -> None:
         """Add to the container on top of the stack."""
@@ -204,12 +205,12 @@ class State:
     def add_nothing(self, target: Value, opening: str) -> None:
         """Add nothing to a value that should be a container: only Python's reader checks that it is one."""
         if not isinstance(target, list) or target[0] != opening:
-            self.part("nothing is added to what is no such container")
+            self.part("nothing is added, but to a value that is not such a container")
 
     def build(self, target: Value, state: Value) -> None:
         """Set the state of an object, which calls its ``__setstate__`` if it has one."""
         if not is_state(self.data, state) or not is_object(self.data, target):
-            self.part("a state is given as no pickler does it")
+            self.part("a state has a form that no pickler writes")
         self.change(target)
         base = _base(target)
         if base is not None and base.verdict == Verdict.CODE and len(base.calls) < SHOWN_CALLS:
@@ -222,7 +223,7 @@ class State:
                 self.storages.append(pid[2])
             return at
         reader = self.names.get(("<reader>", "persistent_load")) or self._new_name("<reader>", "persistent_load")
-        reader.why = "what the id stands for is up to the reader"
+        reader.why = "the reader decides what the id stands for"
         return self.call(reader, (pid,), at)
 
     def is_storage_word(self, value: Value) -> bool:
@@ -236,7 +237,7 @@ class State:
 
 
 def _base(value: Value) -> Name | None:
-    """Return the name at the beginning of a chain of calls; None for a value that is not the result of one."""
+    """Return the name at the beginning of a chain of calls; None for a value that no call returned."""
     return value.base if isinstance(value, Call) else value if isinstance(value, Name) else None
 
 

@@ -49,7 +49,7 @@ def text_at(data: bytes, at: int, most: int) -> str | None:
         return raw.rstrip(b"\n").decode("raw-unicode-escape", "replace")[:most]
     if op == b"S":
         raw = _unquoted(raw)
-    # what is cut off at its end may be cut inside a character
+    # the limit may cut the bytes inside a character
     return raw.decode("utf-8", "surrogatepass" if len(raw) < 4 * most and _is_utf8(raw) else "backslashreplace")[:most]
 
 

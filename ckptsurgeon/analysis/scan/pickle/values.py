@@ -26,11 +26,11 @@ Value = object
 """An int, a tuple, a list, a Name or a Call."""
 
 Check = Callable[[Callable[[object], str | None], object], str]
-"""A function that returns what is wrong with the arguments of a known name, or ''. Takes a text reader and these."""
+"""A function that takes a text reader and the arguments of a known name; it returns what is wrong, or ''."""
 
 
 class Name:
-    """A name that a pickle imports, and its uses. ``quiet`` names may be called with any arguments."""
+    """A name that a pickle imports, and its uses. If ``quiet``, it may be called with any arguments."""
 
     __slots__ = (
         "called",
@@ -113,7 +113,7 @@ def is_dict(data: bytes, value: Value) -> bool:
 
 
 def is_state(data: bytes, value: Value) -> bool:
-    """Return whether a value is such as picklers write for the state of an object: what is false may be none."""
+    """Return whether a value has a form that picklers write for the state of an object; they write no empty tuple."""
     if isinstance(value, tuple):
         return bool(value)
     if is_object(data, value) or is_dict(data, value):
