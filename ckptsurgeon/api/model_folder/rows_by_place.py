@@ -136,9 +136,10 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
     found = _first_other(output, folder, rows)
     if found:
         return f"row {found[0]} is {_token(found[2])} in {name} and {_token(found[1])} in {its_name}"
-    number = len(folder.tokens)
-    if number < min(len(output.tokens), rows):
-        return f"{name} has no token from row {number} on, but {its_name} has {_token(output.tokens[number])}"
+    lists = ((folder.tokens, name), (output.tokens, its_name))
+    (short, its_short), (long, its_long) = sorted(lists, key=lambda one: len(one[0]))
+    if len(short) < min(len(long), rows):
+        return f"{its_short} has no token from row {len(short)} on, but {its_long} has {_token(long[len(short)])}"
     return ""
 
 
@@ -168,10 +169,9 @@ def _rows(
 
 
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
-    """Return the first row whose token differs, and both tokens; '' for a token that the folder lacks.
+    """Return the first row whose token differs, and both tokens; '' for a token that is lacking.
 
     A shorter list counts as lacking tokens only if it is from ``tokenizer.json``, which is known to have all tokens.
-    Rows beyond the output's tokens are not compared.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()
     for place, (one, other) in enumerate(zip(mine[:rows], theirs, strict=False)):
@@ -179,6 +179,8 @@ def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[i
             return place, one, other
     if folder.has_all_tokens and len(theirs) < min(len(mine), rows):
         return len(theirs), mine[len(theirs)], ""
+    if output.has_all_tokens and len(mine) < min(len(theirs), rows):
+        return len(mine), "", theirs[len(mine)]
     return None
 
 

@@ -142,10 +142,33 @@ def test_the_same_tokens_in_other_files_are_the_same_tokeniser() -> None:
     for text in ('{"added_tokens_decoder": {"7": {"content": "d"}}}', "{}"):  # d is added, or nothing is said of it
         Path("a/tokenizer_config.json").write_text(text)
         cs.merge(["b", "a"], **LINEAR)
-    only_tokenizer_json("a", TOKENS[:-1])
-    cs.merge(["a", "b"], **LINEAR)  # the last row is that of no token in the output
-    with pytest.raises(cs.PlanError, match=r"row 7 is no token in a and 'd' in the output"):
-        cs.merge(["b", "a"], **LINEAR)
+
+
+SHORTER = {
+    "merge": lambda: cs.merge(["few", "all"], **LINEAR),
+    "merge on a base": lambda: cs.merge(["all", "more"], method="ties", base="few"),
+    "average": lambda: cs.average(["few", "all"]),
+    "transplant": lambda: cs.transplant("all", "few"),
+    "the other way round": lambda: cs.merge(["all", "few"], **LINEAR),
+}
+
+
+@pytest.mark.parametrize("verb", SHORTER)
+def test_a_row_that_is_a_token_s_in_one_model_and_nobody_s_in_another_is_an_error(verb: str) -> None:
+    for seed, name in enumerate(("few", "all", "more")):
+        model(name, seed=seed)
+        only_tokenizer_json(name, TOKENS[: -1 if name == "few" else None])
+    with pytest.raises(cs.PlanError, match=r"row 7 is ('d' in \w+ and no token in|no token in few and 'd' in) \w+"):
+        SHORTER[verb]()
+
+
+def test_tokens_that_a_list_without_added_tokens_lacks_are_noted() -> None:
+    for name, number in (("few", 7), ("all", 8)):
+        model(name, seed=number)
+        Path(f"{name}/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:number])}))
+    for models, short, long in ((["few", "all"], "the output", "all"), (["all", "few"], "few", "the output")):
+        (note,) = [note for note in cs.average(models).notes if "by place" in note]
+        assert note.endswith(f"{short} has no token from row 7 on, but {long} has 'd'")
 
 
 def test_where_the_output_has_no_tokeniser_those_of_the_models_are_compared() -> None:
