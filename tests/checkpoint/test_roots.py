@@ -125,14 +125,14 @@ def test_keys_of_the_longest_kind_are_read_and_longer_ones_refused() -> None:
     for key in ("a" * 8192, ".".join("a" * 256)):
         assert list(opened({key: T, "b": T})) == [key, "b"]
     for key in ("a" * 8193, ".".join("a" * 257)):
-        with pytest.raises(cs.FormatError, match="at most 8192 and 256 are read"):
+        with pytest.raises(cs.FormatError, match="the limits are 8192 characters and 256 segments"):
             opened({key: T, "b": T})
 
 
 def test_more_tensors_than_any_model_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TENSORS", 2)
     assert len(opened({"a": T, "b": T})) == 2
-    with pytest.raises(cs.FormatError, match="x.pth has 3 tensors; at most 2 are read"):
+    with pytest.raises(cs.FormatError, match="x.pth has 3 tensors, more than the limit of 2"):
         opened({"a": T, "b": T, "c": T})
 
 

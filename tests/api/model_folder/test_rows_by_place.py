@@ -238,7 +238,7 @@ def test_an_adapter_s_rows_bring_its_tokeniser_and_its_ids(tokens: list[str]) ->
 def test_an_id_without_a_place_in_the_adapter_s_vocabulary_is_an_error() -> None:
     model("m")
     adapter(["x" if token == "</s>" else token for token in MOVED])
-    with pytest.raises(cs.ConfigError, match=r"eos_token_id of config\.json is 2 \('</s>'\), which has no place"):
+    with pytest.raises(cs.ConfigError, match=r"eos_token_id of config\.json is 2 \('</s>'\), which is not in"):
         cs.lora_merge("m", "lora")
     cs.apply(cs.lora_merge("m", "lora", vocab="place"), "out")
     assert ids("out") == (2, 0, [2, 4])
