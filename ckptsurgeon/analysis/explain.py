@@ -16,7 +16,7 @@ from ..planning.plan.step import Step
 from ..planning.transplant.select import PlanningInputs, Selection, TensorOrigin
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing
-from .explanation import Alternatives, Candidate, Explained, Explanation, Passed
+from .explanation import Alternatives, Candidate, Explained, Explanation, OtherMatch
 
 __all__ = ["Chooser", "explain"]
 
@@ -90,18 +90,18 @@ class Chooser:
     def _candidate(self, source: int, key: str, info: TensorInfo, why: str) -> Candidate:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
-    def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[Passed]:
+    def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[OtherMatch]:
         """Yield later rules that match the source's key, and policies that a later one overrides."""
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
-                yield Passed(f"--map {rule.text}", "an earlier one matches too")
+                yield OtherMatch(f"--map {rule.text}", "an earlier one matches too")
         if meant is None or not _differs(meant.info.shape, step.shape) or step.rows is not None:
             return
         hits = sorted(frozenset[int]().union(*(self._scoped.match(name) for name in names)))
         for index in hits[:-1]:
             flag, policy = self._planning.options.mismatch.scoped[index]
-            yield Passed(f"{flag}={policy}", "a later one matches too")
+            yield OtherMatch(f"{flag}={policy}", "a later one matches too")
 
     def _policies(self, step: Step, meant: TensorOrigin | None) -> tuple[str, ...]:
         if meant is None or not _differs(meant.info.shape, step.shape):

@@ -10,7 +10,7 @@ from ..util.brief import Brief
 from ..util.notebook import InNotebooks
 from ..util.text import escape, listing
 
-__all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "Passed"]
+__all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "OtherMatch"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Passed:
+class OtherMatch:
     """A rule or policy that matches this tensor too, and ``why`` another one wins."""
 
     text: str
@@ -46,7 +46,7 @@ class Alternatives(Brief):
 
     sources: tuple[Candidate, ...] = ()
     excluded: tuple[Candidate, ...] = ()
-    rules: tuple[Passed, ...] = ()
+    rules: tuple[OtherMatch, ...] = ()
     policies: tuple[str, ...] = ()
     near: tuple[Candidate, ...] = ()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 from ..analysis.inspection import inspection_of
-from ..analysis.page.contents import Page, Shown, contents_of
+from ..analysis.page.contents import Page, PageContents, contents_of
 from ..analysis.page.html import page_html
 from ..analysis.page.runs import FILES, Run, is_run, read_run
 from ..checkpoint.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def _files(run: Run | None) -> Iterator[File]:
             yield cast("File", open_source(path))
 
 
-def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[Shown, tuple[str, ...]]:
+def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[PageContents, tuple[str, ...]]:
     """Return what the page shows from headers and, with ``stats``, from values; and the notes."""
     found = [inspection_of(one, stats=stats) for one in opened]
     notes = [note for one in found for note in one.notes]
@@ -119,7 +119,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
         recipe, faults = _recipe(opened[0])
         notes += faults
     first, second = [*found, None, None][:2]
-    return Shown(first, second, recipe=recipe, run=run, histograms=histograms), tuple(notes)
+    return PageContents(first, second, recipe=recipe, run=run, histograms=histograms), tuple(notes)
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
@@ -132,7 +132,9 @@ def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
         return None, [f"{escape(checkpoint.path)}: {error}"]
 
 
-def _compared(shown: Shown, opened: Sequence[Checkpoint], *, values: bool, progress: Progress | None) -> Shown:
+def _compared(
+    shown: PageContents, opened: Sequence[Checkpoint], *, values: bool, progress: Progress | None
+) -> PageContents:
     from ..analysis.compare.compare import compare
 
     first, second = opened

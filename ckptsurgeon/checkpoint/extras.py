@@ -10,7 +10,7 @@ from typing import Any
 
 from ..formats.base import limits
 from ..formats.pickle.plain import Array
-from ..formats.pickle.values import GlobalName, Opaque, PickledSet, key_text
+from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, shape_text
 from .roots import parts_of
@@ -76,7 +76,7 @@ def _described(key: str, value: Any, counter: _TensorCounter) -> Extra:
         return Extra(key, "str", value if len(value) <= MAX_TEXT else None)
     if isinstance(value, TensorInfo):
         return Extra(key, f"tensor {value.dtype} {shape_text(value.shape)}")
-    if isinstance(value, (Opaque, GlobalName, Array)):
+    if isinstance(value, (OpaqueResult, GlobalName, Array)):
         return Extra(key, f"{value!r:.200}")
     if isinstance(value, (bytes, bytearray)):
         return Extra(key, count(len(value), "byte"))
@@ -191,7 +191,7 @@ class _SearchLimit:
 def _why(node: Any) -> str:
     if isinstance(node, TensorInfo):
         return "it holds tensors"
-    if isinstance(node, (Opaque, GlobalName)):
+    if isinstance(node, (OpaqueResult, GlobalName)):
         return f"it holds a {node!r:.80}"
     if isinstance(node, Array):
         return "it holds a numpy array"

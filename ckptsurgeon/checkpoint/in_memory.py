@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
 from ..formats.base.header import FilePrint, Header
-from ..formats.pickle.values import GlobalName, Opaque, PickledSet, key_text
+from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_text
 from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
@@ -74,8 +74,8 @@ def array_info(value: Any, storage_at: StorageAt) -> Any:
     return _strided(np.asarray(value), dtype, storage_at)
 
 
-def _no_tensor(value: Any) -> Opaque:
-    return Opaque(GlobalName("numpy", f"{type(value).__name__} of {value.dtype}"[:60]))
+def _no_tensor(value: Any) -> OpaqueResult:
+    return OpaqueResult(GlobalName("numpy", f"{type(value).__name__} of {value.dtype}"[:60]))
 
 
 def _strided(array: Array, dtype: str, storage_at: StorageAt) -> TensorInfo:
@@ -248,7 +248,7 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
         return [None] * len(value), enumerate(value)
     if isinstance(value, (set, frozenset)):
         return PickledSet([None] * len(value)), enumerate(value)
-    return Opaque(GlobalName(type(value).__module__, type(value).__qualname__)), ()
+    return OpaqueResult(GlobalName(type(value).__module__, type(value).__qualname__)), ()
 
 
 def _plain(value: Any) -> Any:

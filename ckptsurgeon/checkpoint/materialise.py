@@ -15,7 +15,7 @@ from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import reach
-from ..tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Storage, Summed, TensorInfo
+from ..tensors.info import Cast, Concatenated, Permuted, Reshaped, Sliced, Storage, Summed, TensorInfo
 from ..util.text import escape
 from .torch_tensors import OpaqueTensor
 
@@ -103,7 +103,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that is computed from others."""
     made = info.made
-    if isinstance(made, Joined):
+    if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):
         first, *others = (_materialised(checkpoint, key, one) for one in made.of)
@@ -115,7 +115,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return of.reshape(info.shape)
     if isinstance(made, Permuted):
         return of.permute(made.dims)
-    if isinstance(made, Cut):
+    if isinstance(made, Sliced):
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
     if isinstance(made, Cast):
         return of.to(_dtype(info))

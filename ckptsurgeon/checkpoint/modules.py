@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UnsafeError
 from ..formats.base import limits
-from ..formats.pickle.values import Opaque, PickledSet, key_text
+from ..formats.pickle.values import OpaqueResult, PickledSet, key_text
 from ..tensors.info import TensorInfo
 
 __all__ = ["SearchLimit", "is_module", "module_tensors"]
@@ -30,10 +30,10 @@ class SearchLimit:
 
 def is_module(node: Any) -> bool:
     """Return whether a pickled object has the attributes of every ``nn.Module``."""
-    return isinstance(node, Opaque) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
+    return isinstance(node, OpaqueResult) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
 
 
-def module_tensors(root: Opaque, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
+def module_tensors(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
     """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
 
     Raises UnsafeError if there is more than ``allowed``, or a name is too long.
@@ -53,7 +53,7 @@ def module_tensors(root: Opaque, allowed: SearchLimit) -> Iterator[tuple[str, Te
         ]
 
 
-def _own_tensors(module: Opaque, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
+def _own_tensors(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
     attributes = module.attributes()
     skipped = attributes.get("_non_persistent_buffers_set")
     hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()

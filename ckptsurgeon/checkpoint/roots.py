@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, FormatError, UnsafeError
 from ..formats.base import limits
 from ..formats.base.untrusted import most_segments
-from ..formats.pickle.values import Opaque, key_text
+from ..formats.pickle.values import OpaqueResult, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 from .modules import SearchLimit, is_module, module_tensors
@@ -25,7 +25,7 @@ NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 _OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?)(?![a-z])")
 """``optimizer``, ``optim_states``, ``optimizerG``; not ``optimus``."""
 
-_CONTAINERS = (dict, list, tuple, Opaque)
+_CONTAINERS = (dict, list, tuple, OpaqueResult)
 _NAMES_LISTED = 100
 
 
@@ -149,7 +149,7 @@ def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
         return node.items()
     if isinstance(node, (list, tuple)):
         return enumerate(node)
-    return node.attributes().items() if isinstance(node, Opaque) else ()
+    return node.attributes().items() if isinstance(node, OpaqueResult) else ()
 
 
 def _children(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -176,7 +176,7 @@ def _contents(tree: Any) -> str:
         return "it is an optimizer's state"
     if isinstance(tree, dict):
         return _contents_of(tree)
-    if isinstance(tree, Opaque):
+    if isinstance(tree, OpaqueResult):
         return f"it is a {tree!r}, which is not interpreted"
     return f"it is {'empty' if tree in ([], ()) else f'a {type(tree).__name__}'}"
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["Stopped", "output_in_place", "say", "set_run_folder", "stop_message", "stoppable", "unwinding"]
+__all__ = ["StoppedBySignal", "output_in_place", "say", "set_run_folder", "stop_message", "stoppable", "unwinding"]
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
@@ -25,7 +25,7 @@ AGAIN_S = 0.01
 Identity = tuple[int, int] | None
 
 
-class Stopped(BaseException):
+class StoppedBySignal(BaseException):
     """Raised by a signal while an output is being written; a BaseException, so that ``except Exception`` misses it."""
 
 
@@ -76,7 +76,7 @@ def unwinding(output: str = "") -> Iterator[None]:
     finally:
         _SignalState.unwinds = outside
     if _SignalState.number:  # Stopped was raised, but code that catches everything swallowed it
-        raise Stopped
+        raise StoppedBySignal
 
 
 def _stop(number: int, _: object) -> None:
@@ -87,7 +87,7 @@ def _stop(number: int, _: object) -> None:
     if first:
         _SignalState.number, _SignalState.since = number, time.monotonic()
     if _SignalState.unwinds and (first or again):
-        raise Stopped
+        raise StoppedBySignal
     if _SignalState.unwinds and time.monotonic() - _SignalState.since < IMPATIENT_S:
         return
     _SignalState.hasty = _SignalState.unwinds
@@ -98,7 +98,7 @@ def _stop(number: int, _: object) -> None:
 
 def _unraisable(found: Any) -> None:
     """Raise Stopped again a little later if it was raised where Python ignores exceptions: a finaliser, a callback."""
-    if found.exc_type is not None and issubclass(found.exc_type, Stopped):
+    if found.exc_type is not None and issubclass(found.exc_type, StoppedBySignal):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         return
     sys.__unraisablehook__(found)

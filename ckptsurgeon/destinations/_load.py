@@ -190,8 +190,8 @@ def module_destination(model: nn.Module) -> TargetSpec:
     kind = getattr(package, "PreTrainedModel", None)
     if kind is None or not isinstance(model, kind) or getattr(model, "hf_quantizer", None) is not None:
         return target
-    from .hf.names import Names
+    from .hf.names import KeyConversions
 
     with suppress(ImportError):  # transformers before 5 has no table of names
-        return replace(target, recognise=Names.of(model, package).of_targets(target.tensors))
+        return replace(target, recognise=KeyConversions.of(model, package).of_targets(target.tensors))
     return target

@@ -12,7 +12,7 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
-from ..tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ..tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ..tensors.ops.regions import Array, Box
 from ..util.text import escape
 from .check_steps import check_step
@@ -53,10 +53,10 @@ def stage_tensors(
 
 def _staged(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
-) -> tuple[dict[str, torch.Tensor], dict[str, Lost], dict[str, int]]:  # fmt: skip
+) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
     """Return the values by destination key, the counts of lost values, and those of values that are not finite."""
     staged: dict[str, torch.Tensor] = {}
-    lost: dict[str, Lost] = {}
+    lost: dict[str, CastLosses] = {}
     unsound: dict[str, int] = {}
     checked: set[int] = set()
     for step in plan.steps:
@@ -120,7 +120,7 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
         tensor.copy_(values)
 
 
-def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -> tuple[torch.Tensor, Lost]:
+def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -> tuple[torch.Tensor, CastLosses]:
     """Return the values that a step gives, on the CPU, and the counts of lost values."""
     import numpy as np
 
@@ -137,7 +137,7 @@ def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -
             values[...] = np.frombuffer(data, values.dtype).reshape(step.shape)
         lost = overlay(step, info, source, values)
     else:
-        flat, lost = values.reshape(-1), Lost()
+        flat, lost = values.reshape(-1), CastLosses()
         for offset, block, more in computed_blocks(step, [(info, source)]):
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)

@@ -25,7 +25,7 @@ from .output.layout import OutputShape
 from .transfer import SMALL
 
 if TYPE_CHECKING:
-    from ..tensors.ops.casts import Lost
+    from ..tensors.ops.casts import CastLosses
 
 __all__ = [
     "PlanRun",
@@ -61,7 +61,7 @@ class PlanRun:
     files: Mapping[str, StagedFile]
     progress: Progress
     checksums: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, Lost] = field(default_factory=dict)
+    lost: dict[str, CastLosses] = field(default_factory=dict)
     unsound: dict[str, int] = field(default_factory=dict)
     negative: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
@@ -198,7 +198,7 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     return (f"NaN and infinite values come from the inputs: {listing(texts, where='')}",)
 
 
-def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
+def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:
     """Return notes on values that became infinite, NaN or zero, or were cut to the largest.
 
     Zeros get a note from one value in ten on: weights always have some that are nearly zero.

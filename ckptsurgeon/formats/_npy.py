@@ -12,7 +12,7 @@ from ..tensors.info import Storage, TensorInfo
 from .base import limits
 from .base.untrusted import check_elements, check_sizes
 from .pickle.plain import TORCH_NAMES
-from .pickle.values import GlobalName, Opaque
+from .pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["MAGIC", "npy_entry"]
 
@@ -24,7 +24,7 @@ _HEAD = re.compile(
 _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DOTALL)
 
 
-def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
+def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     """Return the header of the array in ``storage``, whose first bytes are ``head``.
 
     An array of text, objects or records, which is not a tensor, stays opaque. Raises FormatError if the header is
@@ -36,7 +36,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
         kind = found["code"] if found else (other["descr"] if (other := _OTHER.match(text)) else "")
         if not kind or kind.strip("'<>|=") in TORCH_NAMES:
             raise FormatError("the header of a numpy array is malformed.", rule="npy header")
-        return Opaque(GlobalName("numpy", f"array of {kind[:60]}"))
+        return OpaqueResult(GlobalName("numpy", f"array of {kind[:60]}"))
     dtype, itemsize = TORCH_NAMES[found["code"]], int(found["code"][1:])
     shape = tuple(int(size[:20]) for size in found["shape"].replace(" ", "").split(",") if size)
     check_sizes(shape, "size")

@@ -11,7 +11,7 @@ from ..errors import OutputError
 from ..util.text import escape
 from .base.header import ExtraEntries, OutTensor
 from .base.limits import JSON_HEADER_BYTES, TENSORS
-from .base.sharded_writer import Indexed
+from .base.sharded_writer import IndexedShards
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
 
@@ -126,7 +126,7 @@ class SafetensorsWriter:
     """Writes the same bytes as the reference implementation, and a recipe in the metadata."""
 
     name = "safetensors"
-    sharding = Indexed("model", ".safetensors")
+    sharding = IndexedShards("model", ".safetensors")
     suffixes = (".safetensors",)
     shares = False
     most = TENSORS

@@ -11,7 +11,7 @@ from ..util.text import escape, listing
 from ._npy import npy_entry
 from .base import limits
 from .base.header import FilePrint, Header, naming
-from .pickle.values import GlobalName, Opaque
+from .pickle.values import GlobalName, OpaqueResult
 from .zip.archive import Archive, read_archive
 
 __all__ = ["FORMAT"]
@@ -67,9 +67,9 @@ def _tree(archive: Archive, within: str) -> dict[str, object]:
 def _entry(archive: Archive, key: str, within: str) -> object:
     entry = archive.entries[key]
     if not key.endswith(_SUFFIX):
-        return Opaque(GlobalName("zip", "record"))
+        return OpaqueResult(GlobalName("zip", "record"))
     if entry.method:
-        return Opaque(GlobalName("numpy", "compressed array"))
+        return OpaqueResult(GlobalName("numpy", "compressed array"))
     head = archive.file.read(entry.data, min(_HEAD_BYTES, entry.size))
     return npy_entry(head, Storage(within, entry.data, entry.size, entry.crc32 or None, key))
 

@@ -19,7 +19,7 @@ from ..util.text import escape, listing
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import FilePrint, Header
-from .pickle.values import GlobalName, Opaque
+from .pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["FORMAT"]
 
@@ -182,7 +182,7 @@ def _text(file: File, name: str) -> Any:
     if file.size <= _SHOWN_BYTES:
         with suppress(UnicodeDecodeError):
             return raw.decode("utf-8")
-    return Opaque(GlobalName(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
+    return OpaqueResult(GlobalName(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
 
 
 FORMAT = _SpeechBrain()

@@ -19,7 +19,7 @@ from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from .base.header import FilePrint, Header, naming
 from .base.untrusted import check_sizes
-from .pickle.values import GlobalName, Opaque
+from .pickle.values import GlobalName, OpaqueResult
 from .tf.bundle import DTYPES, Bundle, BundleEntry, join_slices, read_bundle, slice_key
 from .tf.folder import chosen, is_folder, key_of, training_files, tree_of
 from .tf.leveldb import is_table
@@ -127,7 +127,9 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
         if entry.dtype in DTYPES:
             variables[name] = _variable(key, name, entry, entries=bundle.entries, shards=shards)
         else:
-            others[key_of(name)] = Opaque(GlobalName("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}")))
+            others[key_of(name)] = OpaqueResult(
+                GlobalName("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}"))
+            )
     _check_disjoint(list(bundle.entries.values()))
     tree = tree_of(variables)
     return {**{f"{key} (variable)" if key in tree else key: value for key, value in others.items()}, **tree}

@@ -24,7 +24,7 @@ from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
 from .pickle import machine as _pickle
 from .pickle.torch import dtype_of
-from .pickle.values import GlobalName, Opaque, Unhashable, brief
+from .pickle.values import GlobalName, OpaqueResult, Unhashable, brief
 from .torch.dcp_files import PieceFiles
 from .torch.dcp_writer import METADATA, DcpWriter
 from .torch.rebuild import rebuilders
@@ -74,8 +74,8 @@ def _no_storage(pid: Any) -> object:
 
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
     """Return the attributes of an object of a class of torch's; raises FormatError if it is not."""
-    made = value.name if isinstance(value, Opaque) else None
-    if not isinstance(value, Opaque) or not isinstance(made, GlobalName) or made.name != kind:
+    made = value.name if isinstance(value, OpaqueResult) else None
+    if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
         raise FormatError(f"it has {brief(value)} in place of {kind}.", rule="dcp metadata")
     return value.attributes()
 
@@ -165,11 +165,11 @@ def _check_disjoint(places: Sequence[_PiecePlace]) -> None:
 
 
 def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
-    kind = entry.name.name if isinstance(entry, Opaque) and isinstance(entry.name, GlobalName) else ""
+    kind = entry.name.name if isinstance(entry, OpaqueResult) and isinstance(entry.name, GlobalName) else ""
     if kind == "BytesStorageMetadata":
         place = places.get(_DATA)
         if place is None or place.changed or not files.affords(place.length):
-            return Opaque(GlobalName("torch.distributed.checkpoint", "data"))
+            return OpaqueResult(GlobalName("torch.distributed.checkpoint", "data"))
         return files.archive(place.file, place.offset, place.length)
     said = _attributes(entry, "TensorStorageMetadata")
     shape, chunks = said.get("size"), said.get("chunks")

@@ -11,7 +11,7 @@ from ..tensors.info import TensorInfo
 from ..util.brief import Brief
 from ..util.text import count, escape
 
-__all__ = ["Companion", "Initial", "Recognise", "Recognised", "TargetSpec"]
+__all__ = ["Companion", "Initial", "KnownLayout", "Recognise", "TargetSpec"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
 """``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes, the caller's own."""
@@ -27,7 +27,7 @@ class Companion(Brief):
 
 
 @dataclass(frozen=True, repr=False)
-class Recognised(Brief):
+class KnownLayout(Brief):
     """The changes that a destination makes to a source by itself, since it knows its layout or older key names.
 
     ``operations`` are in the form that users write; ``names`` maps the resulting keys to those of the destination,
@@ -41,7 +41,7 @@ class Recognised(Brief):
     notes: tuple[str, ...] = ()
 
 
-Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], Recognised]
+Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], KnownLayout]
 
 
 def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .dtypes import contiguous_stride
-from .info import Cast, Cut, Joined, Made, Permuted, Reshaped, Scaled, Summed, TensorInfo
+from .info import Cast, Concatenated, Made, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
 
 __all__ = ["cast", "cut", "join", "leaves", "permute", "reshape", "scale", "total"]
 
@@ -33,17 +33,17 @@ def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
     if (begin, size) == (0, info.shape[dim]):
         return info
     shape = (*info.shape[:dim], size, *info.shape[dim + 1 :])
-    if isinstance(info.made, Joined) and info.made.dim == dim and size:
+    if isinstance(info.made, Concatenated) and info.made.dim == dim and size:
         return join(list(_parts(info.made, begin, begin + size)), dim)
     if info.storage is None:
-        return _made(info, shape, Cut(info, tuple(begin if d == dim else 0 for d in range(len(shape)))))
+        return _made(info, shape, Sliced(info, tuple(begin if d == dim else 0 for d in range(len(shape)))))
     stride = info.stride or contiguous_stride(info.shape)
     return replace(
         info, shape=shape, offset=info.offset + begin * stride[dim] * info.itemsize, stride=_plain(shape, stride)
     )
 
 
-def _parts(made: Joined, begin: int, end: int) -> Iterator[TensorInfo]:
+def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
     """Yield the slices of the joined tensors that make up the elements from ``begin`` to ``end``, in order."""
     at = 0
     for one in made.of:
@@ -79,7 +79,7 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
     if len(infos) == 1:
         return first
     shape = (*first.shape[:dim], sum(info.shape[dim] for info in infos), *first.shape[dim + 1 :])
-    return _made(first, shape, Joined(tuple(infos), dim))
+    return _made(first, shape, Concatenated(tuple(infos), dim))
 
 
 def scale(info: TensorInfo, factor: float) -> TensorInfo:

@@ -11,12 +11,12 @@ from .dtypes import DTYPES
 
 __all__ = [
     "Cast",
-    "Cut",
-    "Joined",
+    "Concatenated",
     "Made",
     "Permuted",
     "Reshaped",
     "Scaled",
+    "Sliced",
     "Storage",
     "Summed",
     "TensorInfo",
@@ -118,7 +118,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Sliced:
     """A part of a tensor, from ``begin`` along each dimension; the shape gives its size."""
 
     of: TensorInfo
@@ -141,7 +141,7 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
-class Joined:
+class Concatenated:
     """Several tensors concatenated along ``dim``."""
 
     of: tuple[TensorInfo, ...]
@@ -170,7 +170,7 @@ class Cast:
     of: TensorInfo
 
 
-Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
+Made: TypeAlias = Sliced | Permuted | Reshaped | Concatenated | Scaled | Summed | Cast
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

@@ -37,7 +37,7 @@ MUTANTS = (
     ),
     Mutant(
         "a name in a pickle is not imported",
-        "        return Opaque(function, args)\n",
+        "        return OpaqueResult(function, args)\n",
         "        return __import__(function.module).__dict__[function.name](*args)\n",
         "hostile/test_canary.py",
     ),
@@ -115,7 +115,7 @@ MUTANTS = (
     ),
     Mutant(
         "values that become infinite by a cast are counted",
-        "    return made, Lost(infinite, zero)\n",
+        "    return made, CastLosses(infinite, zero)\n",
         "    return made, Lost(0, zero)\n",
         "tensors/ops engine/test_apply.py",
     ),

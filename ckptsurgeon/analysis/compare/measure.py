@@ -15,7 +15,7 @@ from ...tensors.ops.casts import cast
 from ...tensors.ops.regions import Array, Box, blocks
 from .difference import Numbers, Pair, Tolerance
 
-__all__ = ["ZERO", "Scaled", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]
+__all__ = ["ZERO", "ScaledValues", "Sum", "dot", "finite", "measure", "norm", "quotient", "scaled"]
 
 # Sums of products of numbers of any magnitude: a double cannot hold the square of 1e200, nor that of 1e-200.
 
@@ -42,20 +42,20 @@ ZERO = Sum()
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledValues:
     """Values as doubles, divided by two to the power of ``exponent``, which is not 0 only for extreme magnitudes."""
 
     values: Array
     exponent: int = 0
 
 
-def scaled(values: Array) -> Scaled:
+def scaled(values: Array) -> ScaledValues:
     """Return values scaled so that their products can be summed."""
     if values.dtype.kind in "iu":
-        return Scaled(values.astype("<f8"))
+        return ScaledValues(values.astype("<f8"))
     largest = _largest(values)
     power = max(math.frexp(largest)[1], -1000) if math.isfinite(largest) else 0
-    return Scaled(values) if abs(power) < SAFE else Scaled(values * 2.0**-power, power)
+    return ScaledValues(values) if abs(power) < SAFE else ScaledValues(values * 2.0**-power, power)
 
 
 def _largest(values: Array) -> float:
@@ -64,7 +64,7 @@ def _largest(values: Array) -> float:
     return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # needs no array of magnitudes
 
 
-def dot(x: Scaled, y: Scaled) -> Sum:
+def dot(x: ScaledValues, y: ScaledValues) -> Sum:
     """Return the sum of the products of two vectors; its real part if they are complex."""
     return Sum(float(np.vdot(x.values, y.values).real), x.exponent + y.exponent)
 

@@ -23,7 +23,7 @@ from .runs import Run
 if TYPE_CHECKING:
     from ..stats import Stats
 
-__all__ = ["Page", "Shown", "contents_of"]
+__all__ = ["Page", "PageContents", "contents_of"]
 
 # The result of ``view``.
 
@@ -59,7 +59,7 @@ class Page(Brief):
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageContents:
     """The contents of a page; for two checkpoints, ``second`` and their difference are set too.
 
     ``histograms`` are counts by key; they and the statistics are those of the second, if there are two.
@@ -73,7 +73,7 @@ class Shown:
     histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-def contents_of(shown: Shown) -> dict[str, Any]:
+def contents_of(shown: PageContents) -> dict[str, Any]:
     """Return the data of a page."""
     about = [one for one in (shown.inspection, shown.second) if one is not None]
     rows = _rows(shown)
@@ -94,7 +94,7 @@ def contents_of(shown: Shown) -> dict[str, Any]:
     return {**data, "tensors": table.to_json(_ties(shown))}
 
 
-def _rows(shown: Shown) -> dict[str, TensorInfo]:
+def _rows(shown: PageContents) -> dict[str, TensorInfo]:
     """Return the tensors of a page in natural order: ``layers.2`` before ``layers.10``."""
     tensors: dict[str, TensorInfo] = {}
     if shown.inspection is not None:
@@ -105,13 +105,13 @@ def _rows(shown: Shown) -> dict[str, TensorInfo]:
     return {key: tensors[key] for key in sorted(tensors, key=natural_key)}
 
 
-def _parameters(shown: Shown) -> Callable[[str, TensorInfo], int]:
+def _parameters(shown: PageContents) -> Callable[[str, TensorInfo], int]:
     """Return the function that gives the parameters of a tensor: of the second, if there are two."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 
 
-def _ties(shown: Shown) -> dict[str, str]:
+def _ties(shown: PageContents) -> dict[str, str]:
     """Return the ties of the rows: if there are two checkpoints, the second's, and the first's of removed tensors."""
     first, second = shown.inspection, shown.second
     if first is None or second is None:

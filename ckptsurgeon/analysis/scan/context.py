@@ -12,7 +12,7 @@ from ...storage.read.base import Advance, File, Folder
 from ...util.text import escape
 from .findings import Fault, Finding, Verdict
 
-__all__ = ["Budget", "Memory", "Place", "ScanState", "SpentError"]
+__all__ = ["Budget", "InMemoryFile", "ScanItem", "ScanState", "SpentError"]
 
 # Limits for one file, including its contents.
 
@@ -56,7 +56,7 @@ _WORDS = {
 # Bytes that were unpacked, as a file.
 
 
-class Memory:
+class InMemoryFile:
     """Bytes unpacked from a file, with the interface of a file."""
 
     mtime_ns: int | None = None
@@ -108,7 +108,7 @@ class ScanState:
     """The findings of one file. ``judge`` is the function that scans its contents."""
 
     path: str
-    judge: Callable[[Place], bool]
+    judge: Callable[[ScanItem], bool]
     budget: Budget = field(default_factory=Budget)
     found: list[Finding] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class ScanState:
 
 
 @dataclass(frozen=True)
-class Place:
+class ScanItem:
     """Something to scan: a file or a part of it; ``within`` is the path inside the file, ``depth`` the nesting."""
 
     state: ScanState
@@ -150,13 +150,13 @@ class Place:
         """Return its first bytes."""
         return self.file.read(0, min(nbytes, self.file.size))
 
-    def inside(self, file: File, name: str) -> Place:
+    def inside(self, file: File, name: str) -> ScanItem:
         """Return the place of a part of this one."""
-        return Place(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
+        return ScanItem(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
-    def unpacked(self, data: bytes, name: str) -> Place:
+    def unpacked(self, data: bytes, name: str) -> ScanItem:
         """Return the place of bytes that were unpacked from this one."""
-        return self.inside(Memory(self.file, data), name)
+        return self.inside(InMemoryFile(self.file, data), name)
 
     def judge(self) -> bool:
         """Scan it; returns whether there is a finding to list."""
@@ -165,7 +165,7 @@ class Place:
             return True
         return self.state.judge(self)
 
-    def judge_all(self, places: Iterable[Place]) -> int:
+    def judge_all(self, places: Iterable[ScanItem]) -> int:
         """Scan several places; returns the number of those without a finding to list."""
         nothing = 0
         for place in places:

@@ -18,7 +18,7 @@ from .archives.zips import FORMS, look_at_zip
 from .content.arrays import MAGIC, look_at_array
 from .content.keras import look_at_hdf5
 from .content.texts import look_at_text
-from .context import Place, ScanState, SpentError
+from .context import ScanItem, ScanState, SpentError
 from .findings import Fault, Finding, Verdict
 from .pickle.guess import must_be_pickle
 from .pickle.pickles import look_at_pickles
@@ -47,7 +47,7 @@ _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 def look_at(path: str, file: File) -> ScanState:
     """Scan one file."""
     state = ScanState(path, _judge)
-    if not _judge(Place(state, file)):
+    if not _judge(ScanItem(state, file)):
         state.add(Finding(path, "", _other(file)))
     return state
 
@@ -64,7 +64,7 @@ def _other(file: File) -> str:
     return "other data" if b"\0" in head else "text" if head else "empty"
 
 
-def _judge(place: Place) -> bool:
+def _judge(place: ScanItem) -> bool:
     """Scan a place in every way; returns whether there is a finding to list."""
     before = len(place.state.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
@@ -88,7 +88,7 @@ def _judge(place: Place) -> bool:
     return len(place.state.found) > before
 
 
-def _as_archive(place: Place) -> None:
+def _as_archive(place: ScanItem) -> None:
     head = place.head()
     packing = packing_of(head)
     if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or _ends_as_zip(place.file):
@@ -109,7 +109,7 @@ def _ends_as_zip(file: File) -> bool:
     return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
 
 
-def _as_safetensors(place: Place) -> None:
+def _as_safetensors(place: ScanItem) -> None:
     head = place.head(9)
     length = int.from_bytes(head[:8], "little")
     if head[8:9] != b"{" or not 2 <= length <= place.file.size - 8:
@@ -118,7 +118,7 @@ def _as_safetensors(place: Place) -> None:
     place.add("safetensors")
 
 
-def _as_named(place: Place) -> None:
+def _as_named(place: ScanItem) -> None:
     head = place.head()
     kind = next((name for name, magic in _NAMED.items() if magic.match(head)), "")
     if head.startswith(_HDF5) or _has_user_block(place):
@@ -133,7 +133,7 @@ def _as_named(place: Place) -> None:
         )
 
 
-def _has_user_block(place: Place) -> bool:
+def _has_user_block(place: ScanItem) -> bool:
     """Return whether HDF5 begins at an offset of 512 bytes, 1024, and so on, where its readers look.
 
     A remote file is searched only if its name suggests HDF5.
@@ -148,18 +148,18 @@ def _has_user_block(place: Place) -> bool:
     return False
 
 
-def _is_windows_program(place: Place, head: bytes) -> bool:
+def _is_windows_program(place: ScanItem, head: bytes) -> bool:
     at = int.from_bytes(head[60:64], "little")
     return head.startswith(b"MZ") and 4 <= at <= place.file.size - 4 and place.file.read(at, 4) == b"PE\0\0"
 
 
-def _as_pickles(place: Place) -> None:
+def _as_pickles(place: ScanItem) -> None:
     if (place.file.size or must_be_pickle(place.name)) and not _is_sound_archive(place):
         sure = not place.depth or place.within.endswith(".pkl")
         look_at_pickles(place, sure=sure and not _is_sound(place, ("safetensors",)))
 
 
-def _is_sound_archive(place: Place) -> bool:
+def _is_sound_archive(place: ScanItem) -> bool:
     """Return whether a place holds a consistent archive from its first byte on.
 
     Read as a pickle, an archive would begin with a persistent id, ``K`` and the bytes up to a newline. Readers without
@@ -168,10 +168,10 @@ def _is_sound_archive(place: Place) -> bool:
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 
 
-def _is_sound(place: Place, forms: Sequence[str]) -> bool:
+def _is_sound(place: ScanItem, forms: Sequence[str]) -> bool:
     """Return whether a place was found to have one of these formats, without a fault."""
     return any(one.within == place.within and one.format in forms and one.fault is None for one in place.state.found)
 
 
-def _as_text(place: Place) -> None:
+def _as_text(place: ScanItem) -> None:
     look_at_text(place, place.head())

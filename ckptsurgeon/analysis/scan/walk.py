@@ -18,7 +18,7 @@ from ...util.text import escape, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at
 
-__all__ = ["Found", "far_files_of", "files_of", "scan_path"]
+__all__ = ["FoundFile", "far_files_of", "files_of", "scan_path"]
 
 _BLOBS = "blobs"
 _GIT = ".git"
@@ -29,7 +29,7 @@ def _not_opened() -> File:
 
 
 @dataclass(frozen=True)
-class _Home:
+class _ScannedFolder:
     """The scanned folder with links resolved, and the names of the folders that were skipped in it."""
 
     path: str
@@ -37,7 +37,7 @@ class _Home:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file by its path relative to the folder; ``why`` is the reason if it must not be opened."""
 
     path: str
@@ -45,15 +45,15 @@ class Found:
     open: Callable[[], File] = _not_opened
 
 
-def files_of(root: str, skipped: list[str]) -> Iterator[Found]:
+def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
     """Yield the files of a folder and its subfolders; git's own folders are added to ``skipped``.
 
     Raises SourceError if there are too many files.
     """
-    return _bounded(_walk(root, "", _Home(os.path.realpath(root), skipped), 0), root)
+    return _bounded(_walk(root, "", _ScannedFolder(os.path.realpath(root), skipped), 0), root)
 
 
-def far_files_of(folder: Folder, uri: str) -> Iterator[Found]:
+def far_files_of(folder: Folder, uri: str) -> Iterator[FoundFile]:
     """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
     ``uri`` is the address as the user wrote it, perhaps with credentials; a repository is read at its commit.
@@ -61,7 +61,7 @@ def far_files_of(folder: Folder, uri: str) -> Iterator[Found]:
     return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
 
 
-def _bounded(found: Iterator[Found], root: str) -> Iterator[Found]:
+def _bounded(found: Iterator[FoundFile], root: str) -> Iterator[FoundFile]:
     for number, one in enumerate(found):
         if number >= limits.SCAN_FILES:
             raise SourceError(
@@ -70,40 +70,40 @@ def _bounded(found: Iterator[Found], root: str) -> Iterator[Found]:
         yield one
 
 
-def _walk_far(folder: Folder, uri: str, below: str, depth: int) -> Iterator[Found]:
+def _walk_far(folder: Folder, uri: str, below: str, depth: int) -> Iterator[FoundFile]:
     try:
         names, folders = folder.names(), folder.folders()
     except SourceError as error:
-        yield Found(below.rstrip("/") or ".", str(error))
+        yield FoundFile(below.rstrip("/") or ".", str(error))
         return
     for name in sorted({*names, *folders}, key=natural_key):
         path = f"{below}{name}"
         if name in names:
-            yield Found(path, open=partial(folder.file, name))
+            yield FoundFile(path, open=partial(folder.file, name))
         elif depth >= limits.SCAN_FOLDERS:
-            yield Found(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+            yield FoundFile(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
         else:
             yield from _inside_far(f"{uri.rstrip('/')}/{name}", path, depth + 1)
 
 
-def _inside_far(uri: str, path: str, depth: int) -> Iterator[Found]:
+def _inside_far(uri: str, path: str, depth: int) -> Iterator[FoundFile]:
     try:
         inner = open_source(uri)
     except CheckpointError as error:
-        yield Found(path, str(error))
+        yield FoundFile(path, str(error))
         return
     if isinstance(inner, File):
-        yield Found(path, open=lambda: inner)
+        yield FoundFile(path, open=lambda: inner)
     else:
         yield from _walk_far(inner, uri, f"{path}/", depth)
 
 
-def _walk(root: str, below: str, home: _Home, depth: int) -> Iterator[Found]:
+def _walk(root: str, below: str, home: _ScannedFolder, depth: int) -> Iterator[FoundFile]:
     try:
         with os.scandir(os.path.join(root, below)) as entries:
             listed = sorted(entries, key=lambda entry: natural_key(entry.name))
     except OSError as error:
-        yield Found(below or ".", f"it cannot be listed: {error.strerror}")
+        yield FoundFile(below or ".", f"it cannot be listed: {error.strerror}")
         return
     for entry in listed:
         path = os.path.join(below, entry.name)
@@ -113,22 +113,22 @@ def _walk(root: str, below: str, home: _Home, depth: int) -> Iterator[Found]:
             home.skipped.append(path)
         elif entry.is_dir(follow_symlinks=False):
             if depth >= limits.SCAN_FOLDERS:
-                yield Found(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+                yield FoundFile(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
             else:
                 yield from _walk(root, path, home, depth + 1)
         else:
             why = "" if entry.is_file(follow_symlinks=False) else "it is not a regular file"
-            yield Found(path, why, partial(_open, os.path.join(root, path)))
+            yield FoundFile(path, why, partial(_open, os.path.join(root, path)))
 
 
-def _linked(link: str, path: str, home: str) -> Found:
+def _linked(link: str, path: str, home: str) -> FoundFile:
     target = os.path.realpath(link)
     if not os.path.exists(target):
-        return Found(path, "it is a link to a file that does not exist")
+        return FoundFile(path, "it is a link to a file that does not exist")
     if not _belongs(target, home):
-        return Found(path, f"it is a link out of the folder, to {target}: scan the target by its own path")
+        return FoundFile(path, f"it is a link out of the folder, to {target}: scan the target by its own path")
     why = "it is a link to a folder within the scanned folder" if os.path.isdir(target) else ""
-    return Found(path, why, partial(_open, link))
+    return FoundFile(path, why, partial(_open, link))
 
 
 def _open(path: str) -> File:
@@ -173,12 +173,12 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
     return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 
-def _listed(source: Folder, path: str, skipped: list[str]) -> list[Found]:
+def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
     here = getattr(source, "path", None)
     return list(far_files_of(source, path) if here is None else files_of(here, skipped))
 
 
-def _one(one: Found) -> tuple[int, list[Finding]]:
+def _one(one: FoundFile) -> tuple[int, list[Finding]]:
     """Return the size of one file, and its findings."""
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]

@@ -19,11 +19,11 @@ from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .argument_types import Operations, Path
 
-__all__ = ["Operated", "asked_conversions", "operate", "operations_file", "operations_of"]
+__all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_file", "operations_of"]
 
 
 @dataclass(frozen=True)
-class Operated:
+class OperatedCheckpoint:
     """A checkpoint after operations, with the operations that applied to it, and how its tensors were made."""
 
     checkpoint: Checkpoint
@@ -32,13 +32,15 @@ class Operated:
     notes: Sequence[str] = ()
 
 
-def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
+def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[OperatedCheckpoint]:
     """Return checkpoints after operations; raises what parsing and applying them raises."""
     if not rows:
-        return [Operated(checkpoint) for checkpoint in checkpoints]
+        return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows))
     return [
-        Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes)
+        OperatedCheckpoint(
+            checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes
+        )
         for checkpoint, result in zip(checkpoints, results, strict=True)
     ]
 

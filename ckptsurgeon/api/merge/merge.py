@@ -34,7 +34,7 @@ from ..model_folder.merged import merged_folder
 from ..model_folder.rows_by_place import MERGED, checked_rows
 from ..transplant.transplant import check_seed, plain_arguments
 from .mergekit import check_alone, plan_configuration, read_recipe
-from .settings import Request, given_settings, parameter_name, plain_settings
+from .settings import MergeRequest, given_settings, parameter_name, plain_settings
 from .vocabulary import MergedModel, VocabularyRequest, merge_vocabulary
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def merge(
     check_seed(seed)
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
-    asked = Request(
+    asked = MergeRequest(
         MergeOptions.of(
             on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
             compute=compute, device=elsewhere,
@@ -173,7 +173,7 @@ def merge(
 
 
 def _plan_models(
-    models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: Request
+    models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
     """Plan the merge of models key by key."""
     ordered = models if base is None else [*models, base]

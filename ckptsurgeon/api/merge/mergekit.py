@@ -30,7 +30,7 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.merged import merged_folder
 from ..model_folder.rows_by_place import RECIPE, checked_rows
-from .settings import Request
+from .settings import MergeRequest
 from .tokenizers import RowsRequest, different, tokenizer_files, wanted
 from .vocabulary import MergedModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
@@ -205,7 +205,7 @@ def check_alone(recipe: str, **given: Any) -> None:
         raise ConfigError(f"{escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe.")
 
 
-def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:
+def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: MergeRequest) -> Plan:
     """Plan the recipe at ``path``; its paths are relative to the working directory, or else to the recipe.
 
     Raises ConfigError that names a wrong field, PlanError if the models do not allow the merge.

@@ -25,13 +25,13 @@ from ..inputs.memory_budget import with_costs
 from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
 from .vocabulary import VocabularyRequest
 
-__all__ = ["GRADIENT", "Request", "given_settings", "method_settings", "parameter_name", "plain_settings"]
+__all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "parameter_name", "plain_settings"]
 
 # The arguments of a merge other than models, method and parameters.
 
 
 @dataclass(frozen=True)
-class Request:
+class MergeRequest:
     """The arguments of a merge other than models, method and parameters; ``arguments`` is what the recipe records."""
 
     options: MergeOptions

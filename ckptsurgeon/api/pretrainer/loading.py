@@ -22,7 +22,7 @@ from ...storage.fetch.record import check_unchanged_since
 from ...storage.read.spec import SourceSpec
 from ...util.brief import Brief
 from ...util.text import brief_repr, count, escape, listing
-from ..transplant.load_into import Loading, load_all, naming
+from ..transplant.load_into import ModuleLoading, load_all, naming
 from ..transplant.transplant import rules_as_text
 
 if TYPE_CHECKING:
@@ -198,13 +198,13 @@ def _check_there(path: str) -> None:
     check_unchanged_since(path)
 
 
-def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> Loading:
+def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
     """Return the loading of a module, with SpeechBrain's two renames if they apply."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()
     parsed = Options.of(**chosen, rules=rules_as_text(options.get("map", ())), rulesets=rulesets)
-    return Loading(module, [SourceSpec(path)], parsed, options.get("root"), name)
+    return ModuleLoading(module, [SourceSpec(path)], parsed, options.get("root"), name)
 
 
 def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:

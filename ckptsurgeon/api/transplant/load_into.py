@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Loading", "load_all", "load_into", "naming"]
+__all__ = ["ModuleLoading", "load_all", "load_into", "naming"]
 
 
 @dataclass(frozen=True)
-class Loading:
+class ModuleLoading:
     """The source and rules for one live module; ``name`` is put in front of its errors."""
 
     model: nn.Module
@@ -65,10 +65,10 @@ def load_into(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
-    return load_all([Loading(model, specs_of(source), options, root)])[0]
+    return load_all([ModuleLoading(model, specs_of(source), options, root)])[0]
 
 
-def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
+def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
     """Load several live modules; returns the plans carried out.
 
     Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
@@ -104,7 +104,7 @@ def naming(name: str) -> Iterator[None]:
         raise type(error)(said, hint=error.hint, details=error.details, rule=error.rule) from error
 
 
-def _planned(loading: Loading) -> Plan:
+def _planned(loading: ModuleLoading) -> Plan:
     with naming(loading.name):
         target = module_destination(loading.model)
         return plan_into(
@@ -127,7 +127,7 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
+def _staged(loading: ModuleLoading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
     """Read the new values of a plan into ``pairs`` (tensor, new values); returns the plan with its final notes."""
     from torch import Tensor
 

@@ -14,7 +14,7 @@ from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
-from ...planning.target import Recognised, TargetSpec
+from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.options import Options
 from ...planning.transplant.select import PlanningInputs, SourceView, renamed_by_spec
 from ...planning.transplant.transplant import plan_transplant
@@ -24,7 +24,7 @@ from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import names_of, plan_source, plan_target
-from ..inputs.operations import Operated, operate
+from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
 from ..model_folder.checks import folder_notes, with_sources_said
@@ -47,8 +47,8 @@ LOST = "{names} would be made from the source's tensors in an older layout, but 
 class KnownSource:
     """A source after all operations, and the layout that the destination recognised in it."""
 
-    operated: Operated
-    recognised: Recognised = field(default_factory=Recognised)
+    operated: OperatedCheckpoint
+    recognised: KnownLayout = field(default_factory=KnownLayout)
 
 
 def recognised(
@@ -61,7 +61,7 @@ def recognised(
     ]
 
 
-def _recognised(raw: Checkpoint, one: Operated, spec: SourceSpec, target: TargetSpec) -> KnownSource:
+def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, target: TargetSpec) -> KnownSource:
     recognise = target.recognise or layouts_known(target.tensors)
     if recognise is None:
         return KnownSource(one)
@@ -71,7 +71,7 @@ def _recognised(raw: Checkpoint, one: Operated, spec: SourceSpec, target: Target
     return KnownSource(one, _under(found, one.checkpoint, spec, target) if spec.src or spec.dst else found)
 
 
-def _under(found: Recognised, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> Recognised:
+def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
     """Return what was recognised, with names under the module that the spec of the source names, if it names one."""
     names = {
         key: name
@@ -80,7 +80,7 @@ def _under(found: Recognised, source: Checkpoint, spec: SourceSpec, target: Targ
     }
     unknown = {key: why for key, why in found.unknown.items() if _within(key, spec.dst)}
     notes = found.notes if names or found.operations else ()
-    return Recognised(found.operations, names, found.by, unknown, notes)
+    return KnownLayout(found.operations, names, found.by, unknown, notes)
 
 
 def _within(key: str, module: str) -> bool:

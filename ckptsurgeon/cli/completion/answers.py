@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from .parsed import Parsed, options_of, parsed, typed_in
+from .parsed import ParsedLine, options_of, parsed, typed_in
 from .values import destination_keys, roots, segments, shorten_to_beginnings, source_keys, values_of
 
 __all__ = ["VARIABLE", "answer", "candidates", "run"]
@@ -46,7 +46,7 @@ def candidates(command: Any, words: Sequence[str], current: str) -> Candidates:
     return FILES
 
 
-def _values(found: Parsed, option: Any, text: str) -> Candidates:
+def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
     """Return the candidates for the value of an option; the metavar of its help gives the kind."""
     metavar = option.metavar or ""
     if option.name == "root":

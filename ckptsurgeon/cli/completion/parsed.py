@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Parsed", "Typed", "options_of", "parsed", "typed_in"]
+__all__ = ["ParsedLine", "TypedLine", "options_of", "parsed", "typed_in"]
 
 # The words before the cursor, and the one that is being typed.
 
@@ -16,7 +16,7 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 
 
 @dataclass(frozen=True)
-class Typed:
+class TypedLine:
     """A typed line: ``words`` without the program's name, ``current`` without quotes.
 
     ``kept`` is the beginning of ``current`` that bash treats as a separate word and keeps (up to an equals sign).
@@ -29,7 +29,7 @@ class Typed:
     plain: bool = True
 
 
-def typed_in(shell: str, given: str) -> Typed | None:
+def typed_in(shell: str, given: str) -> TypedLine | None:
     """Parse the input of a shell: bash gives the line and its word breaks, the others the words and the current one."""
     fields = given.split("\0")[:-1]
     if shell == "bash" and len(fields) == 2:
@@ -37,11 +37,11 @@ def typed_in(shell: str, given: str) -> Typed | None:
     if shell in ("zsh", "fish") and len(fields) >= 2:
         *words, current = fields
         bare = current[1:] if current[:1] in ("'", '"') else current
-        return Typed(tuple(words[1:]), bare, plain=not set(bare) & set("'\"\\"))
+        return TypedLine(tuple(words[1:]), bare, plain=not set(bare) & set("'\"\\"))
     return None
 
 
-def _line(line: str, breaks: str) -> Typed | None:
+def _line(line: str, breaks: str) -> TypedLine | None:
     words = _lexed(line)
     while len(words) > 1 and _ASSIGNMENT.match(words[0].text):
         words = words[1:]
@@ -49,7 +49,7 @@ def _line(line: str, breaks: str) -> Typed | None:
         return None
     last = words[-1]
     kept = max((last.text.rfind(mark) + 1 for mark in breaks), default=0) if last.bare else 0
-    return Typed(tuple(one.text for one in words[1:-1]), last.text, last.text[:kept], last.bare or last.opened)
+    return TypedLine(tuple(one.text for one in words[1:-1]), last.text, last.text[:kept], last.bare or last.opened)
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _lexed(line: str) -> list[_Word]:
 
 
 @dataclass
-class Parsed:
+class ParsedLine:
     """The words before the cursor, parsed. ``wants`` is the option whose value comes next, or None.
 
     ``command`` is the click command of a verb or of a group of verbs; ``values`` maps options, by their names in the
@@ -116,9 +116,9 @@ def options_of(command: Any) -> Iterator[tuple[str, Any]]:
         yield spelling, None
 
 
-def parsed(root: Any, words: Sequence[str]) -> Parsed | None:
+def parsed(root: Any, words: Sequence[str]) -> ParsedLine | None:
     """Parse the words; returns None for an unknown verb."""
-    found = Parsed(root)
+    found = ParsedLine(root)
     for word in words:
         if found.wants is not None:
             found.values[found.wants.name].append(word)
@@ -136,7 +136,7 @@ def parsed(root: Any, words: Sequence[str]) -> Parsed | None:
     return found
 
 
-def _option(found: Parsed, word: str) -> None:
+def _option(found: ParsedLine, word: str) -> None:
     spelling, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
     option = dict(options_of(found.command)).get(spelling)
     if option is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
 from ...util.text import natural_key
-from .parsed import Parsed
+from .parsed import ParsedLine
 
 if TYPE_CHECKING:
     from ...checkpoint.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
-def source_keys(found: Parsed) -> list[str]:
+def source_keys(found: ParsedLine) -> list[str]:
     """Return the keys of the sources, as the verb's patterns match them."""
     if found.name != "transplant":
         unwrap = "unwrap" in found.values or all(param.name != "unwrap" for param in found.command.params)
@@ -43,14 +43,14 @@ def source_keys(found: Parsed) -> list[str]:
     return _keys([_existing(one) for one in named[:MAX_SOURCES]], found, unwrap=True, beside=destination_keys(found))
 
 
-def destination_keys(found: Parsed) -> list[str]:
+def destination_keys(found: ParsedLine) -> list[str]:
     """Return the keys of the destination if it is a checkpoint; a configuration is not read, since it may run code."""
     place = 0 if found.values.get("source") else 1
     named = [one for one in found.arguments[place : place + 1] if not _is_configuration(one)]
-    return _keys(named, Parsed(found.command), unwrap=False)
+    return _keys(named, ParsedLine(found.command), unwrap=False)
 
 
-def roots(found: Parsed) -> list[str]:
+def roots(found: ParsedLine) -> list[str]:
     """Return the entries of the first source that hold state dicts."""
     for path in (found.values.get("source") or found.arguments)[:1]:
         with closing(_opened(_existing(path), None)) as checkpoint:
@@ -58,7 +58,7 @@ def roots(found: Parsed) -> list[str]:
     return []
 
 
-def _keys(paths: Sequence[str], found: Parsed, *, unwrap: bool, beside: Sequence[str] = ()) -> list[str]:
+def _keys(paths: Sequence[str], found: ParsedLine, *, unwrap: bool, beside: Sequence[str] = ()) -> list[str]:
     root = next(iter(found.values.get("root", ())), None)
     keys: dict[str, None] = {}
     for path in paths:

@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 
 from ...tensors.info import TensorInfo
 
-__all__ = ["Chain", "Group", "Naming", "Row", "Unknown", "Value", "Values", "opened"]
+__all__ = [
+    "ConversionGroup",
+    "IntermediateTensor",
+    "Naming",
+    "OperationChain",
+    "Row",
+    "UnknownConversion",
+    "Values",
+    "opened",
+]
 
 # The keys of one conversion, and their pattern for all layers.
 
@@ -18,7 +27,7 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 
-class Unknown(Exception):  # noqa: N818 - caught within this package, which reports it
+class UnknownConversion(Exception):  # noqa: N818 - caught within this package, which reports it
     """Raised for a conversion that our operations cannot express."""
 
 
@@ -27,7 +36,7 @@ Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
 
 
 @dataclass
-class Group:
+class ConversionGroup:
     """The source tensors of one conversion. ``target`` is the name that it gives their keys."""
 
     target: str
@@ -96,11 +105,11 @@ def _constant(keys: Sequence[str]) -> list[str]:
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     """Return the pattern of some keys: the varying number as ``{e}``, and shared numbers as captures if named."""
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
-        raise Unknown("its keys are not numbered")
+        raise UnknownConversion("its keys are not numbered")
     columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
     varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
     if len(varying) > 1:
-        raise Unknown("its keys have several numbers")
+        raise UnknownConversion("its keys have several numbers")
     places = iter(range(len(columns)))
     shared = iter(range(len(columns)))
 
@@ -119,7 +128,7 @@ Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Value:
+class IntermediateTensor:
     """An intermediate tensor: its name, which may be a pattern, and its shape. ``many`` is set for a list of them."""
 
     name: str
@@ -127,15 +136,15 @@ class Value:
     many: int = 0
 
 
-Values: TypeAlias = dict[str, Value]
+Values: TypeAlias = dict[str, IntermediateTensor]
 """Intermediate tensors by their patterns in the conversion."""
 
 
 @dataclass
-class Chain:
+class OperationChain:
     """The operations of one group so far."""
 
-    group: Group
+    group: ConversionGroup
     config: Any
     targets: Mapping[str, TensorInfo]
     write: Callable[[str], str]
@@ -152,10 +161,10 @@ class Chain:
         outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
 
-    def only(self, values: Values) -> tuple[str, Value]:
+    def only(self, values: Values) -> tuple[str, IntermediateTensor]:
         """Return the only tensor; raises Unknown if there are several."""
         if len(values) != 1 or next(iter(values.values())).many > 1:
-            raise Unknown("several tensors go where one is expected")
+            raise UnknownConversion("several tensors go where one is expected")
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:

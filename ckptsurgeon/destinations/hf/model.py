@@ -15,7 +15,7 @@ from ...tensors.info import TensorInfo
 from ..torch_module.module import module_target
 from ..torch_module.state import GrowingAxes, grown_axes
 from .config import ModelDescription
-from .names import Names
+from .names import KeyConversions
 
 __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
@@ -26,7 +26,7 @@ class ModelFacts:
     def __init__(self, package: Any) -> None:
         self._package = package
         self._tied: list[str] = []
-        self._names: Names | None = None
+        self._names: KeyConversions | None = None
 
     def take(self, model: Any) -> None:
         """Collect the facts; keeps no reference to the model."""
@@ -35,7 +35,7 @@ class ModelFacts:
             for path, module in model.named_modules()
             for key in getattr(module, "_tied_weights_keys", None) or ()
         ]
-        self._names = Names.of(model, self._package)
+        self._names = KeyConversions.of(model, self._package)
 
     def fields(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
         """Return the fields of the destination that depend on the model."""

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...planning.target import Recognise, Recognised
+from ...planning.target import KnownLayout, Recognise
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, grouped, listing
-from .groups import Group, Unknown, opened
+from .groups import ConversionGroup, UnknownConversion, opened
 from .operations import rows_of
 
-__all__ = ["Names"]
+__all__ = ["KeyConversions"]
 
 Rename = Callable[..., tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
-class Names:
+class KeyConversions:
     """The renamings and conversions of a model in transformers, and how they apply to a key."""
 
     rename: Rename
@@ -37,7 +37,7 @@ class Names:
     targets: Mapping[str, TensorInfo]
 
     @staticmethod
-    def of(model: Any, package: Any) -> Names:
+    def of(model: Any, package: Any) -> KeyConversions:
         """Return the renamings and conversions of a model."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, rename_source_key
@@ -46,7 +46,7 @@ class Names:
         converters = [one for one in mapping if isinstance(one, WeightConverter)]
         renamings = [one for one in mapping if not isinstance(one, WeightConverter)]
         by = f"transformers {package.__version__}"
-        return Names(
+        return KeyConversions(
             rename_source_key,
             renamings,
             converters,
@@ -61,24 +61,24 @@ class Names:
         """Return the function that recognises the sources of a destination with these tensors."""
         return replace(self, targets=targets).recognised
 
-    def recognised(self, tensors: Mapping[str, TensorInfo]) -> Recognised:
+    def recognised(self, tensors: Mapping[str, TensorInfo]) -> KnownLayout:
         """Return the renamings and operations that turn the keys of a source into the destination's."""
         renamings = copy.deepcopy(self.renamings)  # copied because some keep state
         names: dict[str, str] = {}
-        groups: dict[str, Group] = {}
+        groups: dict[str, ConversionGroup] = {}
         renamed: list[tuple[str, str]] = []
         for key in sorted(tensors, key=_in_order):
             name, pattern = self._named(key, renamings)
             if name not in self.targets:
                 continue
             if pattern is not None:
-                groups.setdefault(name, Group(name, self._converter(pattern))).add(pattern, key, tensors[key])
+                groups.setdefault(name, ConversionGroup(name, self._converter(pattern))).add(pattern, key, tensors[key])
             elif name != key:
                 names[key] = name
                 renamed.append((key, name))
         made, unknown = self._converted(tensors, groups)
         notes = (*self._prefix_notes(renamed), *self._renaming_notes(renamed), *self._conversion_notes(made, unknown))
-        return Recognised(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
+        return KnownLayout(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
         """Return the name that ``from_pretrained`` gives a key, and the pattern of its conversion, or None."""
@@ -92,15 +92,15 @@ class Names:
         return found[-1]  # as in convert_and_load_state_dict_in_model: the last converter of a pattern wins
 
     def _converted(
-        self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, Group]
+        self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, ConversionGroup]
     ) -> tuple[_Converted, dict[str, str]]:
         """Return the operations for the tensors of all groups, and the tensors without known operations."""
         made, unknown = _Converted(), dict[str, str]()
-        alike: dict[Any, list[Group]] = {}
+        alike: dict[Any, list[ConversionGroup]] = {}
         for group in groups.values():
             try:
                 rows_of(group, group.literal(), self.config, self.targets)
-            except Unknown as why:
+            except UnknownConversion as why:
                 unknown.update(dict.fromkeys(group.outputs(), str(why)))
             else:
                 alike.setdefault(group.form, []).append(group)
@@ -163,7 +163,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
     return list(dot_natural_key(key))
 
 
-def _covers(groups: Sequence[Group], tensors: Mapping[str, TensorInfo]) -> bool:
+def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether patterns match only the keys of these groups: no other key of the source has their form."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}

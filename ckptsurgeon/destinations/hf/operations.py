@@ -10,30 +10,30 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...tensors.info import TensorInfo
-from .groups import Chain, Group, Naming, Row, Unknown, Value, Values
+from .groups import ConversionGroup, IntermediateTensor, Naming, OperationChain, Row, UnknownConversion, Values
 
 __all__ = ["rows_of"]
 
 
 def rows_of(
-    group: Group, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
+    group: ConversionGroup, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
 ) -> tuple[list[Row], dict[str, str]]:
     """Return the operations of a group, and the renamings that remain.
 
     Raises Unknown for a conversion that is not known here.
     """
     names, write = naming
-    chain = Chain(group, config, targets, write)
-    values = {p: Value(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
+    chain = OperationChain(group, config, targets, write)
+    values = {p: IntermediateTensor(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
     for operation in group.converter.operations:
         step = _STEPS.get(type(operation).__name__)
         if step is None:
-            raise Unknown(f"{type(operation).__name__} of transformers is not known here")
+            raise UnknownConversion(f"{type(operation).__name__} of transformers is not known here")
         values = step(chain, operation, values)
     return chain.rows, chain.finals(values)
 
 
-def _merge(chain: Chain, operation: Any, values: Values) -> Values:
+def _merge(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``MergeModulelist``: the tensors of each list become one."""
     made: Values = {}
     for pattern, value in values.items():
@@ -41,19 +41,19 @@ def _merge(chain: Chain, operation: Any, values: Values) -> Values:
         into = into or (chain.names([name])[0] if _is_last(chain, operation) else chain.fresh())
         chain.rows.append({"stack": value.name, "into": into, "dim": operation.dim})
         shape = (*value.shape[: operation.dim], max(value.many, 1), *value.shape[operation.dim :])
-        made[name] = Value(into, shape)
+        made[name] = IntermediateTensor(into, shape)
     return made
 
 
-def _is_last(chain: Chain, operation: Any) -> bool:
+def _is_last(chain: OperationChain, operation: Any) -> bool:
     return operation is chain.group.converter.operations[-1]
 
 
-def _concatenate(chain: Chain, operation: Any, values: Values) -> Values:
+def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Concatenate``: in the order of the conversion's patterns."""
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
-        raise Unknown(f"the source has nothing like {lacking[0]}")
+        raise UnknownConversion(f"the source has nothing like {lacking[0]}")
     parts = [values[pattern] for pattern in chain.group.converter.source_patterns]
     name = chain.target(values) if len(values) > 1 else next(iter(chain.group.converter.target_patterns))
     into = chain.names([name])[0] if _is_last(chain, operation) else chain.fresh()
@@ -61,18 +61,18 @@ def _concatenate(chain: Chain, operation: Any, values: Values) -> Values:
     chain.rows.append({"concat": given if len(given) > 1 else given[0], "into": into, "dim": operation.dim})
     shape = list(parts[0].shape)
     shape[operation.dim] = sum(part.shape[operation.dim] * max(part.many, 1) for part in parts)
-    return {name: Value(into, tuple(shape))}
+    return {name: IntermediateTensor(into, tuple(shape))}
 
 
-def _chunk(chain: Chain, operation: Any, values: Values) -> Values:
+def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Chunk``: equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise Unknown("the number of its parts is given in the configuration")
+        raise UnknownConversion("the number of its parts is given in the configuration")
     return _split(chain, operation, values, patterns)
 
 
-def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
+def _pieces(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Split``: parts with the sizes of the destination."""
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
@@ -81,7 +81,7 @@ def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
 
 
 def _split(
-    chain: Chain, operation: Any, values: Values, patterns: Sequence[str], *, sizes: Sequence[int] = ()
+    chain: OperationChain, operation: Any, values: Values, patterns: Sequence[str], *, sizes: Sequence[int] = ()
 ) -> Values:
     _, value = chain.only(values)
     into = chain.names(patterns)
@@ -92,10 +92,10 @@ def _split(
         shape = list(value.shape)
         shape[operation.dim] = sizes[place] if sizes else shape[operation.dim] // len(patterns)
         shapes.append(tuple(shape))
-    return {p: Value(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
+    return {p: IntermediateTensor(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
 
 
-def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
+def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Transpose``: two dimensions swapped; with ``check_dims`` only if the shape is not yet right."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
@@ -104,11 +104,11 @@ def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
         shape = list(value.shape)
         first, second = operation.dim0, operation.dim1
         shape[first], shape[second] = shape[second], shape[first]
-        value = Value(value.name, tuple(shape))
+        value = IntermediateTensor(value.name, tuple(shape))
     return {chain.target({pattern: value}): value}
 
 
-def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
+def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Interleave``: even indices first and then odd ones, or the inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
@@ -118,10 +118,10 @@ def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
     return {chain.target({pattern: value}): value}
 
 
-def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
+def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``PermuteForRope``: the two halves of each head from interleaved to consecutive, or the inverse."""
     if not hasattr(operation, "subconfig_key"):
-        raise Unknown("PermuteForRope differs in this version of transformers")
+        raise UnknownConversion("PermuteForRope differs in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
     heads = getattr(config, "num_attention_heads", 1)
     wanted = operation.permute_layer_names
@@ -135,10 +135,10 @@ def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
     return made
 
 
-def _turn(chain: Chain, value: Value, shape: Sequence[int], dim: int) -> None:
+def _turn(chain: OperationChain, value: IntermediateTensor, shape: Sequence[int], dim: int) -> None:
     """Swap two dimensions of a tensor after a reshape to ``shape``, and reshape it back."""
     if math.prod(shape) != math.prod(value.shape):
-        raise Unknown("its shape does not divide")
+        raise UnknownConversion("its shape does not divide")
     chain.rows += [
         {"reshape": value.name, "shape": list(shape)},
         {"transpose": value.name, "dims": [dim, dim + 1]},
@@ -146,7 +146,7 @@ def _turn(chain: Chain, value: Value, shape: Sequence[int], dim: int) -> None:
     ]
 
 
-_STEPS: Mapping[str, Callable[[Chain, Any, Values], Values]] = {
+_STEPS: Mapping[str, Callable[[OperationChain, Any, Values], Values]] = {
     "MergeModulelist": _merge,
     "Concatenate": _concatenate,
     "Chunk": _chunk,

@@ -17,7 +17,7 @@ from ...planning.target import TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, human_bytes, listing
 from .parts import own_part, whole
-from .recording.graph import Node, Recording, Ref, Unrecordable
+from .recording.graph import Node, Recording, StorageView, Unrecordable
 from .recording.record import recording, release
 from .recording.replay import Streams, behind, evaluate, replay
 from .seeding import drawing, python_random
@@ -37,7 +37,7 @@ class _Built:
     skipped: tuple[str, ...] = ()
     real: dict[str, Tensor] = field(default_factory=dict)
     record: Recording | None = None
-    refs: dict[str, Ref] = field(default_factory=dict)
+    refs: dict[str, StorageView] = field(default_factory=dict)
     nodes: dict[str, list[Node]] = field(default_factory=dict)
     streams: Streams = field(default_factory=dict)
     seed: int = 0

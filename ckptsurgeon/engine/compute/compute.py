@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
 from ...tensors.info import TensorInfo
-from ...tensors.ops.casts import Lost, cast, raw_dtype, widened
+from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks
 from ...util.text import escape
@@ -109,7 +109,7 @@ DOUBLES = 4 * 8
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: as many as fit in a core's cache."""
 
-Computed = tuple[int, Array, Lost]
+Computed = tuple[int, Array, CastLosses]
 """Offset in the tensor (bytes), the values in the ``raw_dtype`` of the step's dtype, the counts of lost values."""
 
 
@@ -157,7 +157,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     elif step.op == "factor":
         compute = factoring_of(step, parts, context.factors)
 
-    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
         values, lost = _about(step, partial(compute, place, seen))
         return np.ascontiguousarray(values), lost
 
@@ -175,7 +175,7 @@ def _about(step: Step, work: Callable[[], T]) -> T:
         raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
+def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
     (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
@@ -213,12 +213,12 @@ def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[
         yield values, info.dtype
 
 
-def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, Lost]:
+def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, CastLosses]:
     if step.op == "max":
         return cast_for(step, *largest(_read(parts, box, seen)))
     with np.errstate(all="ignore"):
         total, wide = average(_read(parts, box, seen), step.weights)
-    lost = Lost() if np.isfinite(total).all() else Lost(_lost(total, _read(parts, box, None)))
+    lost = CastLosses() if np.isfinite(total).all() else CastLosses(_lost(total, _read(parts, box, None)))
     values, more = named(step, rounded, total, wide)
     return values, lost + more
 

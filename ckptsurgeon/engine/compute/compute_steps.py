@@ -14,7 +14,7 @@ from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...tensors.dtypes import SATURATED
-from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ...tensors.ops.regions import Array
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
@@ -83,7 +83,7 @@ def _compute(
     counted, variances = takes_numbers(step), are_variances(step)
     negative: list[int] = []
 
-    def block(place: OutputBlock) -> tuple[int, int, Lost, int]:
+    def block(place: OutputBlock) -> tuple[int, int, CastLosses, int]:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
@@ -99,7 +99,7 @@ def _compute(
 
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
-    lost = sum((each for _, _, each, _ in done), Lost())
+    lost = sum((each for _, _, each, _ in done), CastLosses())
     run.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
     _note_negative(run, step, parts, sum(negative))
     unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)

@@ -15,7 +15,7 @@ from ...methods.lora.products import LowRankChange, changing, wide_dtype
 from ...planning.plan.compute import Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
-from ...tensors.ops.casts import Lost, cast, count_nonzero, goes_to_zero, raw_dtype
+from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
@@ -82,7 +82,7 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
         wide = _wide(step)
         change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
-    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         begin = place.box[0][0] if place.box else 0
         with np.errstate(all="ignore"):
             rows = _rows(parts[0], place.box, seen, wide)
@@ -90,7 +90,7 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
         made = made.reshape(-1).view(out)
         if goes_to_zero(step.inputs[0].dtype, step.dtype):
             zero = int(np.count_nonzero(rows != 0)) - count_nonzero(made, step.dtype)
-            lost = Lost(lost.infinite, max(0, zero))
+            lost = CastLosses(lost.infinite, max(0, zero))
         return made, lost
 
     return block
@@ -217,7 +217,7 @@ def factoring_passes(step: Step) -> int:
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
     """Return a function that computes a factor of the first input minus the second."""
 
-    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # by check_step
         with np.errstate(all="ignore"):  # values that are not finite raise an error later
             found = factors.of(step, parts)
@@ -227,7 +227,7 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
         made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
         if lost.infinite:
             raise PlanError(f"its factors are beyond the range of {step.dtype}.", hint="Use --dtype float32.")
-        return made.view(raw_dtype(step.dtype)), Lost()
+        return made.view(raw_dtype(step.dtype)), CastLosses()
 
     return block
 

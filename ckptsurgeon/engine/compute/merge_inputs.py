@@ -15,7 +15,7 @@ from ...methods.merge._method import Method, Slice
 from ...planning.plan.compute import Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
-from ...tensors.ops.casts import Lost, cast, raw_dtype
+from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
 from ..context import MergeContext
@@ -163,7 +163,7 @@ class MergedTensors:
     def _widened(self, values: Array, dtype: str, box: Box) -> Array:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
-    def kept(self, box: Box) -> tuple[Array, Lost]:
+    def kept(self, box: Box) -> tuple[Array, CastLosses]:
         """Return a part of the output that is not merged: values of the base, or of the first model."""
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)

@@ -10,7 +10,7 @@ from ...errors import PlanError
 from ...methods.merge._method import Merging, Method
 from ...planning.plan.compute import Merge
 from ...planning.plan.step import Step
-from ...tensors.ops.casts import Lost, widened
+from ...tensors.ops.casts import CastLosses, widened
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, box_shape
 from ...util.text import count, escape
@@ -56,7 +56,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     with tensors.library.working():
         merging = method.prepare(tensors, {argument[name]: value for name, value in merge.parameters.items()})
 
-    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, Lost]:
+    def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         inner = tensors.inner[place.index]
         if inner is None:
             return tensors.kept(place.box)
@@ -88,14 +88,14 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
 
 def _finished(
     step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: OutputBlock, seen: Seen | None
-) -> tuple[Array, Lost]:
+) -> tuple[Array, CastLosses]:
     with tensors.library.working():
         at = tensors.slice(inner, seen)
         values = tensors.library.get(merging(at))
     wanted = box_shape(inner.box)
     if values.shape != wanted:
         raise PlanError(f"the merge method {escape(merge.method)} returned {values.shape} for a slice of {wanted}.")
-    lost = Lost(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else Lost()
+    lost = CastLosses(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else CastLosses()
     made, more = _rounded(step, merge, values)
     return made, lost + more
 
@@ -108,7 +108,7 @@ def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int
     return int(np.count_nonzero(~np.isfinite(values) & finite))
 
 
-def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, Lost]:
+def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, CastLosses]:
     if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # no sign: a value below zero is an error
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

@@ -15,8 +15,8 @@ from ...errors import PlanError
 from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
-from ...tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Scaled, Summed, TensorInfo
-from ...tensors.ops.casts import Lost, cast, goes_to_zero, raw_dtype
+from ...tensors.info import Cast, Concatenated, Permuted, Reshaped, Scaled, Sliced, Summed, TensorInfo
+from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.regions import Array, Box, box_shape
 from ...util.text import escape
@@ -54,7 +54,7 @@ class OutputBlock:
 Seen: TypeAlias = Callable[[int, Array], None]
 """Called with the number of an input and the array that was read."""
 
-Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, Lost]]
+Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, CastLosses]]
 """Returns one block of an output tensor, and its numbers of values that became infinite, NaN or zero."""
 
 
@@ -78,12 +78,12 @@ Read = Callable[[TensorInfo, Box], Array]
 def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
     """Return a part of a tensor that is derived from others, which ``read`` reads."""
     made = info.made
-    if isinstance(made, Cut):
+    if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
     if isinstance(made, Permuted):
         theirs = dict(zip(made.dims, box, strict=True))
         return read(made.of, tuple(theirs[d] for d in range(len(box)))).transpose(made.dims)
-    if isinstance(made, Joined):
+    if isinstance(made, Concatenated):
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
@@ -95,7 +95,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
     return _reshaped(read, made.of, info.shape, box)
 
 
-def _overlapping(made: Joined, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
+def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
     """Yield the tensors that a part of their sequence covers, and the part of each."""
     begin, end = box[made.dim]
     at = 0
@@ -260,14 +260,14 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
 # Casts from the source's dtype to the step's, with counts of the values that were lost.
 
 
-def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, Lost]:
+def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
     """Return values in a step's dtype, and how many were lost; raises PlanError that names the source's key."""
     return named(step, cast, values, dtype)
 
 
 def named(
-    step: Step, how: Callable[[Array, str, str], tuple[Array, Lost]], values: Array, dtype: str
-) -> tuple[Array, Lost]:
+    step: Step, how: Callable[[Array, str, str], tuple[Array, CastLosses]], values: Array, dtype: str
+) -> tuple[Array, CastLosses]:
     """Return values cast, or rounded, by ``how``; raises PlanError that names the source's key."""
     try:
         return how(values, dtype, step.dtype)
@@ -275,7 +275,7 @@ def named(
         raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error
 
 
-def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
+def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
     """Return the losses, without zeros if no input is wider than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
-    return lost if narrowed else Lost(lost.infinite)
+    return lost if narrowed else CastLosses(lost.infinite)

@@ -11,7 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
-from ...tensors.ops.casts import Lost, cast, raw_dtype
+from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import average, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
 from .reading import Part, cast_for, read_part
@@ -122,9 +122,9 @@ BLOCK_BYTES = 2 << 20
 """About the number of bytes read at once."""
 
 
-def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> Lost:
+def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> CastLosses:
     """Put the fitting part of a source over a tensor's initial values; return the counts of lost values."""
-    lost = Lost()
+    lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
         values = mapped_block(step, info, source, box) if step.op == "map" else read_part(source, info, box)
@@ -139,7 +139,7 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
     return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
 
 
-def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, Lost]:
+def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
     """Return a block of a tensor whose initial values are in a checkpoint, and the counts of lost values."""
     info, source = origin
     kept, keeper = initial

@@ -21,7 +21,7 @@ from .limits import RECIPE_BYTES
 __all__ = [
     "INDEX",
     "RECIPE_FILE",
-    "Indexed",
+    "IndexedShards",
     "folder_digest",
     "folder_frame",
     "folder_recipe",
@@ -126,7 +126,7 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
     return shards
 
 
-class Indexed:
+class IndexedShards:
     """The convention of transformers and huggingface_hub: numbered files and a JSON index; one file has no index."""
 
     def __init__(self, stem: str, suffix: str) -> None:

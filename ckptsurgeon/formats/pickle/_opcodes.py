@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import UnsafeError
 from ..base import limits
 from .state import NO_EDGE, MachineState
-from .values import GlobalName, Opaque, PickledFrozenSet, PickledSet, set_items
+from .values import GlobalName, OpaqueResult, PickledFrozenSet, PickledSet, set_items
 
 __all__ = ["TABLE", "PickleOpcodes"]
 
@@ -105,7 +105,7 @@ class PickleOpcodes(MachineState):
 
     def _extend(self, items: list[Any], *, in_set: bool = False) -> None:
         target = self.stack[-1]
-        if isinstance(target, Opaque):
+        if isinstance(target, OpaqueResult):
             target.keep(items)
         elif type(target) is (PickledSet if in_set else list):
             target.extend(items)
@@ -133,7 +133,7 @@ class PickleOpcodes(MachineState):
     def _update(self, target: Any, items: list[Any]) -> None:
         if len(items) % 2:
             raise self._broken("has a key without a value")
-        if isinstance(target, Opaque):
+        if isinstance(target, OpaqueResult):
             target.keep(items)
         elif isinstance(target, dict):
             set_items(target, zip(items[::2], items[1::2], strict=True))
@@ -202,7 +202,7 @@ class PickleOpcodes(MachineState):
     def op_build(self, raw: bytes) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, Opaque):
+        if isinstance(target, OpaqueResult):
             target.state = state
         elif hasattr(target, "build"):
             target.build(state)

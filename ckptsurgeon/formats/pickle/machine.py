@@ -1,7 +1,7 @@
 """Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
 The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a Name; REDUCE, NEWOBJ,
-INST and OBJ only make an Opaque, except for the few names for which ``rebuild`` holds a function of ours; BUILD
+INST and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` holds a function of ours; BUILD
 only keeps the state. A persistent id goes to ``persistent``. Everything a file can make large is bounded.
 """
 

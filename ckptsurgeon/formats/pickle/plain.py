@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import FormatError
 from ...util.text import shape_text
 from ..base.untrusted import CopyBudget, check_elements, check_sizes
-from .values import SHOWN, GlobalName, Opaque, PickledSet, set_items
+from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, set_items
 
 __all__ = ["NUMPY", "Array", "plain_functions"]
 
@@ -78,7 +78,7 @@ def _mapping(budget: CopyBudget, pairs: Any) -> object:
 def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
     """Return the bytes that protocols 0 to 2 pickle as text: ``_codecs.encode(text, 'latin1')``."""
     if not isinstance(text, str) or encoding not in _ENCODINGS:
-        return Opaque(GlobalName("_codecs", "encode"), (text, encoding))
+        return OpaqueResult(GlobalName("_codecs", "encode"), (text, encoding))
     budget.spend(len(text) // _CHARACTERS)
     return codecs.encode(text, encoding)
 
@@ -87,12 +87,12 @@ def _device(*args: Any) -> object:
     """Return ``cuda:0``; a device of other make stays a call."""
     if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
         return ":".join(str(a) for a in args)
-    return Opaque(GlobalName("torch", "device"), args)
+    return OpaqueResult(GlobalName("torch", "device"), args)
 
 
 def _complex(*args: Any) -> object:
     plain = all(type(a) in (int, float) for a in args) and len(args) <= 2
-    return complex(*args) if plain else Opaque(GlobalName("builtins", "complex"), args)
+    return complex(*args) if plain else OpaqueResult(GlobalName("builtins", "complex"), args)
 
 
 def _bytes(*args: Any) -> bytes:

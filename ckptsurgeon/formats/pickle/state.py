@@ -10,7 +10,7 @@ from ...errors import FormatError, UnsafeError
 from ..base import limits
 from ..base.untrusted import growth
 from .operands import spelling
-from .values import GlobalName, Opaque
+from .values import GlobalName, OpaqueResult
 
 __all__ = ["NO_EDGE", "MachineState", "Memo", "Rebuild"]
 
@@ -93,13 +93,13 @@ class MachineState:
             self._names[known] = GlobalName(module, name, self._rebuild.get(known))
         self.stack.append(self._names[known])
 
-    def _called(self, function: object, args: object) -> Opaque:
+    def _called(self, function: object, args: object) -> OpaqueResult:
         """Return the stand-in for a call that was not made; raises FormatError if no reader could make it."""
-        if type(function) not in (GlobalName, Opaque):
+        if type(function) not in (GlobalName, OpaqueResult):
             raise self._broken("calls something that is not a function")
         if not isinstance(args, tuple):
             raise self._broken("calls a function with something other than a tuple")
-        return Opaque(function, args)
+        return OpaqueResult(function, args)
 
     def _too_much_text(self) -> UnsafeError:
         return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")

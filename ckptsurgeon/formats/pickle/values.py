@@ -15,7 +15,7 @@ __all__ = [
     "QUANTISED",
     "SPARSE",
     "GlobalName",
-    "Opaque",
+    "OpaqueResult",
     "PickledFrozenSet",
     "PickledSet",
     "Unhashable",
@@ -59,7 +59,7 @@ class GlobalName:
         return f"{escape(self.module, SHOWN)}.{escape(self.name, SHOWN)}"
 
 
-class Opaque:
+class OpaqueResult:
     """A stand-in for the result of calling ``name``, which was not called.
 
     ``state`` is the plain data that the object would have been given; ``args`` what it would have been called with.
@@ -103,9 +103,9 @@ class PickledFrozenSet(PickledSet):
 def brief(value: object) -> str:
     """Return a few words for a value of a file. Never its ``repr``, which nesting can make endless."""
     for _ in range(CALLS):
-        if isinstance(value, Opaque):
+        if isinstance(value, OpaqueResult):
             value = value.name
-    if isinstance(value, Opaque):
+    if isinstance(value, OpaqueResult):
         return "an object"
     if isinstance(value, GlobalName):
         return repr(value)

@@ -19,7 +19,7 @@ from ..base import limits
 from ..pickle import machine as _pickle
 from ..pickle.state import Rebuild
 from ..pickle.torch import STORAGE_DTYPES, TypedStorage
-from ..pickle.values import GlobalName, Opaque, brief
+from ..pickle.values import GlobalName, OpaqueResult, brief
 from ..zip.archive import Archive, ZipEntry, read_archive
 
 __all__ = ["TorchArchive", "script_tensors"]
@@ -196,7 +196,7 @@ def _path(prefix: str, name: str) -> str:
     return f"{prefix}{name}"
 
 
-def _attributes(module: Opaque) -> Iterator[tuple[str, Any]]:
+def _attributes(module: OpaqueResult) -> Iterator[tuple[str, Any]]:
     """Yield the tensors and modules that a module has."""
     for name, value in module.attributes().items():
         if isinstance(name, str) and (isinstance(value, TensorInfo) or _is_module(value)):
@@ -204,4 +204,8 @@ def _attributes(module: Opaque) -> Iterator[tuple[str, Any]]:
 
 
 def _is_module(value: object) -> bool:
-    return isinstance(value, Opaque) and isinstance(value.name, GlobalName) and value.name.module.startswith(_CLASSES)
+    return (
+        isinstance(value, OpaqueResult)
+        and isinstance(value.name, GlobalName)
+        and value.name.module.startswith(_CLASSES)
+    )

@@ -16,7 +16,7 @@ from ..base.header import FilePrint
 from ..base.header_digest import digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
-from ..pickle.values import Opaque
+from ..pickle.values import OpaqueResult
 from .archive import TorchArchive
 from .rebuild import rebuilders
 
@@ -94,7 +94,7 @@ def _storages(tree: Any) -> list[Storage]:
         elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
             seen.add(id(node))
             waiting.extend(node.values() if isinstance(node, dict) else node)
-        elif isinstance(node, Opaque) and id(node) not in seen:
+        elif isinstance(node, OpaqueResult) and id(node) not in seen:
             seen.add(id(node))
             waiting.extend((node.args, node.state, node.items))
     return list(found.values())

@@ -14,7 +14,7 @@ from ...tensors.info import TensorInfo
 from ..base.untrusted import CopyBudget, check_elements, check_sizes
 from ..pickle.plain import NUMPY, Array, plain_functions
 from ..pickle.torch import TensorBuilder, dtype_of, unknown
-from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, GlobalName, Opaque, brief
+from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, GlobalName, OpaqueResult, brief
 
 __all__ = ["rebuilders"]
 
@@ -31,11 +31,11 @@ def rebuilders() -> Functions:
 
     def from_type(function: Any, kind: Any, args: Any, _state: Any) -> object:
         if type(function) is not GlobalName or type(args) is not tuple:
-            return Opaque(kind, args)
+            return OpaqueResult(kind, args)
         if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
             raise FormatError("a tensor is rebuilt from another rebuilt tensor.", rule="rebuilding")
         ours = table.get((function.module, function.name))
-        return Opaque(kind, args) if ours is None else ours(*args)
+        return OpaqueResult(kind, args) if ours is None else ours(*args)
 
     for name in _FROM_TYPE:
         table["torch._tensor", name] = from_type
@@ -97,7 +97,7 @@ def _sparse(layout: Any, data: Any) -> TensorInfo:
 
 def _from_numpy(data: Any, dtype: Any, *_: Any) -> object:
     if not isinstance(data, Array):
-        return Opaque("numpy.ndarray", (data,))
+        return OpaqueResult("numpy.ndarray", (data,))
     return TensorInfo(dtype_of(dtype), data.shape, opaque=ARRAY, parts=(data,))
 
 

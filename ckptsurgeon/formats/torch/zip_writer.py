@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...tensors.dtypes import DTYPES
 from ..base.header import ExtraEntries, OutTensor
 from ..base.limits import TENSORS
-from ..base.sharded_writer import Indexed
+from ..base.sharded_writer import IndexedShards
 from .pickle_writer import state_dict_pickle
 
 __all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
@@ -130,7 +130,7 @@ class ZipWriter:
     """Writes ``.pth`` files."""
 
     name = "pth"
-    sharding = Indexed("pytorch_model", ".bin")
+    sharding = IndexedShards("pytorch_model", ".bin")
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
     carries = True
     shares = True

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...tensors.ops.casts import Lost, raw_dtype
+from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
@@ -21,7 +21,7 @@ __all__ = ["Changing", "LowRankChange", "changed", "changing", "wide_dtype"]
 
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
-Changing: TypeAlias = Callable[[Array, int], tuple[Array, Lost]]
+Changing: TypeAlias = Callable[[Array, int], tuple[Array, CastLosses]]
 """Takes rows of the base and the number of the first; returns the changed rows, and the counts of lost values."""
 
 
@@ -59,7 +59,7 @@ class LowRankChange:
         return total
 
 
-def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, Lost]:
+def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, CastLosses]:
     """Return rows of a tensor, from ``begin`` on, with all changes; every element is summed in order.
 
     The second result counts the values that became infinite or NaN but are finite in the base.
@@ -70,7 +70,7 @@ def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: in
         total += change.weight * _apart(base, begin, end, change)
     made, lost = rounded(total, "float64", dtype)
     if not np.isfinite(total).all():
-        lost += Lost(int(np.count_nonzero(np.isfinite(base) & ~np.isfinite(total))))
+        lost += CastLosses(int(np.count_nonzero(np.isfinite(base) & ~np.isfinite(total))))
     return made, lost
 
 
@@ -146,7 +146,7 @@ class _Products:
         self.sizes = np.abs(self.left) @ np.abs(self.right).max(axis=1, initial=0.0)
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
-    def changed(self, base: Array, begin: int) -> tuple[Array, Lost]:
+    def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
         """Return rows of the base with the products, and the counts of values that became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
@@ -156,7 +156,7 @@ class _Products:
         for first in range(0, base.shape[1], width):
             columns = slice(first, first + width)
             made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
-        return made, Lost()
+        return made, CastLosses()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
         """Return a part of the base with the products, for the columns of ``right``."""
@@ -179,7 +179,7 @@ class _Products:
             made.append(rounded(sums, "float64", self.dtype)[0])
         return np.concatenate(made)
 
-    def _in_order(self, base: Array, begin: int) -> tuple[Array, Lost]:
+    def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
         """Return the result of ``changed`` for values that are not finite, or may become so."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...tensors.info import TensorInfo
 from ...util.text import count
-from ..target import Recognise, Recognised
+from ..target import KnownLayout, Recognise
 
 __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
@@ -132,10 +132,10 @@ def layouts_known(destination: Collection[str]) -> Recognise | None:
     return partial(_recognised, fitting) if fitting else None
 
 
-def _recognised(conversions: Sequence[Conversion], source: Mapping[str, TensorInfo]) -> Recognised:
+def _recognised(conversions: Sequence[Conversion], source: Mapping[str, TensorInfo]) -> KnownLayout:
     for one in conversions:
         if one.converts(source):
             number = count(len(one.rows), "operation")
             note = f"the source is {one.description} ({number}, the same as --ruleset {one.name})"
-            return Recognised(operations=one.rows, notes=(note,))
-    return Recognised()
+            return KnownLayout(operations=one.rows, notes=(note,))
+    return KnownLayout()

@@ -18,7 +18,7 @@ from ..read.base import File
 from ..read.hugging_face.answers import is_digest
 from ..read.uri import open_source
 
-__all__ = ["Blob", "blob_of", "cache_base", "check_cache", "check_kept", "read_blob", "remove_kept"]
+__all__ = ["CachedFile", "blob_of", "cache_base", "check_cache", "check_kept", "read_blob", "remove_kept"]
 
 # Checks a file of the hub's cache against the digest in its name.
 #
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Blob:
+class CachedFile:
     """One file, read whole; ``checked`` is the kind of digest it was compared with: "sha256", "git" or "" for none.
 
     ``again`` is True if the cache had it with other bytes, so that it was fetched a second time.
@@ -42,7 +42,7 @@ class Blob:
     again: bool = False
 
 
-def read_blob(path: str, expected: str = "") -> Blob | None:
+def read_blob(path: str, expected: str = "") -> CachedFile | None:
     """Return a file, read whole, or None if its bytes do not match ``expected``, a SHA-256 or git's SHA-1."""
     found, git = _digests(path)
     if not is_digest(expected):
@@ -51,7 +51,7 @@ def read_blob(path: str, expected: str = "") -> Blob | None:
     return replace(found, checked=kind) if expected == digest else None
 
 
-def _digests(path: str) -> tuple[Blob, str]:
+def _digests(path: str) -> tuple[CachedFile, str]:
     """Return a file with its size and SHA-256, and git's SHA-1 of it."""
     file = open_source(path)
     if not isinstance(file, File):
@@ -62,7 +62,7 @@ def _digests(path: str) -> tuple[Blob, str]:
             chunk = file.read(offset, min(CHUNK, file.size - offset))
             sha256.update(chunk)
             git.update(chunk)
-    return Blob(os.path.abspath(path), file.size, sha256.hexdigest()), git.hexdigest()
+    return CachedFile(os.path.abspath(path), file.size, sha256.hexdigest()), git.hexdigest()
 
 
 _ALLOWED: dict[str, Callable[[str], object]] = {

@@ -19,12 +19,12 @@ from ..read.uri import open_source
 from ..write.output_checks import output_error
 from ..write.staging import StagedFile
 from ..write.temp import remove_leftovers
-from .cache import Blob
+from .cache import CachedFile
 from .download import download
 from .hub import commit_of, from_hub, pinned
 from .origin import FetchConfig, FetchOrigin
 from .placing import FileTransaction, is_same_file, making_folders
-from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
+from .record import FetchRecord, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
 from .store import read_store
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class FileCollector:
             self.pins[key] = pinned(origin, self.config).revision
         return replace(origin, revision=self.pins[key])
 
-    def note(self, path: str, record: Record) -> None:
+    def note(self, path: str, record: FetchRecord) -> None:
         """Write the record of ``path``."""
         self.placing.text(record_path(path), as_text(record))
 
@@ -133,7 +133,7 @@ def prepare(path: str) -> None:
     remove_leftovers(record_path(path))
 
 
-def unchanged_record(origin: FetchOrigin, path: str) -> Record | None:
+def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
     """Return the record of a file that was collected from this origin and is unchanged; None for any other."""
     record = read_record(path)
     same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
@@ -163,7 +163,7 @@ def link_file(source: str, path: str, how: FileCollector) -> None:
         how.placing.link(source, path)
 
 
-def copy_blob(blob: Blob, path: str, how: FileCollector, origin: FetchOrigin) -> str:
+def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrigin) -> str:
     """Copy a file that was read and checked to ``path``; returns the copy."""
     commit, record = commit_of(blob.path), unchanged_record(origin, path)
     same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
@@ -180,7 +180,7 @@ def copy_blob(blob: Blob, path: str, how: FileCollector, origin: FetchOrigin) ->
     return path
 
 
-def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> Record:
+def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> FetchRecord:
     """Copy ``source`` to ``path``; returns the record of the copy."""
     check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()

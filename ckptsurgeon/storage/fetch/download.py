@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from ..read.base import Progress
 
-__all__ = ["Downloaded", "download"]
+__all__ = ["DownloadedFile", "download"]
 
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 @dataclass(frozen=True)
-class Downloaded:
+class DownloadedFile:
     """A file that was downloaded whole: its temp file, and its strong ETag or ''."""
 
     staged: StagedFile
@@ -43,7 +43,7 @@ def download(
     etag: str = "",
     sha256: str = "",
     progress: Progress | None = None,
-) -> Downloaded | None:
+) -> DownloadedFile | None:
     """Return an address's file in a temp file for ``path``, or None if it still has the known ``etag``.
 
     Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
@@ -119,7 +119,7 @@ class _Body:
         if self._progress is not None:
             self._progress(self.done, self._size or self.done)
 
-    def whole(self, sha256: str) -> Downloaded:
+    def whole(self, sha256: str) -> DownloadedFile:
         """Return the file, flushed to disk; raises SourceError if it is empty or does not match ``sha256``."""
         if not self.done:
             raise SourceError(f"{self._shown} is empty.")
@@ -128,7 +128,7 @@ class _Body:
             raise SourceError(f"{self._shown} is not what was asked for: its SHA-256 is {found}, not {sha256}.")
         assert self._staged is not None
         self._staged.flush(self._size)
-        return Downloaded(self._staged, found, self._etag)
+        return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
         """Start anew with an answer that begins at byte 0; earlier bytes are dropped."""

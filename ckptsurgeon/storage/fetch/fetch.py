@@ -13,7 +13,7 @@ from ...util.text import escape
 from ..read.http.range_cache import cache_folder
 from ..read.uri import open_source
 from ..write.output_checks import check_is_path
-from .cache import Blob, read_blob
+from .cache import CachedFile, read_blob
 from .collect import collect, collect_file, copy_blob, prepare
 from .hub import from_hub, pinned, repository_from_hub
 from .origin import FetchConfig, FetchOrigin, file_name, origin_of_uri
@@ -74,7 +74,7 @@ def _local(order: _FetchRequest) -> Fetched:
     origin = order.origin
     _check_one_file(order, bool(origin.file))
     names = [origin.file] if origin.file else _names_in(origin.source)
-    blobs: dict[str, Blob] = {}
+    blobs: dict[str, CachedFile] = {}
     for name in names:
         path = os.path.join(origin.source, name)
         open_source(path).close()  # type: ignore[union-attr]  # refuses what is no regular file
@@ -105,7 +105,7 @@ def _address(order: _FetchRequest) -> Fetched:
     return Fetched(order.origin.shown, path, "", fetched_files(blobs, paths))
 
 
-def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, Blob]) -> Fetched:
+def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
     """Return files of this machine, or copies of them in the folder of the request."""
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
@@ -118,7 +118,9 @@ def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mappin
     return Fetched(uri, path, at.revision, fetched_files(blobs, paths), notes_of(blobs))
 
 
-def _copy_into_folder(order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, Blob]) -> dict[str, str]:
+def _copy_into_folder(
+    order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, CachedFile]
+) -> dict[str, str]:
     """Put copies of all files into a folder, or none; returns the path of each."""
     with collect(folder, "copy", order.config) as how:
         how.anyway = ANYWAY
@@ -156,7 +158,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
         )
 
 
-def _checked(order: _FetchRequest, name: str, blob: Blob) -> Blob:
+def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
     """Return a file checked against the SHA-256 that was given; raises SourceError."""
     if not order.sha256:
         return blob
@@ -167,7 +169,7 @@ def _checked(order: _FetchRequest, name: str, blob: Blob) -> Blob:
     return replace(blob, checked="asked")
 
 
-def _read(order: _FetchRequest, name: str, path: str) -> Blob:
+def _read(order: _FetchRequest, name: str, path: str) -> CachedFile:
     blob = read_blob(path)
     assert blob is not None
     return _checked(order, name, blob)

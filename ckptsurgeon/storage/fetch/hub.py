@@ -14,7 +14,7 @@ from ...util.text import escape
 from ..read.hugging_face.answers import is_digest
 from ..read.hugging_face.client import HubQuery, digest_listed, fetched_revision, hub_errors, is_offline
 from ..write.output_checks import output_error
-from .cache import Blob, blob_of, cache_base, check_cache, check_kept, read_blob, remove_kept
+from .cache import CachedFile, blob_of, cache_base, check_cache, check_kept, read_blob, remove_kept
 from .origin import FetchConfig, FetchOrigin
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
     return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
 
 
-def from_hub(origin: FetchOrigin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
+def from_hub(
+    origin: FetchOrigin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None
+) -> CachedFile:
     """Return a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
 
     A file whose bytes do not match the hub's digest is removed from the cache and fetched once more.
@@ -111,7 +113,7 @@ def from_hub(origin: FetchOrigin, config: FetchConfig, cache_dir: str | None, pr
 
 def repository_from_hub(
     origin: FetchOrigin, config: FetchConfig, progress: Progress | None = None
-) -> tuple[str, dict[str, Blob]]:
+) -> tuple[str, dict[str, CachedFile]]:
     """Return the folder of a commit in the cache and its files by name, fetched if they are beyond its end.
 
     ``origin`` is pinned. Raises SourceError or ConfigError.

@@ -14,13 +14,13 @@ from ...errors import PlanError
 from ...util.brief import Brief
 from ...util.text import escape
 from ..small_files import open_file
-from .cache import Blob
+from .cache import CachedFile
 from .origin import FetchOrigin
 
 __all__ = [
+    "FetchRecord",
     "Fetched",
     "FetchedFile",
-    "Record",
     "as_text",
     "check_unchanged_since",
     "fetched_files",
@@ -89,14 +89,14 @@ class Fetched(Brief):
         }
 
 
-def fetched_files(blobs: Mapping[str, Blob], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
+def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
     """Return the fetched files at ``paths``, by name."""
     return tuple(
         FetchedFile(name, paths[name], blob.size, blob.sha256, blob.checked) for name, blob in blobs.items()
     )  # fmt: skip
 
 
-def notes_of(blobs: Mapping[str, Blob]) -> tuple[str, ...]:
+def notes_of(blobs: Mapping[str, CachedFile]) -> tuple[str, ...]:
     """Return the notes about files of a hub: those that were fetched twice, and those without a digest."""
     again = [
         f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
@@ -115,7 +115,7 @@ _MOST = 1 << 16
 
 
 @dataclass(frozen=True)
-class Record:
+class FetchRecord:
     """One collected file: its origin, and its state when it was put there.
 
     ``origin_sha256`` identifies its origin (``Origin.sha256``); ``fingerprint`` is size and time of a local file
@@ -137,10 +137,10 @@ class Record:
 
 def record_of(
     origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
-) -> Record:
+) -> FetchRecord:
     """Return the record of a file whose bytes are ``at`` now: a temp file, or the target of a link."""
     found = os.stat(at)
-    return Record(
+    return FetchRecord(
         origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
     )
 
@@ -151,19 +151,19 @@ def record_path(path: str) -> str:
     return os.path.join(folder, f".{name}.collected.json")
 
 
-def read_record(path: str) -> Record | None:
+def read_record(path: str) -> FetchRecord | None:
     """Return the record of a collected file, None if there is none that can be read."""
     with suppress(OSError, ValueError, TypeError, RecursionError), open_file(record_path(path)) as file:
-        record = Record(**json.loads(file.read(_MOST)))
+        record = FetchRecord(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
             return record
     return None
 
 
-_EMPTY = Record("", "", "")
+_EMPTY = FetchRecord("", "", "")
 
 
-def as_text(record: Record) -> str:
+def as_text(record: FetchRecord) -> str:
     """Return the text of a record."""
     return f"{json.dumps(asdict(record), indent=1)}\n"
 
@@ -174,7 +174,7 @@ def sha256_of(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_unchanged(path: str, record: Record) -> bool:
+def is_unchanged(path: str, record: FetchRecord) -> bool:
     """Return whether a file is unchanged: by size and time, or by its bytes if only the time differs."""
     if record.link or os.path.islink(path):
         return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import SourceError
 from ...util.text import escape
 from ..read.fsspec_urls import driver_errors, file_system
-from .download import Downloaded
+from .download import DownloadedFile
 from .origin import FetchOrigin
 from .placing import FileTransaction
 
@@ -37,7 +37,7 @@ def read_store(
     etag: str = "",
     sha256: str = "",
     progress: Progress | None = None,
-) -> Downloaded | None:
+) -> DownloadedFile | None:
     """Return a file read into a temp file for ``path``, or None if its version is still ``etag``.
 
     Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
@@ -62,4 +62,4 @@ def read_store(
             f"{escape(origin.shown)} is not what was asked for: its SHA-256 is {digest.hexdigest()}, not {sha256}."
         )
     staged.flush(size)
-    return Downloaded(staged, digest.hexdigest(), version)
+    return DownloadedFile(staged, digest.hexdigest(), version)

@@ -13,7 +13,7 @@ from .base import File, Folder, Source
 from .http.client import Address
 from .http.ranges import open_http
 from .hugging_face.client import hub_address, is_offline, not_cached_error
-from .hugging_face.repository import Listed, Repository, is_folder, listed, pinned
+from .hugging_face.repository import FolderListing, Repository, is_folder, listed, pinned
 from .local import LocalFile
 
 __all__ = ["SOURCE", "HubFolder"]
@@ -27,7 +27,7 @@ class HubFolder:
         self.name = (path or repository.name).rpartition("/")[2]
         self._repository = repository
         self._path = path
-        self._found: Listed | None = None
+        self._found: FolderListing | None = None
 
     def names(self) -> list[str]:
         """Return the names of the files in it, sorted; raises SourceError if the hub does not list them."""
@@ -47,7 +47,7 @@ class HubFolder:
         check_name(self.uri, name)
         return HubFolder(self._repository, f"{self._path}/{name}" if self._path else name)
 
-    def _listed(self) -> Listed:
+    def _listed(self) -> FolderListing:
         if self._found is None:
             self._found = listed(self._repository, self._path)
         return self._found

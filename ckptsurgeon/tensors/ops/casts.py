@@ -15,18 +15,18 @@ from ..dtypes import DTYPES, SATURATED
 from .regions import Array
 from .small_floats import SMALL_FLOATS, from_small, to_small
 
-__all__ = ["Lost", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]
+__all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class CastLosses:
     """Counts of a cast: finite values that became infinite or were cut to the largest, and values that became zero."""
 
     infinite: int = 0
     zero: int = 0
 
-    def __add__(self, other: Lost) -> Lost:
-        return Lost(self.infinite + other.infinite, self.zero + other.zero)
+    def __add__(self, other: CastLosses) -> CastLosses:
+        return CastLosses(self.infinite + other.infinite, self.zero + other.zero)
 
 
 _NATIVE = {
@@ -41,24 +41,24 @@ def raw_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
 
 
-def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
+def cast(array: Array, source: str, destination: str) -> tuple[Array, CastLosses]:
     """Return values cast as torch casts them, and counts of values that became infinite, were clipped, or became zero.
 
     Both arrays have the type that ``raw_dtype`` gives. Narrowing goes through float32, as in torch. Values that become
     zero are counted only if ``goes_to_zero`` is true for the two dtypes. Raises PlanError if an integer does not fit.
     """
     if source == destination:
-        return array, Lost()
+        return array, CastLosses()
     with np.errstate(all="ignore"):
         plain = widened(array, source)
         if DTYPES[destination].kind in ("int", "uint"):
-            return _to_integer(plain, destination), Lost()
+            return _to_integer(plain, destination), CastLosses()
         made = _narrowed(plain, destination)
         infinite = 0 if _holds(destination, source) else _new_infinities(plain, made, destination)
     zero = 0
     if goes_to_zero(source, destination):
         zero = int(np.count_nonzero(plain != 0)) - count_nonzero(made, destination)
-    return made, Lost(infinite, zero)
+    return made, CastLosses(infinite, zero)
 
 
 def _holds(destination: str, source: str) -> bool:

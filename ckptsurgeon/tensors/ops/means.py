@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import PlanError
 from ...util.text import count
 from ..dtypes import DTYPES
-from .casts import Lost, cast, raw_dtype, widened
+from .casts import CastLosses, cast, raw_dtype, widened
 from .regions import Array
 
 __all__ = ["added", "average", "largest", "rounded", "scaled"]
@@ -52,7 +52,7 @@ def largest(parts: Iterable[Part]) -> Part:
     return found
 
 
-def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
+def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
     """Return values in double precision rounded to a dtype once, and counts of values that became infinite or zero.
 
     ``cast`` goes through float32, which is a second rounding. Raises PlanError if the dtype has no sign for a value.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ContrastiveSums",
-    "Quantised",
+    "QuantisedFrames",
     "contrastive_sums",
     "masked_frames",
     "most_masked",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class Quantised(NamedTuple):
+class QuantisedFrames(NamedTuple):
     """Frames as entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
 
     Frames with one code have one vector. ``perplexity`` is the number of entries in use, summed over the groups: at
@@ -45,7 +45,7 @@ class ContrastiveSums(NamedTuple):
     frames: Tensor
 
 
-def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
+def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames:
     """Quantise features (batch, frames, channels) by a quantizer of transformers; frames not ``valid`` do not count.
 
     In training, entries are drawn by the Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's
@@ -63,7 +63,7 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
     codebook = quantizer.codevectors.view(groups, entries, -1)
     vectors = torch.einsum("bfge,ged->bfgd", chosen.to(codebook.dtype), codebook).flatten(-2)
     powers = entries ** torch.arange(groups, device=features.device)
-    return Quantised(vectors, (chosen.argmax(-1) * powers).sum(-1), perplexity)
+    return QuantisedFrames(vectors, (chosen.argmax(-1) * powers).sum(-1), perplexity)
 
 
 def contrastive_sums(

@@ -22,12 +22,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.scan.context import Memory
+from ckptsurgeon.analysis.scan.context import InMemoryFile
 from ckptsurgeon.analysis.scan.findings import Finding
 from ckptsurgeon.analysis.scan.judge import look_at
 from ckptsurgeon.analysis.scan.pickle.known import KNOWN
 from ckptsurgeon.formats.pickle import machine as _pickle
-from ckptsurgeon.formats.pickle.values import GlobalName, Opaque, PickledSet, Unhashable
+from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult, PickledSet, Unhashable
 
 from .streams import stream
 
@@ -54,7 +54,7 @@ class Inert:
     append = extend = add = __setitem__ = __setstate__ = __call__
 
 
-class Kept(Opaque):
+class Kept(OpaqueResult):
     """What a reader fetches from outside, as torch its storages: it is no class, and no function."""
 
 
@@ -115,7 +115,7 @@ def read(data: bytes) -> dict[str, Told]:
 def judged(data: bytes, name: str = "x.pkl") -> list[Finding]:
     """Return what a scan finds in a file of this name."""
     outer: Any = SimpleNamespace(uri=name, name=name)
-    return look_at(name, Memory(outer, data)).found
+    return look_at(name, InMemoryFile(outer, data)).found
 
 
 def parting(data: bytes) -> str:
@@ -159,7 +159,7 @@ def _of_reader(data: bytes, told: dict[str, Told]) -> str:
 
 
 def _is_opaque(value: Any) -> bool:
-    return any(isinstance(one, (GlobalName, Opaque)) for one in _walked(value))
+    return any(isinstance(one, (GlobalName, OpaqueResult)) for one in _walked(value))
 
 
 def _walked(value: Any) -> Iterator[Any]:

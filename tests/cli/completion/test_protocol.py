@@ -11,7 +11,7 @@ import pytest
 from ckptsurgeon.cli import command
 from ckptsurgeon.cli.completion.answers import answer
 from ckptsurgeon.cli.completion.installing import SHELLS
-from ckptsurgeon.cli.completion.parsed import Typed, typed_in
+from ckptsurgeon.cli.completion.parsed import TypedLine, typed_in
 
 from .asked import BREAKS, ROOT, Run, told
 
@@ -96,7 +96,7 @@ def test_it_loads_no_torch() -> None:
 def test_a_line_of_bash_is_read_by_its_rules(
     line: str, words: tuple[str, ...] | None, current: str, kept: str, plain: bool
 ) -> None:
-    expected = None if words is None else Typed(words, current, kept, plain)
+    expected = None if words is None else TypedLine(words, current, kept, plain)
     assert typed_in("bash", f"{line}\0{BREAKS}\0") == expected
 
 

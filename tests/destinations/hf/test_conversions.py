@@ -39,7 +39,7 @@ CONVERSIONS: dict[str, tuple[list[str], list[str], list[tuple[Any, ...]], dict[s
 def test_a_conversion_is_what_transformers_makes_of_it(case: str) -> None:
     from transformers.core_model_loading import WeightConverter, dot_natural_key
 
-    from ckptsurgeon.destinations.hf.groups import Group
+    from ckptsurgeon.destinations.hf.groups import ConversionGroup
     from ckptsurgeon.destinations.hf.operations import rows_of
 
     class Config:
@@ -53,7 +53,7 @@ def test_a_conversion_is_what_transformers_makes_of_it(case: str) -> None:
     converter = WeightConverter(sources, targets, operations=[op(*step) for step in steps])
     torch.manual_seed(0)
     tensors = {key: torch.randn(*shape) for key, shape in sorted(shapes.items(), key=lambda kv: dot_natural_key(kv[0]))}
-    group = Group(f"l.0.{targets[0]}", converter)
+    group = ConversionGroup(f"l.0.{targets[0]}", converter)
     collected: dict[str, Any] = {}
     for key, value in tensors.items():
         pattern = next(one for one in sources if one.rpartition(".")[2] == key.rpartition(".")[2])

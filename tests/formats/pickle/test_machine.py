@@ -16,7 +16,7 @@ from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.pickle.machine import load
 from ckptsurgeon.formats.pickle.state import Memo
-from ckptsurgeon.formats.pickle.values import GlobalName, Opaque, PickledSet
+from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult, PickledSet
 from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 from ...helpers.depth import examples_of
@@ -80,10 +80,10 @@ class Reduced:
 @pytest.mark.parametrize("protocol", range(6))
 def test_objects_become_inert_stand_ins_with_their_state(protocol: int) -> None:
     found = read(pickle.dumps(Thing(), protocol))
-    assert isinstance(found, Opaque)
+    assert isinstance(found, OpaqueResult)
     assert found.attributes() == {"a": 1}
     found = read(pickle.dumps(Reduced(), protocol))
-    assert isinstance(found, Opaque)
+    assert isinstance(found, OpaqueResult)
     assert repr(found).endswith(".print")
     assert found.items == [1, 2, "k", "v"]
 
@@ -99,7 +99,7 @@ def test_objects_become_inert_stand_ins_with_their_state(protocol: int) -> None:
     ],
 )
 def test_inst_obj_and_extensions_are_only_names(data: bytes) -> None:
-    assert isinstance(read(data), (Opaque, GlobalName))
+    assert isinstance(read(data), (OpaqueResult, GlobalName))
 
 
 def nested(depth: int) -> bytes:

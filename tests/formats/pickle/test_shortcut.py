@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.pickle import machine as _pickle
-from ckptsurgeon.formats.pickle.values import GlobalName, Opaque
+from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ...helpers.torch_files import saved, variety
@@ -32,7 +32,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         (value.module, value.name)
         if isinstance(value, GlobalName)
         else repr(value)
-        if not isinstance(value, Opaque)
+        if not isinstance(value, OpaqueResult)
         else "opaque"
     )
 

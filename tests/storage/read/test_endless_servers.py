@@ -17,7 +17,7 @@ from ckptsurgeon.storage.read import remote
 from ckptsurgeon.storage.read.http import ranges as _http_ranges
 from ckptsurgeon.storage.read.http import spool as _room
 from ckptsurgeon.storage.read.http import timeouts as _pace
-from ckptsurgeon.storage.read.http.timeouts import Pace, server_timeout, timeout_s
+from ckptsurgeon.storage.read.http.timeouts import TimeLimit, server_timeout, timeout_s
 from ckptsurgeon.storage.read.uri import open_source
 
 from ...helpers.hub import faults
@@ -83,7 +83,7 @@ class Clock:
 
 def test_the_pace_is_by_the_head_and_then_by_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(10, ValueError)
+    pace = TimeLimit(10, ValueError)
     pace.asked()
     clock.now += 9
     pace.count(1 << 20)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.engine.resample.resample import interpolate, interpolation_box
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.mismatch.policies import cast_fault
-from ckptsurgeon.tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ckptsurgeon.tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ckptsurgeon.tensors.ops.regions import blocks, box_shape
 
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -89,7 +89,7 @@ def test_what_becomes_infinite_is_counted() -> None:
     made, lost = cast(values, "float32", "float16")
     assert lost.infinite == 2
     assert np.isinf(made).tolist() == [False, True, True, True, False]
-    assert cast(values, "float32", "float64")[1] == Lost()
+    assert cast(values, "float32", "float64")[1] == CastLosses()
 
 
 def test_an_integer_that_does_not_fit_is_refused() -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ....formats.base.slice import FileSlice
 from ....storage.read.base import File
-from ..context import Place
+from ..context import ScanItem
 from ..findings import Fault
 
 __all__ = ["look_at_packed", "packing_of"]
@@ -66,7 +66,7 @@ def _may_be_lzma(head: bytes) -> bool:
     return window in (whole, 0xFFFFFFFF) and (size < _LONGEST_LZMA or size == 0xFFFFFFFFFFFFFFFF)
 
 
-def look_at_packed(place: Place, packing: str) -> None:
+def look_at_packed(place: ScanItem, packing: str) -> None:
     """Scan the contents of a compressed file."""
     at = len(place.state.found)
     place.add(packing)
@@ -115,7 +115,7 @@ class _Zlib:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
-def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
+def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
     """Return the unpacked bytes of all streams in a file, and what went wrong, or ''."""
     file, budget, parts = place.file, place.state.budget, bytearray()
     if packing == "joblib zlib":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ....formats.base.slice import FileSlice
 from ....formats.torch.tar import pax_records
 from ..content.texts import program_note
-from ..context import Place
+from ..context import ScanItem
 from ..findings import Fault, Verdict
 
 __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
@@ -59,7 +59,7 @@ def is_tar(head: bytes) -> bool:
     return any(head) and checksum in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
 
 
-def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
+def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
     """Yield the members, and add to ``faults`` what is wrong with the archive."""
     file, more = place.file, _More()
     at = 0
@@ -84,7 +84,7 @@ def members_of(place: Place, faults: list[Fault]) -> Iterator[Member]:
         more = _More()
 
 
-def _behind_zeros(place: Place, at: int, faults: list[Fault]) -> int:
+def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
     """Return the offset of the next header after zeros, which end the archive for most readers but not for all."""
     file, begin = place.file, at
     while at < file.size:
@@ -239,7 +239,7 @@ def _leads_out(path: str) -> bool:
     return path.startswith("/") or posixpath.normpath(path).split("/")[0] == ".."
 
 
-def look_at_tar(place: Place) -> None:
+def look_at_tar(place: ScanItem) -> None:
     """Scan every member."""
     seen, at = _Tar(), len(place.state.found)
     place.add("tar archive")
@@ -251,7 +251,7 @@ def look_at_tar(place: Place) -> None:
         place.state.amend(at, verdict=verdict, fault=seen.fault(), parts=parts, notes=seen.described())
 
 
-def _opened(place: Place, seen: _Tar) -> Iterator[Place]:
+def _opened(place: ScanItem, seen: _Tar) -> Iterator[ScanItem]:
     for member in members_of(place, seen.faults):
         seen.see(member)
         if member.size:

@@ -20,7 +20,7 @@ from ....formats.zip.archive import Archive, ZipEntry, read_archive
 from ....storage.read.base import File
 from ..content.arrays import is_array_of_numbers
 from ..content.texts import program_note
-from ..context import Memory, Place
+from ..context import InMemoryFile, ScanItem
 from ..findings import Fault, Verdict
 from ..pickle.pickles import look_at_pickles
 
@@ -35,7 +35,7 @@ _STEP = 4 << 20
 _STORED, _DEFLATED = 0, 8
 
 
-def archives_in_turn(place: Place) -> list[File]:
+def archives_in_turn(place: ScanItem) -> list[File]:
     """Return the archives of a file that consists of nothing but valid archives; else []."""
     parts: list[File] = []
     begin = 0
@@ -55,7 +55,7 @@ def _is_whole(part: File) -> bool:
     return True
 
 
-def _marks(place: Place, mark: bytes) -> Iterator[int]:
+def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
     """Yield the offsets of a signature in a file."""
     file, at = place.file, 0
     while at < file.size:
@@ -68,7 +68,7 @@ def _marks(place: Place, mark: bytes) -> Iterator[int]:
         at += _STEP
 
 
-def pieces(place: Place) -> Iterator[tuple[str, File]]:
+def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
     """Yield the name and the content of each record with a header, unpacked as far as possible.
 
     A record with another name in a directory is yielded under both names.
@@ -87,7 +87,7 @@ def pieces(place: Place) -> Iterator[tuple[str, File]]:
             yield f"{name}, listed as {other}", data
 
 
-def _listed(place: Place) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
+def _listed(place: ScanItem) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
     """Return (name, stored bytes, method) of each record by the offset of its header, and the directories' offsets."""
     found = {}
     places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
@@ -101,7 +101,7 @@ def _listed(place: Place) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
     return found, places
 
 
-def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | None) -> tuple[str, File | None]:
+def _piece(place: ScanItem, head: int, after: int, listed: tuple[str, int, int] | None) -> tuple[str, File | None]:
     raw = place.file.read(head, min(_LOCAL.size + 2 * 0xFFFF, place.file.size - head))
     if len(raw) < _LOCAL.size:
         return "?", None
@@ -111,11 +111,11 @@ def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | N
     size = max(stored, listed[1] if listed else 0) or after - begin
     size = max(0, min(size, place.file.size - begin))
     if method == _DEFLATED or (listed is not None and listed[2] == _DEFLATED):
-        return name, Memory(place.file, _inflated(place, begin, min(size, limits.PICKLE_BYTES)))
+        return name, InMemoryFile(place.file, _inflated(place, begin, min(size, limits.PICKLE_BYTES)))
     return name, FileSlice(place.file, min(begin, place.file.size), size)
 
 
-def _inflated(place: Place, begin: int, size: int) -> bytes:
+def _inflated(place: ScanItem, begin: int, size: int) -> bytes:
     place.state.budget.take("unpacked", size)
     data = place.file.read(begin, size) if size else b""
     most = max(limits.INFLATED_FREE, limits.INFLATED * len(data))
@@ -134,7 +134,7 @@ _NOT_READ = ("zip method", "zip encryption")
 """Rules that our reader enforces although other readers accept archives that break them."""
 
 
-def look_at_zip(place: Place) -> None:
+def look_at_zip(place: ScanItem) -> None:
     """Scan every record of an archive."""
     try:
         archive = read_archive(place.file)
@@ -144,7 +144,7 @@ def look_at_zip(place: Place) -> None:
     _look_at_archive(place, archive)
 
 
-def _look_at_odd(place: Place, fault: Fault) -> None:
+def _look_at_odd(place: ScanItem, fault: Fault) -> None:
     """Scan consecutive archives, as DCP writes them, or everything that can be found in a contradictory one."""
     several = archives_in_turn(place)
     if several:
@@ -160,14 +160,14 @@ def _look_at_odd(place: Place, fault: Fault) -> None:
         place.state.amend(at, verdict=Verdict.CODE, notes=notes)
 
 
-def _kept(place: Place, names: list[str]) -> Iterator[Place]:
+def _kept(place: ScanItem, names: list[str]) -> Iterator[ScanItem]:
     """Yield the records of an archive that can be found, and collect their ``names``."""
     for name, content in pieces(place):
         names.append(name)
         yield place.inside(content, name)
 
 
-def _look_at_archive(place: Place, archive: Archive) -> None:
+def _look_at_archive(place: ScanItem, archive: Archive) -> None:
     names = list(archive.entries)
     root = next((name.removesuffix("data.pkl") for name in names if f"/{name}".endswith("/data.pkl")), None)
     notes = program_note(names)
@@ -186,14 +186,14 @@ def _look_at_archive(place: Place, archive: Archive) -> None:
     place.state.amend(at, parts=parts + len(skipped))
 
 
-def _opened_all(place: Place, archive: Archive, entries: Iterator[ZipEntry]) -> Iterator[Place]:
+def _opened_all(place: ScanItem, archive: Archive, entries: Iterator[ZipEntry]) -> Iterator[ScanItem]:
     for entry in entries:
         opened = _opened(place, archive, entry)
         if opened is not None:
             yield opened
 
 
-def _opened(place: Place, archive: Archive, entry: ZipEntry) -> Place | None:
+def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | None:
     """Return the place of a record; None if it is empty, or if it cannot be unpacked (then a fault is reported)."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)

@@ -6,7 +6,7 @@ import re
 from math import prod
 
 from ....formats.base.slice import FileSlice
-from ..context import Place
+from ..context import ScanItem
 from ..findings import Fault
 from ..pickle.pickles import look_at_pickles
 
@@ -35,7 +35,7 @@ def is_array_of_numbers(head: bytes) -> bool:
     return head.startswith(MAGIC) and len(header) == length and _plain(header) is not None
 
 
-def look_at_array(place: Place) -> bool:
+def look_at_array(place: ScanItem) -> bool:
     """Scan an array; returns whether it has more than numbers."""
     head = place.head(_FIRST)
     header, length = _header(head)
@@ -59,7 +59,7 @@ def look_at_array(place: Place) -> bool:
     return True
 
 
-def _look_behind(place: Place, end: int) -> bool:
+def _look_behind(place: ScanItem, end: int) -> bool:
     """Scan the bytes after an array, which numpy reads as the next one; returns whether anything was found."""
     rest = place.file.size - end
     if rest <= 0:

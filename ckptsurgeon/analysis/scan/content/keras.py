@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from ..context import Place
+from ..context import ScanItem
 from ..findings import Fault, Verdict
 
 __all__ = ["KERAS_CLASSES", "look_at_hdf5", "why_code"]
@@ -102,7 +102,7 @@ def _why_module(module: object) -> str:
     return f"Keras imports {module}"
 
 
-def look_at_hdf5(place: Place) -> None:
+def look_at_hdf5(place: ScanItem) -> None:
     """Search HDF5 for the classes of a Keras model; it is not decoded, because texts in it are not compressed."""
     why: dict[str, None] = {}
     is_model = found = spelled = False
@@ -133,7 +133,7 @@ def _why(key: bytes, raw: bytes) -> Iterator[str]:
         yield _why_class(text)
 
 
-def _pieces(place: Place) -> Iterator[bytes]:
+def _pieces(place: ScanItem) -> Iterator[bytes]:
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + _OVERLAP, file.size - at))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ....formats.base import limits
-from ..context import Place
+from ..context import ScanItem
 from ..findings import Fault, Verdict
 from .keras import why_code
 
@@ -35,7 +35,7 @@ def program_note(names: Iterable[str]) -> tuple[str, ...]:
     return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
 
 
-def look_at_text(place: Place, head: bytes) -> bool:
+def look_at_text(place: ScanItem, head: bytes) -> bool:
     """Scan a text for the classes that it names; returns whether there are any. The text itself is data."""
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
@@ -46,7 +46,7 @@ def look_at_text(place: Place, head: bytes) -> bool:
     return False
 
 
-def _look_at_configuration(place: Place, *, is_json: bool) -> bool:
+def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
     form = "JSON" if is_json else "YAML"
     if place.file.size > limits.SCAN_TEXT_BYTES:
         why = f"texts of over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes that they name"

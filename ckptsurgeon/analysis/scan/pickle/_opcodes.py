@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ....formats.pickle.operands import spelling
-from .state import NO_EDGE, RestartError, State
-from .values import KEPT, UNKNOWN, Name, is_dict
+from .state import NO_EDGE, PickleState, RestartError
+from .values import KEPT, UNKNOWN, ImportedName, is_dict
 
 __all__ = ["TABLE", "Opcodes"]
 
@@ -14,7 +14,7 @@ _NEWEST = 5
 _LONGEST_STRING = 0x7FFFFFFF
 
 
-class Opcodes(State):
+class Opcodes(PickleState):
     """A method for each instruction: ``begin`` and ``end`` are the bounds of its operand."""
 
     def op_scalar(self, begin: int, end: int) -> None:
@@ -104,7 +104,7 @@ class Opcodes(State):
 
     def op_get(self, begin: int, end: int) -> None:
         value = self.memo.get(self.index(begin, end))
-        if self.skipped and not isinstance(value, Name):
+        if self.skipped and not isinstance(value, ImportedName):
             raise RestartError
         if value is None:
             raise KeyError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from .state import State
+from .state import PickleState
 from .texts import text_at
 
-__all__ = ["BEGINS", "MAGICS", "SHORTEST", "Named", "imports_something", "inner_bytes", "must_be_pickle", "named"]
+__all__ = ["BEGINS", "MAGICS", "SHORTEST", "KindByName", "imports_something", "inner_bytes", "must_be_pickle", "named"]
 
 # The kind of a file by its name. It decides about content that could be a pickle but has no marker.
 
@@ -26,7 +26,7 @@ _TEXTS = (
 _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z")
 
 
-class Named(Enum):
+class KindByName(Enum):
     """The kind of a file by its name, as readers would open it."""
 
     PICKLE = "a pickle"
@@ -34,12 +34,14 @@ class Named(Enum):
     OTHER = "anything"
 
 
-def named(path: str) -> Named:
+def named(path: str) -> KindByName:
     """Return the kind of a file by its path; for unpacked data, the name of the compressed file counts."""
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
     path = path.removesuffix(packed)
-    return Named.PICKLE if path.endswith(_PICKLES) else Named.TEXT if path.endswith(_TEXTS) else Named.OTHER
+    return (
+        KindByName.PICKLE if path.endswith(_PICKLES) else KindByName.TEXT if path.endswith(_TEXTS) else KindByName.OTHER
+    )
 
 
 def must_be_pickle(name: str) -> bool:
@@ -59,7 +61,7 @@ _FILE = re.compile(r"[^/\0\\]{1,500}")
 _TEXT = b"STUVX\x8c\x8d"
 
 
-def imports_something(tried: State, *, marked: bool = False, kind: Named = Named.TEXT) -> bool:
+def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByName = KindByName.TEXT) -> bool:
     """Return whether decoded data is a pickle with an import, which would run a module.
 
     A text whose first word begins with a ``c`` decodes as an import too. So for a file named as a text, or without a
@@ -69,10 +71,10 @@ def imports_something(tried: State, *, marked: bool = False, kind: Named = Named
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
     names = tried.names.values()
-    if kind is Named.PICKLE:
+    if kind is KindByName.PICKLE:
         return any(one.imported and _FILE.fullmatch(one.module) for one in names)
     words = [one for one in names if _WORD.fullmatch(one.module) and _WORD.fullmatch(one.name)]
-    return bool(words) if tried.stopped or marked or kind is Named.OTHER else any(one.called for one in words)
+    return bool(words) if tried.stopped or marked or kind is KindByName.OTHER else any(one.called for one in words)
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:

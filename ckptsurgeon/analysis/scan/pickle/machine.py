@@ -18,7 +18,7 @@ from ._opcodes import TABLE
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
 from .shortcut import LITERAL, LITERALS, FastPathMachine, rows_of
 from .state import NO_EDGE, RestartError
-from .values import KEPT, UNKNOWN, Name
+from .values import KEPT, UNKNOWN, ImportedName
 
 __all__ = ["Machine"]
 
@@ -133,7 +133,7 @@ class Machine(FastPathMachine):
                 elif op == 0x68:  # BINGET
                     value = memo[data[at + 1]]
                     at += 2
-                    if hurried and type(value) is Name and value.makes_tensors:
+                    if hurried and type(value) is ImportedName and value.makes_tensors:
                         at = self.take_tensors(value, at, stack)
                     else:
                         stack.append(value)
@@ -172,7 +172,7 @@ class Machine(FastPathMachine):
                 elif op == 0x52:  # REDUCE
                     args = stack.pop()
                     function = stack[-1]
-                    if type(function) is Name and function.quiet and type(args) is tuple:
+                    if type(function) is ImportedName and function.quiet and type(args) is tuple:
                         function.called += 1
                         stack[-1] = at
                     else:

@@ -9,13 +9,13 @@ from ....formats.pickle.operands import MoreError, is_marked
 from ....formats.torch_legacy import MAGIC
 from ....storage.read.base import File
 from ....util.text import count
-from ..context import Budget, Place
+from ..context import Budget, ScanItem
 from ..findings import Fault, Finding, Use, Verdict
-from .guess import Named, imports_something, must_be_pickle, named
+from .guess import KindByName, imports_something, must_be_pickle, named
 from .machine import Machine
 from .state import Names, RestartError
 from .texts import text_at
-from .values import Name
+from .values import ImportedName
 
 __all__ = ["Pickles", "look_at_pickles"]
 
@@ -45,7 +45,7 @@ class Pickles:
         """Return the names, unknown code first."""
         return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
 
-    def finding(self, place: Place) -> Finding:
+    def finding(self, place: ScanItem) -> Finding:
         """Return the finding for a place."""
         uses = self.uses()
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
@@ -66,7 +66,7 @@ class Pickles:
         )  # fmt: skip
 
 
-def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
+def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
     """Decode the pickles from ``start`` on, and scan the pickles inside them; returns None if there is no pickle.
 
     With ``sure`` the bytes are known to be a pickle. Without it, bytes that only look like the beginning of one are
@@ -110,19 +110,19 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
             size *= _MORE
 
 
-def _believed(machine: Machine, found: Pickles, kind: Named, *, sure: bool) -> bool:
+def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool) -> bool:
     """Return whether decoded data is a pickle, not other data that happens to decode as a pickle."""
     marked = is_marked(machine.data)
     if machine.torn or imports_something(machine, marked=marked, kind=kind):
         return True
-    if machine.parted and machine.stopped and kind is Named.PICKLE:
+    if machine.parted and machine.stopped and kind is KindByName.PICKLE:
         return True
     if not machine.stopped or machine.fault:
         return marked and (sure or bool(machine.nested))
     return marked or found.number > 0 or machine.position == machine.total
 
 
-def _take(place: Place, machine: Machine, found: Pickles) -> None:
+def _take(place: ScanItem, machine: Machine, found: Pickles) -> None:
     """Add the effects of a pickle to those of the pickles before it, and scan the data inside it."""
     data = machine.data
     place.state.budget.take("bytes", machine.position)
@@ -142,7 +142,7 @@ def _join(names: Names, more: Names) -> None:
     """Add the names of one pickle to those before it; beyond the limit, all further names count as one."""
     for key, name in more.items():
         if key not in names and len(names) > limits.SCAN_NAMES:
-            key, name = ("…", "and more"), Name("…", "and more", name.verdict)
+            key, name = ("…", "and more"), ImportedName("…", "and more", name.verdict)
         if key in names:
             names[key].join(name)
         else:

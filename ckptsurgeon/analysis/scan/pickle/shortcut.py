@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ._opcodes import Opcodes
 from .guess import BEGINS
-from .values import Name, Value
+from .values import ImportedName, Value
 
-__all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "Rows", "rows_of"]
+__all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "RowPatterns", "rows_of"]
 
 # Tables in one step: consecutive dictionaries of numbers with the same keys, or tuples of numbers.
 #
@@ -28,7 +28,7 @@ PUT = rb"r.(?!\0\0\0)..\0"
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowPatterns:
     """Patterns of table rows (dictionaries, tuples) for one instruction that puts values into the memo.
 
     ``kept`` is whether that instruction numbers the memo entries itself.
@@ -47,7 +47,7 @@ class Rows:
         return self.nbytes + 4
 
     @classmethod
-    def put_by(cls, put: bytes, nbytes: int) -> Rows:
+    def put_by(cls, put: bytes, nbytes: int) -> RowPatterns:
         """Return the patterns for an instruction of so many bytes that puts something into the memo."""
         dictionary = rb"\}%b\((?:h.%b){1,500}+u" % (put, LITERAL)
         row = b"(?:%b)%b" % (b"|".join(LITERAL * n + b"%c" % (0x84 + n) for n in (1, 2, 3)), put)
@@ -70,12 +70,12 @@ class Rows:
         return fetched.count(b""), found.end(), set(fetched) - {b""}
 
 
-MEMOIZED = Rows.put_by(rb"\x94", 1)
+MEMOIZED = RowPatterns.put_by(rb"\x94", 1)
 """The patterns for protocol 4; older protocols have instructions with a number."""
-NUMBERED = Rows.put_by(PUT, 5)
+NUMBERED = RowPatterns.put_by(PUT, 5)
 
 
-def rows_of(protocol: bytes) -> Rows:
+def rows_of(protocol: bytes) -> RowPatterns:
     """Return the patterns for a protocol: its number as a byte."""
     return MEMOIZED if protocol >= b"\x04" else NUMBERED
 
@@ -100,7 +100,7 @@ class FastPathMachine(Opcodes):
     ``skipped`` counts them.
     """
 
-    def take_rows(self, rows: Rows, at: int, stack: list[Value]) -> int:
+    def take_rows(self, rows: RowPatterns, at: int, stack: list[Value]) -> int:
         """Decode several dictionaries or tuples of numbers that begin at ``at``; returns their end."""
         if not self.hurried or (self.skipped and rows.kept):
             return at
@@ -115,7 +115,7 @@ class FastPathMachine(Opcodes):
             self.skipped += number
         return end
 
-    def take_tensors(self, maker: Name, at: int, stack: list[Value]) -> int:
+    def take_tensors(self, maker: ImportedName, at: int, stack: list[Value]) -> int:
         """Decode consecutive tensors with keys between them; ``at`` is after the instruction that gets their function.
 
         Returns their end.
@@ -149,14 +149,14 @@ class FastPathMachine(Opcodes):
         ordered.called += 1
         return True
 
-    def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> Name | None:
+    def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> ImportedName | None:
         """Return the imported OrderedDict if all memo entries hold what they should, else None."""
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])
-        known = all(isinstance(name, Name) and name.quiet for name in (storage, ordered))
+        known = all(isinstance(name, ImportedName) and name.quiet for name in (storage, ordered))
         if not known or not isinstance(where, int) or not self.is_storage_word(word):
             return None
-        return ordered if isinstance(ordered, Name) else None
+        return ordered if isinstance(ordered, ImportedName) else None
 
     def _behind_key(self, at: int) -> int:
         """Return where the key at ``at`` ends if it is put into the memo at 256 or more; ``at`` itself if not."""

@@ -10,9 +10,9 @@ from ..context import Budget
 from ..findings import Verdict
 from .known import CHECKS, KNOWN
 from .texts import call_text, text_at
-from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value, is_object, is_state, is_tuple
+from .values import KEPT, SHOWN_CALLS, UNKNOWN, ImportedName, UnmadeCall, Value, is_object, is_state, is_tuple
 
-__all__ = ["NO_EDGE", "Names", "RestartError", "State"]
+__all__ = ["NO_EDGE", "Names", "PickleState", "RestartError"]
 
 
 _COMPUTED = "<computed>"
@@ -20,14 +20,14 @@ NO_EDGE = sys.maxsize
 """The end of a frame if there is no frame."""
 BEYOND = "an instruction reaches beyond its frame"
 
-Names = dict[tuple[str, str], Name]
+Names = dict[tuple[str, str], ImportedName]
 
 
 class RestartError(Exception):
     """Raised if the pickle gets a memo entry that the fast path did not keep: it has to be decoded again."""
 
 
-class State:
+class PickleState:
     """The state of a pickle.
 
     ``storages`` are the offsets of the keys of torch storages in the pickle, ``nested`` the texts and byte strings
@@ -62,7 +62,7 @@ class State:
         self.overrun = False
         self.hurried = not level
         self.skipped = 0
-        self.trusted: dict[tuple[bytes, ...], Name] = {}
+        self.trusted: dict[tuple[bytes, ...], ImportedName] = {}
         self._words: dict[Value, bool] = {}
 
     def flaw(self, why: str) -> None:
@@ -138,7 +138,7 @@ class State:
         """Return a line, cut at the greatest length of a name."""
         return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
-    def name(self, module: str, name: str) -> Name:
+    def name(self, module: str, name: str) -> ImportedName:
         """Count an import."""
         found = self.names.get((module, name))
         if found is None:
@@ -146,7 +146,7 @@ class State:
         found.imported += 1
         return found
 
-    def _new_name(self, module: str, name: str) -> Name:
+    def _new_name(self, module: str, name: str) -> ImportedName:
         most = limits.SCAN_NAME_CHARACTERS
         key = module[:most], name[:most]
         if len(self.names) >= limits.SCAN_NAMES and key not in self.names:
@@ -154,10 +154,10 @@ class State:
         whole = (module, name) == key
         if key not in self.names:
             verdict = KNOWN.get(key, Verdict.CODE) if whole else Verdict.CODE
-            self.names[key] = Name(*key, verdict, CHECKS.get(key))
+            self.names[key] = ImportedName(*key, verdict, CHECKS.get(key))
         return self.names[key]
 
-    def extension(self, code: int) -> Name:
+    def extension(self, code: int) -> ImportedName:
         """Count an import by an extension number, whose name is in the reader's ``copyreg``."""
         found = self.name("copyreg.extension", str(code))
         found.why = "the reader decides which name the number stands for"
@@ -183,7 +183,7 @@ class State:
             return at
         if len(base.calls) < SHOWN_CALLS:
             base.calls.append(call_text(self.data, function, args))
-        return Call(function, args, base)
+        return UnmadeCall(function, args, base)
 
     def change(self, target: Value) -> None:
         """Count adding to an object, or setting its state: both call a method of its class."""
@@ -236,10 +236,10 @@ class State:
         return known
 
 
-def _base(value: Value) -> Name | None:
+def _base(value: Value) -> ImportedName | None:
     """Return the name at the beginning of a chain of calls; None for a value that no call returned."""
-    return value.base if isinstance(value, Call) else value if isinstance(value, Name) else None
+    return value.base if isinstance(value, UnmadeCall) else value if isinstance(value, ImportedName) else None
 
 
 def _is_plain_name(value: Value) -> bool:
-    return isinstance(value, Name) and value.verdict < Verdict.CODE
+    return isinstance(value, ImportedName) and value.verdict < Verdict.CODE

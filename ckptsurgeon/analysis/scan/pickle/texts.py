@@ -9,7 +9,7 @@ from itertools import islice
 
 from ....formats.pickle.operands import bounds
 from ....util.text import escape
-from .values import UNKNOWN, Call, Name, Value
+from .values import UNKNOWN, ImportedName, UnmadeCall, Value
 
 __all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]
 
@@ -167,9 +167,9 @@ class _Writer:
     def value(self, value: Value, depth: int) -> None:
         if depth > _DEEP or self.room < 0:
             self.put("…")
-        elif isinstance(value, Name):
+        elif isinstance(value, ImportedName):
             self.put(f"{escape(value.module, _TEXT)}.{escape(value.name, _TEXT)}")
-        elif isinstance(value, Call):
+        elif isinstance(value, UnmadeCall):
             self.call(value.function, value.args, depth)
         elif isinstance(value, tuple):
             self.put("(")

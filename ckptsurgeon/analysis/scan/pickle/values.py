@@ -3,7 +3,7 @@
 - an ``int``: plain data; the offset of the instruction that begins it, from which it can be shown
 - a ``tuple`` of such values, all of them
 - a ``list``: a container; first the text that opens it, then the first values in it
-- ``Name``: something imported; ``Call``: what calling something would have returned
+- ``ImportedName``: something imported; ``UnmadeCall``: what calling something would have returned
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from collections.abc import Callable
 from ....formats.pickle.operands import bounds
 from ..findings import Use, Verdict
 
-__all__ = ["KEPT", "UNKNOWN", "Call", "Check", "Name", "Value", "is_dict", "is_object", "is_state", "is_tuple"]
+__all__ = [
+    "KEPT",
+    "UNKNOWN",
+    "Check",
+    "ImportedName",
+    "UnmadeCall",
+    "Value",
+    "is_dict",
+    "is_object",
+    "is_state",
+    "is_tuple",
+]
 
 KEPT = 9
 """Length of a container's list: its opening and eight values."""
@@ -29,7 +40,7 @@ Check = Callable[[Callable[[object], str | None], object], str]
 """A function that takes a text reader and the arguments of a known name; it returns what is wrong, or ''."""
 
 
-class Name:
+class ImportedName:
     """A name that a pickle imports, and its uses. If ``quiet``, it may be called with any arguments."""
 
     __slots__ = (
@@ -63,7 +74,7 @@ class Name:
         self.quiet = False
         self.why = self.why or why
 
-    def join(self, other: Name) -> None:
+    def join(self, other: ImportedName) -> None:
         """Add the uses of the same name in another pickle."""
         self.imported += other.imported
         self.called += other.called
@@ -80,12 +91,12 @@ class Name:
         )  # fmt: skip
 
 
-class Call:
+class UnmadeCall:
     """The result of a call of ``function`` that was not made. ``base`` is the name at the beginning of the chain."""
 
     __slots__ = ("args", "base", "function")
 
-    def __init__(self, function: Value, args: Value, base: Name) -> None:
+    def __init__(self, function: Value, args: Value, base: ImportedName) -> None:
         self.function = function
         self.args = args
         self.base = base
@@ -125,7 +136,7 @@ def is_object(data: bytes, value: Value) -> bool:
     """Return whether a value may be an object, and not plain data."""
     if isinstance(value, int):
         return not 0 <= value < len(data) or data[value] in _MADE
-    return isinstance(value, (Name, Call))
+    return isinstance(value, (ImportedName, UnmadeCall))
 
 
 def _closed_by(data: bytes, at: int) -> bytes:

@@ -21,7 +21,7 @@ from .graph import (
     SMALL,
     Node,
     Recording,
-    Ref,
+    StorageView,
     aten,
     changed_by,
     constant_size,
@@ -49,7 +49,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return False, or torch would import its compiler (a second and 100 MB) just to disable it here."""
         return False
 
-    def __init__(self, record: Recording, evaluate: Callable[[Recording, Ref], Tensor]) -> None:
+    def __init__(self, record: Recording, evaluate: Callable[[Recording, StorageView], Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.evaluate = evaluate
@@ -117,7 +117,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ref = self.record.adopt(tensor)
         if tensor.numel() <= MAX_CONSTANT:
             values = torch.empty(0, dtype=torch.uint8).set_(storage)
-            whole = Ref(ref.storage, 0, tuple(values.shape), (1,), torch.uint8)
+            whole = StorageView(ref.storage, 0, tuple(values.shape), (1,), torch.uint8)
             self._add(aten.copy_.default, (whole, values.clone()), {}, name="aten::copy_", written=[whole])
         elif not (overwritten and covers(ref, self.record)):
             raise self.record.lost("changes part of a large tensor that was made for real")
@@ -177,11 +177,11 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Any,
         *,
         name: str,
-        written: list[Ref],
-        outputs: tuple[Ref | None, ...] = (),
+        written: list[StorageView],
+        outputs: tuple[StorageView | None, ...] = (),
     ) -> None:
         random = draws(func)
-        operands = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Ref)]
+        operands = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, StorageView)]
         reads = frozenset(ref.storage for ref in operands)
         whole = len(written) == 1 and name in OVERWRITES and covers(written[0], self.record)
         whole = whole and sum(ref.storage == written[0].storage for ref in operands) == 1
@@ -203,7 +203,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )
 
-    def _operand(self, tensor: Tensor) -> Ref | Tensor:
+    def _operand(self, tensor: Tensor) -> StorageView | Tensor:
         """Return the recorded form of an operand: a view of the recording, or a copy of a constant."""
         return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
 
@@ -224,4 +224,4 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _leaves(tree: Any) -> list[Any]:
     """Return the leaves of nested arguments; a Ref is one leaf, although it is a tuple."""
-    return pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, Ref))
+    return pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, StorageView))

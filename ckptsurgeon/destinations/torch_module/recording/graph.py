@@ -22,7 +22,7 @@ __all__ = [
     "SMALL",
     "Node",
     "Recording",
-    "Ref",
+    "StorageView",
     "Unrecordable",
     "aten",
     "changed_by",
@@ -40,7 +40,7 @@ class Unrecordable(Exception):  # noqa: N818 - caught by the caller, never shown
     """Raised if the constructor does something that cannot be recorded."""
 
 
-class Ref(NamedTuple):
+class StorageView(NamedTuple):
     """A view of a recorded storage: ``offset`` and ``stride`` in elements of ``dtype``."""
 
     storage: int
@@ -64,7 +64,7 @@ class Node:
     kwargs: dict[str, Any]
     reads: frozenset[int]
     writes: frozenset[int]
-    outputs: tuple[Ref | None, ...] = ()
+    outputs: tuple[StorageView | None, ...] = ()
     random: bool = False
     overwrites: bool = False
     copies: bool = False
@@ -88,7 +88,7 @@ class Recording:
         self.failure = self.failure or why
         return Unrecordable(why)
 
-    def ref(self, tensor: Tensor) -> Ref:
+    def ref(self, tensor: Tensor) -> StorageView:
         """Return a recorded tensor as a view of its storage."""
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             raise self.lost(f"makes a {tensor.layout} tensor")
@@ -97,9 +97,9 @@ class Recording:
         if number is None:
             number = self.numbers[storage._cdata] = len(self.storages)
             self.storages.append(storage)  # kept alive, so that its address is not reused
-        return Ref(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        return StorageView(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
-    def adopt(self, tensor: Tensor) -> Ref:
+    def adopt(self, tensor: Tensor) -> StorageView:
         """Add a real tensor to the recording, with a twin on the meta device for shapes."""
         ref = self.ref(tensor)
         nbytes = tensor.untyped_storage().nbytes()
@@ -135,7 +135,7 @@ class Recording:
             self.writers.setdefault(storage, []).append(node)
 
 
-def covers(ref: Ref, record: Recording) -> bool:
+def covers(ref: StorageView, record: Recording) -> bool:
     """Return whether a view covers its whole storage, each element once."""
     elements = 1
     for size in ref.size:
@@ -143,7 +143,7 @@ def covers(ref: Ref, record: Recording) -> bool:
     return elements * ref.dtype.itemsize == record.storages[ref.storage].nbytes() and _dense(ref)
 
 
-def _dense(ref: Ref) -> bool:
+def _dense(ref: StorageView) -> bool:
     expected = 1
     for stride, size in sorted(zip(ref.stride, ref.size, strict=True)):
         if size != 1:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .dispatch import CPU, Dispatch
-from .graph import Node, Recording, Ref, Unrecordable, covers
+from .graph import Node, Recording, StorageView, Unrecordable, covers
 from .replay import behind, replay
 
 __all__ = ["recording", "release"]
@@ -160,7 +160,7 @@ def _is_device(arg: Any) -> bool:
 
 
 @contextmanager
-def recording(evaluate: Callable[[Recording, Ref], Tensor]) -> Iterator[Recording]:
+def recording(evaluate: Callable[[Recording, StorageView], Tensor]) -> Iterator[Recording]:
     """Record the operations on tensors during the block; ``evaluate`` gives the value of a tensor when it is needed.
 
     Raises Unrecordable at the end if an operation could not be recorded, even if the constructor caught the exception.

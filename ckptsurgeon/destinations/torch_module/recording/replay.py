@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..seeding import derived_seed
-from .graph import Node, Recording, Ref, Unrecordable, aten
+from .graph import Node, Recording, StorageView, Unrecordable, aten
 
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
@@ -53,7 +53,7 @@ def deterministic(nodes: Iterable[Node]) -> bool:
     return not any(node.random for node in nodes)
 
 
-def evaluate(record: Recording, ref: Ref) -> Tensor:
+def evaluate(record: Recording, ref: StorageView) -> Tensor:
     """Return the value of a tensor in the middle of a construction; raises Unrecordable if it is random."""
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
@@ -62,7 +62,7 @@ def evaluate(record: Recording, ref: Ref) -> Tensor:
         return replay(record, nodes, ref, seed=0, streams={})
 
 
-def replay(record: Recording, nodes: Sequence[Node], wanted: Ref, *, seed: int, streams: Streams) -> Tensor:
+def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
     """Run ``nodes`` with storage and return the wanted view of their result."""
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
@@ -88,7 +88,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: Ref, *, seed: int, 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
     """Give the storage of a tensor that is not read again to its clone, instead of copying it."""
     source, target = node.args[0], node.outputs[0]
-    if not isinstance(source, Ref) or target is None or last.get(source.storage) != node.index:
+    if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False
     if source.storage not in real or source[1:] != target[1:]:
         return False
@@ -97,14 +97,14 @@ def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int,
 
 
 def _is_ref(node: Any) -> bool:
-    return isinstance(node, Ref)
+    return isinstance(node, StorageView)
 
 
 def _view(record: Recording, real: dict[int, torch.UntypedStorage], leaf: Any) -> Any:
-    return _tensor(record, real, leaf) if isinstance(leaf, Ref) else leaf
+    return _tensor(record, real, leaf) if isinstance(leaf, StorageView) else leaf
 
 
-def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref) -> Tensor:
+def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView) -> Tensor:
     """Return a real view; a storage that nothing has been written to is filled with zeros."""
     storage = real.get(ref.storage)
     if storage is None:
@@ -113,7 +113,7 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref) 
     return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
 
-def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref, tensor: Tensor) -> None:
+def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
     """Store the storage of a result; copies it into the recorded layout if its own differs."""
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:

@@ -18,7 +18,7 @@ from ....errors import ConfigError, SourceError
 from ....util.text import count, escape, without_secrets
 from ....util.version import __version__
 from ..uri import check_address, shown
-from .timeouts import LONGEST_WAIT_S, Pace, count_reads, limit_reads, timeout_s
+from .timeouts import LONGEST_WAIT_S, TimeLimit, count_reads, limit_reads, timeout_s
 
 if TYPE_CHECKING:
     import httpx2
@@ -88,11 +88,11 @@ class RetryLimits:
         self._since = time.monotonic()
         self._waited = 0.0
 
-    def pace(self) -> Pace:
+    def pace(self) -> TimeLimit:
         """Return the time that one attempt has."""
         import httpcore2
 
-        return Pace(self._limit / 2, httpcore2.ReadTimeout)
+        return TimeLimit(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
         """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is the reason of the failure.
@@ -188,7 +188,7 @@ def _client() -> httpx2.Client:
     return httpx2.Client(headers=agent, follow_redirects=False)
 
 
-def _follow(address: Address, headers: Mapping[str, str], pace: Pace) -> httpx2.Response:
+def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> httpx2.Response:
     """Return the first answer that is not a redirect; secret headers go only to the address's own origin.
 
     Its history has the redirects before it. ``pace`` limits all of them, and the body.

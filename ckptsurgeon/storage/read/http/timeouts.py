@@ -18,7 +18,15 @@ from typing import Any
 from ....errors import ConfigError, SourceError
 from ....util.text import escape
 
-__all__ = ["LONGEST_WAIT_S", "Pace", "Paces", "count_reads", "limit_reads", "server_timeout", "timeout_s"]
+__all__ = [
+    "LONGEST_WAIT_S",
+    "ThreadTimeLimits",
+    "TimeLimit",
+    "count_reads",
+    "limit_reads",
+    "server_timeout",
+    "timeout_s",
+]
 
 TIMEOUT_S = 60.0
 SLOWEST = 1024
@@ -60,7 +68,7 @@ def server_timeout(seconds: str) -> Iterator[None]:
         _asked.pop()
 
 
-class Pace:
+class TimeLimit:
     """The time limit of one exchange with a server; ``error`` makes the exception that is raised when it is over."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
@@ -98,7 +106,7 @@ class Pace:
             self._until, self._came = time.monotonic() + self._limit, 0
 
 
-class Paces:
+class ThreadTimeLimits:
     """The time limits of each thread that asks a hub, whose client retries on its own as long as one byte came."""
 
     def __init__(self) -> None:
@@ -107,7 +115,7 @@ class Paces:
     def asked(self, what: str) -> None:
         """Start the time of this thread's request; a repeated request gets no new time."""
         if getattr(self._kept, "what", None) != what:
-            self._kept.what, self._kept.pace = what, Pace(timeout_s(), _too_slow)
+            self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)
         self._kept.pace.asked()
 
@@ -123,7 +131,7 @@ def _too_slow(why: str) -> SourceError:
     return SourceError(f"the hub is too slow: {why}.", hint="Try again later; --timeout SECONDS waits longer.")
 
 
-def limit_reads(pace: Pace | None) -> None:
+def limit_reads(pace: TimeLimit | None) -> None:
     """Limit what this thread reads from now on by a pace; None removes the limit."""
     _now.pace = pace
 
@@ -137,7 +145,7 @@ def count_reads(event: str, info: dict[str, Any]) -> None:
 
 def _counted(plain: Callable[..., bytes]) -> Callable[..., bytes]:
     def read(max_bytes: int, timeout: float | None = None) -> bytes:
-        pace: Pace | None = getattr(_now, "pace", None)
+        pace: TimeLimit | None = getattr(_now, "pace", None)
         if pace is None:
             return plain(max_bytes, timeout)
         left = pace.left()

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
 from ..http.spool import FreeSpace, nearest_existing
-from ..http.timeouts import LONGEST_WAIT_S, Paces, count_reads, limit_reads
+from ..http.timeouts import LONGEST_WAIT_S, ThreadTimeLimits, count_reads, limit_reads
 
 if TYPE_CHECKING:
     import httpx2
@@ -70,7 +70,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
     """
     from huggingface_hub import get_session
 
-    paces = Paces()
+    paces = ThreadTimeLimits()
 
     def plain(request: httpx2.Request) -> None:
         request.headers["Accept-Encoding"] = "identity"  # a compressed answer may expand to more than the limit

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .client import HubQuery, commit_of_revision, hub_errors, is_offline, no_file_error, not_cached_error
 
-__all__ = ["Listed", "Repository", "is_folder", "listed", "pinned"]
+__all__ = ["FolderListing", "Repository", "is_folder", "listed", "pinned"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Repository:
         return found if os.path.isfile(found) else ""
 
 
-class Listed(NamedTuple):
+class FolderListing(NamedTuple):
     """The names of the files and folders in a folder, sorted."""
 
     names: list[str]
@@ -75,7 +75,7 @@ def is_folder(repository: Repository, path: str) -> bool:
     return isinstance(found[0], RepoFolder)
 
 
-def listed(repository: Repository, path: str) -> Listed:
+def listed(repository: Repository, path: str) -> FolderListing:
     """Return the contents of a folder: from the hub, or from its cached listing; offline, from the cache's files.
 
     Raises SourceError if none of them can list it.
@@ -91,7 +91,7 @@ def listed(repository: Repository, path: str) -> Listed:
         rows = list(HfApi().list_repo_tree(repository.name, path or None, revision=repository.revision))
     names = [row.path.rpartition("/")[2] for row in rows if not isinstance(row, RepoFolder)]
     folders = [row.path.rpartition("/")[2] for row in rows if isinstance(row, RepoFolder)]
-    return Listed(sorted(names), sorted(folders))
+    return FolderListing(sorted(names), sorted(folders))
 
 
 def _cached_tree(repository: Repository) -> list[str] | None:
@@ -105,20 +105,20 @@ def _cached_tree(repository: Repository) -> list[str] | None:
         return None
 
 
-def _level(paths: Iterable[str], folder: str) -> Listed:
+def _level(paths: Iterable[str], folder: str) -> FolderListing:
     """Return those of the paths that are directly in a folder, and the folders there."""
     begin = f"{folder}/" if folder else ""
     inside = [path.removeprefix(begin).partition("/") for path in paths if path.startswith(begin)]
-    return Listed(
+    return FolderListing(
         sorted(name for name, _, rest in inside if not rest), sorted({name for name, _, rest in inside if rest})
     )
 
 
-def _on_disk(repository: Repository, path: str) -> Listed:
+def _on_disk(repository: Repository, path: str) -> FolderListing:
     """Return what the cache has in a folder; raises SourceError if it does not have the folder."""
     try:
         with os.scandir(os.path.join(repository.snapshot, path)) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
     except OSError:
         raise not_cached_error(repository.query(path)) from None
-    return Listed(sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder))
+    return FolderListing(sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder))
