@@ -169,9 +169,9 @@ class Inspection(InNotebooks):
 
     @property
     def parameters(self) -> int | None:
-        """Elements of distinct floating tensors, tied ones once; for quantised ones, of the tensor that the codes mean.
+        """Number of elements of all floating tensors; tied tensors count once, quantised ones as they are dequantised.
 
-        None if headers do not have this number for some encoding.
+        None if the headers do not give this number for some encoding.
         """
         return self.parameters_at_least if all(map(self.codes.is_counted, self.tensors)) else None
 

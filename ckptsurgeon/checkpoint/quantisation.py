@@ -54,14 +54,14 @@ _BYTES = 16 << 20
 
 
 def folder_of_model(source: Source) -> Folder | None:
-    """Return the folder of the model that a source is; of a file only if it has the name of a model's weights."""
+    """Return the model folder of a source: the source itself, or the folder of a file named like a model's weights."""
     if isinstance(source, Folder):
         return source
     return source.folder() if has_weights([source.name]) else None
 
 
 def folder_around(source: Source) -> Folder | None:
-    """Return the folder that a source is, or that it is in whatever its name, like a shard; None if there is none."""
+    """Return the folder of a source: the source itself, or the folder of a file of any name; None if there is none."""
     if isinstance(source, Folder):
         return source
     with suppress(CheckpointError):

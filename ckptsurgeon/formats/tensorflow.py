@@ -66,7 +66,7 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FilePrint:
-    """Return the identity of a file: by all bytes of the index, by no bytes of a data file, which has no header."""
+    """Return what identifies a file: the digest of the index; of a data file, which has no header, only its size."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
 

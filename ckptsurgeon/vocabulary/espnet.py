@@ -23,7 +23,10 @@ class _ESPnet:
             raise ConfigError(f"{name} is not a valid configuration: it is not UTF-8.") from None
         tokens = document.get("token_list") if isinstance(document, dict) else document
         if isinstance(tokens, str):
-            raise ConfigError(f"{name} names the token list {brief_repr(tokens, 80)}.", hint="Name that file.")
+            raise ConfigError(
+                f"{name} has no tokens: its token_list is the file {brief_repr(tokens, 80)}.",
+                hint="Give that file instead.",
+            )
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ConfigError(f"{name} has no token_list of texts.", hint="Quote tokens that look like numbers.")
         return checked(name, tokens)

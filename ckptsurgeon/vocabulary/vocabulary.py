@@ -50,7 +50,7 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
     if len(tokens) < 2:
         raise ConfigError(f"{name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens.")
     if len(tokens) > MOST:
-        raise ConfigError(f"{name} has over {MOST} tokens.")
+        raise ConfigError(f"{name} has more tokens than the limit of {MOST}.")
     twice = [token for token, number in Counter(tokens).items() if number > 1] if len(set(tokens)) < len(tokens) else []
     if twice:
         raise ConfigError(f"{name} has tokens twice: {listing([repr(token) for token in twice], where='')}.")

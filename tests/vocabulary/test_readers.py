@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "a token twice": ("t.txt", "a\nb\na\n", "has tokens twice: 'a'"),
     "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
     "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes"),
-    "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Name that file"),
+    "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Give that file"),
     "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list of texts"),
     "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),
     "broken YAML": ("config.yaml", "token_list: [a", "config.yaml"),

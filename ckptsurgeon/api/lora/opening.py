@@ -95,7 +95,9 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
     number = read_number(checkpoint, key)
     if number is None:
-        raise FormatError(f"{escape(key)} of {escape(checkpoint.path)} is not finite.", rule="alpha")
+        raise FormatError(
+            f"{escape(key)} of {escape(checkpoint.path)} has values that are not finite (NaN or inf).", rule="alpha"
+        )
     return number
 
 

@@ -83,7 +83,7 @@ def _note(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, A
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
-    """Return text on a field with the value in each of two models; a value that is not set comes first."""
+    """Return a line on a field with its value in each of two models; the model in which it is not set comes first."""
     (one, other), (here, name) = sorted(pair, key=lambda value: value[0] != UNSAID)
     return f"{field} is {one} in {other}, {here} in {name}"
 

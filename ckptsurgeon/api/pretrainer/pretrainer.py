@@ -151,7 +151,7 @@ class Pretrainer:
         return (asked.source, asked.file) if isinstance(asked, _Default) else split_path(asked)
 
     def _collected(self, name: str) -> str:
-        """Return the collected file of a loadable, from this run or an earlier one into the same folder."""
+        """Return the file that this or an earlier run collected for ``name``, a key of ``loadables``."""
         place = self._place(name)
         if name in self.is_local:
             return str(self.paths[name])

@@ -56,12 +56,14 @@ class PickleOpcodes(MachineState):
 
     def op_long_bytes(self, raw: bytes) -> None:
         if len(raw) > limits.NUMBER_BYTES:
-            raise UnsafeError(f"the pickle holds an integer of {len(raw)} bytes.", rule="integer size")
+            raise UnsafeError(
+                f"the pickle has an integer of {len(raw)} bytes, more than the limit.", rule="integer size"
+            )
         self.stack.append(int.from_bytes(raw, "little", signed=True))
 
     def op_float(self, raw: bytes) -> None:
         if len(raw) > limits.NUMBER_BYTES:
-            raise UnsafeError(f"the pickle holds a number of {len(raw)} bytes.", rule="number size")
+            raise UnsafeError(f"the pickle has a number of {len(raw)} bytes, more than the limit.", rule="number size")
         self.stack.append(float(self._line(0x46, raw)))
 
     def op_binfloat(self, raw: bytes) -> None:

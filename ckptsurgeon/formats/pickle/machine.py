@@ -168,7 +168,7 @@ class PickleMachine(PickleOpcodes):
         finally:
             self.position = position
         most = most_rare if rare > most_rare else self.most_ops
-        raise UnsafeError(f"the pickle has over {most} instructions.", rule="pickle length")
+        raise UnsafeError(f"the pickle has more instructions than the limit of {most}.", rule="pickle length")
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:

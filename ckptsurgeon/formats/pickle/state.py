@@ -63,7 +63,7 @@ class MachineState:
         self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0, stored: int = 0
     ) -> None:
         if len(data) > limits.PICKLE_BYTES:
-            raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
+            raise UnsafeError(f"the pickle has {len(data)} bytes, more than the limit.", rule="pickle size")
         self.data = data
         self.position = start
         self.stack: list[Any] = []
@@ -89,7 +89,9 @@ class MachineState:
         known = (module, name)
         if known not in self._names:
             if len(self._names) >= limits.PICKLE_NAMES:
-                raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
+                raise UnsafeError(
+                    f"the pickle has more names than the limit of {limits.PICKLE_NAMES}.", rule="pickle names"
+                )
             self._names[known] = GlobalName(module, name, self._rebuild.get(known))
         self.stack.append(self._names[known])
 
@@ -102,10 +104,12 @@ class MachineState:
         return OpaqueResult(function, args)
 
     def _too_much_text(self) -> UnsafeError:
-        return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
+        return UnsafeError(
+            f"the pickle has more text than the limit of {limits.PICKLE_TEXT} bytes.", rule="pickle text"
+        )
 
     def _too_many_calls(self) -> UnsafeError:
-        return UnsafeError(f"the pickle rebuilds over {self.most_calls} values.", rule="pickle calls")
+        return UnsafeError(f"the pickle rebuilds more values than the limit of {self.most_calls}.", rule="pickle calls")
 
     # Reading arguments.
 

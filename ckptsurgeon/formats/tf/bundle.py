@@ -72,7 +72,8 @@ def read_bundle(file: File) -> Bundle:
         said += len(value)
         if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
             raise UnsafeError(
-                f"it has over {limits.TENSORS} tensors, or describes them in too many bytes.", rule="tensors"
+                f"it has more tensors than the limit of {limits.TENSORS}, or describes them in too many bytes.",
+                rule="tensors",
             )
         try:
             if header is None:

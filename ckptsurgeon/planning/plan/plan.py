@@ -143,8 +143,13 @@ class Plan(InNotebooks):
             plan = _read_plan(data)
             check_plan(plan, data)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise ConfigError(f"the plan is malformed: {type(error).__name__} {error}.") from error
+            raise ConfigError(f"the plan cannot be read: {_reason(error)}.", hint="Make a new plan.") from error
         return plan
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a plan's JSON: the name of a missing field or source, or what the exception says."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _read_plan(data: Mapping[str, Any]) -> Plan:

@@ -32,7 +32,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None
 
 
 def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
-    """Yield the possible numbers of bits: from the zero points, or those in the settings that fit the groups."""
+    """Yield the possible bit widths: what the zero points imply, or those of the settings that fit the shapes."""
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
         rows, packed = codes.shape[-2], zeros.shape[-2]

@@ -118,7 +118,7 @@ class ShardedModel(ParallelModel):
         return shards
 
     def finish_backward(self) -> None:
-        """Give the shards their gradients, and every rank the buffers of rank 0: each has seen other clips."""
+        """Give the shards their gradients, and every rank the buffers of rank 0: each rank has seen different clips."""
         used, self._used = tuple(self._used), []
         if any(others != used for others in self.ranks.all_gather(used)):
             raise _different_layers()

@@ -65,12 +65,13 @@ def train(
 ) -> Trained:
     """Train the model that ``config`` describes from the weights in ``init``, and check the result.
 
-    Without ``config``, the recipe of the init names it; without ``init`` as well, it is the only ``*.init.safetensors``
-    of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. All output goes to the folder
-    ``run`` (default: ``run``, or ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run in it, bit
-    for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing. ``controls`` trains the
-    controls, too, with ``seeds`` paired seeds, also for a run that is done and resumed. ``observer`` gets each row of
-    the log, and a dict with ``event`` for all else.
+    ``config`` defaults to the one that the recipe of the init names, and ``init`` to the only ``*.init.safetensors`` in
+    the working directory. ``sets`` are ``KEY=VALUE`` that replace values of the ``train:`` section. All output goes to
+    the folder ``run`` (default: ``run``, or ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run
+    in it, bit for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing.
+    ``overfit_one_batch`` trains on a single batch, and ``preprocess_only`` prepares the data and ends. ``controls``
+    also trains the model from scratch and from permuted weights, each with ``seeds`` seeds, even if the resumed run
+    is finished. ``observer`` gets each row of the log, and a dict with ``event`` for everything else.
 
     Every process that torchrun started calls this with the same arguments: each trains on its share of every batch, and
     rank 0 checks, writes and observes. ``strategy`` is ``ddp``, with the whole model in each process, or ``fsdp``, with

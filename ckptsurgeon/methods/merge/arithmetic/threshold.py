@@ -84,7 +84,7 @@ _WIDE = 1 << 18
 
 @dataclass
 class _RankSearch:
-    """The progress of the search for a rank: the bits known so far, and its index among the values with these bits."""
+    """A search for the value at a rank: its leading bits known so far, and its index among values with these bits."""
 
     rank: MagnitudeRank
     index: int

@@ -207,7 +207,9 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
             )
             response = _client().send(request, stream=True)
         except (httpx2.InvalidURL, ValueError, OverflowError) as error:
-            raise SourceError(f"{escape(address.shown)} leads to an invalid address: {escape(str(error))}.") from None
+            raise SourceError(
+                f"{escape(address.shown)} redirects to an invalid address: {escape(str(error))}."
+            ) from None
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:
             pace.answered()
             response.history = before
