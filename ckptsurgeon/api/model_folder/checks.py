@@ -22,16 +22,11 @@ from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
 from .part_checks import part_notes
 from .shape_checks import Described, family_notes, shape_notes
+from .special_ids import special_id_notes
 from .tied_heads import head_notes
-from .tokens import (
-    added_beyond,
-    is_ctc,
-    listed_beyond,
-    needless,
-    special_id_notes,
-    token_list_notes,
-    unlisted_names,
-)
+from .token_lists import token_list_notes
+from .tokenizer_files import is_ctc
+from .tokens import added_beyond, listed_beyond, needless, unlisted_names
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
 

@@ -1,0 +1,104 @@
+"""What the files of a tokeniser say: the special tokens that they name, and the tokens that they add."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from ...errors import ConfigError, SourceError
+from ...storage.read.uri import scheme_of
+from ...util.text import brief_repr, escape
+from .documents import TOKENIZER
+from .folder import LARGEST, ModelFolder
+
+__all__ = [
+    "ADDED",
+    "NAMES",
+    "SPECIAL",
+    "WHOLE",
+    "added_in",
+    "added_tokens",
+    "brief_token",
+    "is_ctc",
+    "local_tokens",
+    "named_tokens",
+    "object_in",
+]
+
+ADDED = "added_tokens.json"
+WHOLE = "tokenizer.json"
+LONGEST = 10
+"""Row numbers have fewer digits than this."""
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Fields with special tokens, in the order in which transformers adds tokens that a vocabulary lacks."""
+SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)
+"""Tokens that look like special or language tokens, not like words."""
+UNUSED = ("ForCTC",)
+"""Endings of the names of classes that use no special token but the blank, which is their pad_token."""
+
+
+def local_tokens(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the tokens of a folder; none if they would have to be fetched."""
+    if not folder.vocabulary or any(scheme_of(one.path) for one in folder.tokenizer):
+        return ()
+    return folder.tokens or ()
+
+
+def named_tokens(folder: ModelFolder) -> dict[str, str]:
+    """Return the special tokens that a tokeniser names, by field."""
+    fields = {**object_in(folder, "special_tokens_map.json"), **object_in(folder, TOKENIZER)}
+    values = {name: fields.get(name) for name in NAMES}
+    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in values.items()}
+    return {name: token for name, token in found.items() if isinstance(token, str) and token}
+
+
+def added_tokens(folder: ModelFolder) -> set[str]:
+    """Return the tokens that files of a tokeniser add."""
+    there = {one.name for one in folder.files}
+    return {token for name in (ADDED, TOKENIZER, WHOLE) if name in there for token, _ in added_in(folder, name)}
+
+
+def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the tokens that a file adds, and their ids; none if it cannot be read, which is reported elsewhere."""
+    try:
+        document = json.loads(folder.read(name, LARGEST))
+    except (ConfigError, SourceError, ValueError, RecursionError):
+        return
+    if not isinstance(document, dict):
+        return
+    if name == ADDED:
+        yield from ((token, number) for token, number in document.items() if type(number) is int)
+    elif name == WHOLE:
+        rows = document.get("added_tokens")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("content"), str):
+                yield row["content"], row["id"]
+    else:
+        decoder = document.get("added_tokens_decoder")
+        for number, row in decoder.items() if isinstance(decoder, dict) else ():
+            token = row.get("content") if isinstance(row, dict) else None
+            if isinstance(token, str) and number.isdecimal() and len(number) < LONGEST:
+                yield token, int(number)
+
+
+def is_ctc(folder: ModelFolder) -> bool:
+    """Whether a model is for CTC: its output layer has a row for each token, and its pad_token is the blank."""
+    architectures = folder.config.get("architectures")
+    return str(architectures[0] if isinstance(architectures, list) and architectures else "").endswith(UNUSED)
+
+
+def object_in(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """Return a small JSON object of a folder; empty if it is missing or cannot be read, which is reported elsewhere."""
+    if all(one.name != name for one in folder.files):
+        return {}
+    with suppress(ConfigError, SourceError, ValueError, RecursionError):
+        return folder.document(name)
+    return {}
+
+
+def brief_token(token: str) -> str:
+    """Return a token for a message: quoted, escaped and short."""
+    return escape(brief_repr(token, 24))
