@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,17 @@ from ...util.text import escape, listing
 from ...vocabulary.token_ids import LostId, stale_ids
 from .documents import GENERATION, TOKENIZER
 from .folder import ModelFolder
+from .special_roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
 __all__ = ["special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
 """Special tokens that configurations have ids of, but tokenisers do not name."""
-ROLES = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
 FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
+SEPARATED = ("big_bird", "longformer")
+"""Model types whose ``sep_token_id`` has a default, which the tokeniser may not know."""
+WORD = re.compile(r"[A-Za-z0-9]")
 OLD = "clip"
 """Part of the names of model types whose ids differ from the tokeniser's, as transformers knows (CLIPTextModel)."""
 
@@ -40,8 +44,9 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield f"ids whose tokens are not the ones that their fields name: {listing(named_so, 4, where='')}"
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     yield from _blank(folder, names, tokens, places)
-    yield from _of_other_roles(folder, names, places)
+    yield from role_notes(folder, names, places)
     yield from _forced_words(folder, tokens)
+    yield from _words_among_ends(folder, names, tokens)
     found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
     if not found:
         return
@@ -49,7 +54,9 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     words = []
     for field, file, ids in found:
         named = names.get(field, "")
-        if (named in places or field in STARTS) and special.isdisjoint(tokens[one] for one in ids):
+        if (named in places or field in _without_names(folder, names)) and special.isdisjoint(
+            tokens[one] for one in ids
+        ):
             own = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 2, where="")
             meant = f", while {field} is {brief_token(named)} ({places[named]})" if named else ""
             words.append(f"{field}_id of {file} is {own}{meant}")
@@ -77,26 +84,6 @@ def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, token
             yield LostId(f"{LANGUAGES}.{name}", number, tokens[number])
 
 
-def _of_other_roles(folder: ModelFolder, names: dict[str, str], places: dict[str, int]) -> Iterator[str]:
-    """Yield a note if the ids of two special tokens are swapped, or if eos_token_id is the id of the unknown token."""
-    if is_ctc(folder):
-        return
-    for file in (CONFIG, GENERATION):
-        fields, own = object_in(folder, file), {name: places.get(token, -1) for name, token in names.items()}
-        for pair in ROLES:
-            ids = [fields.get(f"{name}_id") for name in pair]
-            wanted = [own.get(name, -1) for name in pair]
-            if ids == wanted[::-1] and min(wanted) >= 0 and wanted[0] != wanted[1]:
-                swapped = " and ".join(f"{name}_id is {number}" for name, number in zip(pair, ids, strict=True))
-                named = " and ".join(f"{name} {brief_token(names[name])} ({own[name]})" for name in pair)
-                yield f"{swapped} in {file}, but the tokeniser beside it has {named}: the two are swapped"
-        end, unknown = own.get("eos_token", -1), own.get("unk_token", -1)
-        if fields.get("eos_token_id") == unknown and min(end, unknown) >= 0 and end != unknown:
-            named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
-            meant = f"{brief_token(names['eos_token'])} ({end})"
-            yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
-
-
 def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if the tokens that a decoder is forced to begin with are ordinary words."""
     for file in (CONFIG, GENERATION):
@@ -110,6 +97,31 @@ def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]
         ):
             examples = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 3, where="")
             yield f"{FORCED} of {file} are ids of words in the tokeniser beside it: {examples}"
+
+
+def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if ``eos_token_id`` lists an ordinary word besides the right token: generation stops at it.
+
+    Line ends and other signs get no note: models that write one line stop there (BLIP-2).
+    """
+    for file in (CONFIG, GENERATION):
+        ids = object_in(folder, file).get("eos_token_id")
+        rows = [one for one in ids if type(one) is int and 0 <= one < len(tokens)] if isinstance(ids, list) else []
+        if names.get("eos_token") in [tokens[one] for one in rows]:
+            words = {
+                one: tokens[one] for one in rows if WORD.search(tokens[one]) and not SPECIAL.fullmatch(tokens[one])
+            }
+            special = {*names.values(), *added_tokens(folder)} if words else set()
+            found = [f"{one} ({brief_token(word)})" for one, word in words.items() if word not in special]
+            if found:
+                listed = f"{listing(found, 3, where='')} besides {brief_token(names['eos_token'])}"
+                yield f"eos_token_id of {file} lists {listed}: generation stops at ordinary words of the tokeniser"
+
+
+def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
+    """Return the fields whose id may not be that of a word, even if the tokeniser does not name its token."""
+    is_default = folder.config.get("model_type") in SEPARATED
+    return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
 
 
 def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:

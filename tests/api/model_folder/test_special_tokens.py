@@ -35,6 +35,7 @@ def notes(path: str) -> list[str]:
         ({"eos_token_id": [5, 6]}, "eos_token_id of config.json is 5 ('b'), 6 ('c'), while eos_token is '</s>' (2)"),
         ({"pad_token_id": 4}, "pad_token_id of config.json is 4 ('a'), while pad_token is '<pad>' (0)"),
         ({"decoder_start_token_id": 4}, "decoder_start_token_id of config.json is 4 ('a')"),
+        ({"sep_token_id": 5}, "sep_token_id of config.json is 5 ('b')"),
         ({"pad_token_id": 4, "architectures": ["XForCTC"]},
          "pad_token_id of config.json is 4 ('a'), while pad_token is '<pad>' (0)"),
     ],
@@ -49,7 +50,6 @@ def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> No
     ("names", "config"),
     [
         (NAMES, {}),
-        (NAMES, {"eos_token_id": [5, 2]}),
         (NAMES, {"eos_token_id": 1}),  # another special token
         (NAMES, {"pad_token_id": 2, "bos_token_id": None, "decoder_start_token_id": 0}),
         (NAMES, {"pad_token_id": -1, "bos_token_id": 99}),
@@ -59,6 +59,8 @@ def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> No
         (NAMES | {"added_tokens_decoder": {"5": {"content": "b"}}}, {"eos_token_id": 5}),
         ({}, {"eos_token_id": 5, "decoder_start_token_id": 5}),
         ({"eos_token": "<none>"}, {"eos_token_id": 5}),
+        ({}, {"sep_token_id": 5}),
+        (NAMES, {"sep_token_id": 5, "model_type": "longformer"}),  # the default of the class
     ],
 )
 def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str, Any], config: dict[str, Any]) -> None:

@@ -1,0 +1,117 @@
+"""Ids of special tokens that have another role in the tokeniser, and what of that valid models have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+
+from .test_model_folders import model
+
+TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "[CLS]", "[SEP]", "<mask>", "<|endoftext|>", "Ċ", "<|im_end|>"]
+LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+END = ", while eos_token is '</s>' (2)"
+WHISPER = "<|startoftranscript|>"
+
+
+def notes(
+    config: dict[str, Any], generation: dict[str, Any] | None, names: dict[str, str], tokens: list[str] = TOKENS
+) -> list[str]:
+    model("m", tokens=tokens, **{"eos_token_id": None, "pad_token_id": None} | config)
+    Path("m/generation_config.json").unlink()
+    if generation is not None:
+        Path("m/generation_config.json").write_text(json.dumps(generation))
+    Path("m/tokenizer_config.json").write_text(json.dumps(names))
+    found = [one for one in cs.inspect("m").notes if "_token" in one]
+    assert [one for one in cs.convert("m").notes if "_token" in one] == found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "token"),
+    [
+        ("eos_token", 1, "'<s>', the bos_token"),
+        ("eos_token", 0, "'<pad>', the pad_token"),
+        ("eos_token", 3, "'<unk>', the unk_token"),
+        ("eos_token", 8, "'<mask>', the mask_token"),
+        ("forced_eos_token", 0, "'<pad>', the pad_token"),
+    ],
+)
+def test_an_end_that_is_another_token_is_said_of_the_file_that_has_it(field: str, number: int, token: str) -> None:
+    said = f"{field}_id of generation_config.json is {number} ({token} of the tokeniser beside it){END}"
+    assert notes({"eos_token_id": 2}, {f"{field}_id": number}, LLAMA) == [said]
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "role"), [("bos_token", 3, "unk_token"), ("forced_bos_token", 0, "pad_token")]
+)
+def test_a_beginning_that_is_no_token_of_text_is_said(field: str, number: int, role: str) -> None:
+    own = f"{field}_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser beside it)"
+    assert notes({f"{field}_id": number}, {}, LLAMA) == [f"{own}, while bos_token is '<s>' (1)"]
+
+
+@pytest.mark.parametrize(("number", "role"), [(3, "unk_token"), (8, "mask_token")])
+def test_a_decoder_that_begins_with_an_unknown_token_or_a_mask_is_said(number: int, role: str) -> None:
+    own = (
+        f"decoder_start_token_id of config.json is {number} ('{TOKENS[number]}', the {role} of the tokeniser beside it)"
+    )
+    assert notes({"decoder_start_token_id": number}, {}, LLAMA) == [own]
+
+
+def test_padding_of_bert_that_is_its_separator_is_said() -> None:
+    own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser beside it)"
+    assert notes({"pad_token_id": 7}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
+
+
+def test_a_list_of_ends_without_the_right_one_is_said() -> None:
+    own = "eos_token_id of generation_config.json has 1 ('<s>', the bos_token of the tokeniser beside it)"
+    assert notes({}, {"eos_token_id": [1, 9]}, LLAMA) == [own + END]
+
+
+def test_each_id_of_a_list_counts() -> None:
+    told = "eos_token_id of generation_config.json lists 4 ('a') besides '</s>'"
+    assert notes({}, {"eos_token_id": [2, 4]}, LLAMA) == [
+        f"{told}: generation stops at ordinary words of the tokeniser"
+    ]
+
+
+def test_two_files_that_name_another_beginning_of_the_decoder_are_said() -> None:
+    told = "decoder_start_token_id is 2 ('</s>') in config.json and 0 ('<pad>') in generation_config.json"
+    assert notes({"decoder_start_token_id": 2}, {"decoder_start_token_id": 0}, LLAMA) == [
+        f"{told}: generation begins with the latter"
+    ]
+
+
+@pytest.mark.parametrize(("number", "is_said"), [(5, False), (4, True)])
+def test_the_decoder_of_whisper_begins_with_its_own_token(number: int, is_said: bool) -> None:
+    tokens = ["a", "b", "c", "d", "<|endoftext|>", WHISPER]
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    found = notes({"model_type": "whisper"}, {"decoder_start_token_id": number}, names, tokens)
+    own = "decoder_start_token_id of generation_config.json is 4 ('<|endoftext|>')"
+    assert found == ([f"{own}, but the decoder of Whisper begins with '{WHISPER}' (5)"] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "names"),
+    [
+        ({"eos_token_id": 9}, {"eos_token_id": [11, 9]}, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}),  # Qwen
+        ({"eos_token_id": 9}, {"eos_token_id": 9}, {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}),  # Phi-4
+        ({"eos_token_id": 2, "pad_token_id": 2}, {"eos_token_id": [2, 10]}, LLAMA),  # a line's end
+        ({"eos_token_id": 2, "pad_token_id": 3}, {"pad_token_id": 3}, LLAMA),  # Vicuna, Alpaca
+        ({"decoder_start_token_id": 0}, {"decoder_start_token_id": 0}, LLAMA),  # T5, Pegasus, Marian
+        ({"decoder_start_token_id": 2, "forced_bos_token_id": 1, "forced_eos_token_id": 2}, {}, LLAMA),  # BART
+        ({"bos_token_id": 0, "eos_token_id": 6, "pad_token_id": 3}, None,
+         {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "<pad>", "unk_token": "<unk>"}),  # Nystromformer
+        ({"bos_token_id": 9, "eos_token_id": 9}, {}, dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")),
+        ({"bos_token_id": 0, "eos_token_id": 2}, {}, {"eos_token": "</s>", "pad_token": "<pad>"}),  # Pegasus
+    ],
+)  # fmt: skip
+def test_nothing_is_said_of_what_valid_models_have(
+    config: dict[str, Any], generation: dict[str, Any] | None, names: dict[str, str]
+) -> None:
+    assert notes(config, generation, names) == []
