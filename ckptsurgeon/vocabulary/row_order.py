@@ -12,7 +12,7 @@ from typing import Any
 
 from .vocabulary import Vocabulary
 
-__all__ = ["in_row_order", "is_of_pieces", "kind_of"]
+__all__ = ["IN_CODE", "in_row_order", "is_of_pieces", "kind_of"]
 
 LIKE_PIECES = frozenset((
     "albert", "bertgeneration", "bigbird", "codellama", "debertav2", "fnet", "gemma", "gemma2", "gemma3",

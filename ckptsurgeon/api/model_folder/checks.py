@@ -23,10 +23,11 @@ from .layer_checks import layer_notes
 from .part_checks import part_notes
 from .shape_checks import Described, family_notes, shape_notes
 from .special_ids import special_id_notes
+from .special_names import name_notes, unlisted_names
 from .tied_heads import head_notes
 from .token_lists import token_list_notes
 from .tokenizer_files import is_ctc
-from .tokens import added_beyond, listed_beyond, needless, unlisted_names
+from .tokens import added_beyond, listed_beyond, needless
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
 
@@ -46,7 +47,7 @@ def with_sources_said(
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
-            lists = (*token_list_notes(folder), *special_id_notes(apart, folder))
+            lists = (*token_list_notes(folder), *name_notes(folder), *special_id_notes(apart, folder))
             notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
@@ -100,6 +101,7 @@ def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: Mode
         *_beyond(folder),
         *alignment_notes(folder),
         *token_list_notes(read),
+        *name_notes(read),
         *special_id_notes(folder, read),
     ]
 

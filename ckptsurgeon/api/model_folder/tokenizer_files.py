@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,8 @@ from .folder import LARGEST, ModelFolder
 
 __all__ = [
     "ADDED",
+    "MAP",
+    "MORE",
     "NAMES",
     "SPECIAL",
     "WHOLE",
@@ -26,10 +28,20 @@ __all__ = [
     "local_tokens",
     "named_tokens",
     "object_in",
+    "roles_in",
+    "text_of",
 ]
 
 ADDED = "added_tokens.json"
 WHOLE = "tokenizer.json"
+MAP = "special_tokens_map.json"
+MORE = "added_tokens_decoder"
+"""A field of tokenizer_config.json with all added tokens.
+
+If it is there, transformers does not read special_tokens_map.json (since 4.34, ``_from_pretrained`` in
+https://github.com/huggingface/transformers, tokenization_utils_base.py); otherwise, the latter replaces what
+tokenizer_config.json names.
+"""
 LONGEST = 10
 """Row numbers have fewer digits than this."""
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,10 +61,21 @@ def local_tokens(folder: ModelFolder) -> tuple[str, ...]:
 
 def named_tokens(folder: ModelFolder) -> dict[str, str]:
     """Return the special tokens that a tokeniser names, by field."""
-    fields = {**object_in(folder, "special_tokens_map.json"), **object_in(folder, TOKENIZER)}
-    values = {name: fields.get(name) for name in NAMES}
-    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in values.items()}
-    return {name: token for name, token in found.items() if isinstance(token, str) and token}
+    said, named = object_in(folder, TOKENIZER), object_in(folder, MAP)
+    by_map = roles_in(named) if MORE not in said else {}
+    return {name: token for name in NAMES if (token := by_map.get(name) or roles_in(said).get(name))}
+
+
+def roles_in(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tokens that a file names for single roles, by field."""
+    found = {name: text_of(fields.get(name)) for name in NAMES}
+    return {name: token for name, token in found.items() if token}
+
+
+def text_of(token: Any) -> str:
+    """Return the text of a token that is given as text or as an object, "" if it is neither."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def added_tokens(folder: ModelFolder) -> set[str]:
@@ -77,7 +100,7 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
             if isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("content"), str):
                 yield row["content"], row["id"]
     else:
-        decoder = document.get("added_tokens_decoder")
+        decoder = document.get(MORE)
         for number, row in decoder.items() if isinstance(decoder, dict) else ():
             token = row.get("content") if isinstance(row, dict) else None
             if isinstance(token, str) and number.isdecimal() and len(number) < LONGEST:

@@ -1,25 +1,15 @@
-"""Notes on tokens that files of a tokeniser add or name, and that have no row in the weights."""
+"""Notes on tokens that files of a tokeniser add, and that have no row in the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ...util.text import count, escape, listing
-from .documents import BYTE_PAIRS, TOKENIZER, VOCABULARIES
+from .documents import TOKENIZER, VOCABULARIES
 from .folder import ModelFolder
-from .tokenizer_files import (
-    ADDED,
-    WHOLE,
-    added_in,
-    added_tokens,
-    brief_token,
-    is_ctc,
-    local_tokens,
-    named_tokens,
-    object_in,
-)
+from .tokenizer_files import ADDED, WHOLE, added_in, brief_token, is_ctc, named_tokens, object_in
 
-__all__ = ["added_beyond", "listed_beyond", "needless", "unlisted_names"]
+__all__ = ["added_beyond", "listed_beyond", "needless"]
 
 OLDER = VOCABULARIES[1]
 
@@ -54,25 +44,3 @@ def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     if found and len(listed) <= rows and len(found) < len(listed):
         examples = listing([f"{brief_token(token)} is {number}" for token, number in found.items()], 3)
         yield f"{OLDER} skips ids, which leaves {count(len(found), 'token')} without a row, since {has}: {examples}"
-
-
-def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
-
-    ``has`` is text that names the tensor with these rows. A tokeniser with code of its own gets no note: it may have
-    such tokens.
-    """
-    tokens = local_tokens(folder)
-    if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
-        return
-    names = {name: token for name, token in named_tokens(folder).items() if token not in tokens}
-    added = added_tokens(folder) if names else set()
-    missing = [token for token in dict.fromkeys(names.values()) if token not in added]
-    beyond = [
-        f"{next(name for name in names if names[name] == token)} {brief_token(token)} is {number}"
-        for number, token in enumerate(missing, len(tokens))
-        if number >= rows and token not in needless(folder)
-    ]
-    if beyond:
-        named = f"{count(len(beyond), 'token')} that {escape(folder.vocabulary)} lacks"
-        yield f"{TOKENIZER} names {named}, but {has}: {listing(beyond, 3, where='')} without a row"

@@ -99,6 +99,14 @@ def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
         ({"eos_token": "<end>", "added_tokens_decoder": {"7": {"content": "<end>"}}}, ""),
         ({"eos_token": "<end>", **CODE}, ""),
         ({"eos_token": None}, ""),
+        ({"additional_special_tokens": ["<x>", {"content": "<y>"}, "a"]},
+         "names 2 tokens that vocab.json lacks, {}: additional_special_tokens '<x>' is 8, additional_special_tokens '<y>' is "
+         "9 without a row"),
+        ({"extra_special_tokens": {"image_token": "<x>"}, "additional_special_tokens": ["<y>"]},
+         "names 1 token that vocab.json lacks, {}: extra_special_tokens '<x>' is 8 without a row"),
+        ({"eos_token": "<end>", "extra_special_tokens": ["<x>", "<end>"]},
+         "names 2 tokens that vocab.json lacks, {}: eos_token '<end>' is 8, extra_special_tokens '<x>' is 9 without a row"),
+        ({"additional_special_tokens": ["__en__"], "tokenizer_class": "M2M100Tokenizer"}, ""),  # adds them in code
     ],
 )  # fmt: skip
 def test_names_of_tokens_that_the_tokeniser_lacks_are_said(names: dict[str, Any], said: str) -> None:
@@ -106,6 +114,54 @@ def test_names_of_tokens_that_the_tokeniser_lacks_are_said(names: dict[str, Any]
     has = "but model.embed_tokens.weight has 8 rows"
     assert notes("m") == ([f"tokenizer_config.json {said.format(has)}"] if said else [])
     assert bool([note for note in cs.convert("m").notes if "lacks" in note]) == bool(said)
+
+
+def whole(path: str, names: dict[str, Any], tokens: list[str], mapped: dict[str, Any] | None = None) -> str:
+    """A model with tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
+    named(path, names, tokens=tokens)
+    Path(path, "vocab.json").unlink()
+    vocab = {"model": {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}}, "added_tokens": []}
+    Path(path, "tokenizer.json").write_text(json.dumps(vocab))
+    if mapped is not None:
+        Path(path, "special_tokens_map.json").write_text(json.dumps(mapped))
+    return path
+
+
+def test_an_added_token_with_the_number_of_another_gets_a_new_one() -> None:
+    whole("m", {"added_tokens_decoder": {"5": {"content": "<new>"}, "0": {"content": "<pad>"}}}, TOKENS)
+    said = "tokenizer_config.json names 1 token that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
+    assert notes("m") == [f"{said}: added_tokens_decoder '<new>' is 8 without a row"]
+
+
+def test_names_of_special_tokens_map_count_unless_it_is_not_read() -> None:
+    whole("m", {}, TOKENS, {"eos_token": "<end>", "additional_special_tokens": ["<x>"]})
+    said = "special_tokens_map.json names 2 tokens that tokenizer.json lacks, but model.embed_tokens.weight has 8 rows"
+    assert notes("m") == [f"{said}: eos_token '<end>' is 8, additional_special_tokens '<x>' is 9 without a row"]
+    Path("m/tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
+    assert not notes("m")
+
+
+SWAP = "eos_token '<s>' and '</s>'"
+
+
+@pytest.mark.parametrize(
+    ("names", "mapped", "said"),
+    [
+        (NAMES, {"eos_token": "<s>"}, f"{SWAP}: transformers takes the former"),
+        (NAMES, {"eos_token": "<s>", "bos_token": "</s>"}, f"bos_token '</s>' and '<s>', {SWAP}: transformers takes the former"),
+        ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<s>", "bos_token": "</s>"},
+         f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 takes the former"),
+        ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<unk>"}, ""),
+        (NAMES, {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}, ""),
+        ({}, NAMES, ""),
+        (NAMES | {"eos_token": ""}, NAMES, ""),
+    ],
+)  # fmt: skip
+def test_two_files_with_other_special_tokens_are_said(names: dict[str, Any], mapped: dict[str, Any], said: str) -> None:
+    whole("m", names, TOKENS, mapped)
+    told = f"special_tokens_map.json and tokenizer_config.json name different special tokens: {said}"
+    for found in (cs.inspect("m").notes, cs.convert("m").notes):
+        assert [note for note in found if "different special" in note] == ([told] if said else [])
 
 
 def test_names_that_get_a_row_of_padding_are_not() -> None:

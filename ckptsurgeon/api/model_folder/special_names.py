@@ -1,0 +1,108 @@
+"""Notes on special tokens that the files of a tokeniser name: such that it lacks, and two files that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...util.text import count, escape, listing
+from ...vocabulary.row_order import IN_CODE, kind_of
+from .documents import BYTE_PAIRS, TOKENIZER
+from .folder import ModelFolder
+from .tokenizer_files import (
+    ADDED,
+    MAP,
+    MORE,
+    NAMES,
+    WHOLE,
+    added_in,
+    brief_token,
+    local_tokens,
+    object_in,
+    roles_in,
+    text_of,
+)
+from .tokens import needless
+
+__all__ = ["name_notes", "unlisted_names"]
+
+EXTRA = ("extra_special_tokens", "additional_special_tokens")
+"""Fields with further special tokens: that of transformers 5, a list or an object, and the older one."""
+
+
+def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
+    """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
+
+    ``has`` is text that names the tensor with these rows. A tokeniser with code of its own gets no note: it may have
+    such tokens.
+    """
+    tokens = frozenset(local_tokens(folder))
+    if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
+        return
+    named = {token: said for token, said in _named(folder).items() if token not in tokens}
+    added = _added(folder, len(tokens)) if named else frozenset[str]()
+    missing = [token for token in named if token not in added]
+    numbers = dict(zip(missing, range(len(tokens | added), len(tokens | added) + len(missing)), strict=True))
+    for file in (TOKENIZER, MAP):
+        beyond = [
+            f"{named[token][1]} {brief_token(token)} is {number}"
+            for token, number in numbers.items()
+            if named[token][0] == file and number >= rows and token not in needless(folder)
+        ]
+        if beyond:
+            lacks = f"{count(len(beyond), 'token')} that {escape(folder.vocabulary)} lacks"
+            yield f"{file} names {lacks}, but {has}: {listing(beyond, 3, where='')} without a row"
+
+
+def _named(folder: ModelFolder) -> dict[str, tuple[str, str]]:
+    """Return the special tokens that transformers adds if they are missing, in its order, with their file and field."""
+    said = object_in(folder, TOKENIZER)
+    mapped = {} if MORE in said else object_in(folder, MAP)
+    added = [(text_of(one), TOKENIZER, MORE) for _, one in _decoder(said)] if folder.has_all_tokens else []
+    roles = {**roles_in(said), **roles_in(mapped)}
+    named = [(roles[name], TOKENIZER if roles[name] == roles_in(said).get(name) else MAP, name) for name in roles]
+    files = () if kind_of(said, folder.config) in IN_CODE else ((TOKENIZER, said), (MAP, mapped))
+    more = [(token, file, field) for file, fields in files for field, token in _extra(fields)]
+    found: dict[str, tuple[str, str]] = {}
+    for token, file, field in (*added, *sorted(named, key=lambda one: NAMES.index(one[2])), *more):
+        found.setdefault(token, (file, field))
+    return {token: at for token, at in found.items() if token}
+
+
+def _decoder(fields: Mapping[str, Any]) -> list[tuple[int, Any]]:
+    decoder = fields.get(MORE)
+    found = decoder.items() if isinstance(decoder, dict) else ()
+    return sorted(((int(key), one) for key, one in found if key.isdecimal() and len(key) < 10), key=lambda one: one[0])
+
+
+def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the further special tokens that a file names, each with its field."""
+    field = next((name for name in EXTRA if fields.get(name)), "")
+    value = fields.get(field)
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield field, text_of(one)
+
+
+def _added(folder: ModelFolder, size: int) -> frozenset[str]:
+    """Return the tokens that files add; of those beside a whole list of ``size`` tokens, only ones that follow it."""
+    there = {one.name for one in folder.files}
+    least = size if folder.has_all_tokens else 0
+    found = [(file, *one) for file in (ADDED, TOKENIZER, WHOLE) if file in there for one in added_in(folder, file)]
+    return frozenset(token for file, token, number in found if file != TOKENIZER or number >= least)
+
+
+def name_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if ``special_tokens_map.json`` names other special tokens than ``tokenizer_config.json``.
+
+    A file that transformers does not read gets one only if two tokens are swapped.
+    """
+    said = object_in(folder, TOKENIZER)
+    there, here = roles_in(object_in(folder, MAP)), roles_in(said)
+    other = [name for name in here if name in there and here[name] != there[name]]
+    is_swapped = any(there[name] == here[one] and there[one] == here[name] for name in other for one in other)
+    if other and (is_swapped or MORE not in said):
+        named = listing(
+            [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
+        )
+        wins = "transformers takes the former" if MORE not in said else "transformers before 4.34 takes the former"
+        yield f"{MAP} and {TOKENIZER} name different special tokens: {named}: {wins}"
