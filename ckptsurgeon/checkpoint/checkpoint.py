@@ -27,11 +27,11 @@ from .quantisation import (
     missing_settings,
     of_other_width,
     quantisation_settings,
-    scaleless,
     settings_by_file,
     settings_in,
     unlike_others,
 )
+from .quantised_parts import notes_on_parts
 from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
@@ -142,11 +142,17 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._view.stripped
 
     @property
+    def _shard(self) -> tuple[str, int]:
+        """The name of the file if it is one shard by its name, and how many there are; 0 if it is not."""
+        name = next((file.name for name, file in self.header.handles.items() if not name), "")
+        return name, shards_of(name)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Decisions made while opening it that a user may want to know."""
         notes = [*self.header.notes]
-        shard = next((file.name for name, file in self.header.handles.items() if not name), "")
-        if number := shards_of(shard):
+        shard, number = self._shard
+        if number:
             notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
         lacking = self._view.lacking
         if lacking:
@@ -208,7 +214,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         said = list(contradictory(self.path, self.codes, self, settings))
         if self.codes:
             said += incomplete(self.path, self.codes, self, self.elsewhere)
-            said += scaleless(self.path, self.codes, settings, self.elsewhere)
+            is_whole = bool(self.elsewhere) or not self._shard[1]
+            said += notes_on_parts(self.path, self.codes, self, settings, self.elsewhere, is_whole=is_whole)
             said += unlike_others(self.path, self.codes, self, settings)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)

@@ -148,10 +148,11 @@ UNKNOWN = ("an", "codes")
 """Names that codes of an unknown encoding can have."""
 ALWAYS = (
     ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
-    ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm",
+    ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm", ".biases",
 )  # fmt: skip
 """Optional parts: either all quantised tensors of a model have them, or none has."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
+FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
 USUAL = {".absmax": 64, ".nested_absmax": 256}
 """Default lengths of bitsandbytes' blocks."""
@@ -237,11 +238,17 @@ def _lacking(
 def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
     """Yield optional parts that only some quantised tensors lack."""
     for end, number in Counter(end for one in known for end in _decoding_endings(one) if end.endswith(ALWAYS)).items():
-        if len(known) / 2 < number < len(known):
-            keys = {one.name: one.codes.rpartition(".")[0] + end for one in known}
+        among = [one for one in known if end != ".biases" or _has_float_scales(one, tensors)]
+        if len(among) / 2 < number < len(among):
+            keys = {one.name: one.codes.rpartition(".")[0] + end for one in among}
             names = [name for name, key in keys.items() if key not in tensors and key not in elsewhere]
             if names:
                 yield IncompleteTensors(end[1:], names, number)
+
+
+def _has_float_scales(one: CodedTensor, tensors: Tensors) -> bool:
+    """Return whether scales are floats; MLX's modes whose scales are exponents (mxfp4, nvfp4) store no biases."""
+    return ".scales" in one.parts and tensors[one.parts[".scales"]].dtype in FLOATS
 
 
 def _lengths(codes: Codes, tensors: Tensors) -> Iterator[IncompleteTensors]:

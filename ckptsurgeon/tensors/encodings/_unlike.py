@@ -12,7 +12,7 @@ from ._methods import KNOWN, family
 from ._modules import Modules, module_of
 from ._settings import QuantisationSettings, Settings
 
-__all__ = ["plain_among_codes", "stored_twice", "unfit_parts"]
+__all__ = ["is_number", "plain_among_codes", "stored_twice", "unfit_parts"]
 
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
 """Methods that quantise all modules of a kind except those that the settings exclude."""
@@ -31,7 +31,7 @@ def plain_among_codes(codes: Codes, tensors: Mapping[str, TensorInfo], settings:
     return [
         key
         for key, info in tensors.items()
-        if key not in codes.by_key and key not in named and _is_number(info)
+        if key not in codes.by_key and key not in named and is_number(info)
         and _NUMBER.sub("#", key) in forms and not modules.left_out(module_of(key))
     ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def _targets(settings: Settings) -> set[str]:
     return {target for one in found if isinstance(one, list) for target in one if isinstance(target, str)}
 
 
-def _is_number(info: TensorInfo) -> bool:
+def is_number(info: TensorInfo) -> bool:
     dtype = DTYPES[info.dtype]
     return len(info.shape) > 1 and dtype.kind == "float" and dtype.bits > 8
 
@@ -54,7 +54,7 @@ def stored_twice(codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
         one.name
         for one in codes.tensors
         if one.codes and one.name not in one.keys and one.name in tensors and one.name not in codes.by_key
-        and _is_number(tensors[one.name])
+        and is_number(tensors[one.name])
     ]  # fmt: skip
 
 

@@ -1,0 +1,40 @@
+"""Says which parts of quantised tensors are missing from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._needed import needed_parts
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from .quantisation import scaleless
+
+__all__ = ["notes_on_parts"]
+
+Tensors = Mapping[str, TensorInfo]
+SHOWN = 3
+
+
+def notes_on_parts(
+    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str], *, is_whole: bool
+) -> Iterator[str]:
+    """Yield notes on parts that are missing from all quantised tensors.
+
+    ``elsewhere`` has the keys of the other shards; ``is_whole`` is not set if there are shards that no index lists.
+    """
+    lacking = list(scaleless(path, codes, settings, elsewhere))
+    if not lacking and is_whole:
+        lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
+    yield from lacking
+
+
+def _lacking_in_all(
+    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
+) -> Iterator[str]:
+    """Yield a note for each part that the method of the settings needs and no quantised tensor has, or few."""
+    for one in needed_parts(codes, tensors, settings, frozenset(elsewhere)):
+        number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
+        has = "no quantised tensor has" if one.is_all else f"{number} {'lacks' if is_one else 'lack'}"
+        yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"

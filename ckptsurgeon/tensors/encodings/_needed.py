@@ -1,0 +1,171 @@
+"""Finds parts that a method of quantisation needs and that no quantised tensor of a model has, such as GPTQ's scales.
+
+What each method stores is in the files of its encoding. Parts that depend on a format are needed only where it is
+known: GPTQ stores zero points in its own formats and not in Marlin's, AWQ not in Marlin's and without
+``zero_point``, compressed-tensors' marlin-24 has other names for all, MLX biases only beside scales that are floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..info import TensorInfo
+from ._encoding import CodedTensor, Codes
+from ._parts import ALWAYS, FLOATS, OF_ACTIVATIONS
+from ._settings import Settings, stated_by
+from ._unlike import is_number
+
+__all__ = ["NeededPart", "needed_parts"]
+
+_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
+_GPTQ = ("", "gptq", "gptq_v2")
+_NVFP4 = ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "W4A8_NVFP4_FP8")
+_PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
+_SCALED = ("float-quantized", "int-quantized", "naive-quantized")
+_EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "int8")
+_ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
+    ".biases": (".scales", FLOATS),
+    ".nested_absmax": (".absmax", frozenset({"uint8"})),
+    ".nested_quant_map": (".absmax", frozenset({"uint8"})),
+    ".weight_shape": (".weight_packed", frozenset({"int32"})),
+    ".weight_global_scale": (".weight_scale", frozenset({"float8_e4m3fn"})),
+}
+"""Parts that are needed only beside another part of one of some dtypes."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The ``parts`` that a method needs, as endings of their keys after a common stem, the codes first.
+
+    A part is a tuple of alternatives. Any of them shows that the stem is a quantised tensor, except "", those in
+    ``vague``, and ".weight", which only shows it if the tensor is of the dtype ``codes``.
+    """
+
+    method: str
+    parts: tuple[tuple[str, ...], ...]
+    codes: str = ""
+    vague: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NeededPart:
+    """The ``names`` of quantised tensors that lack the ``part`` that a method needs; ``is_all``: no tensor has it."""
+
+    method: str
+    part: str
+    names: tuple[str, ...]
+    is_all: bool
+
+
+def needed_parts(
+    codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings, elsewhere: Collection[str]
+) -> Iterator[NeededPart]:
+    """Yield the parts that the method of the settings needs and that no quantised tensor, or less than half, has.
+
+    Parts that more than half have are found without settings. Keys of other shards (``elsewhere``) count as there.
+    """
+    for layout in _layouts(settings):
+        stems = _stems(layout, codes, tensors)
+        for part in layout.parts if stems else ():
+            asked = [stem for stem in stems if _is_asked(part[0], stem, tensors)]
+            lacking = [stem for stem in asked if not any(_is_there(stem, end, tensors, elsewhere) for end in part)]
+            is_all = len(lacking) == len(asked)
+            if lacking and (is_all or (part[0] in ALWAYS and len(lacking) * 2 >= len(asked))):
+                name = part[0].strip("._") or "codes"
+                yield NeededPart(layout.method, name, tuple(stem[1:] for stem in lacking), is_all)
+    if not elsewhere:
+        yield from _without_weight_scales(codes, tensors, settings)
+
+
+def _is_there(stem: str, end: str, tensors: Container[str], elsewhere: Container[str]) -> bool:
+    key = f"{stem}{end}"[1:]
+    return key in tensors or key in elsewhere
+
+
+def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a quantised tensor needs a part, by the dtypes of its other parts."""
+    other, dtypes = _ONLY_IF.get(end, ("", frozenset[str]()))
+    beside = tensors.get(f"{stem}{other}"[1:]) if other else None
+    return not other or (beside is not None and beside.dtype in dtypes)
+
+
+def _stems(layout: _Layout, codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return what the keys of each quantised tensor begin with, after a dot; not those of plain weights."""
+    ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
+    found = dict[str, None]()
+    for key in codes.by_key:
+        end = next((end for end in ends if f".{key}".endswith(end)), "")
+        if not end and layout.codes and key.endswith(".weight") and tensors[key].dtype == layout.codes:
+            end = ".weight"
+        if end:
+            found[f".{key}".removesuffix(end)] = None
+    return [stem for stem in found if not _is_plain(stem, layout, tensors)]
+
+
+def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a weight is there as plain numbers, or as what could be such in place of its codes."""
+    names = (stem[1:], f"{stem}.weight"[1:])
+    return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
+
+
+def _layouts(settings: Settings) -> Iterator[_Layout]:
+    """Yield what the method of the settings stores; nothing for methods and formats that are not known well."""
+    method, stated = settings.get("quant_method"), stated_by(settings)
+    if method == "gptq" or (method is None and "desc_act" in settings):
+        if stated.format in _GPTQ and not settings.get("is_marlin_format"):
+            yield _gptq(stated.format, settings)
+    elif method == "awq" or (method is None and "w_bit" in settings):
+        is_other = "marlin" in f"{stated.version} {stated.format}" or settings.get("zero_point") is False
+        zeros = () if is_other else ((".qzeros", ".scaled_zeros"),)
+        yield _Layout("AWQ", ((".qweight",), (".scales",), *zeros))
+    elif method == "mxfp4":
+        yield _Layout("mxfp4", (("_blocks",), ("_scales",)))
+    elif method == "bitsandbytes":
+        yield from _bitsandbytes(settings)
+    elif method == "compressed-tensors" and settings.get("format") in _PACKED:
+        more = ((".weight_zero_point",),) if stated.symmetric == (False,) else ()
+        yield _Layout(f"the format {settings['format']}", (*_OF_PACKED, *more))
+    elif settings.get("quant_algo") in _NVFP4:
+        yield _Layout("nvfp4", ((".weight",), (".weight_scale",), (".weight_scale_2",)), "uint8")
+    elif method is None and {"bits", "group_size"} <= settings.keys():
+        yield _Layout("MLX", ((".weight",), (".scales",), (".biases", ".qbiases")), "uint32", vague=(".scales",))
+    elif method == "aqlm":
+        yield _Layout("AQLM", ((".codes",), (".codebooks",), (".scales",)))
+    elif method == "eetq":
+        yield _Layout("EETQ", ((".weight",), (".weight_scales",)), "int8")
+
+
+_OF_PACKED = ((".weight_packed",), (".weight_scale",), (".weight_shape",), (".weight_global_scale",))
+
+
+def _gptq(form: str, settings: Settings) -> _Layout:
+    has_zeros = settings.get("sym") is False or (settings.get("sym") is True and form != "gptq_v2")
+    zeros = ((".qzeros",),) if has_zeros else ()
+    order = ((".g_idx",),) if settings.get("desc_act") is True else ()
+    return _Layout("GPTQ", ((".qweight",), (".scales",), *zeros, *order))
+
+
+def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
+    if settings.get("load_in_4bit"):
+        states = _STATES[::-1] if settings.get("bnb_4bit_quant_type") == "fp4" else _STATES
+        nested = ((".nested_absmax",), (".nested_quant_map",))
+        yield _Layout("bitsandbytes", (("",), (".absmax",), (".quant_map",), states, *nested))
+    if settings.get("load_in_8bit"):
+        yield _Layout("bitsandbytes", ((".weight",), (".SCB",)), "int8")
+
+
+def _without_weight_scales(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[NeededPart]:
+    """Yield the numbers of 8 bits if none has a scale but that of its activations."""
+    method = settings.get("quant_method")
+    is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
+    if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):
+        return
+    coded = [one for one in codes.tensors if one.codes and tensors[one.codes].dtype in _EIGHT_BITS]
+    if coded and not any(_has_scale(one) for one in coded):
+        yield NeededPart(str(method or "FP8"), "scales of weights", tuple(one.name for one in coded), is_all=True)
+
+
+def _has_scale(one: CodedTensor) -> bool:
+    others = (key for key in one.keys if key not in (one.codes, *one.more_codes))
+    return any(not key.endswith(OF_ACTIVATIONS) for key in others)

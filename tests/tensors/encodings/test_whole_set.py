@@ -1,0 +1,162 @@
+"""Quantised models whose tensors all lack a part that their method needs: said by every command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.zoo import BY_NAME, OUT, ZOO, Quantised
+from .test_agreement import VERBS
+from .test_missing_parts import THREE, WEIGHTS, State
+
+WORDS = (
+    "no quantised tensor has",
+    ", which only codes need",
+    "loaders look for",
+    ", where ",
+    " needs: ",
+    "have no scales",
+)
+
+
+def said(found: Any) -> list[str]:
+    return [note.partition(": ")[2] for note in found.notes if any(word in note for word in WORDS)]
+
+
+def folder_of(
+    name: str, path: Path, edit: Callable[[State], object], more: Mapping[str, Any] | None = None, **fields: Any
+) -> Path:
+    """Make a folder of three layers; ``edit`` changes its state dict, ``more`` its settings."""
+    one = replace(BY_NAME[name], layers=THREE, **fields)
+    folder = replace(one, settings={**one.settings, **more} if more else one.settings).folder(path / "m")
+    state = load_file(folder / WEIGHTS)
+    edit(state)
+    save_file({key: value.clone() for key, value in state.items()}, folder / WEIGHTS)
+    return folder
+
+
+def without(end: str, layers: int = 3) -> Callable[[State], object]:
+    return lambda state: [state.pop(f"{stem}{end}") for stem in THREE[:layers]]
+
+
+def nothing(state: State) -> None: ...
+
+
+@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
+def test_nothing_is_said_of_sound_models(one: Quantised, tmp_path: Path) -> None:
+    assert not said(cs.inspect(one.folder(tmp_path / "m")))
+    assert not said(cs.inspect(replace(one, layers=THREE).folder(tmp_path / "three")))
+
+
+PACK, NV = {"format": "pack-quantized"}, {"format": "nvfp4-pack-quantized"}
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "method", "more"),
+    [
+        ("gptq", ".scales", "GPTQ", {}), ("gptq", ".qzeros", "GPTQ", {"sym": True}), ("gptq", ".qweight", "GPTQ", {}),
+        ("gptq", ".g_idx", "GPTQ", {"desc_act": True}),
+        ("gptq", ".qzeros", "GPTQ", {"checkpoint_format": "gptq_v2", "sym": False}),
+        ("awq", ".scales", "AWQ", {}), ("awq", ".qzeros", "AWQ", {"zero_point": True}), ("awq", ".qweight", "AWQ", {}),
+        ("int4-packed", ".weight_scale", "the format pack-quantized", PACK),
+        ("int4-packed", ".weight_packed", "the format pack-quantized", PACK),
+        ("int4-packed", ".weight_shape", "the format pack-quantized", PACK),
+        ("nvfp4-packed", ".weight_scale", "the format nvfp4-pack-quantized", NV),
+        ("nvfp4-packed", ".weight_packed", "the format nvfp4-pack-quantized", NV),
+        ("nvfp4-packed", ".weight_global_scale", "the format nvfp4-pack-quantized", NV),
+        ("nvfp4-modelopt", ".weight_scale", "nvfp4", {}), ("nvfp4-modelopt", ".weight_scale_2", "nvfp4", {}),
+        ("nvfp4-modelopt", ".weight", "nvfp4", {}),
+        ("mxfp4", "_scales", "mxfp4", {}), ("mxfp4", "_blocks", "mxfp4", {}),
+        ("bnb-nf4", ".weight.absmax", "bitsandbytes", {}), ("bnb-nf4", ".weight.quant_map", "bitsandbytes", {}),
+        ("bnb-nf4", ".weight.nested_absmax", "bitsandbytes", {}), ("bnb-nf4", ".weight", "bitsandbytes", {}),
+        ("bnb-nf4", ".weight.quant_state.bitsandbytes__nf4", "bitsandbytes", {}),
+        ("bnb-int8", ".SCB", "bitsandbytes", {}), ("bnb-int8", ".weight", "bitsandbytes", {}),
+        ("mlx", ".scales", "MLX", {}), ("mlx", ".biases", "MLX", {}), ("mlx", ".weight", "MLX", {}),
+        ("aqlm", ".codebooks", "AQLM", {}), ("eetq", ".weight", "EETQ", {}),
+    ],
+)  # fmt: skip
+def test_a_needed_part_that_no_tensor_has_is_said(
+    name: str, end: str, method: str, more: Mapping[str, Any], tmp_path: Path
+) -> None:
+    folder = folder_of(name, tmp_path, without(end), more)
+    part = end.removeprefix(".weight.").strip("._") if name != "bnb-nf4" or end != ".weight" else "codes"
+    (note,) = said(cs.inspect(folder))
+    assert note.startswith(f"no quantised tensor has {part}, which {method} needs: {THREE[0]}")
+
+
+def test_a_part_that_less_than_half_have_is_said(tmp_path: Path) -> None:
+    folder = folder_of("gptq", tmp_path, without(".qzeros", 2), {"sym": True})
+    assert said(cs.inspect(folder)) == [f"2 quantised tensors lack qzeros, which GPTQ needs: {', '.join(THREE[:2])}"]
+
+
+def test_scales_of_activations_do_not_decode_weights(tmp_path: Path) -> None:
+    more = {"quant_method": "fp8"}
+    folder = folder_of("fp8-tensor", tmp_path, without(".weight_scale"), more)
+    (note,) = said(cs.inspect(folder))
+    assert note.startswith("no quantised tensor has scales of weights, which fp8 needs: ")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
+    assert said(VERBS[verb](folder_of("gptq", tmp_path, without(".scales"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "more"),
+    [
+        ("gptq", ".qzeros", {"checkpoint_format": "marlin"}),
+        ("gptq", ".qzeros", {"checkpoint_format": "gptq_v2", "sym": True}),
+        ("gptq", ".g_idx", {"desc_act": False}),
+        ("awq", ".qzeros", {"version": "marlin"}), ("awq", ".qzeros", {"zero_point": False}),
+        ("bnb-fp4-bf16", ".bias", {}), ("bnb-int8", ".weight_format", {}),
+        ("nvfp4-packed", ".input_global_scale", NV), ("nvfp4-modelopt", ".input_scale", {}),
+        ("int4-packed", ".weight_zero_point", PACK),
+    ],
+)  # fmt: skip
+def test_parts_that_a_format_does_not_need_are_not_missed(
+    name: str, end: str, more: Mapping[str, Any], tmp_path: Path
+) -> None:
+    folder = folder_of(name, tmp_path, lambda state: [state.pop(f"{stem}{end}", None) for stem in THREE], more)
+    assert not said(cs.inspect(folder))
+
+
+def test_modes_of_mlx_with_exponents_have_no_biases(tmp_path: Path) -> None:
+    def edit(state: State) -> None:
+        for stem in THREE[:2]:
+            del state[f"{stem}.biases"]
+            state[f"{stem}.scales"] = torch.ones(OUT, 4, dtype=torch.uint8)
+
+    folder = folder_of(
+        "mlx", tmp_path, edit, {"group_size": 32, "mode": "mxfp4", THREE[2]: {"group_size": 64, "bits": 4}}
+    )
+    assert not [note for note in cs.inspect(folder).notes if "biases" in note]
+
+
+def test_one_tensor_of_mlx_without_biases_is_said(tmp_path: Path) -> None:
+    folder = folder_of("mlx", tmp_path, without(".biases", 1))
+    (note,) = [note for note in cs.inspect(folder).notes if "biases" in note]
+    assert f"1 quantised tensor lacks biases, which 2 like it have: {THREE[0]}" in note
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_parts_in_another_shard_are_not_missed(has_index: bool, tmp_path: Path) -> None:
+    folder = folder_of("gptq", tmp_path, nothing)
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    places = {key: names[key.endswith(".scales")] for key in state}
+    for name in names:
+        save_file({key: one for key, one in state.items() if places[key] == name}, folder / name)
+    if has_index:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        assert not said(cs.inspect(folder))
+    assert not any(said(cs.inspect(folder / name)) for name in names)
