@@ -1,4 +1,4 @@
-"""Says which parts of quantised tensors are missing from all of them."""
+"""Says which parts of quantised tensors are missing from all of them, or left over."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._left_scales import plain_with_scales
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
@@ -20,7 +21,7 @@ SHOWN = 3
 def notes_on_parts(
     path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str], *, is_whole: bool
 ) -> Iterator[str]:
-    """Yield notes on parts that are missing from all quantised tensors.
+    """Yield notes on parts that are missing from all quantised tensors, or left beside plain weights.
 
     ``elsewhere`` has the keys of the other shards; ``is_whole`` is not set if there are shards that no index lists.
     """
@@ -28,6 +29,7 @@ def notes_on_parts(
     if not lacking and is_whole:
         lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
     yield from lacking
+    yield from _left_scales(path, codes, tensors, settings)
 
 
 def _lacking_in_all(
@@ -38,3 +40,16 @@ def _lacking_in_all(
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
         has = "no quantised tensor has" if one.is_all else f"{number} {'lacks' if is_one else 'lack'}"
         yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"
+
+
+def _left_scales(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on plain weights with the scales of codes beside them, by the names of these."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, ends in plain_with_scales(codes, tensors, settings):
+        found.setdefault(ends, []).append(name)
+    method = settings.get("quant_method")
+    said = f"its quantization_config says quant_method {escape(method)}" if isinstance(method, str) else ""
+    for ends, names in found.items():
+        have = f"{count(len(names), 'plain weight')} {'has' if len(names) == 1 else 'have'}"
+        beside = f"{have} {listing(ends, SHOWN)} beside {'it' if len(names) == 1 else 'them'}, which only codes need"
+        yield f"{escape(path)}: {', and '.join(filter(None, (beside, said)))}: {listing(names, SHOWN)}"

@@ -1,0 +1,92 @@
+"""Plain weights with the scales of codes beside them: said by every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.zoo import IN, OUT
+from .test_agreement import VERBS
+from .test_missing_parts import THREE, State
+from .test_whole_set import PACK, folder_of, said
+
+PLAIN = torch.randn(OUT, IN).bfloat16()
+GROUPS = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8}}}}
+
+
+def plain(layers: int) -> Callable[[State], object]:
+    """Put plain weights in place of codes and leave their scales."""
+    codes = (".qweight", ".weight_packed", ".weight", "_blocks")
+
+    def edit(state: State) -> None:
+        for stem in THREE[:layers]:
+            end = next(end for end in codes if f"{stem}{end}" in state)
+            del state[f"{stem}{end}"]
+            state[f"{stem}.weight" if end[0] == "." else stem] = PLAIN
+
+    return edit
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "part", "more"),
+    [
+        ("fp8-block", "weight_scale_inv", {}), ("gptq", "qzeros, scales", {}), ("awq", "qzeros, scales", {}),
+        ("mlx", "scales", {}), ("mxfp4", "scales", {}), ("bnb-int8", "SCB", {}), ("bnb-nf4", "absmax", {}),
+        ("int4-packed", "weight_scale", PACK), ("fp8-channel", "weight_scale", {**GROUPS, "quantization_status": "compressed"}),
+    ],
+)  # fmt: skip
+def test_plain_weights_with_scales_of_codes_beside_them_are_said(
+    name: str, part: str, more: Mapping[str, Any], layers: int, tmp_path: Path
+) -> None:
+    (note,) = said(cs.inspect(folder_of(name, tmp_path, plain(layers), more)))
+    start, _, rest = note.partition(" beside ")
+    number = "1 plain weight has " if layers == 1 else "3 plain weights have "
+    assert start.startswith(number)
+    assert sorted(start.removeprefix(number).split(", ")) == part.split(", ")
+    assert THREE[0] in rest
+    assert ("quant_method" in rest) == (name != "mlx")
+
+
+def test_a_transplant_of_plain_weights_beside_scales_says_so(tmp_path: Path) -> None:
+    folder = folder_of("fp8-block", tmp_path, plain(3))
+    save_file({f"{stem}.weight": PLAIN for stem in THREE[:1]}, tmp_path / "plain.safetensors")
+    plan = cs.transplant(tmp_path / "plain.safetensors", folder)
+    assert said(plan)
+    cs.apply(plan, tmp_path / "out")
+    assert said(cs.inspect(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
+    assert said(VERBS[verb](folder_of("fp8-block", tmp_path, plain(3))))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("fp8-block", {"modules_to_not_convert": ["up_proj"]}), ("fp8-channel", {**GROUPS, "quantization_status": "frozen"}),
+        ("fp8-tensor", {}), ("bitnet", {}),
+    ],
+)  # fmt: skip
+def test_weights_that_may_be_plain_beside_scales_are_not_said(
+    name: str, more: Mapping[str, Any], tmp_path: Path
+) -> None:
+    assert not said(cs.inspect(folder_of(name, tmp_path, plain(3), more)))
+
+
+def test_scales_of_activations_beside_plain_weights_are_not_said(tmp_path: Path) -> None:
+    def edit(state: State) -> None:
+        keys = [
+            f"model.layers.0.self_attn.{end}" for end in ("k_proj.k_scale", "k_proj.input_scale", "q_proj.output_scale")
+        ]
+        state |= {key: torch.tensor(1.0) for key in keys} | {"model.layers.0.self_attn.k_proj.weight": PLAIN}
+
+    assert not said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
