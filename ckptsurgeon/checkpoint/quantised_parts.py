@@ -1,4 +1,4 @@
-"""Says which parts of quantised tensors are missing from all of them, or left over."""
+"""Says which parts of quantised tensors are missing from all of them, left over, or unlike those of the others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ..tensors.encodings._encoding import Codes
 from ..tensors.encodings._left_scales import plain_with_scales
 from ..tensors.encodings._needed import needed_parts
+from ..tensors.encodings._odd_ones import odd_ones, of_another_scale
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .quantisation import scaleless
@@ -21,7 +22,7 @@ SHOWN = 3
 def notes_on_parts(
     path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str], *, is_whole: bool
 ) -> Iterator[str]:
-    """Yield notes on parts that are missing from all quantised tensors, or left beside plain weights.
+    """Yield notes on parts that are missing from all quantised tensors, left beside plain weights, or named otherwise.
 
     ``elsewhere`` has the keys of the other shards; ``is_whole`` is not set if there are shards that no index lists.
     """
@@ -30,6 +31,7 @@ def notes_on_parts(
         lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
     yield from lacking
     yield from _left_scales(path, codes, tensors, settings)
+    yield from _unlike_parts(path, codes, tensors, settings)
 
 
 def _lacking_in_all(
@@ -53,3 +55,16 @@ def _left_scales(path: str, codes: Codes, tensors: Tensors, settings: Mapping[st
         have = f"{count(len(names), 'plain weight')} {'has' if len(names) == 1 else 'have'}"
         beside = f"{have} {listing(ends, SHOWN)} beside {'it' if len(names) == 1 else 'them'}, which only codes need"
         yield f"{escape(path)}: {', and '.join(filter(None, (beside, said)))}: {listing(names, SHOWN)}"
+
+
+def _unlike_parts(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on scales of another name, and codes of another dtype, than those of the others or the settings."""
+    names = list(of_another_scale(codes, settings))
+    if names:
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} weight_scale"
+        said = "but with the weight_block_size of its quantization_config loaders look for weight_scale_inv"
+        yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"
+    for one in odd_ones(codes, tensors, settings):
+        has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
+        like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"
+        yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
