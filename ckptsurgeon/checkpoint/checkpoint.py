@@ -29,6 +29,7 @@ from .quantisation import (
     quantisation_settings,
     settings_by_file,
     settings_in,
+    unfit,
     unlike_others,
 )
 from .quantised_parts import notes_on_parts
@@ -211,12 +212,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def quantisation_notes(self) -> tuple[str, ...]:
         """Notes where the settings of quantisation contradict the tensors, and on missing parts of these."""
         settings = self.quantisation if self.codes else {}
-        said = list(contradictory(self.path, self.codes, self, settings))
+        said = list[str]()
         if self.codes:
+            parts = unfit(self.codes, self, settings)
+            said += contradictory(self.path, self.codes, self, settings, parts, self.elsewhere)
             said += incomplete(self.path, self.codes, self, self.elsewhere)
             is_whole = bool(self.elsewhere) or not self._shard[1]
             said += notes_on_parts(self.path, self.codes, self, settings, self.elsewhere, is_whole=is_whole)
-            said += unlike_others(self.path, self.codes, self, settings)
+            said += unlike_others(self.path, self.codes, self, settings, parts)
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))

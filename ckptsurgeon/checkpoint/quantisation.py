@@ -13,11 +13,19 @@ from ..storage.json_text import read_json
 from ..storage.read.base import Folder, Source
 from ..storage.read.uri import scheme_of
 from ..tensors.dtypes import DTYPES
-from ..tensors.encodings._agreement import Decoded, contradictions, disagreements, left_out, stores_codes
+from ..tensors.encodings._agreement import (
+    Decoded,
+    contradictions,
+    disagreements,
+    left_out,
+    plain_heads,
+    stores_codes,
+)
 from ..tensors.encodings._encoding import Codes
 from ..tensors.encodings._methods import known_by_settings
 from ..tensors.encodings._parts import broken_partners
 from ..tensors.encodings._settings import quantisation_of
+from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
@@ -38,6 +46,7 @@ __all__ = [
     "settings_among",
     "settings_by_file",
     "settings_in",
+    "unfit",
     "unlike_others",
 ]
 
@@ -145,6 +154,8 @@ OTHERS = ("norm", "embed", "router", ".gate.")
 SMALLEST = 16
 """The fewest rows and columns of a weight that any method quantises."""
 SHOWN = 3
+ONE = {"have": "has", "are": "is"}
+"""The forms of verbs for one tensor."""
 NO_SCALES = "without scales"
 """How the method of codes ends that lie alone."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
@@ -153,18 +164,42 @@ BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
 """Methods whose codes have as many columns as the settings give."""
 
 
-def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note for each setting that the shapes of the codes contradict."""
-    for (field, said, found), names in contradictions(codes, tensors, settings).items():
-        yield (
-            f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
-            f"{count(len(names), 'quantised tensor')} say {escape(found)}: {listing(names, SHOWN)}"
-        )
+def unfit(codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the parts whose shapes do not fit the codes, with the names of their quantised tensors."""
+    found: dict[str, list[str]] = {}
+    for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
+        found.setdefault(part, []).append(name)
+    return found
+
+
+def contradictory(
+    path: str,
+    codes: Codes,
+    tensors: Tensors,
+    settings: Mapping[str, Any],
+    unfit: Mapping[str, Sequence[str]],
+    elsewhere: Sequence[str],
+) -> Iterator[str]:
+    """Yield a note for each setting that the codes contradict; ``elsewhere``: keys of other shards."""
+    others = {name for names in unfit.values() for name in names}
+    for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
+        shows = f"{_subject(fact.verb, count(len(names), 'quantised tensor'), names)} {escape(fact.found)}"
+        says = f"its quantization_config says {fact.field} {escape(fact.said)}, but {shows}"
+        yield f"{escape(path)}: {says}: {listing(names, SHOWN)}"
     for by, names in left_out(codes, settings).items():
         yield (
             f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
             f"{escape(by)}: {listing(names, SHOWN)}"
         )
+    for said, names in plain_heads(codes, tensors, settings).items():
+        are = f"and does not leave out {listing(names, SHOWN)}, but {'it is' if len(names) == 1 else 'they are'} plain"
+        yield f"{escape(path)}: its quantization_config says {said} {are}"
+
+
+def _subject(verb: str, number: str, names: Sequence[str]) -> str:
+    if verb == "say":
+        return f"the shapes of {number} say"
+    return f"{number} {ONE[verb] if len(names) == 1 else verb}"
 
 
 def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[str]:
@@ -206,7 +241,9 @@ def scaleless(path: str, codes: Codes, settings: Mapping[str, Any], elsewhere: S
         yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"
 
 
-def unlike_others(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+def unlike_others(
+    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], unfit: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
     """Yield which weights are stored otherwise than those like them: plainly, twice, with parts that do not fit."""
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
@@ -217,9 +254,6 @@ def unlike_others(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
     if twice:
         are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} there"
         yield f"{escape(path)}: {are} as codes and plainly, of which a loader takes one: {listing(twice, SHOWN)}"
-    unfit: dict[str, list[str]] = {}
-    for part, name in unfit_parts(codes, tensors):
-        unfit.setdefault(part, []).append(name)
     for part, names in unfit.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
         yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import prod
-from typing import NamedTuple, TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from ...util.text import escape
+from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Codes, Parts
+from ._encoding import Codes
+from ._facts import COLUMNS_FIRST, FORMATS, GROUPED, ROWS_FIRST, STORED_BY, TYPES, Contradiction, contradicted
 from ._methods import KNOWN, METHODS, STORING, family
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
-__all__ = ["Decoded", "contradictions", "disagreements", "left_out", "stores_codes"]
+__all__ = ["Decoded", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 
-ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
-"""Versions of AWQ, by the order in which they pack codes."""
-FORMATS = ("gptq", "gptq_v2")
-"""Formats of GPTQ: the first stores zero points minus one, the second as they are."""
-FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
-"""Names of modules that fuse several weights, each with blocks of its own."""
 ALONE = ("gptq", "awq", "bitsandbytes")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
+HEAD = ".lm_head.weight"
+"""The end of the keys of output layers in transformers, which are of the class Linear."""
 UNKNOWN = "an"
 """The family name of quantised weights with an unknown encoding."""
 
@@ -54,25 +50,40 @@ def stores_codes(settings: Settings) -> str:
     return quantisation.method
 
 
-def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[Fact, list[str]]:
-    """Return the settings that the shapes of quantised tensors contradict, with the names of these tensors."""
-    found = dict[Fact, list[str]]()
+def contradictions(
+    codes: Codes,
+    tensors: Mapping[str, TensorInfo],
+    settings: Settings,
+    unfit: Collection[str] = (),
+    elsewhere: Sequence[str] = (),
+) -> dict[Contradiction, list[str]]:
+    """Return the settings that quantised tensors contradict, with the names of these tensors.
+
+    Nothing is concluded from the shapes of tensors named in ``unfit``, of which one part does not fit the others, nor
+    from missing parts that other tensors have, or shards that are not read: keys in ``elsewhere``.
+    """
+    found = dict[Contradiction, list[str]]()
     if not settings:
         return found
     stated = stated_by(settings)
     present = {family(one.method) for one in codes.tensors} & KNOWN
     is_another = stated.method in METHODS and present and present.isdisjoint(METHODS[stated.method])
     for one in codes.tensors:
-        kind = family(one.method)
+        kind, facts = family(one.method), list[Contradiction]()
         if is_another or (stated.method in ALONE and kind in KNOWN and kind not in METHODS[stated.method]):
-            facts: Iterable[Fact] = [("quant_method", stated.method, one.method)] if kind in present else ()
-        else:
-            facts = (
-                _facts(kind, one, {end: tensors[key] for end, key in one.parts.items()}, stated) if one.codes else ()
-            )
+            facts = [Contradiction("quant_method", stated.method, one.method)] if kind in present else []
+        elif one.codes and one.name not in unfit:
+            facts = list(contradicted(kind, one, {end: tensors[key] for end, key in one.parts.items()}, stated))
         for fact in facts:
             found.setdefault(fact, []).append(one.name)
-    return found
+    stored = {end for one in codes.tensors for end in one.parts}
+    return {fact: names for fact, names in found.items() if not _is_there(fact, stored, elsewhere)}
+
+
+def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
+    """Return whether a part that tensors lack is that of other tensors, so that more than the settings is wrong."""
+    part = fact.found.removeprefix("no ")
+    return fact.verb == "have" and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
 
 
 def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
@@ -88,108 +99,30 @@ def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def _facts(kind: str, one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Fact]:
-    if kind == "GPTQ" and stated.format in ("", *FORMATS):
-        yield from _bits(one, parts[".qweight"], stated)
-        yield from _groups(one, parts[".scales"].shape[0], stated)
-    elif kind == "AWQ":
-        yield from _awq(one, parts, stated)
-    elif kind == "MLX":
-        yield from _mlx(one, parts, stated)
-    elif kind == "bitsandbytes":
-        asked = [name for name in ("load_in_4bit", "load_in_8bit") if stated.flags.get(name)]
-        if asked and ("load_in_8bit" if one.method.endswith("int8") else "load_in_4bit") not in asked:
-            yield asked[0], "true", one.method
-    elif kind == "fp8":
-        yield from _blocks(one, parts, stated)
-    elif kind == "packed" and {".weight_packed", ".weight_scale"} <= {*parts}:
-        yield from _packed(one, parts, stated)
+def plain_heads(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
+    """Return the plain output layers that settings say are quantised, by the field and value that say so.
 
-
-def _bits(one: CodedTensor, codes: TensorInfo, stated: StatedValues) -> Iterator[Fact]:
-    bits = codes.numel * 32 // one.parameters if one.parameters else 0
-    if stated.bits and bits and bits not in stated.bits:
-        yield "bits", str(stated.bits[0]), str(bits)
-
-
-def _groups(one: CodedTensor, groups: int, stated: StatedValues) -> Iterator[Fact]:
-    columns = one.shape[-1] if one.shape else 0
-    possible = [-(-columns // size) if size > 0 else 1 for size in stated.sizes]
-    if possible and columns and groups and groups not in possible:
-        size = str(columns // groups) if columns % groups == 0 else f"{groups} for {columns}"
-        yield "group_size", str(stated.sizes[0]), size
-
-
-def _awq(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Fact]:
-    codes, scales = parts[".qweight"].shape, parts[".scales"].shape
-    if scales[0] == codes[0]:
-        if stated.version in ROWS_FIRST:
-            yield "version", stated.version, "gemv"
-        elif len(codes) == len(scales) == 2:
-            yield from _gemv(codes[1] * 8, scales[1], stated)
-        return
-    if stated.version in COLUMNS_FIRST:
-        yield "version", stated.version, "gemm"
-    yield from _bits(one, parts[".qweight"], stated)
-    yield from _groups(one, scales[0], stated)
-
-
-def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Fact]:
-    """Compare the groups of AWQ's gemv version, which are padded since eight share a word of zero points.
-
-    https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
+    Other plain layers could be of other classes than Linear.
     """
-    sizes = [size for size in stated.sizes if size > 0]
-    words = [-(-columns // size // 8) for size in sizes]
-    padded = {-(-number // multiple) * multiple * 8 for number in words for multiple in (1, 2, 4)}
-    if sizes and groups not in {*padded, *(columns // size for size in sizes)}:
-        yield "group_size", str(sizes[0]), f"{groups} scales for {columns}"
+    heads = [key for key, info in tensors.items() if codes and f".{key}".endswith(HEAD) and _is_number(info)]
+    method, modules = QuantisationSettings(settings).method, Modules(settings)
+    if method == "compressed-tensors" and not modules.unread and "lm_head" not in str(settings.get("ignore")):
+        groups = settings.get("config_groups")
+        targets = [one.get("targets") for one in groups.values()] if _is_of_groups(groups) else []
+        said = "targets Linear" if targets and all(one == ["Linear"] for one in targets) else ""
+    else:
+        said = "lm_head true" if method == "gptq" and settings.get("lm_head") is True else ""
+    names = {one.name for one in codes.tensors}
+    found = [key for key in heads if said and key not in names and not modules.left_out(module_of(key))]
+    return {said: found} if found else {}
 
 
-def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Fact]:
-    words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
-    if one.shape:
-        yield from _bits(one, parts[".weight"], stated)
-        yield from _groups(one, groups, stated)
-    elif (
-        stated.bits
-        and stated.sizes
-        and not any(b * g * groups == words * 32 for b in stated.bits for g in stated.sizes)
-    ):
-        yield "group_size", str(stated.sizes[0]), f"{groups} scales for {words} words of 32 bits"
+def _is_of_groups(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
+    return isinstance(value, dict) and all(isinstance(one, dict) for one in value.values())
 
 
-def _blocks(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Fact]:
-    name, blocks = next(iter(stated.blocks), ("", (1, 1)))
-    scale = next((info for end, info in parts.items() if end.endswith("_scale_inv")), None)
-    if scale is None and name == "block_structure" and one.method.endswith("block scales"):
-        scale = parts.get(".weight_scale")
-    shape = one.shape or ()
-    if not name or scale is None or len(shape) < 2 or FUSED.search(one.name):
-        return
-    wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
-    if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
-        yield name, str(list(blocks)), f"{scale.shape} scales for {shape}"
-
-
-def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Fact]:
-    """Compare a tensor with the schemes of all config groups, since any scheme could be the tensor's."""
-    bits = [number for number, _ in stated.schemes if number]
-    told = re.match(r"int(\d+) ", one.method)
-    if told and bits and int(told[1]) not in bits:
-        yield "num_bits", str(bits[0]), told[1]
-        return
-    words, scale = parts[".weight_packed"].shape[-1], parts[".weight_scale"]
-    groups = scale.shape[-1] if len(scale.shape) > 1 else 1
-    is_told = bool(stated.schemes) and all(map(all, stated.schemes))
-    if is_told and not any(_could_be(words, groups, *scheme) for scheme in stated.schemes):
-        yield "group_size", str(stated.schemes[0][1]), f"{groups} groups in {words} words"
-
-
-def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
-    """Return whether ``groups`` groups of ``size`` fill ``words`` words of 32 bits; the last word may be padded."""
-    least, most = (words - 1) * 32 // bits + 1, words * 32 // bits
-    return -(-least // size) <= groups <= -(-most // size)
+def _is_number(info: TensorInfo) -> bool:
+    return len(info.shape) == 2 and DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8
 
 
 def disagreements(coded: Iterable[Decoded], theirs: Settings, ours: Settings) -> list[Fact]:
@@ -263,14 +196,30 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
         yield from _disjoint("group_size", theirs.sizes, ours.sizes)
     if kind == "MLX":
         yield from _disjoint("mode", theirs.modes, ours.modes)
+    if kind in TYPES:
+        yield from _other_scheme(kind, theirs, ours)
     if kind == "packed":
-        for place, name in enumerate(("num_bits", "group_size")):
-            sizes = [[scheme[place] for scheme in one.schemes if scheme[place]] for one in (theirs, ours)]
-            yield from _disjoint(name, *sizes)
         yield from _disjoint("symmetric", theirs.symmetric, ours.symmetric)
     if kind == "fp8":
         blocks = [[list(block) for _, block in one.blocks] for one in (theirs, ours)]
         yield from _disjoint("weight_block_size", *blocks)
+
+
+def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
+    """Yield why codes have no scheme of compressed-tensors in our settings that is one of theirs."""
+    pair = theirs.schemes, ours.schemes
+    formats = [[scheme.format for scheme in schemes if scheme.format in STORED_BY] for schemes in pair]
+    stores = [[kind in STORED_BY[one] for one in each] for each in formats]
+    if any(stores[0]) and formats[1] and len(formats[1]) == len(ours.schemes) and not any(stores[1]):
+        yield "format", formats[0][stores[0].index(True)], formats[1][0]
+        return
+    yield from _disjoint("type", *([scheme.type for scheme in schemes if scheme.type] for schemes in pair))
+    if kind in ("packed", "nvfp4", "mxfp4"):
+        yield from _disjoint("num_bits", *([scheme.bits for scheme in schemes if scheme.bits] for schemes in pair))
+        yield from _disjoint("group_size", *([scheme.size for scheme in schemes if scheme.size] for schemes in pair))
+    if kind == "packed" and all(pair):
+        orders = [["group" if scheme.actorder in GROUPED else "none" for scheme in schemes] for schemes in pair]
+        yield from _disjoint("actorder", *orders)
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ._encoding import CodedTensor, Codes
 
@@ -57,6 +58,7 @@ OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_sca
 """Endings by which a program recognises codes without settings: those of ComfyUI and HQQ."""
 
 
+@lru_cache(1024)
 def family(method: str) -> str:
     """Return the family of a method in words, its name without details: GPTQ, fp8, packed."""
     return "packed" if "packed" in method else re.split(r"[, ]", method)[0]

@@ -28,7 +28,7 @@ class Modules:
     """The sections of settings that are for single modules, and the modules that are left unquantised.
 
     A section has an index, its ``place``. Expressions that could take long are not evaluated: their sections are
-    treated as general settings.
+    treated as general settings. ``unread`` are those that leave modules unquantised.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,6 +48,7 @@ class Modules:
         ignored = _texts(settings.get(_IGNORED)) if self._is_compressed else []
         self._ignored = frozenset(ignored)
         self._ignoring = _expressions([one for one in ignored if one[:3] == "re:"], start=3)
+        self.unread = frozenset(one for one in ignored if one[:3] == "re:") - self._ignoring.keys()
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:

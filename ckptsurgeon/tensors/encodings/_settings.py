@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Block", "QuantisationSettings", "Settings", "StatedValues", "quantisation_of", "stated_by", "values_called"]
+__all__ = [
+    "Block",
+    "QuantisationSettings",
+    "Scheme",
+    "Settings",
+    "StatedValues",
+    "quantisation_of",
+    "stated_by",
+    "values_called",
+]
 
 Settings: TypeAlias = Mapping[str, Any]
 """The ``quantization_config`` of a folder: untrusted data, in which any field may be missing or of any type."""
@@ -106,23 +115,41 @@ _LONGEST = 40
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """The settings of the weights in one config group of compressed-tensors.
+
+    A number is 0, a text "", and ``symmetric`` None if it is not stated. ``format`` is "" too if several groups share
+    one that is stated for all of them.
+    """
+
+    bits: int
+    size: int
+    type: str
+    strategy: str
+    actorder: str
+    symmetric: bool | None
+    format: str
+
+
+@dataclass(frozen=True)
 class StatedValues:
     """The values of the fields of settings at any depth, the outermost first.
 
-    ``schemes`` are bits and length of groups (0: not said) of the weights of each group of compressed-tensors.
-    ``format`` is GPTQ's, ``version`` AWQ's; ``flags`` are the fields that are true or false at the top.
+    ``schemes`` are those of compressed-tensors. ``format`` is GPTQ's, ``version`` AWQ's; ``flags`` are the fields that
+    are true or false at the top, ``texts`` those that are text.
     """
 
     method: str
     bits: tuple[int, ...]
     sizes: tuple[int, ...]
     blocks: tuple[Block, ...]
-    schemes: tuple[tuple[int, int], ...]
+    schemes: tuple[Scheme, ...]
     symmetric: tuple[bool, ...]
     modes: tuple[str, ...]
     format: str
     version: str
     flags: dict[str, bool]
+    texts: dict[str, str]
 
 
 def stated_by(settings: Settings) -> StatedValues:
@@ -133,13 +160,33 @@ def stated_by(settings: Settings) -> StatedValues:
         _numbers(settings, _BITS),
         tuple(one for one in _numbers(settings, _SIZES) if one > 0 or one == -1),
         tuple(_few(_blocks(settings))),
-        tuple(_few((_positive(one.get("num_bits")), _positive(one.get("group_size"))) for one in schemes)),
+        tuple(_few(_schemes(settings))),
         tuple(_few(one["symmetric"] for one in schemes if isinstance(one.get("symmetric"), bool))),
         tuple(_few(one[:_LONGEST] for one in values_called(settings, "mode") if isinstance(one, str))),
         _text(settings, "checkpoint_format", "format"),
         _text(settings, "version", "format"),
         {name: value for name, value in settings.items() if isinstance(value, bool)},
+        {name: value[:_LONGEST].lower() for name, value in settings.items() if isinstance(value, str)},
     )
+
+
+def _schemes(settings: Settings) -> Iterator[Scheme]:
+    """Yield the scheme of each object called ``weights``, with the format of the config group around it."""
+    groups = [one for found in values_called(settings, "config_groups") for one in _map(found).values()]
+    groups = [one for one in groups if isinstance(one, dict) and isinstance(one.get("weights"), dict)]
+    groups = groups or [{"weights": one} for one in values_called(settings, "weights") if isinstance(one, dict)]
+    for group in groups:
+        one = group["weights"]
+        symmetric = one.get("symmetric")
+        yield Scheme(
+            _positive(one.get("num_bits")),
+            _positive(one.get("group_size")),
+            _text(one, "type"),
+            _text(one, "strategy"),
+            _text(one, "actorder"),
+            symmetric if isinstance(symmetric, bool) else None,
+            _text(group, "format") or (_text(settings, "format") if len(groups) == 1 else ""),
+        )
 
 
 def _few(values: Iterator[Any]) -> Sequence[Any]:

@@ -33,7 +33,10 @@ def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: Quant
     """Return the logical tensor; its bits follow from zero points, ``g_idx``, groups or settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
-    columns = order.numel if order is not None else codes[0] * 32 // bits if bits else 0
+    columns = order.numel if order is not None else 0
+    is_other = bool(columns) and not columns * bits // 32 <= codes[0] <= -(-columns * bits // 32)
+    if bits and (not columns or (is_other and bits in quantisation.numbers("bits", most=_MOST))):
+        columns = codes[0] * 32 // bits  # an order of other columns than the codes have does not count
     if not columns:
         possible = quantisation.numbers("bits", most=_MOST)
         sizes = quantisation.numbers("group_size", most=_LONGEST) if groups > 1 else ()

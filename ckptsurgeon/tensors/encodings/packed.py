@@ -24,9 +24,12 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None
         return None
     words = codes.shape[-1]
     possible = sorted(set(_bits(parts, quantisation)))
-    if len(possible) > 1 and order is None:
+    columns = order.numel if order is not None else 0
+    if not any(columns * bits // 32 <= words <= -(-columns * bits // 32) for bits in possible):
+        columns = 0
+    if len(possible) > 1 and not columns:
         return Logical("packed integers (compressed-tensors)", None, at_least=codes.numel * 32 // possible[-1])
-    columns = order.numel if order is not None else words * 32 // possible[0]
+    columns = columns or words * 32 // possible[0]
     bits = possible[0] if len(possible) == 1 else words * 32 // columns
     return Logical.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
 

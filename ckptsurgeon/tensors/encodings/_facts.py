@@ -1,0 +1,201 @@
+"""Finds what settings of quantisation say of one quantised tensor and its dtypes, shapes or parts contradict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import NamedTuple
+
+from ..info import TensorInfo
+from ._encoding import CodedTensor, Parts
+from ._settings import Scheme, StatedValues
+
+__all__ = ["COLUMNS_FIRST", "FORMATS", "GROUPED", "ROWS_FIRST", "STORED_BY", "TYPES", "Contradiction", "contradicted"]
+
+ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
+"""Versions of AWQ, by the order in which they pack codes."""
+FORMATS = ("gptq", "gptq_v2")
+"""Formats of GPTQ: the first stores zero points minus one, the second as they are."""
+FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
+"""Names of modules that fuse several weights, each with blocks of its own."""
+STORED_BY: Mapping[str, tuple[str, ...]] = {
+    "pack-quantized": ("packed",),
+    "marlin-24": ("packed",),
+    "int-quantized": ("int8",),
+    "naive-quantized": ("int8", "fp8", "mxfp8"),
+    "float-quantized": ("fp8", "mxfp8"),
+    "mxfp8-quantized": ("fp8", "mxfp8"),
+    "nvfp4-pack-quantized": ("nvfp4",),
+    "mxfp4-pack-quantized": ("mxfp4",),
+}
+"""The families of encodings that each ``format`` of compressed-tensors stores.
+
+https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
+"""
+GROUPED = ("group", "dynamic")
+"""Orders of columns that are stored (``actorder``); others, "weight" and "static", are those of the groups already.
+
+https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/quant_args.py
+"""
+TYPES = {"packed": "int", "int8": "int", "fp8": "float", "mxfp8": "float", "nvfp4": "float", "mxfp4": "float"}
+"""The ``type`` of the numbers of each family."""
+
+
+class Contradiction(NamedTuple):
+    """A field of the settings, its value, and what tensors show instead; ``verb`` is "say" if their shapes do."""
+
+    field: str
+    said: str
+    found: str
+    verb: str = "say"
+
+
+def contradicted(kind: str, one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    """Yield the fields that a quantised tensor of a family ``kind`` contradicts."""
+    if kind == "GPTQ" and stated.format in ("", *FORMATS):
+        yield from _bits(one, parts[".qweight"], stated)
+        yield from _groups(one, parts[".scales"].shape[0], stated)
+        if stated.flags.get("desc_act") and ".g_idx" not in parts and parts[".scales"].shape[0] > 1:
+            yield Contradiction("desc_act", "true", "no g_idx", "have")
+    elif kind == "AWQ":
+        yield from _awq(one, parts, stated)
+    elif kind == "MLX":
+        yield from _mlx(one, parts, stated)
+    elif kind == "bitsandbytes":
+        yield from _bitsandbytes(one, stated)
+    elif kind == "fp8":
+        yield from _blocks(one, parts, stated)
+        yield from _float(parts, stated)
+    elif kind == "packed" and {".weight_packed", ".weight_scale"} <= {*parts}:
+        yield from _packed(one, parts, stated)
+    if kind in TYPES and stated.method == "compressed-tensors" and stated.schemes:
+        each = [list(_scheme(kind, one, parts, scheme)) for scheme in stated.schemes]
+        yield from each[0] if all(each) else ()
+
+
+def _scheme(kind: str, one: CodedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
+    """Yield why a scheme of compressed-tensors cannot be that of a tensor."""
+    if kind not in STORED_BY.get(scheme.format, (kind,)):
+        yield Contradiction("format", scheme.format, one.method)
+    elif scheme.type in TYPES.values() and scheme.type != TYPES[kind]:
+        yield Contradiction("type", scheme.type, one.method)
+    else:
+        yield from _grouping(kind, one, parts[".weight_scale"].shape if ".weight_scale" in parts else (), scheme)
+        if kind in ("packed", "int8") and scheme.symmetric is False and ".weight_zero_point" not in parts:
+            yield Contradiction("symmetric", "false", "no weight_zero_point", "have")
+        if kind == "packed" and scheme.actorder in GROUPED and ".weight_g_idx" not in parts:
+            yield Contradiction("actorder", scheme.actorder, "no weight_g_idx", "have")
+
+
+def _grouping(kind: str, one: CodedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:
+    """Compare the scales of a tensor with the groups of a scheme; those of packed integers are compared elsewhere."""
+    shape = one.shape or ()
+    if len(shape) != 2 or len(scale) != 2 or scale[0] != shape[0] or scale[1] < 2:
+        return
+    if scheme.strategy in ("channel", "tensor"):
+        yield Contradiction("strategy", scheme.strategy, "group")
+    elif kind in ("nvfp4", "mxfp4") and scheme.size and scheme.size * scale[1] != shape[1]:
+        yield Contradiction("group_size", str(scheme.size), str(shape[1] // scale[1]))
+
+
+def _bitsandbytes(one: CodedTensor, stated: StatedValues) -> Iterator[Contradiction]:
+    asked = [name for name in ("load_in_4bit", "load_in_8bit") if stated.flags.get(name)]
+    kind, said = one.method.rpartition(" ")[2], stated.texts.get("bnb_4bit_quant_type", "")
+    if asked and ("load_in_8bit" if kind == "int8" else "load_in_4bit") not in asked:
+        yield Contradiction(asked[0], "true", one.method)
+    elif {said, kind} == {"fp4", "nf4"}:
+        yield Contradiction("bnb_4bit_quant_type", said, kind, "are")
+
+
+def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    """Compare the type of 8-bit floats with the field of DeepSeek's settings."""
+    said, kind = stated.texts.get("fmt", ""), next(iter(parts.values())).dtype.removeprefix("float8_")[:4]
+    if {said, kind} == {"e4m3", "e5m2"}:
+        yield Contradiction("fmt", said, kind, "are")
+
+
+def _bits(one: CodedTensor, codes: TensorInfo, stated: StatedValues) -> Iterator[Contradiction]:
+    bits = codes.numel * 32 // one.parameters if one.parameters else 0
+    if stated.bits and bits and bits not in stated.bits:
+        yield Contradiction("bits", str(stated.bits[0]), str(bits))
+
+
+def _groups(one: CodedTensor, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
+    columns = one.shape[-1] if one.shape else 0
+    possible = [-(-columns // size) if size > 0 else 1 for size in stated.sizes]
+    if possible and columns and groups and groups not in possible:
+        size = str(columns // groups) if columns % groups == 0 else f"{groups} for {columns}"
+        yield Contradiction("group_size", str(stated.sizes[0]), size)
+
+
+def _awq(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    codes, scales = parts[".qweight"].shape, parts[".scales"].shape
+    if scales[0] == codes[0]:
+        if stated.version in ROWS_FIRST:
+            yield Contradiction("version", stated.version, "gemv")
+        elif len(codes) == len(scales) == 2:
+            yield from _gemv(codes[1] * 8, scales[1], stated)
+        return
+    if stated.version in COLUMNS_FIRST:
+        yield Contradiction("version", stated.version, "gemm")
+    yield from _bits(one, parts[".qweight"], stated)
+    yield from _groups(one, scales[0], stated)
+
+
+def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
+    """Compare the groups of AWQ's gemv version, which are padded since eight share a word of zero points.
+
+    https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
+    """
+    sizes = [size for size in stated.sizes if size > 0]
+    words = [-(-columns // size // 8) for size in sizes]
+    padded = {-(-number // multiple) * multiple * 8 for number in words for multiple in (1, 2, 4)}
+    if sizes and groups not in {*padded, *(columns // size for size in sizes)}:
+        yield Contradiction("group_size", str(sizes[0]), f"{groups} scales for {columns}")
+
+
+def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
+    if one.shape:
+        yield from _bits(one, parts[".weight"], stated)
+        yield from _groups(one, groups, stated)
+    elif (
+        stated.bits
+        and stated.sizes
+        and not any(b * g * groups == words * 32 for b in stated.bits for g in stated.sizes)
+    ):
+        yield Contradiction("group_size", str(stated.sizes[0]), f"{groups} scales for {words} words of 32 bits")
+
+
+def _blocks(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    name, blocks = next(iter(stated.blocks), ("", (1, 1)))
+    scale = next((info for end, info in parts.items() if end.endswith("_scale_inv")), None)
+    if scale is None and name == "block_structure" and one.method.endswith("block scales"):
+        scale = parts.get(".weight_scale")
+    shape = one.shape or ()
+    if not name or scale is None or len(shape) < 2 or FUSED.search(one.name):
+        return
+    wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
+    if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
+        yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}")
+
+
+def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    """Compare a tensor with the schemes of all config groups, since any scheme could be the tensor's."""
+    bits = [scheme.bits for scheme in stated.schemes if scheme.bits]
+    told = re.match(r"int(\d+) ", one.method)
+    if told and bits and int(told[1]) not in bits:
+        yield Contradiction("num_bits", str(bits[0]), told[1])
+        return
+    words, scale = parts[".weight_packed"].shape[-1], parts[".weight_scale"]
+    groups = scale.shape[-1] if len(scale.shape) > 1 else 1
+    sizes = [(scheme.bits, scheme.size) for scheme in stated.schemes]
+    if sizes and all(map(all, sizes)) and not any(_could_be(words, groups, *each) for each in sizes):
+        yield Contradiction("group_size", str(sizes[0][1]), f"{groups} groups in {words} words")
+
+
+def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
+    """Return whether ``groups`` groups of ``size`` fill ``words`` words of 32 bits; the last word may be padded."""
+    least, most = (words - 1) * 32 // bits + 1, words * 32 // bits
+    return -(-least // size) <= groups <= -(-most // size)

@@ -1,0 +1,141 @@
+"""Compares the sizes of a quantised tensor's codes with those of its other parts, and gives its logical shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+
+from ..info import TensorInfo
+from ._encoding import CodedTensor, Codes, Parts
+from ._methods import family
+from ._settings import Settings, StatedValues, stated_by
+
+__all__ = ["logical_shapes", "unfit_sizes"]
+
+Shape = tuple[int, ...]
+
+_WORD, _BITS = 32, range(2, 9)
+_GROUPS = {"nvfp4": 16, "mxfp4": 32}
+"""Codes for one scale; ModelOpt's W4A8_NVFP4_FP8 has others, which its settings state."""
+_TILE = (128, 4)
+"""Rows and columns that scales of 4-bit floats are padded to, in the order of a GPU's tiles (ComfyUI)."""
+_SMALLEST = 8
+"""The fewest rows or columns of a block of 8-bit numbers."""
+_OF_CODES = (".weight_scale", ".weight_descale")
+_MAPS = {".quant_map": 16, ".nested_quant_map": 256}
+"""Numbers that bitsandbytes' codes choose from."""
+
+
+def logical_shapes(codes: Codes) -> dict[str, Shape]:
+    """Return the shape that each quantised tensor stands for, by the key that it would have if it were plain.
+
+    If the headers only give its number of parameters, as those of bitsandbytes do, the number alone is the shape.
+    """
+    shapes = {one.name: one.shape or (one.parameters and (one.parameters,)) for one in codes.tensors}
+    return {name: shape for name, shape in shapes.items() if shape}
+
+
+def unfit_sizes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each part whose size does not fit the codes, with the name of its quantised tensor."""
+    stated = stated_by(settings)
+    for one in codes.tensors:
+        check = _CHECKS.get(family(one.method))
+        if check is not None and one.codes:
+            parts = {end: tensors[key] for end, key in one.parts.items()}
+            yield from ((end.rpartition(".")[2], one.name) for end in check(one, parts, stated))
+
+
+def _gptq(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    """Compare the order of columns with the zero points; the settings tell which of the two is wrong."""
+    order, zeros = parts.get(".g_idx"), parts.get(".qzeros")
+    if order is None or not order.numel:
+        return
+    words, outputs = parts[".qweight"].shape
+    bits = stated.bits or _BITS
+    shown = [one for one in _BITS if zeros is None or not zeros.shape or _fill(outputs, one, zeros.shape[-1])]
+    if not any(_fill(order.numel, one, words) for one in {*shown, *bits}):
+        yield ".g_idx"
+    elif stated.bits and not any(one in shown for one in bits) and any(_fill(order.numel, one, words) for one in bits):
+        yield ".qzeros"
+
+
+def _fill(columns: int, bits: int, words: int) -> bool:
+    """Return whether so many columns fill so many words of 32 bits, of which the last may be padded."""
+    return columns * bits // _WORD <= words <= -(-columns * bits // _WORD)
+
+
+def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    codes, scale = parts.get(".weight_packed"), parts.get(".weight_scale")
+    if codes is None or scale is None or len(codes.shape) != 2:
+        return
+    order, zeros = parts.get(".weight_g_idx"), parts.get(".weight_zero_point")
+    if len(scale.shape) == 2 and scale.numel > 1 and scale.shape[0] != codes.shape[0]:
+        yield ".weight_scale"
+    elif zeros is not None and len(zeros.shape) == len(scale.shape) == 2 and zeros.shape[1] != scale.shape[1]:
+        yield ".weight_zero_point"
+    bits = [scheme.bits for scheme in stated.schemes if scheme.bits] or _BITS
+    if order is not None and order.numel and not any(_fill(order.numel, one, codes.shape[1]) for one in bits):
+        yield ".weight_g_idx"
+
+
+def _fp4(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    scale, shape = parts.get(".weight_scale"), one.shape or ()
+    if scale is None or len(shape) < 2 or not all(shape):
+        return
+    usual = _GROUPS[family(one.method)]
+    if not any(scale.numel in _scales(shape, size) for size in (usual, *stated.sizes) if size > 0):
+        yield ".weight_scale"
+    for end in (".weight_global_scale", ".weight_scale_2") if len(shape) == 2 else ():
+        if end in parts and parts[end].numel != 1:
+            yield end
+
+
+def _scales(shape: Shape, size: int) -> tuple[int, int]:
+    """Return how many scales there are for groups of ``size`` columns: without padding, and with it."""
+    rows, groups = shape[-2], -(-shape[-1] // size)
+    padded = [-(-number // multiple) * multiple for number, multiple in zip((rows, groups), _TILE, strict=True)]
+    return prod(shape[:-2]) * rows * groups, prod(shape[:-2]) * prod(padded)
+
+
+def _bytes(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    """Compare scales of blocks, rows or whole tensors with 8-bit codes of two dimensions."""
+    shape = one.shape or ()
+    if len(shape) != 2 or not all(shape):
+        return
+    for end, scale in parts.items():
+        if end.startswith(_OF_CODES) and len(scale.shape) == 2 and not all(map(_divides, scale.shape, shape)):
+            blocks = (tuple(map(_blocks_in, shape, block)) for _, block in stated.blocks)
+            if scale.numel not in (1, *shape) and scale.shape not in blocks:
+                yield end
+
+
+def _blocks_in(length: int, block: int) -> int:
+    return -(-length // block)
+
+
+def _divides(scales: int, length: int) -> bool:
+    """Return whether so many scales can be for one dimension: one for all of it, for each place or for each block."""
+    return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
+
+
+def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    if ".biases" in parts and parts[".biases"].shape != parts[".scales"].shape:
+        yield ".biases"
+
+
+def _bitsandbytes(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+    yield from (end for end, number in _MAPS.items() if end in parts and parts[end].numel != number)
+    if ".SCB" in parts and one.shape and parts[".SCB"].numel != one.shape[0]:
+        yield ".SCB"
+
+
+_CHECKS: Mapping[str, Callable[[CodedTensor, Parts, StatedValues], Iterator[str]]] = {
+    "GPTQ": _gptq,
+    "packed": _packed,
+    "nvfp4": _fp4,
+    "mxfp4": _fp4,
+    "fp8": _bytes,
+    "int8": _bytes,
+    "MLX": _mlx,
+    "bitsandbytes": _bitsandbytes,
+}
