@@ -3,6 +3,7 @@
 What each method stores is in the files of its encoding. Parts that depend on a format are needed only where it is
 known: GPTQ stores zero points in its own formats and not in Marlin's, AWQ not in Marlin's and without
 ``zero_point``, compressed-tensors' marlin-24 has other names for all, MLX biases only beside scales that are floats.
+What only a setting asks for (``g_idx``, ``weight_zero_point``) is compared with the settings, in ``_facts``.
 """
 
 from __future__ import annotations
@@ -124,8 +125,7 @@ def _layouts(settings: Settings) -> Iterator[_Layout]:
     elif method == "bitsandbytes":
         yield from _bitsandbytes(settings)
     elif method == "compressed-tensors" and settings.get("format") in _PACKED:
-        more = ((".weight_zero_point",),) if stated.symmetric == (False,) else ()
-        yield _Layout(f"the format {settings['format']}", (*_OF_PACKED, *more))
+        yield _Layout(f"the format {settings['format']}", _OF_PACKED)
     elif settings.get("quant_algo") in _NVFP4:
         yield _Layout("nvfp4", ((".weight",), (".weight_scale",), (".weight_scale_2",)), "uint8")
     elif method is None and {"bits", "group_size"} <= settings.keys():
@@ -142,8 +142,7 @@ _OF_PACKED = ((".weight_packed",), (".weight_scale",), (".weight_shape",), (".we
 def _gptq(form: str, settings: Settings) -> _Layout:
     has_zeros = settings.get("sym") is False or (settings.get("sym") is True and form != "gptq_v2")
     zeros = ((".qzeros",),) if has_zeros else ()
-    order = ((".g_idx",),) if settings.get("desc_act") is True else ()
-    return _Layout("GPTQ", ((".qweight",), (".scales",), *zeros, *order))
+    return _Layout("GPTQ", ((".qweight",), (".scales",), *zeros))
 
 
 def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:

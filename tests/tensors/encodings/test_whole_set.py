@@ -64,7 +64,6 @@ PACK, NV = {"format": "pack-quantized"}, {"format": "nvfp4-pack-quantized"}
     ("name", "end", "method", "more"),
     [
         ("gptq", ".scales", "GPTQ", {}), ("gptq", ".qzeros", "GPTQ", {"sym": True}), ("gptq", ".qweight", "GPTQ", {}),
-        ("gptq", ".g_idx", "GPTQ", {"desc_act": True}),
         ("gptq", ".qzeros", "GPTQ", {"checkpoint_format": "gptq_v2", "sym": False}),
         ("awq", ".scales", "AWQ", {}), ("awq", ".qzeros", "AWQ", {"zero_point": True}), ("awq", ".qweight", "AWQ", {}),
         ("int4-packed", ".weight_scale", "the format pack-quantized", PACK),
@@ -115,11 +114,9 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     [
         ("gptq", ".qzeros", {"checkpoint_format": "marlin"}),
         ("gptq", ".qzeros", {"checkpoint_format": "gptq_v2", "sym": True}),
-        ("gptq", ".g_idx", {"desc_act": False}),
         ("awq", ".qzeros", {"version": "marlin"}), ("awq", ".qzeros", {"zero_point": False}),
         ("bnb-fp4-bf16", ".bias", {}), ("bnb-int8", ".weight_format", {}),
         ("nvfp4-packed", ".input_global_scale", NV), ("nvfp4-modelopt", ".input_scale", {}),
-        ("int4-packed", ".weight_zero_point", PACK),
     ],
 )  # fmt: skip
 def test_parts_that_a_format_does_not_need_are_not_missed(
