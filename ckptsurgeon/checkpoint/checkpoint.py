@@ -19,20 +19,16 @@ from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .quantisation import (
+from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in
+from .quantisation_notes import (
     contradictory,
     disagreeing_files,
-    in_other_shards,
-    incomplete,
     missing_settings,
     of_other_width,
-    quantisation_settings,
-    settings_by_file,
-    settings_in,
     unfit,
     unlike_others,
 )
-from .quantised_parts import notes_on_parts
+from .quantised_parts import incomplete, notes_on_parts
 from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..tensors.encodings._agreement import stores_codes
 from ..tensors.encodings._encoding import Codes
 from ..tensors.encodings._left_scales import plain_with_scales
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._odd_ones import odd_ones, of_another_scale
+from ..tensors.encodings._parts import broken_partners
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
-from .quantisation import scaleless
 
-__all__ = ["notes_on_parts"]
+__all__ = ["incomplete", "notes_on_parts"]
 
 Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
+NO_SCALES = "without scales"
+"""The end of the method of quantised tensors that have no scales."""
 
 
 def notes_on_parts(
@@ -26,7 +29,7 @@ def notes_on_parts(
 
     ``elsewhere`` has the keys of the other shards; ``is_whole`` is not set if there are shards that no index lists.
     """
-    lacking = list(scaleless(path, codes, settings, elsewhere))
+    lacking = list(_scaleless(path, codes, settings, elsewhere))
     if not lacking and is_whole:
         lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere))
     yield from lacking
@@ -68,3 +71,25 @@ def _unlike_parts(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
+
+
+def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
+    """Yield notes on parts that quantised tensors lack but similar ones have; ``elsewhere``: keys of other shards."""
+    for one in broken_partners(codes, tensors, frozenset(elsewhere)):
+        number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
+        like, part = f"{one.others} like {'it' if is_one else 'them'} have", escape(one.part)
+        has = f"{'lacks' if is_one else 'lack'} {part}, which {like}"
+        if one.block:
+            has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
+            has += f", which {like}" if one.others else ""
+        yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
+
+
+def _scaleless(path: str, codes: Codes, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
+    """Say that no codes have scales, though the settings are of a method that decodes by them."""
+    method = stores_codes(settings)
+    names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]
+    if method and len(names) == len(codes.tensors) and names and not elsewhere:
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} no scales"
+        said = f"and its quantization_config says quant_method {escape(method)}"
+        yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"

@@ -1,0 +1,185 @@
+"""Notes on quantised tensors that contradict the settings of quantisation beside them, or each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..storage.read.base import Folder
+from ..storage.read.uri import scheme_of
+from ..tensors.dtypes import DTYPES
+from ..tensors.encodings._agreement import (
+    Decoded,
+    contradictions,
+    disagreements,
+    left_out,
+    plain_heads,
+    stores_codes,
+)
+from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._methods import known_by_settings
+from ..tensors.encodings._sizes import unfit_sizes
+from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from .quantisation import SETTINGS, configuration, quantisation_settings, settings_by_file
+
+__all__ = ["contradictory", "disagreeing_files", "missing_settings", "of_other_width", "unfit", "unlike_others"]
+
+Tensors = Mapping[str, TensorInfo]
+OTHERS = ("norm", "embed", "router", ".gate.")
+"""Words in the names of weights that methods of quantisation do not quantise."""
+SMALLEST = 16
+"""The fewest rows and columns of a weight that any method quantises."""
+SHOWN = 3
+ONE = {"have": "has", "are": "is"}
+"""The forms of verbs for one tensor."""
+WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
+"""Weights with as many columns as the model's width, in most models, and one that all these models have."""
+BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
+"""Methods whose codes have as many columns as the settings give."""
+
+
+def unfit(codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the parts whose shapes do not fit the codes, with the names of their quantised tensors."""
+    found: dict[str, list[str]] = {}
+    for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
+        found.setdefault(part, []).append(name)
+    return found
+
+
+def contradictory(
+    path: str,
+    codes: Codes,
+    tensors: Tensors,
+    settings: Mapping[str, Any],
+    unfit: Mapping[str, Sequence[str]],
+    elsewhere: Sequence[str],
+) -> Iterator[str]:
+    """Yield a note for each setting that the codes contradict; ``elsewhere``: keys of other shards."""
+    others = {name for names in unfit.values() for name in names}
+    for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
+        shows = f"{_subject(fact.verb, count(len(names), 'quantised tensor'), names)} {escape(fact.found)}"
+        says = f"its quantization_config says {fact.field} {escape(fact.said)}, but {shows}"
+        yield f"{escape(path)}: {says}: {listing(names, SHOWN)}"
+    for by, names in left_out(codes, settings).items():
+        yield (
+            f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
+            f"{escape(by)}: {listing(names, SHOWN)}"
+        )
+    for said, names in plain_heads(codes, tensors, settings).items():
+        are = f"and does not leave out {listing(names, SHOWN)}, but {'it is' if len(names) == 1 else 'they are'} plain"
+        yield f"{escape(path)}: its quantization_config says {said} {are}"
+
+
+def _subject(verb: str, number: str, names: Sequence[str]) -> str:
+    if verb == "say":
+        return f"the shapes of {number} say"
+    return f"{number} {ONE[verb] if len(names) == 1 else verb}"
+
+
+def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[str]:
+    """Yield a note if, by its settings, no codes of a model are as wide as its config.json gives."""
+    found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
+    if folder is None or not any(GATE in one.name for one in found):
+        return
+    config = configuration(folder)
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    widths = [part["hidden_size"] for part in parts if type(part.get("hidden_size")) is int]
+    if len(widths) == 1 and all(one.shape[-1] != widths[0] for one in found if one.shape):
+        columns = found[0].shape[-1] if found[0].shape else 0
+        yield (
+            f"{escape(path)}: by its quantization_config {count(len(found), 'quantised tensor')} of layers have other "
+            f"columns than config.json says, {columns} and not {widths[0]} (hidden_size): "
+            f"{listing([one.name for one in found], SHOWN)}"
+        )
+
+
+def unlike_others(
+    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], unfit: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield which weights are stored otherwise than those like them: plainly, twice, with parts that do not fit."""
+    twice = stored_twice(codes, tensors)
+    plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
+    if plain:
+        are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} plain"
+        said = "which its quantization_config does not say, and those of other layers are codes"
+        yield f"{escape(path)}: {are}, {said}: {listing(plain, SHOWN)}"
+    if twice:
+        are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} there"
+        yield f"{escape(path)}: {are} as codes and plainly, of which a loader takes one: {listing(twice, SHOWN)}"
+    for part, names in unfit.items():
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
+        yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
+
+
+def disagreeing_files(
+    path: str, codes: Codes, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield notes where files contradict the first one that has settings of the same codes.
+
+    ``metadata`` are the settings in the file of the weights, ``files`` those of the files next to it.
+    """
+    said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
+    first, settings = next(iter(said.items()), ("", {}))
+    coded = [Decoded.of(one.method, one.name) for one in codes.tensors] if len(said) > 1 else []
+    for name, other in said.items():
+        there, back = disagreements(coded, other, settings), disagreements(coded, settings, other)
+        for field, theirs, ours in dict.fromkeys([*there, *((field, one, two) for field, two, one in back)]):
+            yield f"{escape(path)}: {field} is {escape(ours)} in {first}, and {escape(theirs)} in {name}"
+
+
+def missing_settings(
+    path: str,
+    codes: Codes,
+    tensors: Tensors,
+    folder: Folder | None,
+    settings: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    elsewhere: Callable[[], Sequence[str]],
+) -> Iterator[str]:
+    """Yield a note if config.json has no settings of quantisation but there are codes, or the opposite.
+
+    ``settings`` are those of the codes, which transformers does not look for in ``metadata``; ``elsewhere`` gives the
+    keys of a shard's other shards, which may have codes.
+    """
+    if folder is None:
+        return
+    if codes:
+        ours = not settings or SETTINGS in metadata
+        named = [one.name for one in known_by_settings(codes)] if ours and not settings_by_file(folder) else []
+        config = configuration(folder) if named else {}
+        if config and not _speaks_of_it(config):
+            yield (
+                f"{escape(path)}: its config.json has no quantization_config for "
+                f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
+            )
+        return
+    plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
+    method = stores_codes(quantisation_settings(folder)) if plain and not scheme_of(folder.uri) else ""
+    if method and not elsewhere():
+        yield (
+            f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
+            f"{escape(plain)} is {tensors[plain].dtype}"
+        )
+
+
+def _speaks_of_it(config: Mapping[str, Any]) -> bool:
+    """Return whether any field of a configuration, at any depth, is named after quantisation."""
+    level: list[Any] = [config]
+    while level:
+        one = level.pop()
+        if isinstance(one, dict):
+            if any(word in name for name in one for word in ("quant", "quip", "compression")):
+                return True
+            level += one.values()
+    return False
+
+
+def _could_be_quantised(key: str, info: TensorInfo) -> bool:
+    """Return whether a tensor is a weight of a layer, as a plain number."""
+    if len(info.shape) != 2 or min(info.shape) < SMALLEST or not key.endswith(".weight"):
+        return False
+    is_float = DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8
+    return is_float and any(map(str.isdigit, key.split("."))) and not any(word in key for word in OTHERS)
