@@ -1,4 +1,4 @@
-"""Reads the settings of quantisation of a model's folder, and checks them against its tensors."""
+"""Reads the settings of quantisation in a model's folder."""
 
 from __future__ import annotations
 
