@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
+from ..util.text import brief_repr, escape
 from .mapping import INSIDE, marked
 from .vocabulary import MOST, Vocabulary, checked
 
-__all__ = ["VOCABULARY", "read_added", "read_decoder"]
+__all__ = ["VOCABULARY", "doubled_number", "read_added", "read_decoder"]
 
 
 class _HuggingFace:
@@ -60,11 +61,31 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
         raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to numbers.")
     tokens = {number: token for token, number in numbers.items()}
     if len(tokens) < len(numbers):
-        raise ConfigError(f"{name} gives two tokens one number.")
+        raise ConfigError(f"{name} {number_twice(numbers)}.")
     absent = next((i for i in range(len(tokens)) if i not in tokens), None)
     if absent is not None:
         raise ConfigError(f"{name} has {len(tokens)} tokens but none with the number {absent}.")
     return checked(name, [tokens[i] for i in range(len(tokens))])
+
+
+def number_twice(numbers: dict[str, int]) -> str:
+    """Return text on the first two tokens with one number, "" if there are none."""
+    tokens = dict[int, str]()
+    for token, number in numbers.items():
+        if tokens.setdefault(number, token) != token:
+            both = f"{brief_repr(tokens[number], 24)} and {brief_repr(token, 24)}"
+            return f"gives two tokens one number: {number} is {escape(both)}"
+    return ""
+
+
+def doubled_number(data: bytes) -> str:
+    """Return text on two tokens of a tokenizer.json with one number, "" if there are none or it cannot be read."""
+    try:
+        document = read_json(data)
+        vocabulary = document["model"]["vocab"]
+        return number_twice({**vocabulary, **_added(document)}) if isinstance(vocabulary, dict) else ""
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ..errors import ConfigError
 from .vocabulary import MOST, Vocabulary, checked
 
-__all__ = ["VOCABULARY"]
+__all__ = ["VOCABULARY", "pieces_in"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PIECES, _TEXT, _SCORE = 1, 1, 2
@@ -72,6 +72,26 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("a number is too long")
+
+
+def pieces_in(data: bytes) -> tuple[str, ...] | None:
+    """Return the pieces of a sentencepiece model, None if it cannot be parsed, as one that is cut short."""
+    try:
+        found = tuple(
+            _text_of(value) for field, value in _fields(data) if field == _PIECES and isinstance(value, bytes)
+        )
+    except (ValueError, IndexError, struct.error):
+        return None
+    return found or None
+
+
+def _text_of(piece: bytes) -> str:
+    if piece[:1] == b"\x0a" and len(piece) > 1 and piece[1] < 0x80 and len(piece) >= 2 + piece[1]:
+        return piece[2 : 2 + piece[1]].decode(
+            "utf-8"
+        )  # the text comes first and is short: hundreds of thousands are so
+    text = next((value for field, value in _fields(piece) if field == _TEXT), b"")
+    return text.decode("utf-8") if isinstance(text, bytes) else ""
 
 
 VOCABULARY = _SentencePiece()

@@ -47,7 +47,7 @@ def with_sources_said(
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
-            lists = (*token_list_notes(folder), *name_notes(folder), *special_id_notes(apart, folder))
+            lists = (*token_list_notes(folder), *name_notes(apart), *special_id_notes(apart, folder))
             notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
@@ -114,6 +114,7 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     found[folder.vocabulary] = vocabulary_fault(read)
+    found |= {name: "it is not a whole sentencepiece model" for name, pieces in read.pieces.items() if pieces is None}
     return [(name, why) for name, why in found.items() if why]
 
 

@@ -13,9 +13,9 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
-from .documents import TOKENIZER
 from .folder import ModelFolder
 from .layer_checks import rotary_differences, with_order
+from .text_differences import text_notes
 
 __all__ = ["input_notes", "with_config_said"]
 
@@ -203,34 +203,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
         differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
     if differing:
         yield f"the models prepare inputs differently, by their {PREPROCESSOR}: {'; '.join(differing)}"
-    yield from _text_notes(other, theirs, name, ours)
-
-
-NORMALISED = (
-    "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct", "strip_accents",
-    "tokenize_chinese_chars",
-)  # fmt: skip
-"""Fields of tokenisers that say how a text is normalised before it is split into tokens."""
-
-
-def _text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note if two tokenisers normalise a text differently."""
-    there, here = _settings(theirs), _settings(ours)
-    differing = [
-        f"{field} is {_input_said(there[field])} in {escape(other)}, {_input_said(here[field])} in {escape(name)}"
-        for field in NORMALISED
-        if isinstance(there.get(field), bool) and isinstance(here.get(field), bool) and there[field] != here[field]
-    ]
-    if differing:
-        yield f"the tokenisers normalise texts differently, by their {TOKENIZER}: {'; '.join(differing)}"
-
-
-def _settings(folder: ModelFolder) -> Mapping[str, Any]:
-    if not any(one.name == TOKENIZER and not scheme_of(one.path) for one in folder.files):
-        return {}
-    with suppress(ConfigError, SourceError):
-        return folder.document(TOKENIZER)
-    return {}
+    yield from text_notes(other, theirs, name, ours)
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:

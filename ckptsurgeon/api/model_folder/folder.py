@@ -20,9 +20,23 @@ from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
 from ...util.text import listing
+from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
 from ...vocabulary.read import vocabulary_in
+from ...vocabulary.row_order import is_of_pieces
+from ...vocabulary.sentencepiece import pieces_in
+from ...vocabulary.tokenizer_head import tokenizer_head
 from .config import TIES, untied_by_default, vocabulary_size
-from .documents import CHAT, OF_PEOPLE, SECOND, TOKENIZER, VOCABULARIES, json_text, parsed_object, read_object
+from .documents import (
+    BYTE_PAIRS,
+    CHAT,
+    OF_PEOPLE,
+    SECOND,
+    TOKENIZER,
+    VOCABULARIES,
+    json_text,
+    parsed_object,
+    read_object,
+)
 
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
@@ -150,6 +164,25 @@ class ModelFolder:
                 self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None
             ).tokens
         return None
+
+    @cached_property
+    def tokenizer_head(self) -> Mapping[str, Any]:
+        """The sections of its tokenizer.json but for the list of tokens; none if there is no such file nearby."""
+        if self.vocabulary != VOCABULARIES[0] or scheme_of(self._file(self.vocabulary).path):
+            return {}
+        return tokenizer_head(self.read(self.vocabulary, LARGEST))
+
+    @cached_property
+    def pieces(self) -> Mapping[str, tuple[str, ...] | None]:
+        """The pieces of its sentencepiece models nearby, by the name of the file; None for one that is not whole."""
+        found = dict[str, tuple[str, ...] | None]()
+        for one in self.tokenizer:
+            if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
+                with suppress(ConfigError, SourceError):  # said where the file is copied
+                    data = read_small(one.path, LARGEST)  # not recorded: no plan depends on it
+                    if not TIKTOKEN.sniff(one.name, data):
+                        found[one.name] = pieces_in(data)
+        return found
 
     @property
     def chat_template(self) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from ...errors import ConfigError, SourceError
 from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape
+from ...util.text import listing
+from ...vocabulary.huggingface import doubled_number
 from ...vocabulary.read import vocabulary_of
 from .documents import VOCABULARIES
 from .folder import LARGEST, ModelFolder
 from .merge_rules import merge_rule_notes
-from .tokenizer_files import WHOLE
+from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens
 
 __all__ = ["token_list_notes"]
 
@@ -26,6 +29,9 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     """
     for older in (OLDER, LINES):
         yield from _other_tokens(folder, older)
+    yield from _other_pieces(folder)
+    yield from _added_elsewhere(folder)
+    yield from _around_texts(folder)
     yield from merge_rule_notes(folder)
 
 
@@ -38,8 +44,82 @@ def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
         theirs = vocabulary_of(older, folder.read(older, LARGEST)).tokens
     pairs = list(zip(theirs, folder.tokens, strict=False))
     other = [row for row, (one, two) in enumerate(pairs) if one != two]
-    if len(other) * 2 > len(pairs):
+    if len(other) * 2 <= len(pairs):
+        other = [row for row in other if _are_words(*pairs[row])]
+    if other:
         row = other[0]
-        one, two = (escape(brief_repr(token)) for token in pairs[row])
+        one, two = (brief_token(token) for token in pairs[row])
         differ = f"have other tokens in {len(other)} of {len(pairs)} rows"
         yield f"{older} and {WHOLE} {differ}: row {row} is {one} in {older} and {two} in {WHOLE}"
+
+
+def _are_words(one: str, two: str) -> bool:
+    """Whether two tokens are different words, in whatever spelling: no special tokens, padding or white space."""
+    one, two = (unicodedata.normalize("NFKC", token).strip() for token in (one, two))
+    return one != two and bool(one and two) and not any(map(SPECIAL.fullmatch, (one, two)))
+
+
+def _other_pieces(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on a sentencepiece model, over a tenth of whose pieces tokenizer.json lacks.
+
+    Tokenisers reorder and rename some pieces, and have more than these, but they have all words.
+    """
+    known = frozenset(folder.tokens or ()) if folder.has_all_tokens else frozenset[str]()
+    for name, pieces in folder.pieces.items() if known else ():
+        lacking = [piece for piece in pieces or () if piece not in known and not SPECIAL.fullmatch(piece)]
+        if len(lacking) * 10 > len(pieces or ()):
+            examples = listing([brief_token(piece) for piece in lacking], 3, where="")
+            yield f"{len(lacking)} of {len(pieces or ())} pieces of {name} are not in {WHOLE}: {examples}"
+
+
+def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on tokens of tokenizer.json with the number of another: transformers gives added ones a new one."""
+    if not folder.has_all_tokens or scheme_of(_path(folder, WHOLE)):
+        return
+    tokens = folder.tokens or ()
+    found = [(token, row) for token, row in added_in(folder, WHOLE) if row < len(tokens) and tokens[row] != token]
+    for token, row in found[:1]:
+        both = f"{row} is {brief_token(tokens[row])} and {brief_token(token)}"
+        yield f"{WHOLE} gives two tokens one number: {both}"
+    if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
+        yield f"{WHOLE} {twice}"
+
+
+def _path(folder: ModelFolder, name: str) -> str:
+    return next(one.path for one in folder.files if one.name == name)
+
+
+def _around_texts(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the tokens that a tokeniser puts around a text have other ids than those it puts there."""
+    places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
+    found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
+    if found and places:
+        said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
+        others = listing(said, 3, where="")
+        yield f"the post_processor of {WHOLE} puts other tokens around a text than it names: {others}"
+
+
+def _put(processor: Any) -> Iterator[tuple[str, int]]:
+    """Yield the tokens that a post-processor puts around texts, each with its id."""
+    if not isinstance(processor, dict):
+        return
+    for one in _items(processor.get("processors")):
+        yield from _put(one)
+    for field in ("cls", "sep"):
+        if isinstance(pair := processor.get(field), list) and len(pair) == 2 and isinstance(pair[0], str):
+            yield pair[0], pair[1]
+    pieces = [*_items(processor.get("single")), *_items(processor.get("pair"))]
+    used = [one["SpecialToken"].get("id") for one in pieces if isinstance(one, dict) and _is_special(one)]
+    special = processor.get("special_tokens")
+    for name, one in special.items() if isinstance(special, dict) else ():
+        if name in used and isinstance(one, dict):
+            pairs = zip(_items(one.get("tokens")), _items(one.get("ids")), strict=False)
+            yield from ((token, row) for token, row in pairs if isinstance(token, str) and type(row) is int)
+
+
+def _is_special(piece: dict[str, Any]) -> bool:
+    return isinstance(piece.get("SpecialToken"), dict)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -87,10 +87,10 @@ def added_tokens(folder: ModelFolder) -> set[str]:
 def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
     """Yield the tokens that a file adds, and their ids; none if it cannot be read, which is reported elsewhere."""
     try:
-        document = json.loads(folder.read(name, LARGEST))
+        document = folder.tokenizer_head if name == WHOLE else json.loads(folder.read(name, LARGEST))
     except (ConfigError, SourceError, ValueError, RecursionError):
         return
-    if not isinstance(document, dict):
+    if not isinstance(document, Mapping):
         return
     if name == ADDED:
         yield from ((token, number) for token, number in document.items() if type(number) is int)

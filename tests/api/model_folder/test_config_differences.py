@@ -343,6 +343,37 @@ def test_texts_that_are_cut_otherwise_are_said(verb: str, theirs: dict[str, Any]
     )
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+METASPACE = {"type": "Metaspace", "replacement": "▁"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "note"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, {"normalizer": None}, "lowercase is true in a, false in b"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "BertNormalizer", "lowercase": True}]}}, {},
+         "lowercase is true in a, false in b"),
+        ({"pre_tokenizer": BYTES | {"add_prefix_space": True}}, {"pre_tokenizer": BYTES},
+         "add_prefix_space is true in a, false in b"),
+        ({"pre_tokenizer": BYTES | {"use_regex": True}}, {"pre_tokenizer": BYTES}, ""),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x"}}, BYTES]}},
+         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "y"}}, BYTES]}},
+         "split pattern is \"{'Regex': 'x'}\" in a, \"{'Regex': 'y'}\" in b"),
+        ({"pre_tokenizer": METASPACE, "normalizer": None},
+         {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}]}},
+         ""),  # two versions of one tokeniser
+    ],
+)  # fmt: skip
+def test_texts_that_two_tokenizer_json_cut_otherwise_are_said(
+    theirs: dict[str, Any], ours: dict[str, Any], note: str
+) -> None:
+    for name, steps in (("b", ours), ("a", theirs)):
+        vocab = {"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}}}
+        Path(model(name), "tokenizer.json").write_text(json.dumps({"added_tokens": [], **steps, **vocab}))
+    said = [one for one in cs.average(["b", "a"]).notes if "texts" in one]
+    assert said == ([f"the tokenisers normalise texts differently, by their tokenizer.json: {note}"] if note else [])
+
+
 def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:
     model("b"), model("a", 2.0)
     Path("b/preprocessor_config.json").write_text('{"sampling_rate": 16000, "feature_size": 1}')

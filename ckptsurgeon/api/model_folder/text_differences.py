@@ -1,0 +1,89 @@
+"""Notes on texts that two combined models normalise or split differently before they look up tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...errors import ConfigError, SourceError
+from ...storage.read.uri import scheme_of
+from ...util.text import brief_repr, escape
+from .documents import TOKENIZER
+from .folder import ModelFolder
+from .tokenizer_files import WHOLE
+
+__all__ = ["text_notes"]
+
+FIELDS = (
+    "add_prefix_space", "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct",
+    "strip_accents", "tokenize_chinese_chars",
+)  # fmt: skip
+"""Fields of tokenisers that say how a text is normalised before it is split into tokens."""
+SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
+"""What is read in tokenizer.json, and the field of tokenizer_config.json that says the same."""
+LONGEST = 60
+
+
+def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield a note if two tokenisers normalise or split a text differently, for each file that says so."""
+    there, here = _settings(theirs), _settings(ours)
+    fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
+    differing = [field for field in fields if there[field] != here[field]]
+    yield from _note(TOKENIZER, differing, (other, there), (name, here))
+    there, here = _steps(theirs), _steps(ours)
+    steps = [step for step in here if step in there and here[step] != there[step]]
+    yield from _note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here))
+
+
+def _note(file: str, differing: list[str], *models: tuple[str, Mapping[str, Any]]) -> Iterator[str]:
+    lines = [
+        f"{one} is " + ", ".join(f"{_said(values[one])} in {escape(name)}" for name, values in models)
+        for one in differing
+    ]
+    if lines:
+        yield f"the tokenisers normalise texts differently, by their {file}: {'; '.join(lines)}"
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else escape(brief_repr(value, LONGEST))
+
+
+def _settings(folder: ModelFolder) -> Mapping[str, Any]:
+    if not any(one.name == TOKENIZER and not scheme_of(one.path) for one in folder.files):
+        return {}
+    with suppress(ConfigError, SourceError):
+        return folder.document(TOKENIZER)
+    return {}
+
+
+def _steps(folder: ModelFolder) -> dict[str, Any]:
+    """Return what a tokenizer.json says of texts, as far as all versions that write one say it alike.
+
+    Whether Metaspace is a normaliser or splits words, for instance, depends on the version.
+    """
+    head = folder.tokenizer_head
+    if not head:
+        return {}
+    normalisers, splitters = list(_parts(head.get("normalizer"))), list(_parts(head.get("pre_tokenizer")))
+    of_bert = [one for one in normalisers if one.get("type") == "BertNormalizer"]
+    bytewise = [one.get("add_prefix_space") for one in splitters if one.get("type") == "ByteLevel"]
+    patterns = [str(one["pattern"]) for one in splitters if one.get("type") == "Split" and "pattern" in one]
+    found: dict[str, Any] = {
+        "lowercase": any(one.get("type") == "Lowercase" for one in normalisers)
+        or any(one.get("lowercase") is True for one in of_bert)
+    }
+    if len(bytewise) == 1 and isinstance(bytewise[0], bool):
+        found["add_prefix_space"] = bytewise[0]
+    return found | ({"split pattern": patterns[0]} if len(patterns) == 1 else {})
+
+
+def _parts(step: Any) -> Iterator[dict[str, Any]]:
+    """Yield a step, or the steps that a sequence has."""
+    if isinstance(step, dict):
+        inner = step.get("normalizers", step.get("pretokenizers"))
+        if isinstance(inner, list):
+            for one in inner:
+                yield from _parts(one)
+        else:
+            yield step

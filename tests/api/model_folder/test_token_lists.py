@@ -1,0 +1,126 @@
+"""Several files of one tokeniser that do not fit together: lists, pieces, added tokens, what is put around texts."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+
+from .test_model_folders import TOKENS, model
+
+SPECIAL = {"id": 1, "content": "<s>", "special": True}
+
+
+def piece(text: str) -> bytes:
+    """A piece of a sentencepiece model: its text and score."""
+    inner = b"\x0a" + bytes([len(text.encode())]) + text.encode() + b"\x15" + struct.pack("<f", -1.0)
+    return b"\x0a" + bytes([len(inner)]) + inner
+
+
+def whole(path: str, added: list[dict[str, Any]] | None = None, tokens: list[str] = TOKENS, **more: Any) -> str:
+    """A model whose tokeniser is a tokenizer.json."""
+    model(path, tokens=TOKENS)
+    Path(path, "vocab.json").unlink()
+    vocab = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}}
+    Path(path, "tokenizer.json").write_text(json.dumps({"added_tokens": added or [], **more, "model": vocab}))
+    return path
+
+
+def notes() -> list[str]:
+    found = list(cs.inspect("m").notes)
+    assert [one.replace(" is copied unchanged", "") for one in cs.convert("m").notes if "copied:" not in one] == found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "token", "is_said"),
+    [(5, "w", True), (5, " b ", False), (5, "ｂ", False), (1, "[CLS]", False), (5, "[unused1]", False)],
+)
+def test_a_list_with_one_other_word_is_said(row: int, token: str, is_said: bool) -> None:
+    whole("m")
+    lines = [*TOKENS[:row], token, *TOKENS[row + 1 :]]
+    Path("m/vocab.json").write_text(json.dumps({one: i for i, one in enumerate(lines)}))
+    said = "vocab.json and tokenizer.json have other tokens in 1 of 8 rows: row 5 is 'w' in vocab.json and 'b' in tokenizer.json"
+    assert notes() == ([said] if is_said else [])
+
+
+def test_a_list_that_lacks_added_tokens_is_not() -> None:
+    whole("m", [{"id": 7, "content": "d"}])
+    Path("m/vocab.json").write_text(json.dumps({one: i for i, one in enumerate(TOKENS[:-1])}))
+    assert notes() == []
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        (["<unk>", "a", "b", "c", "d"], ""),
+        (["<unk>", "</s>", "<0x0A>", "<mask_1>", *"dcba"], ""),  # in another order, as many tokenisers have them
+        (["<unk>", "a", "w", "x"], "2 of 4 pieces of spiece.model are not in tokenizer.json: 'w', 'x'"),
+    ],
+)
+def test_pieces_of_another_model_are_said(pieces: list[str], said: str) -> None:
+    whole("m")
+    Path("m/spiece.model").write_bytes(b"".join(map(piece, pieces)))
+    assert notes() == ([said] if said else [])
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_pieces_that_are_cut_short_are_said(name: str, is_alone: bool) -> None:
+    whole("m")
+    if is_alone:
+        Path("m/tokenizer.json").unlink()
+    Path("m", name).write_bytes(b"".join(map(piece, ["<unk>", *"abcd"]))[:-2])
+    assert notes() == [f"{name}: it is not a whole sentencepiece model"]
+
+
+def test_a_list_of_tiktoken_is_no_sentencepiece_model() -> None:
+    whole("m")
+    Path("m/tokenizer.model").write_text("YQ== 0\nYg== 1\n")
+    assert notes() == []
+
+
+@pytest.mark.parametrize("model", ["WordLevel", "Unigram"])
+def test_an_added_token_with_the_number_of_another_is_said(model: str) -> None:
+    whole("m", [{"id": 5, "content": "<new>"}, SPECIAL])
+    if model == "Unigram":
+        document = json.loads(Path("m/tokenizer.json").read_text())
+        document["model"] = {"type": model, "vocab": [[token, -1.0] for token in TOKENS]}
+        Path("m/tokenizer.json").write_text(json.dumps(document))
+    assert notes() == ["tokenizer.json gives two tokens one number: 5 is 'b' and '<new>'"]
+
+
+def test_an_average_says_why_such_lists_cannot_be_compared() -> None:
+    whole("m", [{"id": 5, "content": "<new>"}]), whole("n")
+    said = "tokenizer.json gives two tokens one number: 5 is 'b' and '<new>'"
+    assert f"m: {said}" in cs.average(["n", "m"]).notes
+    assert said in cs.average(["m", "n"]).notes
+
+
+def template(row: int, *, is_used: bool = True) -> dict[str, Any]:
+    first = [{"SpecialToken": {"id": "<s>", "type_id": 0}}] if is_used else []
+    special = {"<s>": {"id": "<s>", "ids": [row], "tokens": ["<s>"]}}
+    return {"type": "TemplateProcessing", "single": [*first, {"Sequence": {"id": "A"}}], "special_tokens": special}
+
+
+@pytest.mark.parametrize(
+    ("processor", "is_said"),
+    [
+        (template(5), True),
+        (template(1), False),
+        (template(5, is_used=False), False),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template(5)]}, True),
+        ({"type": "BertProcessing", "cls": ["<s>", 5], "sep": ["</s>", 2]}, True),
+        ({"type": "RobertaProcessing", "cls": ["<s>", 1], "sep": ["</s>", 2]}, False),
+        (None, False),
+    ],
+)
+def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, Any] | None, is_said: bool) -> None:
+    whole("m", [SPECIAL], post_processor=processor)
+    said = "the post_processor of tokenizer.json puts other tokens around a text than it names: '<s>' as 5 instead of 1"
+    assert notes() == ([said] if is_said else [])
