@@ -30,7 +30,7 @@ from ...util.did_you_mean import did_you_mean
 from ...util.text import escape, listing
 from ..model_folder.documents import VOCABULARIES
 from ..model_folder.folder import ModelFolder
-from ..model_folder.tokenizer_files import ADDED
+from ..model_folder.tokenizer.tokenizer_files import ADDED
 from ..transplant.vocabulary import new_vocabulary
 from .argument_types import CheckpointLike, Path
 from .inputs import file_print, memory_print

@@ -22,12 +22,12 @@ from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
 from .part_checks import part_notes
 from .shape_checks import Described, family_notes, shape_notes
-from .special_ids import special_id_notes
-from .special_names import name_notes, unlisted_names
 from .tied_heads import head_notes
-from .token_lists import token_list_notes
-from .tokenizer_files import is_ctc
-from .tokens import added_beyond, listed_beyond, needless
+from .tokenizer.special_ids import special_id_notes
+from .tokenizer.special_names import name_notes, unlisted_names
+from .tokenizer.token_lists import token_list_notes
+from .tokenizer.tokenizer_files import is_ctc
+from .tokenizer.tokens import added_beyond, listed_beyond, needless
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
 

@@ -15,7 +15,7 @@ from ...util.text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .folder import ModelFolder
 from .layer_checks import rotary_differences, with_order
-from .text_differences import text_notes
+from .tokenizer.text_differences import text_notes
 
 __all__ = ["input_notes", "with_config_said"]
 

@@ -11,7 +11,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import TOKENS, model
+from ..test_model_folders import TOKENS, model
 
 SPECIAL = {"id": 1, "content": "<s>", "special": True}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...util.text import count, escape, listing
-from ...vocabulary.row_order import IN_CODE, kind_of
-from .documents import BYTE_PAIRS, TOKENIZER
-from .folder import ModelFolder
+from ....util.text import count, escape, listing
+from ....vocabulary.row_order import IN_CODE, kind_of
+from ..documents import BYTE_PAIRS, TOKENIZER
+from ..folder import ModelFolder
 from .tokenizer_files import (
     ADDED,
     MAP,

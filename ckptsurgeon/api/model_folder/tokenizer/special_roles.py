@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...destinations.hf.files import CONFIG
-from .documents import GENERATION
-from .folder import ModelFolder
+from ....destinations.hf.files import CONFIG
+from ..documents import GENERATION
+from ..folder import ModelFolder
 from .tokenizer_files import brief_token, is_ctc, object_in
 
 __all__ = ["role_notes"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...util.text import count, escape, listing
-from .documents import TOKENIZER, VOCABULARIES
-from .folder import ModelFolder
+from ....util.text import count, escape, listing
+from ..documents import TOKENIZER, VOCABULARIES
+from ..folder import ModelFolder
 from .tokenizer_files import ADDED, WHOLE, added_in, brief_token, is_ctc, named_tokens, object_in
 
 __all__ = ["added_beyond", "listed_beyond", "needless"]

@@ -10,7 +10,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import TOKENS, model, verbs_of
+from ..test_model_folders import TOKENS, model, verbs_of
 
 NAMES = {"eos_token": "</s>", "pad_token": {"content": "<pad>"}, "bos_token": "<s>"}
 CODE = {"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}

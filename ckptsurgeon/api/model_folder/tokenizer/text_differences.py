@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...errors import ConfigError, SourceError
-from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape
-from .documents import TOKENIZER
-from .folder import ModelFolder
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
+from ....util.text import brief_repr, escape
+from ..documents import TOKENIZER
+from ..folder import ModelFolder
 from .tokenizer_files import WHOLE
 
 __all__ = ["text_notes"]

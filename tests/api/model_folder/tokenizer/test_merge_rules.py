@@ -9,7 +9,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import TOKENS, model, verbs_of
+from ..test_model_folders import TOKENS, model, verbs_of
 
 LIST = [*TOKENS, "Ġ", "Ġa", "bc", "Ġabc"]
 RULES = "#version: 0.2\nĠ a\nb c\nĠa bc\n"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...errors import ConfigError, SourceError
-from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, count, listing
-from .folder import LARGEST, ModelFolder
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
+from ....util.text import brief_repr, count, listing
+from ..folder import LARGEST, ModelFolder
 
 __all__ = ["merge_rule_notes"]
 

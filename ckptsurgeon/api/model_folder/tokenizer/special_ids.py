@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ...destinations.hf.files import CONFIG
-from ...util.text import escape, listing
-from ...vocabulary.token_ids import LostId, stale_ids
-from .documents import GENERATION, TOKENIZER
-from .folder import ModelFolder
+from ....destinations.hf.files import CONFIG
+from ....util.text import escape, listing
+from ....vocabulary.token_ids import LostId, stale_ids
+from ..documents import GENERATION, TOKENIZER
+from ..folder import ModelFolder
 from .special_roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from ...errors import ConfigError, SourceError
-from ...storage.read.uri import scheme_of
-from ...util.text import listing
-from ...vocabulary.huggingface import doubled_number
-from ...vocabulary.read import vocabulary_of
-from .documents import VOCABULARIES
-from .folder import LARGEST, ModelFolder
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
+from ....util.text import listing
+from ....vocabulary.huggingface import doubled_number
+from ....vocabulary.read import vocabulary_of
+from ..documents import VOCABULARIES
+from ..folder import LARGEST, ModelFolder
 from .merge_rules import merge_rule_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens
 

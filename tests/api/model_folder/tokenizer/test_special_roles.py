@@ -10,7 +10,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import model
+from ..test_model_folders import model
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "[CLS]", "[SEP]", "<mask>", "<|endoftext|>", "Ċ", "<|im_end|>"]
 LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...errors import ConfigError, SourceError
-from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape
-from .documents import TOKENIZER
-from .folder import LARGEST, ModelFolder
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
+from ....util.text import brief_repr, escape
+from ..documents import TOKENIZER
+from ..folder import LARGEST, ModelFolder
 
 __all__ = [
     "ADDED",
