@@ -1,16 +1,17 @@
-"""The errors, each with the exit code the command line gives it.
+"""The errors, each with the exit code of the command line.
 
     CheckpointError            1
     ├── PatternError           2   a pattern or rule that is malformed or matches nothing
     ├── ConfigError            2   a bad option, destination configuration, recipe, or a missing package
     ├── SourceError            3   an input that is missing or cannot be read
     ├── FormatError            3   not a checkpoint, or one whose structure is broken
-    │   └── UnsafeError        3   structurally sound, but dangerous to interpret
+    │   └── UnsafeError        3   well formed, but dangerous to interpret
     ├── PlanError              4   the plan is impossible, or a source changed since it was made
     ├── OutputError            5   the output cannot be written
     └── VerifyError            1   the output is not what its recipe says
 
-A message says what, where, and what to do; ``details`` lists every offender, however many, for ``--json``.
+A message says what is wrong and where, its hint what to do. ``details`` lists every key or file concerned, for
+``--json``, while the message names only the first few.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ __all__ = [
 class CheckpointError(Exception):
     """Base of every error that ckptsurgeon raises on purpose.
 
-    ``hint`` says what to do; ``details`` names every offender; ``rule`` is the short name of a violated rule.
+    ``hint`` says what to do; ``details`` lists every key or file concerned; ``rule`` is the short name of the violated
+    rule.
     """
 
     exit_code = 1
@@ -80,7 +82,7 @@ class UnsafeError(FormatError):
 
 
 class PlanError(CheckpointError):
-    """The plan is impossible: mismatch, collision, nothing loaded, an unmet requirement, a changed source."""
+    """The plan is impossible: shapes or keys do not fit, nothing would be loaded, or a source has changed."""
 
     exit_code = 4
 

@@ -38,17 +38,16 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
-"""Cached properties, which depend on the tensors."""
+"""Cached properties that depend on the tensors, so a checkpoint with other keys computes them anew."""
 
 
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
-    """A state dict as its file's header describes it: key → TensorInfo. Reads no tensor until asked.
+    """A state dict as its file's header describes it: key → TensorInfo. A tensor is read when ``tensor`` is called.
 
-    ``path`` is what the user wrote; ``root`` the path to the state dict; ``passed`` the other state dicts;
-    ``stripped`` the wrappers removed from the keys; ``extras`` the other entries of the file; ``recipe`` the text that
-    ckptsurgeon stored in it, if it made it; ``checked`` the storages whose checksum was found right; ``folder`` the
-    folder of the model whose weights it is, None for a file of any other name; ``around`` the folder that it is in,
-    whatever its name.
+    ``path`` is what the user wrote; ``root`` the dotted path of the state dict in the file; ``passed`` the paths of
+    the other state dicts, which were not chosen; ``checked`` the storages whose checksum was verified. ``around`` is
+    the folder that the file is in, and ``folder`` is the same folder if the file is named like a model's weights,
+    else None.
     """
 
     def __init__(
@@ -110,12 +109,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether its tensors are in memory and not in a file."""
+        """Whether the tensors are in memory and not in a file."""
         return any(isinstance(file, MemoryFile) for file in self.header.handles.values())
 
     @property
     def closed(self) -> bool:
-        """Whether its values can no longer be read."""
+        """Whether the files are closed, so that values can no longer be read."""
         return any(file.closed for file in self.header.handles.values())
 
     @property
@@ -125,12 +124,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """The free text that it carries: safetensors' ``__metadata__``; of other formats, the copy in our recipe."""
+        """The texts stored with tensors: safetensors' ``__metadata__``; in other formats, a copy in the recipe."""
         return self.header.metadata or _metadata_kept(self.header.recipe)
 
     @property
     def recipe(self) -> str | None:
-        """The text of the recipe in it, None if ckptsurgeon did not make it."""
+        """The text of the recipe stored in the file; None if ckptsurgeon did not write the file."""
         return self.header.recipe
 
     @property
@@ -146,7 +145,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Decisions made while opening it that a user may want to know."""
+        """What a user may want to know about how the file was opened, such as which state dict was chosen."""
         notes = [*self.header.notes]
         shard, number = self._shard
         if number:
@@ -155,7 +154,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         if lacking:
             notes.append(
                 f"the keys of the destination begin with {lacking}., those of {escape(self.path)} do not: "
-                f"--map ={lacking} puts it there"
+                f"--map ={lacking} adds this prefix"
             )
         notes += self.quantisation_notes
         if not self.passed:
@@ -172,11 +171,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
-        """The keys of the dicts that lead to the state dict, outermost first; None if not only dicts lead there."""
+        """The keys of the dicts that lead to the state dict, outermost first; None if the path has lists or objects."""
         return names_to(self.header.tree, self._keys)
 
     def to_carry(self) -> list[ExtraEntry]:
-        """Return the entries next to the tensors; those that cannot be carried into another file have the reason."""
+        """Return the entries next to the tensors; ``why`` is set for those that cannot be written into another file."""
         aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._view.aside]
         entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
         if self.root_names is None:  # written as dicts by name, they would be in another place
@@ -185,28 +184,28 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
-        """Every key that shares its bytes with an earlier key, and that key."""
+        """Every key whose tensor shares its bytes with that of an earlier key, mapped to the earlier key."""
         return alias_groups(self)
 
     @cached_property
     def codes(self) -> Codes:
-        """The quantised tensors: the stored parts of each, and what its codes stand for."""
+        """The quantised tensors: the stored parts of each, and how they are decoded."""
         return find_codes(self, lambda: self.quantisation, lambda: self.elsewhere)
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
-        """The keys that an index next to it has in other files, if it is one shard; empty if it is not a shard."""
+        """The keys of the other shards, from the index next to the file; empty if this file is not a shard."""
         files = [*self.header.handles.values()]
         return in_other_shards(files[0].name, self.around) if len(files) == 1 else ()
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
-        """The ``quantization_config`` in its own metadata, or else in its folder; empty if there is none."""
+        """The ``quantization_config`` in the file's metadata, or else in its folder; empty if neither has one."""
         return settings_in(self.metadata) or quantisation_settings(self.around)
 
     @cached_property
     def quantisation_notes(self) -> tuple[str, ...]:
-        """Notes where the settings of quantisation contradict the tensors, and on missing parts of these."""
+        """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
         settings = self.quantisation if self.codes else {}
         said = list[str]()
         if self.codes:
@@ -225,7 +224,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return (*said, *of_folder)
 
     def file(self, info: TensorInfo) -> File:
-        """Return the open file that has a tensor; raises FormatError if the tensor is not stored."""
+        """Return the open file that stores a tensor; raises FormatError if the tensor is not stored."""
         if info.storage is None:
             raise FormatError(f"a tensor of {escape(self.path)} has no values: {info.opaque}.", rule="opaque")
         return self.header.handles[info.storage.file]
@@ -246,7 +245,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
         """Return the same checkpoint with the wrappers removed from its keys.
 
-        Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats an earlier removal.
+        A wrapper stays if the keys of ``destination`` have the same one. If ``stripped`` is given, exactly those
+        wrappers are removed.
         """
         other = object.__new__(Checkpoint)
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT})
@@ -254,7 +254,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
-        """Return the same file as a checkpoint of other tensors, computed from its own."""
+        """Return a checkpoint of the same file with other ``tensors``, which are computed from the stored ones."""
         other = self.unwrapped(stripped=self.stripped)
         aside = {key: self._tensors[key] for key in self._view.aside}
         other._tensors = {**aside, **tensors}
@@ -266,9 +266,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-        """Return a view of the same file that cannot close it; ``root`` selects another state dict of it.
+        """Return another Checkpoint of the same open file, whose ``close`` leaves the file open.
 
-        Raises SourceError if it is closed.
+        ``root`` selects another state dict of the file. Raises SourceError if the file is closed.
         """
         if self.closed:
             raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it later.")
@@ -283,13 +283,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def close(self) -> None:
-        """Close the files; headers stay, values can no longer be read. A view made by ``lent`` does not close them."""
+        """Close the files, except if ``lent`` made this; afterwards values can no longer be read, but headers can."""
         for file in () if self._is_lent else self.header.handles.values():
             file.close()
 
 
 def _metadata_kept(recipe: str | None) -> dict[str, str]:
-    """Return the metadata that a recipe carries through formats that have no place for it."""
+    """Return the metadata stored in a recipe, for formats that have no other place for metadata."""
     try:
         kept = json.loads(recipe or "{}").get("metadata", {})
         return {key: value for key, value in kept.items() if isinstance(value, str)}

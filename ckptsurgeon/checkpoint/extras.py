@@ -36,7 +36,10 @@ class Extra:
 def extras_of(
     tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]
 ) -> tuple[Extra, ...]:
-    """Return the entries next to the root, those among its tensors, and those set aside; beyond a limit a count."""
+    """Return the entries of a file other than the tensors of its state dict; beyond a limit they are only counted.
+
+    They are next to the state dict, among its tensors, or tensors set aside (``aside``).
+    """
     every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
     counter = _TensorCounter()
     told = [
@@ -48,9 +51,10 @@ def extras_of(
 
 
 def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:
-    """Yield (place, key, value) of the entries that are not tensors of the state dict: along the path to it, and in it.
+    """Yield (place, key, value) of each entry in or around the state dict that is not one of its tensors.
 
-    A place is the names of the dicts that contain an entry.
+    ``tree`` is the whole file, ``keys`` lead from there to the state dict, whose ``entries`` are given. The place is
+    the names of the dicts that contain the entry.
     """
     node, place = tree, Place()
     for taken in keys:
@@ -98,14 +102,14 @@ def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether a value can be shown inside a list: never a container, whose nesting has no end."""
+    """Return whether a value can be shown inside a list: a container cannot, since it may be nested without end."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
 class _TensorCounter:
-    """Counts the tensors in nested containers, up to a limit of visited values for each file."""
+    """Counts the tensors in nested containers, and visits a limited number of values for each file."""
 
     def __init__(self) -> None:
         self._left = limits.COUNTED
@@ -136,7 +140,10 @@ TOO_MUCH = "the file has too many entries to search"
 
 @dataclass(frozen=True)
 class ExtraEntry:
-    """An entry next to the tensors: the names of its dicts as ``place``, and the reason if it cannot be carried."""
+    """An entry next to the tensors: ``place`` has the names of the dicts that contain it.
+
+    ``why`` is the reason if the entry cannot be written into another file, else empty.
+    """
 
     name: str
     key: str
@@ -155,7 +162,7 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 
 
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
-    """Yield (place, key, value) as entries. All are searched within one limit, since they may share values."""
+    """Yield an ExtraEntry for each (place, key, value); one limit holds for all, since they may share values."""
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):
         if type(key) is not str:
@@ -166,14 +173,14 @@ def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Ite
 
 
 class _SearchLimit:
-    """The limit of values and characters of text to be searched, and so written, for one file."""
+    """How many values, and characters of text, of one file may still be searched and written into an output."""
 
     def __init__(self) -> None:
         self._values = limits.CARRIED_VALUES
         self._characters = limits.CARRIED_TEXT
 
     def why_not_plain(self, value: Any) -> str:
-        """Return why a value cannot be carried, '' if it is numbers, text, None, or lists and dicts of them."""
+        """Return why a value cannot be written into another file; '' if it can: numbers, texts, None, lists, dicts."""
         waiting = [(value, 0)]
         while waiting:
             node, depth = waiting.pop()

@@ -48,7 +48,7 @@ Place: TypeAlias = tuple[str, int, int, bool]
 """A run of bytes: device, address, number, and whether the most significant byte of an element comes first."""
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""Gives the storage for (place, piece, big_endian=…)."""
+"""A function that returns the Storage for (place, piece, big_endian=…)."""
 
 
 def is_array(value: object) -> bool:
@@ -58,9 +58,9 @@ def is_array(value: object) -> bool:
 
 
 def array_info(value: Any, storage_at: StorageAt) -> Any:
-    """Return the header of an array of numbers; a single number as Python's, any other array as opaque.
+    """Return the header of a numpy array of numbers, and a plain number for a numpy scalar.
 
-    An array that runs backwards through memory is copied.
+    Any other array gives an OpaqueResult. An array with negative strides is copied.
     """
     import numpy as np
 
@@ -107,7 +107,7 @@ def _stride(array: Array) -> tuple[int, ...] | None:
 # The types that the verbs accept as a checkpoint: a path, an open one, a dict of tensors, a module; and its name.
 
 CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
-"""A path or URI, a checkpoint that is open and stays so, a dict of tensors as ``torch.load`` gives it, or a module."""
+"""A path or URI, an open checkpoint (which stays open), a dict of tensors as from ``torch.load``, or a module."""
 
 WANTED = "a path, a checkpoint or a dict of tensors"
 
@@ -124,19 +124,19 @@ def holds_tensors(value: object) -> bool:
 
 
 def is_given(value: object) -> bool:
-    """Return whether a value stands for one checkpoint, and not for several, whatever its content."""
+    """Return whether a value is of a type that stands for one checkpoint; a list, for example, stands for several."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
 
 
 def check_given(value: object) -> None:
-    """Raise ConfigError for what is not a checkpoint."""
+    """Raise ConfigError if a value cannot be opened as a checkpoint."""
     if not is_given(value):
         raise ConfigError(f"{brief_repr(value)} is not {WANTED}.")
     if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
         return
     if isinstance(next(iter(value.values()), None), TensorInfo):  # of an archive, each value is read from its file
         raise ConfigError(
-            "a dict of TensorInfo has no values: those are headers.", hint="Pass the Checkpoint that they come from."
+            "a dict of TensorInfo has only headers, without values.", hint="Pass the Checkpoint that they come from."
         )
 
 
@@ -150,14 +150,14 @@ def path_of(given: object) -> str:
 
 
 def place_of(given: object) -> str:
-    """Return the path of a checkpoint, '' for one in memory, which has no folder."""
+    """Return the path of a checkpoint; '' if it is in memory."""
     if isinstance(given, Checkpoint):
         return "" if given.in_memory else given.path
     return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
 
 
 FORMAT = "memory"
-"""The format of such a checkpoint."""
+"""The name of the format of a checkpoint in memory."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 
 
@@ -185,7 +185,7 @@ def header_in_memory(given: object, name: str) -> Header:
 
 
 class _Walk:
-    """Turns nested values in memory into the tree of a header, each container and each run of bytes once."""
+    """Turns nested values in memory into the tree of a header; shared containers and shared bytes occur once in it."""
 
     def __init__(self) -> None:
         self.pieces: list[MemorySegment] = []
@@ -196,7 +196,7 @@ class _Walk:
         self._waiting: deque[tuple[Any, Any, Any]] = deque()
 
     def tree(self, given: object) -> Any:
-        """Return the tree of a value."""
+        """Return the tree for a value."""
         top: dict[str, Any] = {}
         self._waiting.append((top, "", given))
         while self._waiting:
@@ -236,7 +236,7 @@ class _Walk:
 
 
 def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
-    """Return the empty container for a value, and the keys and values that go into it."""
+    """Return an empty container like ``value``, and the (key, value) pairs to put into it."""
     if is_module(value):
         value = value.state_dict(keep_vars=True)
     if isinstance(value, Mapping):
@@ -252,6 +252,6 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number or text of a subclass as the plain type; anything else as it is."""
+    """Return a number or text of a subclass as its base type, any other value unchanged."""
     kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
     return value if kind is None or type(value) is kind else kind(value)

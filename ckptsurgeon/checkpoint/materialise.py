@@ -27,7 +27,7 @@ _PIECE = 1 << 20
 
 
 class OpenFiles(Protocol):
-    """The parts of a checkpoint that reading a tensor needs: its name, its files, and the storages already checked."""
+    """What reading a tensor needs of a checkpoint: its path, its open files, and the storages already checked."""
 
     path: str
     checked: set[Storage]
@@ -38,7 +38,10 @@ class OpenFiles(Protocol):
 
 
 def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
-    """Return the bytes of a tensor's storage that it uses; the checksum of the whole storage is checked once."""
+    """Return the part of a storage that a tensor uses; the checksum of the whole storage is checked the first time.
+
+    Raises FormatError if the checksum is wrong.
+    """
     file, storage = checkpoint.file(info), info.storage
     assert storage is not None
     length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
@@ -51,7 +54,7 @@ def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
             whole = sum_of(data, 0) if length == storage.nbytes else _sum(file, storage, sum_of)
             if whole != expected:
                 raise FormatError(
-                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
+                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not match its checksum.",
                     rule="crc",
                 )
         checkpoint.checked.add(storage)
@@ -193,9 +196,9 @@ def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
-        raise FormatError("a tensor uses an array whose shape has changed.", rule="numpy")
+        raise FormatError("a tensor and the array that holds its values differ in shape.", rule="numpy")
     if not isinstance(array, Array) or not array.dtype:
-        raise FormatError("a tensor uses an array of objects.", rule="numpy")
+        raise FormatError("the array that holds a tensor's values is an array of objects.", rule="numpy")
     order = array.shape[::-1] if array.fortran else array.shape
     flat = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
     dtype: torch.dtype = getattr(torch, array.dtype)

@@ -1,4 +1,4 @@
-"""Reads the state dict of modules that were pickled whole, without their class."""
+"""Reads the state dict of an ``nn.Module`` that was pickled as a whole, without importing its class."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["SearchLimit", "is_module", "module_tensors"]
 
 
 class SearchLimit:
-    """How many modules and tensors one search may still visit; modules may share what they hold."""
+    """How many modules and tensors one search may still visit; shared ones are counted each time."""
 
     def __init__(self) -> None:
         self.modules = limits.TREE_NODES
         self.tensors = limits.TREE_TENSORS
 
     def take(self, *, modules: int = 0, tensors: int = 0) -> None:
-        """Subtract modules and tensors from what is allowed; raises UnsafeError if too few are left."""
+        """Count visited modules and tensors; raises UnsafeError if the limit is exceeded."""
         self.modules -= modules
         self.tensors -= tensors
         if self.modules < 0 or self.tensors < 0:
@@ -36,7 +36,7 @@ def is_module(node: Any) -> bool:
 def module_tensors(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
     """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
 
-    Raises UnsafeError if there is more than ``allowed``, or a name is too long.
+    Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
     """
     waiting = [("", root, 0)]
     while waiting:

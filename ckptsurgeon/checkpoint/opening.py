@@ -22,16 +22,15 @@ __all__ = ["checkpoint_of", "open_checkpoint"]
 def open_checkpoint(
     path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
 ) -> Checkpoint:
-    """Open a checkpoint by its header: any format, nothing imported or run, no tensor read.
+    """Open a checkpoint of any format: its header is read, no tensor is, and nothing from it is imported or run.
 
-    ``path`` may be a dict of tensors (torch's or numpy's, nested as in a file) or a module, too: they stay where they
-    are, and are read when they are asked for. Of a checkpoint that is open it is the same file, which closing what is
-    returned leaves open. ``root`` is the dotted path of the state dict inside the file, found when not given. With
-    ``unwrap`` the keys are shown as ``inspect`` shows them, wrappers such as ``module.`` off. Errors call tensors in
-    memory ``called``, if there are several ("model 2").
+    ``path`` is a path or URI; a dict of tensors (torch's or numpy's, nested as in a file) or a module, whose tensors
+    are not copied; or an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted
+    path of the state dict inside the file; by default it is searched for. ``unwrap`` removes wrappers such as
+    ``module.`` from the keys. ``called`` is the name of tensors in memory in errors, such as "model 2".
 
-    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
-    sound checkpoint, ConfigError when it holds several state dicts and none is obvious.
+    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is
+    not a valid checkpoint, ConfigError if it has several state dicts and none is the obvious choice.
     """
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)
@@ -43,7 +42,7 @@ def open_checkpoint(
 
 
 def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-    """Return what an open file or folder holds, which messages call ``uri``; raises as ``open_checkpoint``."""
+    """Return the checkpoint in an open file or folder, which messages call ``uri``; raises as ``open_checkpoint``."""
     folder, around = folder_of_model(source), folder_around(source)
     return _of_header(uri, read_header(source), root, unwrap=unwrap, folder=folder, around=around)
 

@@ -45,9 +45,10 @@ class Root:
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
     """Return the state dict of a file and the others that were not chosen.
 
-    The top level if it holds tensors (and no named entry holds more), else the first named entry, else the
-    only one. ``wanted`` decides; "." is the top level. Raises ConfigError if it is not there or several
-    compete, FormatError when there is none.
+    ``wanted`` is the dotted path of the one to return, "." for the top level. If it is None, the first of these is
+    returned: the top level, if it has tensors and no entry of ``NAMED_ROOTS`` has more; the first entry of
+    ``NAMED_ROOTS``; the only state dict. Raises ConfigError if ``wanted`` does not exist or no choice is obvious,
+    FormatError if the file has no state dict.
     """
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
@@ -95,7 +96,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
 
 
 def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
-    """Follow a dotted path; a key may hold dots itself, so the longest key that fits is taken."""
+    """Return the value at a dotted path, and the path as keys; where keys have dots, the longest that fits is taken."""
     keys: list[Any] = []
     while path:
         children = {key_text(key): (key, child) for key, child in _children(node)}
@@ -135,7 +136,7 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
                 continue
             found += 1
             if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
-                raise UnsafeError(f"{escape(uri)} nests too many containers to search.", rule="tree size")
+                raise UnsafeError(f"{escape(uri)} has too many nested containers to search.", rule="tree size")
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 
@@ -144,7 +145,7 @@ def _is_optimizer(node: Any) -> bool:
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a container by key, index or attribute; none of any other value."""
+    """Return the entries of a container, by key, index or attribute; empty if the value is not a container."""
     if isinstance(node, dict):
         return node.items()
     if isinstance(node, (list, tuple)):
@@ -201,7 +202,10 @@ def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
 
 
 def check_keys(path: str, keys: Collection[str]) -> None:
-    """Raise UnsafeError for more or longer keys than any model has: code that shows or compares keys relies on it."""
+    """Raise UnsafeError or FormatError if there are more or longer keys than any real model has.
+
+    Code that shows or compares keys relies on these limits.
+    """
     if len(keys) > limits.TENSORS:
         raise UnsafeError(
             f"{escape(path)} has {len(keys)} tensors, more than the limit of {limits.TENSORS}.", rule="tensors"
@@ -214,7 +218,7 @@ def check_keys(path: str, keys: Collection[str]) -> None:
         dots = key.count(".")
         segments += dots + 1
         if segments > most:
-            raise UnsafeError(f"{escape(path)} has keys of over {most} segments in total.", rule="segments")
+            raise UnsafeError(f"{escape(path)} has keys with over {most} dotted segments in total.", rule="segments")
         if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "

@@ -22,9 +22,9 @@ __all__ = ["ArrayBytes", "OpaqueTensor", "TensorBytes", "is_tensor", "tensor_inf
 
 
 class TensorBytes:
-    """A run of bytes in a storage of torch's on any device; from a GPU only the bytes read are copied.
+    """A run of bytes in a torch storage on any device; from a GPU only the bytes that are read are copied.
 
-    It holds the storage, not the tensor, which may get another storage.
+    This keeps the storage and not the tensor, since a tensor may be given another storage later.
     """
 
     __slots__ = ("_begin", "_flat", "_storage", "nbytes")
@@ -63,14 +63,14 @@ class ArrayBytes:
 
 
 StorageAt: TypeAlias = Callable[..., Storage]
-"""Gives the storage for (place, piece, big_endian=…)."""
+"""A function that returns the Storage for (place, piece, big_endian=…)."""
 
 ON_META = "it is on the meta device, without values"
 LAZY = "its shape is only known after a forward pass"
 
 
 class OpaqueTensor:
-    """A tensor whose values are not plain bytes, kept as it is; compared by identity, not by its elements."""
+    """Wraps a tensor whose values are not plain bytes, so that it is compared by identity, not by its elements."""
 
     __slots__ = ("tensor",)
 
@@ -140,7 +140,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """Return a shape, () for a nested tensor with several shapes, or for one without a shape yet."""
+    """Return the shape of a tensor; () for a nested tensor with several shapes, or a lazy one without a shape yet."""
     try:
         return tuple(int(size) for size in tensor.shape)
     except (RuntimeError, TypeError, ValueError, AttributeError):  # sizes of nested ones are symbols

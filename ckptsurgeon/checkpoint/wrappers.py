@@ -1,7 +1,7 @@
 """Strips prefixes that training wrappers put in front of every key: DDP's ``module``, torch.compile's ``_orig_mod``.
 
-timm's ``clean_state_dict`` strips each once, which leaves one of ``_orig_mod.module``; here it goes on until
-nothing is left to strip.
+timm's ``clean_state_dict`` strips each wrapper once, in a fixed order, so some nestings of both keep a wrapper. Here
+they are stripped until none is left.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ __all__ = ["INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
 
 WRAPPERS = ("module", "_orig_mod")
 INSIDE = "**._orig_mod"
-"""The form in ``stripped`` of a wrapper that was removed from the inside of keys."""
+"""Stands in ``stripped`` for ``_orig_mod`` removed from the inside of keys, as in ``layer._orig_mod.weight``."""
 
 DEEPEST = 16
 """How many nested wrappers are checked against a destination; real keys have at most four."""
 
 COUNTER = "n_averaged"
-"""``torch.optim.swa_utils.AveragedModel`` keeps its counter next to the wrapped model."""
+"""The counter that ``torch.optim.swa_utils.AveragedModel`` keeps next to the wrapped model; it has no wrapper."""
 
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """The stored key of each shown key, the wrappers stripped, and keys set aside.
+    """The result of stripping: ``stored`` maps each shown key to its key in the file.
 
-    An entry of ``stripped`` is a wrapper at the front, or the path to one behind wrappers that stay
-    (``_orig_mod.module``). ``lacking`` is the prefix that the keys would need to be those of the destination.
+    An entry of ``stripped`` is a wrapper at the front of keys, or the path to a wrapper behind others that stay
+    (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the counter of an averaged model.
+    ``lacking`` is the prefix that the keys would need to match those of the destination, '' if there is no such prefix.
     """
 
     stored: dict[str, str]
@@ -37,9 +38,9 @@ class Unwrapping:
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
-    """Return the keys with wrappers stripped to a fixed point, except those that the keys of ``destination`` have too.
+    """Return the keys without their wrappers, except wrappers that the keys of ``destination`` have, too.
 
-    No prefix is ever added to a key.
+    Wrappers are stripped until none is left. No prefix is ever added to a key.
     """
     stored = {key: key for key in keys}
     chain = _chain(stored)
@@ -53,7 +54,7 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:
-    """Return the keys with exactly those wrappers stripped that were stripped when a plan was made."""
+    """Return the keys without the wrappers in ``stripped``, for example those that an earlier plan stripped."""
     return _strip({key: key for key in keys}, stripped)
 
 
@@ -76,7 +77,7 @@ def _strip(stored: dict[str, str], stripped: Sequence[str]) -> Unwrapping:
 
 
 def _chain(keys: Collection[str]) -> tuple[str, ...]:
-    """Return the wrappers in front of every key, outermost first, the counters of averaged models left aside."""
+    """Return the wrappers that every key begins with, outermost first; counters of averaged models do not matter."""
     found: list[str] = []
     prefix = ""
     while True:
@@ -90,7 +91,7 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to strip so that most keys are the destination's; None if none ever is.
+    """Return the number of wrappers to strip for the most keys in ``destination``; None if no key gets there.
 
     This tells a wrapper from a submodule of the destination with the same name.
     """
@@ -122,7 +123,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the wrappers of the destination that the shown keys lack to be its own keys."""
+    """Return the prefix of the destination's keys that the shown keys need to match them; '' if it would not help."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

@@ -56,7 +56,7 @@ def check_storage(file: File, storage: Storage) -> None:
 
 def bad_checksum(file: File, name: str) -> FormatError:
     """Return the error for bytes that do not match their container's checksum."""
-    return FormatError(f"{escape(file.uri)}: {escape(name)} does not have the checksum it should.", rule="crc")
+    return FormatError(f"{escape(file.uri)}: {escape(name)} does not match its checksum.", rule="crc")
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:

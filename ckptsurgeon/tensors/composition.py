@@ -17,7 +17,7 @@ __all__ = ["cast", "cut", "join", "leaves", "permute", "reshape", "scale", "tota
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
-    """Yield the stored tensors that a tensor is computed from; the tensor itself if it is stored."""
+    """Yield the stored tensors that a tensor is computed from; a tensor that is stored yields itself."""
     waiting = [info]
     while waiting:
         one = waiting.pop()
@@ -63,7 +63,7 @@ def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
 
 
 def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor with the same elements in another shape, which must hold as many."""
+    """Return a tensor with the same elements in another shape, which must have the same number of elements."""
     shape = tuple(shape)
     if shape == info.shape:
         return info
@@ -74,7 +74,7 @@ def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
 
 
 def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
-    """Return tensors of one dtype, whose shapes differ only along ``dim``, concatenated along it."""
+    """Return tensors concatenated along ``dim``; they have one dtype, and shapes that differ only in ``dim``."""
     first = infos[0]
     if len(infos) == 1:
         return first
@@ -102,7 +102,7 @@ def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
 
 
 def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
-    """Return strides, or None if the tensor is contiguous; the stride of a dimension of size 1 is ignored."""
+    """Return the strides, or None if they are those of a contiguous tensor, ignoring dimensions of size 1."""
     plain = contiguous_stride(shape)
     same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
     return None if same or 0 in shape else tuple(stride)
@@ -132,7 +132,7 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Take dimensions with ``size`` elements together from the end of ``left``; append their strides to ``stride``."""
+    """Move dimensions of ``size`` elements from the end of ``left``, as strides, to ``stride``; False if none fit."""
     done = 1
     while done < size:
         if not left or size % (done * left[-1]):

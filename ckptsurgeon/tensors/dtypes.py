@@ -14,7 +14,7 @@ __all__ = ["DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "
 class DType:
     """An element type with torch's name.
 
-    ``bits`` is the size of one element; ``values`` how many numbers it packs (2 for ``float4_e2m1fn_x2``).
+    ``bits`` is the size of one element; ``values`` is how many numbers an element packs (2 for ``float4_e2m1fn_x2``).
     """
 
     name: str
@@ -29,7 +29,7 @@ class DType:
 
     @property
     def is_packed(self) -> bool:
-        """Whether an element is less than a byte, or holds several numbers: such values can only be copied."""
+        """Whether an element is less than a byte, or packs several numbers: such tensors can only be copied."""
         return self.bits % 8 != 0 or self.values > 1
 
 
@@ -74,7 +74,9 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""Types without an infinity: torch replaces every number that would round to more than 448, their largest, by 448."""
+"""Types without an infinity, each with the largest number that rounds to their largest value, 448.
+
+torch replaces larger numbers by 448, too, and not by NaN."""
 
 
 # Strides in elements: those of a row-major tensor, and the extent of a strided tensor.
@@ -90,7 +92,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Return the extent of a strided tensor: elements of its storage from its first to its last, 0 if it is empty."""
+    """Return how many elements of its storage a strided tensor spans, from its first to its last; 0 if it is empty."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

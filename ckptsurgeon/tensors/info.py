@@ -50,7 +50,7 @@ class Storage:
 
 @dataclass(slots=True, unsafe_hash=True)  # treated as frozen: nothing ever sets a field, see Storage
 class TensorInfo:
-    """One tensor as its file's header describes it; no byte of its values has been read.
+    """One tensor as the header of its file describes it; its values have not been read.
 
     ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None when contiguous.
     ``opaque`` is the reason if the values are not plain bytes (sparse, quantised, meta), else empty. ``made`` is the
@@ -86,7 +86,7 @@ class TensorInfo:
 
     @property
     def itemsize(self) -> int:
-        """The size of one element in bytes; 1 for 6-bit floats, which are only copied whole."""
+        """The size of one element in bytes; 1 for 6-bit floats, whose tensors are only copied as a whole."""
         return max(1, DTYPES[self.dtype].bits // 8)
 
     @property
@@ -104,8 +104,8 @@ class TensorInfo:
     def place(self) -> Hashable:
         """A value that is equal for aliases of one tensor; None if nothing is stored as plain bytes.
 
-        A conjugate view has the same place as its tensor but other values. If a dimension has one element its
-        stride is ignored, since a file could fill it with numbers whose hashes collide.
+        A conjugate view is not an alias: it has the same bytes as its tensor but other values. The stride of a
+        dimension with one element is ignored, since a file could choose such strides so that their hashes collide.
         """
         if self.made is not None:
             return (id(self.made), self.shape)

@@ -1,4 +1,4 @@
-"""Shortens ``repr``: it fits a screen, however many tensors an object has."""
+"""Shortens ``repr``, so that it fits on a screen however many tensors an object has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Brief:
-    """A dataclass with a ``repr`` of bounded length; the decorator must have ``repr=False``, or it is replaced."""
+    """Gives dataclasses a short ``repr``; they need ``@dataclass(repr=False)``, which keeps it."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Brief:
 
 
 def brief_fields(value: Any) -> str:
-    """Return the ``repr`` of a dataclass: the fields without their defaults, long ones as their number of entries."""
+    """Return a short ``repr`` of a dataclass, without fields at their default; of a long one, the number of entries."""
     from dataclasses import fields
 
     shown = [

@@ -1,4 +1,4 @@
-"""Pauses the cyclic garbage collector while a header is read: it makes a million objects, none of them garbage."""
+"""Pauses the cyclic garbage collector while a header is read, which makes up to a million objects and no garbage."""
 
 from __future__ import annotations
 

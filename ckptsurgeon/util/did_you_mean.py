@@ -18,13 +18,13 @@ CLEARLY_WORSE = 0.1
 """A name whose similarity (difflib's ratio) is this much below the best is not suggested."""
 LISTED = 20_000
 COMPARED = 300
-"""How many names of a folder are read, and how many of them are compared: difflib is slow, folders are large."""
+"""``LISTED`` names of a folder are read, and ``COMPARED`` of them compared: folders are large, and difflib is slow."""
 
 
 def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
-    """Return up to three names nearest to ``wanted``, without those clearly further off than the best.
+    """Return up to three names that are most similar to ``wanted``, without those clearly less similar than the best.
 
-    At most ``most`` of them are compared letter by letter.
+    At most ``most`` names are compared letter by letter.
     """
     likely = heapq.nsmallest(most, names, key=lambda name: _unlike(wanted, name))
     near = difflib.get_close_matches(wanted, likely, n=NAMED, cutoff=ALIKE)
@@ -45,7 +45,7 @@ def _common(a: str, b: str) -> int:
 def did_you_mean(path: str, otherwise: str = "") -> str:
     """Return the hint for a path that does not exist: similar names, then ``otherwise``.
 
-    It is only ``otherwise`` if no name is similar, or the path exists.
+    The hint is only ``otherwise`` if no name is similar, or the path exists.
     """
     near = _near(path) if not os.path.lexists(path) else []
     question = f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths that differ from ``path`` only in its first part that does not exist."""
+    """Return up to three existing paths that differ from ``path`` in one name, the first that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):
@@ -78,6 +78,6 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two names are similar without their suffixes, which are most of a short name."""
+    """Return whether two names are similar without their suffixes: short names with one suffix always seem similar."""
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

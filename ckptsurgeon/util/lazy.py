@@ -14,9 +14,9 @@ __all__ = ["public_names"]
 
 
 def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return a package's ``__all__`` and ``__getattr__``: the names in the stub of ``file``.
+    """Return the ``__all__`` and ``__getattr__`` of a package whose names are listed in a stub, ``file`` + "i".
 
-    The stub has lines of the form ``from .module import name as name``, which may go on in brackets.
+    The stub has statements ``from .module import name as name``, which may have several names in brackets.
     """
     home_of: dict[str, str] = {}
     home = ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
             """Return a result as HTML for a notebook."""
 
         def text_of(self, result: object, /) -> str:
-            """Return the same as text."""
+            """Return a result as text."""
 
 
 __all__ = ["InNotebooks", "shown_by"]

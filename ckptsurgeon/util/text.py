@@ -18,16 +18,16 @@ LISTED = 5
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
-"""Letters and a symbol that are invisible."""
+"""Letters and a symbol that are shown as nothing, or as a blank."""
 MARKS = 4
-"""How many combining marks one letter may have, as in Vietnamese or Hebrew; a hundred would cover other lines."""
+"""The most combining marks that a letter keeps: Vietnamese has two or three, a hundred would cover other lines."""
 
 
 _END = r"\s'\"<>"
 _USER = re.compile(rf"(?<=://)(?<![hH][fF]://)(?:[^/?{_END}]*@|[^/@?{_END}]+:(?!\d*(?:[/?]|$))(?:(?!://)[^@{_END}])*@)")
-"""``user:password@`` of an address; after a colon without a port, a password may contain a slash.
+"""Matches ``user:password@`` in an address; not ``name@`` in ``hf://name@revision``, which is not a secret.
 
-Of ``hf://name@revision`` the part before the @ is not a secret.
+The password may contain a slash, unless what follows the colon can be a port.
 """
 _QUERY = re.compile(rf"(://[^?{_END}]*)\?[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
 _FRAGMENT = re.compile(rf"(https?://[^#{_END}]*)#[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
@@ -38,12 +38,12 @@ _SIGNED = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """Return a text without ``user:password@`` in its addresses, nested ones (``zip://x::http://…``) too."""
+    """Return a text without ``user:password@`` in its addresses, also in nested addresses (``zip://x::http://…``)."""
     return _USER.sub("", text) if "://" in text else text
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have no credentials, query and fragment, which may have tokens and signatures.
+    """Return a text whose addresses have no credentials, query or fragment: these may hold tokens and signatures.
 
     Everything that is shown, written or recorded goes through here; only requests to a server do not.
     """
@@ -76,7 +76,7 @@ def _visible(char: str, *, too_many: bool) -> str:
 
 
 def brief_repr(value: object, limit: int = 60) -> str:
-    """Return at most ``limit`` characters of a value's ``repr``, without making more of it than that.
+    """Return at most ``limit`` characters of a value's ``repr``, without building the rest.
 
     The ``repr`` of data that contains one list many times can be gigabytes long.
     """
@@ -116,7 +116,7 @@ def _scaled(number: int, units: Sequence[str], plain: str) -> str:
 
 
 def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
-    """Return numbers with the fewest significant digits, at least ``digits``, that keep different ones different."""
+    """Return numbers as texts, with enough significant digits (at least ``digits``) to tell different numbers apart."""
     wanted, said = len(set(numbers)), tuple(f"{number:.{digits}g}" for number in numbers)
     while len(set(said)) < wanted and digits < 17:
         digits += 1
@@ -143,14 +143,14 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json lists all)") -> str:
-    """Return the first ``limit`` items, escaped, how many more there are, and where those are listed."""
+    """Return the first ``limit`` items, escaped, then how many more there are and ``where`` they are listed."""
     shown = ", ".join(escape(item) for item in items[:limit])
     more = len(items) - limit
     return f"{shown}, and {more} more{where}" if more > 0 else shown
 
 
 def together(items: Sequence[str], limit: int = LISTED) -> str:
-    """Return ``a``, ``a and b``, ``a, b and c``; of more than ``limit`` the first, and how many more there are."""
+    """Return ``a``, ``a and b`` or ``a, b and c``; if there are more than ``limit`` items, ``a, b and 7 more``."""
     shown = [escape(item) for item in items[:limit]]
     shown += [f"{len(items) - limit} more"] if len(items) > limit else []
     return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))

@@ -162,7 +162,7 @@ def test_a_record_that_fails_its_checksum_is_an_error(kept: Any, both: bool, mon
     damaged("b.pth", WHOLE)
     if both:
         damaged("a.pth", WHOLE)
-    with pytest.raises(cs.FormatError, match=r"\.pth: .*data/0 does not have the checksum it should"):
+    with pytest.raises(cs.FormatError, match=r"\.pth: .*data/0 does not match its checksum"):
         cs.diff("a.pth", "b.pth", values=True)
 
 

@@ -57,7 +57,7 @@ def test_a_wrapper_that_only_the_destination_has_is_said_and_never_added() -> No
     torch.save({"w": torch.ones(2)}, "x.pth")
     found = cs.open_checkpoint("x.pth", unwrap=False).unwrapped(destination=["module.w"])
     assert list(found) == ["w"]
-    assert "--map =module puts it there" in found.notes[0]
+    assert "--map =module adds this prefix" in found.notes[0]
 
 
 def test_what_was_stripped_is_stripped_again() -> None:

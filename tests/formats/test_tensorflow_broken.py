@@ -35,7 +35,7 @@ def test_a_flipped_bit_of_a_tensor_is_an_error_wherever_it_is_read(stt: Path, ve
         "stats": lambda: cs.inspect(stt, stats=True),
         "diff": lambda: cs.diff(GOLDEN / "stt", stt, values=True),
     }[verb]
-    with pytest.raises(cs.FormatError, match="layer_5/weights does not have the checksum it should"):
+    with pytest.raises(cs.FormatError, match="layer_5/weights does not match its checksum"):
         act()
     assert not Path("out.pth").exists()
 
@@ -138,7 +138,7 @@ def test_a_wrong_checksum_of_a_block_is_an_error_of_its_own() -> None:
     raw = bytearray(index_of(ONE))
     raw[10] ^= 1
     Path("x.index").write_bytes(raw)
-    assert "the block at 0 does not have the checksum it should" in refused("x")
+    assert "the block at 0 does not match its checksum" in refused("x")
 
 
 def test_random_bytes_in_an_index_are_refused_or_read() -> None:

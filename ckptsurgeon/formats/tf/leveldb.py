@@ -184,7 +184,7 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
         raise _fault("a block ends too early: it is cut short")
     short = SHORT if len(raw) < _MANY else SHORTEST
     if crc32c(trailer[:1], crc32c(content, short=short)) != unmasked(int.from_bytes(trailer[1:], "little")):
-        raise FormatError(f"the block at {handle.offset} does not have the checksum it should.", rule="crc")
+        raise FormatError(f"the block at {handle.offset} does not match its checksum.", rule="crc")
     if trailer[0] == _SNAPPY:
         content = decompress_snappy(content, allowed.inflated)
         allowed.inflated -= len(content)

@@ -51,7 +51,7 @@ class Archive:
         if entry.method == DEFLATED:
             data = _inflate(data, entry.size, record_at(self.file, name))
         if entry.crc32 and zlib.crc32(data) != entry.crc32:
-            raise FormatError(f"{record_at(self.file, name)} does not have the checksum it should.", rule="crc")
+            raise FormatError(f"{record_at(self.file, name)} does not match its checksum.", rule="crc")
         return data
 
 

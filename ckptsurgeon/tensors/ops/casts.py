@@ -20,7 +20,7 @@ __all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero
 
 @dataclass(frozen=True, slots=True)
 class CastLosses:
-    """Counts of a cast: finite values that became infinite or were cut to the largest, and values that became zero."""
+    """How many finite values a cast made infinite or clipped to the largest value, and how many it made zero."""
 
     infinite: int = 0
     zero: int = 0
@@ -62,7 +62,7 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, CastLosses
 
 
 def _holds(destination: str, source: str) -> bool:
-    """Return whether every finite value of a type stays finite in another."""
+    """Return whether every finite value of the dtype ``source`` stays finite in ``destination``."""
     return _reach(destination) > _reach(source) or (source, destination) == ("bfloat16", "float32")
 
 
@@ -96,7 +96,7 @@ def widened(array: Array, dtype: str) -> Array:
 
 
 def _narrowed(plain: Array, dtype: str) -> Array:
-    """Return values in the raw form of a floating or complex type."""
+    """Return values cast to a floating or complex dtype, in an array of the type that ``raw_dtype`` gives."""
     if dtype == "bfloat16":
         return _to_bfloat16(plain.astype("<f4"))
     if dtype in SMALL_FLOATS:
@@ -141,7 +141,7 @@ _SMALLEST = {
     "float64": -1074, "float32": -149, "bfloat16": -133, "float16": -24,
     "float8_e5m2fnuz": -17, "float8_e5m2": -16, "float8_e4m3fnuz": -10, "float8_e4m3fn": -9,
 }  # fmt: skip
-"""The power of two that the smallest value above zero is."""
+"""The smallest positive value of each dtype, as the exponent of a power of two."""
 _NARROW = {
     "float16": 0x7FFF,
     "float8_e5m2": 0x7F,
@@ -149,37 +149,37 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""Types in which small weights may become zero, and a mask of the bits that are all 0 only in a zero."""
+"""Dtypes in which small weights may become zero, and a mask of the bits that are all 0 only if the value is zero."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
-    """Return whether typical weights of a type can be too small for another."""
+    """Return whether a cast from ``source`` to ``destination`` can turn small weights into zeros."""
     return destination in _NARROW and source in _SMALLEST and _SMALLEST[source] < _SMALLEST[destination]
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values, held as ``raw_dtype`` says, are not zero, in a type that ``goes_to_zero`` names."""
+    """Return how many values are not zero, in an array as ``raw_dtype`` describes it, of a dtype in ``_NARROW``."""
     bits = values.view(f"<u{values.itemsize}")
     return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
-"""A mask of exponent and fraction, and its value in an infinity; larger values are NaN."""
+"""A mask of the exponent and fraction bits, and these bits of infinity; if they are larger, the value is NaN."""
 _NAN_ONLY = {
     "float8_e4m3fn": (0x7F, 0x7F),
     "float8_e4m3fnuz": (0xFF, 0x80),
     "float8_e5m2fnuz": (0xFF, 0x80),
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
-"""The 8-bit floats without infinities: the bits to check, and their value in a NaN."""
+"""The 8-bit floats without infinities: a mask of the bits to check, and these bits of NaN."""
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
-"""The bits of the first value that is not finite; all larger bits, with or without a sign, are not finite either."""
+"""The smallest bits, as an unsigned number without the sign, that are not finite: all larger ones are not, either."""
 
 
 def _reaches(values: Array, first: int) -> bool:
-    """Return whether any value, without its sign, has bits of at least ``first``; takes two passes, but no copy."""
+    """Return whether the bits of any value, without the sign, are at least ``first``; takes two passes, but no copy."""
     if not values.size:
         return False
     bits = 8 * values.itemsize
@@ -188,7 +188,7 @@ def _reaches(values: Array, first: int) -> bool:
 
 
 def count_special(values: Array, dtype: str) -> tuple[int, int]:
-    """Return how many values, held as ``raw_dtype`` says, are NaN and how many infinite."""
+    """Return how many values are NaN and how many infinite; the array has the type that ``raw_dtype`` gives."""
     if dtype == "complex32":
         values = values.view("<f2").astype("<f4").view("<c8")
     if dtype in _FIRST and not _reaches(values, _FIRST[dtype]):

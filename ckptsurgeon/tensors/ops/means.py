@@ -40,7 +40,7 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
 
 
 def largest(parts: Iterable[Part]) -> Part:
-    """Return the largest of several integers of one kind, element by element, and the widest of their dtypes."""
+    """Return the element-wise maximum of several integer arrays, and the widest of their dtypes."""
     found: Part | None = None
     for values, dtype in parts:
         if found is None:
@@ -55,11 +55,12 @@ def largest(parts: Iterable[Part]) -> Part:
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
     """Return values in double precision rounded to a dtype once, and counts of values that became infinite or zero.
 
-    ``cast`` goes through float32, which is a second rounding. Raises PlanError if the dtype has no sign for a value.
+    ``cast`` goes through float32, which is a second rounding. Raises PlanError if a value
+    is negative and the dtype has no negative numbers.
     """
     want = DTYPES[dtype]
     if dtype == "float8_e8m0fnu" and (values < 0).any():
-        raise PlanError(f"a value is below zero, and {dtype} has no sign.")
+        raise PlanError(f"a value is below zero, and {dtype} has no negative numbers.")
     if not want.is_floating or want.bits >= (64 if want.kind == "complex" else 32):
         return cast(values, wide, dtype)
     if wide == "complex128":
@@ -69,11 +70,11 @@ def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
 
 
 _TIES = 0xFFF
-"""The last bits of a float32 that are 0 in a tie: halfway between values of at most 11 bits takes 12 bits."""
+"""The last bits of a float32 are 0 in a tie: a number halfway between two values of 11 bits has only 12 bits."""
 
 
 def _odd(values: Array) -> Array:
-    """Return float64 values as float32 that round to a type of at most 11 bits as the float64 do; infinities stay.
+    """Return float64 values as float32 values that round to a dtype of at most 11 bits as the originals would.
 
     A value that may land on a tie is rounded to odd instead of to nearest: towards zero, and with a last bit of one
     if the result is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
@@ -103,5 +104,5 @@ def added(parts: Sequence[Array], dtype: str) -> Array:
     """Return the sum of values of one dtype, rounded to it once; raises PlanError if one becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
     if lost.infinite:
-        raise PlanError(f"{count(lost.infinite, 'sum')} would exceed the range of {dtype}.", hint="Cast first.")
+        raise PlanError(f"{count(lost.infinite, 'sum')} would exceed the range of {dtype}.", hint="Cast them first.")
     return made

@@ -1,4 +1,4 @@
-"""Boxes in a tensor: their shapes, and how to divide a tensor into boxes."""
+"""Computes boxes in a tensor: the shape of one, and the boxes into which a tensor is divided."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[in
 def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """Yield boxes of at most ``limit`` elements that together cover a tensor, each contiguous in memory.
 
-    A box has a single index along the first dimensions, a range along the next, and all of the remaining ones.
+    A box has one index along each of the first dimensions, a range of the next one, and the whole of the others.
     """
     if 0 in shape:
         return

@@ -1,8 +1,8 @@
-"""Converts 8-bit floats: by a table of their 256 values to float32, by integer arithmetic from it. It needs no torch.
+"""Converts 8-bit floats to float32, by a table of the 256 values, and back, by integer arithmetic, without torch.
 
 The types are those of https://arxiv.org/abs/2209.05433 (e4m3fn, e5m2), https://arxiv.org/abs/2206.02915 (fnuz) and of
-the OCP microscaling formats (e8m0fnu). Too large values become the same as in torch 2.13: the largest value in
-e4m3fn, infinity in e5m2, NaN in the others.
+the OCP microscaling formats (e8m0fnu). Values that are too large become what torch 2.13 makes of them: the largest
+value in e4m3fn, infinity in e5m2, NaN in the others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _POWERS = "float8_e8m0fnu"
 class _FloatBits:
     """The layout of an 8-bit float: fraction bits, bias of the exponent, code of the largest finite value.
 
-    ``beyond`` is the code of too large values, ``nan`` that of NaN, ``infinity`` that of infinity, 0 where there is
-    none. With ``unsigned_zero`` the code of -0 is NaN.
+    ``beyond`` is the code that values beyond the largest get, ``nan`` the code of NaN, ``infinity`` the code of
+    infinity (0 if the type has no infinity). With ``unsigned_zero`` there is no -0: its bits are the code of NaN.
     """
 
     fraction: int
@@ -48,7 +48,7 @@ SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 
 def from_small(codes: Array, dtype: str) -> Array:
-    """Return the values of 8-bit floats as float32."""
+    """Return the float32 values that the codes of 8-bit floats stand for."""
     values: Array = _table(dtype)[codes]
     return values
 
@@ -74,7 +74,7 @@ def _table(dtype: str) -> Array:
 
 
 _QUIET, _SIGNALLING = 0x7FC0_0000, 0x7F80_0001
-"""The NaN that torch produces: quiet with the bits of the value, or this one for types with a single NaN."""
+"""The bits of the float32 NaN that torch makes: quiet, or signalling if the 8-bit type has only one NaN."""
 
 
 def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
@@ -85,7 +85,7 @@ def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
 
 
 def to_small(values: Array, dtype: str) -> Array:
-    """Return float32 as 8-bit floats: rounded to nearest, ties to even."""
+    """Return float32 values as the codes of 8-bit floats: rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values, "<f4").view("<u4")
     codes = _to_powers(bits) if dtype == _POWERS else _rounded(bits, _LAYOUTS[dtype])
     return codes.reshape(values.shape)
@@ -110,7 +110,7 @@ def _rounded(bits: Array, layout: _FloatBits) -> Array:
 
 
 def _to_powers(bits: Array) -> Array:
-    """Return the nearest powers of two; the sign is lost, as in torch."""
+    """Return the codes of the nearest powers of two for the bits of float32 values; the sign is lost, as in torch."""
     exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)).astype("<i4")
     rest = bits & np.uint32(0x7F_FFFF)
     half = np.uint32(0x40_0000)
