@@ -14,7 +14,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners
 
-.PHONY: help demo test test-all test-browser test-gpu test-faults mutants fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu test-faults mutants architectures fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-faults: $(STAMP)  ## all faults, those too that need rights over the machin
 
 test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: those of training that a CPU can run)
 	$(BIN)/python -m pytest -m gpu $(if $(filter cpu,$(CKPT_TEST_DEVICE)),tests/trainer)
+
+architectures: $(STAMP)  ## hold the notes on model folders against all architectures of transformers: a quarter of an hour, once
+	$(BIN)/python -m tests.api.model_folder.architectures .architectures $(WORDS)
 
 fuzz: .fuzz/.installed  ## fuzz all that reads, guided by coverage (FUZZ_SECONDS for each; else ten minutes in all)
 	.fuzz/bin/python -m tests.fuzz.report $(FUZZED)
@@ -90,4 +93,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .fuzz demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures

@@ -29,7 +29,7 @@ from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import is_ctc
 from .tokenizer.tokens import added_beyond, listed_beyond, needless
 
-__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
+__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "weights_notes", "with_sources_said"]
 
 # Notes on the files beside the sources of a plan, even if the output gets other files.
 
@@ -57,8 +57,8 @@ OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
 """Files that hold a JSON object, in addition to all configurations."""
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
-LARGER = ("mllama",)
-"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images)."""
+LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
+"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
 
 
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
@@ -69,7 +69,7 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [Described(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
-    return [*unreadable_notes(folder, read), *_weights_notes(tensors, folder, read)]
+    return [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
 
 
 def notes_beside(checkpoint: Checkpoint) -> list[str]:
@@ -86,11 +86,12 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
     return [
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
-        *_weights_notes(tensors, folder, folder),
+        *weights_notes(tensors, folder, folder),
     ]
 
 
-def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
+def weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
+    """Return notes on the files of a folder that contradict its tensors; ``read`` has the same vocabulary."""
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config), *part_notes(tensors, config))
@@ -186,7 +187,7 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
         yield f"config.json says {width} (hidden_size), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
-    if other and not str(folder.config.get("model_type")).startswith(LARGER):
+    if other and not _has_more_rows(folder):
         yield f"config.json says {folder.rows} (vocab_size), but {has}: transformers cannot load this model"
     if _is_elsewhere(folder):
         return
@@ -197,6 +198,10 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
     yield from listed_beyond(read, most.shape[0], has)
     yield from added_beyond(read, most.shape[0], has)
     yield from unlisted_names(read, most.shape[0], has)
+
+
+def _has_more_rows(folder: ModelFolder) -> bool:
+    return str(folder.config.get("model_type")).startswith(LARGER)
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
@@ -223,7 +228,7 @@ def _beyond(folder: ModelFolder) -> list[str]:
         found = {
             name: ids_beyond(folder.document(name), folder.rows)
             for name in (CONFIG, GENERATION)
-            if folder.rows and any(one.name == name for one in folder.files)
+            if folder.rows and not _has_more_rows(folder) and any(one.name == name for one in folder.files)
         }
     except ConfigError:  # already reported
         return []

@@ -17,6 +17,8 @@ from .shape_checks import Described
 
 __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
 
+UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
+"""Model types with classes whose output layer is one of its own, although their configuration says it is tied."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
@@ -88,7 +90,7 @@ def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[st
     if not folder.said_tied:
         yield from _wanted(tensors, folder)
         return
-    for one in tensors:
+    for one in tensors if folder.config.get("model_type") not in UNSHARED else ():
         if HEAD.search(one.key) and one.shape[1:] == embedding.shape[1:] and not one.tied_to:
             yield (
                 f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), but "
