@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...planning.transplant.by_place import is_of_labels
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
+from .expert_checks import INITIALISED, expert_notes
 from .shape_checks import Described, is_number
 
 __all__ = ["part_notes"]
 
-INITIALISED = "transformers initialises what is missing"
 _LLAMA = (
     "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
     "qwen3", "qwen3_moe", "starcoder2",
@@ -91,7 +91,7 @@ def part_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Itera
             found = listing(lacking, 3, where="")
             yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
         yield from _sides(keys, kind, classes, config)
-    yield from _experts(tensors, config)
+    yield from expert_notes(tensors, config)
     yield from _labels(tensors, classes, config)
 
 
@@ -147,59 +147,6 @@ def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mappi
             rest = "ignores the others" if len(numbers) > declared else "initialises the others"
             has = f"the {side} has {count(len(numbers), 'layer')}"
             yield f"config.json says {declared} ({field}), but {has}: transformers {rest}"
-
-
-_EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
-_ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
-_NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-
-
-def _experts(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
-    sets: dict[str, dict[int, set[str]]] = {}
-    for one in tensors:
-        if (match := _EXPERT.match(one.key)) and match[1]:
-            sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
-    if not sets:
-        return
-    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
-    number = max(len(one) for one in sets.values())
-    if field and all(len(one) != config[field] for one in sets.values()):
-        place = next(name for name, one in sets.items() if len(one) == number)
-        yield (
-            f"config.json says {config[field]} ({field}), but {escape(place)}experts has {count(number, 'expert')}: "
-            "transformers cannot load this model"
-        )
-        return
-    every = set[int]().union(*sets.values())
-    short = {name: every - one.keys() for name, one in sets.items() if len(one) < len(every)}
-    if field and short and len(short) < len(sets):
-        place, lost = next(iter(short.items()))
-        those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
-        yield f"{escape(place)}experts lacks {those}, unlike the other layers: {INITIALISED}"
-    for place, experts in sets.items():
-        whole = set[str]().union(*experts.values())
-        odd = next((one for one, own in experts.items() if own != whole), None)
-        if odd is not None:
-            parts = listing(sorted(whole - experts[odd]), 3)
-            yield f"{escape(place)}experts.{odd} lacks {parts}, unlike the other experts: {INITIALISED}"
-            return
-    yield from _routers(tensors, sets, number)
-
-
-def _routers(tensors: Sequence[Described], sets: Collection[str], number: int) -> Iterator[str]:
-    found: dict[str, Described] = {}
-    for one in tensors:
-        for place in (place for place in sets if one.key.startswith(place)):
-            if _ROUTER.match(one.key.removeprefix(place)):
-                found.setdefault(place, one)
-    without = [place for place in sets if place not in found]
-    if found and without:
-        name = next(iter(found.values())).key.removeprefix(next(iter(found)))
-        yield f"{escape(without[0])}{escape(name)} is missing, unlike in the other layers: {INITIALISED}"
-    other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and number not in one.shape]
-    if other and len(other) == len(found):
-        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
 
 
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.part_checks import part_notes
+from ckptsurgeon.api.model_folder.shape_checks import Described
 
 from ...helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, WHISPER, saved
 
@@ -108,3 +110,42 @@ def test_what_every_model_of_a_type_has_is_said_if_it_lacks(name: str, parts: li
 def test_numbers_that_no_tensor_has_are_said(name: str, fields: dict[str, Any], edit: Any, note: str) -> None:
     folder(name, edit, **fields)
     assert said(cs.inspect("m").notes) == [note.format(MIXTRAL["num_local_experts"])]
+
+
+@pytest.mark.parametrize(("zero", "said"), [(2, False), (None, True), (1, True)])
+def test_experts_that_compute_nothing_count_too(zero: int | None, said: bool) -> None:
+    tensors = [Described(f"model.layers.0.mlp.experts.{n}.up_proj.weight", "float32", (4, 4)) for n in range(6)]
+    fields = {"model_type": "longcat_flash", "n_routed_experts": 4, "zero_expert_num": zero}
+    assert any("has 6 experts" in note for note in part_notes(tensors, fields)) is said
+
+
+def stacked(sizes: dict[str, int], rows: int = 4, end: str = "") -> list[Described]:
+    return [
+        one for n, size in sizes.items()
+        for one in (
+            Described(f"model.layers.{n}.mlp.experts.down_proj{end}", "uint8" if end else "bfloat16", (size, 8, 8)),
+            Described(f"model.layers.{n}.mlp.experts.down_proj_bias", "bfloat16", (size, 8)),
+            Described(f"model.layers.{n}.mlp.router.weight", "bfloat16", (rows, 8)),
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["", "_blocks"])
+@pytest.mark.parametrize(
+    ("sizes", "fields", "said"),
+    [
+        ({"0": 4, "1": 4}, {"num_local_experts": 4}, ""),
+        ({"0": 4, "1": 4}, {}, ""),
+        ({"0": 4, "1": 3}, {"num_local_experts": 4}, "says 4 (num_local_experts), but model.layers.1.mlp.experts.down_proj"),
+        ({"0": 3, "1": 3}, {"num_local_experts": 4}, "says 4 (num_local_experts), but model.layers.0.mlp.experts.down_proj"),
+        ({"0": 4, "1": 4, "2": 3}, {}, "_proj{end} has 3 experts, but others have 4: transformers cannot load"),
+        ({"0": 3, "1": 3}, {}, "model.layers.0.mlp.router.weight has 4 rows, but there are 3 experts"),
+        ({"0": 3, "1": 3}, {"vision_config": {}}, ""),
+    ],
+)  # fmt: skip
+def test_stacked_experts_are_as_many_as_declared_and_as_the_router_has(
+    sizes: dict[str, int], fields: dict[str, Any], said: str, end: str
+) -> None:
+    notes = list(part_notes(stacked(sizes, end=end), {"model_type": "gpt_oss", **fields}))
+    assert len(notes) == bool(said)
+    assert all(said.format(end=end) in note for note in notes)

@@ -1,0 +1,111 @@
+"""Notes on experts: another number than is declared or than the router has, missing experts, routers or parts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...util.text import count, escape, listing
+from .shape_checks import UNLOADED, Described, is_number
+
+__all__ = ["INITIALISED", "expert_notes"]
+
+INITIALISED = "transformers initialises what is missing"
+_EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d+)\.(.*)")
+_STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
+"""Tensors of all experts of a layer together, whose first dimension is the experts."""
+_ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
+_OTHER_ROWS = ("inkling_text", "zaya")
+"""Model types whose router has other rows than one for each expert."""
+_NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def expert_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
+    sets: dict[str, dict[int, set[str]]] = {}
+    for one in tensors:
+        if (match := _EXPERT.match(one.key)) and match[1]:
+            sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
+    yield from _numbered(tensors, sets, config) if sets else _together(tensors, config)
+
+
+def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
+    """Return the field with the number of experts, and the numbers that there may be; '' if it has none.
+
+    Some experts of LongCat compute nothing; transformers from 5 on gives them weights too.
+    """
+    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
+    if not field:
+        return "", set()
+    zero = config.get("zero_expert_num")
+    return field, {config[field], config[field] + (zero if type(zero) is int else 0)}
+
+
+def _together(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on experts in one tensor if they are not as many as is declared, or as in the other tensors."""
+    found = [(one, match[1] or "") for one in tensors if len(one.shape) > 1 and (match := _STACKED.match(one.key))]
+    field, declared = _declared(config)
+    if not found:
+        return
+    sizes = Counter(one.shape[0] for one, _ in found)
+    has = next(((one, place) for one, place in found if field and one.shape[0] not in declared), None)
+    if has is not None:
+        number = count(has[0].shape[0], "expert")
+        yield f"config.json says {config[field]} ({field}), but {escape(has[0].key)} has {number}: {UNLOADED}"
+        return
+    usual = sizes.most_common(1)[0][0]
+    odd = next((one for one, _ in found if one.shape[0] != usual), None)
+    if odd is not None and not field:
+        has_other = f"{escape(odd.key)} has {count(odd.shape[0], 'expert')}"
+        yield f"{has_other}, but others have {usual}: {UNLOADED}"
+        return
+    if config.get("model_type") not in _OTHER_ROWS:
+        yield from _routers(tensors, {place for _, place in found}, usual, also=declared)
+
+
+def _numbered(
+    tensors: Sequence[Described], sets: Mapping[str, Mapping[int, set[str]]], config: Mapping[str, Any]
+) -> Iterator[str]:
+    field, declared = _declared(config)
+    number = max(len(one) for one in sets.values())
+    if field and all(len(one) not in declared for one in sets.values()):
+        place = next(name for name, one in sets.items() if len(one) == number)
+        yield (
+            f"config.json says {config[field]} ({field}), but {escape(place)}experts has {count(number, 'expert')}: "
+            "transformers cannot load this model"
+        )
+        return
+    every = set[int]().union(*sets.values())
+    short = {name: every - one.keys() for name, one in sets.items() if len(one) < len(every)}
+    if field and short and len(short) < len(sets):
+        place, lost = next(iter(short.items()))
+        those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
+        yield f"{escape(place)}experts lacks {those}, unlike the other layers: {INITIALISED}"
+    for place, experts in sets.items() if len(declared) < 2 else ():
+        whole = set[str]().union(*experts.values())
+        odd = next((one for one, own in experts.items() if own != whole), None)
+        if odd is not None:
+            parts = listing(sorted(whole - experts[odd]), 3)
+            yield f"{escape(place)}experts.{odd} lacks {parts}, unlike the other experts: {INITIALISED}"
+            return
+    yield from _routers(tensors, sets, number, also=declared)
+
+
+def _routers(
+    tensors: Sequence[Described], sets: Collection[str], number: int, *, also: Collection[int] = ()
+) -> Iterator[str]:
+    found: dict[str, Described] = {}
+    for one in tensors:
+        for place in (place for place in sets if one.key.startswith(place)):
+            if _ROUTER.match(one.key.removeprefix(place)):
+                found.setdefault(place, one)
+    without = [place for place in sets if place not in found]
+    if found and without:
+        name = next(iter(found.values())).key.removeprefix(next(iter(found)))
+        yield f"{escape(without[0])}{escape(name)} is missing, unlike in the other layers: {INITIALISED}"
+    numbers = {number, *also}
+    other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
+    if other and len(other) == len(found):
+        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
