@@ -25,7 +25,7 @@ MUTANTS = (
     ),
     Mutant(
         "a layer that lacks tensors is said",
-        "    yield from _holes(lists, keys, config)",
+        "    yield from hole_notes(lists, keys, config)",
         "    yield from ()",
         "api/model_folder/test_family_checks.py",
     ),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
-from ...util.text import count, escape, shape_text, together
+from ...planning.merge.layers import LayerList, lists_with_gaps, numbered_lists
+from ...util.text import count, escape
 from .config import declared_layers
 from .config_fields import base_of_rope
-from .shape_checks import Described, is_number
+from .dtype_checks import dtype_notes
+from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
+from .shape_checks import Described
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
 
@@ -145,31 +146,18 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**({} if theta is None else {"rope_theta": theta}), **found}
 
 
-STACKS = ("block", "blocks", "h", "layer", "layers")
-"""Names of the modules that hold the layers of a model."""
-OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields of models in which any layer may lack any module."""
-ALIKE = frozenset((
-    "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
-    "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
-    "phi", "phi3", "qwen2", "qwen3", "roberta", "starcoder2", "vit", "whisper", "xlm-roberta",
-))  # fmt: skip
-"""Model types whose layers all have the same tensors."""
-FEWEST = 4
-"""The fewest layers from which to tell what an inner one lacks: of 3, only one lacks what every second layer has."""
-COUNTED_OTHERWISE = ("efficientnet", "hrm_text")
+COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
 """Model types whose configured number of layers is not the length of a list of modules."""
-VALUES = (".weight", ".bias")
-"""Endings of tensors that a plain module has; quantised modules also have scales and the like."""
 
 
 def layer_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
     keys = [one.key for one in tensors]
-    yield from _uneven(tensors, config)
+    yield from uneven_notes(tensors, config)
+    yield from dtype_notes(tensors, config)
     lists = numbered_lists(keys)
     yield from _gaps(lists, keys, config)
-    yield from _holes(lists, keys, config)
+    yield from hole_notes(lists, keys, config)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():
         side = next((one for one in ("decoder", "encoder") if one in name), "")
@@ -193,99 +181,12 @@ def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, 
     if not declared - {one.count for one in lists}:
         return
     for prefix, numbers in lists_with_gaps(keys).items():
-        if _is_stack(prefix):
+        if is_stack(prefix):
             first = next(number for number in range(max(numbers)) if number not in numbers)
             lost = count(max(numbers) + 1 - len(numbers), "layer")
             has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, the first is {first}"
             yield f"{has}: transformers initialises what is missing"
             return
-
-
-def _holes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on a layer that lacks tensors that the other layers like it have.
-
-    In many architectures layers differ on purpose (the first, the last, every second one, attention layers among
-    others), and each kind has tensors of its own. A single layer that only lacks some is therefore a fault.
-    """
-    if not config or any(name in config for name in OWN_LAYERS):
-        return
-    are_alike = config.get("model_type") in ALIKE
-    for one in lists:
-        if _is_stack(one.prefix) and one.count > 1:
-            layers = {number: dict.fromkeys(rests) for number, rests in layers_of(one, keys).items()}
-            found = _lacking(layers) if are_alike else _lone(layers)
-            if found:
-                number = min(found)
-                more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
-                lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
-                yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
-
-
-def _uneven(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike."""
-    if config.get("model_type") not in ALIKE:
-        return
-    shapes = {one.key: one.shape for one in tensors if one.key.endswith(VALUES) and is_number(one)}
-    for one in numbered_lists(list(shapes)):
-        first: dict[str, str] = {}
-        for number, rests in layers_of(one, shapes).items() if _is_stack(one.prefix) else ():
-            for rest in rests:
-                key = one.key(number, rest)
-                other = first.setdefault(rest, key)
-                if shapes[key] != shapes[other]:
-                    kind = escape(str(config["model_type"]))
-                    differ = f"{shape_text(shapes[other])}, but {escape(key)} is {shape_text(shapes[key])}"
-                    why = f"layers of {kind} are alike, so one of the two is from another model"
-                    yield f"{escape(other)} is {differ}: {why}"
-                    return
-
-
-def _is_stack(prefix: str) -> bool:
-    return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
-
-
-def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by layer, the tensors that it lacks although at least half of the layers have them."""
-    counts = Counter(rest for rests in layers.values() for rest in rests)
-    usual = [rest for rest, number in counts.items() if number * 2 >= len(layers)]
-    found = {number: _lost(rests, usual, counts) for number, rests in layers.items()}
-    return {number: lost for number, lost in found.items() if lost}
-
-
-def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return the tensors that all layers but one have, by the number of that layer, if it is an inner one."""
-    if len(layers) < FEWEST:
-        return {}
-    counts = Counter(rest for rests in layers.values() for rest in rests)
-    usual = [rest for rest, number in counts.items() if number == len(layers) - 1]
-    found = {number: [rest for rest in usual if rest not in rests] for number, rests in layers.items()}
-    odd = [number for number, lost in found.items() if lost]
-    if len(odd) != 1 or odd[0] in (min(layers), max(layers)):
-        return {}
-    lost = _lost(layers[odd[0]], found[odd[0]], counts)
-    return {odd[0]: lost} if lost else {}
-
-
-def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return the usual tensors that a layer lacks; none if it has tensors of its own, and so is of another kind."""
-    if any(counts[rest] == 1 for rest in own):
-        return []
-    modules = {rest[:place] for rest in own for place, letter in enumerate(rest) if letter == "."}
-    return [
-        rest
-        for rest in usual
-        if rest not in own
-        and not _is_coded(rest, own)
-        and (f".{rest}".endswith(VALUES) or rest.rpartition(".")[0] not in modules)
-        and not any(rest.startswith(f"{other}.") for other in own)
-    ]
-
-
-def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Whether a weight is quantised in this layer: its module directly holds tensors other than a bias."""
-    module, _, leaf = rest.rpartition(".")
-    names = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
-    return leaf == "weight" and any("." not in one and one != "bias" for one in names)
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.checks import weights_notes
+from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.layer_checks import layer_notes
 from ckptsurgeon.api.model_folder.shape_checks import Described, family_notes
+from ckptsurgeon.planning.target import Companion
 
 LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 
@@ -199,3 +202,78 @@ def test_nothing_is_said_of_models_of_transformers(kind: str) -> None:
     tensors = [Described(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
     for fields in (config.to_dict(), config.to_diff_dict()):
         assert [*layer_notes(tensors, fields), *family_notes(tensors, fields)] == []
+
+
+def test_the_image_of_mllama_has_a_row_beyond_the_vocabulary() -> None:
+    for kind, said in (("mllama", False), ("llama", True)):
+        config = {"model_type": kind, "vocab_size": 4, "image_token_index": 4}
+        folder = ModelFolder("", (Companion("config.json", text=json.dumps(config)),))
+        assert any("image_token_index" in note for note in weights_notes([], folder, folder)) is said
+
+
+MOE = ("self_attn.q_proj.weight", "self_attn.o_proj.weight", "self_attn.sinks", "mlp.router.weight",
+       "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias", "input_layernorm.weight")  # fmt: skip
+DENSE = ("self_attn.q_proj.weight", "self_attn.o_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight")
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "deepseek_v3", "jamba"])
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["0.self_attn.o_proj.weight"], "model.layers.0 lacks self_attn.o_proj.weight, unlike the other layers"),
+        (["3.self_attn.o_proj.weight"], "model.layers.3 lacks self_attn.o_proj.weight, unlike the other layers"),
+        (["1.self_attn.o_proj.weight", "2.self_attn.o_proj.weight"], "initialises what is missing; 1 other layer too"),
+        (["2.self_attn.sinks"], "model.layers.2 lacks self_attn.sinks"),
+        (["3.mlp.experts.gate_up_proj_bias"], "model.layers.3 lacks mlp.experts.gate_up_proj_bias"),
+        (["2.mlp.experts.gate_up_proj"], "model.layers.2 lacks mlp.experts.gate_up_proj,"),
+        (["0.input_layernorm.weight"], "model.layers.0 lacks input_layernorm.weight"),
+        ([], ""),
+    ],
+)
+def test_a_module_lacks_what_it_has_in_layers_of_its_kind(kind: str, lost: list[str], said: str) -> None:
+    found = [f"{n}.{rest}" for n in range(4) for rest in (DENSE if n == 0 else MOE)]
+    if "0.self_attn.sinks" not in found:
+        found.append("0.self_attn.sinks")
+    left = [f"model.layers.{key}" for key in found if key not in lost]
+    notes = list(layer_notes(described(left), {"model_type": kind, "num_hidden_layers": 4}))
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["0.self_attn.o_proj"], "model.layers.0 lacks self_attn.o_proj.weight"),
+        (["4.mlp.down_proj"], "model.layers.4 lacks mlp.down_proj.weight"),
+        (["3.self_attn.k_proj", "4.self_attn.k_proj"], ""),  # shared with the layers before
+        (["4.self_attn.k_proj", "4.self_attn.v_proj"], ""),
+    ],
+)
+def test_layers_of_unknown_types_lack_an_output(lost: list[str], said: str) -> None:
+    names = [f"self_attn.{one}_proj" for one in "qkvo"] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    left = [f"model.layers.{n}.{name}.weight" for n in range(5) for name in names if f"{n}.{name}" not in lost]
+    notes = list(layer_notes(described(left), {"model_type": "x", "num_hidden_layers": 5}))
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fields", "said"),
+    [
+        ("float16", {}, True), ("float32", {}, False), ("bfloat16", {}, False), ("int8", {}, False),
+        ("float16", {"quantization_config": {"quant_method": "awq"}}, False),
+    ],
+)  # fmt: skip
+def test_layers_of_two_half_dtypes_are_said(dtype: str, fields: dict[str, Any], said: bool) -> None:
+    tensors = [Described(key, dtype if ".2." in key else "bfloat16", (4, 4)) for key in keys()]
+    if dtype == "int8":
+        tensors.append(Described("model.layers.3.mlp.up_proj.scales", "float16", (4, 4)))
+    notes = list(layer_notes(tensors, {"model_type": "llama", "num_hidden_layers": 5, **fields}))
+    wanted = "model.layers.0.self_attn.q_proj.weight is bfloat16, but model.layers.2.self_attn.q_proj.weight is float16"
+    assert [wanted in note for note in notes] == [True] * said
+
+
+def test_an_image_encoder_of_another_half_dtype_is_sound() -> None:
+    tensors = [Described(key, "bfloat16", (4, 4)) for key in keys()]
+    tensors += [Described(key, "float16", (4, 4)) for key in keys(stack="vision.layers")]
+    assert not list(layer_notes(tensors, {"model_type": "x"}))

@@ -1,0 +1,211 @@
+"""Notes on tensors that single layers lack, or that differ in shape from those of the other layers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...planning.merge.layers import LayerList, layers_of, numbered_lists
+from ...util.text import count, escape, shape_text, together
+from .shape_checks import Described, is_number
+
+__all__ = ["STACKS", "hole_notes", "is_stack", "uneven_notes"]
+
+STACKS = ("block", "blocks", "h", "layer", "layers")
+"""Names of the modules that hold the layers of a model."""
+OWN_LAYERS = ("block_configs", "per_layer_config")
+"""Fields of models in which any layer may lack any module."""
+ALIKE = frozenset((
+    "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
+    "phi", "phi3", "qwen2", "qwen3", "roberta", "starcoder2", "vit", "whisper", "xlm-roberta",
+))  # fmt: skip
+"""Model types whose layers all have the same tensors."""
+OF_KINDS = frozenset((
+    "afmoe", "apertus", "aquila", "arcee", "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5",
+    "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_oss",
+    "granitemoe", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "lfm2",
+    "lfm2_moe", "minimax_m2", "mixtral", "nemotron", "olmo3", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
+    "seed_oss", "smollm3", "stablelm",
+))  # fmt: skip
+"""Model types whose layers are of a few kinds; those with one module, as attention or experts, have all its tensors."""
+FEWEST = 4
+"""The fewest layers from which to tell what an inner one lacks: of 3, only one lacks what every second layer has."""
+VALUES = (".weight", ".bias")
+"""Endings of tensors that a plain module has; quantised modules also have scales and the like."""
+DIRECT = ("_bias", ".sinks")
+"""Endings of plain tensors that are parameters of a module, not of a linear layer in it."""
+ESSENTIAL = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+"""Projections that come together in modules with these names."""
+OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
+"""Those of them that no layer shares with another."""
+_PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")
+_OF_EXPERTS = re.compile(r"\.experts\.|\.(?:gate|router)\.weight$")
+_ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)?\.weight$")
+_NUMBER = re.compile(r"\.\d+\.")
+_CODED = re.compile(
+    r"_(?:blocks|scales|scale_inv|scale|packed|absmax|state)$|\.(?:q|k|v|input|output|weight)?_?scale\w*$"
+    r"|\.(?:qweight|qzeros|scales|biases|g_idx|qweight_type|SCB|weight_\w+)$"
+)
+"""Tensors of encodings, which other notes are about."""
+
+
+def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on a layer that lacks tensors that the other layers like it have.
+
+    In many architectures layers differ on purpose (the first, the last, every second one, attention layers among
+    others), and each kind has tensors of its own. A single layer that only lacks some is therefore a fault.
+    """
+    if not config or any(name in config for name in OWN_LAYERS):
+        return
+    kind = config.get("model_type")
+    for one in lists:
+        if is_stack(one.prefix) and one.count > 1:
+            layers = {number: dict.fromkeys(rests) for number, rests in layers_of(one, keys).items()}
+            if kind in ALIKE:
+                found = _lacking(layers)
+            else:
+                found = (_of_kinds(layers) if kind in OF_KINDS else _essential(layers)) or _lone(layers)
+            if found:
+                number = min(found)
+                more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
+                lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
+                yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
+
+
+def uneven_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike."""
+    if config.get("model_type") not in ALIKE:
+        return
+    shapes = {one.key: one.shape for one in tensors if one.key.endswith(VALUES) and is_number(one)}
+    for one in numbered_lists(list(shapes)):
+        first: dict[str, str] = {}
+        for number, rests in layers_of(one, shapes).items() if is_stack(one.prefix) else ():
+            for rest in rests:
+                key = one.key(number, rest)
+                other = first.setdefault(rest, key)
+                if shapes[key] != shapes[other]:
+                    kind = escape(str(config["model_type"]))
+                    differ = f"{shape_text(shapes[other])}, but {escape(key)} is {shape_text(shapes[key])}"
+                    why = f"layers of {kind} are alike, so one of the two is from another model"
+                    yield f"{escape(other)} is {differ}: {why}"
+                    return
+
+
+def is_stack(prefix: str) -> bool:
+    """Whether modules with this prefix are layers of a model, not numbered modules within one."""
+    if prefix.endswith("reassemble_stage.layers"):  # of DPT: each resizes otherwise, one not at all
+        return False
+    return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
+
+
+def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
+    """Return, by layer, the tensors that it lacks although at least half of the layers have them."""
+    counts = Counter(rest for rests in layers.values() for rest in rests)
+    usual = [rest for rest, number in counts.items() if number * 2 >= len(layers)]
+    found = {number: _lost(rests, usual, counts) for number, rests in layers.items()}
+    return {number: lost for number, lost in found.items() if lost}
+
+
+def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
+    """Return the tensors that all layers but one have, by the number of that layer, if it is an inner one."""
+    if len(layers) < FEWEST:
+        return {}
+    counts = Counter(rest for rests in layers.values() for rest in rests)
+    usual = [rest for rest, number in counts.items() if number == len(layers) - 1]
+    found = {number: [rest for rest in usual if rest not in rests] for number, rests in layers.items()}
+    odd = [number for number, lost in found.items() if lost]
+    if len(odd) != 1 or odd[0] in (min(layers), max(layers)):
+        return {}
+    lost = _lost(layers[odd[0]], found[odd[0]], counts)
+    return {odd[0]: lost} if lost else {}
+
+
+def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Return the usual tensors that a layer lacks; none if it has tensors of its own, and so is of another kind."""
+    if any(counts[rest] == 1 for rest in own):
+        return []
+    modules = {rest[:place] for rest in own for place, letter in enumerate(rest) if letter == "."}
+    return [
+        rest
+        for rest in usual
+        if rest not in own
+        and not _is_coded(rest, own)
+        and (f".{rest}".endswith(VALUES) or rest.rpartition(".")[0] not in modules)
+        and not any(rest.startswith(f"{other}.") for other in own)
+    ]
+
+
+def _is_coded(rest: str, own: Collection[str]) -> bool:
+    """Whether a weight is quantised in this layer: its module directly holds tensors other than a bias."""
+    module, _, leaf = rest.rpartition(".")
+    names = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
+    return leaf == "weight" and any("." not in one and one != "bias" for one in names)
+
+
+def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
+    """Return, by layer, the tensors of its modules that at least half of the layers with such a module have.
+
+    An MLP with a router or experts is another module than one without, whatever its name.
+    """
+    found: dict[int, list[str]] = {}
+    kinds = {number: _modules(rests) for number, rests in layers.items()}
+    for kind in dict.fromkeys(kind for modules in kinds.values() for kind in modules):
+        alike = {number: modules[kind] for number, modules in kinds.items() if kind in modules}
+        counts = Counter(rest for rests in alike.values() for rest in rests)
+        usual = [rest for rest, number in counts.items() if number * 2 >= len(alike)]
+        for number, own in alike.items():
+            lost = [rest for rest in usual if not _is_elsewhere(rest, own)]
+            if lost:
+                found.setdefault(number, []).extend(lost)
+    return found
+
+
+def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
+    """Return the tensors of a layer by module, and by whether it has experts; '' for those in no module, as norms."""
+    found: dict[str, dict[str, None]] = {"": {}}
+    for rest in rests:
+        module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
+        if module or rest.endswith(VALUES):
+            found.setdefault(module, {})[_NUMBER.sub(".*.", rest)] = None
+    return {(name, any(map(_OF_EXPERTS.search, own))): own for name, own in found.items()}
+
+
+def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
+    """Whether a module has a tensor, or in another encoding, or other notes are about it (routers, encodings)."""
+    if rest in own or _ROUTER.search(rest):
+        return True
+    module, _, leaf = rest.rpartition(".")
+    if leaf == "bias" or rest.endswith(DIRECT):
+        return False
+    if leaf == "weight":
+        return any(one.startswith(f"{module}.") and one != f"{module}.bias" for one in own)
+    if _CODED.search(rest):
+        return True
+    return any(one.startswith((f"{rest}.", f"{rest}_")) and one != f"{rest}_bias" for one in own)
+
+
+def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
+    """Return, by layer, the projections without which nothing can compute the others of the same module.
+
+    These are the output of attention and one of the three matrices of an MLP, in whatever encoding. Keys and values
+    are left out: layers may share them.
+    """
+    found: dict[int, list[str]] = {}
+    names = {number: {rest[: match.end()] for rest in rests if (match := _PROJECTION.match(rest))}
+             for number, rests in layers.items()}  # fmt: skip
+    for rests in ESSENTIAL:
+        for lost in rests:
+            others = {rest for rest in rests if rest != lost}
+            alike = [number for number, own in names.items() if others <= own]
+            odd = [number for number in alike if lost not in names[number]]
+            if odd and len(odd) * 2 < len(alike) and lost.endswith(OUTPUTS):
+                for number in odd:
+                    found.setdefault(number, []).append(f"{lost}.weight")
+    return found
