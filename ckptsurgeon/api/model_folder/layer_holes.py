@@ -8,6 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...planning.merge.layers import LayerList, layers_of, numbered_lists
+from ...tensors.encodings._find import find_codes
+from ...tensors.encodings._settings import quantisation_of
+from ...tensors.encodings._sizes import logical_shapes
+from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text, together
 from .shape_checks import Described, is_number
 
@@ -80,22 +84,37 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
 
 
 def uneven_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike."""
+    """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike.
+
+    Of quantised tensors the rows are compared, which headers give for certain; the columns depend on the bits.
+    """
     if config.get("model_type") not in ALIKE:
         return
-    shapes = {one.key: one.shape for one in tensors if one.key.endswith(VALUES) and is_number(one)}
-    for one in numbered_lists(list(shapes)):
+    plain = {one.key: f"is {shape_text(one.shape)}" for one in tensors if one.key.endswith(VALUES) and is_number(one)}
+    for sizes in (plain, _rows_of_codes(tensors, config)):
+        for first, other in _uneven(sizes):
+            why = f"layers of {escape(str(config['model_type']))} are alike, so one of the two is from another model"
+            yield f"{escape(first)} {sizes[first]}, but {escape(other)} {sizes[other]}: {why}"
+            return
+
+
+def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the keys of one tensor in two layers, if the sizes of the two differ."""
+    for one in numbered_lists(list(sizes)):
         first: dict[str, str] = {}
-        for number, rests in layers_of(one, shapes).items() if is_stack(one.prefix) else ():
+        for number, rests in layers_of(one, sizes).items() if is_stack(one.prefix) else ():
             for rest in rests:
                 key = one.key(number, rest)
                 other = first.setdefault(rest, key)
-                if shapes[key] != shapes[other]:
-                    kind = escape(str(config["model_type"]))
-                    differ = f"{shape_text(shapes[other])}, but {escape(key)} is {shape_text(shapes[key])}"
-                    why = f"layers of {kind} are alike, so one of the two is from another model"
-                    yield f"{escape(other)} is {differ}: {why}"
-                    return
+                if sizes[key] != sizes[other]:
+                    yield other, key
+
+
+def _rows_of_codes(tensors: Sequence[Described], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the number of rows of each quantised tensor, by its plain key; of parameters if headers give no shape."""
+    infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
+    shapes = logical_shapes(find_codes(infos, lambda: quantisation_of(config)))
+    return {key: f"has {count(shape[0], 'row' if shape[1:] else 'parameter')}" for key, shape in shapes.items()}
 
 
 def is_stack(prefix: str) -> bool:
