@@ -1,1 +1,1 @@
-"""Destinations: makes a TargetSpec of a configuration, a checkpoint or a live module. One file for each kind."""
+"""Makes a TargetSpec, which describes a destination, from a configuration, a checkpoint or a live module."""

@@ -26,9 +26,10 @@ RELATIVE_TO = "relative_to"
 class Document:
     """A configuration file: its path and content.
 
-    ``content`` is None if our reader cannot read it (a toolkit's own tags), and ``fault`` has the reason. ``model`` is
-    our model section, empty if there is none. ``read`` collects the files that it names and that were read; ``ran``
-    collects the code that it names, as it is imported and called. ``vocabulary`` replaces the model's own, if given.
+    ``content`` is None if our YAML reader refuses the file (because of a toolkit's own tags); then ``fault`` is its
+    error. ``model`` is the section ``model:``, empty if the file has no such section. ``read`` collects the paths of
+    the files that the configuration names, as they are read, and ``ran`` its code, as it is imported or called.
+    ``vocabulary`` replaces the vocabulary of the model, if given.
     """
 
     path: str
@@ -42,18 +43,18 @@ class Document:
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
+        """The name of the file, for messages."""
         return os.path.basename(self.path)
 
     @property
     def folder(self) -> str:
-        """The folder that its paths are relative to: its own, or ``relative_to``, which a run's copy sets."""
+        """The folder to which paths in the file are relative: its own, or ``relative_to`` (in the copy of a run)."""
         own = os.path.dirname(self.path)
         named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
         return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
 
     def resolve(self, path: str) -> str:
-        """Return a path of the configuration, which is relative to its folder."""
+        """Return the path of a file that the configuration names relative to its folder."""
         return os.path.normpath(os.path.join(self.folder, path))
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
@@ -61,7 +62,7 @@ class Document:
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:
-        """Return the text of a file that the configuration names; raises ConfigError."""
+        """Return the text of a file that the configuration names; raises ConfigError if it cannot be read."""
         if not isinstance(path, str):
             raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
         full = self.resolve(path)
@@ -75,7 +76,7 @@ class Document:
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration, ours or a toolkit's; raises ConfigError if it is missing or not text.
+    """Read a configuration in our format or a toolkit's; raises ConfigError if the file cannot be read as text.
 
     ``what`` is the role of the file, for messages.
     """

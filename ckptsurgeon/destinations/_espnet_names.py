@@ -45,13 +45,13 @@ _OTHERS = {
     "model_name": "ps2st",
     "tgt_feats_extract": "speech-to-speech translation (s2st)",
 }
-"""An entry that shows a task that is not built here, and the name of that task."""
+"""For each entry that only configurations of an unsupported task have: the name of the task."""
 _WHOLE = "required"
-"""An entry of configurations that a run wrote: these have every argument of their task."""
+"""The entry that shows that a run wrote a configuration: then it has every argument of its task."""
 
 
 def task_of(document: Document, values: Mapping[str, Any]) -> Task:
-    """Return the task, ASR if no entry shows another; raises ConfigError for a task that is not built here."""
+    """Return the task of a configuration, ASR if no entry shows another; raises ConfigError for unsupported tasks."""
     other = next((name for mark, name in _OTHERS.items() if mark in values), None)
     if other is None and _WHOLE in values and not values.keys() & {"ctc_conf", "lm"}:
         other = "a task without CTC (cls)"
@@ -84,7 +84,7 @@ _AXES = {
     "lm.decoder.weight": 0,
     "lm.decoder.bias": 0,
 }
-"""The axis of each tensor that ESPnet sizes by the vocabulary: transformer, RNN and transducer decoders, CTC, LMs."""
+"""The axis with a row for each token, by key: transformer, RNN and transducer decoders, CTC, language models."""
 
 _WITH_MASK = ("decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias")
 """Tensors with one more row in the decoder of mask-CTC, for the mask (espnet2/asr/decoder/mlm_decoder.py)."""
@@ -94,10 +94,10 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 
 
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
-    """Return for each tensor with a row for each of ``size`` tokens the axis of these rows.
+    """Return the axis that has a row for each of ``size`` tokens, by the keys of the tensors that have such an axis.
 
-    Those of the decoder ``mlm`` are declared too, although no list is as long as they are: their rows must not be
-    copied in another order.
+    Tensors of the decoder ``mlm`` that have one more row, for the mask, are included, although no token list has that
+    length: so that their rows are not copied by position when the order of the tokens differs.
     """
     sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
     return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}
@@ -109,7 +109,7 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 
 
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """Return the layers of a model with one output, CTC or decoder; () if it has both: then no layer is the last."""
+    """Return the layers of a model in order; () if it has both a CTC output and a decoder, so that none is the last."""
     heads = {key.partition(".")[0] for key in tensors}
     if "joint_network" in heads or ("ctc" in heads) == ("decoder" in heads):
         return ()
@@ -121,7 +121,7 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return a module, or its parts if they are numbered."""
+    """Return the name of a module, or those of its layers if it is a stack of layers; [] if it has no tensors."""
     inside = [key[len(module) + 1 :] for key in tensors if key.startswith(f"{module}.")]
     if not module.endswith("coders"):
         return [module] if inside else []

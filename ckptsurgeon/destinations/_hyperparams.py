@@ -1,4 +1,4 @@
-"""Reads a ``hyperparams.yaml`` with hyperpyyaml, reduced to what one entry needs.
+"""Reads from a ``hyperparams.yaml``, with hyperpyyaml, only one entry and what that entry needs.
 
 https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines. A
 destination does not need them, so they are not run, and their placeholders may stay open.
@@ -94,7 +94,7 @@ _PLACEHOLDER = "!PLACEHOLDER"
 
 @dataclass(frozen=True)
 class Hyperparams:
-    """The entries that one entry needs, with references resolved; the code that they name, and its files."""
+    """The entries that one entry needs, with references resolved; the code that they name; the files of that code."""
 
     text: str
     ran: tuple[str, ...]
@@ -115,7 +115,7 @@ def has_hyperparams_tags(text: str) -> bool:
 
 
 def code_in(document: Document) -> tuple[str, ...]:
-    """Return every tag that imports, calls or includes something, as written; hyperpyyaml if there is none.
+    """Return every tag that imports, calls or includes something, as written; "hyperpyyaml" if there is no such tag.
 
     This reads plain text, not YAML: it may report a comment as code, but never misses code.
     """
@@ -123,10 +123,10 @@ def code_in(document: Document) -> tuple[str, ...]:
 
 
 def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
-    """Reduce a document to what an entry needs, resolve it and import what it names.
+    """Reduce a document to what an entry needs, resolve its references and import the code that it names.
 
-    Raises ConfigError without hyperpyyaml, for an unknown entry or override, for placeholders that the entry
-    needs, and for code that cannot be imported.
+    Raises ConfigError if hyperpyyaml is not installed, the entry or an override is unknown, the entry needs a
+    placeholder without a value, or code cannot be imported.
     """
     hyperpyyaml = toolkit(document)
     tree = _tree(document)
@@ -169,7 +169,7 @@ def _ruamel() -> Any:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Restore what hyperpyyaml changes in two YAML libraries: it does not do so itself if it fails."""
+    """Restore what hyperpyyaml changes in two YAML libraries, which it leaves changed if it fails."""
     import yaml
 
     ruamel_yaml = _ruamel()
@@ -185,7 +185,7 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
-    """Add to ``ran`` what hyperpyyaml calls, in order: it looks up each name with ``pydoc`` and then calls it."""
+    """Add to ``ran`` the names of what hyperpyyaml calls, in order; each is noticed when ``pydoc`` looks it up."""
 
     class Kept:
         @staticmethod
@@ -212,7 +212,7 @@ def _reading(document: Document) -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text of an exception: hyperpyyaml passes several strings."""
+    """Return the text of an exception, joined if it has several strings, as those of hyperpyyaml do."""
     parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark is not None else ""

@@ -1,4 +1,4 @@
-"""The initialisers that a declaration may name: their arguments, checks that they fit a tensor, and drawing.
+"""The initialisers that a declaration may name: reads them, checks that they fit a tensor, and draws with them.
 
 ``init`` names a function of ``torch.nn.init`` without its underscore, alone or with its arguments
 (``{normal: {std: 0.02}}``), or is a number, for a constant.
@@ -29,7 +29,7 @@ _ARGUMENTS = {
     "kaiming_uniform": ("a", "mode", "nonlinearity"), "kaiming_normal": ("a", "mode", "nonlinearity"),
     "orthogonal": ("gain",), "sparse": ("sparsity", "std"),
 }  # fmt: skip
-"""The initialisers and their arguments, as ``torch.nn.init`` has them; ``arange`` counts (position ids)."""
+"""Initialisers and their arguments, as in ``torch.nn.init``; ``arange`` gives 0, 1, 2, …, as for position ids."""
 _CHOICES = {
     "mode": ("fan_in", "fan_out"),
     "nonlinearity": (
@@ -40,7 +40,7 @@ _CHOICES = {
 _NEEDED = {"constant": "val", "sparse": "sparsity"}
 
 _EXACT = ("constant", "ones", "zeros", "eye", "arange")
-"""Initialisers for integers and booleans."""
+"""Initialisers that can fill tensors of integers and booleans."""
 
 TORCH_SLOPE = 2.23607
 """The square root of 5: the ``a`` of ``reset_parameters`` in torch's linear and convolution layers."""
@@ -140,7 +140,7 @@ def drawn(info: TensorInfo, init: Init) -> memoryview:
 
 
 _NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
-"""Types that torch can store but hardly compute with: they are drawn in a wider one."""
+"""Types that torch can store but hardly compute with: their values are drawn in a wider type."""
 
 
 def _fill(tensor: torch.Tensor, init: Init) -> None:

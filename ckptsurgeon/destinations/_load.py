@@ -37,12 +37,12 @@ class _Kind(Protocol):
     def load(self, document: Document) -> TargetSpec: ...
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return what loading it would run that it names, as it is read; nothing is imported."""
+        """Return the code that a configuration names and that loading it would run; imports nothing."""
         ...
 
 
 class _Toolkit(Protocol):
-    """A toolkit's own configuration: one file of this folder, as ``TOOLKIT``; asked where none is ours."""
+    """A toolkit's own kind of configuration: a file of this folder, as ``TOOLKIT``; tried if there is no ``model:``."""
 
     def recognises(self, document: Document) -> bool: ...
 
@@ -53,17 +53,17 @@ class _Toolkit(Protocol):
 
 @runtime_checkable
 class _Adoptable(_Toolkit, Protocol):
-    """A toolkit whose configuration a document of ours can name, as its ``field``."""
+    """A toolkit whose configuration can be named in our own format, as ``model: {field: path}``."""
 
     field: str
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return what it says of training, as our ``train:`` section says it."""
+        """Return the fields for our ``train:`` section that mean the same as the toolkit's settings for training."""
         ...
 
 
 def is_configuration(path: str) -> bool:
-    """Return whether a path is that of a configuration, by its suffix; otherwise it is a checkpoint's."""
+    """Return whether a path is, by its suffix, that of a configuration and not of a checkpoint."""
     low = path.lower()
     return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
 
@@ -71,9 +71,9 @@ def is_configuration(path: str) -> bool:
 def load_target(path: CheckpointLike) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
-    Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``; an error names the
-    code that had run. Raises ConfigError if the configuration is wrong or a package is missing, and what
-    ``open_checkpoint`` raises for a checkpoint.
+    Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``. Raises ConfigError
+    if the configuration is wrong or a package is missing, with the code that has already run; for a checkpoint,
+    raises what ``open_checkpoint`` raises.
     """
     return target_with(path, None)
 
@@ -81,7 +81,8 @@ def load_target(path: CheckpointLike) -> TargetSpec:
 def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> TargetSpec:
     """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
 
-    Its token ids are those of the same tokens in the new vocabulary, and the new tokeniser is copied.
+    Token ids of its configuration are changed to the ids of the same tokens in the new vocabulary, and the new
+    tokeniser is copied.
     """
     if not isinstance(path, (str, os.PathLike)):
         return checkpoint_target(path)
@@ -107,7 +108,7 @@ def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> Targe
 def code_named(path: str) -> tuple[str, ...]:
     """Return the code that a configuration names and that loading it would run; imports nothing.
 
-    It is empty for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if
+    Returns () for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if
     the configuration cannot be read.
     """
     if os.path.isdir(path) or not is_configuration(path):
@@ -121,17 +122,17 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
-    """Return a document in our format that names a toolkit's configuration, and the destination it describes.
+    """Return a document in our format that names a toolkit's configuration, and the destination that it describes.
 
-    The document is for the folder ``beside``. The destination is loaded to make sure that the document works; raises
-    ConfigError if it cannot be loaded, or is not a toolkit's.
+    The path in the document is relative to the folder ``beside``. Raises ConfigError if the configuration is not a
+    toolkit's, or the destination cannot be loaded.
     """
     document = read_document(path)
     if document.model:
-        raise document.fail("it already is a destination.", "Name a checkpoint, or the configuration of a toolkit.")
+        raise document.fail("it is already a destination.", "Name a checkpoint, or the configuration of a toolkit.")
     toolkit = _toolkit_of(document)
     if not isinstance(toolkit, _Adoptable):
-        raise document.fail("there is nothing to write: it already is a destination.")
+        raise document.fail("there is nothing to write: it is already a destination.")
     target = toolkit.load(document)
     train = dict(toolkit.training(document))
     named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
@@ -139,7 +140,7 @@ def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
 
 
 def _folder(path: str) -> TargetSpec:
-    """Return a folder as a checkpoint; if it is not one but has a configuration, the error names that."""
+    """Return a folder as a checkpoint; if it is not a checkpoint but has a config.json, the error names that file."""
     config = os.path.join(path, "config.json")
     try:
         return checkpoint_target(path)

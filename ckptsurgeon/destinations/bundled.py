@@ -1,6 +1,6 @@
-"""Destinations that come with ckptsurgeon: ``model: {name: hybrid_asr, …}``.
+"""Destinations whose model comes with ckptsurgeon: ``model: {name: hybrid_asr, …}``.
 
-The models are the files of the trainer's folder of models; each declares the fields it takes.
+Each model is a file in the folder ``trainer/models``, which declares the fields of its configuration.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MODELS = "ckptsurgeon.trainer.models"
 class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
-    Fields of ``files`` name text files, and are given to ``build`` as their text. ``vocabulary`` maps keys to the axis
-    with a row for each token, ``layers`` gives the modules in the model's order, output last.
+    The fields listed in ``files`` name text files, whose texts are given to ``build``. ``vocabulary`` maps keys to the
+    axis that has a row for each token. ``layers`` gives the modules in the order of computation, the output last.
     """
 
     fields: ClassVar[dict[str, Any]]
@@ -42,7 +42,7 @@ class _Bundled:
     field = "name"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): its models are ours."""
+        """Return (): the code of bundled models is our own."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:

@@ -1,4 +1,4 @@
-"""Destinations that are checkpoints: the same keys and shapes, and their values if no source gives others."""
+"""Destinations that are checkpoints: they give keys and shapes, and the values of tensors that no source gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "checkpoint_target"]
 
 
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
-    """Return a checkpoint as a destination; its keys keep their wrappers.
+    """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
 
     Raises what ``open_checkpoint`` raises, and FormatError for a tensor whose values are not plain bytes.
     """
@@ -44,7 +44,7 @@ def _last_part(path: str) -> str:
 
 
 class _Like:
-    """``model: {like: file}``."""
+    """``model: {like: file}``: a destination with the tensors of the checkpoint that is named."""
 
     field = "like"
 

@@ -1,4 +1,4 @@
-"""Destinations that are declared: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``."""
+"""Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Declared:
     field = "tensors"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): its initialisers are ours."""
+        """Return (): the code of the initialisers is our own."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
@@ -64,7 +64,7 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
-    """Return the ties; the initialiser may be given at any of the tied keys, or at several if they agree."""
+    """Return the ties, each from a key to the first key of its list; adds the tied keys' initialisers to ``inits``."""
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
     groups = document.model.get("tied") or []
@@ -85,9 +85,9 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
         first, *rest = sorted(group, key=order.__getitem__)
         for key in rest:
             if tensors[key] != tensors[first]:
-                raise document.fail(f"{escape(key)} is tied to {escape(first)} and differs from it.")
+                raise document.fail(f"{escape(key)} is tied to {escape(first)}, but differs in shape or dtype.")
             if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
-                raise document.fail(f"{escape(key)} is tied to {escape(first)} and has another initialiser.")
+                raise document.fail(f"{escape(key)} is tied to {escape(first)}, but has another initialiser.")
             ties[key] = first
     return ties
 

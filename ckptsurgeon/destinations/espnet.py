@@ -1,7 +1,8 @@
 """Destinations that ESPnet trains: its ``config.yaml``, built by the ESPnet task that would train it.
 
-The same as ``build_model_from_file`` (espnet2/tasks/abs_task.py) without weights: ``build_model`` with the file's
-entries, and the parser's defaults for missing entries, as in the ``conf/train_*.yaml`` of a recipe.
+It is built as by ``build_model_from_file`` (espnet2/tasks/abs_task.py), without weights: ``build_model`` gets the
+entries of the file, and the parser's defaults for the entries that the file lacks, as ``conf/train_*.yaml`` of a
+recipe does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postenco
 
 @dataclass(frozen=True)
 class _Read:
-    """A configuration as ESPnet reads it, with the paths of its files resolved, and notes."""
+    """A configuration as ESPnet reads it, with resolved paths and notes for the user."""
 
     task: Task
     values: dict[str, Any]
@@ -43,11 +44,11 @@ class _Toolkit:
     field = "espnet"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return ESPnet, which builds the model."""
+        """Return the name of ESPnet, whose code builds the model."""
         return ("ESPnet",)
 
     def recognises(self, document: Document) -> bool:
-        """Return whether it chooses parts of a network as ESPnet's configurations do."""
+        """Return whether a document chooses the parts of a network as ESPnet's configurations do."""
         content = document.content
         if not isinstance(content, dict) or "_target_" in content or "model_type" in content:
             return False
@@ -64,7 +65,7 @@ class _Toolkit:
         return {"freeze": names} if names else {}
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the model without storage; raises ConfigError without ESPnet, or for what it cannot build."""
+        """Build the model without storage; raises ConfigError if ESPnet is not installed or cannot build it."""
         from .torch_module.module import module_target
 
         read = _read(document)
@@ -87,16 +88,16 @@ class _Toolkit:
 
 
 class _Named:
-    """``model: {espnet: config.yaml}``: our own file, which can also have a ``train:`` section."""
+    """``model: {espnet: config.yaml}``: a file in our format that names ESPnet's, and can have ``train:`` as well."""
 
     field = "espnet"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return ESPnet."""
+        """Return the name of ESPnet, whose code builds the model, as above."""
         return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the named configuration, which is found relative to this one."""
+        """Load the configuration that the document names relative to its own folder."""
         check_fields(document, "model", document.model, ("espnet",))
         named = document.model["espnet"]
         if not isinstance(named, str):
@@ -131,7 +132,7 @@ def _read(document: Document) -> _Read:
 
 
 def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield every map and field of a configuration that names a file which the build reads."""
+    """Yield each field that names a file which the build reads, as the map that holds it and its name there."""
     tokens = values.get("token_list")
     if tokens is None:
         raise document.fail(
@@ -148,7 +149,10 @@ def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[di
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return the path of a file: relative to the working directory, as in ESPnet, or to a folder above the document."""
+    """Return the path of a file: relative to the working directory, as in ESPnet, or to a folder above the document.
+
+    Raises ConfigError if it is in neither.
+    """
     folder = os.path.dirname(os.path.abspath(document.path))
     folders = [os.getcwd(), folder]
     while (above := os.path.dirname(folders[-1])) != folders[-1]:
@@ -165,7 +169,7 @@ def _found(document: Document, what: str, path: str) -> str:
 
 
 def _imported(document: Document, task: Task) -> Any:
-    """Return the class of a task; raises ConfigError that names a missing package."""
+    """Return the class of a task; raises ConfigError if it cannot be imported, with the package that is missing."""
     try:
         return getattr(importlib.import_module(task.module), task.name)
     except ModuleNotFoundError as error:

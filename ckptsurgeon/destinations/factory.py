@@ -68,7 +68,10 @@ class _Located:
 
 
 def _locate(document: Document, target: Any) -> _Located:
-    """Import the longest prefix of a dotted name that is a module, and take the rest as attributes."""
+    """Return what a dotted name means: the longest prefix that is a module is imported, the rest are attributes.
+
+    Raises ConfigError if the name cannot be imported.
+    """
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
     parts = target.split(".")
@@ -111,7 +114,7 @@ def targets_in(node: Any) -> Iterator[str]:
 
 
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
-    """Import everything that nested configurations name; raises ConfigError for OmegaConf's interpolations."""
+    """Import all that nested configurations name, into ``found``; raises ConfigError for OmegaConf's ``${…}``."""
     if isinstance(node, str) and "${" in node:
         raise document.fail(
             f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."

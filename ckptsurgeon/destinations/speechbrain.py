@@ -1,7 +1,8 @@
 """Destinations that SpeechBrain trains: the modules of a ``hyperparams.yaml``, built by hyperpyyaml.
 
-``modules`` becomes one module as ``Brain`` makes it (``torch.nn.ModuleDict``, keys ``enc.weight``); another entry, such
-as the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves (keys ``0.weight``), is chosen by name.
+The entry ``modules`` becomes one ``torch.nn.ModuleDict``, as ``Brain`` makes it (with keys such as ``enc.weight``).
+Another entry can be chosen by name, for example the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves
+(with keys such as ``0.weight``).
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ class _Toolkit:
     field = "speechbrain"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return the names in its tags, for all entries."""
+        """Return the names in the tags of all entries."""
         return code_in(document)
 
     def recognises(self, document: Document) -> bool:
-        """Return whether it has tags that only hyperpyyaml reads."""
+        """Return whether a document has tags that only hyperpyyaml reads."""
         return document.content is None and has_hyperparams_tags(document.text)
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return {}: it has no fields for our ``train:`` section."""
+        """Return {}: a ``hyperparams.yaml`` has no fields for our ``train:`` section."""
         return {}
 
     def load(self, document: Document) -> TargetSpec:
-        """Build its modules without storage."""
+        """Build the modules of a document without storage."""
         return _load(document, MODULES, {})
 
 
 class _Named:
-    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``."""
+    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: a file in our format that names one."""
 
     field = "speechbrain"
 
@@ -54,7 +55,7 @@ class _Named:
         return code_in(_inner(document))
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the chosen entry of the named configuration, which is found relative to this one."""
+        """Load the chosen entry of the configuration that the document names relative to its own folder."""
         check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides"))
         entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
@@ -68,7 +69,7 @@ class _Named:
 
 
 def _inner(document: Document) -> Document:
-    """Return the configuration that a document of ours names; both share the list of code that ran."""
+    """Return the configuration that a document in our format names; both use the same lists ``ran`` and ``read``."""
     named = document.model["speechbrain"]
     if not isinstance(named, str):
         raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
@@ -76,7 +77,7 @@ def _inner(document: Document) -> Document:
 
 
 def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> TargetSpec:
-    """Build an entry without storage; raises ConfigError for what cannot be read, imported or built."""
+    """Build an entry without storage; raises ConfigError if it cannot be read, imported or built."""
     from .torch_module.module import module_target
 
     with user_code(document):

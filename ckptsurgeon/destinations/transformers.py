@@ -1,7 +1,7 @@
 """Destinations of transformers: a ``config.json``, or ``model: {transformers: config.json, num_labels: 5, …}``.
 
-The model is the one that ``AutoModel*.from_config`` would make, without storage; ``from_pretrained`` opens a folder
-that is written from it. https://huggingface.co/docs/transformers/main_classes/configuration
+The model is the one that ``AutoModel*.from_config`` would make, without storage. ``from_pretrained`` opens the output
+folder of such a destination. https://huggingface.co/docs/transformers/main_classes/configuration
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _Transformers:
     field = "transformers"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): the model is one of transformers' own, never the code that an ``auto_map`` names."""
+        """Return (): only models of transformers itself are built; code that an ``auto_map`` names is never run."""
         return ()
 
     def recognises(self, document: Document) -> bool:

@@ -58,7 +58,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ),
         ("model: {tensors: {a: {shape: [1]}}, tied: 5}", "tied is 5, not a list of lists of keys"),
         ("model: {tensors: {a: {shape: [1]}}, tied: {a: a}}", "not a list of lists of keys"),
-        ("model: {tensors: {a: {shape: [1]}, b: {shape: [2]}}, tied: [[a, b]]}", "differs from it"),
+        ("model: {tensors: {a: {shape: [1]}, b: {shape: [2]}}, tied: [[a, b]]}", "differs in shape or dtype"),
         ("model: {_target_: nothing}", "package.module.Class"),
         ("model: {_target_: no_such_package.Class}", "no module no_such_package"),
         ("model: {_target_: torch.nn.Linearr}", "has no Linearr"),
@@ -294,7 +294,7 @@ def test_constants_of_every_type_are_what_they_say(row: str, values: list[Any]) 
 
 def test_ties_agree_on_their_initialiser() -> None:
     tensors = "a: {shape: [2], init: ones}, b: {shape: [2], init: zeros}, c: {shape: [2]}"
-    with pytest.raises(cs.ConfigError, match="b is tied to a and has another initialiser"):
+    with pytest.raises(cs.ConfigError, match="b is tied to a, but has another initialiser"):
         config(f"model: {{tensors: {{{tensors}}}, tied: [[a, b]]}}")
     spec = config(f"model: {{tensors: {{{tensors}}}, tied: [[b, c]]}}")
     assert not spec.undrawable

@@ -387,7 +387,7 @@ def test_init_refuses_what_it_cannot_name() -> None:
     with pytest.raises(cs.ConfigError, match="--root is only for checkpoints"):
         cs.init_config("conformer.yaml", root="model")
     Path("ours.yaml").write_text("model: {tensors: {a: {shape: [2]}}}\n")
-    with pytest.raises(cs.ConfigError, match="ours.yaml: it already is a destination"):
+    with pytest.raises(cs.ConfigError, match="ours.yaml: it is already a destination"):
         cs.init_config("ours.yaml")
     with pytest.raises(cs.OutputError, match="conformer.yaml"):
         cs.init_config("conformer.yaml", output="conformer.yaml", force=True)

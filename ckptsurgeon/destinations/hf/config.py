@@ -1,4 +1,4 @@
-"""Reads a document about a model of transformers: the fields of its configuration, overrides, its class."""
+"""Reads a document that names a model of transformers: fields of the configuration, overrides, the model's class."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def describe(document: Document, package: Any) -> ModelDescription:
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
-    """Return the fields of the config.json, its folder and its name."""
+    """Return the fields of the config.json, the folder of the file, and its name."""
     if not document.model:
         return dict(document.content), os.path.dirname(document.path), document.name
     named = document.model["transformers"]
@@ -104,7 +104,7 @@ def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
 
 
 def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
-    """Return the configuration class of a model_type, or of the architecture if there is none."""
+    """Return the configuration class of the ``model_type``, or of the architecture if the fields have no model_type."""
     known = package.CONFIG_MAPPING
     kind = fields.get("model_type")
     if kind is None:
@@ -131,7 +131,11 @@ def _remote(document: Document, what: str) -> ConfigError:
 def _architecture(
     document: Document, package: Any, config_class: Any, fields: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the name of the model's class: as requested, from the file, or AutoModel's; raises ConfigError."""
+    """Return the name of the model's class, and notes.
+
+    The class is that of the document, else that of the file, else the one that AutoModel chooses. Raises ConfigError
+    if transformers does not have it, or has it for another model_type.
+    """
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
     name = asked if asked is not None else next(iter(listed), None) if isinstance(listed, list) else listed
@@ -148,14 +152,14 @@ def _architecture(
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
         raise document.fail(
-            f"{name} is of {wanted.model_type or wanted.__name__}, the model_type is {config_class.model_type}."
+            f"{name} is for the model_type {wanted.model_type or wanted.__name__}, not for {config_class.model_type}."
         )
     notes = ("its auto_map names code, which is not run: transformers has the model itself",)
     return str(name), notes if "auto_map" in fields else ()
 
 
 def _models(package: Any) -> list[str]:
-    """Return the names of transformers for suggestions; not all of them are models, which does no harm."""
+    """Return all names in transformers, for suggestions; some do not name models, which does no harm."""
     return [name for name in dir(package) if name[:1].isupper() and ("For" in name or name.endswith("Model"))]
 
 

@@ -1,4 +1,4 @@
-"""The small files of a folder of transformers: configuration, tokeniser, processors."""
+"""The small files in a model's folder of transformers: configuration, tokeniser, processors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_
 SETTINGS = (
     CONFIG, ADAPTER, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
 )  # fmt: skip
-"""Configurations: of the model, of generation, and of quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
+"""Configurations of the model, an adapter, generation, and quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
 PROCESSORS = (
     "audio_tokenizer_config.json", "feature_extractor_config.json", "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json",
@@ -40,16 +40,16 @@ TOKENIZERS = (
     "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab-src.json",
     "vocab-tgt.json", "vocab.bpe", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
 )  # fmt: skip
-"""File names that transformers looks for. Never code, and no other files of the folder."""
+"""The file names of tokenisers that transformers looks for; other files and code are never copied."""
 
 
 def is_of_tokenizer(name: str) -> bool:
-    """Return whether a file of that name is part of a tokeniser and depends on its tokens."""
+    """Return whether a file with this name belongs to a tokeniser and depends on its tokens."""
     return name in TOKENIZERS
 
 
 def companions(folder: str) -> tuple[Companion, ...]:
-    """Return the files of an output folder except the configuration: copies of those in ``folder``."""
+    """Return copies of the small files in ``folder`` for an output folder, without the model's configuration."""
     return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
 
 
@@ -59,13 +59,13 @@ def model_files(folder: Folder) -> tuple[Companion, ...]:
 
 
 def linked_away(folder: Folder) -> tuple[str, ...]:
-    """Return the names of links that lead out of the folder, which are never followed."""
+    """Return the names of the links that lead out of the folder; such links are never followed."""
     present = set(folder.names())
     return tuple(name for name in _known() if name in present and leads_out(os.path.join(folder.uri, name)))
 
 
 def tokenizer_beside(path: str) -> tuple[Companion, ...]:
-    """Return the files of the tokeniser in the folder of a token list."""
+    """Return the files of the tokeniser that is in the same folder as a token list."""
     return _copies(open_source(os.path.dirname(path) or os.curdir), sorted(TOKENIZERS))
 
 
@@ -74,7 +74,7 @@ def _known() -> list[str]:
 
 
 def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:
-    """Return the files of those names in a folder, without links that lead out of it."""
+    """Return the files of a folder that have one of ``names``, without links that lead out of the folder."""
     present = set(folder.names())
     paths = {name: os.path.join(folder.uri, name) for name in names if name in present}
     return tuple(Companion(name, path) for name, path in paths.items() if not leads_out(path))

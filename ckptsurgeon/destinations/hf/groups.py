@@ -1,4 +1,8 @@
-"""The keys that one conversion of transformers takes, and the operations on them so far."""
+"""The tensors that one conversion of transformers takes, and the operations on them so far.
+
+A conversion (``WeightConverter`` in transformers/core_model_loading.py) makes tensors of the destination from all
+source tensors whose keys match its patterns.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ __all__ = [
 # The keys of one conversion, and their pattern for all layers.
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-"""A number that is a whole segment."""
+"""A number between two dots of a key, as in ``layers.3.weight``."""
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 
@@ -32,12 +36,12 @@ class UnknownConversion(Exception):  # noqa: N818 - caught within this package, 
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""The name for each source pattern, and a function that writes a name of the destination."""
+"""A name or pattern for each source pattern, and a function that writes a destination key in the same form."""
 
 
 @dataclass
 class ConversionGroup:
-    """The source tensors of one conversion. ``target`` is the name that it gives their keys."""
+    """The source tensors that one conversion combines. ``target`` is the key that it makes of theirs."""
 
     target: str
     converter: Any
@@ -56,11 +60,11 @@ class ConversionGroup:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """A value that is equal for the groups of other layers."""
+        """A value that is equal for groups that differ only in their numbers, as those of other layers do."""
         return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
 
     def outputs(self) -> list[str]:
-        """Return the names of the tensors that it makes."""
+        """Return the names of the tensors that the conversion makes."""
         patterns = self.converter.target_patterns
         first = next((one for one in patterns if one in self.target), None)
         if first is None:
@@ -69,11 +73,14 @@ class ConversionGroup:
         return [head + one + tail for one in patterns]
 
     def literal(self) -> Naming:
-        """Return its names as they are; in the keys of a list, the varying number is a capture."""
+        """Return the names with their numbers; if a pattern has several keys, the number that varies is a capture."""
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return its names with every number that source and destination share as a capture, or as they are."""
+        """Return patterns that fit all layers: each number that source and destination share is a capture.
+
+        Returns ``literal()`` if their numbers differ.
+        """
         numbers = _NUMBER.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
         if len(numbers) > len(_NAMES) or any(found != numbers for found in kept.values()):
@@ -86,12 +93,12 @@ _NAMES = "nmk"
 
 
 def opened(key: str) -> str:
-    """Return a key without its numbers."""
+    """Return a key with ``#`` for each of its numbers."""
     return _NUMBER.sub("#", key)
 
 
 def _numbered(name: str) -> str:
-    """Return a name of the destination with its numbers as captures, in order."""
+    """Return a key of the destination with a capture for each of its numbers, in order."""
     captures = iter(_NAMES)
     return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
 
@@ -103,7 +110,11 @@ def _constant(keys: Sequence[str]) -> list[str]:
 
 
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
-    """Return the pattern of some keys: the varying number as ``{e}``, and shared numbers as captures if named."""
+    """Return the pattern of some keys: ``{e}`` for the number that varies, and captures for shared numbers.
+
+    ``names`` maps the index of a shared number to the name of its capture; other numbers stay. Raises
+    UnknownConversion if the keys differ in more than one number.
+    """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
         raise UnknownConversion("its keys are not numbered")
     columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
@@ -137,7 +148,7 @@ class IntermediateTensor:
 
 
 Values: TypeAlias = dict[str, IntermediateTensor]
-"""Intermediate tensors by their patterns in the conversion."""
+"""Intermediate tensors by the patterns that the conversion has for them."""
 
 
 @dataclass
@@ -157,23 +168,23 @@ class OperationChain:
         return f"{self.write(self.group.target)}.part{self._parts}"
 
     def names(self, patterns: Sequence[str]) -> list[str]:
-        """Return the names in the destination for patterns of the conversion."""
+        """Return the destination keys for patterns of the conversion."""
         outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
 
     def only(self, values: Values) -> tuple[str, IntermediateTensor]:
-        """Return the only tensor; raises Unknown if there are several."""
+        """Return the pattern and the tensor; raises UnknownConversion if there are several."""
         if len(values) != 1 or next(iter(values.values())).many > 1:
             raise UnknownConversion("several tensors go where one is expected")
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the target pattern of a single tensor after an operation in place."""
+        """Return the pattern of the tensor that an operation on a single tensor makes."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Return the renamings, by key, of tensors that do not have their final names yet."""
+        """Return the renaming of a source tensor that no operation changed; adds operations that rename the others."""
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}
         for pattern, value in values.items():

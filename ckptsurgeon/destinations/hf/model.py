@@ -38,7 +38,7 @@ class ModelFacts:
         self._names = KeyConversions.of(model, self._package)
 
     def fields(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of the destination that depend on the model."""
+        """Return the fields of a TargetSpec that depend on the model."""
         assert self._names is not None
         return {
             "implied": _implied(self._tied, ties),
@@ -47,7 +47,7 @@ class ModelFacts:
 
 
 def construct(described: ModelDescription, facts: ModelFacts) -> Any:
-    """Construct the model, and collect its facts."""
+    """Construct and return the model, and collect its facts."""
     model = built(described)
     facts.take(model)
     return model
@@ -80,9 +80,9 @@ def offline() -> Iterator[None]:
 
 
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of tied tensors that ``save_pretrained`` leaves out: all that the model declares, except one.
+    """Return the keys of tied tensors that ``save_pretrained`` leaves out: in each group, all declared keys but one.
 
-    ``remove_tied_weights_from_state_dict`` of transformers/modeling_utils.py.
+    As ``remove_tied_weights_from_state_dict`` in transformers/modeling_utils.py does.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():
@@ -104,7 +104,7 @@ MORE = 10007
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return for each tensor with a row for each token the axis of these rows; found when first used."""
+    """Return the axis that has a row for each token, by the keys of such tensors; it is computed when first used."""
     return GrowingAxes(lambda: _grown(described, tensors))
 
 

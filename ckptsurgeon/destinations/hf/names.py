@@ -1,7 +1,7 @@
-"""The older names of a model of transformers: its base model's prefix, its renamings, its conversions.
+"""The older keys that a model of transformers accepts: with or without its base model's prefix, renamed, converted.
 
-Does what ``from_pretrained`` does to the keys of a checkpoint, with transformers' own functions and tables
-(transformers/conversion_mapping.py, core_model_loading.py), but reports it, and uses our operations.
+Changes keys and tensors as ``from_pretrained`` does, with the functions and tables of transformers
+(transformers/conversion_mapping.py, core_model_loading.py), but by our own operations, and reports the changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Rename = Callable[..., tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class KeyConversions:
-    """The renamings and conversions of a model in transformers, and how they apply to a key."""
+    """The renamings and conversions that transformers has for a model; applies them to the keys of a source."""
 
     rename: Rename
     renamings: list[Any]
@@ -58,7 +58,7 @@ class KeyConversions:
         )
 
     def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
-        """Return the function that recognises the sources of a destination with these tensors."""
+        """Return the function that recognises sources with older keys, for a destination with these tensors."""
         return replace(self, targets=targets).recognised
 
     def recognised(self, tensors: Mapping[str, TensorInfo]) -> KnownLayout:
@@ -81,7 +81,7 @@ class KeyConversions:
         return KnownLayout(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
-        """Return the name that ``from_pretrained`` gives a key, and the pattern of its conversion, or None."""
+        """Return the name that ``from_pretrained`` gives a key, and the pattern of its conversion, if any."""
         name, pattern = self.rename(key, renamings, self.converters, self.prefix, self.targets)
         if name not in self.targets and key in self.targets:
             return self.rename(key, [], [], self.prefix, self.targets)
@@ -94,7 +94,7 @@ class KeyConversions:
     def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, ConversionGroup]
     ) -> tuple[_Converted, dict[str, str]]:
-        """Return the operations for the tensors of all groups, and the tensors without known operations."""
+        """Return the operations for all groups; and, for each tensor without known operations, the reason."""
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[ConversionGroup]] = {}
         for group in groups.values():
@@ -144,7 +144,7 @@ class KeyConversions:
 
 @dataclass
 class _Converted:
-    """The result of conversions: operations, each once; renamings that remain; the tensors that they make."""
+    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors made."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -157,14 +157,14 @@ class _Converted:
 
 
 def _in_order(key: str) -> list[tuple[Any, ...]]:
-    """Return a sort key by the numbers in a key, as transformers sorts keys before it stacks."""
+    """Return the value by which transformers sorts keys before it stacks tensors: ``2`` comes before ``10``."""
     from transformers.core_model_loading import dot_natural_key
 
     return list(dot_natural_key(key))
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether patterns match only the keys of these groups: no other key of the source has their form."""
+    """Return whether the patterns of ``groups`` match only their own keys: no other key of the source has the form."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

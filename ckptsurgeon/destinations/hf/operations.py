@@ -18,9 +18,9 @@ __all__ = ["rows_of"]
 def rows_of(
     group: ConversionGroup, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Return the operations of a group, and the renamings that remain.
+    """Return the operations for a group, and the renamings of tensors that need no operation.
 
-    Raises Unknown for a conversion that is not known here.
+    Raises UnknownConversion for a conversion that is not known here.
     """
     names, write = naming
     chain = OperationChain(group, config, targets, write)
@@ -34,7 +34,7 @@ def rows_of(
 
 
 def _merge(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``MergeModulelist``: the tensors of each list become one."""
+    """``MergeModulelist``: the tensors of each list are stacked into one."""
     made: Values = {}
     for pattern, value in values.items():
         name, into = (pattern, chain.fresh()) if len(values) > 1 else (chain.target(values), "")
@@ -50,10 +50,10 @@ def _is_last(chain: OperationChain, operation: Any) -> bool:
 
 
 def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Concatenate``: in the order of the conversion's patterns."""
+    """``Concatenate``: the tensors are joined in the order of the conversion's patterns."""
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
-        raise UnknownConversion(f"the source has nothing like {lacking[0]}")
+        raise UnknownConversion(f"the source has no tensor like {lacking[0]}")
     parts = [values[pattern] for pattern in chain.group.converter.source_patterns]
     name = chain.target(values) if len(values) > 1 else next(iter(chain.group.converter.target_patterns))
     into = chain.names([name])[0] if _is_last(chain, operation) else chain.fresh()
@@ -65,15 +65,15 @@ def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Value
 
 
 def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Chunk``: equal parts."""
+    """``Chunk``: a tensor is split into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise UnknownConversion("the number of its parts is given in the configuration")
+        raise UnknownConversion("the number of its parts is only in the configuration")
     return _split(chain, operation, values, patterns)
 
 
 def _pieces(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Split``: parts with the sizes of the destination."""
+    """``Split``: a tensor is split into parts with the sizes that the destination has."""
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
     sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
@@ -96,7 +96,7 @@ def _split(
 
 
 def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Transpose``: two dimensions swapped; with ``check_dims`` only if the shape is not yet right."""
+    """``Transpose``: two dimensions are swapped; with ``check_dims`` only if the shape is not right yet."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
     if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
@@ -109,7 +109,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Interleave``: even indices first and then odd ones, or the inverse."""
+    """``Interleave``: rows with even indices come first and then those with odd indices, or the inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -119,7 +119,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``PermuteForRope``: the two halves of each head from interleaved to consecutive, or the inverse."""
+    """``PermuteForRope``: the interleaved halves of each head are put one after the other, or the inverse."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("PermuteForRope differs in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
@@ -136,9 +136,9 @@ def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> 
 
 
 def _turn(chain: OperationChain, value: IntermediateTensor, shape: Sequence[int], dim: int) -> None:
-    """Swap two dimensions of a tensor after a reshape to ``shape``, and reshape it back."""
+    """Reshape a tensor to ``shape``, swap two of its dimensions, and reshape it back."""
     if math.prod(shape) != math.prod(value.shape):
-        raise UnknownConversion("its shape does not divide")
+        raise UnknownConversion("its shape cannot be split evenly")
     chain.rows += [
         {"reshape": value.name, "shape": list(shape)},
         {"transpose": value.name, "dims": [dim, dim + 1]},

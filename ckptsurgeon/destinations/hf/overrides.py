@@ -1,4 +1,4 @@
-"""Overrides of a configuration of transformers: checks them, and merges them into the fields."""
+"""Checks the overrides of a configuration of transformers, and merges them into its fields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .._document import Document, check_fields
 __all__ = ["FETCHING", "check_overrides", "merged_fields"]
 
 FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
-"""Fields that may name code on the hub; they do not affect weights, so they are left out."""
+"""Fields that are left out because they may name code on the hub; the weights do not depend on them."""
 
 
 def check_overrides(
     document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
 ) -> None:
-    """Raise ConfigError for an override of an unknown field: the configuration class itself accepts any name."""
+    """Raise ConfigError for an override of an unknown field, which the configuration class itself would accept."""
     known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
@@ -27,7 +27,7 @@ def check_overrides(
     labels, number = overrides.get("id2label"), overrides.get("num_labels")
     if isinstance(labels, dict) and number is not None and len(labels) != number:
         raise document.fail(
-            f"num_labels{inside} is {brief_repr(number, 60)}, and id2label has {len(labels)}.",
+            f"num_labels{inside} is {brief_repr(number, 60)}, but id2label has {len(labels)} labels.",
             "Leave one of them out: each gives the other.",
         )
     for name, value in overrides.items():
@@ -37,14 +37,14 @@ def check_overrides(
 
 
 def _own_fields(config_class: Any) -> set[str]:
-    """Return the fields of a configuration class: of a dataclass, or of an instance for older classes."""
+    """Return the names of the fields of a configuration class: a dataclass, or an older class that is instantiated."""
     if dataclasses.is_dataclass(config_class):
         return {field.name for field in dataclasses.fields(config_class)}
     return set(config_class().to_dict())
 
 
 def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with the overrides, each under one name; labels are adapted to their number."""
+    """Return the fields with the overrides, each field under one of its names; ``num_labels`` sets the labels, too."""
     merged = {config_class.attribute_map.get(key, key): value for key, value in fields.items()}
     for key, value in overrides.items():
         key = config_class.attribute_map.get(key, key)

@@ -1,4 +1,4 @@
-"""A new vocabulary for a model of transformers: maps its token ids, and chooses the tokeniser to copy."""
+"""A new vocabulary for a model of transformers: changes the token ids in its files, chooses the tokeniser to copy."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "
 LISTED = 8
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
-"""Files with the pieces of sentencepiece, by row; a tokeniser may have more tokens in other files."""
+"""Files that list the pieces of sentencepiece by id; other files of the tokeniser may add more tokens."""
 CODEC = "audio_tokenizer_config.json"
 """The configuration of a processor that is a model with its own vocabulary."""
 SPECIAL = 4
-"""Number of pieces at the beginning that a tokeniser may reorder: <unk>, <s>, </s>, <pad>."""
+"""Number of pieces at the beginning that a tokeniser may put in another order: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id that the new list lacks; ``part`` names the option that gives another token for it."""
 
@@ -37,10 +37,10 @@ IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return how the token ids of a configuration map to a new vocabulary, None if it already is its own.
+    """Return the map from a configuration's token ids to those of a new vocabulary; None if it has no ids to map.
 
-    ``own`` is the list next to the configuration, ``rows`` its size of the vocabulary. Raises ConfigError if there are
-    ids whose tokens are not known; ids of ``fixed`` fields already belong to the new vocabulary.
+    ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
+    fields already hold ids of the new vocabulary. Raises ConfigError if the token of another id is not known.
     """
     try:
         return change.renumbering(own, rows)
@@ -68,8 +68,9 @@ def renumbered(
 ) -> tuple[MovedIds, list[str]]:
     """Return the new token ids of a file, and notes.
 
-    ``new`` is the name of the new list. ``fixed`` fields already hold new ids. An id that the new list lacks becomes
-    null if its field is a default, not one of ``told``; otherwise it is a ConfigError with the hint ``remedy``.
+    ``new`` is the name of the new token list. The ``fixed`` fields already hold new ids. If the new list lacks a token,
+    its id becomes null if ``told`` is given and does not name the field, which then has a default; otherwise
+    ConfigError is raised, with the hint ``remedy``.
     """
     moved = moved_ids(fields, numbers, fixed=fixed)
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
@@ -83,7 +84,7 @@ def renumbered(
         notes.append(f"token ids of {name} follow their tokens: {listing(said, LISTED, where='')}")
     if moved.stale:
         wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
-        notes.append(f"ids of {name} were not of the tokens that they are called by: {listing(wrong, 4, where='')}")
+        notes.append(f"ids in {name} whose old token did not match their field's name: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")
@@ -93,10 +94,10 @@ def renumbered(
 def renumbered_generation(
     files: Sequence[Companion], numbers: Renumbering, new: str, given: Mapping[str, Any], *, remedy: str = IN_YAML
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files with new token ids in generation_config.json and the files of processors, and notes.
+    """Return the files, with new token ids in generation_config.json and in those of processors, and notes.
 
-    Fields ``given`` in the destination get the same values here. A processor's file that is not a JSON object is not
-    changed. Raises ConfigError as ``renumbered`` does.
+    A field that is in ``given``, the fields of the destination, gets the value there. A processor's file that is not a
+    JSON object is not changed. Raises ConfigError as ``renumbered`` does.
     """
     made, notes = list[Companion](), list[str]()
     for one in files:
@@ -133,7 +134,7 @@ def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigErr
     first = lost[0]
     token = f" ({escape(brief_repr(first.token))})" if first.token else ""
     more = f", and so are {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
-    part = f"--token-map '{escape(first.token)}=TOKEN' names the token that plays its part; or " if token else ""
+    part = f"--token-map '{escape(first.token)}=TOKEN' names the token that replaces it; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(
         f"{escape(first.field)} of {name} is {first.number}{token}, which is not in {escape(new)}{more}.",
@@ -149,9 +150,9 @@ def _last(one: LostId) -> str:
 def with_tokenizer_of(
     files: Sequence[Companion], path: str, new: Vocabulary, own: Vocabulary | None
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder with the tokeniser of the list at ``path``, and notes.
+    """Return the files of an output folder with the tokeniser that belongs to the token list at ``path``, and notes.
 
-    ``own`` is the list among the current files: a tokeniser that has the new tokens is kept.
+    ``own`` is the token list of the tokeniser in ``files``, which is kept if it has the new tokens.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
@@ -159,17 +160,17 @@ def with_tokenizer_of(
     theirs = _tokenizer_of(path, new)
     missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
     if not theirs:
-        lies = "that beside {} has other tokens" if tokenizer_beside(path) else "none lies beside {}"
-        note = f"no tokeniser goes along: {lies.format(escape(path))}"
+        lies = "the one beside {} has other tokens" if tokenizer_beside(path) else "there is none beside {}"
+        note = f"no tokeniser is copied: {lies.format(escape(path))}"
         note += f", and that of the destination has other tokens ({listing(missing, 12, where='')})" if missing else ""
-        return rest, [f"{note}; make one that gives these tokens these numbers"]
+        return rest, [f"{note}; make one that gives each token its number in this list"]
     if not missing:
         return (*rest, *theirs), []
-    return (*rest, *theirs), [f"left out, since none lies beside {escape(path)}: {listing(missing, 12, where='')}"]
+    return (*rest, *theirs), [f"left out, as there is none beside {escape(path)}: {listing(missing, 12, where='')}"]
 
 
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
-    """Return the files of the tokeniser next to a list, if the list is one of them or has the same tokens."""
+    """Return the files of the tokeniser next to a token list, if that is one of the files or has the same tokens."""
     name = os.path.basename(path)
     theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]
     if not is_of_tokenizer(name) and not any(agrees for _, agrees in theirs):
@@ -178,7 +179,7 @@ def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
 
 
 def _agrees(one: Companion, new: Vocabulary) -> bool | None:
-    """Return whether a file of a tokeniser has the tokens of the new list, None if it has none or cannot tell."""
+    """Return whether a tokeniser's file has the tokens of the new list, None for a file without a list of tokens."""
     if one.name not in (*WITH_ROWS, *WITH_PIECES) or not os.path.isfile(one.path):
         return None
     try:
@@ -190,7 +191,7 @@ def _agrees(one: Companion, new: Vocabulary) -> bool | None:
 
 
 def _has_pieces(tokens: Sequence[str], pieces: Sequence[str]) -> bool:
-    """Return whether a vocabulary has all pieces, in order, except for the special ones at the beginning."""
+    """Return whether a vocabulary has all pieces in the same order; only the first four may be in another order."""
     places = {token: place for place, token in enumerate(tokens)}
     found = [places.get(piece, -1) for piece in pieces]
     return min(found) >= 0 and found[SPECIAL:] == sorted(found[SPECIAL:])

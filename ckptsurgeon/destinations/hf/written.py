@@ -1,4 +1,4 @@
-"""The small files for changed weights of transformers: config.json with changed fields, and the others."""
+"""The small files that an output of transformers gets next to its weights: a changed config.json, and the others."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _OF_THE_LIBRARY = "transformers_version"
 
 
 class WrittenConfig:
-    """The configuration of a destination, and the fields of the given file with its changes.
+    """The configuration of a destination, and the fields of the user's file with the same changes.
 
-    ``to_json_string`` is not used: it would lose fields that the class leaves out, such as ``suppress_tokens``.
+    The file is not made by ``to_json_string``, which leaves out fields such as ``suppress_tokens``.
     """
 
     def __init__(self, config: Any, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -63,14 +63,14 @@ class WrittenConfig:
             written[path[-1]] = value
 
     def companion(self) -> Companion:
-        """Return the file: the given fields with changes, or all fields if the class reads these differently."""
+        """Return the config.json: the user's fields with changes; all fields if the class reads those differently."""
         text = _text(self._fields)
         if not self._is_taken(text):
             text = _text(_with_others(json.loads(self.config.to_json_string()), self._fields))
         return Companion(CONFIG, text=text)
 
     def _is_taken(self, text: str) -> bool:
-        """Return whether the class makes the same configuration of a text."""
+        """Return whether the class reads the same configuration from a text."""
         fields = {name: value for name, value in json.loads(text).items() if name not in FETCHING}
         try:
             taken = type(self.config).from_dict(fields).to_dict()
@@ -84,7 +84,7 @@ def _text(fields: Fields) -> str:
 
 
 def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
-    """Return fields plus those of ``others`` that are missing, also in nested parts."""
+    """Return ``fields`` with those that only ``others`` has, also in nested configurations."""
     made = {**others, **fields}
     for name, value in fields.items():
         inner = others.get(name)
@@ -102,8 +102,8 @@ def files_of(
     """Return the files that go next to the weights, and notes on them.
 
     ``written`` is the configuration with the document's overrides; its token ids are changed if the document has
-    another vocabulary. ``fields`` and ``folder`` are those of the file. Raises ConfigError for an id whose token is
-    missing.
+    another vocabulary. ``fields`` and ``folder`` are those of the original config.json. Raises ConfigError for an id
+    whose token the new vocabulary lacks.
     """
     files, before = companions(folder), _size(type(written.config), fields)
     if document.vocabulary is None:
@@ -124,7 +124,10 @@ def _renumbered(
     fields: Mapping[str, Any],
     rows: int,
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Change the token ids of a configuration and of the files next to it; ``fields`` are those of the file."""
+    """Change the token ids of a configuration; return the files next to it with changed ids, and notes.
+
+    ``fields`` are those of the original config.json, ``own`` is the token list next to it, and ``rows`` its size.
+    """
     change, given = document.vocabulary, dict(_given(document.model))
     assert change is not None
     fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
@@ -139,7 +142,7 @@ def _renumbered(
 
 
 def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a section, also those of parts of the model."""
+    """Yield the names and values of fields, also of those in nested configurations."""
     for name, value in section.items():
         yield name, value
         if isinstance(value, dict):
@@ -149,9 +152,10 @@ def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_fewer_rows(
     document: Document, files: tuple[Companion, ...], written: WrittenConfig, before: int, folder: str
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files without a tokeniser that has tokens beyond the rows, if the document reduced the rows.
+    """Return the files, without the tokeniser if it has more tokens than the model has rows, and notes.
 
-    Raises ConfigError for token ids beyond them.
+    Changes nothing if the document does not reduce the ``before`` rows of the vocabulary. Raises ConfigError for a
+    token id that has no row any more.
     """
     rows = _rows(written.config)
     if not rows or rows >= before:
@@ -172,7 +176,7 @@ def _of_fewer_rows(
 
 
 def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
-    """Return the size of the vocabulary in the file itself, 0 for a model that has none."""
+    """Return the vocabulary size in the file's own fields, else the default of the class; 0 for a model without one."""
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):
         if type(one.get("vocab_size")) is int:

@@ -1,4 +1,4 @@
-"""Destinations made from an ``nn.Module``: recorded without storage, or a live one."""
+"""Destinations made from an ``nn.Module``, which is constructed without storage or given as a live module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Build = Callable[[], nn.Module]
 
 @dataclass
 class _Built:
-    """A constructed module: the header of each tensor, and its node in the recording or its real values."""
+    """A constructed module: the header of each tensor, and its view in the recording or its real values."""
 
     infos: dict[str, TensorInfo]
     ties: dict[str, str]
@@ -77,7 +77,7 @@ class _ModuleSource:
 
 
 def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> TargetSpec:
-    """Return the destination that ``build()`` describes.
+    """Return the destination whose tensors are those of the module that ``build()`` returns.
 
     Raises ConfigError if it cannot be built or its shapes are not known without data.
     """
@@ -104,7 +104,7 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
 
 
 def _record(build: Build, seed: int) -> _Built:
-    """Construct without storage."""
+    """Construct a module without storage; raises Unrecordable if this is not possible."""
     with python_random(seed) as used, drawing(), torch.enable_grad():
         with recording(evaluate) as record:
             module = build()
@@ -123,7 +123,7 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return for every random node the first key it reaches and its index there."""
+    """Return for every random node the first key whose tensor depends on it, and its index among that key's nodes."""
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}
     for key, behind_key in nodes.items():
@@ -135,7 +135,7 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
 
 
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
-    """Construct with storage, with a note on the time and memory."""
+    """Construct a module with storage, and add a note on the time and memory that this took."""
     began = time.perf_counter()
     with python_random(seed) as used, drawing(), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
@@ -143,7 +143,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(
-            f"{listing(cached)} of it has no values: it is kept between constructions, or made on the meta device."
+            f"{listing(cached)} of it has no values: it comes from an earlier construction, or is on the meta device."
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -158,7 +158,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
 
 
 def _copies(built: _Built) -> Iterator[str]:
-    """Yield a note on tensors that start as copies of others, because the model copies one template layer."""
+    """Yield a note on tensors that start as copies of others because the constructor copies a template layer."""
     first: dict[int, str] = {}
     copies: list[str] = []
     for key, nodes in built.nodes.items():
@@ -172,14 +172,14 @@ def _copies(built: _Built) -> Iterator[str]:
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
-    """Return whether a tensor differs from another one of the same name in its layer only by being copied."""
+    """Return whether a tensor is a copy, and another tensor of the same name in other layers is its original."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
 
 
 def _unset(built: _Built) -> Iterator[str]:
-    """Yield a note on tensors that the constructor allocates and never sets."""
+    """Yield a note on tensors that the constructor allocates but never fills."""
     unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
     if unset:
         starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
@@ -190,7 +190,7 @@ def _unset(built: _Built) -> Iterator[str]:
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return a live module's tensors as a destination; it keeps the values that no source gives.
+    """Return the tensors of a live module as a destination; those that no source gives keep their values.
 
     Raises ConfigError if it has no tensors, or some that cannot be written in place.
     """
@@ -217,7 +217,7 @@ def live_target(model: nn.Module) -> TargetSpec:
 
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise ConfigError if writing into the tensors of ``state_dict`` would not write into the module."""
+    """Raise ConfigError if writing into the tensors of ``state_dict`` would not change the module."""
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(
@@ -226,7 +226,7 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:
         raise ConfigError(
-            f"elements of {listing(shared)} share memory (expand), so they cannot be written.",
+            f"several elements of {listing(shared)} share memory (as expand makes them), so they cannot be written.",
             hint="Make it a separate tensor: .contiguous().",
         )
     own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}

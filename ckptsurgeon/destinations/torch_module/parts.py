@@ -14,7 +14,7 @@ __all__ = ["is_distributed", "own_bounds", "own_part", "part_of", "whole"]
 
 
 def is_distributed(tensor: object) -> bool:
-    """Return whether something is a tensor that is sharded over processes."""
+    """Return whether an object is a tensor that is sharded over processes."""
     return hasattr(tensor, "full_tensor")
 
 

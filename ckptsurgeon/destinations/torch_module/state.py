@@ -24,7 +24,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     Raises ConfigError if it is not a module, or its shapes are not known without data.
     """
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"it is a {escape(type(module).__name__)}, not an nn.Module.")
+        raise ConfigError(f"the object is a {escape(type(module).__name__)}, not an nn.Module.")
     lazy = [key for key, value in _own(module).items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise ConfigError(
@@ -37,7 +37,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer of a module by its path."""
+    """Return every parameter and buffer of a module by key, also buffers that the state dict leaves out."""
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
@@ -55,7 +55,7 @@ def _info(key: str, tensor: Tensor) -> TensorInfo:
 
 
 def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Map every key whose tensor is the same view of the same storage as an earlier key's to that earlier key."""
+    """Return a map from each key to the earlier key whose tensor is the same view of the same storage."""
     first: dict[Any, str] = {}
     ties: dict[str, str] = {}
     for key, tensor in tensors.items():
@@ -73,7 +73,7 @@ Tensors = Mapping[str, TensorInfo]
 
 
 class GrowingAxes(Mapping[str, int]):
-    """The growing axis of each tensor, computed on first use: it takes as long as building the model."""
+    """The axis of each tensor that grows with the vocabulary; computed on first use, by building a larger model."""
 
     def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
         self._find = find

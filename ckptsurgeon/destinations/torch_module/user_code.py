@@ -57,7 +57,10 @@ def own_file(module: Any) -> str:
 
 
 def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import what a document names, before tensors are recorded; returns what ran, and the user's own files."""
+    """Import the modules that a document names, before tensors are recorded.
+
+    Returns texts that say what ran, and the files of the modules that are the user's own.
+    """
     places: dict[str, list[str]] = {}
     files: list[str] = []
     for name in dict.fromkeys(names):

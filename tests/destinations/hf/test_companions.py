@@ -95,7 +95,7 @@ def test_verify_waits_for_no_pipe() -> None:
 @pytest.mark.parametrize("order", ["num_labels: 3, id2label: {0: a, 1: b}", "id2label: {0: a, 1: b}, num_labels: 3"])
 def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
     saved("source", BERT, "BertForSequenceClassification")
-    with pytest.raises(cs.ConfigError, match="num_labels is 3, and id2label has 2"):
+    with pytest.raises(cs.ConfigError, match="num_labels is 3, but id2label has 2 labels"):
         cs.transplant("source", section(f"transformers: source, {order}"))
     cs.apply(cs.transplant("source", section("transformers: source, num_labels: 2, id2label: {0: a, 1: b}")), "out")
     assert json.loads(Path("out/config.json").read_text())["id2label"] == {"0": "a", "1": "b"}

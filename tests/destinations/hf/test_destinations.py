@@ -208,7 +208,7 @@ def test_what_is_not_known_is_refused_with_what_is_near() -> None:
     write_config("config.json", BERT, "BertTokenizer")
     refused("has no model 'BertTokenizer'")
     write_config("config.json", BERT, "GPT2Model")
-    refused("GPT2Model is of gpt2, the model_type is bert")
+    refused("GPT2Model is for the model_type gpt2, not for bert")
     write_config("config.json", BERT, "BertModel")
     assert "num_labels" in refused("has no field 'num_label'", section(num_label=3))
     refused("has no field 'model_type'", section(model_type="gpt2"))

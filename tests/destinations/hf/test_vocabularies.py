@@ -90,7 +90,7 @@ def test_a_list_alone_brings_no_tokeniser_and_it_is_said_what_is_missing() -> No
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:alone.txt")
     cs.apply(plan, "out")
     assert set(os.listdir("out")) == {"config.json", "model.safetensors", "ckptsurgeon.json"}
-    assert "no tokeniser goes along: none lies beside alone.txt" in told(plan)
+    assert "no tokeniser is copied: there is none beside alone.txt" in told(plan)
     assert "tokenizer_config.json, vocab.txt" in told(plan)
 
 
@@ -99,7 +99,7 @@ def test_files_that_the_new_tokeniser_lacks_are_named() -> None:
     Path("bert/special_tokens_map.json").write_text("{}")
     tokenizer("new", NEW)
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "left out, since none lies beside new/vocab.txt: special_tokens_map.json" in told(plan)
+    assert "left out, as there is none beside new/vocab.txt: special_tokens_map.json" in told(plan)
 
 
 def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along() -> None:
@@ -128,7 +128,7 @@ def test_a_plain_list_beside_a_tokeniser_of_its_tokens_is_that_tokeniser_s() -> 
     tokenizer("new", OLD)
     plan = cs.transplant("bert", where, vocab=lists)
     assert {one.name for one in plan.target.companions} == {"config.json"}
-    assert "no tokeniser goes along: that beside new/tokens.txt has other tokens" in told(plan)
+    assert "no tokeniser is copied: the one beside new/tokens.txt has other tokens" in told(plan)
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])

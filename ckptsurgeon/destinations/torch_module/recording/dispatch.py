@@ -36,7 +36,7 @@ __all__ = ["CPU", "Dispatch"]
 CPU = torch.device("cpu")
 
 MAX_CONSTANT = 1 << 24
-"""Elements of the largest real tensor whose values are kept when it is changed; a larger one must be overwritten."""
+"""Elements of the largest real tensor that may be changed in part, as its values are then kept in the recording."""
 MAX_REAL = 1 << 20
 """Elements of the largest constant that is made with storage."""
 
@@ -85,7 +85,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.is_meta or self.record.knows(tensor)
 
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
-        """Return whether an operation uses only small constants: real tensors, no draw, nothing overwritten."""
+        """Return whether an operation runs on real tensors: small constants, no draw, nothing overwritten."""
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False
         name = func._schema.name
@@ -96,7 +96,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return not makes(func) or name in ("aten::_to_copy", "aten::lift_fresh")
 
     def _check_origin(self, name: str, args: Any, tensors: list[Tensor]) -> None:
-        """Raise Unrecordable for tensors from outside of the recording: another recording, a cache, a file."""
+        """Raise Unrecordable for tensors of another recording, of a cache, or whose values are in a file."""
         if any(tensor.is_meta and not self._is_own(tensor) for tensor in tensors):
             raise self.record.lost("uses a tensor without values that was made elsewhere")
         if name == "aten::set_" and any(
@@ -204,15 +204,15 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _operand(self, tensor: Tensor) -> StorageView | Tensor:
-        """Return the recorded form of an operand: a view of the recording, or a copy of a constant."""
+        """Return an operand as the recording stores it: a view of a recorded storage, or a copy of a constant."""
         return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
 
     def value(self, tensor: Tensor) -> Tensor:
-        """Return the values of a ghost; raises Unrecordable if they are random."""
+        """Return the values of a ghost, computed from the recording; raises Unrecordable if they are random."""
         return self.evaluate(self.record, self.record.ref(tensor))
 
     def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation whose shape depends on values (``nonzero``) on real values."""
+        """Run an operation whose result's shape depends on values, such as ``nonzero``, on real values."""
 
         def real(tensor: Tensor) -> Tensor:
             return self.value(tensor) if self.is_ghost(tensor) else tensor
@@ -223,5 +223,5 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """Return the leaves of nested arguments; a Ref is one leaf, although it is a tuple."""
+    """Return the leaves of nested arguments; a StorageView is one leaf, although it is a tuple."""
     return pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, StorageView))

@@ -52,10 +52,10 @@ class StorageView(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """One operation: its arguments (tensors as Ref), and the tensors that it reads, changes and makes.
+    """One operation: its arguments (tensors as StorageView), and the storages that it reads and writes.
 
-    ``overwrites`` is set if no old value of the destination survives, ``copies`` if values are copied unchanged.
-    ``outputs`` holds a Ref for each returned tensor with a new storage.
+    ``overwrites`` is set if no old value of the written storage remains, ``copies`` if values are copied unchanged.
+    ``outputs`` has a StorageView for each returned tensor with a new storage, and None for others.
     """
 
     index: int
@@ -72,7 +72,7 @@ class Node:
 
 @dataclass
 class Recording:
-    """The nodes of a construction, the writers of each storage, and the storages themselves (without bytes)."""
+    """The nodes of a construction, the nodes that write each storage, and the storages themselves (without bytes)."""
 
     nodes: list[Node] = field(default_factory=list)
     writers: dict[int, list[Node]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a real tensor for the same recorded view as a ghost: ``.data`` of a real tensor needs real data."""
+        """Return a real tensor for the same recorded view as a ghost, to be set as ``.data`` of a real tensor."""
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]
         storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
@@ -118,7 +118,7 @@ class Recording:
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
     def twin(self, tensor: Tensor) -> Tensor:
-        """Return a meta tensor for the same view of the same recorded storage."""
+        """Return a tensor on the meta device that stands for the same recorded view as a real tensor."""
         ref = self.ref(tensor)
         ghost = torch.empty(0, dtype=ref.dtype, device=META)
         return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)
@@ -171,14 +171,14 @@ OVERWRITES = {
     "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
     "aten::exponential_", "aten::log_normal_", "aten::cauchy_", "aten::geometric_", "aten::eye",
 }  # fmt: skip
-"""Operations that overwrite all of their destination."""
+"""Operations that overwrite every element of the tensor that they change."""
 SMALL = {
     "aten::arange", "aten::eye", "aten::full", "aten::linspace", "aten::logspace", "aten::ones", "aten::zeros",
     "aten::scalar_tensor", "aten::tril_indices", "aten::triu_indices", "aten::hann_window", "aten::hamming_window",
 }  # fmt: skip
 """Operations that make constants; small ones are made with storage, so that constructors can read them."""
 BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator}
-"""Draws whose result has the size of their first argument; torch's shape function for them would import sympy."""
+"""Draws whose first argument is the size of the result; torch's own shape function would import sympy for them."""
 
 
 def draws(func: Any) -> bool:
@@ -192,7 +192,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def constant_size(func: Any, args: Any) -> Any:
-    """Return the approximate count of elements that a factory makes: the product of its sizes or its largest number."""
+    """Return about how many elements an operation makes: the product of the sizes, or the largest number given."""
     name = func._schema.name
     numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
     if name in ("aten::ones", "aten::zeros", "aten::full"):
@@ -207,7 +207,7 @@ def constant_size(func: Any, args: Any) -> Any:
 
 
 def makes(func: Any) -> bool:
-    """Return whether an operation has an argument for the device of its result."""
+    """Return whether an operation makes a new tensor: it has an argument for the device of its result."""
     return any(argument.name == "device" for argument in func._schema.arguments)
 
 
@@ -224,7 +224,7 @@ def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm in training changes: its schema does not declare them."""
+    """Return the running statistics that a batch norm in training changes, which its schema does not declare."""
     if func is not aten.native_batch_norm.default or not args[5]:
         return []
     return tensors_in(args[3:5])

@@ -32,13 +32,13 @@ __all__ = ["recording", "release"]
 # would have none for the rest of the process.
 
 MAX_BYTES = 256 << 20
-"""The most bytes that are made for tensors that outlive a recording; larger ones stay without values."""
+"""Largest total of bytes for tensors that the constructor keeps outside of the module; beyond, they have no values."""
 
 logger = logging.getLogger(__name__)
 
 
 def release(record: Recording, seed: int) -> None:
-    """Fill the recorded tensors that are still referenced from outside of the module."""
+    """Give values to the recorded tensors that the constructor keeps outside of the module, such as in a cache."""
     if any(ghost() is not None for ghost in record.ghosts):
         gc.collect()  # usually only reference cycles
     kept = [tensor for ghost in record.ghosts if (tensor := ghost()) is not None]
@@ -66,7 +66,7 @@ _LOOKS = {
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: CPU,
 }
-"""The answers of a ghost about its device. Constructors would skip their work on meta tensors."""
+"""What a ghost answers about its device: the CPU, because constructors skip the initialisation of meta tensors."""
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
 _ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
@@ -77,12 +77,12 @@ _BYTES: set[Any] = {
     torch.Tensor.untyped_storage,
     torch.Tensor.__reduce_ex__,
 }
-"""What a ghost cannot give: the memory of its values."""
+"""Methods that a ghost cannot have, because they give the memory of its values."""
 _SETS_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class _Disguise(TorchFunctionMode):
-    """Makes ghosts look like CPU tensors and hands out their values where Python asks for them."""
+    """Makes ghosts look like CPU tensors, and computes their values if Python asks for them."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Disguise(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _rebound(self, tensor: Tensor, data: Tensor) -> None:
-        """Set the data of a tensor; a real tensor cannot take the data of a ghost."""
+        """Set ``.data`` of a tensor; if only ``data`` is a ghost, a real tensor that stands for it is set instead."""
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if data.is_meta and not tensor.is_meta and self._dispatch.record.knows(data):
                 data = self._dispatch.record.face(data)
@@ -144,7 +144,7 @@ class _Disguise(TorchFunctionMode):
 
 
 def _index(index: Any) -> Any:
-    """Return an index with its lists as tensors: torch would make these on the tensor's device, unrecorded."""
+    """Return an index with tensors for its lists; torch would make these on the tensor's device, unrecorded."""
     if isinstance(index, tuple):
         return tuple(_index(part) for part in index)
     if not isinstance(index, (list, numpy.ndarray)):
@@ -161,7 +161,7 @@ def _is_device(arg: Any) -> bool:
 
 @contextmanager
 def recording(evaluate: Callable[[Recording, StorageView], Tensor]) -> Iterator[Recording]:
-    """Record the operations on tensors during the block; ``evaluate`` gives the value of a tensor when it is needed.
+    """Record the operations on tensors during the block; ``evaluate`` computes values if the code reads them.
 
     Raises Unrecordable at the end if an operation could not be recorded, even if the constructor caught the exception.
     """
@@ -175,7 +175,7 @@ def recording(evaluate: Callable[[Recording, StorageView], Tensor]) -> Iterator[
 
 @contextmanager
 def _whole_draws(dispatch: Dispatch) -> Iterator[None]:
-    """Record a truncated normal as one operation: its rejection loop reads values that it has just drawn."""
+    """Record ``trunc_normal_`` as one operation, because its loop reads values that it has just drawn."""
     init = torch.nn.init
     original = getattr(init, "_no_grad_trunc_normal_", None)
     if original is None:

@@ -1,8 +1,8 @@
 """Runs only the recorded operations that the requested tensors depend on.
 
-The generator of each random operation is seeded by the seed, the first state-dict key that the operation reaches,
-and its index among the random operations of that key. So a tensor does not depend on which others are drawn, nor on
-the order.
+Each random operation has its own seed, which is computed from the user's seed, the first state-dict key whose tensor
+depends on the operation, and the operation's index among the random ones of that key. So the values of a tensor do
+not depend on which other tensors are drawn, or in which order.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from .graph import Node, Recording, StorageView, Unrecordable, aten
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 
 Streams = Mapping[int, tuple[str, int]]
-"""For the index of each random node: the first key it reaches, and its index among that key's random nodes."""
+"""By index of random node: the first key whose tensor depends on the node, and its index among that key's nodes."""
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
-    """Return the nodes that the values of some storages depend on, in the order they ran.
+    """Return the nodes that the values of some storages depend on, in the order in which they ran.
 
-    Nodes before one that overwrites the whole storage do not count.
+    A node is left out if a later one overwrites all that it wrote. ``before`` is the index of a node: only nodes before
+    it count.
     """
     found: dict[int, Node] = {}
     waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
@@ -54,7 +55,7 @@ def deterministic(nodes: Iterable[Node]) -> bool:
 
 
 def evaluate(record: Recording, ref: StorageView) -> Tensor:
-    """Return the value of a tensor in the middle of a construction; raises Unrecordable if it is random."""
+    """Return the values of a tensor during the construction; raises Unrecordable if they depend on a random draw."""
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
         raise record.lost("asks for the value of a tensor that was just drawn")
@@ -63,7 +64,7 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
 
 
 def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
-    """Run ``nodes`` with storage and return the wanted view of their result."""
+    """Run ``nodes`` with storage and return the view ``wanted`` as a tensor with values."""
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
     real: dict[int, torch.UntypedStorage] = {}
@@ -105,7 +106,7 @@ def _view(record: Recording, real: dict[int, torch.UntypedStorage], leaf: Any) -
 
 
 def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView) -> Tensor:
-    """Return a real view; a storage that nothing has been written to is filled with zeros."""
+    """Return a view as a tensor with storage; if no operation has written that storage, it is filled with zeros."""
     storage = real.get(ref.storage)
     if storage is None:
         nbytes = record.storages[ref.storage].nbytes()
@@ -114,7 +115,7 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Stora
 
 
 def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
-    """Store the storage of a result; copies it into the recorded layout if its own differs."""
+    """Keep the storage of a result for later operations; copies the result if its layout is not the recorded one."""
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
         raise Unrecordable("makes something else on real tensors than it makes without storage")
