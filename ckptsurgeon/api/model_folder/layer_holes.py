@@ -28,11 +28,10 @@ ALIKE = frozenset((
 ))  # fmt: skip
 """Model types whose layers all have the same tensors."""
 OF_KINDS = frozenset((
-    "afmoe", "apertus", "aquila", "arcee", "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5",
-    "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_oss",
-    "granitemoe", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "lfm2",
-    "lfm2_moe", "minimax_m2", "mixtral", "nemotron", "olmo3", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
-    "seed_oss", "smollm3", "stablelm",
+    "afmoe", "apertus", "arcee", "bamba", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe",
+    "exaone4", "exaone_moe", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_oss", "granitemoe",
+    "granitemoehybrid", "granitemoeshared", "jamba", "lfm2", "minimax_m2", "mixtral", "olmo3", "olmoe", "phimoe",
+    "qwen2_moe", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "stablelm",
 ))  # fmt: skip
 """Model types whose layers are of a few kinds; those with one module, as attention or experts, have all its tensors."""
 FEWEST = 4
