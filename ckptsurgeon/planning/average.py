@@ -19,13 +19,14 @@ from .transplant.select import SourceView
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 
 INT_BUFFERS = ("last", "first", "max")
-"""How integers and truth values (BatchNorm's counter), which have no mean, are chosen."""
+"""Which checkpoint gives integers and booleans, which have no mean: the last, the first, or the largest value."""
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
     """Return the weight of each of ``number`` checkpoints in their exponential moving average, the oldest first.
 
-    The average starts as the first; each later one moves it by ``1 - decay``. The weights sum to 1.
+    The average starts as the first checkpoint; each later checkpoint moves it towards itself by ``1 - decay``. The
+    weights sum to 1.
     """
     if not 0 < decay < 1:
         raise ConfigError(f"--ema {decay} is not a valid decay.", hint="Use a number between 0 and 1, as in 0.999.")
@@ -42,11 +43,11 @@ def plan_average(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of the average of checkpoints with the same keys, in the order of the first.
+    """Return the plan of the average of checkpoints that have the same keys; the output has the first one's order.
 
-    Without ``weights`` it is the mean. Raises ConfigError for fewer than two checkpoints or an unknown choice,
-    PlanError if keys, shapes or kinds of numbers differ or a tensor is quantised, FormatError if it has no plain
-    values.
+    Without ``weights`` all checkpoints count the same. Raises ConfigError for fewer than two checkpoints or an unknown
+    ``int_buffers``, PlanError if keys, shapes or kinds of numbers differ or a tensor is quantised, FormatError if a
+    tensor has no plain values.
     """
     if len(views) < 2:
         found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
@@ -73,7 +74,7 @@ def plan_average(
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Yield a note on the tensors that have several dtypes, and the dtype of the average: the first's."""
+    """Yield a note on tensors whose dtypes differ between checkpoints; their average has the first checkpoint's."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     if mixed:
         each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
@@ -122,7 +123,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the ties that all checkpoints share."""
+    """Return the ties that all checkpoints share: each further name of a tensor, and the first name."""
     first, *others = (alias_groups(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

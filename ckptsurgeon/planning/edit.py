@@ -1,4 +1,4 @@
-"""The edit planner: selected tensors of one checkpoint, under new names or in other dtypes."""
+"""The edit planner: plans an output of selected tensors of one checkpoint, under new names or in other dtypes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def plan_edit(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of an output that holds the tensors of ``view`` that the options select, in their order.
+    """Return the plan of an output with those tensors of ``view`` that the options select, in their order.
 
-    ``among`` are the names of the carried entries that are stored next to the tensors.
+    ``carried`` are entries of the source beside its state dict that the output keeps (--keep-extras); ``among`` are the
+    names of those that are stored in the state dict itself, next to the tensors.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError if two keys get the same name or that of an
-    entry, if nothing is left or if a cast would lose information, FormatError if a tensor has no plain values.
+    Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if one
+    gets the name of such an entry, if nothing is left or if a cast would lose information, FormatError if a tensor has
+    no plain values.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -63,13 +65,13 @@ def plan_edit(
 
 
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
-    """Return the chosen tensors, each source key once: copies that a rule makes are not tied."""
+    """Return the chosen tensors without further copies of one source key: copies that a rule makes are not tied."""
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
 
 
 def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
-    """Return a note if a dtype was given that applies to no tensor."""
+    """Return a note if the dtype that was given applies to no tensor, else an empty list."""
     if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
         return []
     return [f"--dtype {dtype} changes nothing: no tensor has a real floating-point dtype"]
@@ -84,7 +86,7 @@ def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str) -> St
 
 
 def _dtype(info: TensorInfo, wanted: str) -> str:
-    """Return the dtype of an output: the wanted one for real floating tensors, else the tensor's own."""
+    """Return the dtype of an output tensor: ``wanted`` for real floating tensors, else the tensor's own."""
     follows = wanted not in ("", "keep") and DTYPES[info.dtype].kind == "float"
     return wanted if follows else info.dtype
 
@@ -105,7 +107,7 @@ def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> 
     taken = [name for name in among if name in chosen]
     if taken:
         raise PlanError(
-            f"{listing(taken)} would be both a tensor and an entry that --keep-extras carries.",
+            f"{listing(taken)} would be both a tensor and an entry that --keep-extras copies.",
             hint="Give the tensor another name, or leave --keep-extras out.",
             details=taken,
         )

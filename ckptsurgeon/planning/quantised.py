@@ -21,9 +21,9 @@ DEQUANTISE = "dequantise the model first, with the package that quantised it"
 
 @dataclass
 class _CarriedCodes:
-    """A quantised tensor that is copied as it is.
+    """A quantised tensor of a source that is copied unchanged.
 
-    ``names`` are the new keys of its parts (codes, scales, …), by the ending of each part's key, such as ``.scales``.
+    ``names`` are the output's keys of its parts (codes, scales, …), by the ending of each part's key: ``.scales``.
     """
 
     source: str
@@ -34,7 +34,7 @@ class _CarriedCodes:
 def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CODES) -> None:
     """Raise PlanError if a plan computes on codes, separates them from their scales, or replaces them by numbers.
 
-    ``sources`` are those of the plan, in its order; ``destination`` has the codes of the destination itself.
+    ``sources`` are the quantised tensors of each source, ``destination`` those of the destination itself.
     """
     if any(sources) or destination:
         carried = _carried(plan, sources)
@@ -43,7 +43,7 @@ def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CO
 
 
 def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_CarriedCodes]:
-    """Return the logical tensors that a plan copies; raises PlanError for those that it would compute on."""
+    """Return the quantised tensors that a plan copies; raises PlanError for those that it would compute on."""
     found: dict[int, _CarriedCodes] = {}
     computed: dict[int, tuple[str, CodedTensor, str]] = {}
     for step in plan.steps:
@@ -93,7 +93,7 @@ def computing(found: Sequence[tuple[str, CodedTensor, str]], remedy: str = "") -
 
 
 def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) -> None:
-    """Raise PlanError if parts of a logical tensor are left out, or their new names no longer belong together."""
+    """Raise PlanError if parts of a quantised tensor are left out, or their new names no longer belong together."""
     for one in carried:
         lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
         if lacking:
@@ -124,14 +124,14 @@ def _fit_by_name(one: _CarriedCodes) -> bool:
 
 
 def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
-    """Return whether the parts are recognised under their new names, as another toolkit's form of the same encoding."""
+    """Return whether the parts, under their new names, are again recognised as a tensor of the same encoding."""
     keys = [key for names in one.names.values() for key in names]
     codes = find_codes({key: TensorInfo(steps[key].dtype, steps[key].shape) for key in keys})
     return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
 
 
 def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes) -> None:
-    """Raise PlanError if codes of a destination would be drawn, or come from tensors that are not such codes."""
+    """Raise PlanError if the parts of a destination's quantised tensor are not all copied from one quantised tensor."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
         made = [steps[key] for key in wanted.keys if key in steps]
@@ -153,7 +153,7 @@ def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes)
 
 
 def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
-    """Return the id of the logical tensor that a step copies, None if there is none."""
+    """Return the ``id`` of the quantised tensor whose part a step copies, None if it copies none."""
     if step.op not in ("copy", "keep") or step.source is None:
         return None
     found = sources[step.source].by_key.get(step.source_key)
@@ -161,7 +161,7 @@ def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
 
 
 def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView]) -> None:
-    """Raise PlanError for tensors that would be initialised as missing although a source has them as codes."""
+    """Raise PlanError for tensors that would be initialised as missing, although a source has them quantised."""
     missing = {step.key for step in steps if step.reason == "missing"}
     lost: dict[str, str] = {}
     for name, origins in selection.origins.items() if missing else ():
@@ -185,7 +185,7 @@ def _why(found: Mapping[str, str]) -> str:
 
 
 def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: Codes) -> None:
-    """Raise PlanError for codes of the destination that would be kept although a source has them as numbers."""
+    """Raise PlanError for quantised tensors that would be kept, although a source has plain values for them."""
     kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
     passed: dict[str, str] = {}
     for one in wanted.tensors:
@@ -202,7 +202,7 @@ def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[
 
 
 def _meant(coded: CodedTensor, name: str) -> str:
-    """Return the key that a logical tensor would have if it were not quantised and its codes were called ``name``."""
+    """Return the key that a tensor would have if it were not quantised, given the output's ``name`` of its codes."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]

@@ -1,4 +1,4 @@
-"""A recipe as data, made from the plan of an output."""
+"""A recipe: how an output was made, with a checksum of each tensor; made from the plan of the output."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VERSION = 1
 class RecipeEntry(NamedTuple):
     """The entry of a recipe for one tensor: how it was made, from which source, and its CRC-32.
 
-    ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` the vocabulary axis.
-    ``merge`` is the method that merged them, ``lora`` the changes of adapters, ``factor`` the extracted factor.
-    ``implied`` is set if the output does not store the name because its reader ties it. ``rule`` is the option that
-    decided, as it was written, ``reason`` is why a tensor is initialised, and ``shared`` the number of values from the
-    source if it overlays others; these three are for readers only.
+    ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` is the vocabulary axis.
+    ``merge`` is the method that merged the inputs, ``lora`` the changes of adapters, ``factor`` the extracted factor.
+    ``implied`` is true if the output does not store this name, since whoever loads it ties it to another. The rest is
+    only for people: ``rule`` is the option that decided, as it was written, ``reason`` is why a tensor is initialised,
+    ``shared`` the number of values from the source if the other values were drawn.
     """
 
     op: str
@@ -52,7 +52,7 @@ class RecipeEntry(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Recipe(Brief):
-    """A recipe as data. Paths of ``sources`` and ``target`` are relative to the output's folder."""
+    """The recipe of an output. Paths of ``sources`` and ``target`` are relative to the output's folder."""
 
     version: str
     verb: str
@@ -72,7 +72,7 @@ class Recipe(Brief):
 
 
 def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
-    """Return the recipe of a plan's output at ``output``, its checksums still zero."""
+    """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums."""
     folder = os.path.dirname(os.path.abspath(output))
     target = replace(
         plan.target,
@@ -96,7 +96,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
 
 
 class StepEntries(Mapping[str, RecipeEntry]):
-    """The recipe entries of a plan's steps, made on access: there may be a hundred thousand."""
+    """The recipe entries of a plan's steps; each is made on access, since there may be a hundred thousand."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = {step.key: step for step in steps}
@@ -112,7 +112,7 @@ class StepEntries(Mapping[str, RecipeEntry]):
 
 
 def recipe_entry(step: Step) -> RecipeEntry:
-    """Return the recipe entry of a step, its checksum still zero."""
+    """Return the recipe entry of a step, with zero for the checksum."""
     more = tuple((one.source, one.key) for one in step.more)
     return RecipeEntry(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,

@@ -1,4 +1,4 @@
-"""Recipes as JSON text, and back from text that may be damaged."""
+"""Recipes to JSON text and back; the text may be damaged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_recipe(text: str) -> Recipe:
     try:
         data = read_json(text)
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
-            raise ValueError(f"it is {data['kind']} {data['version']}")
+            raise ValueError(f"it is {data['kind']!r:.40} of version {data['version']!r:.40}")
         rules = tuple(map(str, data.get("rules", ())))
         merges = tuple(map(Merge.from_json, data.get("merges", ())))
         return Recipe(
@@ -47,7 +47,7 @@ def parse_recipe(text: str) -> Recipe:
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
-        why = f"{type(error).__name__} {error}"
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise VerifyError(f"its recipe is damaged, or was not written by ckptsurgeon ({why}).") from error
 
 
@@ -67,7 +67,7 @@ def _read_file(row: Mapping[str, Any]) -> FilePrint:
 def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     companion = PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
     if not companion.is_plain:
-        raise ValueError(f"a companion {companion.name!r:.80}")
+        raise ValueError(f"{companion.name!r:.80} is not the name of a file in the folder")
     return companion
 
 
@@ -95,17 +95,17 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
 
 
 def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return a merge, given by its number or, in older recipes, written out."""
+    """Return the merge with a number or, in older recipes, the merge that ``value`` describes itself."""
     if type(value) is not int:
         return Merge.from_json(value)
     if not 0 <= value < len(merges):
-        raise ValueError(f"a merge is {value!r:.40}, of {len(merges)}")
+        raise ValueError(f"{value!r:.40} is not the number of one of {len(merges)} merges")
     return merges[value]
 
 
 def _rule(number: Any, rules: Sequence[str]) -> str:
     if type(number) is not int or not 0 <= number < len(rules):
-        raise ValueError(f"a rule is {number!r:.40}, of {len(rules)}")
+        raise ValueError(f"{number!r:.40} is not the number of one of {len(rules)} rules")
     return rules[number]
 
 
@@ -113,11 +113,11 @@ def _rule(number: Any, rules: Sequence[str]) -> str:
 
 CHUNK = 4096
 MOST = 10_000
-"""Most different texts of tensors that are cached."""
+"""Most texts that ``RecipeText`` caches."""
 
 
 class RecipeText:
-    """A recipe as JSON before its checksums are known; the text's length does not depend on them or on the seal."""
+    """The JSON of a recipe, made before the checksums are known: its length depends neither on them nor on the seal."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -126,7 +126,7 @@ class RecipeText:
         self._rows = dict(_rows(recipe.tensors, self._rules, self._merges))
 
     def checked(self, checksums: Mapping[str, int]) -> list[str]:
-        """Return the text, in pieces, with the CRC-32 of every tensor, zero if it has none."""
+        """Return the text, in pieces, with the CRC-32 of every tensor; zero for a tensor without a checksum."""
         first = next(iter(self._rows), None)
         rows = (
             f'{"" if key == first else ","}{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}'
@@ -138,7 +138,7 @@ class RecipeText:
         return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]
 
     def _head(self) -> dict[str, Any]:
-        """Return all but the tensors. Called late, since files copied next to them are read only once."""
+        """Return the recipe without its tensors. Called late: companions get their digest when they are copied."""
         recipe, rules, merges = self._recipe, self._rules, self._merges
         return {
             "kind": "ckpt.recipe",
@@ -164,7 +164,7 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 def _rows(
     tensors: Mapping[str, RecipeEntry], rules: dict[str, int], merges: dict[str, int]
 ) -> Iterator[tuple[str, str]]:
-    """Yield each key with its entry up to its checksum. Most share one of a few texts, which are made once."""
+    """Yield each key with the text of its entry up to the checksum. Most tensors have one of a few texts: cached."""
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
         shared = _shared_text_key(key, made)
@@ -177,7 +177,7 @@ def _rows(
 
 
 def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
-    """Return all that an entry contains except its checksum, for a cache; None if it also has more."""
+    """Return the cache key of an entry: what it contains besides the checksum; None if that cannot be cached."""
     if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
         return None
     if made.source_key not in ("", key):

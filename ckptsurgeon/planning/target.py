@@ -1,4 +1,4 @@
-"""The specification of a destination: its tensors, how it draws them, its vocabulary axes, what it recognises."""
+"""The specification of a destination: its tensors, how their initial values are drawn, what is known of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..util.text import count, escape
 __all__ = ["Companion", "Initial", "KnownLayout", "Recognise", "TargetSpec"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
-"""``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes, the caller's own."""
+"""``initial(keys, seed)`` yields each key with its drawn values: little-endian bytes that the caller may change."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +31,7 @@ class KnownLayout(Brief):
     """The changes that a destination makes to a source by itself, since it knows its layout or older key names.
 
     ``operations`` are in the form that users write; ``names`` maps the resulting keys to those of the destination,
-    ``by`` names whose keys these are. ``unknown`` maps keys of the destination that cannot be made to the reason.
+    ``by`` says whose names they are. ``unknown`` maps keys of the destination that no source key gives to the reason.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -46,7 +46,7 @@ Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], KnownLayout]
 
 def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
     for key in keys:
-        raise ConfigError(f"the destination does not say how {key} is initialised.")
+        raise ConfigError(f"the destination has no initialiser for {key}.")
     return iter(())
 
 
@@ -54,14 +54,15 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 class TargetSpec(Brief):
     """A destination: all its tensors, in state-dict order, and how it draws those that no source gives.
 
-    ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own order,
-    output layer last. ``vocabulary`` maps a key to its vocabulary axis. ``keeps`` is the path of a checkpoint (and
-    ``keeps_root`` the root in it) if the destination is one, whose values are kept if no source gives others; ``kept``
-    is that checkpoint itself, if it has no path. ``undrawable`` are the keys without an initialiser. ``config``,
-    ``files``: the configuration and the files that it reads, as paths. ``ran`` names code that was run. ``recognise``
-    knows a source's layout and older names. A folder also gets the ``companions``, and does not store those names of
-    tied tensors that are ``implied`` there. ``lists`` are the files of the old and the new token list, if it was given
-    another vocabulary. ``build`` makes the live module, if the destination is one.
+    ``ties`` maps each further key of a tensor to its first. ``layers`` are module prefixes in the model's own order,
+    output layer last. ``vocabulary`` maps a key to its vocabulary axis. If the destination is a checkpoint, so that its
+    values are kept if no source gives others, ``keeps`` is its path and ``keeps_root`` that of the state dict in it, or
+    ``kept`` is the checkpoint itself. ``undrawable`` are the keys without an initialiser. ``config`` is the path of the
+    configuration, ``files`` are those that it reads. ``ran`` names code that was run to find all this. ``recognise``
+    finds changes that a source needs because of its layout or older names. An output folder also gets the
+    ``companions``, and does not store the names in ``implied``, which whoever loads it ties to others. ``lists`` are
+    the files of the old and the new token list, if the destination was given another vocabulary. ``build`` makes the
+    live module, if the destination is one.
     """
 
     kind: str

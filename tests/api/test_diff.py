@@ -270,7 +270,7 @@ def test_renames_that_no_rule_can_spell_are_counted(ckpt: Any) -> None:
     found = cs.diff("a.pth", "b.pth", renames=True)
     assert found.renamed == {"re:(": "a..b", "x": "y", "": "z"}
     assert set(found.rules) == {"x=y", "re:=z"}
-    assert "no rule can spell 1 of the new names" in found.notes
+    assert "no rule can produce 1 of the new names" in found.notes
     assert ckpt("diff", "a.pth", "b.pth", "--renames").code == 1
 
 

@@ -1,1 +1,1 @@
-"""Key patterns and rules: the language in which users select and rename tensors. Pure: opens no file."""
+"""Key patterns and rules: the language in which users select and rename tensors. Opens no file."""

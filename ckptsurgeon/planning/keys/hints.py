@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing, or less than the user probably meant; ``--include`` of read-only verbs."""
+"""Hints about patterns that match nothing or less than was meant; applies the ``--include`` of read-only verbs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SUGGESTIONS = 3
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
-"""Limits on the names that are compared, their length and their depth: difflib is slow and files may be large."""
+"""How many names are suggested and compared, and how long and deep these are at most: difflib is slow."""
 WORDS = 500
-"""Most words in the lists of a pattern for which each word is looked up separately."""
+"""Most words in the lists of a pattern: if it has more, its words are not looked up one by one."""
 MANY_MORE = 4
-"""A pattern gets a note when it would match this many times more keys deeper down."""
+"""A pattern gets a note if ``**.`` before it would match this many times as many keys."""
 
 
 def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:
@@ -49,7 +49,7 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
 def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
     """Return a note on each pattern, with its option, that probably matches less of ``keys`` than was meant.
 
-    That is a pattern which is anchored and matches far more deeper down, or has a word in a list that matches nothing.
+    Such a pattern would match far more keys with ``**.`` before it, or has a list with a word that matches nothing.
     """
     given = list(flags)
     return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
@@ -68,7 +68,7 @@ def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: S
 
 
 def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note on each word in a list of a pattern that matches nothing, with similar names."""
+    """Yield a note, with similar names, on each word that matches nothing in the lists of a pattern."""
     words = list(islice(pattern.alternatives(), WORDS + 1))
     if len(words) > WORDS:
         return
@@ -80,12 +80,12 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _may_be_deeper(pattern: KeyPattern) -> bool:
-    """Return whether a pattern is anchored; a bare number names that one module, not all with that number."""
+    """Return whether a pattern may be meant for deeper modules: it is anchored, and not a bare number."""
     return pattern.is_anchored and not pattern.text.isdigit()
 
 
 def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
-    """Return how many keys each pattern matches, counted in one pass over them."""
+    """Return how many keys each pattern matches, counted in one pass over the keys."""
     return [len(hits) for hits in KeyMatcher(patterns).hits(keys)] if patterns else []
 
 
@@ -94,7 +94,7 @@ def matched(
 ) -> tuple[list[list[str]], list[str]]:
     """Return the keys that each pattern matches, and the notes on patterns that match less than was meant.
 
-    Raises PatternError for one that matches none.
+    Raises PatternError for a pattern that matches no key.
     """
     given = list(flags)
     hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
@@ -112,7 +112,7 @@ def _beginnings(keys: Iterable[str]) -> str:
 def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
     """Return up to three keys or modules with names similar to ``text``, and the number of keys in each.
 
-    Names that differ only in their numbers or in upper and lower case count as one: the first represents all.
+    Of names that differ only in their numbers or in upper and lower case, only the first is returned.
     """
     sizes: Counter[str] = Counter()
     for key in keys:
@@ -133,7 +133,7 @@ def _plain(name: str) -> str:
 
 
 def _modules(key: str) -> Iterator[str]:
-    """Yield the modules that contain a key, down to a depth, and the key itself unless it is too long to be meant."""
+    """Yield the modules that contain a key, at most ``DEEPEST``, and the key itself unless it is too long."""
     end = key.find(".")
     for _ in range(DEEPEST):
         if not 0 <= end <= LONGEST:

@@ -1,4 +1,4 @@
-"""Finds the ``--map`` rules that rename a set of keys as wanted, as few and as general as possible.
+"""Finds the ``--map`` rules that rename a set of keys as wanted: few rules, as general as possible.
 
 A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
 """
@@ -18,10 +18,10 @@ __all__ = ["left_out", "rules_for", "unspelled"]
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAMES = "nmk"
-"""Names for the numbers that a rule leaves open; rules with more open numbers are not tried."""
+"""Names for the variable numbers of a rule, as in ``h.{n}=layers.{n}``; rules with more of them are not tried."""
 
 TRIES = 2_000_000
-"""Most trials of rules on keys; after that, keys are renamed one by one. Real models need a few trials per key."""
+"""Most trials of a rule on a key; after that, each key gets its own rule. Real models need a few trials per key."""
 PARSING = 20
 """The cost of parsing one rule, counted in trials."""
 
@@ -35,9 +35,10 @@ class _Candidate:
 
 @dataclass
 class _KeyIndex:
-    """The keys under each module, and under each module with its numbers left open.
+    """The keys, by position, of each module (``under``), and of all modules that differ in numbers only (``alike``).
 
-    A module is written with a dot before each segment: ".a.b", and "" for the top level, which "." is not.
+    A module is written with a dot before each segment: ".a.b"; the top level is "", and "." is a module without a name.
+    ``left`` is the number of trials that are left.
     """
 
     names: Mapping[str, str]
@@ -62,8 +63,8 @@ class _KeyIndex:
 def rules_for(names: Mapping[str, str]) -> list[str]:
     """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none.
 
-    Each can be written in a map file and on a command line. A key is left out if no rule can produce its new name, or
-    if every rule that is right for it would be wrong for another key.
+    Each rule can be written in a map file and on a command line. A key is left out if no rule can produce its new name,
+    or if every rule that is right for the key would be wrong for another one.
     """
     index = _KeyIndex.of(names)
     candidates: dict[str, _Candidate | None] = {}
@@ -87,13 +88,13 @@ def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
 
 
 def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:
-    """Return a note on the number of keys that no rule for ``names`` covers, if there are any."""
+    """Return a note with the number of ``names`` that the rules do not produce; empty if they produce all."""
     number = len(left_out(names, rules))
-    return (f"no rule can spell {number} of the new names",) if number else ()
+    return (f"no rule can produce {number} of the new names",) if number else ()
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules that still have a key after the earlier ones; a rule without keys would be an error."""
+    """Yield the rules that rename a key that no earlier rule does; a rule that never applies is an error later."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):
@@ -102,7 +103,7 @@ def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
 
 
 def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str, _Candidate | None]) -> None:
-    """Add the most general rule that is right for a key, and for every other key that it matches, to the candidates."""
+    """Add to ``into`` the most general rule that is right for a key, and for every other key that the rule matches."""
     for text, positions in _generalisations(old, new, index):
         if text not in into:
             into[text] = _checked(text, positions, index) if index.left > 0 else None
@@ -115,7 +116,7 @@ def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str
 
 
 def _generalisations(old: str, new: str, index: _KeyIndex) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield rules that rename one key, with the keys they may match: the most general first."""
+    """Yield rules that rename ``old`` to ``new``, the most general first, and the positions of keys they may match."""
     a, b = old.split("."), new.split(".")
     shared = 0
     while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
@@ -138,7 +139,7 @@ def _opened_part(part: str) -> str:
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    """Yield rules with open numbers: those that both sides share, or all of them, shifted."""
+    """Yield rules with variable numbers: those that both sides share, then all, each with a constant added."""
     here = [i for i, part in enumerate(left) if _NUMBER.fullmatch(part)]
     there = [i for i, part in enumerate(right) if _NUMBER.fullmatch(part)]
     equal: list[tuple[int, int]] = []
@@ -159,7 +160,7 @@ def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tup
 
 
 def _checked(text: str, positions: Sequence[int], index: _KeyIndex) -> _Candidate | None:
-    """Return a rule with the keys that it renames, None if it is not valid or is wrong for one of them."""
+    """Return a rule with the keys that it renames; None if the rule is not valid or renames one of them wrongly."""
     index.left -= PARSING
     if not is_printable(text):
         return None

@@ -1,8 +1,8 @@
 """Matches many patterns against many keys at once.
 
-Patterns walk a key segment by segment. One state holds how far each pattern has come; the state that follows it on a
-given segment is computed once and remembered: a deterministic automaton, built as keys need it. Its
-alphabet is the distinct segments of the keys, of which even a very large checkpoint has few.
+All patterns are matched together, segment by segment. A state says how much of each pattern has matched so far; the
+state after a further segment is computed once and cached. This is a deterministic automaton that is built as keys need
+it, over the distinct segments of the keys, of which even a very large checkpoint has few.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["KeyMatcher"]
 
 @dataclass(slots=True)
 class _MatcherState:
-    """Some patterns are done (``matched``), others wait (``waiting``: the pattern and the segment that comes next)."""
+    """The patterns that have matched, and those that still may (``waiting``: pattern, index of its next segment)."""
 
     matched: frozenset[int]
     waiting: frozenset[tuple[int, int]]
@@ -45,7 +45,7 @@ class KeyMatcher:
         return state.matched.union(i for i in self._single if self.patterns[i].matches(key))
 
     def hits(self, keys: Iterable[str]) -> list[list[str]]:
-        """Return the keys that each pattern matches, in their order."""
+        """Return, for each pattern, the keys that it matches, in the order of ``keys``."""
         found: list[list[str]] = [[] for _ in self.patterns]
         for key in keys:
             for index in self.match(key):
@@ -65,7 +65,7 @@ class KeyMatcher:
         return following
 
     def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
-        """Return the one state for these positions, with each ``**`` also skipped, since it may match no segment."""
+        """Return the state for these positions, and for those after each ``**``, which may match no segment; cached."""
         closed: set[tuple[int, int]] = set()
         for index, at in waiting:
             segments = self.patterns[index].segments

@@ -26,8 +26,8 @@ __all__ = ["Captures", "KeyPattern", "OptionPattern", "with_equals"]
 class Captures:
     """The captures of a pattern in one key.
 
-    ``ordered`` holds all captures in their order, ``stars`` and ``doubles`` those of one kind, ``named`` the
-    ``{n}`` (or named groups). ``rest`` is the part of the key after the module that the pattern names, with its dot.
+    ``ordered`` holds all captures in their order, ``stars`` those of ``*``, ``doubles`` those of ``**``, ``named``
+    those of ``{n}`` (or of named groups). ``rest`` is the part of the key after the match, as in ``.weight``.
     """
 
     ordered: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ MAX_CHARACTERS = 100_000
 
 
 class KeyPattern:
-    """A parsed key pattern; raises PatternError if the text is not one."""
+    """A parsed key pattern; raises PatternError if the text is not a valid pattern."""
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS:
@@ -61,7 +61,7 @@ class KeyPattern:
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
         """Return the pattern that is written between ``before`` and ``behind``, as in ``--map PATTERN=TO``.
 
-        Raises PatternError; for a superfluous dot the hint has the whole text without it.
+        Raises PatternError if it is not valid; if only a dot is superfluous, the hint has the whole text without it.
         """
         try:
             return cls(text)
@@ -138,7 +138,7 @@ class KeyPattern:
 
     @cached_property
     def _dotted(self) -> re.Pattern[str]:
-        """The expression for ``"." + key``: every segment has its own dot, so ``**`` may match no segment."""
+        """The regular expression for ``"." + key``: each segment has its dot, so that ``**`` can match no segment."""
         seen: set[str] = set()
         parts = []
         for segment in self.segments:

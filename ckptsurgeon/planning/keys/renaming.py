@@ -1,4 +1,4 @@
-"""Renames keys by the first rule that matches, and holds the sets of rules that have a name."""
+"""Renames keys by the first rule that matches; the named sets of rules (``--ruleset``)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
 }
 
 _AGAIN = frozenset({"compile"})
-"""Sets whose rules strip one of several wrappers: each application makes the key shorter."""
+"""Sets whose rules are applied until they no longer match: each application strips one of several wrappers."""
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
@@ -66,16 +66,19 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Renaming:
-    """The new names of every key (several if its rule lists them), and the rule that gave them (None: name kept)."""
+    """The new ``names`` of every key, several if its rule lists them, and the rule that gave them (None: name kept).
+
+    Rules are given by their index: ``used`` are those that renamed a key.
+    """
 
     names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The rules that match keys but lose all of them to earlier rules, and how many keys they match."""
+    """The rules that match keys but rename none, since earlier rules do, and how many keys each matches."""
 
     def collisions(self) -> dict[str, list[str]]:
-        """Return the names that several keys get, with those keys."""
+        """Return each name that several keys get, with these keys."""
         landed: dict[str, list[str]] = {}
         for key, names in self.names.items():
             for name in names:
@@ -96,8 +99,8 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
     """Rename every key by the first rule that matches it; no rule sees the result of another.
 
-    Rules that match nothing are not in ``used``; ``check_shadowed`` finds those that match but never apply. The caller,
-    who knows every source, judges both.
+    ``used`` lacks the rules that match nothing, and those that match but never apply, which ``check_shadowed`` finds.
+    Whether either is an error is for the caller to decide, who knows every source.
     """
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
@@ -118,7 +121,7 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
 
 
 def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None:
-    """Raise PatternError for a rule that matches keys of some source, but loses all of them to earlier rules."""
+    """Raise PatternError for a rule that matches keys of some source, if earlier rules rename all of them."""
     used = {index for renaming in renamings for index in renaming.used}
     for index, rule in enumerate(rules):
         number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)

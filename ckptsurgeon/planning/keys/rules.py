@@ -29,8 +29,8 @@ _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 class Rule(Brief):
     """A rule: the keys that it matches, and their new names. Without a ``pattern`` it adds a prefix to all keys.
 
-    A ``lenient`` rule, of a set, may lose all its keys to earlier ones; an ``again`` rule is applied to its own result
-    until it no longer matches.
+    A ``lenient`` rule, as those of a set, may match keys without renaming any, since earlier rules rename them all.
+    An ``again`` rule is applied to its own result until it no longer matches.
     """
 
     text: str
@@ -41,13 +41,13 @@ class Rule(Brief):
 
     @property
     def label(self) -> str:
-        """The name of the rule in messages: its text, after the place it was read from."""
+        """The name of the rule in messages: the place that it was read from, if any, then its text."""
         return _label(self.text)
 
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
         """Return the new name of ``key``, the first if there are several; None if the rule does not match it.
 
-        ``also`` are captures from elsewhere. Raises PatternError if the new name is empty or a number falls below zero.
+        ``also`` are further captures, by name. Raises PatternError if the new name is empty or a number is below zero.
         """
         names = self.names(key, also)
         return names[0] if names else None
@@ -84,8 +84,8 @@ class Rule(Brief):
 def parse_rule(text: str) -> Rule:
     """Return the rule that ``text`` describes.
 
-    Raises PatternError if it has no "=", a side is malformed, or the target uses something that is not captured; the
-    message for a line of a map file begins with its place.
+    Raises PatternError if it has no "=", a side is malformed, or the target uses something that is not captured. For a
+    line of a map file the message begins with the file and the line.
     """
     at = _last_equals(text)
     if at < 0:
@@ -143,7 +143,7 @@ def _last_equals(text: str) -> int:
 
 
 class RuleLine(str):
-    """A rule as written in a map file; ``place`` is its position: ``names.map, line 3``."""
+    """The text of a rule in a map file; ``place`` is the file and line: ``names.map, line 3``."""
 
     __slots__ = ("place",)
     place: str
@@ -159,7 +159,7 @@ class RuleLine(str):
 def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
     """Return the rules of a map file as RuleLines: one for each line, without blank lines and ``#`` comments.
 
-    Within a line, ``#`` begins a comment only after a blank. ``name`` is the file's, for errors in its rules.
+    Within a line, ``#`` begins a comment only after a blank. ``name`` is the file's name, for errors in the rules.
     """
     found: list[str] = []
     for number, line in enumerate(lines, 1):

@@ -19,8 +19,8 @@ __all__ = ["DOUBLE", "Segment", "Token", "parse_segments"]
 
 INTEGER = "0|[1-9][0-9]*"
 
-# fnmatch2 splits at "/" and "\", and fnmatch gives these a special meaning. In a key they are ordinary characters,
-# any other, so they are swapped for private-use characters, in the pattern and in the key alike.
+# fnmatch2 splits at "/" and "\", and fnmatch gives these a special meaning. In a key they are ordinary characters
+# like any other, so they are swapped for private-use characters, in the pattern and in the key alike.
 _AWKWARD = "/\\*?[]!^-&~|"
 _SHIELD = str.maketrans({char: chr(0xE000 + i) for i, char in enumerate(_AWKWARD)})
 _SHIELDS = frozenset(_SHIELD.values())
@@ -30,8 +30,9 @@ _SHIELDS = frozenset(_SHIELD.values())
 class Token:
     """A piece of a segment.
 
-    ``kind`` is ``text`` (``words``: the one literal), ``choice`` (``words``: the alternatives, ``is_list`` unless
-    they are a range), ``star``, ``one``, ``class`` (``ranges``, ``negated``) or ``number`` (``name``).
+    ``kind`` is one of these; in brackets the fields that it uses: ``text`` (``words``: the literal text), ``choice``
+    (``words``: the alternatives; ``is_list`` is false for a range such as {0..3}), ``star`` for ``*``, ``one`` for
+    ``?``, ``class`` for [a-c] (``ranges``, ``negated``), ``number`` for {n} (``name``).
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Return whether a character that shields another is among those of the token."""
+        """Return whether the token may match a character that stands for another one in ``_SHIELD``."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 
@@ -72,7 +73,7 @@ class Token:
 
 
 def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
-    """Return the members of a class for fnmatch: a range keeps the shielded characters it spans."""
+    """Return the members of a class for fnmatch, with the characters that are special there replaced in ranges, too."""
     members = []
     for low, high in ranges:
         if low == high:
@@ -97,7 +98,7 @@ class Segment:
 
     @cached_property
     def _words(self) -> frozenset[str]:
-        """Every text that the segment matches, if it has no wildcard."""
+        """Every text that the segment matches; empty if it has a wildcard."""
         if any(token.kind not in ("text", "choice") for token in self.tokens):
             return frozenset()
         return frozenset("".join(parts) for parts in product(*(token.words for token in self.tokens)))
@@ -113,7 +114,7 @@ class Segment:
 
     @cached_property
     def _beyond_fnmatch(self) -> bool:
-        """Return whether fnmatch cannot match it: it captures a number, or has characters that shield others."""
+        """Return whether fnmatch cannot match the segment: it captures a number, or has characters of ``_SHIELDS``."""
         return any(token.kind == "number" or token.meets_shields for token in self.tokens)
 
     def matches(self, text: str) -> bool:
@@ -151,7 +152,7 @@ def _fail(text: str, why: str, hint: str = "") -> PatternError:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Yield the raw text between the dots that no bracket, brace or backslash protects."""
+    """Yield the raw text of each segment; a dot in brackets or braces, or after a backslash, does not end one."""
     start = at = 0
     while at < len(text):
         char = text[at]
@@ -261,7 +262,7 @@ def _brace(text: str, raw: str) -> Token:
 
 
 def _check_word(text: str, word: str) -> None:
-    """Raise PatternError for a word of a list that would be a pattern outside it: in a list it is literal."""
+    """Raise PatternError for a word with wildcards in a list, where they would be literal."""
     plain = re.sub(r"\\.", "x", word, flags=re.DOTALL)
     found = re.search(r"\*+|[?\[\]{]", plain)
     if found:

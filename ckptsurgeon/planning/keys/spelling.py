@@ -1,4 +1,4 @@
-"""Writes names as rules that match exactly them; recognises captures and dots as other tools write them."""
+"""Writes rules that match exactly the given names; recognises the syntax of other tools, and superfluous dots."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def undotted(text: str) -> str:
 
 
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
-    """Return the hint for a pattern or a target with a superfluous dot; ``before`` and ``behind`` go around it."""
+    """Return the hint for a pattern or target with a superfluous dot; ``before`` and ``behind`` enclose it."""
     at_ends = text.startswith(".") or text.endswith(".")
     why = "a module is named without the dot" if at_ends else "without two dots in a row"
     return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."
@@ -59,7 +59,7 @@ _FOREIGN = re.compile(
 def foreign_capture(text: str, names: Collection[str] = ()) -> str:
     """Return the first capture of a target that is in the syntax of another tool, else ''.
 
-    A bare ``$name`` is a capture only if the pattern captures one of these ``names``; else the dollar is literal.
+    ``$name`` without braces is a capture only if ``names``, those that the pattern captures, contain it.
     """
     return next((found[0] for found in _FOREIGN.finditer(text) if _is_capture(found, names)), "")
 
@@ -78,7 +78,10 @@ def _inner(found: re.Match[str]) -> str:
 
 
 def spelling_hint(foreign: str, written: str, captures: int) -> str:
-    """Return the hint for a foreign capture; ``written`` is the rule in our syntax, '' if it has none."""
+    """Return the hint for a capture in the syntax of another tool.
+
+    ``written`` is the whole rule in our syntax, '' if that is impossible; ``captures`` is how many the pattern has.
+    """
     char, name = ("$", "dollar") if "$" in foreign else ("\\", "backslash")
     literal = f"\\{char} is a {name} in the name"
     if written:
@@ -90,9 +93,9 @@ def spelling_hint(foreign: str, written: str, captures: int) -> str:
 # Names as rules that match exactly them, in a map file too.
 
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
-"""Characters with a meaning in a pattern or a target, at the start of a comment, or in other tools' captures."""
+"""Characters that have a meaning in a pattern or a target, begin a comment, or begin a capture in other tools."""
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
-"""Characters that end a line, control a terminal, or have no UTF-8."""
+"""Characters that end a line, control a terminal, or cannot be written as UTF-8."""
 _BOM = "\ufeff"
 
 
@@ -102,7 +105,10 @@ def quoted(text: str) -> str:
 
 
 def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
-    """Return the rule of two sides, its outer blanks escaped; a regular expression only if ``kind`` is "re:"."""
+    """Return the text of a rule from its two sides, with blanks at its ends escaped.
+
+    With ``kind`` "re:" the pattern is a regular expression.
+    """
     text = f"{kind}{pattern}={target}"
     if not kind and (text[0].isspace() or text.startswith(("re:", _BOM))):
         text = f"\\{text}"
@@ -110,12 +116,12 @@ def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
 
 
 def spelled(old: Sequence[str], new: Sequence[str]) -> str:
-    """Return the rule that renames a module, each given as its segments."""
+    """Return the rule that renames a module; ``old`` and ``new`` are the segments of its names."""
     return rule_text(quoted(".".join(old)), quoted(".".join(new)))
 
 
 def spelled_exactly(old: str, new: str) -> str:
-    """Return the rule that renames one key alone, by a regular expression, which can match any name."""
+    """Return the rule that renames only one key; its pattern is a regular expression, which can match any name."""
     expression = "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in old)
     return rule_text(expression, quoted(new), kind="re:")
 

@@ -1,4 +1,4 @@
-"""The right side of a rule: a text with places for the captures of the pattern, and lists for several names."""
+"""The right side of a rule: a text with placeholders for the pattern's captures, and lists for several names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mod: operator.mod,
 }
 MAX_DIGITS = 18
-"""Longest number that a rule may compute with: long enough for a layer's, too short for an attack."""
+"""Most digits of a number in arithmetic: enough for layers, too few to make the computation slow."""
 MAX_NAMES = 10_000
 """Most names that the lists of one target may produce."""
 
@@ -34,21 +34,21 @@ _PIECE = re.compile(
 
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _WORDS = re.compile(r"(?:[A-Za-z_]\w*|[0-9]+)(?:\.(?:[A-Za-z_]\w*|[0-9]+))*", re.ASCII)
-"""Literal items of a list: a word, a number, a module's path."""
+"""What an item of a list may be if it is literal: a word, a number, or a path of modules such as ``a.0.b``."""
 _IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
-"""A number before a name, which it multiplies: 2n."""
+"""A number directly before a name, which is multiplied by it: 2n."""
 
 Part = str | Callable[[Captures], str]
 Choice = tuple[Part, ...]
-"""The alternatives for one place: one part, or the several of a list."""
+"""The alternatives at one place of a target: a single part, or all items of a list."""
 _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
 class RuleTarget:
-    """A parsed target; raises PatternError if it uses what ``pattern`` does not capture.
+    """A parsed target; raises PatternError if it uses something that ``pattern`` does not capture.
 
-    ``rule`` names the rule in messages, ``start`` is its beginning (``pattern=``), ``also`` are names that it may use
-    in addition to the captures.
+    ``rule`` is the name of the rule in messages, ``start`` the text before the target (``pattern=``), ``also`` are
+    names that the target may use in addition to the captures.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RuleTarget:
             raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
 
     def render(self, caught: Captures) -> list[str]:
-        """Return the text with the captures filled in, once for each combination of its lists' items.
+        """Return the target with the captures filled in: one name for each combination of the items of its lists.
 
         Segments that ``**`` left empty are dropped. Raises ValueError if a number falls below zero or is divided by
         zero.
@@ -86,7 +86,7 @@ class RuleTarget:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule with its captures in our syntax, '' if that is not valid either."""
+        """Return the rule with the captures of other tools in our syntax, '' if that is not valid either."""
         ours = in_our_spelling(self.text, self._bound())
         try:
             readable = not foreign_capture(ours, self._bound()) and RuleTarget(

@@ -20,10 +20,11 @@ __all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 
 
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
-    """Return the configuration of the adapter that the steps make, for a network with ``keys``.
+    """Return PEFT's configuration of the adapter that the steps make, for a network with ``keys``.
 
-    Targets have their full names. Rank and alpha are those of the largest rank; modules with others have their own
-    entries. Raises PlanError if the steps do not make an adapter.
+    Target modules have their full names. ``r`` and ``lora_alpha`` are those of the largest rank; modules with another
+    rank or alpha have entries in ``rank_pattern`` and ``alpha_pattern``. Raises PlanError if the steps do not make an
+    adapter.
     """
     factored = _factored(steps)
     first = max(factored.values(), key=lambda step: _factor(step).rank)
@@ -58,13 +59,13 @@ def _factor(step: Step) -> Factor:
 
 
 def _alpha(step: Step) -> float:
-    """Return alpha, which PEFT divides by the rank to get a factor's scale; an integer if it is whole."""
+    """Return alpha, the scale times the rank, as an integer if it is whole: PEFT computes the scale as alpha / rank."""
     alpha = float(f"{_factor(step).scale * _factor(step).rank:.15g}")
     return int(alpha) if alpha.is_integer() else alpha
 
 
 def _factored(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return the first factor of each module; raises PlanError unless each has exactly one A and one matching B."""
+    """Return the first factor of each module; raises PlanError unless each has exactly one A and a matching B."""
     parts: dict[str, dict[str, Step]] = {}
     for step in steps:
         name = factor_name(step.key)
@@ -72,7 +73,7 @@ def _factored(steps: Sequence[Step]) -> dict[str, Step]:
             raise _no_adapter(f"{escape(step.key)} is not a PEFT name for a tensor made by {step.op}")
         if name is not None and step.factor is not None:
             if step.factor.part != name.part:
-                raise _no_adapter(f"{escape(step.key)} is to be made as factor {escape(step.factor.part)}")
+                raise _no_adapter(f"{escape(step.key)} would get the values of factor {escape(step.factor.part)}")
             parts.setdefault(name.module, {})[name.ending] = step
     for module, pair in parts.items():
         _check_pair(module, pair)
@@ -95,7 +96,7 @@ def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:
 
 
 def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return the biases of layers with factors, and what PEFT saves: whole modules, and single parameters of others."""
+    """Return the biases of layers with factors, and the names of the modules or parameters that PEFT saves whole."""
     within = {module_of(module) for module in map(module_of, keys)} | {""}
     biases: list[str] = []
     saved: dict[str, None] = {}
@@ -114,21 +115,21 @@ def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str])
 
 
 def _check_whole(saved: Collection[str], names: Collection[str], keys: Collection[str]) -> None:
-    """Raise PlanError if a module is saved only partly: PEFT could not open that."""
+    """Raise PlanError if only a part of a module is saved: PEFT could not load that adapter."""
     lacking = [key for key in keys if module_of(key) in saved and key not in set(names)]
     if lacking:
         raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, but not {escape(lacking[0])}")
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return a name that is the end of no other module's name: PEFT saves all modules that end so."""
+    """Return a name that PEFT takes for one module only: with its prefix if the names of other modules end with it."""
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 
 def _transposed(factors: Collection[Step]) -> bool:
-    """Return whether there are weights that are (in, out).
+    """Return whether some weights of layers are (in, out).
 
-    PEFT knows them by the type of the layer. If only some weights are (in, out), they must be exactly those with the
+    PEFT finds out by the type of the layer. So if only some weights are (in, out), they must be exactly those with the
     names of transformers' Conv1D; raises PlanError if they are not.
     """
     matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
@@ -139,7 +140,7 @@ def _transposed(factors: Collection[Step]) -> bool:
 
 
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
-    """Return the names of layers or, if other modules end with one of them, an expression for exactly these."""
+    """Return the names of layers; a regular expression for them if names of other modules end with one of these."""
     chosen = set(modules)
     others = set(map(module_of, keys)) - chosen
     tails = {other[at + 1 :] for other in others for at in range(len(other)) if other[at] == "."}
@@ -166,14 +167,14 @@ def check_adapter(plan: Plan, keys: Collection[str]) -> None:
     if not any(step.op == "factor" for step in plan.steps) and not any(one.text for one in configs):
         return
     if plan.target.weights != WEIGHTS or not configs:
-        raise _contradicts(f"it makes an adapter, which is {WEIGHTS} and {CONFIG}")
+        raise _contradicts(f"it makes an adapter, but not as the files {WEIGHTS} and {CONFIG}")
     wanted, settings = adapter_config(plan.steps, keys, ""), _settings_of(configs[0])
     for name in sorted((wanted.keys() | settings.keys()) - FREE):
         if name not in wanted:
-            raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which its steps do not")
+            raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which no step of it needs")
         if not _same(wanted[name], settings.get(name)):
             there = brief_repr(settings[name]) if name in settings else "nothing"
-            raise _contradicts(f"its {CONFIG} has {there} for {name}, its steps make that {brief_repr(wanted[name])}")
+            raise _contradicts(f"its {CONFIG} has {there} for {name}, but its steps need {brief_repr(wanted[name])}")
 
 
 def _settings_of(config: PlanCompanion) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ __all__ = ["extract_notes", "layout_notes", "plan_lora_extract", "with_tied"]
 
 
 def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield notes on layers whose layout is not the one asked for, and on those whose layout is uncertain."""
+    """Yield notes on layers whose layout is not the one of ``asked``, and on layers whose layout is uncertain."""
     layers = [key for key in found.factored if len(tuned[key].shape) == 2 and not is_embedding(key)]
     lie = {key: is_transposed(key, tuned[key].shape, asked) for key in layers}
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
@@ -59,7 +59,7 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
 
 
 def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield the notes that a user should read about an adapter."""
+    """Yield the notes on an adapter: layouts, cut ranks, convolutions, and tensors that are left out."""
     yield from layout_notes(found, tuned, asked)
     if asked.embeddings and not any(map(is_embedding, found.factored)):
         yield "--embeddings changes nothing: no tensor that differs has the name of an embedding"
@@ -67,8 +67,8 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
         yield (
-            f"{count(len(convolutions), 'convolution')}, taken as neither grouped nor transposed, which no tensor tells"
-            f" and PEFT does not merge (leave those out with --exclude): {listing(convolutions, where='')}"
+            f"{count(len(convolutions), 'convolution')}, taken as neither grouped nor transposed: no tensor shows it, "
+            f"and PEFT merges no others (leave others out with --exclude): {listing(convolutions, where='')}"
         )
     if found.left:
         hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
@@ -78,7 +78,7 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
 
 
 def _cut_rank_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield a note for each rank below the requested one, with its modules."""
+    """Yield a note for each rank below the requested one, with the modules that get it."""
     smaller: dict[int, list[str]] = {}
     for key in found.factored:
         rank = rank_of(tuned[key].shape, asked)
@@ -101,13 +101,13 @@ def plan_lora_extract(
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of an adapter for those keys of ``tuned``, the first source, that differ from the base's.
+    """Return the plan of an adapter that turns ``base``, the second source, into ``tuned``, the first.
 
-    ``tied`` has, for each of the two, the output layer that it does not store because it is the embedding, and that
-    embedding: PEFT adapts the two separately.
+    ``differing`` are the keys whose values differ. ``tied`` has an entry for each of the two: it maps the output layer,
+    which is not stored because it is the embedding, to that embedding, since PEFT adapts the two separately.
 
-    Raises PlanError if nothing differs, no difference can be in an adapter or a tensor is quantised, PatternError for a
-    pattern that matches nothing.
+    Raises PlanError if nothing differs, an adapter cannot have any of the differences or a tensor is quantised,
+    PatternError for a pattern that matches nothing.
     """
     check_extraction(asked)
     flags = [(str(flag), flag.pattern) for flag in (*asked.include, *asked.exclude)]
@@ -137,7 +137,7 @@ def plan_lora_extract(
 
 
 def with_tied(tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Mapping[str, TensorInfo]:
-    """Return tensors with the output layers that are tied to others, under their own names."""
+    """Return the tensors, and under the names of tied output layers (``heads``) those that they are tied to."""
     return {**tensors, **{head: tensors[key] for head, key in heads.items()}} if heads else tensors
 
 

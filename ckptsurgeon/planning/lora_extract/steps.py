@@ -1,4 +1,4 @@
-"""Sorts the tensors that differ into factors of an adapter and saved ones, and makes their steps."""
+"""Sorts the tensors that differ into those that become factors and those that are saved; makes the steps of both."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """The options (see ``lora_extract``), and the facts known about the model."""
+    """The options of ``lora_extract``, and in ``model`` the facts known about the model (None: no config.json)."""
 
     rank: int = 16
     alpha: float | None = None
@@ -80,10 +80,10 @@ _EMBEDDING = re.compile(
     r"(?:.*[._])?(?:(?:w[tp]e|shared|embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?|embs?|embedders?|lut|relative_attention_bias)",
     re.IGNORECASE,
 )
-"""Names of modules that look up rows: only the name tells them from layers. ``emb_layers.1`` is one of these."""
+"""Names of embeddings: only the name tells an embedding from a layer. ``emb_layers.1`` is a layer."""
 
 KERNEL = 64
-"""The longest side of a kernel."""
+"""The longest side of a convolution's kernel; a tensor with a longer one holds the weights of experts."""
 
 
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
@@ -95,9 +95,9 @@ def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 @dataclass
 class SortedKeys:
-    """The keys that differ: those that become factors, those that are saved, and those that are left out.
+    """The keys that differ: weights that become factors, biases of their layers, other saved keys, keys ``left`` out.
 
-    Of the last, ``savable`` are those that --save-modules would save.
+    ``savable`` are those of ``left`` that --save-modules would save.
     """
 
     factored: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class SortedKeys:
 def sorted_keys(
     tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: ExtractOptions
 ) -> SortedKeys:
-    """Return the keys that differ, sorted as patterns and options ask."""
+    """Return the keys in ``differing``, sorted by what the patterns and options of ``asked`` make of them."""
     include = KeyMatcher([flag.pattern for flag in asked.include])
     exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
     found, rest = SortedKeys(), []
@@ -128,7 +128,7 @@ def sorted_keys(
 
 
 def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: ExtractOptions) -> bool:
-    """Return whether PEFT adapts a tensor: the weight of a layer, a convolution, or, if asked for, an embedding."""
+    """Return whether PEFT can adapt a tensor: the weight of a layer, a convolution or, if asked for, an embedding."""
     if base is None or base.shape != info.shape or 0 in info.shape or not key.endswith(".weight"):
         return False
     kinds = [DTYPES[one.dtype] for one in (info, base)]
@@ -142,8 +142,8 @@ def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Ext
 def is_convolution(shape: Sequence[int]) -> bool:
     """Return whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
 
-    With one input channel and several outputs it is depthwise: PEFT does not merge its groups. Nor does peft 0.21
-    merge three dimensions if the first two are 1. A side longer than a kernel's means experts, (n, out, in).
+    One input channel and several outputs are a depthwise convolution, and PEFT does not merge grouped ones. Nor does
+    peft 0.21 merge 3D kernels whose first two sides are 1. A side above ``KERNEL`` means experts, (n, out, in).
     """
     kernel = tuple(shape[2:])
     depthwise = len(shape) > 2 and shape[1] == 1 < shape[0]
@@ -153,17 +153,17 @@ def is_convolution(shape: Sequence[int]) -> bool:
 
 
 def is_embedding(key: str) -> bool:
-    """Return whether a key belongs to a module that looks up rows, judged by its name."""
+    """Return whether a key belongs to an embedding, judged by the name of its module."""
     return _EMBEDDING.fullmatch(module_of(key)) is not None
 
 
 def module_of(key: str) -> str:
-    """Return the module that contains a key, '' for one at the top."""
+    """Return the module that contains a key, '' for a key at the top level."""
     return key.rpartition(".")[0]
 
 
 def _save(found: SortedKeys, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
-    """Sort the saved ones: biases of layers with factors, whole modules, single parameters of other modules."""
+    """Add the keys in ``rest`` to ``found``: biases of layers with factors, and whole modules or single parameters."""
     layers = {module_of(key) for key in found.factored}
     inner = {module_of(module) for module in map(module_of, tuned)} | {""}
     whole = dict.fromkeys(module for module in map(module_of, rest) if module not in layers | inner)
@@ -179,7 +179,7 @@ _FACTOR = re.compile(r"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|(lora_emb
 
 @dataclass(frozen=True)
 class FactorName:
-    """The parts of a factor's name: its module, which factor it is, and PEFT's ending."""
+    """The parts of a factor's name: its module, "A" or "B", and PEFT's ending (``lora_A``, ``lora_embedding_A``)."""
 
     module: str
     part: str
@@ -192,19 +192,19 @@ def _scale(asked: ExtractOptions) -> float:
 
 
 def rank_of(shape: Sequence[int], asked: ExtractOptions) -> int:
-    """Return the rank for a weight: at most its smaller side."""
+    """Return the rank for a weight: the requested one, at most the weight's smaller side."""
     return min(asked.rank, shape[0], prod(shape[1:]))
 
 
 def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool:
-    """Return whether a weight is (in, out): an embedding always is, a convolution never."""
+    """Return whether a weight is (in, out); an embedding always is, a convolution never."""
     if len(shape) != 2 or is_embedding(key):
         return len(shape) == 2
     return asked.model.has_conv1d(key) if asked.model and asked.model.conv1d else asked.transposed
 
 
 def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) -> list[Step]:
-    """Return the steps of a weight's two factors, next to each other since both are computed at once."""
+    """Return the steps of a weight's two factors; they must stay next to each other, as both are computed at once."""
     rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [
         _factor_step(key, ours, theirs, Factor(part, rank, _scale(asked), lies, asked.seed), dtype=asked.dtype)
@@ -221,7 +221,7 @@ def _factor_step(key: str, ours: Input, theirs: Input, factor: Factor, *, dtype:
 
 
 def saved_name(key: str, found: SortedKeys) -> str:
-    """Return the name that PEFT gives a saved tensor: a layer with factors wraps the original one."""
+    """Return the name that PEFT gives a saved tensor: in a layer with factors it is inside ``base_layer``."""
     module, _, last = key.rpartition(".")
     wrapped = module in map(module_of, found.factored)
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"

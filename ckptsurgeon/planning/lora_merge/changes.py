@@ -25,7 +25,7 @@ __all__ = ["BaseChanges", "changed_steps", "named"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: terms, and their inputs."""
+    """The changes of one tensor of the base: terms that are added, their inputs, and by which adapters."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
@@ -33,10 +33,10 @@ class TensorChanges:
 
 
 class BaseChanges:
-    """The changes of all tensors, collected from one adapter after the other.
+    """The changes of all tensors of the base, collected from one adapter after the other.
 
-    ``tied`` maps tensors that the base uses but does not store to the stored ones: an output layer that is the
-    embedding. An adapter may change only one of the two.
+    ``tied`` maps an output layer that the base does not store, because it is the embedding, to that embedding. An
+    adapter may change only one of the two.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BaseChanges:
         self.notes: list[str] = []
 
     def add(self, source: int, one: AdapterView) -> None:
-        """Add an adapter, whose tensors are those of ``source``."""
+        """Add the changes of an adapter; ``source`` is its number among the plan's sources."""
         modules = self._chosen(source, one)
         known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
         names = matched([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
@@ -73,7 +73,7 @@ class BaseChanges:
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
-        """Return the modules that are not excluded, and remember the excluded ones."""
+        """Return the modules of an adapter that are not excluded; record the tensors of the others in ``left_out``."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
         for module in one.adapter.modules:
@@ -101,7 +101,7 @@ class BaseChanges:
         if there is None or there.shape != one.view.tensors[module.bias].shape:
             raise PlanError(
                 f"{escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
-                f"{escape(self.base.source.name)} has no such bias for {escape(key)}.",
+                f"{escape(self.base.source.name)} has no bias of that shape for {escape(key)}.",
                 hint="Name the model that it was trained on.",
             )
         self._change(bias, LoraTerm("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
@@ -138,7 +138,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the name of a module as patterns see it: kohya's prefix is a part of it."""
+    """Return the name of a module that patterns match; for kohya's adapters it has their prefix (lora_unet)."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
@@ -146,9 +146,9 @@ def named(module: AdapterModule) -> str:
 
 
 def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
-    """Return the step of every tensor, in the order of the base; new tensors come last.
+    """Return the step of every tensor, in the order of the base; tensors that only an adapter has come last.
 
-    An output layer that the base does not store because it is the embedding is left out if it still is.
+    An output layer that the base does not store, because it is the embedding, is left out if the two are still equal.
     """
     first: dict[tuple[str, str], str] = {}
     ties = alias_groups(changes.base.tensors)
@@ -194,7 +194,7 @@ def _step(changes: BaseChanges, key: str, info: TensorInfo, dtype: str) -> Step:
 
 
 def _dtype(dtype: str, wanted: str) -> str:
-    """Return the dtype of an output: the wanted one for real floating tensors, else the tensor's own."""
+    """Return the dtype of an output tensor: ``wanted`` for real floating tensors, else the tensor's own."""
     return wanted if wanted not in ("", "keep") and DTYPES[dtype].kind == "float" else dtype
 
 

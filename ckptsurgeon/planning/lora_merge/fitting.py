@@ -1,4 +1,4 @@
-"""Fits an adapter to its base: names of modules, and the layout of weights, (out, in) or (in, out)."""
+"""Fits an adapter to its base: finds the weight of each module, and its layout, (out, in) or (in, out)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "
 
 @dataclass(frozen=True)
 class AdapterView:
-    """An adapter as the planner sees it: its headers, their meaning, and its weight."""
+    """An adapter as the planner sees it: its headers, its modules, and its weight in the merge."""
 
     view: SourceView
     adapter: Adapter
@@ -27,7 +27,7 @@ class AdapterView:
 
 
 def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: AdapterView, base: SourceView) -> None:
-    """Raise PlanError for modules whose weights the base lacks, or that match several of its tensors."""
+    """Raise PlanError for modules of an adapter that match no tensor of the base, or several."""
     name, theirs = escape(one.adapter.name), escape(base.source.name)
     if modules and not names.weights and not names.several:
         raise PlanError(
@@ -72,7 +72,7 @@ def input_of(source: int, one: AdapterView, key: str) -> Input:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Whether each weight is (in, out), in the order of the modules, and the notes on that."""
+    """Whether the weight of each module is (in, out), in the order of the modules, and notes on these layouts."""
 
     transposed: tuple[bool, ...]
     notes: tuple[str, ...]
@@ -80,7 +80,10 @@ class WeightLayout:
 
 @dataclass(frozen=True)
 class ModuleWeight:
-    """The weight of a module, and the layouts that fit its factors: transposed, not, or either if it is square."""
+    """The weight of a module, and in ``ways`` the layouts that fit its factors.
+
+    True is (in, out), False is (out, in); both fit if the weight is square.
+    """
 
     key: str
     ways: tuple[bool, ...]
@@ -88,17 +91,18 @@ class ModuleWeight:
 
     @property
     def shows(self) -> bool | None:
-        """Return whether the shape shows a layer to be transposed, None if it does not show the layout."""
+        """Return whether the layout is (in, out), as the shape shows; None if the shape does not show it."""
         return self.ways[0] if len(self.ways) == 1 and not self.embedding else None
 
 
 def weight_layout(
     modules: Sequence[tuple[AdapterModule, str]], one: AdapterView, base: SourceView, model: KnownModel | None
 ) -> WeightLayout:
-    """Return the layout of the weights of modules, each given with its key, as their shapes show it.
+    """Return the layout of the weights of modules, each given with the key of its weight, as their shapes show it.
 
-    A square weight follows, in this order: what is known of the model, the weights that are not square, the adapter's
-    fan_in_fan_out (except in a model without any Conv1D). Raises PlanError for factors that fit neither way.
+    The layout of a square weight is decided by the first of these that says something: the model's config.json, the
+    weights that are not square, the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError
+    for factors that fit neither layout.
     """
     placed = [_module_weight(module, key, one, base) for module, key in modules]
     astray = [p.key for p in placed if model and model.conv1d and p.shows not in (None, model.has_conv1d(p.key))]
@@ -127,7 +131,7 @@ def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: Sour
 
 
 def _shown_layout(placed: Sequence[ModuleWeight], named: bool) -> bool | None:
-    """Return the layout that shapes show for all layers with (or without) Conv1D names, None if they differ."""
+    """Return the layout that the shapes of layers with (or without) Conv1D names show; None if none or both."""
     ways = {p.shows for p in placed if p.shows is not None and is_named_conv1d(p.key) == named}
     return ways.pop() if len(ways) == 1 else None
 
@@ -155,7 +159,7 @@ def _override_notes(
     known: KnownModel | None,
     undecided: Sequence[ModuleWeight],
 ) -> Iterator[str]:
-    """Yield a note on layers whose layout differs from the adapter's setting, except those in ``undecided``."""
+    """Yield a note on layers whose layout differs from the adapter's fan_in_fan_out, except those in ``undecided``."""
     setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)
     keys = [p.key for p, way in ways if way != setting and not p.embedding and p.key not in apart]
@@ -174,7 +178,7 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
     if keys:
         lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
-            yield f"{lead} (in, out), for which nothing else is evidence: {_list(keys)}"
+            yield f"{lead} (in, out), on no other evidence: {_list(keys)}"
         else:
             yield f"{lead} (out, in), as PEFT does: config.json has {linear.kind}, which has no Conv1D: {_list(keys)}"
 
@@ -183,7 +187,7 @@ def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
     """Yield a note on square layers with GPT-2's names if neither a config.json nor a shape shows their layout."""
     if keys and seen is None:
         yield (
-            f"{_count(keys)} with names of GPT-2's merged as (out, in), without evidence; "
+            f"{_count(keys)} named like GPT-2's Conv1D, merged as (out, in), which is a guess; "
             f"a config.json next to the base would decide: {_list(keys)}"
         )
 

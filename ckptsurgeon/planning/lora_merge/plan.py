@@ -1,4 +1,4 @@
-"""The planner of ``lora merge``: adds adapters to the tensors of a base that they change. Pure."""
+"""The planner of ``lora merge``: adds adapters to the tensors of a base that they change. Opens no file."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def plan_lora_merge(
     """Return the plan of a base with adapters added: ``base`` is the first source, the adapters follow in their order.
 
     ``model`` has the facts known about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
-    output layer that the base does not store, because it is the embedding, to that. Raises PlanError if an adapter is
-    for another model, PatternError for a pattern that matches no module, FormatError if a tensor has no plain values.
+    output layer that the base does not store, because it is the embedding, to that embedding. Raises PlanError if an
+    adapter is for another model, PatternError for a pattern that matches no module, FormatError if a tensor has no
+    plain values.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]

@@ -1,4 +1,4 @@
-"""Fits the tensors of one name in several models to each other if shapes differ or models lack some."""
+"""Fits the tensors that several models have under one name to each other, if shapes differ or models lack some."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALIKE = "Merge models of one kind, or use --on-missing base, skip or any."
 
 
 class MissingTensors:
-    """Collects the missing tensors until all are known."""
+    """Collects the tensors that models lack, to report all of them in one error."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
@@ -55,7 +55,7 @@ class MissingTensors:
         return escape(self._views[source].source.name)
 
     def _are_wrapped(self) -> bool:
-        """Return whether the models have all missing tensors under keys with other wrappers."""
+        """Return whether the models have all missing tensors, but with other wrappers around their keys."""
         bare = {source: {_WRAPPERS.sub("", key) for key in self._views[source].tensors} for source in self._keys}
         return all(_WRAPPERS.sub("", key) in bare[source] for source, keys in self._keys.items() for key in keys)
 
@@ -64,9 +64,10 @@ Shape = tuple[int, ...]
 
 
 class FittedInputs(NamedTuple):
-    """The models that are merged, by number, the output's shape, and the policy that fits their shapes to it.
+    """The tensors that are merged, by the number of their model, and the base's, if there is a base.
 
-    ``axis`` is the vocabulary axis, with the policy ``vocab``.
+    ``shape`` is the output's, ``policy`` fits other shapes to it ("" if all are equal). ``axis`` is the vocabulary axis
+    if the policy is ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -88,7 +89,7 @@ def _alike(one: Shape, other: Shape) -> bool:
 
 
 class ShapeFitting:
-    """Fits one tensor after the other, and collects the misfits until all are known."""
+    """Fits the tensors of the output one by one, and collects those that do not fit, to report them in one error."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views = views
@@ -101,7 +102,7 @@ class ShapeFitting:
         self._moved: list[ShapeChange] = []
 
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
-        """Return the inputs of a tensor that can be merged; misfits are recorded for ``check``."""
+        """Return those inputs of a tensor that can be merged; inputs that do not fit are recorded for ``check``."""
         inputs = {number: input_of(self._views, place) for number, place in there.items()}
         own = input_of(self._views, base) if base is not None else None
         first = own or next(iter(inputs.values()))
@@ -120,14 +121,14 @@ class ShapeFitting:
         return FittedInputs(fitting, own, first.shape, policy if moves else "")
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on vocabularies: those mapped by token lists and those that are not."""
+        """Yield notes on patterns, and on vocabularies whose rows are mapped by token or merged by position."""
         yield from self._overlooked
         if self.axes is not None:
             yield from self.axes.notes()
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Return whether a model is merged; if it cannot be and no option allows to skip it, that is recorded."""
+        """Return whether a model's tensor is merged; one that does not fit and may not be skipped is recorded."""
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
         if _alike(one.shape, first.shape) and same_kind:
             return True
@@ -143,7 +144,7 @@ class ShapeFitting:
         return False
 
     def check(self) -> None:
-        """Raise PlanError for all misfits at once."""
+        """Raise PlanError for all tensors that do not fit, at once."""
         if self._unlike:
             hint = "--on-mismatch skip merges without those that differ, slice takes the leading part of larger ones, "
             raise PlanError(

@@ -1,4 +1,4 @@
-"""Finds the numbered modules that are a model's layers, and the depth of each key in them. Pure."""
+"""Finds the numbered modules that are a model's layers, and the depth of each key in them. Opens no file."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embed
 
 @dataclass(frozen=True)
 class LayerList:
-    """Modules that are numbered from 0 below one prefix: ``model.layers``, 32 of them."""
+    """Modules that are numbered from 0 under one prefix, as 32 modules in ``model.layers``."""
 
     prefix: str
     count: int
 
     def split(self, key: str) -> tuple[int, str] | None:
-        """Return the number of the layer that contains a key, and the rest of the key; None for one outside."""
+        """Return the number of the layer that contains a key, and the rest of the key; None for other keys."""
         head = f"{self.prefix}." if self.prefix else ""
         number, _, rest = key[len(head) :].partition(".") if key.startswith(head) else ("", "", "")
         return (int(number), rest) if number.isascii() and number.isdigit() else None
 
     def key(self, number: int, rest: str) -> str:
-        """Return the key of a layer's tensor."""
+        """Return the key of a layer's tensor, the inverse of ``split``."""
         return ".".join(part for part in (self.prefix, str(number), rest) if part)
 
 
@@ -54,7 +54,7 @@ def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
 
 
 def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
-    """Return the other lists of numbered modules: their prefixes, and the numbers that occur."""
+    """Return the lists of modules whose numbers have gaps: by prefix, the numbers that occur."""
     return {prefix: numbers for prefix, numbers in _numbers(keys).items() if max(numbers) + 1 != len(numbers)}
 
 
@@ -71,7 +71,8 @@ def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
     """Return the lists that may be a model's layers: those with as many modules as its configuration has layers.
 
-    If there is none, or no configuration, any list will do. A list within a layer of another does not count.
+    ``counts`` are these numbers. If no list has such a length, or ``counts`` is empty, all lists are returned. A list
+    inside a layer of another list does not count.
     """
     lists = numbered_lists(keys)
     return _outermost([one for one in lists if one.count in counts]) or _outermost(lists)
@@ -82,9 +83,10 @@ def _outermost(lists: Sequence[LayerList]) -> list[LayerList]:
 
 
 def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, pattern: KeyPattern | None) -> LayerList:
-    """Return the one list that is a model's layers, or that ``pattern`` names.
+    """Return the one list that is a model's layers, or whose prefix ``pattern`` matches.
 
-    Raises PatternError for a pattern that names none, PlanError if several lists are left.
+    ``counts`` are the numbers of layers in the model's configuration, ``name`` is the model's in messages. Raises
+    PatternError for a pattern that matches no list, PlanError if several lists are possible, or none is.
     """
     if pattern is not None:
         lists = _outermost([one for one in numbered_lists(keys) if pattern.matches(one.prefix)])
@@ -108,12 +110,12 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
 
 
 def position(number: int, length: int) -> float:
-    """Return the position of a layer from 0, the first, to 1, the last; a single one is the last."""
+    """Return the relative position of a layer: 0 for the first, 1 for the last; 1 for a single layer."""
     return number / (length - 1) if length > 1 else 1.0
 
 
 def depth_in(lists: Sequence[LayerList], key: str) -> float:
-    """Return the position of a key in the list that contains it; 0 for one outside of all."""
+    """Return the relative position of a key's layer in the list that contains it, 0 for a key outside all lists."""
     for one in lists:
         found = one.split(key)
         if found is not None and found[0] < one.count:
@@ -122,7 +124,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return the rest of the keys, after the number, in each layer."""
+    """Return, for each layer's number, the rest of its keys after that number."""
     found: dict[int, list[str]] = {}
     for key in keys:
         place = one.split(key)
@@ -132,9 +134,10 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
 
 
 class LayerDepths:
-    """The depth of each key: 0 in the first layer of its kind, 1 in the last; other modules come before or after.
+    """The depth of each key: 0 in the first layer, 1 in the last.
 
-    The layer is the first number in a key; all keys with the same name before it are of one kind.
+    The number of the layer is the first number in a key; keys with the same text before it belong to the same layers.
+    Of keys without a number, those of input embeddings have the depth 0, all others 1.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Options of a merge for models that differ, and notes on tensors that are not merged as all others."""
+"""Options of a merge for models that differ, and notes on tensors that are not merged in the usual way."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ MERGE_POLICIES = ("error", "skip", "slice", "overlap")
 
 @dataclass(frozen=True)
 class MergeMismatch:
-    """The policy for all tensors, and scoped ones, of which the last that matches a key wins."""
+    """The policy for all tensors (``everywhere``), and policies with a pattern: the last that matches a key wins."""
 
     everywhere: str = "error"
     scoped: tuple[tuple[OptionPattern, str], ...] = ()
 
     @staticmethod
     def of(given: str | Mapping[str, str] | Sequence[str]) -> MergeMismatch:
-        """Read ``slice``, ``GLOB=slice``, several of them, or a map of patterns to policies; raises ConfigError."""
+        """Return the policies in one text or several (``slice``, ``GLOB=slice``), or in a map of patterns to policies.
+
+        Raises ConfigError for an unknown policy, or two for all tensors.
+        """
         pairs = (
             given.items() if isinstance(given, Mapping) else map(_pair, [given] if isinstance(given, str) else given)
         )
@@ -52,9 +55,9 @@ class MergeMismatch:
         return MergeMismatch(everywhere or "error", tuple(scoped))
 
     def by_key(self, keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Return the policy of each key that a scoped one matches, and notes on the patterns.
+        """Return the policy of each key that a policy's pattern matches, and notes on the patterns.
 
-        Raises PatternError for one that matches none.
+        Raises PatternError for a pattern that matches no key.
         """
         found: dict[str, str] = {}
         hits, notes = matched([(str(flag), flag.pattern) for flag, _ in self.scoped], keys, "output")
@@ -77,7 +80,7 @@ COMPUTE = ("float32", "float64")
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Options for models that differ, and the dtypes of computation and output. Raises ConfigError."""
+    """Options for models that differ, and the dtypes of computation and output; ``of`` checks them."""
 
     on_missing: str = "error"
     mismatch: MergeMismatch = field(default_factory=MergeMismatch)
@@ -98,7 +101,7 @@ class MergeOptions:
         vocabulary: MergeVocabulary | None = None,
         device: str = "",
     ) -> MergeOptions:
-        """Return checked options, given as a user writes them."""
+        """Return the options from what a user wrote; raises ConfigError for an unknown value."""
         chosen = (
             ("--on-missing", on_missing, ON_MISSING),
             ("--int-buffers", int_buffers, INT_BUFFERS), ("--compute", compute or COMPUTE[0], COMPUTE),
@@ -111,7 +114,7 @@ class MergeOptions:
         return options.or_dtype(dtype or "")
 
     def or_dtype(self, dtype: str) -> MergeOptions:
-        """Return options with a dtype, unless one was given before."""
+        """Return the options with ``dtype`` if none was set; raises ConfigError if it is not a real floating dtype."""
         wanted = dtype_named(dtype) if dtype else ""
         if wanted and DTYPES[wanted].kind != "float":
             raise ConfigError(
@@ -121,7 +124,7 @@ class MergeOptions:
 
 
 class SourceKey(NamedTuple):
-    """The tensor of a model: its source, by number, and its key there."""
+    """A tensor of a model: the model's number among the sources, and the tensor's key there."""
 
     source: int
     key: str
@@ -130,7 +133,8 @@ class SourceKey(NamedTuple):
 class MergePiece(NamedTuple):
     """A tensor of the output: the tensors of the models and the base, and how they are merged.
 
-    ``models`` has an entry for each model, even if it lacks the tensor. ``depth`` is from 0, the first layer, to 1.
+    ``models`` has an entry for each model, even if it lacks the tensor. ``depth`` is 0 in the first layer and 1 in the
+    last.
     """
 
     key: str
@@ -144,12 +148,12 @@ class MergePiece(NamedTuple):
 # Notes on tensors that were not merged as all others.
 
 FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
-"""How models of other shapes are merged, by policy."""
+"""For notes: how tensors of other shapes are merged, by policy."""
 
 
 @dataclass
 class MergeNotes:
-    """The keys that need a note at the end, by kind."""
+    """The keys that a note is about, by kind of note."""
 
     integers: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -158,12 +162,12 @@ class MergeNotes:
     unbased: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
-    """By the dtype of the output."""
+    """Keys by the dtype of the output."""
     fitted: dict[str, list[str]] = field(default_factory=dict)
-    """By the policy that fits other shapes."""
+    """Keys by the policy that fits other shapes."""
 
     def texts(self, options: MergeOptions) -> Iterator[str]:
-        """Yield a note for each kind."""
+        """Yield a note for each kind that has keys."""
         for keys, what in (
             (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),

@@ -26,7 +26,10 @@ __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_piece
 
 @dataclass(frozen=True)
 class LayerSource:
-    """Layers of a model, given by its source number, from ``first`` to before ``end``; ``where`` names the option."""
+    """The layers of a model from ``first`` to before ``end``.
+
+    ``source`` is the model's number among the sources, ``where`` the option's name in messages.
+    """
 
     source: int
     first: int
@@ -36,7 +39,7 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class LayerSlice:
-    """Layers of the output: those of its models and of the base, if there is one, merged one by one."""
+    """Consecutive layers of the output: each is merged from one layer of every model, and of the base, if any."""
 
     models: tuple[LayerSource, ...]
     base: LayerSource | None
@@ -44,12 +47,12 @@ class LayerSlice:
 
     @property
     def sources(self) -> tuple[LayerSource, ...]:
-        """All of them, the base first."""
+        """The layers of the base, if there is one, and of the models."""
         return (*((self.base,) if self.base is not None else ()), *self.models)
 
     @property
     def length(self) -> int:
-        """The number of layers."""
+        """The number of layers of the output that the slice makes."""
         return self.sources[0].end - self.sources[0].first
 
 
@@ -62,8 +65,9 @@ def sliced_pieces(
 ) -> list[MergePiece]:
     """Return the tensors of an output whose layers are those of the slices, one after the other.
 
-    Tensors before the layers are merged by the first slice, those after them by the last, both with its first layer.
-    Only keys that are ``owned`` count. Raises PlanError for layers that a model lacks.
+    Tensors before the layers (input embeddings) are merged like the first layer of the first slice, all other tensors
+    outside the layers like the first layer of the last slice. Keys for which ``owned`` returns False are left out.
+    Raises PlanError for layers that a model lacks.
     """
     stacks = {
         one.source: layers_of(layers, filter(owned, views[one.source].tensors))
@@ -93,7 +97,7 @@ def _check_range(one: LayerSource, number: int, name: str, layers: LayerList) ->
         raise PlanError(
             f"{escape(one.where)} asks for layers {one.first} to {one.end - 1} of {escape(name)}, "
             f"which has {count(number, 'layer')}, 0 to {number - 1}.",
-            hint=f"A range ends at {number} at most, which it does not include.",
+            hint=f"A range may end at {number} at most; it does not include its end.",
         )
 
 
@@ -142,11 +146,11 @@ def pieces_of(
     owned: Callable[[str], bool] = lambda key: True,
     layers: Callable[[Sequence[str]], Sequence[LayerList]] | None = None,
 ) -> list[MergePiece]:
-    """Return the tensors of an output that merges the tensors of the same name; the base's order first.
+    """Return the tensors of an output that merges the tensors of the same name: the base's in its order, then others.
 
-    Only keys that are ``owned`` count. ``layers`` finds the lists that give a key's depth, from 0 in their first layer
-    to 1 in their last; all other keys count as first. Without it the layer is the first number in a key, and modules
-    after the layers count as last.
+    Keys for which ``owned`` returns False are left out. ``layers`` finds the lists of layers, by which a key has its
+    depth: 0 in the first layer, 1 in the last, and 0 outside the lists. Without it the number of a layer is the first
+    number in a key, and keys without a number have the depth 0 before the layers and 1 after them.
     """
     order = [*([base] if base is not None else []), *models]
     keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))

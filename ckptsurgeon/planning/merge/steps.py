@@ -1,4 +1,4 @@
-"""Makes the step of each tensor of a merge: merged, copied, taken from one model, or left out. Pure."""
+"""Makes the step of each tensor of a merge: it is merged, copied from one model, or left out. Opens no file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["MergeSteps"]
 
 
 class MergeSteps:
-    """Decides one tensor after the other, and collects problems until all are known."""
+    """Makes the steps of the output's tensors one by one, and collects problems, to report all of a kind at once."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views, self._options = views, options
@@ -42,7 +42,7 @@ class MergeSteps:
         yield from self._notes.texts(self._options)
 
     def steps(self, piece: MergePiece) -> Iterator[Step]:
-        """Yield the step of a tensor; nothing if it is left out or cannot be merged."""
+        """Yield the step of a tensor, or nothing if it is left out, or if it cannot be merged, which is recorded."""
         places = [self._ties.place(place, piece.models) for place in piece.models]
         if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
             return
@@ -70,7 +70,7 @@ class MergeSteps:
             yield self._step(piece, fitted)
 
     def _is_coded(self, piece: MergePiece, places: Sequence[SourceKey]) -> bool:
-        """Record and return whether a merge would compute on codes; codes of a single model are copied."""
+        """Return, and record, whether a merge would compute on codes; the codes of a single model are copied."""
         views = [self._views[place.source] for place in places]
         pairs = zip(views, places, strict=True)
         found = [(view.source.name, coded) for view, place in pairs if (coded := view.codes.by_key.get(place.key))]
@@ -127,7 +127,7 @@ class MergeSteps:
         return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
 
     def _shared(self, merge: Merge) -> Merge:
-        """Return the first of all equal ones, to save memory: many tensors, few ways to merge them."""
+        """Return the first of all equal ``Merge`` objects, to save memory: most tensors are merged in the same way."""
         merge_key = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
         return self._merges.setdefault(merge_key, merge)
 
@@ -143,7 +143,7 @@ class MergeSteps:
     def _check_parameters(
         self, piece: MergePiece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
     ) -> None:
-        """Raise the method's error for wrong parameters; most tensors share theirs, which are checked once."""
+        """Raise the method's error for wrong parameters. Parameters that several tensors share are checked once."""
         check_key = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
         if check_key not in self._checked:
             self._checked.add(check_key)
@@ -164,7 +164,7 @@ class MergeSteps:
                 )
 
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
-        """Return the step of a tensor without a mean: integers or truth values; complex numbers raise PlanError."""
+        """Return the step of a tensor of integers or booleans, which have no mean; complex numbers raise PlanError."""
         inputs = list(fitted.inputs.values())
         if kind == "complex":
             raise PlanError(
@@ -197,7 +197,7 @@ class MergeSteps:
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
-        """Return the dtype of an output: the option's, else the one of all inputs, else one that holds them all."""
+        """Return the dtype of an output tensor: the option's, else that of all inputs, else one that holds all."""
         dtypes = {one.dtype for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or inputs[0].dtype

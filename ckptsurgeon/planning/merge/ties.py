@@ -21,7 +21,7 @@ __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 def with_tied_heads(
     pieces: Sequence[MergePiece], views: Sequence[SourceView], tied: Collection[int]
 ) -> Iterator[MergePiece]:
-    """Yield the tensors; if one of the ``tied`` models has no output layer, its input embedding takes its place."""
+    """Yield the tensors, where for each of the ``tied`` models the input embedding replaces a missing output layer."""
     for piece in pieces:
         if not tied or not HEAD.search(piece.key):
             yield piece
@@ -40,7 +40,10 @@ def _place(place: SourceKey, piece: MergePiece, views: Sequence[SourceView], tie
 
 
 def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
-    """Return whether the output layer differs from the input embedding: not all models tie it, or its step differs."""
+    """Return whether the merged output layer differs from the input embedding.
+
+    It does if not all models tie the two, or if the two are merged in different ways.
+    """
     heads = [step for step in steps if HEAD.search(step.key)]
     made = [(one.op, one.merge, one.dtype) for one in steps if EMBEDDING.search(one.key)]
     return bool(made) and any(not all_tied or (one.op, one.merge, one.dtype) not in made for one in heads)
@@ -54,9 +57,9 @@ class ModelTies:
         self._owners = [alias_groups(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return the tensor of a model: if it lacks the name, one that all other models tie to that name.
+        """Return where a model has a tensor: under its key or, if it lacks that, under one that all others tie to it.
 
-        Formats without ties store one of two names only; transformers drops the output layer's.
+        Formats without ties store only one of two names; transformers leaves out the output layer's.
         """
         if place.key in self._views[place.source].tensors:
             return place
@@ -72,7 +75,7 @@ class ModelTies:
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps with ties: to an earlier step if the inputs of both are tied in every source."""
+        """Return the steps; each is tied to an earlier one if the inputs of both are tied in every source."""
         if not any(self._owners):  # the usual case: no model has ties
             return list(steps)
         made: dict[tuple[Any, ...], str] = {}
@@ -86,7 +89,7 @@ class ModelTies:
         return found
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Yield a note on tensors that are tied in some models but not in the output, since not all models tie them."""
+        """Yield a note on each pair of tensors that some models tie but not all, so that the output does not tie it."""
         owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
         reported: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):

@@ -1,4 +1,4 @@
-"""The values of a merge's parameters for each tensor: for all, by pattern, by layer, by model."""
+"""The values of a merge method's parameters for each tensor: by pattern, by layer, by model, or the same for all."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "
 
 @dataclass(frozen=True)
 class ParameterSetting:
-    """A parameter's value for the keys that a pattern matches, or that contain a text; without either, for all keys.
+    """A parameter's value for the keys that ``pattern`` matches, or that contain a text; without either, for all keys.
 
-    ``value`` may be one for each model (``models``), or a gradient over the layers (``layers``): equally spaced points
-    from the first layer to the last, interpolated linearly. Points that are not numbers are not interpolated: each
-    holds until the next.
+    Instead of ``value`` there may be a value for each model (``models``), or values that change with the layers
+    (``layers``): equally spaced points from the first layer to the last, with linear interpolation. Values that are not
+    numbers are not interpolated: each holds until the next point.
     """
 
     value: Value = 0.0
@@ -44,7 +44,7 @@ class ParameterSetting:
         return self.contains in key and (self.pattern is None or self.pattern.matches(key))
 
     def at(self, model: int, depth: float) -> Value:
-        """Return the value for a model, at a depth from 0, the first layer, to 1, the last."""
+        """Return the value for a model at a depth, which is 0 in the first layer and 1 in the last."""
         if self.models:
             return self.models[model]
         if not self.layers:
@@ -62,15 +62,15 @@ def _is_number(value: Value) -> bool:
 
 
 Settings: TypeAlias = Mapping[str, Sequence[ParameterSetting]]
-"""The settings of each parameter by its name; the first one that matches a key applies."""
+"""The settings of each parameter by its name; the first setting that matches a key applies."""
 
 
 class ParameterValues:
     """The values of a method's parameters, by key and model.
 
     ``own`` are the settings of each model, which override those ``shared`` by all. Raises ConfigError for a parameter
-    that the method does not have, for a missing one, or a value of the wrong kind. ``how`` tells the user how to give
-    one if not on the command line.
+    that the method does not have, for a missing parameter, or for a value of the wrong kind. ``how`` is the hint for a
+    missing parameter; by default it names the option of the command line.
     """
 
     def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
@@ -103,7 +103,7 @@ class ParameterValues:
             parameter.checked(value)
 
     def conditions(self) -> list[tuple[str, int | None, ParameterSetting]]:
-        """Return the settings that do not apply to all keys: the parameter, and the model if it is the model's own."""
+        """Return the settings that do not apply to all keys, each with its parameter and model (None: all models)."""
         scopes = [(None, self._shared), *enumerate(self._own)]
         return [
             (name, model, one) for model, settings in scopes for name, found in settings.items()
@@ -111,9 +111,9 @@ class ParameterValues:
         ]  # fmt: skip
 
     def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
-        """Return the parameters for a key, whose inputs have these keys in these models.
+        """Return the parameters for an output key; ``models`` maps the number of each model to the input's key there.
 
-        ``depth`` is from 0 to 1.
+        ``depth`` is 0 in the first layer, 1 in the last.
         """
         return {
             one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())
@@ -137,7 +137,7 @@ class ParameterValues:
 
 
 def _flag(parameter: Parameter, models: int) -> str:
-    """Return the option that gives a parameter; the example has a weight for each model."""
+    """Return an example of the option that gives a parameter: --weights with a value for each model, or --param."""
     if parameter.name != "weight":
         return f"--param {parameter.name}=VALUE"
     return f"--weights {','.join([f'{1 / models:.2g}'] * models)}"
@@ -151,9 +151,9 @@ def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> N
 
 
 def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) -> None:
-    """Raise PatternError for a setting that applies to none of its possible keys.
+    """Raise PatternError for a setting that applies to no tensor.
 
-    ``used`` has the values of each tensor, its key in the output and its keys in the models.
+    ``used`` has, for each tensor, its parameter values, its key in the output and its keys in the models.
     """
     pending: dict[int, tuple[str, ParameterSetting, dict[str, None]]] = {}
     matched: set[int] = set()
@@ -172,7 +172,7 @@ def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) ->
 
 
 def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str]:
-    """Return notes on the patterns of settings that match few keys of an output but many more deeper down."""
+    """Return notes on patterns of settings that match few keys of an output, but many more with ``**.`` before them."""
     once = {id(values): values for values in used}
     patterns = {
         f"{name} of {setting.pattern.text}": setting.pattern

@@ -1,4 +1,4 @@
-"""Finds the vocabulary axis of the tensors of models; an ambiguous one is an error, never a guess."""
+"""Finds the vocabulary axis of the models' tensors; if several axes are possible, that is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 
 @dataclass(frozen=True)
 class MergeVocabulary:
-    """The rows of each source for the output's vocabulary; ``keys`` name tensors, with or without an axis.
+    """The rows of each source that make the rows of the output, in the order of the sources.
 
-    ``tokens`` are the output's, ``lists`` those of each source, of which the ``open`` ones may have further tokens.
+    ``tokens`` are the output's, ``lists`` those of each source; sources in ``open`` may have more tokens than listed.
+    ``keys`` are the patterns of --vocab-keys, each with its axis, if one was given.
     """
 
     rows: tuple[VocabularyRows, ...]
@@ -41,7 +42,10 @@ class MergeVocabulary:
 
 
 class MergeAxes:
-    """Finds the axis of each tensor: the given one, else the only one with the models' sizes if these differ."""
+    """Finds the vocabulary axis of each tensor: the given axis, else the only one as long as each model's vocabulary.
+
+    The length of an axis decides only if the models' vocabularies have different lengths.
+    """
 
     def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
         self._options, self._names = options, names
@@ -55,7 +59,7 @@ class MergeAxes:
         self._nobodys: dict[str, None] = {}
 
     def axis(self, key: str, inputs: Sequence[Input]) -> int | None:
-        """Return the axis of a tensor, None if it has no vocabulary axis or all vocabularies are the same.
+        """Return the vocabulary axis of a tensor, None if it has no such axis or all vocabularies are the same.
 
         Raises PlanError if sizes contradict the token lists, several axes fit, or no model has a token.
         """
@@ -90,7 +94,7 @@ class MergeAxes:
         tokens = count(len(self._options.lists[source]), "token")
         return PlanError(
             f"{escape(key)}: {rows} {tokens} of its list: its tokeniser may add tokens, or put some before these.",
-            hint=f"Save the tokenizer.json of its tokeniser with transformers and name that: --tokens {name}=LIST.",
+            hint=f"Save the tokenizer.json of its tokeniser with transformers, and give it: --tokens {name}=LIST.",
         )
 
     def _checked(
@@ -114,7 +118,8 @@ class MergeAxes:
         raise PlanError(
             f"{escape(key)} is {'; '.join(details)}{f' (axis {axis})' if axis is not None else ''}.",
             hint="Are these the vocabularies of the models, with their blank and special tokens? "
-            "Name them with --tokens MODEL=LIST; of a tensor that is longer than its list, name the axis, GLOB=AXIS.",
+            "Name them with --tokens MODEL=LIST. If a tensor is longer than its list, name the axis: "
+            "--vocab-keys GLOB=AXIS.",
         )
 
     def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[VocabularyRows]) -> None:
@@ -137,14 +142,14 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if a row would come from a model that the tensor is not merged from."""
+        """Raise PlanError if a tensor needs a row of a model that is not among its inputs."""
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
             for place, _ in rows.lent if source not in merged else ():
                 if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
                     raise PlanError(
                         f"{escape(key)}: the row of {self._options.tokens[place]!r} is to come from "
-                        f"{escape(self._names[source])}, which it is not merged from.",
+                        f"{escape(self._names[source])}, but this tensor is not merged from that model.",
                         hint="Name a model that this tensor is merged from.",
                     )
 
@@ -155,20 +160,20 @@ class MergeAxes:
         )
 
     def check(self) -> None:
-        """Raise PlanError if the vocabularies differ but no tensor is mapped by them."""
+        """Raise PlanError if the vocabularies differ but no tensor with a vocabulary axis was found."""
         if self._found or self._options.is_identity:
             return
         pairs = zip(self._names, self._options.lists, strict=True)
         sizes = listing([f"{escape(name)} has {len(tokens)}" for name, tokens in pairs], where="")
         long = f" These have an axis as long as the lists: {listing(list(self._passed))}." if self._passed else ""
         raise PlanError(
-            f"--vocab: no tensor is known to run along the vocabularies ({sizes} tokens).{long}",
-            hint="Name those that do: --vocab-keys GLOB, or GLOB=AXIS.",
+            f"--vocab: no tensor with a vocabulary axis was found ({sizes} tokens).{long}",
+            hint="Name those with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=list(self._passed),
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors that keep their order despite their length."""
+        """Yield notes on how the vocabularies are joined, and on tensors as long as these whose rows are not mapped."""
         yield from self._overlooked
         if not self._found:
             return
@@ -177,7 +182,7 @@ class MergeAxes:
             rows = "their rows are" if len(self._nobodys) > 1 else "its row is"
             yield f"no model that is merged has {listing([repr(token) for token in self._nobodys])}: {rows} zero"
         if padded := self._options.rows[0].padded:
-            yield f"{count(padded, 'row')} at the end for no token: in each model the mean of its others"
+            yield f"{count(padded, 'row')} at the end without a token: in each model the mean of its other rows"
         if self._passed:
             keep = "keeps its order" if len(self._passed) == 1 else "keep their order"
             named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")
@@ -187,7 +192,7 @@ class MergeAxes:
             )
 
     def _had(self, source: int) -> str:
-        """Return how many of the tokens a model has, and which of its rows are not used."""
+        """Return a note: how many of the tokens a model has, and how many of its rows are moved or not used."""
         options, beyond = self._options, self._beyond.get(source, 0)
         rows, known = options.rows[source], options.lists[source]
         had = len(set(options.tokens).intersection(known[: rows.size]))
@@ -201,9 +206,9 @@ class MergeAxes:
 
 
 def fitting_axes(inputs: Sequence[Input], rows: Sequence[VocabularyRows], *, longer: bool = False) -> list[int]:
-    """Return the axes along which all inputs have the length of their vocabularies, and equal lengths along all others.
+    """Return the axes along which each input is as long as its vocabulary, while all other axes have equal lengths.
 
-    With ``longer`` they may be longer: rows beyond a vocabulary belong to no token.
+    With ``longer`` an input may be longer: rows beyond its vocabulary belong to no token.
     """
     shapes = [one.shape for one in inputs]
     if len({len(shape) for shape in shapes}) > 1:

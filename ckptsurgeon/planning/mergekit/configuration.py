@@ -1,4 +1,4 @@
-"""Reads a configuration of mergekit: every field of version 0.1.5, two fields of our own, and the parts of a model."""
+"""Reads a configuration of mergekit: every field of version 0.1.5, and two fields of our own (layers, keys)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A model of a merge, or layers of it, from the first to before the last; ``where`` is its place in the file."""
+    """A model of a merge, or its ``layers`` from the first to before the end; ``where`` is its place in the file."""
 
     where: str
     model: ModelReference
@@ -41,7 +41,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class SliceConfig:
-    """Layers of the output: those of its sources, merged with each other one by one."""
+    """Consecutive layers of the output: each is merged from one layer of every source."""
 
     where: str
     sources: tuple[SourceConfig, ...]
@@ -51,7 +51,10 @@ class SliceConfig:
 
 @dataclass(frozen=True)
 class ModuleConfig:
-    """A part of the model (all of it without a ``name``): whole ``models``, or ``slices`` of ``layers``, a pattern."""
+    """A part of the model, or all of it if ``name`` is empty: merged from whole ``models``, or from ``slices``.
+
+    ``layers`` is the pattern of the modules that are the part's layers, if it was given.
+    """
 
     where: str
     name: str
@@ -63,7 +66,7 @@ class ModuleConfig:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A configuration as data."""
+    """A configuration as it was read; ``notes`` are for the user."""
 
     method: str
     modules: tuple[ModuleConfig, ...]
@@ -89,7 +92,7 @@ class Configuration:
 
 
 def read_configuration(data: Any) -> Configuration:
-    """Return the configuration in a document; raises ConfigError for fields that are not known."""
+    """Return the configuration in a YAML document's data; raises ConfigError for unknown fields and wrong values."""
     given = table("", data, FIELDS, ("merge_method",))
     shapes = [one for one in ("models", "slices", "modules") if given.get(one)]
     if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
@@ -122,7 +125,7 @@ def read_configuration(data: Any) -> Configuration:
 
 
 def _dtype(given: Mapping[str, Any]) -> str:
-    """Return the dtype of the output; mergekit's dtype of computation is not used."""
+    """Return the dtype of the output: ``out_dtype``, else ``dtype``, in which mergekit also computes, but we do not."""
     named = [text(one, given[one]).removeprefix("torch.") for one in ("out_dtype", "dtype") if one in given]
     return named[0] if named else ""
 
@@ -194,27 +197,30 @@ WHOLE = ("", "default")
 
 @dataclass(frozen=True)
 class ModelPart:
-    """A part and the modules that it covers, ``homes``; a module inside another part's belongs to that one."""
+    """A part of the model, the modules that it covers (``homes``), and those of all other parts (``others``).
+
+    A key belongs to the part with the innermost module that contains it.
+    """
 
     module: ModuleConfig
     homes: tuple[str, ...]
     others: tuple[str, ...] = field(default=(), repr=False)
 
     def owns(self, key: str) -> bool:
-        """Return whether a key belongs to it."""
+        """Return whether a key belongs to the part."""
         return _depth(self.homes, key) > _depth(self.others, key)
 
 
 def _depth(homes: Sequence[str], key: str) -> int:
-    """Return the length of the longest of several modules that contains the key: 0 for the whole model, -1 for none."""
+    """Return the length of the name of the innermost of the modules that contain a key; -1 if none contains it."""
     fits = [len(home) for home in homes if not home or key == home or key.startswith(f"{home}.")]
     return max(fits, default=-1)
 
 
 def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
-    """Return each part with its modules: those of its ``layers``, or every module of its name.
+    """Return each part with its modules: those around its ``layers``, or every module that has its name.
 
-    Keys that no part covers belong to the last. Raises ConfigError for a part that the models do not have.
+    Keys that no part covers belong to the last part. Raises ConfigError for a part that the models do not have.
     """
     if len(modules) == 1 and modules[0].name in WHOLE:
         return [ModelPart(modules[0], ("",))]
@@ -230,7 +236,7 @@ def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> li
 
 
 def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the outermost modules of a part: ``model.encoder`` for encoder, or for layers: model.encoder.layers."""
+    """Return the modules of a part: those called like it, or those around its ``layers``; the outermost of each."""
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:

@@ -15,7 +15,7 @@ __all__ = ["ModelReference", "at", "fault", "items", "reference", "table", "text
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model as a configuration names it: the text there (``written``), and its meaning: PATH[@REVISION][+LORA]."""
+    """A model as a configuration names it: the text there (``written``), and its parts: PATH[@REVISION][+LORA]."""
 
     written: str
     path: str
@@ -24,17 +24,17 @@ class ModelReference:
 
 
 def at(where: str, field: str | int) -> str:
-    """Return the name of a field, or of one item of a list, in messages."""
+    """Return the full name of a field for messages, as ``slices.0.sources``; ``where`` is what contains it."""
     return f"{where}[{field}]" if isinstance(field, int) else f"{where}.{field}" if where else field
 
 
 def fault(where: str, why: str, hint: str = "") -> ConfigError:
-    """Return the error for a field."""
+    """Return the error for the field ``where``: its name, then ``why``."""
     return ConfigError(f"{escape(where)} {why}." if where else f"it {why}.", hint=hint)
 
 
 def table(where: str, data: Any, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
-    """Return a mapping with known fields only; empty fields count as not given."""
+    """Return ``data`` without empty fields; raises ConfigError unless it is a map of known and all needed fields."""
     if not isinstance(data, dict):
         raise fault(where, f"is {brief_repr(data)}, not a map", f"It takes {', '.join(known)}.")
     for field in data:
@@ -50,21 +50,21 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 
 
 def items(where: str, data: Any, what: str) -> list[Any]:
-    """Return a list, which must not be empty."""
+    """Return ``data``; raises ConfigError unless it is a list with items. ``what`` names these in the message."""
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
     return data
 
 
 def text(where: str, data: Any) -> str:
-    """Return a text, which must not be empty."""
+    """Return ``data``; raises ConfigError unless it is a text that is not empty."""
     if not isinstance(data, str) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a text")
     return data
 
 
 def reference(where: str, data: Any) -> ModelReference:
-    """Return a model, given as text, or with ``model`` or ``path`` and related fields."""
+    """Return the model that a text names, or a map with ``model`` or ``path``; raises ConfigError."""
     if not isinstance(data, dict):
         return _from_text(where, text(where, data))
     if "path" in data:

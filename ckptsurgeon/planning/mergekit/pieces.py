@@ -1,4 +1,4 @@
-"""Makes the tensors of an output from a configuration of mergekit: the models of each, and how they are merged."""
+"""Lists the tensors that a configuration of mergekit makes: the models of each, and how they are merged."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configurati
 # Parameters in mergekit's form: values, gradients, and lists of values for some tensors each.
 
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
-"""Parameters that mergekit accepts, by method ("" for all), although they have no effect."""
+"""Parameters that mergekit accepts although they have no effect, by method ("" for all methods)."""
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def _idle(method: Method, name: str) -> bool:
-    """Return whether the method lacks a parameter, and mergekit accepts it without effect."""
+    """Return whether mergekit accepts a parameter that the method does not have, and ignores it."""
     return name in (*IDLE[""], *IDLE.get(method.name, ())) and name not in {one.name for one in method.parameters}
 
 
 def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
-    """Return the settings of a map of parameters; raises ConfigError for values that mergekit could not read either.
+    """Return the settings in a map of parameters; raises ConfigError for values that mergekit could not read either.
 
-    A value is a scalar; a list of scalars, from the first layer to the last; ``value`` with ``filter``, a text that
-    the tensor's name contains, or with ``keys``, a pattern of ours; or a list of such values, of which the first match
-    applies.
+    The value of a parameter is a scalar, a list of scalars (from the first layer to the last), or a map with ``value``
+    and a condition: ``filter``, a text that the tensor's name contains, or ``keys``, a key pattern, which mergekit does
+    not have. It may also be a list of such maps: the first whose condition is met applies.
     """
     known = {one.name: one for one in method.parameters}
     return {
@@ -80,7 +80,7 @@ def _plain(where: str, data: Any, parameter: Parameter | None) -> ParameterSetti
 
 
 def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool | str:
-    """Return a value in its parameter's type: texts may spell numbers and truth values, 0 and 1 may be truth values."""
+    """Return a value in its parameter's type; numbers and booleans may be given as texts, booleans as 0 and 1."""
     if not isinstance(data, (bool, int, float, str)):
         raise fault(where, f"is {brief_repr(data)}, not a number, a text, true or false")
     kind = parameter.kind if parameter is not None else ""
@@ -95,15 +95,15 @@ def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool 
 
 
 def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
-    """Return the parameters that have no effect."""
+    """Return the names of the parameters in ``data`` that have no effect."""
     return [name for name in data if _idle(method, name)]
 
 
 @dataclass(frozen=True)
 class NumberedModels:
-    """The models that a configuration names, opened: their numbers among ``views``, and how many layers each has.
+    """The opened models that a configuration names: the number of each among ``views``.
 
-    ``counts`` are all numbers of layers in each model's configuration, empty for a model without one.
+    ``counts`` has, for each model, the numbers of layers that its config.json gives (empty without a config.json).
     """
 
     views: Sequence[SourceView]
@@ -113,7 +113,7 @@ class NumberedModels:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A list of layers of the output: the model, by its number, and the layer there, for each."""
+    """A list of layers of the output; ``origins`` has for each the number of a model and of its layer."""
 
     layers: LayerList
     origins: tuple[tuple[int, int], ...]
@@ -121,7 +121,7 @@ class LayerStack:
 
 @dataclass
 class MergeLayout:
-    """The tensors of an output, the layers that are stacked for it, and notes."""
+    """The tensors of an output, its lists of layers that come from slices, and notes."""
 
     pieces: list[MergePiece] = field(default_factory=list)
     stacks: list[LayerStack] = field(default_factory=list)
@@ -209,7 +209,7 @@ class _Builder:
     def _roles(
         self, sources: Sequence[SourceConfig], base: ModelReference | None, where: str, *, whole: bool
     ) -> tuple[list[SourceConfig], SourceConfig | None]:
-        """Return the models in the method's order, and the base if it is not one of them."""
+        """Return the models that the method merges, in its order, and the base if the method takes one separately."""
         method = self._method
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []
         for one in sources:
@@ -241,7 +241,7 @@ class _Builder:
         return others, bases[0]
 
     def _say_idle(self, base: SourceConfig) -> None:
-        """Add a note that the base's own parameters are not used; they are checked all the same."""
+        """Check the base's own parameters and, if there are any, add a note that they are not used."""
         if base.parameters:
             self._values([base], {})
             self.layout.notes[f"{base.where}.parameters are not used: it is the base of the others"] = None
@@ -258,5 +258,5 @@ class _Builder:
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return settings in which the first ones take precedence."""
+    """Return both settings of each parameter as one list; those of ``first`` take precedence."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

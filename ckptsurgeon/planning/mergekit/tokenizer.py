@@ -67,7 +67,7 @@ TEMPLATES: Mapping[str, str] = {
     "alpaca": _ALPACA, "chatml": _CHATML, "exaone": _EXAONE, "llama3": _LLAMA3, "mistral": _MISTRAL,
 }  # fmt: skip
 
-"""By name."""
+"""The chat templates that a configuration may name, by name."""
 
 
 FIELDS = ("source", "tokens", "pad_to_multiple_of")
@@ -76,10 +76,10 @@ KINDS = ("zero", "model_token")
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The row for models that lack a token, or for all with ``force``: one of ``model``, zeros if that is None.
+    """The row of ``token`` that the configuration sets for models that lack it, or with ``force`` for all models.
 
-    ``of`` is the token there, or its number; None means the token itself. Without ``source`` the configuration does not
-    set the row.
+    It is a row of ``model``, or zeros if that is None. ``of`` is the token of that row in ``model``, or its number;
+    None means ``token``. ``source`` is False if the configuration has an entry for the token but does not set its row.
     """
 
     where: str
@@ -92,7 +92,10 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The output's tokeniser ("base", "union" or a model's), rows by token, and ``multiple``, for padding."""
+    """The output's tokeniser: "base", "union" or a model's; the rows that are set for tokens.
+
+    The number of rows is padded to a multiple of ``multiple``.
+    """
 
     where: str
     source: str | ModelReference
@@ -101,12 +104,12 @@ class Tokenizer:
 
     @property
     def is_detailed(self) -> bool:
-        """Return whether it sets rows or a size."""
+        """Return whether the configuration sets rows of tokens, or pads the number of rows."""
         return bool(self.tokens) or self.multiple > 1
 
 
 def read_tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokeniser of a configuration, None if its fields do not set one; raises ConfigError."""
+    """Return the tokeniser that a configuration sets, None if it sets none; raises ConfigError for wrong values."""
     if "tokenizer" not in given:
         source = given.get("tokenizer_source")
         return Tokenizer("tokenizer_source", _source("tokenizer_source", source)) if source else None
@@ -161,7 +164,7 @@ def _row(where: str, token: Any, data: Any) -> TokenRow:
 
 
 def _token(where: str, entries: Mapping[str, Any]) -> str | int:
-    """Return the token whose row is taken, or its number; one of them must be given."""
+    """Return the token whose row is taken, or the number of the row; raises ConfigError unless one of them is given."""
     if ("token" in entries) == ("token_id" in entries):
         both = "has both token and token_id" if "token" in entries else "has neither token nor token_id"
         raise fault(where, both, "Name the token whose row it is, or the number of the row.")

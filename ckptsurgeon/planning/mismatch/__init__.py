@@ -1,1 +1,1 @@
-"""Policies for tensors whose shape or dtype differs from the destination's. Pure, without numpy."""
+"""Policies for tensors whose shape or dtype differs from the destination's. Opens no file, needs no numpy."""

@@ -1,4 +1,4 @@
-"""Decides whether a policy settles a mismatch, and why not."""
+"""Decides whether a policy makes a source's shape fit the destination's, and if not, why."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .positions import positions_of
 __all__ = ["PolicyFit", "fit", "fitting_policies"]
 
 COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
-"""Policies that compute new values from several: for real numbers only."""
+"""Policies that compute each new value from several old ones: for real numbers only."""
 
 POWERS = "float8_e8m0fnu"
-"""Powers of two without a sign: scales, which have no values in between."""
+"""A dtype of scales: powers of two without a sign, between which there are no values to interpolate."""
 
 
 _POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
-"""pos_embed, positional_embedding, position_embeddings, wpe, pe; not post_norm."""
+"""Names of positions: pos_embed, positional_embedding, position_embeddings, wpe, pe; not post_norm."""
 
 
 @dataclass(frozen=True)
 class PolicyFit:
-    """How a policy settles a mismatch: the operation and the policy with all arguments; else ``why`` it does not."""
+    """How a policy makes shapes fit: the operation, and the policy with all its arguments; else ``why`` it does not."""
 
     op: str = ""
     policy: str = ""
@@ -44,7 +44,7 @@ class PolicyFit:
 
 
 def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit:
-    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError if it is not a policy."""
+    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError for an unknown policy."""
     asked = parse_policy(policy)
     if asked.name in ("error", "init"):
         return PolicyFit(op="init", policy=policy) if asked.name == "init" else PolicyFit(why="it asks for an error")
@@ -74,10 +74,10 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
 
 
 def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
-    """Return the policies that would settle the mismatch of a tensor called ``key``, the simplest first.
+    """Return the policies that would make the shape of a tensor called ``key`` fit, the simplest first.
 
-    Not ``positions-1d``, which without a prefix is ``interpolate`` and fits every table, and ``positions-2d`` only for
-    tensors with the name or shape of positions: many other tables have a square number of rows.
+    ``positions-1d`` is never among them: it fits every table, and without prefix tokens it equals ``interpolate``.
+    ``positions-2d`` is only for tensors with the name or shape of positions: many tables have a square number of rows.
     """
     left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
     suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]

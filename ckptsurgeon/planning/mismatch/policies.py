@@ -54,18 +54,18 @@ def cast_fault(source: str, destination: str) -> str:
 # The policies that move values or interpolate them: slice, pad, overlap, interpolate.
 
 INTERPOLATED_DIMENSIONS = 2
-"""Linear along one dimension, bilinear along two; nobody interpolates weights along more."""
+"""Most dimensions that are interpolated: linear along one, bilinear along two; no one needs more for weights."""
 
 Shape = Sequence[int]
 
 
 def is_reshape(source: Shape, destination: Shape) -> bool:
-    """Return whether two shapes are (1,) and 0-d, which fit each other."""
+    """Return whether one shape is (1,) and the other is () (a scalar); these fit each other."""
     return sorted([tuple(source), tuple(destination)]) == [(), (1,)]
 
 
 def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
-    """Return why slice, pad or overlap does not fit two shapes of as many dimensions, '' if it does."""
+    """Return why slice, pad or overlap does not fit two shapes with the same number of dimensions, '' if it does."""
     pairs = list(enumerate(zip(source, destination, strict=True)))
     smaller = [d for d, (s, w) in pairs if s < w]
     larger = [d for d, (s, w) in pairs if s > w]
@@ -77,7 +77,7 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
 
 
 def interpolate_fault(source: Shape, destination: Shape) -> str:
-    """Return why two shapes of as many dimensions are not interpolated, '' if they are."""
+    """Return why two shapes with the same number of dimensions cannot be interpolated, '' if they can."""
     differing = sum(s != d for s, d in zip(source, destination, strict=True))
     if 0 in source or 0 in destination:
         return "there is nothing to interpolate in a dimension of 0"
@@ -108,7 +108,7 @@ ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
     "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
     "patch": _RESAMPLING,
 }
-"""The arguments of each policy: a description of the value, and its exact form."""
+"""The arguments of each policy by name: a description of the value, and a regular expression that it must match."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ class Policy:
         return dict(self.arguments).get(name, "")
 
     def number(self, name: str) -> int | None:
-        """Return an argument that is a number."""
+        """Return an argument that is a number, None if it was not given."""
         text = self.get(name)
         return int(text) if text else None
 
     def grid(self, name: str) -> tuple[int, int] | None:
-        """Return an argument that is a grid: (height, width)."""
+        """Return an argument that is a grid, as (height, width); None if it was not given."""
         height, _, width = self.get(name).partition("x")
         return (int(height), int(width)) if width else None
 
@@ -144,7 +144,7 @@ class Policy:
 
 @lru_cache(maxsize=256)
 def parse_policy(text: str) -> Policy:
-    """Return the policy that ``text`` names; raises ConfigError with similar names."""
+    """Return the policy in a text such as ``pad`` or ``positions-2d:prefix=1``; raises ConfigError."""
     name, colon, rest = text.partition(":")
     if name not in MISMATCH_POLICIES:
         begun = _BEGUN.match(name)
@@ -184,9 +184,9 @@ def _argument(policy: str, text: str) -> tuple[str, str]:
 PATCH = 128
 """Largest side of a patch: the time for the pseudo-inverse grows with its cube."""
 INPUTS = (1, 2, 3)
-"""Channels of an input that can be summed into one: grey, stereo, colour."""
+"""Numbers of input channels that can be summed into one: grey or mono, stereo, colour."""
 REPEATED = (1, 3)
-"""Channels of an input that can be repeated."""
+"""Numbers of input channels that can be repeated."""
 
 
 def patch_fault(have: Shape, want: Shape) -> str:
@@ -203,7 +203,7 @@ def patch_fault(have: Shape, want: Shape) -> str:
 
 
 def spelled_patch(policy: Policy) -> Policy:
-    """Return a patch policy with all its arguments."""
+    """Return the policy ``patch`` with all its arguments, defaults included."""
     return policy.given(method=policy.get("method") or "bicubic", antialias=policy.get("antialias") or "yes")
 
 

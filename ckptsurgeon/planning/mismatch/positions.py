@@ -18,7 +18,7 @@ from .policies import Policy, Shape
 __all__ = ["Positions", "positions_of"]
 
 PREFIXES = (0, 1, 2)
-"""The prefix lengths that are tried: none, a class token, or DeiT's class and distillation tokens."""
+"""The numbers of prefix tokens that are tried: 0, 1 (a class token), 2 (DeiT's class and distillation tokens)."""
 SHOWN = 4
 
 Grid = tuple[int, ...]
@@ -28,7 +28,7 @@ Grid = tuple[int, ...]
 class Positions:
     """How a table of positions is resampled: its axis, the number of prefix tokens, the old and the new grid.
 
-    A line is a grid of one dimension. ``policy`` is the requested one with all its arguments.
+    A line of positions is a grid of one dimension. ``policy`` is the requested policy with all its arguments.
     """
 
     axis: int
@@ -69,7 +69,7 @@ def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | st
 
 
 def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
-    """Yield the readings that the arguments allow: prefix tokens, the grid after them, and the wanted grid."""
+    """Yield what the arguments allow a table to be: the number of prefix tokens, its grid, and the wanted grid."""
     old, new, prefix = policy.grid("from"), policy.grid("to"), policy.number("prefix")
     prefixes = PREFIXES if prefix is None else (prefix,)
     if prefix is None and (old or new):  # the given grid determines the number of prefix tokens
@@ -82,7 +82,7 @@ def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid
 
 
 def _grid(number: int, named: Grid | None) -> Grid | None:
-    """Return the grid with this number of patches: the given one, else a square."""
+    """Return a grid of ``number`` patches: the given grid, else a square; None if it has another number of patches."""
     if named is not None:
         return named if named[0] * named[1] == number else None
     side = isqrt(max(number, 0))
@@ -107,7 +107,7 @@ def _rectangular(reason: str) -> str:
 
 
 def _request_text(policy: Policy) -> str:
-    """Return the request that the arguments make: ``a grid of 12x20 behind 1 token``."""
+    """Return what the arguments ask for, as in ``a grid of 12x20 behind 1 token``."""
     old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
     grids = f"{old or 'a square'} and {new or 'a square'}"
     behind = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"

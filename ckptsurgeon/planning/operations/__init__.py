@@ -1,1 +1,1 @@
-"""Rule operations: they change a source's tensors before any rule selects or renames them."""
+"""Operations (split, concat, transpose, …) that change a source's tensors before rules select and rename them."""

@@ -1,4 +1,4 @@
-"""Conversions between two frameworks' layouts of one network, by name, and their detection."""
+"""Named conversions between two frameworks' layouts of one network, and when they apply to a source."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """Operations with a name, which ``--ruleset`` takes.
+    """A named sequence of operations (``rows``), which users may give to ``--ruleset``.
 
-    ``converts`` decides by names and shapes whether they apply to a source; ``gives`` are the resulting keys;
-    ``description`` describes the source and its conversion.
+    ``converts`` decides by names and shapes whether the operations apply to a source; ``gives`` are the keys that they
+    make; ``description`` says in a note what the source is and how it is converted.
     """
 
     name: str
@@ -46,7 +46,7 @@ _TENSORFLOW_GATES, _PYTORCH_GATES = "icfo", "ifco"
 
 
 def _gates(order: str) -> list[str]:
-    """Return the names that the gates of the LSTM's tensors have during the conversion."""
+    """Return temporary names for the parts of the LSTM's tensors, one for each gate in ``order``."""
     return [f"lstm.gate_{gate}.*" for gate in order]
 
 
@@ -127,7 +127,7 @@ CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in COQUI}
 
 
 def layouts_known(destination: Collection[str]) -> Recognise | None:
-    """Return a function that recognises another framework's layout of these destination keys, None if none is known."""
+    """Return a function that finds the conversion of a source to these keys; None if no conversion makes them."""
     fitting = [one for one in CONVERSIONS.values() if all(key in destination for key in one.gives)]
     return partial(_recognised, fitting) if fitting else None
 

@@ -1,6 +1,6 @@
 """Parses and checks operations as users write them, before any source is read.
 
-- split: h.{n}.attn.c_attn                     # the tensors it is for: a pattern; several for concat and stack
+- split: h.{n}.attn.c_attn                     # the tensors: a pattern, or a list of patterns for concat and stack
   into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # their new names, which may use the pattern's captures
   dim: 1
 """
@@ -71,14 +71,14 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
 JOINING = ("concat", "stack", "add")
 """Operations that make one tensor from several."""
 INDEX = "i"
-"""The placeholder in the target of an unstack for the index along the dimension."""
+"""The placeholder ``{i}`` in the target of an unstack: the index of each new tensor."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation: ``patterns`` of the tensors that it takes, ``rules`` for their new names, its other fields.
+    """An operation: ``patterns`` of the tensors that it takes, ``rules`` for their new names, and its other ``fields``.
 
-    There is a rule for each pair of a pattern and a name in ``into``; in-place operations have none.
+    There is a rule for each pair of a pattern and a name in ``into``; operations that keep the names have no rules.
     """
 
     verb: str
@@ -91,11 +91,11 @@ class Operation:
 
 
 def parse_operations(rows: Any) -> tuple[Operation, ...]:
-    """Return the operations that plain data describes; raises ConfigError or PatternError if it is not valid."""
+    """Return the operations that plain data describes; raises ConfigError or PatternError if the data is not valid."""
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise ConfigError("operations are not a list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
     if len(rows) > MOST:
-        raise ConfigError(f"there are {len(rows)} operations, over the limit of {MOST}.")
+        raise ConfigError(f"there are {len(rows)} operations, more than the limit of {MOST}.")
     return tuple(_parsed(row, f"operation {number}") for number, row in enumerate(rows, 1))
 
 

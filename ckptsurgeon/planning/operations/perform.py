@@ -1,4 +1,4 @@
-"""Applies operations to headers: the resulting tensors, and the operation that made each."""
+"""Applies operations to headers: finds the resulting tensors, and how each of them is made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .shaping import joined, reshaped_by, split_by
 __all__ = ["Derivation", "DerivedSource", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
-"""New tensors by name, for each group of keys that they are made from."""
+"""For each group of keys: the tensors that are made from it, by name."""
 
 TENSORS = 1_000_000
 """Most tensors that a source may have after its operations: as many as are read from one source."""
@@ -28,7 +28,7 @@ DEPTH = 64
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a tensor was made: the last operation, the source keys that it comes from, the number of operations."""
+    """How a tensor was made: the last operation, the source keys that it comes from, and how many operations."""
 
     operation: str
     of: tuple[str, ...]
@@ -37,9 +37,9 @@ class Derivation:
 
 @dataclass
 class DerivedSource:
-    """A source after its operations: its tensors, and the origin of the new ones.
+    """A source after its operations: its tensors, and how the new ones were made (``by``).
 
-    ``done`` are the indices of the operations that matched something in it, ``notes`` are for the user.
+    ``done`` are the indices of the operations that matched a tensor of the source, ``notes`` are for the user.
     """
 
     tensors: dict[str, TensorInfo]
@@ -51,8 +51,8 @@ class DerivedSource:
 def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[DerivedSource]:
     """Apply operations in order, each to the result of the one before, on every source that has matching tensors.
 
-    Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow it or two tensors get
-    one name, FormatError if values are not plain.
+    Raises PatternError for an operation that matches nothing, PlanError if shapes do not allow an operation or two
+    tensors get the same name, FormatError if a tensor has no plain values.
     """
     results = [DerivedSource(dict(source)) for source in sources]
     for place, operation in enumerate(operations):
@@ -69,7 +69,7 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
 
 
 def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
-    """Replace the inputs of an operation by its results, at the place of the first input."""
+    """Replace the inputs of an operation by what it makes, which takes the place of the first input."""
     for key in (key for keys in hits for key in keys):
         _check_operable(key, result.tensors[key], operation)
     made = _made(result.tensors, operation, hits)
@@ -90,9 +90,9 @@ def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Seq
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the results of an operation, by the keys of its inputs.
+    """Return the tensors that an operation makes, by the keys of its inputs.
 
-    Tied tensors that are treated alike stay tied.
+    Tied tensors stay tied if the operation makes the same of each.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -103,12 +103,12 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
         made[key,] = split_by(operation, key, info) if operation.rules else {key: reshaped_by(operation, key, info)}
         number += len(made[key,])
         if number > TENSORS:
-            raise PlanError(f"{operation} makes over {TENSORS} tensors.")
+            raise PlanError(f"{operation} makes more than {TENSORS} tensors.")
     return _once(made, tensors)
 
 
 def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
-    """Return the results with ties kept: the same inputs give the same tensors."""
+    """Return the new tensors with their ties: tensors that are made from the same values are tied."""
     seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
     for inputs, outputs in made.items():
         places = tuple(tensors[key].place for key in inputs)
@@ -122,7 +122,7 @@ def _made_by(result: DerivedSource, operation: Operation, inputs: Sequence[str])
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]
     depth = 1 + max(one.depth for one in before)
     if depth > DEPTH:
-        raise PlanError(f"{operation}: over {DEPTH} operations follow each other on {escape(inputs[0])}.")
+        raise PlanError(f"{operation}: more than {DEPTH} operations follow each other on {escape(inputs[0])}.")
     return Derivation(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
 
 
@@ -133,7 +133,7 @@ def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation,
             f"{operation}: {escape(other)} and {escape(of)} both become {escape(key)}.", hint="Give one another name."
         )
     if len(after.tensors) >= TENSORS:
-        raise PlanError(f"{operation} makes over {TENSORS} tensors.")
+        raise PlanError(f"{operation} makes more than {TENSORS} tensors.")
     after.tensors[key] = info
 
 

@@ -14,11 +14,11 @@ from .operation import INDEX, Operation
 __all__ = ["dimension", "joined", "reshaped_by", "split_by"]
 
 UNSTACKED = 100_000
-"""Most tensors that one may be unstacked into: enough for experts or layers, not for rows of a vocabulary."""
+"""Most tensors that an unstack may make of one: enough for experts or layers, not for a vocabulary's rows."""
 
 
 def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
-    """Return a dimension counted from the front; raises PlanError if the tensor has no such dimension."""
+    """Return ``dim`` counted from the front, even if it is negative; raises PlanError if it is out of range."""
     if not -dims <= dim < dims:
         hint = "A module's bias has fewer dimensions than its weight: name the weight alone."
         raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
@@ -26,7 +26,7 @@ def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return the results of a split, unstack or copy of a tensor, by name."""
+    """Return the tensors that a split, unstack or copy makes of one tensor, by name."""
     made: dict[str, TensorInfo] = {}
     if operation.verb == "copy":
         for rule in operation.rules:
@@ -36,7 +36,9 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
     size = info.shape[dim]
     if operation.verb == "unstack":
         if size > UNSTACKED:
-            raise PlanError(f"{operation}: {escape(key)} would become {size} tensors, over {UNSTACKED}.")
+            raise PlanError(
+                f"{operation}: {escape(key)} would become {size} tensors, more than the limit of {UNSTACKED}."
+            )
         rest = (*info.shape[:dim], *info.shape[dim + 1 :])
         for index in range(size):
             _put(made, operation.rules[0].apply(key, {INDEX: str(index)}), reshape(cut(info, dim, index, 1), rest), key)
@@ -73,7 +75,7 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
 
 
 def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return the result of an in-place operation on a tensor."""
+    """Return the header of a tensor after an operation that keeps its name: transpose, reshape, scale."""
     if operation.verb == "scale":
         return scale(info, float(operation.fields["by"]))
     if operation.verb == "reshape":
@@ -87,12 +89,14 @@ def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
     if operation.verb == "permute":
         order = tuple(dimension(operation, dim, key, dims) for dim in wanted)
         if sorted(order) != list(range(dims)):
-            raise PlanError(f"{operation}: dims {list(wanted)} do not name each of {escape(key)}'s {dims} once.")
+            raise PlanError(
+                f"{operation}: dims {list(wanted)} do not name each of the {dims} dimensions of {escape(key)} once."
+            )
         return order
     if not wanted and dims != 2:
         raise PlanError(
             f"{operation}: {escape(key)} has {count(dims, 'dimension')}, not two.",
-            hint="Name the weight alone, or say which: dims: [0, 1].",
+            hint="Name the weight alone, or give two dimensions to swap, as in dims: [0, 1].",
         )
     first, second = (dimension(operation, dim, key, dims) for dim in wanted or (0, 1))
     order = tuple(range(dims))
@@ -117,16 +121,16 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
 # Operations that make one tensor from several: concat, stack and add.
 
 Groups = dict[str, dict[int, list[str]]]
-"""By the name of the result: the keys that each pattern matches."""
+"""For each new name: the keys that each pattern (by index) matches."""
 
 
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the results of a concat, stack or add, by the keys of its inputs, in their order.
+    """Return the tensors that a concat, stack or add makes, by the keys of their inputs, in order.
 
-    Several patterns match one tensor each, in the order they are written; one pattern matches them all, in the order
-    of their numbers.
+    If there are several patterns, each matches one input, and their order counts. A single pattern matches all inputs,
+    which are ordered by their numbers.
     """
     groups: Groups = {}
     for index, keys in enumerate(hits):
@@ -145,7 +149,7 @@ def joined(
 
 
 def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) -> list[str]:
-    """Return the keys of one group in order; raises PlanError if one is missing or superfluous."""
+    """Return the keys that make the tensor ``name``, in order; raises PlanError if one is missing or superfluous."""
     if len(operation.patterns) == 1:
         keys = sorted(found[0], key=natural_key)
         _check_gaps(operation, name, keys)
@@ -161,13 +165,13 @@ def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) ->
 
 
 def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
-    """Raise PlanError unless keys differ by one number, and the numbers follow each other."""
+    """Raise PlanError unless the keys differ in one number only, and these numbers have no gaps."""
     caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
         raise PlanError(
             f"{operation}: {len(keys)} tensors, which differ in {len(varying)} places, would go into {escape(name)}.",
-            hint="Use all captures but one in its name.",
+            hint="Use all captures of the pattern except one in the new name.",
         )
     numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
     if len(keys) > 1 and len(set(numbers)) < len(keys):

@@ -1,1 +1,1 @@
-"""Plans: the origin of the values of every destination tensor, made from headers alone, reviewable as JSON."""
+"""Plans: where the values of every destination tensor come from. Made from headers alone, reviewable as JSON."""

@@ -1,4 +1,4 @@
-"""Checks that a plan read from a file is consistent, and the costs of applying it."""
+"""Checks that a plan that was read from a file is consistent; the costs of applying a plan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ __all__ = ["Costs", "check_plan"]
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes to read at most, in up to ``passes`` over the largest tensor, bytes to write; bytes of memory.
+    """The costs of applying a plan: at most so many bytes are read and written.
 
-    ``memory_nbytes`` is the memory for computing on this machine, without the interpreter.
+    A tensor may be read more than once: the largest up to ``passes`` times. ``memory_nbytes`` is the memory for
+    computing on this machine, in addition to that of the interpreter.
     """
 
     passes: int
@@ -31,12 +32,12 @@ class Costs:
     memory_nbytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as plain data."""
+        """Return the costs as plain data."""
         return asdict(self)
 
     @staticmethod
     def from_json(data: Any) -> Costs | None:
-        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the costs in plain data, None for None; raises TypeError, ValueError or KeyError for wrong data."""
         if data is None:
             return None
         return Costs(*(int(data[name]) for name in ("passes", "nbytes_read", "nbytes_written", "memory_nbytes")))
@@ -76,7 +77,7 @@ def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
 
 
 def _check_target(plan: CheckedPlan) -> None:
-    """Raise ConfigError unless companions are plain files with the recorded digest, and every tie keeps a name."""
+    """Raise ConfigError unless companions are plain files with their recorded digest, and tied tensors are stored."""
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
     if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):

@@ -1,4 +1,4 @@
-"""How a computed tensor is made, as plain data: merged from several, changed by adapters, factored."""
+"""How a tensor is computed: merged from several, changed by adapters, or a factor of a difference; as plain data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["FACTORS", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_sha
 
 
 def text(value: Any) -> str:
-    """Return a text; raises TypeError for any other value."""
+    """Return ``value``; raises TypeError unless it is a text."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.60} is not a text")
     return value
 
 
 def truth(value: Any) -> bool:
-    """Return a truth value; raises TypeError for any other value, which Python might take as true."""
+    """Return ``value``; raises TypeError unless it is a boolean: Python would take other values as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{value!r:.60} is neither true nor false")
     return value
@@ -29,16 +29,15 @@ def truth(value: Any) -> bool:
 # Low-rank adapters: the changes they make to a tensor, and the factors that are extracted from a difference.
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
-"""The number of inputs of each kind of term: A and B, with DoRA also the magnitudes; else one tensor."""
+"""The number of inputs of each kind of ``LoraTerm``: A and B, for DoRA also the magnitudes; else one tensor."""
 
 
 @dataclass(frozen=True)
 class LoraTerm:
-    """The change of one adapter to a tensor W, times ``weight``.
+    """What one adapter adds to a tensor W: ``weight`` times a change that depends on ``kind``.
 
-    "product" adds ``scale`` B A, "dora" adds the difference between ``m / |W + scale B A|`` times that sum and W,
-    "saved" the difference between its own tensor and W, "added" ``scale`` times its tensor. W is (out, in), or (in,
-    out) if ``transposed``.
+    product: ``scale B A``; dora: ``m / |V| V - W`` with ``V = W + scale B A``; saved: ``S - W`` with the adapter's own
+    tensor S; added: ``scale S``. W is (out, in), or (in, out) if ``transposed``.
     """
 
     kind: str
@@ -47,7 +46,7 @@ class LoraTerm:
     transposed: bool = False
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether inputs of these shapes change a tensor of ``shape``."""
+        """Return whether inputs of these shapes (as A and B) fit a tensor of ``shape``."""
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
@@ -61,19 +60,19 @@ class LoraTerm:
 
 @dataclass(frozen=True)
 class Lora:
-    """The changes of adapters to a tensor: one term after the other, each with its inputs after the base's."""
+    """The changes of adapters to a tensor. The inputs of its step are the base's tensor, then those of each term."""
 
     terms: tuple[LoraTerm, ...]
 
     def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[LoraTerm, Sequence[Any]]]:
-        """Yield each term with its inputs, which follow the base's."""
+        """Yield each term with its inputs; ``inputs`` are those of the step, which begin with the base's tensor."""
         at = 1
         for term in self.terms:
             yield term, inputs[at : at + FACTORS[term.kind]]
             at += FACTORS[term.kind]
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether inputs of these shapes, the base's first, fit the terms."""
+        """Return whether inputs of these shapes, the base's first, fit the terms and an output of ``shape``."""
         known = all(term.kind in FACTORS and isfinite(term.weight) and isfinite(term.scale) for term in self.terms)
         if not known or not self.terms or len(inputs) != 1 + sum(FACTORS[term.kind] for term in self.terms):
             return False
@@ -81,7 +80,7 @@ class Lora:
         return alike and all(term.fits(shape, own) for term, own in self.parted(inputs))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         return [
             {"kind": one.kind, "weight": one.weight, "scale": one.scale, "transposed": one.transposed}
             for one in self.terms
@@ -89,7 +88,7 @@ class Lora:
 
     @staticmethod
     def from_json(data: Any) -> Lora | None:
-        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         terms = (
@@ -101,10 +100,10 @@ class Lora:
 
 @dataclass(frozen=True)
 class Factor:
-    """One of the two factors of ``scale`` B A, the best approximation of its rank to first input minus second.
+    """A or B (``part``) of the product ``scale B A`` of a given rank that is nearest to first input minus second.
 
-    ``part`` is "A" or "B", ``seed`` is for the random start; a ``transposed`` tensor is (in, out). A convolution is
-    (out, in, *kernel), its factors are (rank, in, *kernel) and (out, rank, 1, ...).
+    ``seed`` is for the random start of the computation; ``transposed`` inputs are (in, out). For a convolution, which
+    is (out, in, *kernel), A is (rank, in, *kernel) and B is (out, rank, 1, ...).
     """
 
     part: str
@@ -114,12 +113,12 @@ class Factor:
     seed: int = 0
 
     def shape(self, of: Sequence[int]) -> tuple[int, ...]:
-        """Return the factor's shape for a tensor of a shape: A is (rank, in), B is (out, rank)."""
+        """Return the factor's shape for inputs of the shape ``of``: A is (rank, in), B is (out, rank)."""
         out, *into = reversed(of) if self.transposed else of
         return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether it has ``shape`` for inputs of these shapes."""
+        """Return whether the factor has ``shape`` for inputs of these shapes."""
         if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2:
             return False
         if self.transposed and len(inputs[0]) != 2:
@@ -130,14 +129,14 @@ class Factor:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         return {
             "part": self.part, "rank": self.rank, "scale": self.scale, "transposed": self.transposed, "seed": self.seed,
         }  # fmt: skip
 
     @staticmethod
     def from_json(data: Any) -> Factor | None:
-        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         return Factor(
@@ -146,7 +145,7 @@ class Factor:
 
 
 def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a shape of at least two dimensions without the ones at its end: a 1 x 1 convolution is a matrix."""
+    """Return a shape without sizes of 1 after its second dimension: a 1 x 1 convolution is a matrix."""
     size = len(shape)
     while size > 2 and shape[size - 1] == 1:
         size -= 1
@@ -158,15 +157,15 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
 DEVICES = ("", "cpu", "cuda")
 
 Value: TypeAlias = "float | bool | str"
-"""The value of a method's parameter."""
+"""The value of a merge method's parameter."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """The method that merges the inputs of a step, and its parameters: a tuple if each model has its own.
+    """The method that merges the inputs of a step, and its parameters: a tuple for a parameter with a value per model.
 
-    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method gets, ``device``
-    the torch device of the computation ("" for numpy).
+    If ``base`` is true, the last input is the base. The method gets values of the dtype ``compute``; ``device`` is the
+    torch device of the computation ("" for numpy).
     """
 
     method: str
@@ -176,14 +175,14 @@ class Merge:
     device: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
         where = {"device": self.device} if self.device else {}
         return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute, **where}
 
     @staticmethod
     def from_json(data: Any) -> Merge | None:
-        """Return the object in plain data, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
         if data is None:
             return None
         parameters = {
@@ -191,10 +190,10 @@ class Merge:
             for name, value in dict(data["parameters"]).items()
         }
         if data["compute"] not in ("float32", "float64"):
-            raise ValueError(f"it computes in {data['compute']!r:.40}")
+            raise ValueError(f"{data['compute']!r:.40} is not a dtype to compute in")
         device = data.get("device", "")
         if device not in DEVICES:
-            raise ValueError(f"it computes on {device!r:.40}")
+            raise ValueError(f"{device!r:.40} is not a device to compute on")
         return Merge(str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device))
 
 

@@ -16,12 +16,11 @@ __all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
 
 @dataclass(frozen=True, repr=False)
 class PlanSource(Brief):
-    """An input: its name in messages, its path, the root of its state dict, its fingerprint.
+    """An input of a plan: its name in messages, its path, the dotted path of its state dict, and its files' digests.
 
-    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` changed its
-    tensors before anything was selected, as plain data. Tensors in ``memory`` have no path; their fingerprint covers
-    keys, dtypes and shapes. ``beside`` are the files next to the weights that planning read, by name, with the SHA-256
-    of their content.
+    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are plain data:
+    they changed the tensors before rules selected any. A source in ``memory`` has no path; its digest covers keys,
+    dtypes and shapes. ``beside`` are the files next to the weights that planning read, by name, with their SHA-256.
     """
 
     name: str
@@ -35,7 +34,7 @@ class PlanSource(Brief):
     beside: tuple[FilePrint, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         operations = [dict(row) for row in self.operations]
         return {
             "name": self.name,
@@ -51,7 +50,7 @@ class PlanSource(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanSource:
-        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
+        """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
         return PlanSource(
             text(row["name"]), text(row["path"]), text(row["root"]), tuple(map(text, row["stripped"])),
             _file_prints(row["files"]), text(row["role"]), tuple(map(dict, row.get("operations", ()))),
@@ -61,9 +60,9 @@ class PlanSource(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanCompanion(Brief):
-    """A small file for an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
+    """A small file for an output folder: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
 
-    Size and digest of a planned copy are read on first use, or when the copy is made.
+    The size and digest of a copy are not known until they are used, or the copy is made.
     """
 
     name: str
@@ -75,7 +74,7 @@ class PlanCompanion(Brief):
 
     @classmethod
     def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
-        """Return the copy of a file; ``read`` returns its size and digest."""
+        """Return the companion that copies the file ``path``; ``read`` returns its size and digest."""
         made = object.__new__(cls)
         for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
             object.__setattr__(made, field_name, value)
@@ -83,7 +82,7 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Return whether its size and digest are known."""
+        """Return whether the size and digest are known."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:
@@ -100,17 +99,17 @@ class PlanCompanion(Brief):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether its name is that of a visible file directly in the folder."""
+        """Return whether the name is only a file name, without folders, and does not begin with a dot."""
         return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         row = {"name": self.name, "size": self.size, "sha256": self.sha256}
         return row | ({"path": self.path} if self.path else {"text": self.text})
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanCompanion:
-        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
+        """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
         return PlanCompanion(
             text(row["name"]), int(row["size"]), text(row["sha256"]), text(row.get("path", "")),
             text(row.get("text", "")),
@@ -119,12 +118,12 @@ class PlanCompanion(Brief):
 
 @dataclass(frozen=True, repr=False)
 class PlanTarget(Brief):
-    """The destination: its kind, its configuration, and the files that the configuration reads.
+    """The destination of a plan: its kind, its configuration, and the files that the configuration reads.
 
-    A folder that is written for it also gets its ``companions``, and does not store those names of tied tensors that
-    are ``implied`` there. ``weights`` is the name of its one file of tensors, if that is fixed. ``lists`` are the files
-    of the old and the new token list, if the configuration was given another vocabulary. ``notes`` are the plan's notes
-    on companion files; an output without them does not show these.
+    A folder that is written for it also gets its ``companions``, and does not store the names in ``implied``, which
+    whoever loads the folder ties to others. ``weights`` is the name of the only file of tensors, if it is fixed.
+    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
+    ``notes`` are about companions, and are shown only for an output that gets these.
     """
 
     kind: str
@@ -138,7 +137,7 @@ class PlanTarget(Brief):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the object as plain data, for JSON."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -153,7 +152,7 @@ class PlanTarget(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanTarget:
-        """Return the object in plain data; raises KeyError, TypeError or ValueError."""
+        """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
         return PlanTarget(
             text(row["kind"]),
             text(row["name"]),

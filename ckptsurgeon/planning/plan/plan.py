@@ -1,4 +1,4 @@
-"""A plan: the origin of the values of every destination tensor, and the rule that decided. JSON in and out.
+"""A plan: where the values of every destination tensor come from, and which rule decided; to and from JSON.
 
 A plan is made from headers alone, can be reviewed and kept, and is applied only if its inputs have not changed
 since.
@@ -40,9 +40,9 @@ class EqualKeys:
 
 @dataclass(frozen=True, repr=False)
 class CarriedEntries(Brief):
-    """The entries of the first source that are copied to the output in addition to the tensors.
+    """The entries of the first source, other than its state dict, that are copied to the output.
 
-    ``root`` is the dotted path of the state dict there, ``entries`` the names of the other entries.
+    ``root`` is the dotted path of the state dict in the source, ``entries`` are the names of the entries.
     """
 
     root: str = ""
@@ -51,11 +51,11 @@ class CarriedEntries(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Plan(InNotebooks):
-    """Everything that will be done, before it is done. ``rows`` are those of the vocabulary that its steps map.
+    """Everything that will be done to make an output, before it is done.
 
-    If models with different vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are for
-    this machine, and not part of the digest. ``inputs`` keeps the files open if the plan is applied at once; it is not
-    part of the JSON.
+    ``rows`` are the source's rows for another vocabulary, by which steps map tensors; if models with different
+    vocabularies are merged, ``vocabularies`` has the rows for each source. ``costs`` are for this machine, and not part
+    of the digest. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
     """
 
     verb: str
@@ -134,7 +134,7 @@ class Plan(InNotebooks):
 
     @staticmethod
     def from_json(data: Any) -> Plan:
-        """Return the plan in plain data; raises ConfigError if it is not one."""
+        """Return the plan in plain data; raises ConfigError if the data is not a valid plan."""
         if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
             raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
         if data.get("version") != VERSION or isinstance(data["version"], bool):

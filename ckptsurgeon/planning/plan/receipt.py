@@ -15,7 +15,7 @@ __all__ = ["FactorFit", "Failure", "Note", "Receipt", "Verification"]
 
 @dataclass(frozen=True)
 class FactorFit:
-    """How well a product of low rank equals a tensor's difference: the error norm over that of the difference."""
+    """How well factors of low rank give a tensor's difference: ``error`` is |difference - product| / |difference|."""
 
     key: str
     shape: tuple[int, ...]
@@ -23,13 +23,13 @@ class FactorFit:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the fit as plain data."""
         return {"key": self.key, "shape": list(self.shape), "rank": self.rank, "error": float(f"{self.error:.4g}")}
 
 
 @dataclass(frozen=True, repr=False)
 class Receipt(InNotebooks):
-    """The written output. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
+    """What was written. Sizes are in bytes, ``elapsed_s`` in seconds; ``fits`` are for factors of ``lora extract``."""
 
     output: str
     counts: Mapping[str, int]
@@ -64,7 +64,7 @@ class Receipt(InNotebooks):
 
 @dataclass(frozen=True)
 class Failure:
-    """A fault of an output; ``key`` is empty if it is in the file itself."""
+    """A fault of an output; ``key`` is the tensor, or empty if the fault is in the file itself."""
 
     key: str
     why: str
@@ -82,13 +82,13 @@ class Note:
 class Verification(InNotebooks):
     """The result of a verification.
 
-    ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when they
-    were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal within
-    a tolerance. ``products`` counts factors whose product equals that of newly extracted ones, up to rounding.
-    ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
-    floating tensors. Without a ``recipe`` only a plan shows how the output was made. ``notes`` are not faults: values
-    of a source that are listed as drawn, other files in the folder. ``signed`` is whether every file matches the
-    signature; None if no key was given.
+    ``compared`` is the number of tensors that equal, bit for bit, what their sources give; ``drawn`` of those with the
+    checksum that was recorded when they were drawn; ``near`` of those that were computed on a device, whose last
+    digits may differ, and are equal within a tolerance; ``products`` of factors whose product equals that of newly
+    extracted ones, up to rounding. ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and
+    ``inf`` count elements of all floating tensors. ``recipe`` is whether the output has a recipe; without one, only a
+    plan shows how it was made. ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every
+    file matches the signature; None if no key was given.
     """
 
     output: str
@@ -116,11 +116,11 @@ class Verification(InNotebooks):
 
     @property
     def ok(self) -> bool:
-        """Return whether nothing failed."""
+        """Return whether no fault was found."""
         return not self.failed
 
     def raise_if_failed(self) -> None:
-        """Raise VerifyError if anything failed."""
+        """Raise VerifyError if a fault was found."""
         if self.failed:
             wrong = [(failure.key or self.output, failure.why) for failure in self.failed]
             raise VerifyError(

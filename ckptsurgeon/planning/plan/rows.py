@@ -1,4 +1,4 @@
-"""The rows of a source that make each row of a destination with another vocabulary."""
+"""Which rows of a source make each row of a destination that has another vocabulary."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ...util.brief import Brief
 __all__ = ["Row", "VocabularyRows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
-"""A row of the source, the mean of several, zeros for (), or None for a token that the source does not have."""
+"""What makes a row: a row of the source, the mean of several; () for zeros; None if the source lacks the token."""
 
 
 @dataclass(frozen=True, repr=False)
 class VocabularyRows(Brief):
-    """The origin of the row of each token of the destination.
+    """Where the row of each token of the destination comes from.
 
-    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source, ``new`` the
-    value of rows that are None: ``init``, ``mean``, ``zero`` or, if several models are merged, ``others``: the row of
-    the base, else the mean of the models that have the token (``others or zero``: zeros if no model has it).
+    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source. ``new`` says
+    what the rows are that are None: ``init``, ``mean``, ``zero`` or, if several models are merged, ``others``: the row
+    of the base, else the mean of the models that have the token (``others or zero``: zeros if no model has it).
     """
 
     source: str
@@ -30,7 +30,7 @@ class VocabularyRows(Brief):
     rows: tuple[Row, ...]
     new: str = "init"
     lent: tuple[tuple[int, int], ...] = ()
-    """Pairs of a row of the output and a row of this source, which models of a merge without that token take."""
+    """Pairs of a row of the output and a row of this source, which models of a merge use that lack the token."""
     padded: int = 0
     """The number of rows at the end without a token: each model of a merge has the mean of its other rows there."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -38,12 +38,12 @@ class VocabularyRows(Brief):
 
     @cached_property
     def kept(self) -> int:
-        """The number of tokens that keep their row, at any position."""
+        """The number of tokens that have the row that they have in the source, at any position."""
         return sum(isinstance(row, int) for row in self.rows)
 
     @cached_property
     def moved(self) -> int:
-        """The number of kept rows whose position changes."""
+        """The number of these rows whose position changes."""
         return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
 
     @cached_property
@@ -58,12 +58,12 @@ class VocabularyRows(Brief):
 
     @cached_property
     def share(self) -> float:
-        """The share of the rows that comes from the source."""
+        """The share of rows that come from the source, from 0 to 1."""
         return 1 - self.fresh / len(self.rows) if self.rows else 1.0
 
     @cached_property
     def is_identity(self) -> bool:
-        """Return whether every row stays at its position, and there are no others."""
+        """Return whether the two vocabularies have the same rows at the same positions."""
         return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))
 
     @property
@@ -72,7 +72,10 @@ class VocabularyRows(Brief):
         return self.new == "init" and self.fresh > 0
 
     def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (destination row, source row, number) for rows that follow each other in both, from ``begin``."""
+        """Yield each run of rows, from ``begin`` to before ``end``, that are also consecutive in the source.
+
+        A run is (first destination row, first source row, number of rows).
+        """
         place = begin
         while place < end:
             row = self.rows[place]
@@ -99,7 +102,7 @@ class VocabularyRows(Brief):
             return None
         size, new = int(data["size"]), str(data["new"])
         if new not in (*NEW, *OF_MERGES):
-            raise ValueError(f"new tokens become {new!r:.40}")
+            raise ValueError(f"{new!r:.40} is not a value for new tokens")
         rows = tuple(_row(row, size, empty=new in OF_MERGES) for row in data["rows"])
         lent = tuple(_lent(pair, len(rows), size) for pair in data.get("lent", ()))
         padded = data.get("padded", 0)
@@ -123,14 +126,14 @@ def _row(row: Any, size: int, *, empty: bool) -> Row:
     one = tuple(row) if isinstance(row, list) else row
     several = one if isinstance(one, tuple) else (one,)
     if not (several or empty) or not all(_within(number, size) for number in several):
-        raise ValueError(f"a row is {row!r:.40}")
+        raise ValueError(f"{row!r:.40} is not a row of the source")
     return one
 
 
 def _lent(pair: Any, places: int, size: int) -> tuple[int, int]:
     place, row = pair
     if not (_within(place, places) and _within(row, size)):
-        raise ValueError(f"not a lent row: {pair!r:.40}")
+        raise ValueError(f"{pair!r:.40} is not a pair of a row of the output and a row of the source")
     return place, row
 
 
@@ -139,10 +142,10 @@ def _within(number: Any, size: int) -> bool:
 
 
 def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each source in a plan or recipe, if any; raises as ``VocabularyRows.from_json`` does."""
+    """Return the rows for each source in a plan or recipe, empty if it has none; raises ValueError and the like."""
     found = tuple(rows for one in data.get("vocabularies") or () if (rows := VocabularyRows.from_json(one)) is not None)
     if found and len(found) != sources:
         raise ValueError(f"it has {len(found)} vocabularies for {sources} sources")
     if len({(len(rows.rows), rows.padded) for rows in found}) > 1:
-        raise ValueError("its vocabularies are of several lengths")
+        raise ValueError("its vocabularies differ in length")
     return found

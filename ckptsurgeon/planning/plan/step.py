@@ -22,7 +22,7 @@ _KINDS = {
     "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived",
     **dict.fromkeys(MERGES, "merged"),
 }  # fmt: skip
-"""The classes of operations other than copying; all others resize."""
+"""The classes by operation, except for copying; operations that are not listed are ``resized``."""
 
 
 class Input(NamedTuple):
@@ -40,12 +40,13 @@ class Step(Brief):
 
     ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the
     option that decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
-    mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs beyond the first, ``weights`` the
-    weight of each (empty: all the same). ``operation`` is the last operation that made the source's tensor, if any, and
-    ``made_of`` its input keys. ``rows`` are those of a vocabulary along ``axis``, if a tensor is mapped. ``merge`` is
-    the method that merges the inputs, ``lora`` how adapters change the first input, ``factor`` the factor of a
-    difference. Inputs of a merge with other shapes are fitted by ``policy`` (slice, overlap, vocab); ``vocab`` uses
-    ``vocabularies`` along ``axis``, one for each input.
+    mismatch. ``tied_to`` is the first name of the tensor, if this is a further one. ``more`` are inputs after the
+    first, ``weights`` the weight of each input in an average (empty: all the same). ``operation`` is the last operation
+    that made the source's tensor, if any, and ``made_of`` are the source keys that it was made from. ``rows`` tell how
+    a mapped tensor is made along its vocabulary ``axis``. ``merge`` is the method that merges the inputs, ``lora`` how
+    adapters change the first input, ``factor`` which factor of the difference of two inputs is computed. Inputs of a
+    merge with other shapes are fitted by ``policy`` (slice, overlap, vocab); ``vocab`` uses ``vocabularies``, one for
+    each input, along ``axis``.
     """
 
     key: str
@@ -75,7 +76,7 @@ class Step(Brief):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """All tensors that the step reads, an empty tuple if it only draws."""
+        """All tensors that the step reads; an empty tuple if it reads none and only draws values."""
         if self.source is None:
             return ()
         return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
@@ -89,14 +90,14 @@ class Step(Brief):
 
     @property
     def shared(self) -> int | None:
-        """The number of values that a source gives if it overlays others (pad, overlap); None for any other step."""
+        """The number of values that the source gives, if the others are drawn (pad, overlap); None for other steps."""
         if self.op not in ("pad", "overlap"):
             return None
         return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))
 
     @property
     def keeper(self) -> Input:
-        """The input of a merge that has the output's shape: the base, or the first model."""
+        """The input of a merge that gives the output its shape: the base, else the first model."""
         return self.inputs[-1 if self.merge is not None and self.merge.base else 0]
 
     @property
@@ -106,7 +107,7 @@ class Step(Brief):
 
     @property
     def overlays(self) -> bool:
-        """Return whether a source overlays the destination's own initial values."""
+        """Return whether the source gives only a part of the values, and the others are drawn."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 
@@ -121,11 +122,14 @@ def _kind_of(step: Step) -> str:
 
 
 def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
-    """Return a step with the rows of each of its inputs, if its policy is ``vocab``; raises ValueError."""
+    """Return a step with the rows for each of its inputs, if it is a merge with the policy ``vocab``.
+
+    ``vocabularies`` are those of all sources. Raises ValueError if there are none.
+    """
     if step.op != "merge" or step.policy != "vocab":
         return step
     if not vocabularies:
-        raise ValueError(f"{step.key!r:.80} needs vocabularies that are missing")
+        raise ValueError(f"the vocabularies that {step.key!r:.80} needs are missing")
     return replace(step, vocabularies=tuple(vocabularies[one.source] for one in step.inputs))
 
 
@@ -165,11 +169,11 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
 _dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _FROM, _KEY = "\0from", "\0key"
 MOST = 10_000
-"""Most different texts of steps that are cached."""
+"""Most texts that ``step_texts`` caches."""
 
 
 def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
-    """Yield the JSON of each step, keys sorted. Most steps share one of a few texts, which are made once."""
+    """Yield the JSON of each step, keys sorted. Most steps differ only in their names, so the other text is cached."""
     spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
     for step in steps:
         shared = _shared_text_key(step)
@@ -187,7 +191,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_text_key(step: Step) -> tuple[object, ...] | None:
-    """Return everything that the JSON of a step contains except its keys, for a cache; None if it also has more."""
+    """Return the cache key of a step: what its JSON contains besides names; None if that cannot be cached."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):
@@ -211,9 +215,9 @@ def read_step(
     rows: VocabularyRows | None,
     vocabularies: Sequence[VocabularyRows],
 ) -> Step:
-    """Return the step in plain data; raises KeyError, TypeError or ValueError if it is not one.
+    """Return the step in plain data; raises KeyError, TypeError or ValueError if the data is not a step.
 
-    ``index`` has the number of each source by its name, ``rows`` are the plan's, ``vocabularies`` those of its sources.
+    ``index`` has the number of each source by its name; ``rows`` and ``vocabularies`` are those of the plan.
     """
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")

@@ -1,4 +1,4 @@
-"""Vocabularies that a policy for shapes would resize: their rows are matched by position, not by token. Pure."""
+"""Finds tensors with a row for each token that a policy for shapes resizes: by position, not by token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LABELS = re.compile(
     r"(^|\.)(\w*classifier|\w*classification_head|score|logits_proj)(\.(out_proj|out|linear|\d+))?"
     r"\.(weight|bias)$"
 )
-"""Names of layers, of the classes of transformers that classify, that have a row for each label."""
+"""Names of layers with a row for each label, in transformers' classes for classification."""
 LABELS_NOTE = "; labels are not compared"
 BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
@@ -42,23 +42,23 @@ _WORDS = frozenset(
         "predictions", "joint", "joiner", "generator",
     )
 )  # fmt: skip
-"""Words in the name of a tensor, or of the module around it, that has a row for each token."""
+"""Words in the name of a tensor with a row for each token, or in the name of the module around it."""
 _SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
-"""Those that mark a size as a vocabulary's, whatever other tensors have it."""
+"""The words of ``_WORDS`` that are certain: the size of such a tensor is the vocabulary's."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
-"""Modules with such a tensor if they have exactly this name."""
+"""Names of modules that have a tensor with a row for each token; the name must be exactly this."""
 _AROUND = frozenset(("seq_lin", "decoder_layers"))
-"""Modules around such a module: SpeechBrain's output layer, NeMo's."""
+"""Names of modules that contain the output layer, in SpeechBrain and in NeMo."""
 _OTHERS = frozenset(
     (
         "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
         "timestep", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln", "bn",
     )
 )  # fmt: skip
-"""Words for other things with a row each, and for modules without rows."""
+"""Words that exclude a tensor: its rows are for other things than tokens, or it has no rows."""
 
 FEWEST = 10
-"""A classifier with fewer rows has labels: no vocabulary is that small. One with more may have tokens (CTC)."""
+"""A classifier with fewer rows than this has labels, as no vocabulary is so small; else it may have tokens (CTC)."""
 
 Sizes = tuple[int, int]
 
@@ -72,16 +72,16 @@ class ShapeChange:
     want: Sequence[int]
 
     def sizes(self) -> list[Sizes]:
-        """Return both sizes of each axis, without axes of size 1 on both sides (a convolution of one step, a bias)."""
+        """Return the sizes of each axis in source and destination, without axes that have size 1 in both."""
         return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
 
 
 class PositionalRows:
-    """Finds the tensors, among all whose shapes differ, with a vocabulary axis of another size.
+    """Finds, among all tensors whose shapes differ, those that have a row for each token.
 
-    The destination declares it, or names show it: for the first axis of a matrix whose other axis does not change, and
-    for biases of the same sizes. A size that also changes elsewhere is that of a widened layer, unless a name is
-    certain: then all tensors with these sizes have a row for each token.
+    The destination declares the vocabulary axis, or names show it: of a matrix of which only the first axis changes,
+    and of biases with the same sizes. If other tensors change by the same sizes, a layer became wider, and the size is
+    not the vocabulary's; unless a name is certain: then all tensors with these sizes have a row for each token.
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
@@ -116,11 +116,11 @@ class PositionalRows:
         self._labels -= declared.keys()
 
     def __contains__(self, key: str) -> bool:
-        """Return whether the rows of a tensor are those of tokens."""
+        """Return whether a tensor was found that has a row for each token, and not for each label."""
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on the tensors that a transplant resized and whose rows keep their position."""
+        """Return notes on those of ``keys`` that a transplant resizes, and whose rows keep their positions."""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
             + (_labels_note(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
@@ -146,7 +146,7 @@ class PositionalRows:
 
 
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
-    """Return a note that rows of a classifier are by position; if they may be tokens, it names the option."""
+    """Return the end of a note on a classifier: its labels are not compared; the option, if its rows may be tokens."""
     return LABELS_NOTE + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
 
 
@@ -161,17 +161,17 @@ def is_embedding(key: str) -> bool:
 
 
 def is_of_labels(key: str) -> bool:
-    """Return whether a key is that of a classifier: if it is the last layer of one, it has a row for each label."""
+    """Return whether a key is that of a classifier, whose last layer has a row for each label."""
     return LABELS.search(key) is not None
 
 
 def is_of_tokens(key: str, axes: int) -> bool:
-    """Return whether a key, of a tensor with so many axes, shows a row for each token: a matrix, or its bias."""
+    """Return whether a key shows that a matrix (2 ``axes``), or its bias (1), has a row for each token."""
     return bool(vocabulary_keys([key])) or _has_rows((key,), axes)
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Return whether a tensor's name shows a row for each token: a matrix, or the bias of one."""
+    """Return whether one of a tensor's names shows that a matrix, or its bias, has a row for each token."""
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 
@@ -186,7 +186,7 @@ def _is_of_tokens(name: str, *, bias: bool) -> bool:
 
 
 def _is_surely_of_tokens(name: str) -> bool:
-    """Return whether the name of a matrix shows with certainty that it has a row for each token."""
+    """Return whether the name of a matrix is certain to mean that it has a row for each token."""
     words = _words(name.lower().split(".")[-3:-1])
     is_one = EMBEDDING.search(name) is not None or name.endswith(("lm_head.weight", "embed_out.weight"))
     return words.isdisjoint(_OTHERS) and (is_one or not words.isdisjoint(_SURE))

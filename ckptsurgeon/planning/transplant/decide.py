@@ -1,4 +1,4 @@
-"""Decides how each destination tensor is made."""
+"""Decides how each destination tensor is made: copied, resized, mapped by token, initialised or kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
 def origin_of(
     group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
 ) -> TensorOrigin | None:
-    """Return the origin of a tensor that has one or more names: the last source that has any of them."""
+    """Return where a tensor with one or more names comes from: the last source that has one of them, else None.
+
+    If that source has several of the names, ``equal`` gets pairs of keys whose values must not differ.
+    """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
         return None
@@ -66,7 +69,7 @@ def origin_of(
 
 
 def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys], names: Sequence[str]) -> None:
-    """Raise PlanError for tied sources with different checksums; unknown ones are compared when the plan is applied."""
+    """Raise PlanError if two tensors that get tied differ in their checksums; without these, add them to ``equal``."""
     a, b = first.info, other.info
     if a.place is not None and a.place == b.place:
         return
@@ -81,14 +84,14 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
 
 
 def _checksum(info: TensorInfo) -> int | None:
-    """Return the CRC-32 that the container recorded for exactly this tensor's bytes, else None."""
+    """Return the CRC-32 that the file has for exactly this tensor's bytes; None if it has none."""
     whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
     return info.storage.crc32 if whole and info.storage is not None else None
 
 
 @dataclass
 class Decisions:
-    """The steps in state-dict order, and the pairs of keys to compare before writing."""
+    """The steps in state-dict order, the pairs of keys to compare before writing, and the names that are used."""
 
     steps: list[Step] = field(default_factory=list)
     equal: list[EqualKeys] = field(default_factory=list)
@@ -116,7 +119,7 @@ class _Decider:
         )
 
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
-        """Return the step of a tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
+        """Return the step of a tensor; the first of these decides: reinit, drop-last, missing, vocabulary, mismatch."""
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
         if hits:
@@ -151,7 +154,7 @@ class _Decider:
         return step
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
-        """Record codes that would not be copied unchanged."""
+        """Record the codes of a quantised tensor if the step would not copy them unchanged."""
         if origin.coded is None:
             return
         if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
@@ -190,7 +193,7 @@ class _Decider:
         )  # fmt: skip
 
     def _mapped(self, step: Step) -> Step | None:
-        """Return the step of a tensor along the vocabulary; None if it has no such axis, or differs otherwise too."""
+        """Return the step of a tensor with a vocabulary axis; None if it has none, or if other axes differ, too."""
         assert self.axes is not None
         assert self.options.vocabulary is not None
         rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
@@ -209,7 +212,7 @@ class _Decider:
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
-        """Raise PlanError if no tensor is mapped that should be; return notes on initialised and skipped ones."""
+        """Return notes on tensors whose rows are drawn or not mapped; raises PlanError if --vocab maps no tensor."""
         vocabulary = self.options.vocabulary
         if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
@@ -251,7 +254,7 @@ class _Decider:
 
 
 def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
-    """Decide how every destination tensor is made; ``names`` are the sources' in messages.
+    """Decide how every destination tensor is made; ``names`` are the names of the sources in messages.
 
     Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError
     if a selected tensor has no plain values.

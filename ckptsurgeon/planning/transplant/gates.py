@@ -1,4 +1,4 @@
-"""Checks that make a transplant an error: mismatches, casts, nothing loaded, rules without a match."""
+"""Checks that refuse a transplant: mismatches, casts, nothing loaded, patterns without a match, --strict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PlanFaults", "check_destination_patterns", "check_gates", "check_pre
 
 @dataclass
 class PlanFaults:
-    """All faults of a plan, collected to be reported at once."""
+    """All faults of a plan, collected to report all of a kind at once."""
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class PlanFaults:
 def raise_faults(
     faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
 ) -> None:
-    """Raise the error for what was collected: codes used as numbers, mismatches with remedies, draws, casts."""
+    """Raise PlanError for the first kind of fault that was found: codes, shapes, missing initialisers, casts."""
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
         raise computing(coded, f"Leave it out (--exclude {escape(_module(faults.coded[0][0].key))})")
@@ -48,7 +48,7 @@ def raise_faults(
         raise PlanError(
             f"{escape(target)} does not say how to initialise {listing(faults.undrawable)}, "
             "not taken whole from a source.",
-            hint="Give each an init.",
+            hint="Give each of them an init: in the destination's file.",
             details=faults.undrawable,
         )
     if faults.casts:
@@ -97,7 +97,7 @@ UNLOADED = ("initialised", "kept")
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
-    """Return notes on the patterns over destination keys; raises PatternError for one that matches none."""
+    """Return notes on the patterns for destination keys; raises PatternError for a pattern that matches none."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
@@ -187,7 +187,7 @@ def _nothing_loaded(
 
 
 def _option_that_took_all(steps: Sequence[Step]) -> str:
-    """Return which options took every tensor, if options did: excludes, includes, --reinit, a mismatch policy."""
+    """Return a hint with the options because of which nothing is loaded, "" if no option is the reason."""
     took = Counter(step.rule for step in steps if step.reason != "missing" and step.rule)
     if not took:
         return ""
@@ -196,7 +196,7 @@ def _option_that_took_all(steps: Sequence[Step]) -> str:
 
 
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
-    """Return the spec that would help, if one names a module on one side only and the other side has it too."""
+    """Return a hint with a better spec, if one names a module for one side only and the other side has it, too."""
     for view in views:
         module = view.src or view.dst
         if bool(view.src) != bool(view.dst):
@@ -214,7 +214,7 @@ def _some_keys(keys: Sequence[str]) -> str:
 
 
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
-    """Return a rule that strips the source's first segments, or adds the destination's, and its number of matches."""
+    """Return the --map rule that adds or strips a first segment and helps most keys, and how many; else None."""
     tries: Counter[str] = Counter()
     for name in names:
         head, _, rest = name.partition(".")

@@ -21,7 +21,7 @@ MISSING_POLICIES = ("init", "error")
 
 @dataclass(frozen=True)
 class MismatchPolicies:
-    """The policy for shapes that differ: one for all, and scoped ones of which the last match wins."""
+    """The policies for shapes that differ: ``everywhere``, and those with a pattern, of which the last match wins."""
 
     everywhere: str = "error"
     scoped: tuple[tuple[OptionPattern, str], ...] = ()
@@ -29,7 +29,7 @@ class MismatchPolicies:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a transplant. Raises PatternError or ConfigError for values that are not valid."""
+    """The options of a transplant, parsed."""
 
     include: tuple[OptionPattern, ...] = ()
     exclude: tuple[OptionPattern, ...] = ()
@@ -59,7 +59,7 @@ class Options:
         strict: bool = False,
         dtype: str | None = None,
     ) -> Options:
-        """Return the parsed options, given as a user writes them."""
+        """Return the options from what a user wrote; raises PatternError or ConfigError for wrong values."""
         if on_missing not in MISSING_POLICIES:
             raise ConfigError(f"--on-missing {on_missing} is unknown.", hint="Use init or error.")
         return Options(
@@ -78,7 +78,7 @@ class Options:
 
 
 def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
-    """Return one text or several as a list; raises ConfigError if they are not texts."""
+    """Return a list of the given text or texts, empty for None; raises ConfigError for other types."""
     try:
         found = [values] if isinstance(values, str) else list(values or ())
     except TypeError:
@@ -137,7 +137,7 @@ def _one_text(value: object) -> str:
 
 
 def _scoped(text: str) -> tuple[str | None, str]:
-    """Split ``GLOB=POLICY`` at the last "=" that a policy follows, since its arguments contain others."""
+    """Split ``GLOB=POLICY`` at the last "=" with a policy after it, since arguments of a policy also contain "="."""
     places = [at for at, char in enumerate(text) if char == "="]
     known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
     if text.partition(":")[0] in MISMATCH_POLICIES or not places:

@@ -39,15 +39,16 @@ __all__ = [
 
 
 def check_src_key(src: str, keys: Sequence[str]) -> None:
-    """Raise PatternError if no key is under a src_key."""
+    """Raise PatternError if the module that the src_key of a spec names contains no key."""
     if not any(is_under(key, src) for key in keys):
         raise unmatched(f"src_key {src}", KeyPattern(_quoted(src)), keys, "source")
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that begin with the plain text of an exclude (no dot needs to follow), each with the reason.
+    """Return the keys that begin with ``prefix``, each with the reason: the exclude of an ESPnet spec.
 
-    ``of`` names the source, notes are added to ``notes``. Raises PatternError if it matches none.
+    A prefix may end within a name: "enc" also excludes "encoder2". ``of`` is the spec, for messages; a note on such
+    keys is added to ``notes``. Raises PatternError if no key begins with the prefix.
     """
     hit = [key for key in keys if key.startswith(prefix)]
     if not hit:
@@ -58,7 +59,7 @@ def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list
         others = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
         also, exact = (" too", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
         notes.append(
-            f"the exclude {prefix} of {of} takes {listing(others)}{also}, by prefix; {exact} is the exact form"
+            f"the exclude {prefix} of {of} takes {listing(others)}{also}, by prefix; {exact} excludes only that"
         )
     return dict.fromkeys(hit, f"exclude {prefix} of {of}")
 
@@ -78,14 +79,14 @@ def _quoted(text: str) -> str:
 
 
 def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
-    """Return the module or key up to the end of the segment in which ``prefix`` ends."""
+    """Return a key up to the end of the segment in which ``prefix`` ends; ``inside``: the first after a dot."""
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
     return key if end < 0 else key[:end]
 
 
 def is_under(key: str, module: str) -> bool:
-    """Return whether a key is a module's, or the module's name itself; every key is under ''."""
+    """Return whether a key is in a module, or is the name of the module itself; '' contains every key."""
     return not module or key == module or key.startswith(f"{module}.")
 
 
@@ -98,15 +99,16 @@ def renamed_by_spec(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""Most rules that are checked for matches deeper down; longer lists name single keys."""
+"""If there are more rules than this, they are not checked for keys that ``**.`` before them would match."""
 
 
 @dataclass(frozen=True, repr=False)
 class SourceView(Brief):
-    """A source as the planner sees it: its headers, the prefixes of its spec, the tensors that operations ``made``.
+    """A source as the planner sees it: its headers, and what the user's spec of it says.
 
-    ``known`` maps its keys to the destination's names for them, ``known_by`` tells whose names. ``codes`` are the
-    quantised tensors.
+    ``src`` and ``dst`` are the src_key and dst_key of the spec, ``prefixes`` its excludes. ``made`` has the tensors
+    that operations made. ``known`` maps keys to the destination's names for them, ``known_by`` says whose names the
+    keys are. ``codes`` are the quantised tensors.
     """
 
     source: PlanSource
@@ -121,7 +123,10 @@ class SourceView(Brief):
 
 
 class TensorOrigin(NamedTuple):
-    """Where a tensor comes from, the rule, the operations that made it, and the quantised tensor that it is part of."""
+    """Where a tensor comes from, and the rule that renamed it.
+
+    ``made`` tells how operations made it, ``coded`` is the quantised tensor that it is a part of; both may be None.
+    """
 
     source: int
     key: str
@@ -142,9 +147,9 @@ class ExcludedKey:
 
 @dataclass
 class Selection:
-    """The selected tensors, by destination name; later sources after earlier ones.
+    """The selected tensors of all sources by their names in the destination, in the order of the sources.
 
-    ``excluded`` has the excluded ones, by the name that they would have had.
+    ``excluded`` has the excluded keys, by the name that they would have had.
     """
 
     origins: dict[str, list[TensorOrigin]] = field(default_factory=dict)
@@ -162,15 +167,15 @@ class PlanningInputs(Brief):
     options: Options
 
     def selection(self) -> Selection:
-        """Select again."""
+        """Return the selection, made anew."""
         return select(self.views, self.options)
 
 
 def select(views: Sequence[SourceView], options: Options) -> Selection:
     """Select and rename the keys of every source.
 
-    Raises PatternError for a pattern, prefix or rule that matches nothing or is shadowed, PlanError if two keys of
-    one source get the same name.
+    Raises PatternError for a pattern, prefix or rule that matches nothing, or a rule whose keys earlier rules all take;
+    PlanError if two keys of one source get the same name.
     """
     selection = Selection()
     keys = [key for view in views for key in view.tensors]
@@ -244,7 +249,7 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return what renamed a key if no rule did: the part of a spec, as it was written, or whose names are known."""
+    """Return what renamed a key if no rule did: src_key and dst_key as they were written, or whose known names."""
     if key in view.known:
         return view.known_by
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
@@ -256,7 +261,7 @@ def _moved(key: str, view: SourceView) -> str:
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Return the names that an excluded key would have had; its own if its rule cannot be applied."""
+    """Return the names that an excluded key would have had; its own name if its rule cannot be applied."""
     for rule in rules:
         try:
             names = rule.names(key)
@@ -268,5 +273,5 @@ def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, .
 
 
 def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
-    """Return the fields of a step for the operations that made its source's tensor."""
+    """Return the fields of a step that tell how operations made the source's tensor; empty if none did."""
     return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

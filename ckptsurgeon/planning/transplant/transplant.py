@@ -1,4 +1,4 @@
-"""The transplant planner: sources, a destination and rules become a plan. Pure, from headers alone."""
+"""The transplant planner: makes a plan from sources, a destination and rules, by headers alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .select import Selection, SourceView, TensorOrigin, select
 __all__ = ["plan_transplant"]
 
 DOUBLING = 1.9
-"""Casts that grow the copied bytes by at least this factor get a note."""
+"""If casts make the copied bytes larger by this factor or more, there is a note."""
 
 
 def plan_transplant(
@@ -37,11 +37,11 @@ def plan_transplant(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of a transplant of ``views``, in order, later over earlier, into ``target``.
+    """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``keeper`` is the destination's own checkpoint, if it keeps values that no source gives; ``wanted`` are the codes
-    of the destination. Raises PatternError for patterns that match nothing, PlanError for impossible requests,
-    FormatError for values that cannot be copied.
+    ``planned`` is the destination in the plan. ``keeper`` is the destination's own checkpoint, if values that no source
+    gives are kept; ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match
+    nothing, PlanError for impossible requests, FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
@@ -78,14 +78,14 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors that the destination has under none of their names."""
+    """Return the selected tensors that the destination does not have under any of their names."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on copies of used tensors that the destination has no place for."""
+    """Return a note on further names that a rule gives to a used tensor, and that the destination does not have."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name
@@ -106,7 +106,7 @@ def _overrides(selection: Selection, used: set[str]) -> list[str]:
 
 
 def _growth(steps: Sequence[Step]) -> list[str]:
-    """Return a note if casting makes the copied part of the output about twice as large."""
+    """Return a note if casts make the copied tensors about twice as large, else an empty list."""
     before = after = 0
     kinds: set[str] = set()
     for step in steps:

@@ -1,4 +1,4 @@
-"""Finds the vocabulary axis of the tensors of a destination; an ambiguous one is an error, never a guess."""
+"""Finds the vocabulary axis of a destination's tensors; if several axes are possible, that is an error, no guess."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """The rows to map, and the tensors that the user named, each with the axis if it was given."""
+    """The rows to map (--vocab), and the patterns of --vocab-keys, each with its axis, if one was given."""
 
     rows: VocabularyRows
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
@@ -31,7 +31,7 @@ class VocabularyOptions:
 
 
 class VocabularyAxes:
-    """Finds the axis of each tensor: the given one, else the declared one, else the only one that fits."""
+    """Finds the vocabulary axis of each tensor: the user's, else the destination's, else the only one that fits."""
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
         self._options = options
@@ -45,7 +45,7 @@ class VocabularyAxes:
             raise self._undecided(destination)
 
     def axis(self, key: str, names: Sequence[str], have: Shape, want: Shape) -> int | None:
-        """Return the axis of a tensor, None if it has no vocabulary axis.
+        """Return the vocabulary axis of a tensor, None if it has no such axis.
 
         ``names`` are all its names. Raises PlanError if sizes contradict the vocabularies or several axes fit.
         """
@@ -102,14 +102,14 @@ class VocabularyAxes:
         size = len(self._options.rows.rows)
         found = [key for key in keys if size in self._target.tensors[key].shape]
         return PlanError(
-            f"{self._options}: both have {count(size, 'token')}, so no shape tells which tensors run along them. "
-            f"These have an axis of {size}: {listing(found)}.",
-            hint="Name them: --vocab-keys GLOB, or GLOB=AXIS.",
+            f"{self._options}: both have {count(size, 'token')}, so no shape shows which tensors have a vocabulary "
+            f"axis. These have an axis of {size}: {listing(found)}.",
+            hint="Name those with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
         )
 
     def passed_over(self, steps: Sequence[Step]) -> list[str]:
-        """Return notes on tensors that keep the source's order although an axis is as long as the vocabulary."""
+        """Return notes on tensors with an axis as long as the vocabulary whose rows are not mapped."""
         rows = self._options.rows
         axes = {
             step.key: self._passed[step.key]
@@ -127,7 +127,7 @@ class VocabularyAxes:
         ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
-        """Return the error that no tensor of another shape is as long as the lists; None if one may be."""
+        """Return the error that no tensor changes from one vocabulary's length to the other's; None if one may."""
         rows = self._options.rows
         if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
             return None
@@ -142,11 +142,11 @@ class VocabularyAxes:
         )
 
     def none_found(self) -> PlanError:
-        """Return the error that nothing is mapped."""
+        """Return the error that --vocab maps no tensor."""
         rows = self._options.rows
         return PlanError(
-            f"{self._options}: no tensor that comes from a source runs from {rows.size} to {len(rows.rows)} tokens.",
-            hint="Name those that do: --vocab-keys GLOB, or GLOB=AXIS.",
+            f"{self._options}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
+            hint="Name the tensors to map: --vocab-keys GLOB, or GLOB=AXIS.",
         )
 
 

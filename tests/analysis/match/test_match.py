@@ -169,7 +169,7 @@ def test_names_that_no_rule_can_spell_are_counted() -> None:
     found = propose("a", infos({"query": (3,), "a.w": (4,)}), "b", infos({"net..query": (3,), "b.w": (4,)}))
     assert found.names == {"query": "net..query", "a.w": "b.w"}
     assert found.rules == ("a=b",)
-    assert found.notes == ("no rule can spell 1 of the new names",)
+    assert found.notes == ("no rule can produce 1 of the new names",)
 
 
 def test_equals_are_never_guessed_between() -> None:

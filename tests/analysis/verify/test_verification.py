@@ -305,7 +305,7 @@ def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
     text = RecipeText(Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), made)).checked({})
     data = json.loads("".join(text))
     data["tensors"]["w"]["rule"] = number
-    with pytest.raises(cs.VerifyError, match="a rule is"):
+    with pytest.raises(cs.VerifyError, match="is not the number of one of"):
         parse_recipe(json.dumps(data))
 
 

@@ -93,7 +93,7 @@ def test_an_adapter_is_believed_where_nothing_tells(said: bool, config: Any) -> 
         Path("base/config.json").unlink()
     product = adapter("a", ("q", 8, 8), fan_in_fan_out=said)["q"]
     assert torch.allclose(merged("base/model.safetensors", "a")["q.weight"], product.T if said else product)
-    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), for which nothing else is evidence: q"
+    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), on no other evidence: q"
     notes = cs.lora_merge("base/model.safetensors", "a").notes
     assert [one for one in notes if one.startswith("a: ")] == ([note] if said else [])
 
@@ -140,7 +140,7 @@ def test_what_is_named_as_a_conv1d_and_nothing_tells_is_noted() -> None:
     product = adapter("a", ("attn.c_proj", 8, 8))["attn.c_proj"]
     assert torch.allclose(merged("base/part/model.safetensors", "a")["attn.c_proj.weight"], product)
     assert cs.lora_merge("base/part/model.safetensors", "a").notes == (
-        "a: 1 module with names of GPT-2's merged as (out, in), without evidence; a config.json next to the base "
+        "a: 1 module named like GPT-2's Conv1D, merged as (out, in), which is a guess; a config.json next to the base "
         "would decide: attn.c_proj",
     )
 

@@ -85,7 +85,7 @@ EDITS: dict[str, tuple[Callable[[Plan], Any], str]] = {
     "a bias less": (lambda p: drop(p, "bias"), "bias"),
     "a saved tensor less": (lambda p: drop(p, "norm"), "modules_to_save"),
     "a factor that lies the other way": (set_factor("transposed", True), "some of its factors are transposed"),
-    "another rank in the configuration": (lambda p: set_config(p, r=8), "has 8 for r, its steps make that 4"),
+    "another rank in the configuration": (lambda p: set_config(p, r=8), "has 8 for r, but its steps need 4"),
     "another alpha in the configuration": (lambda p: set_config(p, lora_alpha=8), "lora_alpha"),
     "a true rank": (lambda p: set_config(p, r=4.0), "has 4.0 for r"),
     "other targets": (lambda p: set_config(p, target_modules="all-linear"), "target_modules"),
@@ -93,11 +93,11 @@ EDITS: dict[str, tuple[Callable[[Plan], Any], str]] = {
     "dora": (lambda p: set_config(p, use_dora=True), "use_dora"),
     "a setting that changes the base": (lambda p: set_config(p, layer_replication=[[0, 1]]), "layer_replication"),
     "another kind": (lambda p: set_config(p, peft_type="LOHA"), "peft_type"),
-    "no configuration": (lambda p: p["target"].pop("companions"), "which is adapter_model.safetensors and"),
+    "no configuration": (lambda p: p["target"].pop("companions"), "not as the files adapter_model.safetensors and"),
     "no configuration, another verb": (
-        lambda p: (p["target"].pop("companions"), p.update(verb="rename")), "which is adapter_model.safetensors",
+        lambda p: (p["target"].pop("companions"), p.update(verb="rename")), "not as the files adapter_model.safetensors",
     ),
-    "another file": (lambda p: p["target"].update(weights="model.safetensors"), "which is adapter_model.safetensors"),
+    "another file": (lambda p: p["target"].update(weights="model.safetensors"), "not as the files adapter_model.safetensors"),
 }  # fmt: skip
 
 

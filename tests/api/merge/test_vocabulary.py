@@ -135,7 +135,10 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     done = ckpt(*asked, "-n")
     assert done.code == 4
     said = " ".join(done.err.split())
-    assert "These have an axis as long as the lists: body.w, embed.w, out.w. Name those that do: --vocab-keys" in said
+    assert (
+        "These have an axis as long as the lists: body.w, embed.w, out.w. Name those with a row for each token: --vocab-keys"
+        in said
+    )
     assert not ckpt(*asked, "--vocab-keys", "embed", "--vocab-keys", "out=1", "-o", "out/").code
     found, back = load_file("out/model.safetensors"), [3, 2, 1, 0]
     assert torch.allclose(found["embed.w"], 0.25 * states["a"]["embed.w"] + 0.75 * states["b"]["embed.w"][back])

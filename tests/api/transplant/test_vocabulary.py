@@ -150,7 +150,7 @@ def test_axes_that_other_dimensions_share_are_never_guessed() -> None:
     save_file({"layer_5.weight": torch.randn(256, 256), "layer_6.weight": torch.randn(256, 256)}, "s.safetensors")
     save_file({"layer_5.weight": torch.zeros(256, 256), "layer_6.weight": torch.zeros(256, 256)}, "d.safetensors")
     tokens("alphabet.txt", [f"<0x{255 - n:02X}>" for n in range(255)])
-    with pytest.raises(PlanError, match="no shape tells which tensors run along them"):
+    with pytest.raises(PlanError, match="no shape shows which tensors have a vocabulary axis"):
         cs.transplant("s.safetensors", "d.safetensors", vocab="bytes:alphabet.txt")
     with pytest.raises(PlanError, match=r"axes 0 and 1 of layer_6.weight \(256, 256\) both fit"):
         cs.transplant("s.safetensors", "d.safetensors", vocab="bytes:alphabet.txt", vocab_keys="layer_6")

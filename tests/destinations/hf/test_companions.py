@@ -79,7 +79,7 @@ def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
     recipe.write_text(recipe.read_text().replace('"name":"config.json"', f'"name":"{name}"'.replace("\\0", "\\u0000")))
     (fault,) = cs.verify("out").failed
     assert fault.why.startswith("its recipe is damaged")
-    assert "a companion" in fault.why
+    assert "is not the name of a file in the folder" in fault.why
 
 
 def test_verify_waits_for_no_pipe() -> None:
