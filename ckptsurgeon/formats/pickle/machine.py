@@ -129,6 +129,9 @@ class PickleMachine(PickleOpcodes):
                     memo.put(data[position], stack[-1])
                     position += 1
                 elif op == 0x94:  # MEMOIZE
+                    rare += 1
+                    if rare > most_rare:
+                        break
                     if far:
                         memo.put(len(memo), stack[-1])
                     else:
