@@ -203,7 +203,7 @@ def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
     assert at > 0
     data[at + 100] ^= 1
     Path("1.pth").write_bytes(bytes(data))
-    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not match its checksum"):
         cs.apply(cs.average(PATHS), "out.pth")
     assert not Path("out.pth").exists()
 
@@ -231,7 +231,7 @@ def test_a_checksum_is_that_of_all_blocks_whichever_thread_is_first(monkeypatch:
     torch.manual_seed(1)
     data[data.find(torch.randn(30, 7).numpy().tobytes()) + 800] ^= 1
     Path("1.pth").write_bytes(bytes(data))
-    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not match its checksum"):
         cs.apply(cs.average(["0.pth", "1.pth"]), "other.pth")
 
 
