@@ -1,1 +1,1 @@
-"""Inspects, compares, matches, scans, verifies and explains checkpoints, and gathers the data of a page."""
+"""Inspects, compares, matches, scans, verifies and explains checkpoints, and makes the HTML page of ``ckpt view``."""

@@ -25,14 +25,14 @@ __all__ = ["Chooser", "explain"]
 NEAR = 3
 """The most similar names that are shown."""
 COMPARED = 1 << 18
-"""The most names that are compared, for all tensors together: this takes some seconds. Others are not compared."""
+"""The most names that are compared, for all tensors together; this takes some seconds."""
 
 Place = tuple[int, str]
-"""The index of a source, and a key of it."""
+"""The index of a source, and the key of one of its tensors."""
 
 
 class Chooser:
-    """Repeats the planner's selection, and keeps the candidates that it passed over."""
+    """Repeats the planner's selection, and keeps the candidates that were not selected."""
 
     def __init__(self, plan: Plan, planning: PlanningInputs) -> None:
         self._plan = plan
@@ -66,7 +66,7 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the origin that is used, or would be used if the tensor were not initialised."""
+        """Return the source tensor that is used, or would be if the tensor were not initialised; None without one."""
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
 
@@ -91,7 +91,7 @@ class Chooser:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
     def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[OtherMatch]:
-        """Yield later rules that match the source's key, and policies that a later one overrides."""
+        """Yield rules that match the source's key too but come later, and policies that a later policy overrides."""
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
@@ -110,7 +110,7 @@ class Chooser:
         return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
 
     def _near(self, step: Step) -> Iterator[Candidate]:
-        """Yield the tensors of the same shape with the nearest names, unused ones first, or else the nearest names."""
+        """Yield the tensors of the same shape with the most similar names, best unused ones; else of any shape."""
         alike = self._alike.get(step.shape, [])
         self._left -= len(alike)
         if self._left < 0:
@@ -121,13 +121,13 @@ class Chooser:
             yield self._candidate(*place, info, self._use(place))
 
     def _use(self, place: Place) -> str:
-        """Return how a tensor of a source was used."""
+        """Return a text that says how a source's tensor is used."""
         if place in self._left_out:
             return f"left out, {self._left_out[place]}"
         return f"used for {self._uses[place]}" if place in self._uses else "not used"
 
     def _by_name(self, key: str) -> list[Place]:
-        """Return the tensors of another shape with the nearest names."""
+        """Return the tensors with the most similar names, of any shape."""
         every = [(index, name) for index, view in enumerate(self._planning.views) for name in view.tensors]
         self._left -= len(every)
         close = [name for name, _ in nearest(key, [name for _, name in every])]
@@ -151,9 +151,9 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
 
 
 def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
-    """Explain the destination tensors that patterns match; alternatives are known only with ``planning``.
+    """Explain the destination tensors that patterns match; alternatives are given only with ``planning``.
 
-    Raises PatternError for a pattern that matches no destination key; the hint tells if it matches a source key.
+    Raises PatternError for a pattern that matches no destination key; its hint says if the pattern matches source keys.
     """
     wanted: set[str] = set()
     for text in patterns:
@@ -181,7 +181,7 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why a tensor comes from no source, '' if it comes from one."""
+    """Return why a tensor does not come from a source, '' if it does."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",
@@ -206,7 +206,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return what becomes of the source keys that a pattern matches, '' if it matches none."""
+    """Return a text that says what becomes of the source keys that a pattern matches, '' if there are no such keys."""
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if not hits:

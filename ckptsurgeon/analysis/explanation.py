@@ -38,10 +38,11 @@ class OtherMatch:
 
 @dataclass(frozen=True, repr=False)
 class Alternatives(Brief):
-    """The alternatives for a tensor.
+    """The alternatives to what the plan does with a tensor.
 
-    ``sources`` have it but are not used, ``excluded`` are left out by an option, ``rules`` match as well, ``policies``
-    fit its shapes as well, ``near`` are tensors of the sources with similar names if no source has it.
+    ``sources`` are tensors of sources that could be used instead, ``excluded`` those that an option excludes. ``rules``
+    also match the tensor's key, and ``policies`` also fit its shapes. If no source has the tensor, ``near`` has tensors
+    with similar names.
     """
 
     sources: tuple[Candidate, ...] = ()
@@ -65,9 +66,9 @@ class Alternatives(Brief):
 class Explanation(Brief):
     """What becomes of one destination tensor, and why.
 
-    ``source`` is the name of its source, ``because`` is the reason if it has none, ``seed`` is that of drawn values,
-    ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from a file, which
-    does not have them.
+    ``source`` is the name of its source; if there is no source, ``because`` says why. ``seed`` is the seed of drawn
+    values. ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from a file,
+    which does not contain them.
     """
 
     step: Step

@@ -27,15 +27,15 @@ CHARACTERS = 500
 ENTRIES = 1000
 """The most characters of a text, and entries of a list or table, that are kept."""
 NUMBER = 2**53
-"""JSON readers may round integers from here on."""
+"""The smallest integer that readers of JSON may round."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
     """The settings of a PEFT adapter. Missing fields, and fields of a wrong type, are None or empty.
 
-    ``ranks`` and ``alphas`` are the exceptions for some modules, by PEFT's patterns. ``target_modules`` are suffixes
-    of its modules' names, or the single expression that they match.
+    ``ranks`` and ``alphas`` have the modules with other values, by PEFT's patterns. ``target_modules`` are suffixes of
+    the names of the adapted modules, or the single regular expression that these match.
     """
 
     peft_type: str
@@ -49,7 +49,7 @@ class AdapterSettings:
     rslora: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the settings as plain data."""
         return {
             "peft_type": self.peft_type,
             "rank": self.rank,
@@ -64,7 +64,7 @@ class AdapterSettings:
 
 
 def adapter_settings(data: object) -> AdapterSettings | None:
-    """Return the settings of a configuration; None if it has no kind of adapter."""
+    """Return the settings of an adapter_config.json; None if this does not name a kind of adapter."""
     kind = _text(data.get("peft_type")) if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not kind:
         return None
@@ -111,7 +111,7 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class StatsSummary:
-    """Counts over the ``elements`` of all measured tensors; other tensors have no figures.
+    """Counts over the ``elements`` of all measured tensors; tensors that are not measured have no figures.
 
     ``unsound`` are the keys of tensors with a NaN or an infinity.
     """
@@ -169,9 +169,9 @@ class Inspection(InNotebooks):
 
     @property
     def parameters(self) -> int | None:
-        """Number of elements of all floating tensors; tied tensors count once, quantised ones as they are dequantised.
+        """Number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
 
-        None if the headers do not give this number for some encoding.
+        None if the headers do not give this number, as for some quantised encodings.
         """
         return self.parameters_at_least if all(map(self.codes.is_counted, self.tensors)) else None
 

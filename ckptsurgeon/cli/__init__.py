@@ -1,4 +1,4 @@
-"""The command line: one small file for each verb, which parses its options, calls the API and prints the answer.
+"""The command line. Each verb is a small file that declares its options, calls the API and prints the answer.
 
 Signal handlers are installed before anything that takes time to import.
 """
@@ -19,7 +19,7 @@ __all__ = ["command", "main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ckpt`` and return its exit code; a traceback is shown only with CKPT_DEBUG=1.
 
-    Without ``argv`` it runs as the whole program, which a signal handler may end directly.
+    Without ``argv``, the command line of the process is run, and a signal handler may end the process directly.
     """
     if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks for completions
         from .completion.answers import run as complete
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> Any:
-    """Return the click command of all verbs; imported late, because completion may give up before it is needed."""
+    """Return the click command of all verbs, which is imported only when it is called: completion may not need it."""
     import typer
 
     from .application import application

@@ -103,7 +103,7 @@ def _add_verbs(app: typer.Typer) -> None:
 
 
 def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:
-    """Return the group of verbs of a name, as ``lora`` in ``lora merge``."""
+    """Return the group of verbs with a name, such as ``lora`` for ``lora merge``; adds it to ``app`` if it is new."""
     if name not in groups:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         groups[name] = typer.Typer(rich_markup_mode=None, no_args_is_help=False, context_settings=settings)

@@ -20,16 +20,16 @@ __all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
 
 
 class ReaderGoneError(Exception):
-    """The reader of stdout is gone, as in ``ckpt ... | head -1``."""
+    """Raised if the process that read our stdout has ended, as in ``ckpt ... | head -1``."""
 
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Make stdout and stderr safe to write to.
+    """Make stdout and stderr safe to write to during the block.
 
-    A closed stream is opened on /dev/null, so that no file we open gets its descriptor. Characters that the encoding
-    lacks are written as escapes. If stdout fails or was closed, writing an answer raises OutputError or
-    ReaderGoneError; errors of stderr are ignored.
+    A closed stream is opened on /dev/null, so that no file that we open gets its descriptor. Characters that the
+    encoding lacks are written as escapes. If stdout was closed or cannot be written, writing an answer raises
+    OutputError or ReaderGoneError; errors of stderr are ignored.
     """
     _open_closed()
     with (
@@ -53,7 +53,7 @@ def _open_closed() -> None:
 
 
 class _Stream:
-    """A text stream that reports its errors by ``_failed`` instead of raising OSError."""
+    """A text stream that passes its errors to ``_failed`` instead of raising OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -118,7 +118,7 @@ RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""Our folder: out of memory, Python's compiler may report a SyntaxError in one of our modules."""
+"""Our folder. Without memory, Python's compiler may raise SyntaxError for one of our modules."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -148,7 +148,7 @@ def _known(error: Exception) -> CheckpointError | None:
 
 
 def is_for_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, means out of memory: for objects, a thread or a shared library."""
+    """Return whether an error, or its cause, means that memory ran out: for objects, a thread or a shared library."""
     if error is None:
         return False
     text = str(error)
@@ -163,7 +163,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Return whether no file can be opened: then imports fail too, with many different errors."""
+    """Return whether the process can open no more files: then imports fail too, with many different errors."""
     try:
         os.close(os.dup(2))
     except OSError as error:
@@ -218,7 +218,7 @@ def _as_json(error: CheckpointError, code: int) -> str:
 
 
 def _as_text(error: CheckpointError) -> str:
-    """Return an error as text, shortened: the arguments and names it repeats may be of any length."""
+    """Return an error as text, shortened, because it can repeat arguments and names of any length."""
     parts = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
     return f"{RED}error:{PLAIN} {' '.join(parts)}" if _is_coloured() else f"error: {' '.join(parts)}"
 

@@ -151,7 +151,7 @@ def numbers(option: str, text: str | None) -> list[float] | None:
 
 
 def check_explain(**writing: object) -> None:
-    """Raise ConfigError for --explain with an option for writing: --explain writes nothing."""
+    """Raise ConfigError if --explain, which writes nothing, is given with an option for writing."""
     given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
     if given:
         raise ConfigError(
@@ -175,7 +175,10 @@ def _suffixes() -> Mapping[str, tuple[str, ...]]:
 
 
 def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
-    """Return the output to write if -o is left out: next to the destination, with the suffix of the format."""
+    """Return the path of the output if -o is not given: next to the destination, with the suffix of the format.
+
+    Raises ConfigError if the destination is remote.
+    """
     if "://" in destination:
         raise ConfigError("no output given, and the destination is remote.", hint="Name the output with -o.")
     stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"

@@ -25,11 +25,11 @@ PROGRESS_AFTER_S = 1.0
 WIDTH = 100
 """Width of a line in columns if neither COLUMNS nor a terminal gives one."""
 NARROWEST = 60
-"""Tables are never narrower than this: they could not be read. A terminal may wrap them."""
+"""Tables are never made narrower than this, to stay readable; a narrower terminal wraps their lines."""
 
 
 class Jsonable(Protocol):
-    """A result of the API."""
+    """A result of the API that can be printed as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -37,7 +37,7 @@ class Jsonable(Protocol):
 
 
 def _width(stream: Any) -> int:
-    """Return the width given by COLUMNS or the terminal, or WIDTH if that makes no sense."""
+    """Return the width given by COLUMNS or the terminal; WIDTH if neither gives a sensible one."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
     if not width and stream.isatty():
@@ -111,7 +111,8 @@ class Sink:
     def working(self, what: str, output: str = "") -> Iterator[Any]:
         """Yield a callback (done, total) that draws a progress bar on a terminal if work takes over a second.
 
-        A signal during the block stops the work and removes its temporary files; ``output`` is the file it may write.
+        A signal during the block stops the work and removes its temporary files. ``output`` is the file that the work
+        writes, if any.
         """
         with unwinding(output):
             if self.quiet or self.json or not sys.stderr.isatty():

@@ -66,7 +66,7 @@ def show_option(*, as_json: bool) -> Any:
 
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
-    """Return the answer for ``--json``; paths are '' if nothing was written."""
+    """Return the answer about completion as plain data, for ``--json``; paths are '' if nothing was written."""
     from .completion.installing import program
     from .completion.installing import script as script_completion
 

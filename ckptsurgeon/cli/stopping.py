@@ -1,8 +1,8 @@
-"""Signal handlers: one line to stderr, the right exit status, and no output left half written.
+"""Signal handlers: they write one line to stderr, set the right exit status, and leave no half-written output.
 
-This module is loaded before everything else and imports only cheap modules of the standard library. While nothing is
-being written, a signal ends the program at once; otherwise it raises Stopped in the writing code, which then removes
-its temporary files.
+This module is loaded before everything else and imports only cheap modules of the standard library. While an output is
+being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files; at any
+other time, a signal ends the program at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["StoppedBySignal", "output_in_place", "say", "set_run_folder", "stop_
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
-"""A second signal, if it comes later than this after the first, ends the program without cleaning up."""
+"""A second signal that comes at least this long after the first ends the program without removing temporary files."""
 AGAIN_S = 0.01
 
 Identity = tuple[int, int] | None
@@ -46,7 +46,7 @@ class _SignalState:
 def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
     """Handle SIGINT, SIGTERM and SIGHUP during the block; a signal that the parent process ignores stays ignored.
 
-    With ``whole_program`` they are ignored after the block: the interpreter's exit cannot be interrupted safely.
+    With ``whole_program``, signals are ignored after the block: the interpreter's exit cannot be interrupted safely.
     """
     _SignalState.as_json, _SignalState.unwinds, _SignalState.number, _SignalState.output = (
         as_json,
@@ -68,7 +68,7 @@ def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
 
 @contextmanager
 def unwinding(output: str = "") -> Iterator[None]:
-    """Let signals raise Stopped during the block; ``output`` is the file that the block may write."""
+    """Let signals raise StoppedBySignal during the block; ``output`` is the file that the block writes, if any."""
     outside, _SignalState.unwinds = _SignalState.unwinds, True
     _SignalState.output, _SignalState.before = output, _identity(output)
     try:
@@ -97,7 +97,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """Raise Stopped again a little later if it was raised where Python ignores exceptions: a finaliser, a callback."""
+    """Raise StoppedBySignal again later if it was raised where Python ignores exceptions: a finaliser, a callback."""
     if found.exc_type is not None and issubclass(found.exc_type, StoppedBySignal):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         return
@@ -111,7 +111,7 @@ def say(line: str) -> None:
 
 
 def stop_message(number: int = 0) -> tuple[int, str]:
-    """Return the exit code and message for ``number``, or for the signal received; (0, '') if there was none."""
+    """Return the exit code and message for signal ``number``, else the received one; (0, '') if there was no signal."""
     number = number or _SignalState.number
     if not number:
         return 0, ""
@@ -151,7 +151,7 @@ def _remains() -> str:
 
 
 def output_in_place() -> str:
-    """Return the output's name if the file there now is not the one that was there before."""
+    """Return the name of the output if its file was written or replaced since the start, otherwise ''."""
     if not _SignalState.output or _identity(_SignalState.output) in (None, _SignalState.before):
         return ""
     from ..util.text import escape
@@ -160,7 +160,7 @@ def output_in_place() -> str:
 
 
 def _identity(path: str) -> Identity:
-    """Return device and inode, which tell a file from one that replaces it."""
+    """Return the device and inode of a file, which change if another file replaces it."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

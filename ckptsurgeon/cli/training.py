@@ -1,4 +1,4 @@
-"""Shows the progress of a training run: its checks, and a live line on a terminal or else a line now and then."""
+"""Shows the progress of a training run: checks, and a line that is updated on a terminal or else printed at times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMOOTH = 0.9
 class ProgressDisplay:
     """Shows the events of a run; ``observe`` is the ``observer`` of ``train``.
 
-    ``shown`` holds the checks that were shown, ``noted`` the notes.
+    ``shown`` has the checks that were already shown, ``noted`` the notes.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -90,7 +90,7 @@ class ProgressDisplay:
         self._draw(step_line(row, self._steps, left))
 
     def _control(self, row: Mapping[str, Any]) -> None:
-        """Show the result of a run of the controls; on a terminal, also that it is training."""
+        """Show the result of a control run; on a terminal, also a line while the run trains."""
         from ..render.train import control_line
 
         if row["value"] is not None:
@@ -126,7 +126,7 @@ class ProgressDisplay:
             self._draw(testing_line(row))
 
     def _draw(self, line: Any) -> None:
-        """Replace the live line."""
+        """Replace the line that shows the current state on a terminal."""
         self._drawn = time.monotonic()
         if self._live is None:
             from rich.live import Live
@@ -136,7 +136,7 @@ class ProgressDisplay:
         self._live.update(line, refresh=True)
 
     def close(self) -> None:
-        """Remove the live line."""
+        """Remove the line that shows the current state on a terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None

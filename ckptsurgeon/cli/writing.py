@@ -1,4 +1,4 @@
-"""What every verb that plans an output does: check the output, show or carry out the plan, report what was written."""
+"""What all verbs with a plan do: check the output, show the plan or carry it out, report what was written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Writing:
     sink: Sink = field(default_factory=Sink)
 
     def check(self) -> None:
-        """Raise ConfigError for an output that is not possible, before anything is opened."""
+        """Raise ConfigError for an output that cannot be written, before anything is opened."""
         from ..api.apply import check_output as api_check_output
         from ..errors import ConfigError
 
@@ -94,7 +94,7 @@ class Writing:
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
-    """Show why these tensors of a plan are as they are; also with -q, because --explain asks for it."""
+    """Show where some tensors of a plan come from and why; also with -q, because --explain asks for this."""
     from ..api.explain import explain
 
     found = explain(plan, keys)

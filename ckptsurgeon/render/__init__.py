@@ -1,1 +1,1 @@
-"""Shows results as text: rich renderables, aligned. Reads results and decides nothing."""
+"""Turns results of the API into rich renderables for a terminal; contains no decisions on checkpoints."""

@@ -1,4 +1,4 @@
-"""Aligned columns without trailing blanks, and notes with a hanging indent."""
+"""Text in aligned columns without trailing blanks, and labels and notes whose further lines are indented."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Columns", "Hanging", "SpacedWords", "hanging", "next_view", "notes_v
 
 GAP = 2
 NARROWEST = 28
-"""If less width than this is left for the last column, it is put on separate lines."""
+"""If the last column would be narrower than this, its text is put on separate lines."""
 
 
 class Columns:
-    """Rows of cells. ``right`` has the columns that are aligned right; the last column is wrapped."""
+    """Rows of cells; ``right`` has the numbers of the columns that are aligned right. The last column is wrapped."""
 
     def __init__(self, rows: Iterable[Sequence[str | Text]], *, right: Iterable[int] = (), indent: int = 2) -> None:
         self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
@@ -35,7 +35,7 @@ class Columns:
             yield from self._row(row, widths, options.max_width)
 
     def _width(self, column: int, most: int) -> int:
-        """Return the width of a column, without cells that are too long for it."""
+        """Return the width of a column: that of its longest cell of at most ``most`` characters."""
         cells = [row[column].cell_len for row in self._rows if column < len(row)]
         return max((width for width in cells if width <= most), default=0)
 
@@ -76,8 +76,8 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
     """Return ``text`` wrapped to lines of at most ``width`` cells, indented by ``first`` and ``rest``.
 
-    Lines are broken at blanks outside brackets; a word that is too long for a line after a comma, or after a dot, or
-    anywhere.
+    Lines are broken at blanks outside of brackets. A word that is too long for a line is broken after a comma, else
+    after a dot, else anywhere.
     """
     lines = [Text(" " * first)]
     empty = True

@@ -21,14 +21,14 @@ SHOWN = 12
 """The most rows of each kind before "and N more"; equal layers are one row."""
 
 FEW = 4
-"""The most rows without a table of how much differs in each branch."""
+"""With more rows than this, a table also shows how much differs in each branch."""
 
 STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "not compared": ""}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A tensor that differs: its key, a description, the figures of the difference, and its new name if any."""
+    """A tensor that differs: its key, a description, the figures of the difference, and its new name if it has one."""
 
     key: str
     said: str = ""
@@ -37,10 +37,10 @@ class _Row:
 
 
 def difference_view(found: Difference, *, every: bool = False, depth: int | None = None) -> RenderableType:
-    """Return the differences by kind, a table of branches, and a line that counts what is the same.
+    """Return the differences by kind, a table of branches, and a line that counts the tensors that are the same.
 
-    Numbered layers with the same description are one row, with the largest difference of values; with ``every`` each
-    tensor has a row. With ``depth`` there is a row for each module of that level instead.
+    Numbered layers with the same description share one row, which has their largest difference; with ``every``, each
+    tensor has its own row. With ``depth``, there is one row for each module at that level instead.
     """
     kinds = _kinds(found)
     if depth is not None:
@@ -78,7 +78,7 @@ def _measured(pairs: Iterable[Pair]) -> list[_Row]:
 
 
 def _unmeasured(pair: Pair) -> str:
-    """Return the description of a tensor whose bytes differ, but without figures."""
+    """Return the description of a tensor whose bytes differ, but whose difference is not a number."""
     if pair.codes:
         return "other codes"
     if pair.numbers is None:
@@ -123,7 +123,11 @@ def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
 
 
 def _even(group: list[_Row]) -> list[list[_Row]]:
-    """Return a group if its numbers are all combinations of a few, otherwise split by the first number."""
+    """Return the group as a list of groups whose keys can be written as one pattern.
+
+    That is the group itself if its keys have every combination of their numbers, otherwise parts that differ only in
+    the first number.
+    """
     found = [numbers_of(row.key) for row in group]
     if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group):
         return [group]
@@ -134,7 +138,7 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a sort key: the largest difference first; rows without figures keep their order."""
+    """Return a key that sorts the largest difference first; rows without figures keep their order."""
     numbers = [row.numbers for row in group if row.numbers is not None]
     infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)
     relative = max((one.relative or 0.0 for one in numbers), default=0.0)
@@ -168,7 +172,7 @@ def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
 def _where(
     found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
 ) -> RenderableType:
-    """Return a table of how much differs in each branch, with figures if ``measured``; ``names`` has each branch."""
+    """Return a table of how much differs in each branch, with figures if ``measured``; ``names`` gives the branches."""
     rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
     same = Counter(names[key] for key in found.same)
     for kind, every in kinds.items():
@@ -197,7 +201,7 @@ def _summary(found: Difference) -> RenderableType:
 
 
 def _not_finite(found: Difference) -> str:
-    """Return the numbers of values that are NaN or infinite in only one of the two."""
+    """Return a text with the numbers of values that are NaN or infinite in only one of the two tensors."""
     numbers = [pair.numbers for pair in (*found.retyped, *found.changed, *found.close) if pair.numbers is not None]
     nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
     words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]

@@ -1,4 +1,4 @@
-"""Shows why tensors of a plan are as they are."""
+"""Shows where tensors of a plan come from, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = Sequence[str | Text]
 
 
 def explained_view(found: Explained, *, every: bool = False) -> RenderableType:
-    """Return each tensor with its source, its rule and its alternatives; the first ones, or ``every`` one."""
+    """Return tensors with their source, rule and alternatives: with ``every`` all, otherwise the first ``SHOWN``."""
     shown = found.tensors if every else found.tensors[:SHOWN]
     parts: list[RenderableType] = []
     for one in shown:

@@ -49,23 +49,23 @@ Lines = list[list[Segment]]
 
 
 def as_html(views: Iterable[RenderableType]) -> str:
-    """Return views as one ``<pre>``."""
+    """Return views as one HTML element ``<pre>``, with colours."""
     return html_of_lines(lines_of(views))
 
 
 def as_text(views: Iterable[RenderableType]) -> str:
-    """Return the same lines without colours."""
+    """Return views as plain text, without colours."""
     return text_of_lines(lines_of(views))
 
 
 def html_of_lines(lines: Lines) -> str:
-    """Return lines as one ``<pre>``."""
+    """Return lines as one HTML element ``<pre>``, with colours."""
     spans = ["".join(_span(segment) for segment in Segment.simplify(line)) for line in lines]
     return f'<pre style="{BLOCK}">\n' + "\n".join(spans) + "</pre>"
 
 
 def text_of_lines(lines: Lines) -> str:
-    """Return lines without colours."""
+    """Return lines as plain text, without colours."""
     return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
 
 
@@ -133,7 +133,7 @@ def _lines_of(result: object) -> Lines:
 
 
 def _views(result: object) -> Views:
-    """Return the views of a result, by the name of its class, so that not all classes are imported."""
+    """Return the views of a result; they are chosen by the name of its class, so that not all classes are imported."""
     return next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)(result)
 
 

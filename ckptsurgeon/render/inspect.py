@@ -53,7 +53,7 @@ def _number(value: float | None) -> str:
 
 
 def _others(values: Mapping[str, float], shown: int) -> str:
-    """Return the values of modules that have different ones."""
+    """Return the exceptions in a list, such as `` (q_proj: 4, v_proj: 16)``, of which ``shown`` are written out."""
     if not values:
         return ""
     return f" ({_listed([f'{key}: {_number(value)}' for key, value in values.items()], shown)})"
@@ -134,7 +134,7 @@ def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
 
 
 def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
-    """Yield the facts other than tensors."""
+    """Yield a label and a text for each fact that is not about tensors."""
     if inspection.adapter is not None:
         yield "adapter", adapter_text(inspection.adapter, full=full)
     extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]

@@ -21,7 +21,7 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return what is left open, and the number of matches by each evidence; with ``every``, each match."""
+    """Return the keys without a match, and the number of matches by kind of evidence; with ``every``, all matches."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:
@@ -46,7 +46,7 @@ def _summary(found: Proposal) -> Text:
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
-    """Yield rules as options to copy, never broken; with ``unwrap`` if rename would otherwise see wrappers."""
+    """Yield rules as options of ``rename`` to copy; with --unwrap if the keys have prefixes such as ``module.``."""
     if rules:
         yield "  rules"
     if rules and unwrap:
@@ -56,7 +56,7 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
 
 
 def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
-    """Return the rows of keys without a match, repeated layers as one."""
+    """Return rows of keys without a match; repeated layers share one row."""
     rows = list(_paths(build_tree(tensors), ""))
     shown: list[list[str | Text]] = []
     for i, (path, said) in enumerate(rows[:limit]):

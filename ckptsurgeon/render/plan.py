@@ -28,7 +28,7 @@ MADE_OF = 3
 
 @dataclass
 class _Branch:
-    """The steps of one module."""
+    """The steps that make the tensors of one module."""
 
     name: str
     classes: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class _Branch:
 
 
 def _share(step: Step) -> float:
-    """Return the part of a tensor's values that comes from a source."""
+    """Return the part of a tensor's values that comes from a source, from 0 to 1."""
     if step.kind in UNLOADED:
         return 0.0
     if step.rows is not None:
@@ -62,7 +62,7 @@ def _share(step: Step) -> float:
 
 
 def rows_said(rows: VocabularyRows) -> str:
-    """Return ``19 of 30 tokens kept (7 moved), 11 new``."""
+    """Return what becomes of the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []
     more += [f"{rows.fresh} new"] if rows.fresh else []
@@ -70,7 +70,7 @@ def rows_said(rows: VocabularyRows) -> str:
 
 
 def costs_said(costs: Costs) -> str:
-    """Return ``reads up to 2.0 GB in 3 passes, writes 0.5 GB, about 96 MB of memory``."""
+    """Return the costs as a text: ``reads up to 2.0 GB in 3 passes, writes 0.5 GB, about 96 MB of memory``."""
     passes = f"up to {human_bytes(costs.nbytes_read)} in {costs.passes} passes"
     reads = passes if costs.passes > 1 else human_bytes(costs.nbytes_read)
     return (
@@ -82,7 +82,7 @@ FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "where
 
 
 def _merged(step: Step, merge: Merge) -> str:
-    """Return ``ties of 2 models onto the base, by token``."""
+    """Return how a tensor is merged: ``ties of 2 models onto the base, by token`` (``ties`` is the method)."""
     onto = " onto the base" if merge.base else ""
     fitted = f", {FITTED[step.policy]}" if step.policy in FITTED else ""
     return f"{merge.method} of {count(len(step.inputs) - merge.base, 'model')}{onto}{fitted}"
@@ -109,7 +109,7 @@ def _reason(step: Step) -> str:
 
 
 def _branches(steps: Sequence[Step]) -> list[_Branch]:
-    """Group steps by the first segments that tell modules apart."""
+    """Group steps by the beginning of their keys, as long as it must be to tell modules apart."""
     names = branch_names([step.key for step in steps])
     found: dict[str, _Branch] = {}
     for step in steps:
@@ -146,7 +146,7 @@ def _reasons(branch: _Branch) -> str:
 
 
 def _bar(share: float | None, remark: str) -> Text:
-    """Return the part that comes from the source, as a bar and in percent, and why it is not all."""
+    """Return the part that comes from the source, as a bar and in percent, and a remark on the rest."""
     if share is None:
         return Text(remark, "dim")
     filled = min(max(round(share * BAR), 1 if share else 0), BAR - 1 if share < 1 else BAR)

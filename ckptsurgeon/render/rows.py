@@ -33,7 +33,7 @@ class Row:
 
 
 def fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
-    """Return the rows down to ``depth``, or as deep as they fit, and the number of folded modules."""
+    """Return the rows down to ``depth`` levels, or as many levels as fit, and the number of modules that are folded."""
     if depth is not None:
         return list(_rows(tree, 0, depth)), _folded(tree, depth)
     chosen = 1
@@ -57,9 +57,9 @@ def _folded(node: Branch, depth: int) -> int:
 def _rows(
     node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
 ) -> Iterator[Row]:
-    """Yield the rows under a module that stands for ``times`` equal ones; the numbers are for all of them together.
+    """Yield the rows of a module's contents, with numbers for the ``times`` equal modules that it stands for.
 
-    A dtype is shown if it differs from the module's. Parts of one tensor, such as scales under its name, share one row.
+    A dtype is shown if it differs from the module's. A tensor and its parts, such as its scales, share one row.
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
@@ -80,7 +80,7 @@ def _leaf(leaf: Branch, *, named: bool) -> str:
 
 
 class TreeTable:
-    """Rows with their numbers aligned at the right, for any width; long rows continue below, indented."""
+    """A table of rows with numbers aligned at the right, for any width; long rows continue on further lines."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows

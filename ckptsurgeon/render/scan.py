@@ -1,4 +1,4 @@
-"""Shows a scan: first the findings beyond tensor rebuilding, then counts."""
+"""Shows a scan: first the findings that do more than rebuild tensors, then counts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Row = list[str | Text]
 
 
 def scan_view(found: Scan, *, every: bool = False) -> RenderableType:
-    """Return the findings beyond tensor rebuilding, the notes, and the verdict.
+    """Return the findings that do more than rebuild tensors, the notes, and the verdict.
 
-    With ``every``, all findings.
+    With ``every``, return all findings.
     """
     limit = 1 << 30 if every else SHOWN
     listed = list(found.found) if every else [*found.beyond, *(one for one in found.found if one.ok and one.notes)]
@@ -62,7 +62,7 @@ def _words(one: Finding) -> str:
 
 
 def _use(use: Use) -> Iterator[str]:
-    """Yield the uses of a name: counts, then the first calls."""
+    """Yield texts on the uses of an imported name: counts, then the first calls."""
     done = [f"called {_times(use.called)}"] if use.called else ["imported, not called"]
     done += [f"given a state {_times(use.changed)}"] if use.changed else []
     done += [use.why] if use.why else []
@@ -79,7 +79,7 @@ def _notes(notes: Sequence[str]) -> Iterator[RenderableType]:
 
 
 def _summary(found: Scan) -> Text:
-    """Return the number of files with each verdict; the worst verdict of a file counts."""
+    """Return the number of files by verdict; for a file with several findings, the worst verdict counts."""
     worst: dict[str, Verdict] = {}
     for one in found.found:
         worst[one.path] = max(worst.get(one.path, Verdict.PLAIN), one.verdict)

@@ -75,7 +75,7 @@ def _row(check: Check) -> list[str | Text]:
 def trained_view(
     found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = (), every: bool = False
 ) -> RenderableType:
-    """Return the result of a run; checks of the phases in ``checked`` were already shown."""
+    """Return the result of a run, without checks of the phases in ``checked``, which were shown before."""
     shown = set(checked)
     left = [check for check in found.checks if check.when not in shown]
     parts: list[RenderableType] = [checks_view(left, every=every)] if left else []
@@ -96,7 +96,7 @@ def trained_view(
 
 
 def _controls(found: Controls) -> Iterator[RenderableType]:
-    """Yield the table of the controls: a row for each start, a column for each trained part."""
+    """Yield the table of the control runs: a row for each kind of initial weights, a column for each trained part."""
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
     rows: list[list[str | Text]] = [[Text(""), *(Text(HEADS[kind], "dim") for kind in kinds), Text("")]]
@@ -150,7 +150,7 @@ def _figure(value: float) -> str:
 
 
 class _Fitting:
-    """Words on one line; if they do not fit, those at ``spared`` are left out, in that order."""
+    """Words on one line; if they do not fit, the words with the indices in ``spared`` are left out, in that order."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared
@@ -186,18 +186,18 @@ def _left(seconds: float | None) -> list[str]:
 
 
 def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
-    """Return how many clips of a split have features, with the remaining time in seconds."""
+    """Return a line about the clips of a split whose features are computed, with the remaining time in seconds."""
     clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
     return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
 
 
 def filled_line(row: Mapping[str, Any]) -> Text:
-    """Return the number of clips whose features were computed, and the path of the cache."""
+    """Return a line with the number of clips whose features were computed, and the path of the cache."""
     return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
-    """Return an evaluation in one line, if the terminal is wide enough for one."""
+    """Return an evaluation on the dev split, in one line if the terminal is wide enough."""
     step = str(row["step"]).rjust(len(str(steps)))
     return SpacedWords(Text(f"  step {step}/{steps}  dev  "), figures_said(row["dev"]))
 
@@ -214,7 +214,7 @@ def testing_line(row: Mapping[str, Any]) -> Text:
 
 
 def control_line(row: Mapping[str, Any]) -> Text:
-    """Return one run of the controls in one line, with its result if it is done."""
+    """Return a line about one control run, with its result if it is done."""
     number = str(row["number"]).rjust(len(str(row["of"])))
     body = HEADS[row["frozen"]].ljust(max(map(len, HEADS.values())))
     value = "training" if row["value"] is None else f"{escape(row['metric'])} {row['value']:.3f}"

@@ -23,17 +23,18 @@ __all__ = [
 
 LISTED = 6
 LISTED_CHARACTERS = 240
-"""The most names of equal siblings that are listed, and their total length."""
+"""The most names of equal siblings that are listed, and the most characters of all of them together."""
 
 Signature = int
 
 
 @dataclass(slots=True)
 class Branch:
-    """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are for all of them.
+    """A module or a tensor, which may stand for several equal siblings.
 
-    ``make`` is the same for equal ones. Its children are shown once, with the numbers of one. ``more`` is set if the
-    number of parameters is a lower bound.
+    ``times`` is the number of siblings; ``parameters`` and ``nbytes`` are for all of them together, but those of the
+    children are for a single one. Modules with the same contents have the same ``make``. ``more`` is set if
+    ``parameters`` is a lower bound.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Branch:
 
     @property
     def is_leaf_module(self) -> bool:
-        """Whether all its children are tensors."""
+        """Whether this is a module whose children are all tensors."""
         return bool(self.children) and all(child.info is not None for child in self.children.values())
 
 
@@ -61,11 +62,11 @@ def build_tree(
     parameters: Callable[[str, TensorInfo], int] = lambda key, info: info.parameters,
     is_counted: Callable[[str], bool] = lambda key: True,
 ) -> Branch:
-    """Return the collapsed tree of a state dict; tied keys count no parameters of their own.
+    """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
-    Equal siblings are joined: numbered ones as ranges, named ones as lists. A chain of single children becomes
-    one name. The order is the mapping's, or by bytes. ``parameters`` gives the parameters of a tensor, or a lower
-    bound if ``is_counted`` is False for it.
+    Equal siblings are joined: numbered ones as ranges, named ones as lists. A module with a single child becomes one
+    branch with it. The order is the mapping's, or by bytes. ``parameters`` gives the parameters of a
+    tensor, or a lower bound if ``is_counted`` is False for the tensor.
     """
     root = Branch("")
     aliases = set(tied)
@@ -101,14 +102,14 @@ def _add(node: Branch, tensor: Branch) -> None:
 
 
 def _free(node: Branch, name: str) -> str:
-    """Return a name that no child has: a key may also be a module's name, as ``a`` if there is ``a.b``."""
+    """Return a name that no child has: a key such as ``a`` can also be a module's name, if there is ``a.b``."""
     while name in node.children:
         name += " "
     return name
 
 
 def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
-    """Set the make of everything under ``node``, and return the node's."""
+    """Set ``make`` of everything under ``node``, and return that of the node."""
     what: object
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
@@ -119,7 +120,7 @@ def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
 
 
 def _collapse(node: Branch, *, by_size: bool) -> None:
-    """Collapse everything under ``node``; of joined siblings only the first, whose children are shown."""
+    """Join equal siblings everywhere under ``node``; of joined siblings, only the first keeps its children."""
     if node.info is not None:
         return
     groups: dict[object, list[Branch]] = {}
@@ -167,7 +168,7 @@ def _list_text(names: list[str]) -> str:
 
 
 def _chained(branch: Branch) -> Branch:
-    """Return a module with a single child as that child, with both names."""
+    """Return the child of a module that has only one, with both names joined; other branches as they are."""
     while len(branch.children) == 1 and branch.info is None:
         (child,) = branch.children.values()
         branch = Branch(
@@ -178,7 +179,7 @@ def _chained(branch: Branch) -> Branch:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a segment is the index of a list: ``01`` is not, and differs from ``1``."""
+    """Return whether a segment is the index of a list, such as ``1`` but not ``01``."""
     return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 19
 
 
@@ -213,7 +214,7 @@ _LONGEST = 18
 
 
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
-    """Map each key to the first segments that tell branches apart; if there are many numbered ones, they are joined."""
+    """Return the branch of each key: its first segments, as many as tell branches apart; numbered ones are joined."""
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
         level += 1
@@ -229,25 +230,25 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def modules_at(keys: Iterable[str], depth: int) -> dict[str, str]:
-    """Map each key to its module at a level, a key that is not as deep to itself."""
+    """Return for each key its first ``depth`` segments, or the whole key if it has fewer."""
     return {key: _prefix(key, depth) for key in keys}
 
 
 def _is_shared(keys: Sequence[str], level: int) -> bool:
-    """Return whether all keys have the same first segments."""
+    """Return whether the first ``level`` segments of all keys are the same."""
     shared = _prefix(keys[0], level) if keys else ""
     inside = f"{shared}."
     return bool(keys) and all(key.startswith(inside) or key == shared for key in keys)
 
 
 def _prefix(key: str, level: int) -> str:
-    """Return a key's first segments; the whole key if these are empty, as for ``..``."""
+    """Return the first ``level`` segments of a key; the whole key if these are empty, as those of ``..``."""
     head = ".".join(key.split(".", level)[:level])
     return head if head.strip(".") else key
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """Map names whose last segment is a number to ``layers.{0..2299}``, all others to themselves."""
+    """Return for each name whose last segment is a number a joined name such as ``layers.{0..2299}``, others as is."""
     numbers: dict[str, list[int]] = {}
     heads: dict[str, str] = {}
     for name in names:
@@ -276,7 +277,7 @@ def collapsed(texts: Sequence[str]) -> str:
 
 
 def pattern_of(text: str) -> str:
-    """Return a text with its numbers blanked; texts with the same result may be joined."""
+    """Return a text without its numbers; texts with the same result differ only in numbers, and may be joined."""
     return _DIGITS.sub("\0", text)
 
 

@@ -16,14 +16,17 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The most extracted factors that are shown without -v."""
+"""The most differences extracted as LoRA factors that are shown without -v, the worst ones."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
-"""With fewer bytes, or less time, the speed of the disk is not shown."""
+"""With fewer bytes, or less time, the speed of writing is not shown."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return the written output and the next command; for extracted factors also the worst, or ``every`` one."""
+    """Return a view of the written output and the next command, and of the errors of extracted LoRA factors.
+
+    Only the largest errors are shown, unless ``every`` is set.
+    """
     line = Text(escape(receipt.output), style="bold")
     line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
     notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in receipt.notes]
@@ -31,7 +34,7 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
 
 
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
-    """Return the error of the factors of each difference, the largest first."""
+    """Return the errors of extracted LoRA factors, the largest first: how far their product is from the difference."""
     if not fits:
         return []
     worst = sorted(fits, key=lambda fit: -fit.error)
@@ -50,7 +53,7 @@ def _rate(receipt: Receipt) -> str:
 
 
 def counts_line(receipt: Receipt) -> Text:
-    """Return the counts of classes of a receipt in one line."""
+    """Return in one line how many tensors of a receipt were copied, cast, merged and so on."""
     classes = ", ".join(f"{number} {kind}" for kind, number in receipt.counts.items() if number)
     return Text(f"  {classes}")
 

@@ -1,4 +1,4 @@
-"""Finds the tensors whose bytes differ between two checkpoints, at the speed of cmp, and checks stored checksums."""
+"""Finds the tensors whose bytes differ between two checkpoints, as fast as ``cmp``, and checks stored checksums."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Seen", "check_records", "check_whole", "is_whole", "unequal_keys"]
 # Checksums: every record that is read is compared with its stored CRC-32, once.
 
 Seen = set[Storage]
-"""The records that were checked, compared by identity."""
+"""The records of a file (such as the entries of a zip archive) whose checksums were checked."""
 
 
 def is_whole(info: TensorInfo) -> bool:
-    """Return whether a tensor fills a record that has a checksum: then the checksum of its bytes is the record's."""
+    """Return whether a tensor fills a whole record with a checksum, which is then also that of the tensor's bytes."""
     storage = info.storage
     if storage is None or storage.crc32 is None or not info.is_plain:
         return False
@@ -41,7 +41,7 @@ def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> N
 
 
 def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
-    """Read the records of tensors that are not checked yet; raises FormatError if one fails its checksum."""
+    """Read and check those records of tensors that are not in ``seen``; raises FormatError for a wrong checksum."""
     for key in keys:
         info = source[key]
         if info.storage in seen:
@@ -64,7 +64,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class _Range:
-    """A range of bytes to compare; ``summed`` if its checksum is needed."""
+    """A range of bytes to compare; ``summed`` is set if its checksum is needed."""
 
     key: str
     first: File
@@ -76,14 +76,14 @@ class _Range:
 
 
 _Sums = dict[str, list[tuple[int, int, int]]]
-"""Per key the (offset, CRC-32, length) of ranges that are equal."""
+"""For each key, the (offset, CRC-32, length) of the ranges that are equal."""
 
 
 def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], progress: Progress | None) -> set[str]:
-    """Return the keys whose bytes, laid out contiguously, differ.
+    """Return the keys of the tensors whose bytes differ if both are laid out contiguously.
 
-    Every record that is read and has a CRC-32 is checked, equal ones during the comparison; raises FormatError. Bytes
-    of the same file on both sides are not read.
+    The CRC-32 of every record that is read is checked, during the comparison if its bytes are equal. Bytes that are the
+    same bytes of the same file on both sides are not read. Raises FormatError for a wrong checksum.
     """
     unequal, ranges, odd = set[str](), list[_Range](), list[str]()
     read = [key for key in keys if not _same_place(first, second, key)]
@@ -104,7 +104,10 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 
 
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
-    """Compare the checksums from the comparison with those of a file; returns the checked records."""
+    """Compare the checksums that were computed during the comparison with those in a file.
+
+    Returns the checked records. Raises FormatError for a wrong checksum.
+    """
     seen: Seen = set()
     for key, parts in sums.items():
         crc = parts[0][1] if len(parts) == 1 else combine([(crc, nbytes) for _, crc, nbytes in sorted(parts)])
@@ -136,7 +139,7 @@ def _ranges(first: Checkpoint, second: Checkpoint, key: str) -> Iterator[_Range]
 
 
 def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progress | None) -> _Sums:
-    """Compare ranges in threads; adds the keys of those that differ to ``unequal``."""
+    """Compare ranges in threads; adds the keys of different ones to ``unequal``, returns checksums of equal ones."""
     total, done, lock, local = sum(r.nbytes for r in ranges), 0, threading.Lock(), threading.local()
     sums: _Sums = {}
 
@@ -177,10 +180,10 @@ def _batches(ranges: Sequence[_Range]) -> Iterator[list[_Range]]:
 
 
 def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | None:
-    """Compare a range block by block; returns its CRC-32 (0 if it is not needed), None if the range differs.
+    """Compare a range block by block; returns its CRC-32 (0 if this is not needed), None if the range differs.
 
-    Compares whole buffers, because these are compared as memory and views are not. The CRC-32 is computed while the
-    block is in the CPU caches.
+    Whole buffers are compared because Python compares them as memory, which it does not do for views. The CRC-32 is
+    computed while the block is in the CPU caches.
     """
     crc = 0
     for done in range(0, one.nbytes, BLOCK):

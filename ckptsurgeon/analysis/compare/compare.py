@@ -51,7 +51,7 @@ def compare_outlines(
 
 
 def _decoded(first: Outline, second: Outline) -> list[str]:
-    """Yield notes on settings by which the same codes mean other numbers in the second checkpoint."""
+    """Return notes on quantisation settings that differ, so that the same codes mean other numbers."""
     both = first.tensors.keys() & second.tensors.keys()
     here, there = ([Decoded.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second))
     found = disagreements(here, first.quantisation, second.quantisation)
@@ -76,10 +76,10 @@ def compare(
 ) -> Difference:
     """Compare two open checkpoints, or only the tensors that patterns select.
 
-    Reads only headers, unless ``values`` (then all bytes of tensors in both) or ``renames`` (then tensors of one that
-    could be in the other under another name) is set. Bytes of the same file on both sides are not read. Raises
-    SourceError if a file cannot be read, FormatError if a record fails its CRC-32 (safetensors has none),
-    PatternError for a pattern that matches nothing.
+    Reads only headers by default. With ``values``, reads the tensors that are in both. With ``renames``, reads the
+    tensors of one that could be in the other under another name. Bytes that are the same bytes of the same file on both
+    sides are not read. Raises SourceError if a file cannot be read, FormatError for a wrong CRC-32 (safetensors has no
+    checksums), and PatternError for a pattern that matches nothing.
     """
     outlines = outline_of(first), outline_of(second)
     found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)

@@ -26,9 +26,10 @@ class Numbers:
     """The distance of two tensors whose bytes differ, over the elements that are finite in both.
 
     ``differing`` counts the elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
-    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` that of the angle between the two;
-    they are None if a norm is zero, and so is any figure that float64 cannot hold. ``nan`` counts elements that are
-    NaN in only one tensor, ``inf`` those that are an infinity in only one (in the other a number or another infinity).
+    ``relative`` is the L2 norm of the difference divided by that of the first, ``cosine`` the cosine of the angle
+    between the two. Both are None if a norm is zero, and any figure is None if float64 cannot hold it. ``nan`` counts
+    elements that are NaN in only one tensor, ``inf`` those that are an infinity in only one tensor, or a different
+    infinity in each.
     """
 
     differing: int
@@ -41,10 +42,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of both checkpoints that differs.
+    """A tensor that both checkpoints have, and that differs.
 
-    ``numbers`` is set if its values were read and a byte differs, except for packed types, which have no figures, and
-    for the codes of a quantised tensor: then ``codes`` is the method.
+    ``numbers`` is set if the values were read and a byte differs. It is None for packed types, and for the codes of a
+    quantised tensor: then ``codes`` is the name of the quantisation method.
     """
 
     key: str
@@ -61,8 +62,9 @@ class Difference(InNotebooks):
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
-    with the same bytes, and ``rules`` are the ``--map`` rules that rename them, with ``unwrap`` if it is set. ``same``
-    are the identical keys, ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason.
+    with the same bytes; ``rules`` are the ``--map`` rules that rename them, together with --unwrap if ``unwrap`` is
+    set. ``same`` are the identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to
+    the reason.
     ``left_out`` counts the keys that patterns did not select.
     """
 
@@ -92,7 +94,7 @@ class Difference(InNotebooks):
 
     @property
     def differs(self) -> bool:
-        """Whether the two differ, or a tensor could not be compared."""
+        """Whether the two checkpoints differ, or a tensor could not be compared."""
         found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
         return bool(found or self.not_compared)
 

@@ -20,7 +20,7 @@ __all__ = ["ZERO", "ScaledValues", "Sum", "dot", "finite", "measure", "norm", "q
 # Sums of products of numbers of any magnitude: a double cannot hold the square of 1e200, nor that of 1e-200.
 
 SAFE = 400
-"""Exponents up to this can be squared and summed over any tensor within the range of doubles."""
+"""Largest binary exponent of values whose squares can be summed over any tensor in doubles without overflow."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ ZERO = Sum()
 
 @dataclass(frozen=True)
 class ScaledValues:
-    """Values as doubles, divided by two to the power of ``exponent``, which is not 0 only for extreme magnitudes."""
+    """Values as doubles, divided by two to the power of ``exponent``, which is 0 except for extreme magnitudes."""
 
     values: Array
     exponent: int = 0
@@ -75,7 +75,7 @@ def norm(squares: Sum) -> Sum:
 
 
 def quotient(of: Sum, *by: Sum) -> float | None:
-    """Return a sum divided by others; None if one of these is zero, or the result is not a finite double."""
+    """Return a sum divided by the sums ``by``; None if one of them is zero, or a double cannot hold the result."""
     if not all(one.value for one in by):
         return None
     value = of.value
@@ -99,7 +99,7 @@ ELEMENTS = 1 << 16
 
 @dataclass(frozen=True)
 class _Figures:
-    """Sums over the blocks of two tensors: for their difference, for each, for their product."""
+    """Sums over the blocks of two tensors: of their difference, of each tensor, and of their product."""
 
     differing: int = 0
     nan: int = 0
@@ -147,13 +147,13 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
 
 
 def _has_figures(info: TensorInfo) -> bool:
-    """Return whether values of a dtype are numbers; quantised and packed ones are only copied."""
+    """Return whether values of a dtype are numbers; quantised and packed values have no figures."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 
 
 def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
-    """Return part of a tensor: integers as they are, other numbers in the widest type of their kind."""
+    """Return part of a tensor: integers as they are, other numbers in the widest type (float64 or complex128)."""
     values, kind = read_part(source, info, box).reshape(-1), DTYPES[info.dtype].kind
     if kind in ("int", "uint"):
         return values
@@ -189,7 +189,7 @@ def _within(gap: Array, second: Array, tolerance: Tolerance) -> bool:
 
 
 def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
-    """Return the values that are finite in both, and the numbers of NaN and of infinities in only one of them."""
+    """Return the values that are finite in both, and how many are NaN, and how many infinite, in only one of them."""
     both = np.isfinite(x) & np.isfinite(y)
     if both.all():
         return x, y, 0, 0
@@ -200,7 +200,7 @@ def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
 
 
 def _gap(x: Array, y: Array) -> Array:
-    """Return the magnitudes of the differences; for integers exactly, as unsigned ones, which can hold all of them."""
+    """Return the magnitudes of the differences; those of integers are exact, in an unsigned type that can hold them."""
     if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
         gap: Array = np.subtract(x, y)
         return np.abs(gap) if gap.dtype.kind == "c" else np.abs(gap, out=gap)
@@ -216,7 +216,7 @@ def _gap(x: Array, y: Array) -> Array:
 
 
 def _gap_of_signed_and_unsigned(x: Array, y: Array) -> Array:
-    """Return the differences of signed and unsigned 64-bit integers: no dtype of numpy can hold both."""
+    """Return the differences of signed and unsigned 64-bit integers, for which numpy has no common dtype."""
     a, b = x.astype("<u8"), y.astype("<u8")
     exact = np.where(x > y, a - b, b - a)
     rough = np.abs(x.astype("<f8") - y.astype("<f8"))

@@ -1,4 +1,4 @@
-"""Outlines of two checkpoints for a comparison by headers; a large one is read in a second process."""
+"""Outlines of checkpoints (keys, shapes and dtypes), for comparing two; one can be read in a second process."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 
 
 def _result(read: int, left: list[int]) -> Any:
-    """Return the data that a child wrote, None if it failed."""
+    """Return the data that a child process wrote, None if the child failed."""
     pieces = []
     while piece := os.read(read, _PIECE):
         pieces.append(piece)
@@ -83,7 +83,8 @@ def _result(read: int, left: list[int]) -> Any:
 class Outline:
     """A checkpoint's path, its tensors by key, and notes.
 
-    ``coded`` maps the keys of codes to the method and name of the quantised tensor; ``quantisation`` has the settings.
+    ``coded`` maps the key of each tensor of codes to the quantisation method and the name of the quantised tensor;
+    ``quantisation`` has the settings.
     """
 
     path: str
@@ -113,7 +114,7 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
 
 
 def outline_from_plain(data: Any) -> Outline:
-    """Return the outline from its plain data."""
+    """Return the outline that ``to_plain`` made plain."""
     path, tensors, notes, coded, said = data
     found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
     return Outline(path, found, tuple(notes), {key: (method, name) for key, (method, name) in coded.items()}, said)

@@ -26,10 +26,9 @@ Make = tuple[str, tuple[int, ...]]
 
 
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
-    """Return a difference in which tensors that only moved are renamed, with the rules that rename them.
+    """Return the difference with the tensors that only have another name in ``renamed``, and the rules to rename them.
 
-    If several tensors have the same bytes (biases of zeros), those with the most similar names are paired; any pairing
-    is right, because the bytes are equal.
+    If several tensors have the same bytes (as biases of zeros), those with the most similar names are paired.
     """
     old = _by_content(first, found.removed, _makes(second, found.added))
     new = _by_content(second, found.added, _makes(first, found.removed))
@@ -56,9 +55,9 @@ def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
 
 
 def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
-    """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart.
+    """Return the keys of tensors by the SHA-256 of their dtype, shape and values, of those with a header in ``makes``.
 
-    Raises FormatError if a record fails its checksum.
+    Raises FormatError for a wrong checksum.
     """
     found: dict[str, list[str]] = defaultdict(list)
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
@@ -81,7 +80,7 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
-    """Yield a tensor's contiguous bytes; read as bytes if they are contiguous in the file: elements may have 6 bits."""
+    """Yield the bytes of a tensor as if it were contiguous; if it is, by bytes, because elements can have 6 bits."""
     if not info.is_plain:
         yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))
         return
@@ -92,7 +91,7 @@ def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Pair keys of the same content: first those that share the most last segments, then in natural order."""
+    """Return pairs of keys with the same content: those with the most equal last segments, then in natural order."""
     left, right = sorted(old, key=natural_key), sorted(new, key=natural_key)
     pairs: dict[str, str] = {}
     for depth in range(max(key.count(".") for key in (*old, *new)) + 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Compares the values of tensors that both checkpoints have: bytes first, and numbers only if bytes differ."""
+"""Compares the values of tensors that both checkpoints have: their bytes and, only if these differ, their numbers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def with_values(
 
 
 def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the quantisation method of a tensor that is codes in either checkpoint, "" if it is not."""
+    """Return the quantisation method of a tensor that holds codes in either checkpoint, "" for any other tensor."""
     found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
     return next((codes.by_key[key].method for codes in found), "")
 

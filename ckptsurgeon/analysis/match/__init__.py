@@ -1,1 +1,1 @@
-"""Proposes which tensors of two models correspond, from headers only. Renames nothing."""
+"""Proposes which tensors of two models correspond, from their headers; does not change any file."""

@@ -1,4 +1,4 @@
-"""The similarity of module paths, and the change of prefix that maps most keys of one model to another's."""
+"""The similarity of module paths, and the change of prefix that turns most paths of one model into another's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _COMPOUND = {
 
 @lru_cache(maxsize=65536)
 def words_of(path: str) -> tuple[str, ...]:
-    """Return the words of a path, each in its common form; a number is ``#``."""
+    """Return the words of a path, with one spelling for words that mean the same; a number becomes ``#``."""
     words: list[str] = []
     for segment in path.split("."):
         text = _COMPOUND.get(segment, segment)
@@ -66,7 +66,7 @@ class Likeness:
         self._weights = {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
 
     def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return a matrix (first, second): 0 for paths without a common word, 1 for paths of the same words."""
+        """Return a matrix (first, second) of similarities: 0 for paths without a common word, 1 for the same words."""
         here, there = self._having(first), self._having(second)
         shared = np.zeros((len(first), len(second)))
         for word in here.keys() & there.keys():
@@ -75,7 +75,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return the positions of the paths that have a word at least once, at least twice, and so on."""
+        """Return for each word and count: the indices of the paths that have this word at least so many times."""
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
         for position, path in enumerate(paths):
             for word, number in Counter(words_of(path)).items():
@@ -90,17 +90,18 @@ class Likeness:
 # The change of leading segments (such as removing ``backbone.``) that gives most tensors the names of the other model.
 
 MANY = 8
-"""Fewer tensors with other leading segments are not enough evidence."""
+"""The fewest tensors whose paths must have changed in the same way."""
 DEEPEST = 4
-"""The most leading segments that may change; two nested wrappers have two."""
+"""The most leading segments that may change."""
 
 Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the pairs of units whose paths differ only in their beginning, by the same change for all.
+    """Return the pairs of units whose paths differ only in their beginning, and all in the same way.
 
-    These must be at least half of the smaller side's tensors, and twice as many as for any contradicting change.
+    They must have at least half of the smaller side's tensors, and more than twice as many tensors as any other change
+    that contradicts this one; otherwise nothing is returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}
@@ -118,7 +119,7 @@ def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
 
 
 def _beginnings(units: Sequence[Unit], least: float) -> list[str]:
-    """Return the leading segments of many tensors, the shortest first; '' is for all tensors."""
+    """Return the path beginnings that at least ``least`` tensors share, also '', which all tensors share."""
     tensors: Counter[str] = Counter()
     for unit in units:
         parts = unit.path.split(".")
@@ -138,7 +139,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of another change that contradict the best one."""
+    """Return the pairs of ``other`` that contradict a pair of ``best``: they match the same unit with another one."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

@@ -1,4 +1,4 @@
-"""The similarity of each unit to every unit that it fits, updated while pairs are taken."""
+"""The similarity of units (modules of the two sides) that fit each other, updated while pairs are matched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .units import FreeUnits, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""How much more similar a name must be than the next one, to be chosen."""
+"""How much more similar the best name must be than the second best."""
 NEAR = 0.2
-"""How similar two names must be at least, to be chosen."""
+"""How similar two names must be at least."""
 CONTEXT = 0.5
 """Added to the score of units whose parents are matched."""
 CELLS = 1 << 24
@@ -33,7 +33,7 @@ def parents_of(path: str) -> list[str]:
 
 
 class _Side:
-    """The units of one side of a block: for each, its most similar partner, with the score, and that of the next."""
+    """The units of one side of a block: for each, its most similar partner, that score, and the second best score."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -66,7 +66,7 @@ class _Side:
 
 
 class _Block:
-    """Units that may fit each other, with scores; minus infinity is for a pair that does not fit or is taken."""
+    """Units that may fit each other, with scores; that of a pair that does not fit or is matched is minus infinity."""
 
     def __init__(self, here: Sequence[Unit], there: Sequence[Unit], likeness: Numbers) -> None:
         self.here, self.there = _Side(here), _Side(there)
@@ -105,7 +105,7 @@ class _Block:
 class Nearness:
     """The scores of all free units: similarity of names, raised if their parents are matched.
 
-    ``beyond`` counts units that are not compared because too many units fit each other.
+    ``beyond`` counts the units that are not compared because too many units fit each other.
     """
 
     def __init__(self, fitting: FreeUnits, likeness: Likeness, agreed: Iterable[Parents]) -> None:
@@ -146,7 +146,7 @@ class Nearness:
     def mutual(self) -> list[tuple[Unit, Unit]]:
         """Return the pairs that are clearly most similar to each other, the most similar first.
 
-        Much less similar pairs wait, because decisions made now may change their scores.
+        Much less similar pairs are returned by later calls, because decisions made now may change their scores.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

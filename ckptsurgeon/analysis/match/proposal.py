@@ -1,4 +1,4 @@
-"""The result of ``match``: proposed rules, and what stays open."""
+"""The result of ``match``: proposed rules, and the keys for which there is no decision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Match", "Proposal"]
 
 @dataclass(frozen=True)
 class Match:
-    """Modules of the two sides that should correspond: numbered layers as one, with ``{n}`` for the number.
+    """Modules of the two sides that should correspond; numbered layers are one module, with ``{n}`` for the number.
 
-    ``why`` is the evidence: same name, prefix, name, shape, order.
+    ``why`` is the kind of evidence: same name, prefix, name, shape or order.
     """
 
     first: str

@@ -1,8 +1,9 @@
 """Decides which modules of two state dicts are the same, the surest first.
 
-The evidence for a pair, in this order: the same path; the same path except for leading segments that most of the model
-has; shapes that nothing else on either side has; names clearly more similar to each other than to any other; the same
-position among equally many equal units. A matched pair is evidence for its children, and narrows what is left.
+The evidence for a pair, in this order: the same path; the same path except for leading segments that changed for most
+of the model; shapes that no other module of either side has; names that are clearly more similar to each other than to
+any other; the same position among equally many modules of the same shapes. A matched pair is evidence for its children,
+and leaves fewer candidates for other modules.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Matcher:
         self.beyond = 0
 
     def run(self) -> None:
-        """Match modules until nothing more can be decided; then the rest, in smaller units."""
+        """Match modules until nothing more can be decided; then the remaining tensors, grouped into smaller units."""
         ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
         for view in ("modules", "parts", "tensors"):
             self._open(view)
@@ -45,19 +46,19 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Match what is still open, in units of another size."""
+        """Group the tensors that are not matched yet into units of another size."""
         self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
-        """Return the tensors of one side that are still open."""
+        """Return the tensors of one side that are not matched yet."""
         taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
         tensors = (self._source, self._destination)[side]
         return {key: info for key, info in tensors.items() if key not in taken}
 
     def _take_all(self, pairs: Pairs) -> bool:
-        """Take the pairs whose units are both free; returns whether there was one."""
+        """Match the pairs whose units are both free; returns whether there was such a pair."""
         taken = False
         for a, b, why in list(pairs):
             if self.fitting.free(a, b):
@@ -67,7 +68,7 @@ class _Matcher:
         return taken
 
     def _take(self, a: Unit, b: Unit) -> None:
-        """Take a pair, and raise the scores of the other units in its parents."""
+        """Mark the units of a pair as matched, and raise the scores of the other units in their parent modules."""
         self.fitting.take(a, b)
         if self._near is not None:
             self._near.take(a, b)
@@ -89,7 +90,7 @@ class _Matcher:
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield pairs that fit nothing else on either side."""
+        """Yield pairs of units that fit each other and no other unit."""
         yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
 
     def _by_name(self) -> Pairs:
@@ -99,7 +100,7 @@ class _Matcher:
         yield from ((a, b, "name") for a, b in self._near.mutual())
 
     def _by_order(self) -> Pairs:
-        """Yield pairs of equal units of a matched module in their order, if both sides have the same number."""
+        """Yield pairs of units with the same shapes in their order, if both sides have equally many of them."""
         for here, there in self.fitting.equals():
             if 1 < len(here) == len(there) and _numbered_alike(here, there):
                 yield from ((a, b, "order") for a, b in zip(here, there, strict=True))
@@ -107,7 +108,7 @@ class _Matcher:
 
 
 def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
-    """Return whether equal units are numbered alike: only then does their order mean something."""
+    """Return whether units with the same shapes are numbered in the same way: only then does their order matter."""
     return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
         "#" in unit.path for unit in (*here, *there)
     )

@@ -1,4 +1,4 @@
-"""Groups a state dict into modules, and finds which modules of two state dicts fit by their leaves and shapes."""
+"""Groups the tensors of a state dict into units, such as modules, and finds which units of two state dicts fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAVES = {
     "parametrizations.weight.original0": "weight.0",
     "parametrizations.weight.original1": "weight.1",
 }
-"""Equivalent names of leaves: of LayerNorm in TensorFlow, of weight norm before and after torch 2.0."""
+"""Last segments of keys that mean the same: of LayerNorm in TensorFlow, of weight norm before and after torch 2.0."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -33,8 +33,8 @@ Index = tuple[int, ...]
 class Unit:
     """Modules whose paths differ only in numbers. ``path`` has ``#`` for each number; '' is the top level.
 
-    ``keys`` gives the key of each leaf of each module, ``makes`` the shapes of the leaves by the numbers; ``order`` is
-    the position of the first in the state dict.
+    A leaf is a tensor of a module, by the last segment of its key. ``keys`` gives the key of each leaf, ``makes`` the
+    shapes of the leaves by the numbers in the path; ``order`` is the position of the first leaf in the state dict.
     """
 
     path: str
@@ -51,8 +51,8 @@ class Unit:
 def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
     """Return the units of a state dict, in its order.
 
-    ``view`` chooses the units: "modules"; "parts", for which a last number is a name, not that of a layer (the ``2`` of
-    a Sequential); or "tensors", each of which is a unit.
+    ``view`` is "modules"; "parts", in which modules that differ only in the last number are separate units, such as
+    those of a Sequential; or "tensors", in which each tensor is a unit.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -80,7 +80,7 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def fits(a: Unit, b: Unit) -> bool:
-    """Return whether two units fit: as many numbers, some in common, and for these the same leaves and shapes."""
+    """Return whether two units fit: they have numbers in common, and for all of these the same leaves and shapes."""
     common = [index for index in b.makes if index in a.makes]
     return bool(common) and all(a.makes[index] == b.makes[index] for index in common)
 
@@ -118,7 +118,7 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of kinds that have a number in common, which is necessary to fit."""
+        """Yield the pairs of kinds that have a module with the same number, leaves and shapes; only these can fit."""
         having: dict[object, list[int]] = defaultdict(list)
         for kind, items in enumerate(self._first.items):
             for item in items:
@@ -146,7 +146,7 @@ class FreeUnits:
         self._second.take(b)
 
     def only_ones(self) -> Iterator[tuple[Unit, Unit]]:
-        """Yield pairs that fit nothing else on either side."""
+        """Yield pairs of units that fit each other and no other unit."""
         options = [[a for a in kinds if self._first.free[a]] for kinds in self._options]
         wanted: dict[int, int] = defaultdict(int)
         for b, kinds in enumerate(options):
@@ -157,7 +157,7 @@ class FreeUnits:
                 yield next(iter(self._first.free[kinds[0]])), next(iter(self._second.free[b]))
 
     def equals(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield the groups of units that shapes do not tell apart, those of the second side by what fits them."""
+        """Yield groups of units of both sides that shapes cannot tell apart: all fit the same units there."""
         groups: dict[tuple[int, ...], list[Unit]] = defaultdict(list)
         for unit, kind in self._second.of.items():
             groups[tuple(a for a in self._options[kind] if self._first.free[a])].append(unit)

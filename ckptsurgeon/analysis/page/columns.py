@@ -33,7 +33,7 @@ Places = Mapping[str, int]
 
 
 class Table:
-    """Rows in the order of ``tensors``, which is natural; common headers are stored once.
+    """Rows in the order of ``tensors``, which is the natural one; headers that several tensors share are stored once.
 
     A key is stored as the number of characters that it shares with the key before, and the rest. ``parameters`` gives
     the parameters of a tensor.
@@ -52,7 +52,7 @@ class Table:
         self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
 
     def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
-        """Return the index of a tensor's dtype, shape and size; ``parameters`` are the tensor's own if not given."""
+        """Return the index of a tensor's header (dtype, shape, size); ``parameters`` defaults to the tensor's."""
         kind = kind_of(info, info.parameters if parameters is None else parameters)
         return self._kinds.setdefault(kind, len(self._kinds))
 
@@ -71,7 +71,7 @@ class Table:
 
 
 def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
-    """Return dtype, shape, bytes, parameters, and why a tensor is opaque, if it is."""
+    """Return dtype, shape, bytes and parameters of a tensor, and why its values cannot be read, if they cannot."""
     return info.dtype, info.shape, info.nbytes, parameters, info.opaque
 
 
@@ -110,7 +110,7 @@ def _units(text: str) -> int:
 # Statistics.
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""Heights of a histogram, one character for each bin: the highest is the last."""
+"""The digits for the heights of a histogram, one for each bin; the last digit is the greatest height."""
 
 COUNTS = ("zeros", "nan", "inf")
 
@@ -118,7 +118,7 @@ COUNTS = ("zeros", "nan", "inf")
 def figures_of(
     stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
 ) -> dict[str, Any]:
-    """Return a column for each figure; None, or nothing, for a tensor without it."""
+    """Return a column for each figure, with None for a tensor that does not have the figure."""
     found = [stats.get(key) for key in places]
     numbers: dict[str, list[float | None]] = {
         name: [None if one is None else figure(getattr(one, name)) for one in found] for name in ("mean", "std")
@@ -129,12 +129,12 @@ def figures_of(
 
 
 def figure(value: float | None) -> float | None:
-    """Return a number with the six digits that a page shows; None if it is not finite: JSON has no such numbers."""
+    """Return a number with the six digits that a page shows; None if it is not finite, because JSON has no NaN."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def exact(value: float | None) -> float | None:
-    """Return a number with the nine digits that tell any two of float32 apart; an integer with all of them."""
+    """Return a number with nine digits, enough to tell any two float32 numbers apart; an integer with all digits."""
     if value is None or not math.isfinite(value):
         return None
     return int(value) if value == int(value) and abs(value) < 1 << 53 else float(f"{value:.9g}")
@@ -158,10 +158,10 @@ def rows_of_both(found: Difference, first: Mapping[str, TensorInfo], second: Map
 
 
 def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Table) -> dict[str, Any]:
-    """Return the state of each row, and details of those that differ.
+    """Return the state of each row, and details of the rows that differ.
 
-    A renamed tensor has its new name. ``was`` has its old name and its old header if they differ; ``numbers`` has the
-    figures of the difference.
+    A renamed tensor has its new name. ``was`` has its old name and old header if they are different; ``numbers`` has
+    the figures of the difference.
     """
     states = _states(found)
     old = {new: key for key, new in found.renamed.items()}
@@ -196,6 +196,6 @@ def _states(found: Difference) -> dict[str, str]:
 
 
 def _figures(numbers: Numbers) -> list[float | int | None]:
-    """Return differing, max abs, relative, cosine, NaN and infinities of one of the two."""
+    """Return the fields of ``numbers`` as a list: differing, max abs, relative, cosine, nan, inf."""
     distances = (figure(numbers.max_abs), figure(numbers.relative), exact(numbers.cosine))
     return [numbers.differing, *distances, numbers.nan, numbers.inf]

@@ -43,7 +43,7 @@ class Page(Brief):
         return len(self.html.encode("utf-8", "surrogatepass"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return its facts as plain data, without the HTML."""
+        """Return the page's path, size and number of tensors as plain data, without the HTML."""
         return {
             "kind": "ckpt.view",
             "version": 1,
@@ -62,7 +62,7 @@ class Page(Brief):
 class PageContents:
     """The contents of a page; for two checkpoints, ``second`` and their difference are set too.
 
-    ``histograms`` are counts by key; they and the statistics are those of the second, if there are two.
+    ``histograms`` are counts by key. If there are two checkpoints, histograms and statistics are the second's.
     """
 
     inspection: Inspection | None
@@ -106,7 +106,7 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
 
 
 def _parameters(shown: PageContents) -> Callable[[str, TensorInfo], int]:
-    """Return the function that gives the parameters of a tensor: of the second, if there are two."""
+    """Return a function that gives the parameters of a tensor: of the second checkpoint, if there are two."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 

@@ -56,7 +56,7 @@ def integer(value: Any) -> int | None:
 
 
 def number(value: Any) -> float | None:
-    """Return a number with the six digits that a page shows, None for anything else, or if it could not be drawn."""
+    """Return a number with the six digits that a page shows; None for anything else, or if it is too large to draw."""
     if type(value) is int:
         return integer(value)
     if not isinstance(value, float) or not math.isfinite(value) or abs(value) > 1e300:
@@ -90,7 +90,7 @@ PROGRAM = (
     "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
     "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
-"""The files of the program; each needs only those before it."""
+"""The files of the program, in such an order that each needs only earlier ones."""
 
 
 def page_html(data: Mapping[str, Any], title: str) -> str:

@@ -1,4 +1,4 @@
-"""What became of each tensor of an output, from its recipe, as columns of a page."""
+"""The columns of a page that say, from an output's recipe, how each tensor was made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["receipt_of"]
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return the class, source and rule of each row; -1 if a column has no value for it.
+    """Return the class, source and rule of each row; -1 for a row without a source or rule.
 
-    ``part`` has the rows whose values come only partly from a source, with the part. Rows that are missing from the
-    recipe, or differ from it (the file was changed since), have the class "". ``numbers`` has the full length of lists
+    ``part`` has the rows whose values come only partly from a source, with the part from 0 to 1. A tensor for which the
+    recipe does not hold (because the file was changed later) has the class "". ``numbers`` has the full length of lists
     that are shortened.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in tensors]
@@ -86,7 +86,7 @@ def _moved(key: str, made: RecipeEntry) -> bool:
 
 
 def _vocabulary(recipe: Recipe) -> list[Any]:
-    """Return the names of two vocabularies, and the numbers of tokens that keep their row, move, and are new; or []."""
+    """Return the names of both vocabularies, and how many tokens keep their row, move and are new; [] without them."""
     rows = recipe.rows
     if rows is None:
         return []

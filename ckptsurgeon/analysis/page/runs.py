@@ -1,6 +1,6 @@
 """Reads the folder of a training run: its log, checks, curves and result.
 
-The files may be half written, and are untrusted: unexpected data is left out, and sizes are limited.
+The files may be incomplete, and are not trusted: unexpected data is left out, and sizes are limited.
 """
 
 from __future__ import annotations
@@ -193,18 +193,18 @@ def _read(path: str, name: str) -> Mapping[str, Any]:
         content = file.read(LARGEST + 1)
     shown = escape(os.path.join(path, name))
     if len(content) > LARGEST:
-        raise FormatError(f"{shown} is not what a run writes: it has more than {LARGEST} characters.")
+        raise FormatError(f"{shown} is not a file of a run: it has more than {LARGEST} characters.")
     try:
         data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{shown} is not valid JSON: {error}.") from error
     if not isinstance(data, dict):
-        raise FormatError(f"{shown} is not what a run writes.")
+        raise FormatError(f"{shown} is not a file of a run: it is not a JSON object.")
     return data
 
 
 def _opened(path: str) -> IO[str] | None:
-    """Open a regular file, None if there is none: opening a pipe would block."""
+    """Open a file, None if it is missing; raises SourceError if it is not a regular one: opening a pipe would block."""
     try:
         return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
     except FileNotFoundError:

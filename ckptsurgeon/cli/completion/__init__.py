@@ -1,6 +1,7 @@
 """Completion in bash, zsh and fish: verbs, options, their values, and keys of the checkpoint that a line names.
 
 A shell's script (``installing.py``) sets ``_CKPT_COMPLETE`` to the shell's name and passes the typed words on stdin,
-separated by NUL. They are never arguments, so that no version of the program can run a line that is being typed; with
-arguments, the variable is ignored. The answer is a line with its kind, then one candidate per line.
+separated by NUL. The words are never passed as arguments, so that no version of the program can run a line that is
+being typed; if there are arguments, the variable is ignored. The answer is a line with the kind of candidates, then one
+candidate per line.
 """

@@ -18,7 +18,8 @@ __all__ = ["VARIABLE", "answer", "candidates", "run"]
 # The candidates for the next word.
 
 Candidates = tuple[str, list[str]]
-"""Kind and candidates: ``words``; ``partial`` words that go on; ``files``, which the shell completes itself."""
+"""A kind and the candidates: ``words``; ``partial`` words, after which no blank is added; ``files``, which the
+shell completes itself."""
 
 NOTHING: Candidates = ("words", [])
 FILES: Candidates = ("files", [])
@@ -65,7 +66,7 @@ def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
 
 
 def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
-    """Return keys and other candidates; ``partial`` if the only one is a module, or a rule that goes on (``more``)."""
+    """Return keys and other candidates, ``partial`` if the only one is a module; with ``more``, a key gets ``=``."""
     words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
         return "words", words

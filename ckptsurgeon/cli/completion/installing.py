@@ -85,7 +85,7 @@ def script(shell: str, words: Sequence[str]) -> str:
 
 
 def program() -> tuple[str, ...]:
-    """Return the command that runs this program from any folder: its file, or Python and the module if it has none."""
+    """Return the command that runs this program from any folder: its file, or else Python with the module."""
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":
         return (os.path.abspath(found),)
@@ -102,7 +102,10 @@ def _quoted_in_fish(word: str) -> str:
 
 
 def shell_in_use(named: str = "") -> str:
-    """Return the named shell, else the one that runs this, else the user's login shell; raises ConfigError."""
+    """Return the named shell, else the shell that started this process, else the user's login shell.
+
+    Raises ConfigError if completion does not support it.
+    """
     for shell in [named] if named else [_parent(), os.path.basename(os.environ.get("SHELL", ""))]:
         if shell in SHELLS:
             return shell
@@ -113,7 +116,7 @@ def shell_in_use(named: str = "") -> str:
 
 
 def _parent() -> str:
-    """Return the name of the process that started this one, '' if the system does not tell."""
+    """Return the name of the parent process, '' if the system does not give it."""
     try:
         with open(f"/proc/{os.getppid()}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().strip().lstrip("-")
@@ -124,7 +127,8 @@ def _parent() -> str:
 def install(shell: str) -> tuple[str, str]:
     """Write the script of a shell, and load it when the shell starts; return its path, and that of the start-up file.
 
-    fish loads it by itself; for the others, one line is added to the start-up file, once. Raises OutputError.
+    fish loads the script by itself; for other shells, one line is added to the start-up file unless it is there. Raises
+    OutputError if a file cannot be written.
     """
     from ...storage.write.output_checks import output_error
     from ...storage.write.staging import staged_file

@@ -19,8 +19,8 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 class TypedLine:
     """A typed line: ``words`` without the program's name, ``current`` without quotes.
 
-    ``kept`` is the beginning of ``current`` that bash treats as a separate word and keeps (up to an equals sign).
-    ``plain``: there are no quotes or escapes, except perhaps one quote at the beginning.
+    ``kept`` is the beginning of ``current``, up to an equals sign, which bash treats as a separate word and does not
+    replace. ``plain`` is set if there are no quotes or escapes, except perhaps one quote at the beginning.
     """
 
     words: tuple[str, ...]
@@ -30,7 +30,10 @@ class TypedLine:
 
 
 def typed_in(shell: str, given: str) -> TypedLine | None:
-    """Parse the input of a shell: bash gives the line and its word breaks, the others the words and the current one."""
+    """Parse the input of a shell; None if it is malformed.
+
+    bash gives the line and the characters that break words, other shells give the words and the current one.
+    """
     fields = given.split("\0")[:-1]
     if shell == "bash" and len(fields) == 2:
         return _line(fields[0], fields[1])
@@ -54,7 +57,7 @@ def _line(line: str, breaks: str) -> TypedLine | None:
 
 @dataclass
 class _Word:
-    """A word by the shell's rules: ``bare`` has no quotes, ``opened`` is the quote that is still open."""
+    """A word as the shell sees it: ``bare`` is set if it has no quotes, ``opened`` is the quote that is still open."""
 
     text: str = ""
     bare: bool = True

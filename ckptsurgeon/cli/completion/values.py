@@ -27,9 +27,9 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 # A file may contain any key: only keys without special characters for a shell or a pattern are offered.
 
 MAX_CANDIDATES = 400
-"""The most candidates offered; if there are more, their common beginnings are."""
+"""The most candidates that are offered; if there are more, their common beginnings are offered instead."""
 MAX_SOURCES = 4
-"""The most sources read for a merge or an average: their keys are the same."""
+"""The most sources that are read for a merge or an average; those usually all have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -78,7 +78,7 @@ def _opened(path: str, root: str | None) -> Checkpoint:
 
 
 def _existing(source: str) -> str:
-    """Return the file of ``FILE:SRC_KEY:DST_KEY``; an existing file whose name has colons wins."""
+    """Return the file of ``FILE:SRC_KEY:DST_KEY``, or the whole text if a file has that name."""
     return source if os.path.exists(source) else source.partition(":")[0]
 
 

@@ -66,7 +66,7 @@ def run(
 
 
 def _check_output(plan: str, output: str | None) -> None:
-    """Raise ConfigError for an output that is not possible; an error in the plan is reported first."""
+    """Raise ConfigError for an output that cannot be written; if the plan has an error, too, that is raised instead."""
     from ...api.recipes import load_order
     from ...errors import ConfigError
 

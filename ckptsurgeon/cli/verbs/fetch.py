@@ -46,7 +46,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Fetch."""
+    """Download a checkpoint."""
     from ...api.fetch import fetch
 
     with sink.working("fetching") as progress:

@@ -34,7 +34,7 @@ def run(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the rules, one on each line.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Propose rules."""
+    """Propose rules that rename a source's keys to a destination's."""
     from ...api.match import match
 
     sink = Sink(json, quiet, verbose)
