@@ -1,1 +1,1 @@
-"""The trainer: models that come with ckptsurgeon, and what trains them. Importing it loads no torch."""
+"""The trainer: models that come with ckptsurgeon, and the code that trains them. Importing it does not import torch."""

@@ -1,4 +1,4 @@
-"""Figures of a split and losses of batches, computed without changing anything that the run depends on."""
+"""Computes figures of a split and losses of batches, without changing anything that the run depends on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _figures(found: object, task: Task) -> dict[str, float]:
 def loss_per_item(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, part: str = ""
 ) -> float:
-    """Return the loss of batches, or a part of it, per item of all of them."""
+    """Return the loss of batches together, or one part of the loss, divided by the number of their items."""
     device = next(model.parameters()).device
     total, items = 0.0, 0
     with evaluation_mode(model), autocast(settings, device):

@@ -37,11 +37,11 @@ class TensorBoardLog:
 
     @staticmethod
     def can_be_written() -> bool:
-        """Whether TensorBoard is installed."""
+        """Return whether TensorBoard is installed."""
         return importlib.util.find_spec("tensorboard") is not None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers in a row of the log; raises OutputError, also for earlier rows: the writer has a thread."""
+        """Write the numbers in a row of the log; raises OutputError, also for earlier rows: a thread writes them."""
         with self._explaining():
             for name, value in _scalars(row):
                 self._board.add_scalar(name, value, row["step"])
@@ -91,7 +91,7 @@ class _ExcepthookFilter:
 
 LOG_FILE = "log.jsonl"
 LINE_BYTES = 1 << 20
-"""Longer than any line of a log."""
+"""The most bytes that a line of a log may have."""
 
 PendingStep = tuple[int, dict[str, float], StepResult]
 """A step that is done: its number, its learning rates, its result."""
@@ -136,7 +136,7 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
 
 
 def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
-    """Return the figures of a step that are still on the device, parts with a prefix against equal names."""
+    """Return the figures of a step that are still on the device; names of parts get a prefix, so that all differ."""
     parts = {f"part {name}": value for name, value in result.parts.items()}
     short = {} if result.too_short is None else {"too_short": result.too_short}
     return {"loss": result.loss, "grad_norm": result.grad_norm, "is_skipped": result.is_skipped, **short, **parts}

@@ -50,7 +50,7 @@ Observer = Callable[[Mapping[str, Any]], None]
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended all ranks, if any."""
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` names the signal that ended all ranks."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -180,7 +180,7 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the signal that ends the run, '' if none. Several ranks follow the one that the last step summed up.
+        """Return the signal that ends the run, or ''. All ranks follow the one that was shared in the last step.
 
         Ranks receive signals at different times. If each followed its own, one would wait in a collective for ever.
         """
@@ -194,7 +194,7 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so."""
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so, else ''."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         for row in log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops):
@@ -212,7 +212,7 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev`` and save the best model; returns PATIENCE if none was better for too long."""
+        """Evaluate on ``dev`` and save the best model; returns PATIENCE if none was better for too long, else ''."""
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
@@ -234,7 +234,7 @@ class TrainingLoop:
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def save(self) -> None:
-        """Save a checkpoint to resume from. The log is on the disk first: a resumed run drops only rows after it."""
+        """Save a checkpoint to resume from, after syncing the log: a resumed run needs all rows up to its step."""
         self._log.sync()
         self.checkpoints.save()
 

@@ -1,4 +1,4 @@
-"""What one step counts, tells the other ranks, and returns; and the buffers that it restores if the step is skipped."""
+"""The counts, sums and result of one step, and the buffers that are restored if the step is skipped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class StepResult:
 
     @property
     def places(self) -> int:
-        """The number that operations grow with: places in the padded batches, or clips if inputs have no length."""
+        """The places in the padded batches, or clips if inputs have no length; operations are counted per place."""
         return self.counts.room or self.counts.clips
 
 
@@ -148,7 +148,7 @@ class BufferSnapshot:
 
 
 def detached(loss: Loss) -> Loss:
-    """Return a loss without its graph, to be summed and logged."""
+    """Return a loss without its autograd graph, to be summed and logged."""
     parts = {name: part.detach() for name, part in loss.parts.items()}
     return replace(loss, total=loss.total.detach(), parts=parts)
 

@@ -90,7 +90,7 @@ def test_the_filters_are_triangles_over_the_whole_band() -> None:
         ({"d_model": 0}, "not a positive number"),
         ({"d_model": "32"}, "not a positive number"),
         ({"encoder": "rnn"}, "conformer or transformer"),
-        ({"tokens": "a\na\n"}, "stands twice"),
+        ({"tokens": "a\na\n"}, "is there twice"),
         ({"tokens": "a\n"}, "fewer than two"),
         ({"n_mels": 3}, "below 7"),
     ],

@@ -148,5 +148,5 @@ def test_a_report_of_figures_that_are_no_numbers_is_read_back() -> None:
     for odd in ("3", [1], {"arms": 3}):
         data = {**made.to_json(), "controls": odd}
         RunFolder("run").write_json("result.json", data)
-        with pytest.raises(FormatError, match="is not what a run writes"):
+        with pytest.raises(FormatError, match="is not a file of a run"):
             read_report("run")

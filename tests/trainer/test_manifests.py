@@ -182,7 +182,7 @@ def test_kaldis_folder() -> None:
 def test_kaldis_segments() -> None:
     clips = read_manifests([kaldi("r a.wav\n", "u1 a\nu2 b\n", "u1 r 0.1 0.3\nu2 r 0.3 -1\n")])
     assert [(round(clip.begin_s, 6), round(clip.seconds, 6)) for clip in clips] == [(0.1, 0.2), (0.3, 0.2)]
-    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3\n"), "data/segments, line 1: it is no recording")
+    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3\n"), "data/segments, line 1: it is not a recording with begin and end")
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3 0.1\n"), "it goes from 0.3 s to 0.1 s")
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 other 0.1 0.3\n"), "wav.scp has no other")
 
@@ -198,8 +198,8 @@ def test_a_command_in_wav_scp_is_never_run() -> None:
         ("u1 a.wav\nu1 a.wav\n", "u1 a\n", "wav.scp, line 2: u1 is in data/wav.scp, line 1 too"),
         ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: text has no line for u2"),
         ("u1 a.wav\n", "u1 a\nu2 b\n", "text, line 2: there is no sound for u2"),
-        ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is no sound file. Archives are not read"),
-        ("u1\n", "u1 a\n", "nothing is no sound file"),
+        ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is not a sound file. Archives are not read"),
+        ("u1\n", "u1 a\n", "an empty path is not a sound file"),
         ("u1 a.wav\n", None, "the manifest data/text cannot be read"),
     ],
 )

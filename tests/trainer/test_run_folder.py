@@ -82,7 +82,7 @@ def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
     part(5)
     with trained_elsewhere("run") as other:
         said = refused(ckpt, "--resume", code=5)
-        assert said.startswith(f"run is being trained by process {other.pid}. Wait for it")
+        assert said.startswith(f"run is being trained by process {other.pid}. Wait for that process")
         assert f"run is being trained by process {other.pid}" in refused(ckpt, code=5)
         assert ckpt("train", *toy.START, "--check-only", "--device", "cpu").code == 0
     assert ckpt("train", "--resume", "--device", "cpu").code == 0  # the other one was killed

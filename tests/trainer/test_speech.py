@@ -117,8 +117,8 @@ def test_words_of_ones_own_make_another_language() -> None:
     [
         ({"langs": ["zz"]}, "espeak-ng does not speak the language zz"),
         ({"langs": ["cy"]}, "no words of the language cy here. Give some with --words cy=FILE"),
-        ({"langs": []}, "does not say which language"),
-        ({"n": 0}, "0 utterances are none"),
+        ({"langs": []}, "no language is given"),
+        ({"n": 0}, "0 utterances cannot be made"),
         ({"words": {"ru": "x"}}, "words of ru, which is not spoken"),
         ({"words": {"en": "missing.txt"}}, "the words missing.txt cannot be read"),
         ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),

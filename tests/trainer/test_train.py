@@ -372,7 +372,7 @@ def test_tensors_that_nobody_can_build_cannot_be_trained(ckpt: Run) -> None:
     train = yaml.safe_load(Path("toy.yaml").read_text())["train"]
     document = {"model": {"tensors": {"w": {"shape": [2], "init": "zeros"}}}, "train": train}
     Path("bare.yaml").write_text(yaml.safe_dump(document))
-    assert "describes tensors, which nobody can train" in refused(ckpt, "bare.yaml")
+    assert "describes only tensors, and not a model that can be trained" in refused(ckpt, "bare.yaml")
 
 
 @pytest.mark.usefixtures("cheap")

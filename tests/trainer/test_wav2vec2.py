@@ -254,7 +254,7 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "tensors": (
         lambda: described_by_tensors(write()),
-        "describes tensors, which nobody can train",
+        "describes only tensors, and not a model that can be trained",
     ),
     "a share above 1": (lambda: write(pretrain={"mask_prob": 1.5}), "train.pretrain.mask_prob is 1.5"),
 }

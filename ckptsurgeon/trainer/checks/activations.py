@@ -24,7 +24,7 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """One layer's output for a batch: its root mean square, that of its input, its units and how many are dead."""
+    """One layer in a batch: the root mean squares of its output and its input, its units and how many are dead."""
 
     name: str
     rms: float
@@ -35,7 +35,7 @@ class LayerActivations:
 
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
-    """Run a batch and return each leaf module, in the order in which they ran."""
+    """Run a batch and return the activations of each leaf module, in the order in which the modules ran."""
     found: dict[str, LayerActivations] = {}
     channels: dict[tuple[int, ...], int] = {}
     hooks = []
@@ -84,7 +84,7 @@ def _rms(value: Tensor) -> float:
 
 
 def activation_scale(layers: list[LayerActivations]) -> Check:
-    """Find layers whose output is less than half or more than twice as large as their input; norms are left out.
+    """Find layers whose output is under half or over twice as large as their input, except norms.
 
     Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and
     nothing was learned.
@@ -95,7 +95,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
         and not layer.norm
     }  # fmt: skip
     if not ratios:
-        return Check(name, NOT_RUN, "no layer shows what goes in and what comes out")
+        return Check(name, NOT_RUN, "no layer has a tensor as input and as output")
     first, last = layers[0].rms, layers[-1].rms
     odd = {key: ratio for key, ratio in ratios.items() if not MIN_RATIO <= ratio <= MAX_RATIO}
     says = f"{first:.2g} to {last:.2g} over {count(len(layers), 'layer')}"
@@ -110,14 +110,14 @@ def _said(odd: Mapping[str, float]) -> list[str]:
 
 
 def dead_units(layers: list[LayerActivations]) -> Check:
-    """Find units with the same output for every input: some in a layer are a warning, all of them a failure."""
+    """Find units with the same output for every input: some in a layer are a warning, a whole layer is a failure."""
     name = "dead units"
     units, dead = sum(layer.units for layer in layers), sum(layer.dead for layer in layers)
     if not units:
         return Check(name, NOT_RUN, "no layer shows its units")
     all_dead = [layer.name for layer in layers if layer.dead == layer.units]
     if all_dead:
-        return Check(name, FAIL, f"every unit of {listing(all_dead, where='')} gives the same for everything")
+        return Check(name, FAIL, f"every unit of {listing(all_dead, where='')} has the same output for every input")
     some = [f"{layer.name} {layer.dead} of {layer.units}" for layer in layers if layer.dead]
     if some:
         return Check(name, WARN, f"{dead} of {units}: {listing(some, 3, where='')}")

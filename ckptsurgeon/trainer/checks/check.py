@@ -16,9 +16,9 @@ NOT_RUN: Status = "NOT RUN"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: a check, its status, and the figure that it rests on (or the reason why it did not run).
+    """One line of the table: a check, its status, and the figure that decided it (or why the check did not run).
 
-    ``when`` it ran: before the first step, during, or after the last.
+    ``when`` says when the check ran: before the first step, during training, or after the last step.
     """
 
     name: str

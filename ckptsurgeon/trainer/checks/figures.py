@@ -1,4 +1,4 @@
-"""Checks of the figures of an evaluation: blanks, clips too short for CTC, collapse, one batch learned by heart."""
+"""Checks of an evaluation's figures: blanks, clips too short for CTC, collapse, one batch learned by heart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float]) -> Check:
-    """Detect the plateau on which CTC models begin and may stay: every frame is blank, the loss falls no further."""
+    """Detect the plateau on which CTC models begin and may stay: every frame is blank, and the loss no longer falls."""
     name = "share of blanks"
     if "blanks" not in figures:
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
@@ -30,9 +30,9 @@ def blank_share(figures: Mapping[str, float]) -> Check:
 
 
 def clips_long_enough(progress: RunProgress) -> Check:
-    """Count clips with fewer frames than labels and repeats, which have no alignment.
+    """Count clips that CTC cannot align: their frames are fewer than their labels and repeated labels together.
 
-    Training clips are counted in the first epoch, as far as it came, clips of dev in the last evaluation.
+    Training clips are counted in the first epoch, as far as the run got, and dev clips in the last evaluation.
     """
     name = "clips long enough"
     trained, seen = progress.too_short, progress.fresh
@@ -50,7 +50,7 @@ COLLAPSE = "did not collapse"
 
 
 def not_collapsed(state: TrainingState) -> Check:
-    """Report why a run ended as collapsed, or what the task doubts in the figures of the last evaluation."""
+    """Report why a run ended as collapsed, or what the task finds suspicious in the figures of the last evaluation."""
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
         return Check(COLLAPSE, NOT_RUN, "the task names no collapse")

@@ -1,4 +1,4 @@
-"""No tensor and no figure is NaN or Inf, and no tensor is constant that should be random."""
+"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant that should be random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clip's output depends neither on the other clips of its batch nor on the padding after it."""
+"""Checks that a clip's output depends neither on the other clips of its batch nor on the padding after it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MORE_PADDING = 0.5
 
 
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
-    """Compare the loss of a few clips together with their losses one by one, and with that of more padding.
+    """Compare the loss of a few clips in one batch with their losses one by one, and with that of more padding.
 
-    One by one, clips are padded as they are together, so that only the other clips differ. A group norm sees padding by
-    design; that excuses a difference by padding, and no other.
+    Single clips have the same padding as in the batch, so that only the other clips differ. A group norm sees padding
+    by design; a model with one may therefore have another loss with more padding, but not without the other clips.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:

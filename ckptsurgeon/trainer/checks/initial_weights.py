@@ -1,4 +1,4 @@
-"""The weights before the first step: loaded tensors equal their source, drawn ones fit their initialiser."""
+"""Checks of the weights before the first step: loaded tensors equal their source, drawn ones fit their initialiser."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
 
 MAX_Z = 6.0
-"""Standard errors by which a mean or a deviation may differ: chance does so once in 500 million."""
+"""The standard errors by which a mean or deviation may differ; chance alone exceeds this once in 500 million cases."""
 FEW_VALUES = 30
-"""Tensors with fewer values are compared with exact bounds instead of those for many values."""
+"""Tensors with fewer values than this are compared with exact bounds instead of bounds that hold for many values."""
 UNUSUAL_Z = 4.0
-"""If draws of the same initialiser differ by so much, no bound holds: their values are not independent."""
+"""If draws of the same initialiser differ by more z than this, their values are not independent, and no bound holds."""
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
@@ -81,9 +81,9 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
 
 INITIALISED = "initialised tensors fit"
 OTHERS = 2
-"""Draws with the next seeds with which a tensor is compared."""
+"""The number of draws, with the next seeds, with which a tensor is compared."""
 OTHERS_OF_FEW = 32
-"""Draws for tensors with few values, if they take no longer than a few seconds."""
+"""The number of draws for tensors with few values, if these draws take no longer than a few seconds."""
 DRAW_LIMIT_S = 3.0
 
 
@@ -92,7 +92,8 @@ def initialised_tensors(
 ) -> Check:
     """Compare drawn tensors with draws of other seeds: mean, deviation and bounds; constants must be equal.
 
-    Random values must differ between seeds. Of ``parts``, only the values under the mask were drawn, and are compared.
+    Random values must differ between seeds. ``parts`` has masks for tensors of which only a part was drawn: only the
+    values where the mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
@@ -123,7 +124,7 @@ def _masked(value: Tensor, part: Tensor | None) -> Tensor:
 def _other_draws(
     target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]
 ) -> dict[str, list[Tensor]]:
-    """Return the draws of other seeds; many of tensors with few values, so that their deviation is known."""
+    """Return the draws of other seeds: more draws of tensors with few values, so that their deviation is known."""
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
     while keys and (more < OTHERS or time.monotonic() < until):
@@ -145,7 +146,7 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Compare the model with its init, bit for bit, and the init with its own sources by its recipe."""
+    """Compare the model with its init, and the init with the sources that its recipe names, bit for bit."""
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
     tensors = state_tensors(model)
@@ -185,7 +186,7 @@ def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) 
 
 
 def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
-    """Tied tensors are one tensor, as the configuration declares."""
+    """Check that tied tensors are still one tensor, as the configuration declares."""
     name = "ties are still ties"
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")

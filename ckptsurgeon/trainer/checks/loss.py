@@ -1,4 +1,4 @@
-"""The loss: before the first step, compared with that of uniform outputs; and whether it fell."""
+"""Checks of the loss: whether the first is near that of uniform outputs, and whether it fell in training."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""Steps from which a fall can be told from noise: three at each end."""
+"""The fewest steps for which a fall can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
-"""Standard errors of a significant fall: of losses that only vary, one run in 20 to 40 seems to fall."""
+"""The standard errors of a significant fall; of runs whose loss only varies, one in 20 to 40 seems to fall."""
 ROUNDED = 1e-3
 """A smaller fall, as a share of the loss, may be rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
-"""The median difference of two normal values, in standard deviations."""
+"""The median of the absolute difference of two normal values, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
 
 LOSS_FELL = "loss fell"
 ABOVE = 1.02
-"""A loss so much above another is no chance of one batch."""
+"""A loss that is higher than another by this factor is not so by chance."""
 RISEN = 1.25
 
 
@@ -142,5 +142,5 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
 
 
 def _compared(share: float) -> str:
-    """Return ``32 % more``, ``<1 % less`` or ``the same``."""
+    """Return a difference in words: ``32 % more``, ``<1 % less`` or ``the same``."""
     return f"{percent(abs(share))} {'more' if share > 0 else 'less'}" if share else "the same"

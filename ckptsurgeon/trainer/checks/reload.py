@@ -1,7 +1,7 @@
-"""A file of weights that a run saved gives the same loss in a new process.
+"""Checks that a file of weights that a run saved gives the same loss in a new process.
 
-This module is also the program of that process: it reads a configuration, settings and files of weights from stdin, as
-JSON, and prints a line with the loss of each.
+This module is also the program of that process. It reads JSON from stdin with a configuration, settings and files of
+weights, and prints a line with the loss of each file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["BEST_REOPENED", "LOSS_PREFIX", "REOPENED", "SavedWeights", "main", "reload_in_new_process"]
 
 LOSS_PREFIX = "loss of what was saved: "
-"""Begins the lines with losses: a task may print other lines."""
+"""The beginning of lines with losses, because a task may print other lines."""
 
 
 def main() -> None:
-    """Print the losses that stdin asks for."""
+    """Print the losses of the files that stdin names."""
     order = json.load(sys.stdin)
     job = build_job(order["config"], sets=order["sets"], device=order["device"])
     with torch_settings(job.settings), closing(job):
@@ -60,7 +60,7 @@ TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """A file of weights, and the loss of its model: over ``dev``, or of the first batch of training."""
+    """A file of weights, and the loss of its model over ``dev`` or on the first batch of training."""
 
     name: str
     weights: str
@@ -76,7 +76,7 @@ def reload_in_new_process(
     overfitting: bool = False,
     folder: str | None = None,
 ) -> Iterator[Check]:
-    """Start a process that loads the ``saved`` files, and compare its losses with theirs."""
+    """Start a process that loads the ``saved`` files, and compare its losses with those from when they were saved."""
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
         "saved": [asdict(one) for one in saved],

@@ -1,4 +1,4 @@
-"""2 k steps equal k steps, a checkpoint, and k steps, bit for bit."""
+"""Checks that 2 k steps equal k steps, a checkpoint, and k more steps, bit for bit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resume_is_exact(job: Job, *, step_s: float) -> Check:
         run.create()
         first = _fresh(job, run)
         if first.run(until=STEPS) == NONFINITE:
-            return Check(RESUMED, NOT_RUN, "it is not finite a second time: nothing was saved to resume from")
+            return Check(RESUMED, NOT_RUN, "the repeated steps are not finite, so nothing was saved to resume from")
         second = _fresh(job)
         second.state.restore(*run.load())
     second.run(until=2 * STEPS)

@@ -1,4 +1,4 @@
-"""All checks in their order: before the first step, during, and after the last."""
+"""Runs all checks in their order: before the first step, during training, and after the last step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Return checks with the phase in which they were made; the observer gets their number, as some take long."""
+    """Return checks with the phase ``when`` set; the observer gets the number done so far, because some take long."""
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
     for check in checks:
@@ -117,7 +117,7 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Make checks; if that raises, they are NOT RUN, for the reason that is raised."""
+    """Make checks; if this raises, return them as NOT RUN, with the error as the reason."""
     try:
         return tuple(make())
     except Exception as error:
@@ -148,7 +148,7 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the best weights with the loss of their evaluation; without ``dev``, the last weights are the best."""
+    """Return the best weights and their loss, on ``dev`` if there is one; or a check that says why there are none."""
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.of(BEST)):
         return Check(BEST_REOPENED, NOT_RUN, "no model was the best")
@@ -193,7 +193,7 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError for a loss that is not a Loss, or that has no items."""
+    """Raise ConfigError if the task's loss is not a Loss, or has no items."""
     with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.task.loss(model, batch.to(job.device))
     name = f"loss of the task {escape(job.settings.task)}"
@@ -201,15 +201,15 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
         raise ConfigError(f"{name} returns {brief_repr(loss)}, not a Loss(total, items, parts).")
     if not _has_items(loss):
         raise ConfigError(
-            f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
+            f"{name} has {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
             hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
         )
     if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
-        raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
+        raise ConfigError(f"{name} must have a total that is a tensor of one number, and parts by name.")
 
 
 def _has_items(loss: Loss) -> bool:
-    """Whether a loss counts items; no items are right if all clips of the batch are too short for CTC."""
+    """Whether a loss has items, or has none because all clips of the batch are too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

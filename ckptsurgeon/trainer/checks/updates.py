@@ -1,4 +1,4 @@
-"""Checks of gradients and updates: frozen tensors stayed, trained ones moved, norms, skipped steps."""
+"""Checks that frozen tensors did not change and trained ones did, of gradient norms, and of skipped steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_SPIKE = 100.0
 
 
 def gradient_norm(state: TrainingState) -> Check:
-    """Check the norm before clipping. A task may name a ``gradient_band``: only a warning, as healthy runs leave it."""
+    """Check the norm before clipping; a norm outside of the task's ``gradient_band`` is only a warning."""
     name = "gradient norm"
     norms = state.progress.norms
     if not norms["steps"]:
@@ -48,7 +48,7 @@ def finite_steps(state: TrainingState) -> Check:
 
 
 def frozen_unchanged(state: TrainingState) -> Check:
-    """Compare frozen parameters and buffers with what they were before the first step (or until they were unfrozen)."""
+    """Check that parameters and buffers did not change from the first step on, while they were frozen."""
     name = "frozen tensors did not move"
     freezing, step = state.freezing, max(state.progress.step - 1, 0)
     frozen = freezing.frozen(step)
@@ -66,7 +66,7 @@ def frozen_unchanged(state: TrainingState) -> Check:
 
 
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
-"""How far a step may move a tensor, as a share of its norm: 1e-3 is usual."""
+"""How far a step should move a tensor, as a share of the tensor's norm; 1e-3 is usual."""
 
 
 def trained_tensors_moved(state: TrainingState) -> Check:

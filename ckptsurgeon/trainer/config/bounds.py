@@ -17,7 +17,7 @@ FROM: Mapping[str, float] = {
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
-"""The lowest value of a number."""
+"""The lowest allowed value of each setting."""
 ABOVE: Mapping[str, float] = dict.fromkeys(
     (
         "lr",
@@ -32,7 +32,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
     ),
     0,
 )
-"""A number must be above this."""
+"""Settings that must be above this number."""
 TO: Mapping[str, float] = {
     "final_lr": 1,
     "seed": 2**63 - 1,
@@ -40,15 +40,15 @@ TO: Mapping[str, float] = {
     "data.workers": 1024,
     "pretrain.mask_prob": 1,
 }
-"""The highest value; more of a machine is a mistake."""
+"""The highest allowed value of each setting; more threads or workers than these are a mistake."""
 BELOW: Mapping[str, float] = {"ema": 1, "label_smoothing": 1, "betas": 1}
-"""A number must be below this."""
+"""The number that a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
     "lr": "; what is not to be trained is named by freeze",
     "clip": ", or null so as not to clip",
 }
-"""Advice: the setting that a user may have meant."""
+"""Advice for a setting that is out of bounds: what a user may have meant."""
 
 
 def find_fault(made: Settings) -> str:
@@ -75,7 +75,7 @@ def find_fault(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a field with their names."""
+    """Yield the numbers of a setting (one, or those of a list) with names for messages."""
     section, _, name = key.rpartition(".")
     value = getattr(getattr(made, section) if section else made, name)
     if isinstance(value, Mapping):

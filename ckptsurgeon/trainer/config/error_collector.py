@@ -18,7 +18,7 @@ class ErrorCollector:
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Collect an error of the block."""
+        """Catch an error that the block raises, and collect it."""
         try:
             yield
         except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Imports: the user's own files that a configuration names, and packages of the extra ``train``."""
+"""Imports the user's own files that a configuration names, and packages of the extra ``train``."""
 
 from __future__ import annotations
 

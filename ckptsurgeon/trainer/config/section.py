@@ -73,7 +73,7 @@ def check_section(section: Any, where: str) -> None:
 
 
 def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
-    """Return a dataclass with the values of a section."""
+    """Return a dataclass with the values of a section; raises ConfigError as ``parse_settings`` does."""
     if not isinstance(section, Mapping):
         raise ConfigError(f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.")
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return a choice with ``on`` and ``off``, which YAML reads as true and false."""
+    """Return a choice as text: YAML reads ``on`` and ``off`` as true and false."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -142,7 +142,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> tuple[Named, ...]:
-    """Return texts, and entries with ``_target_``, which make a dataset."""
+    """Return the sources of a split as a tuple: texts, or entries with ``_target_`` that make a dataset."""
     several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
     return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
 
@@ -163,7 +163,7 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return patterns with the step that unfreezes them; those of a list stay frozen."""
+    """Return patterns with the step that unfreezes their tensors; None (they stay frozen) for patterns of a list."""
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
     return dict.fromkeys(_texts(value))

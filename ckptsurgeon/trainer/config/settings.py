@@ -15,10 +15,10 @@ Named = str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Data:
-    """The manifests of each split, of any format in ``manifests/``; several are read one after the other.
+    """The manifests of each split, in any format that ``manifests/`` reads; several are read one after the other.
 
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
-    out. ``cache`` is the folder for computed features; None computes them each time.
+    out. ``cache`` is the folder for computed features; if it is None, they are computed each time.
     """
 
     train: tuple[Named, ...] = ()
@@ -33,10 +33,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Features:
-    """The features for models that take them: ``log_mel`` or ``mfcc``; or ``waves`` as they are.
+    """The inputs of a model: the features ``log_mel`` or ``mfcc``, or ``waves`` as they are.
 
-    Frames of ``window_s`` every ``step_s`` seconds; ``stack`` of them become one (https://arxiv.org/abs/1507.06947), so
-    that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds. ``centred`` subtracts each clip's mean.
+    Frames of ``window_s`` every ``step_s`` seconds; ``stack`` frames are joined into one
+    (https://arxiv.org/abs/1507.06947), so that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds.
+    ``centred`` subtracts each clip's mean.
     """
 
     kind: str = "log_mel"
@@ -50,7 +51,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """What ``wav2vec2_pretrain`` masks and contrasts; None takes the value of the model's configuration.
+    """What the task ``wav2vec2_pretrain`` masks and contrasts; None stands for the value in the model's configuration.
 
     ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random. ``mask_prob`` is the share
     of frames in masked spans before they overlap, ``mask_length`` the frames of a span, ``negatives`` the number of

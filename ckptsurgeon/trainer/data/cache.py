@@ -1,4 +1,4 @@
-"""A cache of features: files that are memory-mapped, each written completely or not at all.
+"""A cache of features in memory-mapped files, each of which is written completely or not at all.
 
 A file holds some hundreds of clips that follow each other in a manifest. Its name is a digest of the feature settings
 and of each clip's path, size and modification time, so that a changed clip, and no other, is computed again.
@@ -32,9 +32,9 @@ __all__ = ["FeatureCache", "Place"]
 _log = logging.getLogger(__name__)
 MAGIC = b"ckptfeat"
 VERSION = 2
-"""Version of the layout and of the computation of features: a new number makes all cached files stale."""
+"""Version of the layout and of the computation of features; files of another version are not used."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""Clips in a file: few enough that it is computed in seconds and fits into memory."""
+"""The most clips and seconds of sound in a file: few enough that it is computed in seconds and fits into memory."""
 
 Place = tuple[str, float, float]
 """Identifies the sound of a clip: path, begin and length."""
@@ -91,7 +91,9 @@ class FeatureCache:
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
-            raise SourceError(f"the features in {escape(self._folder)} are gone or cut short.", hint="Run it again.")
+            raise SourceError(
+                f"the features in {escape(self._folder)} are gone or cut short.", hint="Run ckpt train again."
+            )
         ends, sums, frames = mapped
         begins = [0, *ends[:-1]]
         for clip, begin, end, crc in zip(clips, begins, ends, sums, strict=True):

@@ -43,13 +43,13 @@ class FeatureExtractor:
     def _check(self) -> None:
         features = self.features
         if self.window < 2 or self.step < 1:
-            raise ConfigError(f"train.features: a window of {self.window} samples every {self.step} is none.")
+            raise ConfigError(f"train.features: a window of {self.window} samples every {self.step} is not possible.")
         if features.kind == "mfcc" and features.size > CEPSTRAL_BANDS:
             raise ConfigError(f"train.features.size is {features.size}: mfcc has {CEPSTRAL_BANDS} at most.")
 
     @property
     def width(self) -> int:
-        """Numbers in each frame; 1 for waves."""
+        """The numbers in each frame; 1 for waves."""
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""The input that a model gets for a clip: features of its sound, or an array as it is; cached if there is a cache."""
+"""Makes a model's input for a clip: features of a sound, or an array as it is, from a cache if there is one."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class ClipInputs:
         return cached[:, 0] if self.extractor.features.kind == "waves" else cached
 
     def frames(self, clip: Clip) -> float:
-        """Return how many frames a clip's input has, without opening it; infinite if that is unknown.
+        """Return how many frames a clip's input has, without opening its file; infinity if this is unknown.
 
-        For waves it is unknown: how many frames a model makes of samples depends on the model.
+        For waves, this is unknown: how many frames a model makes of samples depends on the model.
         """
         unknown = is_array(clip.path) or self.extractor.features.kind == "waves"
         return math.inf if unknown else self.extractor.frames(clip.seconds)
@@ -48,8 +48,8 @@ class ClipInputs:
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
         """Fill the cache with these clips, so that ``inputs(clip)`` only maps; returns how many had to be computed.
 
-        Does nothing without a cache. ``progress`` gets the number of clips that are done and of all. With workers, that
-        many processes compute groups of clips.
+        Does nothing without a cache. ``progress`` gets the number of clips that are done, and of all clips. With
+        ``data.workers``, so many processes compute groups of clips.
         """
         if self._cache is None:
             return 0
@@ -76,7 +76,7 @@ class ClipInputs:
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):
-    """Groups of clips; getting an item writes the group. Errors are returned, to be raised in the parent."""
+    """Groups of clips; getting an item writes a group's file. Errors are returned, and raised in the parent process."""
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:
         self._cache, self._pieces = cache, pieces

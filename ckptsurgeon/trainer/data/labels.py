@@ -24,7 +24,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class UnknownLetterError(ValueError):
-    """A text has a letter that is no token and begins none. ``hint`` names what is similar."""
+    """Raised for a text with a letter with which no token begins. ``hint`` names similar letters."""
 
     def __init__(self, letter: str, hint: str) -> None:
         super().__init__(letter)

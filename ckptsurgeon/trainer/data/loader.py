@@ -24,14 +24,14 @@ AHEAD = 4
 """Batches that each worker prepares in advance."""
 
 Key = tuple[int, int, int]
-"""Seed, epoch and place of an example: all that it contains and draws follows from these."""
+"""The seed, epoch and index of an example, which determine its content and its random numbers."""
 
 
 class Batches:
     """The batches of a split: shuffled by seed and epoch, or, if not ``shuffled``, the longest clips first.
 
-    If ``inputs`` has a cache, it is filled before the first batch. What an example draws from the global generators
-    follows from seed, epoch and place, whichever process makes it; the generators are restored.
+    If ``inputs`` has a cache, it is filled before the first batch. Random numbers that are drawn for an example
+    depend only on its seed, epoch and index, not on the process that makes it; the generators are restored.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Batches:
         return -(-len(self.split.clips) // self._batch_size)
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:
-        """Return the places of the clips in each batch of an epoch."""
+        """Return the indices of the clips in each batch of an epoch."""
         if self._shuffled:
             return epoch_batches(self.split.lengths, self._batch_size, seed=seed, epoch=epoch)
         return sorted_batches(self.split.lengths, self._batch_size)
@@ -70,7 +70,7 @@ class Batches:
     def read(
         self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1
     ) -> Iterator[Batch]:  # fmt: skip
-        """Yield the batches of an epoch from the ``start``-th on; of several processes, the part of ``rank`` of each.
+        """Yield the batches of an epoch from the ``start``-th on; with several processes, the parts of ``rank``.
 
         Raises what reading a clip raises.
         """
@@ -87,14 +87,17 @@ class Batches:
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
-        """End the workers now. Without this they live for seconds, if the loader is part of a reference cycle."""
+        """End the workers now; otherwise they live for seconds more if the loader is part of a reference cycle."""
         under_way = getattr(self._loader, "_iterator", None)
         if under_way is not None and self._loader.num_workers:
             under_way._shutdown_workers()
             self._loader._iterator = None
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Compute the features that the cache lacks; returns of how many clips. ``progress``: clips done, and all."""
+        """Compute the features that are not in the cache, and return for how many clips.
+
+        ``progress`` gets the number of clips that are done, and of all clips.
+        """
         inputs, self._inputs = self._inputs, None
         return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
@@ -138,7 +141,7 @@ def _identity(batch: Any) -> Any:
 
 T = TypeVar("T")
 POOL = 32
-"""Batches that one random part of the clips fills, sorted by length: clips meet other clips in every epoch."""
+"""Clips for so many batches are chosen at random and sorted by length, so that batches differ in every epoch."""
 
 
 def epoch_batches(lengths: Sequence[float], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:

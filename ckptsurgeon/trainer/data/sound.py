@@ -44,11 +44,11 @@ class Clip:
 
 
 OPEN_ENDED = 0x7FFF_0000
-"""Sizes from here on mean that the end was unknown when the header was written, into a pipe."""
+"""Sizes of at least this mean that the end was unknown when the header was written, as for a pipe."""
 
 
 def missing_bytes(path: str) -> int:
-    """Return how many bytes of sound a WAV file lacks, 0 if it is complete or no WAV file; raises OSError.
+    """Return how many bytes of sound are missing from a WAV file, 0 for a complete or another file; raises OSError.
 
     http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html
     """

@@ -22,8 +22,8 @@ Position = tuple[int, int]
 class BatchSource(Protocol):
     """The batches of one split.
 
-    It draws from generators of its own, never from torch's global one: a resumed run must see the same batches as an
-    uninterrupted one (https://github.com/huggingface/transformers/pull/46628).
+    A source draws from generators of its own, never from torch's global one: a resumed run must see the same batches as
+    an uninterrupted one (https://github.com/huggingface/transformers/pull/46628).
     """
 
     def size(self, epoch: int) -> int:
@@ -109,8 +109,8 @@ class RankBatches:
     """Every ``size``-th example of each batch, from the ``rank``-th on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
-    ranks, the last ranks are idle: they run its first example without effect, because every rank must take part in the
-    all-reduce.
+    ranks, the last ranks are idle: they run its first example and ignore the result, because every rank must take part
+    in the all-reduce.
     """
 
     def __init__(self, source: BatchSource, ranks: Ranks) -> None:

@@ -20,14 +20,14 @@ __all__ = ["Split", "read_split", "resolve_paths"]
 
 @dataclass(frozen=True)
 class Split:
-    """The clips that are used, and how many were left out for each reason. ``made_by`` names a user's function."""
+    """The clips that are used, and how many were left out for each reason. ``made_by`` is a user's function."""
 
     name: str
     clips: tuple[Clip, ...]
     dropped: Mapping[str, int]
     made_by: str = ""
     longest_s: float = math.inf
-    """Seconds of a clip that are used at a time."""
+    """The most seconds of a clip that are used at a time."""
 
     @property
     def seconds(self) -> float:
@@ -44,7 +44,7 @@ class Split:
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
-        """Return one line: how much there is, and what was left out."""
+        """Return a line on the split: how many clips and minutes it has, and how many were left out."""
         if self.made_by:
             return f"{self.name}: {count(len(self.clips), 'example')} of {escape(self.made_by)}, your own code"
         left_out = ", ".join(f"{number} {why}" for why, number in self.dropped.items())
@@ -53,7 +53,7 @@ class Split:
 
 
 def resolve_paths(data: Data, folder: str) -> Data:
-    """Return the section with its paths resolved, which are relative to the configuration's folder."""
+    """Return the ``data`` section with its paths, which are relative to the configuration's folder, resolved."""
 
     def path(name: str) -> str:
         return os.path.normpath(os.path.join(folder, name))

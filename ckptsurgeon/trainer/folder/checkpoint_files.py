@@ -1,4 +1,4 @@
-"""The checkpoints in a run folder: which are complete, which is the newest, and their checksums."""
+"""Finds the complete checkpoints in a run folder and the newest one, and writes and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def complete_steps(run: str) -> list[int]:
 
 
 def linked_step(run: str) -> int | None:
-    """Return the step that the link ``last`` points to; None if it dangles or is no link (any more)."""
+    """Return the step that the link ``last`` points to; None if the link dangles, or ``last`` is not a link."""
     last = os.path.join(run, "last")
     if not os.path.islink(last):
         return None
@@ -40,9 +40,9 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Remove a folder ``last``, as ``cp -rL`` makes it of the link, if it is a copy of a checkpoint.
+    """Remove the folder ``last`` that ``cp -rL`` makes of the link, if the folder is a copy of a checkpoint.
 
-    Raises OutputError if it is not a copy: nothing is removed that exists nowhere else.
+    Raises OutputError if it is not a copy, so that no data are lost.
     """
     last = os.path.join(run, "last")
     if os.path.islink(last) or not os.path.isdir(last):
@@ -128,4 +128,4 @@ def _read(folder: str) -> Mapping[str, str]:
         found = json.loads(read_file(path))["sha256"]
         return {str(name): str(value) for name, value in found.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FormatError(f"{escape(path)} is damaged: it holds no sums.") from error
+        raise FormatError(f"{escape(path)} is damaged: it has no checksums.") from error

@@ -46,7 +46,7 @@ BEST = "best.safetensors"
 MOMENTS = "moments"
 """The folder of optimizer moments, to which every rank of a sharded run writes."""
 JSON_BYTES = 64 << 20
-"""Larger than any JSON file of a run."""
+"""The most bytes that a JSON file of a run may have."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class RunFolder:
     path: str
 
     def of(self, *names: str) -> str:
-        """Return the path of something in the folder."""
+        """Return the path of a file or folder in the run folder, by its names."""
         return os.path.join(self.path, *names)
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run was saved here. No new run may begin over it, even if it cannot be resumed."""
+        """Whether a run was saved here, even one that cannot be resumed; then no new run may begin here."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
@@ -242,7 +242,7 @@ class RunFolder:
         except ValueError as error:
             raise FormatError(f"{escape(self.of(name))} is not valid JSON: {error}.") from error
         if not isinstance(data, dict):
-            raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
+            raise FormatError(f"{escape(self.of(name))} is not a file of a run: it is not a JSON object.")
         return data
 
 
@@ -257,7 +257,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _absent(path: str) -> list[str]:
-    """Return the existing folder and the missing ones in which a path's folders will be created."""
+    """Return the parents of a path that do not exist, and the nearest one that does."""
     path, found = os.path.abspath(path), []
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

@@ -1,4 +1,4 @@
-"""One process for one run: its folder is locked until the process has ended, in whatever way."""
+"""Lets only one process train in a run folder: the folder is locked until the process has ended, in whatever way."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RunLock:
             self._sign(handle)
 
     def _sign(self, handle: int) -> None:
-        """Write into the file who holds it; raises OutputError and releases the lock if the disk is full."""
+        """Write into the lock's file who holds it; raises OutputError and releases the lock if the disk is full."""
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -81,7 +81,7 @@ class RunLock:
         at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
         return OutputError(
             f"{escape(self.folder)} is being trained by process {escape(number)}{at}.",
-            hint="Wait for it, or train in another folder with --run.",
+            hint="Wait for that process, or train in another folder with --run.",
         )
 
     def give_back(self) -> None:

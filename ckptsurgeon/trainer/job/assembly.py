@@ -99,7 +99,7 @@ def build_job(
 
 
 def with_one_batch(job: Job) -> Job:
-    """Return a job that trains and evaluates on its first batch only."""
+    """Return the job with training and evaluation on its first batch only."""
     one = OneBatch(first_batch(job.train, job.settings.seed))
     return replace(job, train=one, dev=one, test=None)
 
@@ -160,7 +160,7 @@ def load_task_data(
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
-    """Return the token list that ``data`` names, or else the model."""
+    """Return the token list that ``data`` names, or else the one that the model names."""
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)
     return read_vocabulary(path).tokens if path is not None else ()

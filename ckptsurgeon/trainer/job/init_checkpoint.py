@@ -32,7 +32,7 @@ class InitCheckpoint:
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of which a source has only a part: laid over drawn values, or mapped to new tokens."""
+        """The keys of tensors that come only partly from a source: laid over drawn values, or mapped to new tokens."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows
@@ -41,12 +41,12 @@ class InitCheckpoint:
 
     @property
     def new(self) -> frozenset[str]:
-        """The keys with values that must be learned from nothing."""
+        """The keys of tensors that are drawn, completely or in part."""
         return self.drawn | self.partly
 
     @property
     def seed(self) -> int | None:
-        """The seed with which they were drawn."""
+        """The seed with which the new values were drawn."""
         return self.recipe.seed if self.recipe is not None else None
 
     def lineage(self, folder: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A job: all that one training run needs, and the model that it builds."""
+"""A job: all that a training run needs, from which it builds the model."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Job:
         return sharded, None
 
     def empty_parallel_model(self) -> ParallelModel:
-        """Return the model for all ranks; its tensors hold whatever values."""
+        """Return the model for all ranks, with arbitrary values in its tensors."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
         from ..parallel.sharded_model import ShardedModel, build_on_meta
@@ -115,7 +115,7 @@ class Job:
         return ShardedModel(model, self.ranks, self.device)
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the whole init. An init that does not fit is an error here: ``ckpt transplant`` has flags to fit it."""
+        """Load the whole init; raises PlanError if the init does not fit, which ``ckpt transplant`` can change."""
         try:
             return load_into(model, path, strict=True, on_missing="error")
         except PlanError as error:
@@ -138,8 +138,8 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
     if target.build is None:
         raise ConfigError(
-            f"{escape(document.name)} describes tensors, which nobody can train.",
-            hint="A model that is trained is named by _target_ or name.",
+            f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
+            hint="Name the model's code by _target_ or name.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)

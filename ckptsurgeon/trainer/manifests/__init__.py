@@ -1,1 +1,1 @@
-"""Formats of lists of clips, one file each, as ``MANIFEST``."""
+"""The formats of manifests (lists of clips); each module defines one format as ``MANIFEST``."""

@@ -20,7 +20,7 @@ _MARKS = (
 )  # fmt: skip
 
 LARGEST = 512 << 20
-"""Larger than the manifest of a million clips."""
+"""The most bytes of a manifest; one of a million clips is smaller."""
 
 Row = tuple[str, Mapping[str, str]]
 """The place of a line (file and number), and its values by column."""
@@ -32,7 +32,7 @@ def place(path: str, line: int) -> str:
 
 
 def file_beside(manifest: str, path: str) -> str:
-    """Return a path of a manifest, which is relative to it."""
+    """Return the full form of a path in a manifest, which is relative to the manifest's folder."""
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 
@@ -50,7 +50,7 @@ def read_text(path: str) -> str:
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the columns that the first line names; none if the file is not a table."""
+    """Return the columns that the first line names; an empty list if the file is not a table."""
     if not path.lower().endswith(".csv"):
         return []
     with open_file(path) as file:
@@ -92,7 +92,7 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
             if len(values) != len(columns):
                 raise ConfigError(
                     f"{where}: it has {len(values)} values where the first line has {len(columns)} columns.",
-                    hint='A value that holds a comma stands in quotes: "yes, it does".',
+                    hint='Write in quotes a value that has a comma: "yes, it does".',
                 )
             yield where, dict(zip(columns, values, strict=True))
     except csv.Error as error:

@@ -16,7 +16,7 @@ class _CoquiCSV:
     kind = "a CSV with wav_filename and transcript (Coqui STT)"
 
     def sniff(self, path: str) -> bool:
-        """Whether it is a table with either of its columns: ``read`` reports that the other is missing."""
+        """Return whether a file is a table with one of the needed columns; ``read`` raises if another is missing."""
         return bool({"wav_filename", "transcript"} & set(columns_of(path)))
 
     def read(self, path: str) -> list[Clip]:
@@ -26,7 +26,7 @@ class _CoquiCSV:
             size = row.get("wav_filesize", "1").strip()
             if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
                 raise ConfigError(
-                    f"{where}: wav_filesize is {escape(size, 40)!r}, no number of bytes.",
+                    f"{where}: wav_filesize is {escape(size, 40)!r}, not a number of bytes.",
                     hint="Are the columns in the order of the first line? The column may be left out.",
                 )
             if not row["wav_filename"]:

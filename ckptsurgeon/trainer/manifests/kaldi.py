@@ -33,7 +33,7 @@ class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     def sniff(self, path: str) -> bool:
-        """Whether it is a folder with either file: ``read`` reports that the other is missing."""
+        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if the other is missing."""
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
     def read(self, path: str) -> list[Clip]:
@@ -81,7 +81,7 @@ def _part(part: _Entry) -> tuple[str, float, float]:
     try:
         recording, begin_s, end_s = fields[0], float(fields[1]), float(fields[2])
     except (IndexError, ValueError):
-        raise ConfigError(f"{part.where}: it is no recording, begin and end in seconds.") from None
+        raise ConfigError(f"{part.where}: it is not a recording with begin and end in seconds.") from None
     if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
         raise ConfigError(f"{part.where}: it goes from {begin_s:g} s to {end_s:g} s.")
     return recording, begin_s, math.nan if end_s == -1 else end_s
@@ -97,7 +97,7 @@ def _sound(folder: str, entry: _Entry) -> str:
         )
     if not name or _ARCHIVE.search(name):
         raise ConfigError(
-            f"{entry.where}: {escape(name, 80) or 'nothing'} is no sound file.",
+            f"{entry.where}: {escape(name, 80) or 'an empty path'} is not a sound file.",
             hint="Archives are not read; name a WAV, FLAC or OGG file." if name else "",
         )
     beside = file_beside(os.path.join(folder, "wav.scp"), name)

@@ -15,7 +15,7 @@ class _LabelledCSV:
     kind = "a CSV with path and label (classification)"
 
     def sniff(self, path: str) -> bool:
-        """Whether it is a table with a column label: ``read`` reports that the path is missing."""
+        """Return whether a file is a table with a column ``label``; ``read`` raises if ``path`` is missing."""
         return "label" in columns_of(path)
 
     def read(self, path: str) -> list[Clip]:

@@ -27,19 +27,19 @@ AT_ONCE = 8
 
 
 class Manifest(Protocol):
-    """A format of manifests. Each is one module of this folder, as ``MANIFEST``."""
+    """A format of manifests; each module of this folder defines one as ``MANIFEST``."""
 
     kind: str
-    """Its name in messages."""
+    """The name of the format in messages."""
 
     def sniff(self, path: str) -> bool:
         """Whether a file or folder has this format."""
         ...
 
     def read(self, path: str) -> list[Clip]:
-        """Return its clips; ``seconds`` is NaN if the manifest does not give the length.
+        """Return the clips of a manifest; ``seconds`` is NaN if the manifest does not give the length.
 
-        Raises ConfigError that names the file and the line.
+        Raises ConfigError, which names the file and the line.
         """
         ...
 
@@ -99,7 +99,7 @@ def _known() -> str:
 
 
 def _seen(path: str) -> str:
-    """Return how an unknown file begins, or that it is a folder."""
+    """Return the end of a message on an unknown manifest: how the file begins, or that it is a folder."""
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"

@@ -29,7 +29,7 @@ class _SpeechBrainJSON:
     kind = "a JSON of {id: {wav, words}} (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
-        """Whether it is a JSON file."""
+        """Return whether a path is a JSON file."""
         return path.lower().endswith(".json") and os.path.isfile(path)
 
     def read(self, path: str) -> list[Clip]:

@@ -1,1 +1,1 @@
-"""Bundled models, one file each, as ``MODEL``; a configuration names the file."""
+"""The bundled models; each module defines one as ``MODEL``, and a configuration names the module."""

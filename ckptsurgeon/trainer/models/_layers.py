@@ -14,7 +14,7 @@ FRAME_S, HOP_S = 0.025, 0.010
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return (batch, size), true where there is padding."""
+    """Return a mask (batch, size) that is true for padding."""
     return torch.arange(size, device=lengths.device)[None] >= lengths[:, None]
 
 

@@ -171,7 +171,7 @@ def _count_tokens(text: str | None) -> int:
     tokens = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
     if twice:
-        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} stands twice.")
+        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} is there twice.")
     if len(tokens) < 2:
         raise ConfigError("hybrid_asr: the token list holds fewer than two tokens.")
     return len(tokens)

@@ -34,7 +34,7 @@ class ParallelModel:
 
     @property
     def gradient_scale(self) -> int:
-        """The factor that makes sums of gradients of what the backward pass left: DDP takes means over the ranks."""
+        """The factor that turns the gradients after the backward pass into sums: DDP takes means over the ranks."""
         return self.ranks.size
 
     def wrap(self) -> None:

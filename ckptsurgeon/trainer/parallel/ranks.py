@@ -45,7 +45,7 @@ DETECTION_S = 5.0
 
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """What torchrun sets: RANK, WORLD_SIZE and LOCAL_RANK, the number on this machine, and that of the GPU."""
+    """What torchrun sets: RANK, WORLD_SIZE and LOCAL_RANK (the number on this machine, also that of the GPU)."""
 
     rank: int = 0
     world_size: int = 1
@@ -61,7 +61,7 @@ class Ranks:
     control: Any = None
     """The gloo group for figures and decisions."""
     store: Any = None
-    """A key-value store in which a rank leaves the reason why it ends; it works when the group is broken."""
+    """A key-value store in which a rank writes why it ends; the store works even if the group is broken."""
 
     @property
     def is_main(self) -> bool:
@@ -121,7 +121,7 @@ class Ranks:
         return cast(T, found[0])
 
     def all_equal(self, key: str, value: str) -> bool:
-        """Whether all ranks have the same value; ``key`` must be new. It uses the store, and no collective call.
+        """Return whether all ranks have the same value, by the store and not a collective call; ``key`` must be new.
 
         Raises torch's DistError if a rank sets no value for a minute.
         """
@@ -174,7 +174,7 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Other processes ended before the run did: ``ranks``, each with the reason that it left, '' for none."""
+    """Other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''."""
 
     def __init__(self, ranks: Mapping[int, str]) -> None:
         said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
@@ -211,7 +211,7 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
 
 
 _CALLS = itertools.count()
-"""Each run in a process has keys of its own in the store."""
+"""Numbers for the runs of a process, so that each has its own keys in the store."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Controls: the same training from the init, from scratch, and from the init's weights permuted."""
+"""Runs the controls: the same training from the init, from scratch, and from the init's weights permuted."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""A start beats another if it is better with every seed, and on average by this share of the other's metric."""
+"""A start beats another if it is better with every seed, and on average by this share of the other's metric. A start is
+one kind of initial weights."""
 MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
-    """Whether a start is clearly better than another; their seeds are paired."""
+    """Return whether one kind of initial weights is clearly better than another, comparing runs with the same seed."""
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
     return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > MARGIN * abs(other.mean)
 
 
 def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
-    """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (it beats scratch alone) or NONE.
+    """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
     Much of what looks like transfer is scale: from English weights, permuted inside each tensor, a Russian model
     learned better than from torch's default initialisers. A start that beats its permuted weights but not scratch is
@@ -91,7 +92,7 @@ LEARNED = 0.95
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One run, the ``number``-th of ``of``; ``value``, the metric that it reached, is None when the run begins."""
+    """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before."""
 
     way: str
     frozen: bool
@@ -130,7 +131,7 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
-    """Return the runs. Those with a frozen body are left out if the init brought everything, so that nothing is new."""
+    """Return the runs, without those with a frozen body if the init has all tensors: then there is nothing to train."""
     assert job.init is not None
     frozen = (True, False) if job.init.new & job.target.tensors.keys() else (False,)
     begin = job.settings.seed
@@ -175,13 +176,13 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys that the init brought completely, without ties of keys that it did not bring."""
+    """Return the keys that come completely from the init, without keys tied to one that does not."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
 def _initial_model(job: Job, way: str) -> nn.Module:
-    """Return the model of one start. What is new in it is drawn with the job's seed, the same for every start."""
+    """Return the initial model of one start; its new tensors are drawn with the job's seed, alike for all starts."""
     assert job.init is not None
     if way == "scratch":
         model, _ = replace(job, init=None).model()

@@ -1,4 +1,4 @@
-"""The origin of a run, written once into its folder, and compared when the run is resumed."""
+"""Writes the origin of a run once into its folder, and compares it when the run is resumed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
-    """Yield notes on harmless changes of the data; raises ConfigError for changes of what a run learns."""
+    """Yield notes on harmless changes of the data; raises ConfigError for changes of what the run learns from."""
     new = data_digests(job)
     for name in old:
         if new.get(name) == old[name]:
@@ -77,7 +77,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
         what = "gives other tokens" if name == "tokens" else f"gives other clips to {name}"
         raise ConfigError(
             f"{escape(_named(job, name))} {what} than when {escape(run)} was started.",
-            hint="Put back what was there, or start another run: --run.",
+            hint="Restore the old data, or start another run with --run.",
         )
 
 
@@ -96,7 +96,7 @@ KEPT = "kept_sha256"
 FREE = ("save_every", "keep", "data.workers", "data.cache")
 """Settings that may change when a run is resumed: the weights do not depend on them."""
 NEARLY_FREE = ("threads", "compile")
-"""Settings on which only the order of sums depends, or what dropout draws."""
+"""Settings that change only the order of sums, or what dropout draws."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_text(job: Job, folder: str) -> str:
-    """Return the configuration with every setting, defaults, too, as a file for the run folder.
+    """Return the text of config.yaml in the run folder: the configuration with every setting, including defaults.
 
     ``folder`` is the configuration's folder, relative to the run folder; its paths begin there.
     """
@@ -181,7 +181,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
     if differing:
         raise ConfigError(
             f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
-            hint="Go on with the old ones, or start another run: --run.", details=differing,
+            hint="Go on with the old settings, or start another run with --run.", details=differing,
         )  # fmt: skip
     own = [(name, old.get(name, new[name]), new[name]) for name in NEARLY_FREE]
     pairs = [("device", lineage["device"], job.device.type), *own]

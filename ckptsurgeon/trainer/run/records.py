@@ -1,4 +1,4 @@
-"""The records of a run in its folder, curves.png, and the report that reads them again."""
+"""Writes the records of a run and curves.png into its folder, and reads the records again for a report."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records"
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
-"""Steps on either side of a step over which the smooth line is a mean."""
+"""The smooth line is a mean over each step and so many steps on either side."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
     """Return the curves of a log as PNG; None if matplotlib is not installed or there is nothing to draw.
 
-    ``title`` is above them; the evaluation after ``best_step`` steps is marked, 0 for none.
+    ``title`` is written above the curves. The evaluation after ``best_step`` steps is marked, unless this is 0.
     """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
     if not steps or importlib.util.find_spec("matplotlib") is None:
@@ -195,4 +195,4 @@ def read_report(run: Path) -> Trained:
         checks = tuple(Check(**check) for check in known["checks"])
         return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{escape(folder.of('result.json'))} is not what a run writes: {error}.") from error
+        raise FormatError(f"{escape(folder.of('result.json'))} is not a file of a run: {error}.") from error

@@ -18,7 +18,7 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 @dataclass(frozen=True, repr=False)
 class Arm(Brief):
-    """One start, trained with several seeds: its metric for each seed, with the body frozen or not."""
+    """One kind of initial weights, trained with several seeds: the metric of each, with the body frozen or not."""
 
     name: str
     frozen: bool
@@ -35,8 +35,8 @@ class Controls(Brief):
     """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
 
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` names the arms that decide: "frozen" or "unfrozen". The
-    evaluations on ``dev`` after the last step are compared. ``plateau`` names the starts of those arms of which some
-    run has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
+    evaluations on ``dev`` after the last step are compared. ``plateau`` names the kinds of initial weights in
+    those arms with a run that has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
     """
 
     metric: str
@@ -98,7 +98,7 @@ class Trained(InNotebooks):
         return not any(check.status == FAIL for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data; None stands for numbers that are not finite."""
+        """Return the result as plain data; None stands for numbers that are not finite."""
         data: dict[str, Any] = plain_json(asdict(self))
         return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
 

@@ -140,7 +140,7 @@ def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
 
 
 def _lock_folder(options: RunOptions) -> None:
-    """Lock the folder for this run; another run may have begun there since it was looked at."""
+    """Lock the folder for this run; raises an error if another run has begun there since the folder was checked."""
     options.folder.create()
     options.lock.take()
     if options.folder.holds_a_run:
@@ -224,12 +224,12 @@ class FinalFigures:
     clips: int
 
     def row(self) -> dict[str, Any]:
-        """Return it as a row of the log."""
+        """Return the figures as a row of the log."""
         return {"step": self.step, "test": dict(self.figures), "test_clips": self.clips}
 
 
 def has_test_split(loop: TrainingLoop) -> bool:
-    """Whether a run has a test split and is over; an interrupted run will be resumed."""
+    """Return whether a run has a test split and has ended; an interrupted run may still be resumed."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
 
 

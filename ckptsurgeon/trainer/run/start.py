@@ -1,4 +1,4 @@
-"""What a run starts from: a configuration and weights, in a folder that is free or holds the run to resume."""
+"""Finds what a run starts from: a configuration and weights, and a folder that is free or has the run to resume."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_free(folder: RunFolder) -> None:
 
 
 def _is_empty_folder(path: str) -> bool:
-    """Whether a path is an empty folder, which a run leaves that could not write."""
+    """Return whether a path is an empty folder, such as is left by a run that could not write."""
     try:
         return not os.listdir(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""The request of rank 0 to the other ranks, and the check that all ranks train the same."""
+"""Sends the request of rank 0 to the other ranks, and checks that all ranks train the same."""
 
 from __future__ import annotations
 

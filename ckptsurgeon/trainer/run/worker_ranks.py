@@ -1,4 +1,4 @@
-"""The ranks other than 0: they train; rank 0 checks, writes and prints."""
+"""Runs the ranks other than 0, which only train; rank 0 also checks, writes and prints."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 
 
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
-    """Whether this rank must report the lost ranks: rank 0 left no reason, and this is the lowest rank left."""
+    """Return whether this rank must report the lost ranks: rank 0 gave no reason, and this is the lowest left."""
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)
 

@@ -62,9 +62,9 @@ VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")
 SPEEDS, PITCHES = (140, 200), (30, 70)
 MOST_WORDS = 4
 DIALECT = {"en": "en-us"}
-"""The espeak voice of a language whose variety is not given."""
+"""The voice of espeak-ng for a language that is given without its variety."""
 TRIES = 50
-"""How often a text that another split has is drawn again; with few words there may be no other."""
+"""The most draws to find a text that no other split has; with few words there may not be one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Demo:
     configs: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the data as plain data, for ``--json``."""
         return {"kind": "ckpt.demo-data", "version": 1, **asdict(self)}
 
 
@@ -126,9 +126,9 @@ def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: 
 def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:
     """Return the words of each language; raises ConfigError before anything is made."""
     if not langs:
-        raise ConfigError("it does not say which language.", hint="Say one with --lang, as in --lang en.")
+        raise ConfigError("no language is given.", hint="Give one with --lang, as in --lang en.")
     if n < 1:
-        raise ConfigError(f"{n} utterances are none.", hint="Make one or more.")
+        raise ConfigError(f"{n} utterances cannot be made.", hint="Make one or more.")
     stray = next((lang for lang in words if lang not in langs), None)
     if stray is not None:
         raise ConfigError(f"there are words of {escape(stray)}, which is not spoken.", hint=f"Add --lang {stray}.")

@@ -35,7 +35,7 @@ class CheckpointWriter:
             folder.save(state.progress.step, weights, values, keep=state.settings.keep)
 
     def _save_shards(self, values: Mapping[str, object]) -> None:
-        """Write a checkpoint together: rank 0 gathers the weights tensor by tensor, each rank writes its moments."""
+        """Write a checkpoint of all ranks: rank 0 gathers the weights one by one, each rank writes its moments."""
         state, folder, ranks = self._state, self.folder, self._state.job.ranks
         with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
             path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")

@@ -42,7 +42,7 @@ def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, Parame
 
 
 def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns that match few keys at the top, and many more further down."""
+    """Return notes on patterns that match few keys, but would match many more below the top level."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
     return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
 
@@ -111,7 +111,7 @@ class FreezeSchedule:
         return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 
     def apply(self, step: int) -> None:
-        """Set which parameters are trained from a step on; called before the first step, and when one is unfrozen."""
+        """Set which parameters are trained from a step on; called before the first step and at each unfreezing."""
         frozen = set(self.frozen(step))
         unfrozen = [
             key

@@ -1,4 +1,4 @@
-"""The tensors of a model by key: read, drawn, restored, digested, written as safetensors."""
+"""Reads, draws, restores and digests the tensors of a model by key, and writes them as safetensors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FullTensors(Mapping[str, Tensor]):
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that no state dict has (``persistent=False``), in which a model may count or cache."""
+    """Return the buffers that are not in a state dict (``persistent=False``), such as counters or caches."""
     saved = model.state_dict(keep_vars=True).keys()
     return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
 
@@ -152,7 +152,7 @@ def write_safetensors(
 
 
 def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the name of each tensor's dtype in safetensors."""
+    """Return for each key the name that safetensors has for the tensor's dtype."""
     import torch
     from safetensors.torch import save
 

@@ -79,5 +79,5 @@ class RunProgress:
         return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the progress as plain data."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""torch.compile: which runs are compiled, and the message if that fails.
+"""Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
 
 The task's loss is compiled, a function of a model and a batch, and not the model: whatever saves, evaluates and checks
 the model sees its own modules and keys.
@@ -35,7 +35,7 @@ def compiled_loss(job: Job) -> LossFunction | None:
     """Return the task's compiled loss; None if the run is not compiled. ``auto``: a GPU, and batches of one shape.
 
     Several processes train uncompiled: DDP sums gradients while the backward pass goes on, and a compiled one is one
-    piece. Batches of one shape are compiled for it; others once more, for all sizes, at the second shape.
+    piece. Batches of one shape are compiled for this shape; others again at the second shape, then for all sizes.
     """
     one_shape = has_one_shape(job)
     if not _is_wanted(job) or job.ranks.size > 1:

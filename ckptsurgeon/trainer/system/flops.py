@@ -53,11 +53,11 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
-"""Attention on a CPU, which torch's formulas lack, and the operator with the same formula."""
+"""Attention operators on a CPU, for which torch has no formula, each with an operator that has the same formula."""
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
-"""Recurrent layers, which torch's formulas lack, and how often their products are computed."""
+"""Recurrent layers, for which torch has no formula, and how often their products are computed."""
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:

@@ -1,4 +1,4 @@
-"""The states of all global generators: seeded, preserved, and saved in checkpoints."""
+"""Seeds all global random generators, and saves and restores their states."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def start_loader(loader: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Block stop signals inside the block; processes that it starts inherit that."""
+    """Block stop signals during the block, also in processes that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

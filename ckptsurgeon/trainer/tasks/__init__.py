@@ -1,4 +1,4 @@
-"""What a model can be trained for: tasks, one file each, as ``TASK``."""
+"""The tasks that a model can be trained for; each module defines one as ``TASK``."""
 
 from ._load import load_task, task_file
 from ._task import Batch, Loss, Task

@@ -23,7 +23,7 @@ __all__ = ["explain_task_errors", "is_user_task", "load_task", "task_file"]
 TASKS = "ckptsurgeon.trainer.tasks"
 USERS = "ckptsurgeon_users_task"
 REQUIRED = ("loss", "evaluate", "metric")
-"""All other members of a task are optional: Task lists them."""
+"""The members that a task must have; the class Task also lists the optional ones."""
 
 
 def task_file(name: str, folder: str) -> str:
@@ -60,7 +60,7 @@ def is_user_task(task: object) -> bool:
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
     """Raise ConfigError for what a user's own task raises in the block, with the line; errors of our tasks pass.
 
-    With ``there``, only what is raised in the user's file: in a step the model, too, may raise.
+    With ``there``, only errors that are raised in the user's file: in a step, they can also come from the model.
     """
     try:
         yield

@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["PrefixLogProbs", "PrefixScores"]
 
 LOG_ZERO = -1e6
-"""The logarithm of zero, nearly: differences of its sums are still numbers, and exact enough in float64."""
+"""Stands for the logarithm of zero; unlike those of infinities, differences of its sums are numbers."""
 
 
 class PrefixLogProbs(NamedTuple):

@@ -50,7 +50,7 @@ class Batch:
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:
-        """Return every ``step``-th example, padded as they are; if there is none, the first of all, idle."""
+        """Return every ``step``-th example, padded as in the batch; without any, the first of all, marked ``idle``."""
         names = self.names[first::step]
         if not names:
             return replace(self.part(0, 1), seconds=0.0, idle=True)

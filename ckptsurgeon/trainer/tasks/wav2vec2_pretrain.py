@@ -81,7 +81,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return self._hearing
 
     def label(self, clip: Clip) -> Tensor:
-        """Return nothing: the targets are in the clip itself."""
+        """Return an empty tensor: the targets are in the clip itself."""
         return torch.empty(0, dtype=torch.int64)
 
     def fits(self, clip: Clip) -> bool:
