@@ -49,8 +49,9 @@ def carry_out(
 ) -> Receipt:
     """Apply a plan and return a receipt of what was written.
 
-    Raises PlanError if a step does not fit its source or tied values differ, FormatError if a source fails its
-    checksum, SourceError and OutputError if a file cannot be read or written. A failure leaves no partial output.
+    Raises PlanError if a step does not fit its source, or if tensors that get tied have different values; FormatError
+    if a source does not match its checksum; SourceError and OutputError if a file cannot be read or written. A failure
+    leaves no partial output.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -104,7 +105,7 @@ def carry_out(
 
 
 def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
-    """Yield notes on companions that are not written: token lists next to a single file, an adapter's configuration."""
+    """Yield a note on the companions of the plan that this output does not get, and why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
         yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
@@ -113,7 +114,7 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries that a plan copies in addition to tensors; raises PlanError if the source lacks them now."""
+    """Return the entries that a plan copies besides tensors, None if none; raises PlanError if the source lacks one."""
     carried = plan.carried
     if not (carried.root or carried.entries):
         return None
@@ -138,7 +139,7 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError if an entry would replace a tensor, or a dict on the path to them, of the same name."""
+    """Raise PlanError if an entry has the name of a tensor, or of a dict on the path to the tensors."""
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
     if taken:
@@ -166,7 +167,7 @@ def _compute_others(run: PlanRun) -> None:
 
 
 def _output_path(shape: OutputShape, options: OutputOptions) -> str:
-    """Return the path of an output; a link to a folder is resolved."""
+    """Return the path of an output, with links resolved if it is a folder."""
     return os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
 
 
@@ -174,7 +175,7 @@ def _output_path(shape: OutputShape, options: OutputOptions) -> str:
 def _staged(
     path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
-    """Yield the temp files of an output by name, and the temp folder if it has one."""
+    """Yield the temporary files of an output by name, and its temporary folder (None for a single file)."""
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
@@ -201,7 +202,7 @@ def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
 
 
 def _existing_signature(path: str, options: OutputOptions) -> list[str]:
-    """Return a signature in the folder: one that ckptsurgeon wrote, or one in the way of the new one."""
+    """Return the signature in the folder if ckptsurgeon wrote it, or if this output gets a new one; else nothing."""
     signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
     return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []
 
@@ -217,7 +218,7 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 
 
 def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) -> None:
-    """Write everything except tensors, and the seal."""
+    """Write what is left after the tensors: headers, a folder's index, and the recipe with its seal."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]

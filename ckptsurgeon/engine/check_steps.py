@@ -16,7 +16,7 @@ __all__ = ["check_step"]
 
 
 def check_step(step: Step) -> None:
-    """Raise PlanError if a step's operation does not fit its shapes: a plan may be edited by hand."""
+    """Raise PlanError if a step's operation does not fit its shapes or dtypes: a plan may have been edited."""
     if step.op == "init":
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
@@ -30,13 +30,13 @@ def check_step(step: Step) -> None:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether the policy of a step fits its shapes and gives the operation that the step names."""
+    """Return whether the policy of a step fits its shapes, and leads to the operation of the step."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:
-    """Return whether the rows of a vocabulary fit the shapes, which must be equal along all other axes."""
+    """Return whether the step's vocabulary rows fit its shapes, which must be equal along all other axes."""
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
         return False
@@ -47,7 +47,7 @@ def _maps(step: Step) -> bool:
 
 
 def _merges(step: Step) -> bool:
-    """Return whether all inputs have the step's shape and numbers of one unpacked kind, with a weight each or none."""
+    """Return whether inputs have the step's shape and one kind of numbers, and there is a weight for each, or none."""
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
     alike = all(
         (one.shape == step.shape or is_reshape(one.shape, step.shape)) and DTYPES[one.dtype].kind == kind
@@ -67,7 +67,7 @@ def _adapts(step: Step) -> bool:
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a step is a factor of the difference of its inputs."""
+    """Return whether a step's factor fits the shapes of its two inputs, which must be real numbers."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -76,7 +76,7 @@ def _real(step: Step) -> bool:
 
 
 def _merges_by_method(step: Step) -> bool:
-    """Return whether all inputs of a step are real floating numbers that its policy can fit."""
+    """Return whether all inputs of a step are real floating numbers, and its policy can make their shapes fit."""
     if step.merge is None:
         return False
     from .compute.aligning import aligns  # imports numpy, which copying does not need
@@ -109,4 +109,4 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""The check of each operation's shapes and numbers, by name; any other name is a policy's."""
+"""The check of a step's shapes and numbers, by operation; operations that are not listed are policies."""

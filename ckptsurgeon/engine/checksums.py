@@ -18,7 +18,7 @@ from ..util.text import escape
 __all__ = ["bad_checksum", "check_range", "check_storage", "check_values", "checkable", "combine", "crc32"]
 
 BLOCK = 1 << 20
-"""Bytes held at once: about the size of a core's cache."""
+"""Bytes that are read at once: about the size of a core's cache."""
 
 crc32 = isal_zlib.crc32
 Sum: TypeAlias = Callable[[memoryview, int], int]
@@ -40,7 +40,7 @@ def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Stor
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError if a record with a tensor's values does not match its checksum; each is checked once."""
+    """Raise FormatError if a record with a tensor's values does not match its checksum."""
     for file, storage in checkable(source, info):
         if storage not in source.checked:
             check_storage(file, storage)
@@ -55,12 +55,12 @@ def check_storage(file: File, storage: Storage) -> None:
 
 
 def bad_checksum(file: File, name: str) -> FormatError:
-    """Return the error for bytes that do not match their container's checksum."""
+    """Return the error for a part of a file that does not match the checksum stored in the file."""
     return FormatError(f"{escape(file.uri)}: {escape(name)} does not match its checksum.", rule="crc")
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
-    """Return the CRC-32, or another such sum, of a range of a file, read block by block."""
+    """Return the CRC-32 of a range of a file, or the sum that ``sum_of`` computes; reads block by block."""
     buffer = memoryview(bytearray(min(BLOCK, nbytes)))
     crc, done = 0, 0
     while done < nbytes:

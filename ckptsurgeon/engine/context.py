@@ -1,4 +1,4 @@
-"""The context of applying a plan: settings that are not part of the plan."""
+"""Settings for applying a plan that are not part of the plan."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .compute.lora import FactorCache
 __all__ = ["MEMORY", "MergeContext", "ParallelMap"]
 
 MEMORY = 1 << 30
-"""Bytes that computing a merge may take, unless an option sets them."""
+"""Bytes of memory that computing a merge may take, unless an option sets another limit."""
 
 T = TypeVar("T")
 
 
 class ParallelMap(Protocol):
-    """Maps a function over many items, perhaps in several threads, and keeps their order."""
+    """A function like ``map``, perhaps with several threads: the results are in the order of the items."""
 
     def __call__(self, look: Callable[[Any], T], over: Iterable[Any], /) -> Iterable[T]:
-        """Return the results in the order of the items."""
+        """Return the result of ``look`` for each item of ``over``, in order."""
         ...
 
 
 @dataclass(frozen=True)
 class MergeContext:
-    """The context for computing tensors: the seed, the user's methods, the memory, the threads.
+    """Settings for computing tensors: the seed, the user's merge methods, the memory limit in bytes.
 
-    ``memory`` is in bytes; ``device`` is the device of torch, "" for numpy, None for the plan's; ``factors`` is the
-    cache of extracted factors.
+    ``spread`` maps a function over slices, perhaps in threads. ``factors`` is the cache of extracted factors.
+    ``device`` is a device of torch, or "" for numpy; None is the plan's device.
     """
 
     seed: int = 0
@@ -59,7 +59,7 @@ class MergeContext:
         return known[name]
 
     def check(self, step: Step, needed: int, why: str, hint: str = "") -> None:
-        """Raise PlanError if something needs more bytes than the memory limit."""
+        """Raise PlanError, with ``why`` and ``hint``, if a step needs more bytes of memory than the limit."""
         if needed > self.memory:
             raise PlanError(
                 f"{escape(step.key)} takes {human_bytes(needed)} of memory, since {why}; "

@@ -1,4 +1,4 @@
-"""The byte ranges to copy, joined if they follow each other."""
+"""The ranges of bytes to copy: neighbours are joined, and large ranges are split into tasks for threads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BATCH = 256
 
 @dataclass(slots=True)
 class CopyPiece:
-    """A tensor's bytes within a copy; ``expected`` is the checksum that its source recorded, if any.
+    """A tensor's bytes within a ``CopyRange``; ``expected`` is the CRC-32 that its source recorded, if any.
 
-    A piece that several tasks share has ``parts``: the begin, CRC-32 and bytes of each.
+    If several tasks copy the piece, ``parts`` has the begin, the CRC-32 and the number of bytes of each part.
     """
 
     name: str
@@ -31,7 +31,7 @@ class CopyPiece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Record the CRC-32 of a copied part and where it begins; safe in any thread."""
+        """Record the CRC-32 of a copied part, where it begins, and its bytes; may be called from any thread."""
         if self.parts is None:
             self.crc = crc
         else:
@@ -56,7 +56,7 @@ class CopyRange:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the run."""
+        """Bytes of the range."""
         return sum(piece.nbytes for piece in self.pieces)
 
     def follows(self, other: CopyRange, size: int) -> bool:
@@ -70,7 +70,7 @@ class CopyRange:
 
 
 def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
-    """Return ranges with neighbours joined; ``copies`` are in the order of the output."""
+    """Return the ranges, in the order of the output, with those joined that are neighbours in both files."""
     made: list[CopyRange] = []
     size = 0  # of the last range, kept since that may have many thousand pieces
     for copy in copies:
@@ -85,7 +85,7 @@ def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
 
 @dataclass(slots=True)
 class CopyTask:
-    """Part of a range: from ``begin``, with its pieces as (piece, offset in the piece, bytes)."""
+    """A part of a range, from ``begin``; ``slices`` are the pieces in it as (piece, offset in the piece, bytes)."""
 
     copy: CopyRange
     begin: int
@@ -119,7 +119,7 @@ def tasks_of(copies: Sequence[CopyRange]) -> Iterator[CopyTask]:
 
 
 def batched(tasks: Iterable[CopyTask]) -> Iterator[list[CopyTask]]:
-    """Group small tasks: a model may have a hundred thousand."""
+    """Yield lists of small tasks, of which a model may have a hundred thousand; large tasks are alone in their list."""
     batch: list[CopyTask] = []
     size = 0
     for task in tasks:

@@ -1,4 +1,4 @@
-"""Applies the steps that copy tensors, and checks the storages that are read."""
+"""Applies the steps that copy tensors, and checks the recorded checksums of what is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def copied_steps(run: PlanRun) -> Iterator[None]:
 
 
 def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
-    """Yield the ranges to copy, in the order of the output; put the piece of each key into ``pieces``."""
+    """Yield the ranges to copy, in the order of the output; put the piece of each tensor into ``pieces``, by key."""
     for key, file, offset, nbytes in run.slots():
         if key not in run.copies:
             continue
@@ -42,7 +42,7 @@ def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
 
 
 def check_storages(run: PlanRun) -> None:
-    """Check the records that are only used in part, or for computing."""
+    """Check the checksums of records that copying does not check: used in part, or for computing."""
     wanted: dict[int, tuple[File, Storage]] = {}
     partly = [step for step, info in run.copies.values() if not _passes_by(info)]
     for step in (*partly, *run.others, *run.shared):
@@ -56,7 +56,7 @@ def check_storages(run: PlanRun) -> None:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Return whether copying a tensor reads all bytes that a checksum covers: its whole record, or none."""
+    """Return whether copying a tensor also checks it: its bytes are a whole record, or have no checksum."""
     storage = info.storage
     if storage is None or not storage.has_checksum:
         return storage is not None

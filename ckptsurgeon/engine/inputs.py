@@ -20,11 +20,11 @@ __all__ = ["PlanInputs"]
 
 @dataclass(frozen=True, repr=False)
 class PlanInputs(Brief):
-    """The sources of a plan, open and in its order, and its destination.
+    """The open sources of a plan, in the order of the plan, and its destination.
 
-    ``others`` are files that were read and must not be overwritten. ``planning`` is what a transplant was planned from,
-    for ``explain``. ``plugins`` are the user's own merge methods, ``memory`` the bytes that a merge may use
-    (0: not given).
+    ``others`` are further files that were read and must not be overwritten. ``planning`` is what a transplant was
+    planned from, for ``explain``. ``plugins`` are the user's merge methods, ``memory`` is the limit in bytes for
+    computing a merge (0: the default).
     """
 
     sources: Sequence[Checkpoint] = ()
@@ -35,6 +35,6 @@ class PlanInputs(Brief):
     memory: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
-        """Return the destination if it is a checkpoint, whose own values are kept."""
+        """Return the destination's checkpoint, if its values are kept where no source gives others; else None."""
         opened = zip(plan.sources, self.sources, strict=False)  # a live module is a source without a checkpoint
         return next((one for source, one in opened if source.role == "destination"), None)

@@ -1,4 +1,4 @@
-"""Applies plans to the tensors of live modules: all of them, or none."""
+"""Applies plans to the tensors of live modules: either all tensors change, or none does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["put_tensors", "stage_tensors"]
 
 Put = Callable[[str, "torch.Tensor"], None]
-"""Receives the values of a key."""
+"""A function that gets a key and its values."""
 
 
 def stage_tensors(
@@ -39,9 +39,9 @@ def stage_tensors(
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Return the values that a plan gives, by destination key, and the notes on them.
 
-    For a tensor with a box only that part is returned, and read if it is copied or cast. Everything is read and checked
-    here, so that a failure comes before anything is written. With ``put``, each tensor is passed to it as soon as it is
-    read, and none is returned.
+    ``boxes`` gives, for some keys, the part of the tensor that is returned; if a tensor is copied or cast, only that
+    part is read. Everything is read and checked here, so that a failure comes before anything is written. If ``put`` is
+    given, it gets each tensor as soon as it is read, and the returned dict is empty.
     """
     with keeping(inputs):
         prefetch(plan, inputs)
@@ -54,7 +54,7 @@ def stage_tensors(
 def _staged(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
-    """Return the values by destination key, the counts of lost values, and those of values that are not finite."""
+    """Return by destination key: values, counts of lost values, counts of values that are not finite."""
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}
     unsound: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
-    """Check the records of a tensor, which several may share, unless they were checked before."""
+    """Check the checksums of the records of a tensor, except for those in ``checked``; other tensors may share them."""
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:
             checked.add(id(storage))
@@ -96,8 +96,7 @@ def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) 
 def put_tensors(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Set the first tensor of each pair to the values of the second: for all pairs, or for none.
 
-    If a tensor cannot be written, all earlier ones get their old values back; values, flags and ties are then as
-    before.
+    If a tensor cannot be written, all earlier ones get their old values back, and PlanError is raised.
     """
     previous: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:

@@ -1,4 +1,4 @@
-"""Announces all byte ranges that will be read, so that remote files are fetched in few requests."""
+"""Fetches all byte ranges of remote files that will be read, so that few requests are needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) ->
 
 
 def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
-    """Fetch the data of remote tensors, for all of them at once; return the number of bytes fetched."""
+    """Fetch the data of all remote tensors in ``parts`` together; return the number of bytes fetched."""
     wanted = _wanted(parts)
     total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
     came = _FetchCounter(lambda done: advance(done, max(done, total)))
@@ -45,15 +45,15 @@ def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
 
 
 def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = no_progress) -> int:
-    """Fetch the tensors of some keys, as ``fetch_tensors`` does."""
+    """Fetch the tensors with some keys of a checkpoint, as ``fetch_tensors`` does."""
     return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance) if _is_remote(checkpoint) else 0
 
 
 @contextmanager
 def keeping(inputs: PlanInputs) -> Iterator[None]:
-    """Keep fetched bytes if the block fails, so that the next run continues from there.
+    """Keep the fetched bytes if the block fails, so that the next run need not fetch them again.
 
-    Bytes that are wrong are an exception: those are fetched anew.
+    They are not kept if the error is that they are wrong.
     """
     _keep(inputs, True)
     try:
@@ -71,7 +71,7 @@ def _keep(inputs: PlanInputs, wanted: bool) -> None:
 
 
 class _FetchCounter:
-    """Counts the bytes fetched, over all files."""
+    """Counts the bytes that are fetched from all files, for the progress."""
 
     def __init__(self, advance: Advance) -> None:
         self.done = 0
@@ -89,7 +89,7 @@ def _is_remote(*checkpoints: Checkpoint) -> bool:
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
-    """Return the ranges to read of each remote file, each once."""
+    """Return the ranges to read of each remote file, without repetitions."""
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in parts:
         for leaf in leaves(info) if info is not None else ():

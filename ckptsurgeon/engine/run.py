@@ -1,4 +1,4 @@
-"""One run of a plan: its inputs, the slots it fills, the checksums of the written bytes."""
+"""One run of a plan: its inputs, the places in the output (slots) that it fills, the checksums of written bytes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = [
 WRITE = 1 << 20
 
 FEW = 10
-"""A tensor gets a note if one value in so many, or more, became zero.
+"""A tensor gets a note if at least one of this many values became zero.
 
-Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
+A cast of usual weights to float8_e4m3fn rounds about four in a hundred to zero.
 """
 
 
@@ -51,8 +51,9 @@ Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
 class PlanRun:
     """The state of one run: the slots to fill, their checksums, and what the notes at the end need.
 
-    ``copies`` are the steps whose bytes are copied from a source, with the header there, ``others`` those that are
-    computed or drawn, ``shared`` those without a slot of their own.
+    A slot is the place of a tensor's bytes in the output. ``copies`` are the steps whose bytes are copied, with the
+    header in the source, ``others`` the steps that are computed or drawn, ``shared`` those of tied names, whose bytes
+    are in the slot of another name.
     """
 
     plan: Plan
@@ -67,7 +68,7 @@ class PlanRun:
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
     check: Callable[[], None] = lambda: None
-    """Raises a failure of another part of the run, so that computing does not go on in vain."""
+    """Raises the error of another part of the run, if that failed, so that computing stops."""
     _done: int = 0
     _fetched: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,11 +102,11 @@ class PlanRun:
                 yield key, file, offset, nbytes
 
     def fetched(self, nbytes: int) -> None:
-        """Count bytes that were fetched before writing began as progress."""
+        """Add to the progress the bytes that were fetched before writing began."""
         self._done = self._fetched = nbytes
 
     def advance(self, nbytes: int) -> None:
-        """Report ``nbytes`` more to the progress; safe in any thread."""
+        """Report ``nbytes`` more to the progress; may be called from any thread."""
         with self._lock:
             self._done += nbytes
             self.progress(self._done, self.shape.size + self._fetched)
@@ -115,14 +116,14 @@ class PlanRun:
         return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
-        """Return the header of a step's first input, which must be the planned one."""
+        """Return the header of a step's first input; raises PlanError if it is not as it was planned."""
         assert step.source is not None
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
     def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return each input of a step: its header and its checkpoint.
 
-        If a source overlays values that a checkpoint keeps, those come last.
+        If the source gives only a part of the values, and a checkpoint the others, the checkpoint's tensor comes last.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -147,7 +148,7 @@ class PlanRun:
         return info
 
     def write(self, key: str, at: int, raw: memoryview) -> int:
-        """Write bytes into a slot at a byte offset; returns their CRC-32."""
+        """Write bytes into the slot of ``key`` at the byte offset ``at``; return their CRC-32."""
         file, offset, _ = self.slot(key)
         crc = 0
         for begin in range(0, len(raw), WRITE):
@@ -174,24 +175,24 @@ def check_unchanged(inputs: PlanInputs) -> None:
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:
-    """Return whether the output's bytes are in the source unchanged."""
+    """Return whether the bytes of the output tensor are in the source as they are."""
     return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Return whether computing a step reads all bytes of an input's record, so that they are checked then."""
+    """Return whether computing a step reads an input's whole record, so that its checksum is checked then."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
 
 
 def has_slot(run: PlanRun, step: Step) -> bool:
-    """Return whether a step has a slot of its own; in a zip an alias shares its owner's."""
+    """Return whether a step has its own slot; in some formats a tied name shares the slot of the first name."""
     return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a note on computed tensors with NaN or infinite values that come from an input."""
+    """Return a note on computed tensors with NaN or infinite values that their inputs had; empty if there are none."""
     if not unsound:
         return ()
     texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
@@ -199,9 +200,9 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:
-    """Return notes on values that became infinite, NaN or zero, or were cut to the largest.
+    """Return notes on values that became infinite, NaN, the largest of their dtype, or zero.
 
-    Zeros get a note from one value in ten on: weights always have some that are nearly zero.
+    There is a note on zeros only if at least one value in ten became zero: weights always have some near zero.
     """
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()

@@ -20,9 +20,9 @@ from .copies import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 __all__ = ["SMALL", "THREADS", "Advance", "copying"]
 
 BLOCK = 1 << 20
-"""Bytes held at once: about the size of a core's cache."""
+"""Bytes that are read at once: about the size of a core's cache."""
 SMALL = 256 << 10
-"""Below this many bytes the kernel does not copy: reading and writing are as quick."""
+"""Fewer bytes than this are read and written by this process, which is as quick as a copy by the kernel."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -35,14 +35,14 @@ _NO_KERNEL_COPY = {
     errno.ETXTBSY,
     errno.EIO,
 }
-"""Errors for which the bytes are copied by hand: the kernel cannot copy, or does not tell which file failed."""
+"""Errors after which this process reads and writes: the kernel cannot copy, or does not tell which file failed."""
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes just done, from any thread."""
+"""A function that is called with the number of bytes that were just copied, from any thread."""
 
 
 class _SliceChecksums:
-    """The CRC-32 of each slice of a task, from blocks in order."""
+    """Computes the CRC-32 of each slice of a task from the task's blocks, in order."""
 
     def __init__(self, slices: Sequence[tuple[CopyPiece, int, int]]) -> None:
         self._left = iter(slices)
@@ -65,7 +65,7 @@ class _SliceChecksums:
 
 
 class _Worker:
-    """Runs tasks; remembers for each pair of files whether the kernel can copy between them."""
+    """Runs tasks; it records for each pair of files whether the kernel can copy between them."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -75,7 +75,7 @@ class _Worker:
         self._failure: BaseException | None = None
 
     def run_all(self, tasks: Iterable[CopyTask]) -> None:
-        """Run tasks; a failure also ends those of all other threads."""
+        """Run tasks; if one fails, all other threads stop, too."""
         try:
             for task in tasks:
                 if self.stopped:
@@ -101,7 +101,7 @@ class _Worker:
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: CopyTask) -> bool:
-        """Copy within the kernel; return False if it cannot, in which case nothing is lost."""
+        """Copy within the kernel and return whether that worked; if not, the task can be copied in another way."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
@@ -138,7 +138,7 @@ class _Worker:
             self._advance(len(block))
 
     def _blocks(self, task: CopyTask) -> Iterator[memoryview]:
-        """Yield the bytes of a task, block by block, and compute the checksums; a block may have many small pieces."""
+        """Yield the bytes of a task, block by block, and compute the checksums of its pieces."""
         sums, copy, size, done = _SliceChecksums(task.slices), task.copy, task.nbytes, 0
         while done < size:
             block = self._view(min(BLOCK, size - done))
@@ -160,11 +160,11 @@ class _Worker:
 def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[[], None]]:
     """Run copies, in the order of the output, while the body of the ``with`` does something else.
 
-    At its end all are done and have their checksums. The body gets a function that raises the failure of a copy, so
-    that it need not go on in vain.
+    After the ``with`` all copies are done, and all pieces have their checksums. The body gets a function that raises
+    the error of a copy that failed, so that the body can stop early.
 
-    Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
-    OutputError when a file cannot be read or written; what the body raises ends the copies first.
+    Raises FormatError if a piece does not match the checksum that its source recorded, SourceError and OutputError if a
+    file cannot be read or written. An exception in the body stops the copies before it leaves the ``with``.
     """
     runs = joined(copies)
     worker = _Worker(advance)

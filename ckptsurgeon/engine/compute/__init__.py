@@ -1,1 +1,1 @@
-"""Tensors that are computed: cast, resized, merged, factored; in blocks, in bounded memory."""
+"""Computes tensors that are not plain copies (cast, resized, merged, factored) in blocks, in bounded memory."""

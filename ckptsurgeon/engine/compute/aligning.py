@@ -1,4 +1,4 @@
-"""Fits inputs of a merge to an output of another shape, and fills rows that they lack."""
+"""Fits inputs of a merge to an output of another shape, and fills the rows of tokens that inputs lack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of an input with the output's dimensions: (1,) and 0-d are the same."""
+    """Return the shape of an input; the output's if one of the two is (1,) and the other is () (a scalar)."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
@@ -32,10 +32,10 @@ def common_shape(step: Step) -> Shape:
 
 
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
-    """Return the part of each block of an output within its leading ``shape``, None if the two do not overlap.
+    """Return, for each block of an output, its part within the leading ``shape``; None if it is outside.
 
-    Numbers and offsets (in elements) count within that part: blocks are whole along all dimensions after the one they
-    are cut along, so these parts follow each other too.
+    The index and the offset of a part (in elements, not bytes) count within that shape. The parts are contiguous there,
+    one after the other, since blocks are whole along all dimensions after the one that they divide.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -69,13 +69,13 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
 
 
 def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
-    """Return whether an input is at least as long as its vocabulary, and otherwise like the output."""
+    """Return whether an input is at least as long as its vocabulary, and equal to the output along all other axes."""
     others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
     return others and shape[axis] >= rows.size
 
 
 def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
-    """Return whether each row of the output has a source, and none is the mean of several rows of one model."""
+    """Return whether every row of the output is in a model, and no row is the mean of several rows of one model."""
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
     lent = {place for rows in every for place, _ in rows.lent}
@@ -88,10 +88,12 @@ def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
 # Rows that the inputs of a merge lack: taken from one of them, computed from the others, or the mean of all.
 
 Read = Callable[[int, VocabularyRows, Box], Array]
-"""Returns a part of an input with rows in another order, in the dtype of computation; missing rows are 0."""
+"""Reads a part of an input (by number), its rows as ``VocabularyRows`` says, in the dtype of computation.
+
+Rows that the input lacks are 0."""
 
 ELEMENTS = 1 << 18
-"""Elements of an input that are held while a mean is computed."""
+"""Elements of all inputs that are in memory at once while mean rows are computed."""
 
 
 class MissingRowFiller:
@@ -106,7 +108,7 @@ class MissingRowFiller:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the filled inputs of a part; in ``values`` missing rows are 0."""
+        """Return the inputs of a part (``box``) with all rows filled; in ``values`` missing rows are 0."""
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -115,7 +117,7 @@ class MissingRowFiller:
         return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
 
     def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the inputs of a part with rows for all tokens."""
+        """Return the inputs of a part with rows for all tokens; padding rows stay as they are."""
         has = self._has[:, slice(*box[self._axis])]
         if has.all():
             return list(values)
@@ -127,7 +129,7 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the base's rows and, if it lacks one, the mean of the models that have it."""
+        """Return the rows for models that lack a token: the base's or, if the base lacks it, the models' mean."""
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
         total = sum(values[1:models], values[0])  # rows that a model lacks are zero
@@ -156,6 +158,6 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return only the rows that a source lends to others."""
+    """Return only those rows of a source that models without the token use."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

@@ -1,7 +1,7 @@
 """The array library of a merge: numpy, or torch on a device.
 
-torch has nearly all of the Python array API (https://data-apis.org/array-api/2024.12/) under the same names, ``axis``
-and ``keepdims`` included; functions with other names, or that return pairs, are defined here.
+torch has nearly all of the Python array API (https://data-apis.org/array-api/2024.12/) under the same names, with the
+same arguments ``axis`` and ``keepdims``. Functions that differ in torch are defined here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["ArrayLibrary", "check_device", "library"]
 
 @dataclass(frozen=True)
 class ArrayLibrary:
-    """A library for computing: its array API, and the transfer of values to and from its device."""
+    """A library for computing: its functions (``xp``), and the transfer of values to and from its device."""
 
     xp: ModuleType
     device: str = ""
 
     def put(self, values: Array) -> Array:
-        """Return a numpy array as one of the library."""
+        """Return a numpy array as an array of the library, on its device."""
         if not self.device:
             return values
         moved: Array = self.xp.asarray(np.ascontiguousarray(values), device=self.device)
@@ -71,7 +71,7 @@ def library(device: str) -> ArrayLibrary:
 
 
 class _Namespace(ModuleType):
-    """torch, with the array API's functions that it lacks or defines otherwise."""
+    """torch, with replacements for the functions of the array API that torch lacks or defines differently."""
 
     def __init__(self) -> None:
         import torch

@@ -50,12 +50,12 @@ __all__ = [
 # The memory for computing a tensor, and the number of blocks that can be computed at once within it.
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
-"""At most the number of cores; beyond eight or so the disk is the limit."""
+"""Threads for computing: the number of cores, at most 8; with more, the disk is the limit."""
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes of memory for a tensor: ``kept`` while it is computed, and for each ``block``; and the reason."""
+    """The bytes of memory that computing a tensor takes: ``kept`` in all, and ``block`` for each block; and why."""
 
     block: int
     why: str
@@ -68,7 +68,7 @@ class MemoryNeed:
 
 
 def memory_need(step: Step, places: Sequence[OutputBlock]) -> MemoryNeed | None:
-    """Return the memory that a tensor needs, None if it is no more than copying."""
+    """Return the memory that computing a tensor needs, None if it needs no more than copying."""
     if step.op == "merge":
         return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
@@ -98,13 +98,13 @@ def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext)
 T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20
-"""About the bytes of an output block, or of its input if that is larger; two threads hold one each."""
+"""About the bytes of an output block, or of its input if that is larger; each thread has one in memory."""
 
 MADE_BYTES = 16 << 20
-"""The same for derived tensors: for columns of transposed ones, each block reads all their rows."""
+"""The same for derived tensors. It is larger, since a block of a transposed tensor reads all rows of the source."""
 
 DOUBLES = 4 * 8
-"""Bytes for an adapted element, which is read, weighted and summed in double precision."""
+"""Bytes for each element of a resampled tensor, which is read, weighted and summed in double precision."""
 
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: as many as fit in a core's cache."""
@@ -114,9 +114,10 @@ Computed = tuple[int, Array, CastLosses]
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
-    """Yield the blocks of a tensor in order.
+    """Yield the computed blocks of an output tensor in order.
 
-    ``parts`` are the step's inputs; if a source overlays initial values in a checkpoint, those are one more.
+    ``parts`` are the step's inputs; if the source gives only a part of the values and a checkpoint the others, the
+    checkpoint's tensor comes last.
     """
     context = context or MergeContext()
     compute = blockwise(step, parts, context)
@@ -165,7 +166,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
 
 
 def _about(step: Step, work: Callable[[], T]) -> T:
-    """Return the result of some work; a PlanError that it raises gets the step's key."""
+    """Return the result of ``work``; put the step's key before the message of a PlanError."""
     try:
         return work()
     except PlanError as error:
@@ -205,7 +206,7 @@ def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen 
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
-    """Yield a part of each input; only one is held at a time."""
+    """Yield the part ``box`` of each input with its dtype; only one is in memory at a time."""
     for number, (info, source) in enumerate(parts):
         values = read_as(source, info, box)
         if seen is not None:
@@ -224,7 +225,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are not finite although all inputs are; the inputs are read again."""
+    """Return how many values of a sum are not finite, although the values of all inputs (read again) are."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -232,7 +233,7 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return the elements of a block, so that neither it nor its inputs are much over ``BLOCK_BYTES``."""
+    """Return the number of elements of a block, so that it and its inputs have about ``BLOCK_BYTES``."""
     limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

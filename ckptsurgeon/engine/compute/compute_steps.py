@@ -1,4 +1,4 @@
-"""Writes the tensors that are cast, resized, gathered from strides or drawn."""
+"""Writes the tensors that are not plain copies: cast, resized, merged, read from strides, or drawn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 
 def compute_steps(run: PlanRun) -> None:
-    """Write every tensor whose values are in checkpoints and not plain copies: cast, resized, merged, gathered."""
+    """Write every tensor that is computed from checkpoints: cast, resized, merged, or read from strides."""
     pools: dict[int, ThreadPoolExecutor] = {}
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY)
     try:
@@ -115,7 +115,7 @@ def _note_negative(run: PlanRun, step: Step, parts: Sequence[Part], number: int)
 
 
 class _RecordChecksum:
-    """The CRC-32 of a record whose blocks come from several threads: early blocks wait for those before them."""
+    """The CRC-32 of a record whose blocks come from several threads, in any order: a block waits for earlier ones."""
 
     def __init__(self) -> None:
         self.crc = 0
@@ -125,7 +125,7 @@ class _RecordChecksum:
         self._lock = threading.Lock()
 
     def add(self, index: int, raw: memoryview) -> None:
-        """Add the block with this index; each index from 0 on must come once."""
+        """Add the block ``index``; every index from 0 on must be added once."""
         crc = crc32(raw)
         with self._lock:
             self._ahead[index] = crc, len(raw)
@@ -171,7 +171,7 @@ def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, st
 
 
 def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor's initial values in the step's dtype, overlaid with the source's part."""
+    """Return a tensor in the step's dtype: its initial values, with those of the source over them, if there are any."""
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
     values, lost = cast(drawn, dtype, step.dtype)
     if step.op != "init":

@@ -17,13 +17,13 @@ from .lora import adapting_passes, factoring_passes
 __all__ = ["costs_of"]
 
 BUFFERS = 16 << 20
-"""Bytes of memory that copying takes, whatever the size of the tensors."""
+"""Bytes of memory that copying takes; they do not depend on the sizes of tensors."""
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
     """Return the costs of a plan.
 
-    Raises ConfigError for an unknown merge method, PlanError if it needs more memory than is allowed.
+    Raises ConfigError for an unknown merge method, PlanError if the plan needs more memory than ``context`` allows.
     """
     passes = [_passes(step, context) for step in plan.steps]
     read = sum(
@@ -42,7 +42,7 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how often the inputs of a step are read; once more if the mean of all rows is needed first."""
+    """Return how often the inputs of a step are read, including once for the mean row, if it is needed."""
     if step.lora is not None:
         return adapting_passes(step)
     if step.factor is not None:
@@ -52,7 +52,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return the properties on which a tensor's memory depends; steps that are not merges are all distinct."""
+    """Return what the memory of a step depends on: steps with equal results need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key,)
     return id(step.merge), step.dtype, step.shape, len(step.more)

@@ -37,22 +37,22 @@ __all__ = [
 # Adding adapters to tensors, in blocks of rows.
 
 ADAPTING_ELEMENTS = 1 << 19
-"""Elements of a block. With a quarter as many, two threads lost more time than they saved by switching between threads:
-7.3 ns for each element against 5.3 for one thread; with this number it is 3.2."""
+"""Elements of a block. With a quarter of this, two threads were slower than one (7.3 ns for each element, not 5.3),
+since they switched too often; with this number they take 3.2 ns."""
 
 DOUBLE = 8
 """Bytes of a number in double precision."""
 
 ARRAYS = {"float32": 5, "float64": 10}
-"""Most arrays of doubles of a block's size in memory at once, with a base in single or double precision:
-the base, sums, the adapters' products, rounded values."""
+"""Most arrays of doubles with a block's size that are in memory at once, by the dtype of computation: the base, sums,
+products of the adapters, rounded values."""
 
 KEPT = 3
-"""Most arrays of a factor's size in memory at once: read and weighted, in addition to those of other adapters."""
+"""Most arrays with a factor's size that are in memory at once for each factor: as it was read, and weighted."""
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks of a tensor: whole rows, since DoRA's norms need them."""
+    """Return the blocks of an adapted tensor; they have whole rows, which DoRA's norms need."""
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
@@ -71,12 +71,12 @@ def kept_bytes(step: Step) -> int:
 
 
 def adapting_passes(step: Step) -> int:
-    """Return how often the base is read: for norms of columns, one more time."""
+    """Return how often the base is read: twice if DoRA needs norms of columns, else once."""
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
 def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
-    """Return a function that computes the blocks of a tensor; all adapters' factors are read and stay in memory."""
+    """Return a function that computes the blocks of an adapted tensor, with all adapters' factors in memory."""
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
         wide = _wide(step)
@@ -131,7 +131,7 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
-    """Return a function that reads rows of a tensor with the base's shape."""
+    """Return a function that reads rows, from begin to end, of a tensor with the base's shape, times ``scale``."""
     tail = tuple((0, size) for size in step.shape[1:])
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
@@ -162,7 +162,7 @@ def _whole(part: Part) -> Array:
 
 
 def _matrix(part: Part) -> Array:
-    """Return a factor as a matrix: further dimensions of a convolution are joined to the columns."""
+    """Return a factor as a matrix; the kernel dimensions of a convolution become columns."""
     wide = _whole(part)
     return wide.reshape(len(wide), prod(wide.shape[1:]))
 
@@ -170,21 +170,21 @@ def _matrix(part: Part) -> Array:
 # Extracting low-rank factors from the difference of two tensors, which is read in blocks of rows.
 
 FACTORING_ELEMENTS = 1 << 20
-"""Elements of a block of rows."""
+"""Elements of a block of rows of the difference."""
 
 BLOCK_BYTES = 5 * 8
-"""Bytes for each element: both tensors in double precision, one as stored, the difference, the previous one."""
+"""Bytes for each element of a block: five doubles, for both tensors, one as stored, and two blocks of differences."""
 
 
 @dataclass
 class FactorCache:
-    """A cache of the last decomposition, since the second factor follows the first, and the error of each factor."""
+    """A cache of the last decomposition, which gives both factors of a tensor; ``fits`` are the errors so far."""
 
     fits: dict[str, FactorFit] = field(default_factory=dict)
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the decomposition for a step's factor."""
+        """Return the decomposition of the difference of a step's inputs, from the cache if it is the last one."""
         assert step.factor is not None  # by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
@@ -209,7 +209,7 @@ def factoring_bytes(step: Step) -> int:
 
 
 def factoring_passes(step: Step) -> int:
-    """Return how often the tensors are read: the second factor comes with the first."""
+    """Return how often the inputs are read: never for the second factor (B), which is computed with the first."""
     assert step.factor is not None  # by check_step
     return PASSES if step.factor.part == "A" else 0
 
@@ -233,7 +233,7 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
 
 
 def differ(first: Part, second: Part) -> bool:
-    """Return whether two tensors of one shape have different values."""
+    """Return whether two tensors with the same shape have different values."""
     for box in blocks(first[0].shape, FACTORING_ELEMENTS):
         ours, theirs = (read_part(source, info, box) for info, source in (first, second))
         if first[0].dtype != second[0].dtype:
@@ -244,7 +244,7 @@ def differ(first: Part, second: Part) -> bool:
 
 
 def _differences(parts: Sequence[Part]) -> Iterator[Array]:
-    """Yield blocks of rows of the first tensor minus the second; a kernel is joined to the columns."""
+    """Yield blocks of rows of the first tensor minus the second; kernel dimensions become columns."""
     (info, _), _ = parts
     for box in blocks(info.shape, max(FACTORING_ELEMENTS, prod(info.shape[1:]))):
         ours, theirs = (

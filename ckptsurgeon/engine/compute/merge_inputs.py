@@ -1,4 +1,4 @@
-"""The inputs of a merge as its method gets them: slices of all models, read on demand."""
+"""The inputs of a merge as its method gets them: slices of all models, read when they are needed."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_p
 T = TypeVar("T")
 
 ELEMENTS = 1 << 17
-"""Elements of a slice: a few tensors of this size, and intermediate results, fit in a core's cache."""
+"""Elements of a slice: so few that slices of several models and intermediate results fit in a core's cache."""
 
 SMALL = 1 << 16
-"""Most elements of a tensor with one slice that is kept in memory instead of being read again in each pass."""
+"""Most elements of a tensor that stays in memory, instead of being read again in each pass of the method."""
 
 DEVICE_ELEMENTS = 1 << 22
-"""The same for tensors that are copied to a device and back."""
+"""Elements of a slice that is copied to a device and back."""
 
 MANY = 8
-"""Most models with slices of this size; with more models slices are smaller."""
+"""Slices have the sizes above for at most this many models; for more models they are smaller."""
 
 TEMPORARIES = 3
-"""Most arrays of a slice's size that a method makes of each input while it works."""
+"""Most arrays with a slice's size that a method has in memory at once for each input."""
 
 WORDS = 8
 """32-bit numbers that Philox makes from one counter value."""
 
 
 def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
-    """Return the blocks of a merged tensor: the same on every machine, whatever its memory, so results are too."""
+    """Return the blocks of a merged tensor. They do not depend on the machine, so that results do not, either."""
     by_rows = method_of(step, context).wants_rows(step.shape, merge_of(step).parameters)
     most = DEVICE_ELEMENTS if device_of(step, context) else ELEMENTS
     most = max(1, most // -(-_count(step) // MANY))
@@ -79,10 +79,10 @@ def merge_of(step: Step) -> Merge:
 
 
 def method_of(step: Step, context: MergeContext) -> Method:
-    """Return the method of a step, after checking that the plan, which may have been edited, fits it.
+    """Return the method of a step, after a check that the plan, which may have been edited, has its parameters.
 
     Raises ConfigError for an unknown method, PlanError for a parameter that the method does not have, or that the plan
-    lacks: it would get a default that nobody asked for.
+    lacks: the method would use a default value that no one asked for.
     """
     merge = merge_of(step)
     method = context.method(merge.method)
@@ -103,7 +103,7 @@ def device_of(step: Step, context: MergeContext) -> str:
 
 
 class MergedTensors:
-    """The inputs of a step, in the form that a method gets."""
+    """The inputs of a merge, in the form that its method gets them."""
 
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
@@ -127,14 +127,14 @@ class MergedTensors:
         return list(self._context.spread(one, [place for place in self.inner if place is not None]))
 
     def whole(self) -> Slice:
-        """Return everything in one slice."""
+        """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
         size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
         why = "the method needs a whole tensor at once"
         self._context.check(self._step, prod(self.shape) * size, why, ", or use another method for it")
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
-        """Return the part of all inputs that a block is merged from; place and offset count within the merged part."""
+        """Return the part of all inputs that a block is merged from; ``place`` counts within the merged shape."""
         values = [self._read(number, place.box, seen) for number in range(len(self._parts))]
         if self._fill is not None:
             values = self._fill(values, place.box)
@@ -164,16 +164,16 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return a part of the output that is not merged: values of the base, or of the first model."""
+        """Return a part of the output that is not merged: values of the base or, without one, of the first model."""
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)
         return np.array(values).reshape(box_shape(box)), lost
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice, by Philox, a counter-based generator.
+        """Return a random number in [0, 1) for each element of a slice, by the generator Philox.
 
-        https://doi.org/10.1145/2063384.2063405: it can start at any position of the sequence, so slices may come in any
-        order and size.
+        Philox is counter-based (https://doi.org/10.1145/2063384.2063405): its sequence can start at any position, so
+        that the numbers do not depend on the order and size of slices.
         """
         seed = f"{self._context.seed}\0{model}\0{self.key}".encode("utf-8", "surrogatepass")
         key = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "little")

@@ -1,4 +1,4 @@
-"""Merges tensors of one name from several models by a method, slice by slice."""
+"""Merges the tensors that several models have under one name by a method, slice by slice."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["are_variances", "count_negative", "had_none", "merging_of"]
 # Variances that a merge makes negative, as negative weights may: no layer can take their root.
 
 VARIANCE = "running_var"
-"""The last name of the variances in torch's batch normalisation layers."""
+"""The last part of the keys of variances in torch's batch normalisation layers."""
 
 
 def are_variances(step: Step) -> bool:
-    """Return whether a step merges variances."""
+    """Return whether a step merges or averages variances of batch normalisation."""
     return step.op in ("average", "merge") and step.key.rpartition(".")[2] == VARIANCE
 
 
@@ -37,14 +37,14 @@ def count_negative(values: Array, dtype: str) -> int:
 
 
 def had_none(parts: Sequence[Part]) -> bool:
-    """Return whether no input has a negative value; the inputs are read for this."""
+    """Return whether no input has a negative value; reads all inputs."""
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that merges blocks; the method first sees the inputs as far as it needs to.
+    """Return a function that merges blocks; before that, the method reads what it needs of the inputs.
 
     Raises PlanError if the tensors cannot be merged in this way, or not in the available memory.
     """
@@ -71,7 +71,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 
 
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
-    """Raise PlanError if a plan, which may have been edited, gives a method inputs that it cannot merge."""
+    """Raise PlanError if a plan, which may have been edited, gives a method too few or too many inputs."""
     least, most = method.models
     needs, takes = method.base == "required", method.base in ("required", "optional")
     if (
@@ -101,7 +101,7 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values are not finite although all inputs are; those are read again, which is rare."""
+    """Return how many values are not finite, although the values of all inputs (read again) are."""
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
     finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])

@@ -1,4 +1,4 @@
-"""Reads parts of tensors, stored or derived from others, in memory bounded by the part."""
+"""Reads parts of tensors, stored or derived from others, in memory that is bounded by the size of the part."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Part: TypeAlias = tuple[TensorInfo, Checkpoint]
 
 @dataclass(frozen=True, slots=True)
 class OutputBlock:
-    """A block of an output tensor: its number, its offset in bytes, and its part of the tensor."""
+    """A block of an output tensor: its number, its offset in bytes, and the part of the tensor that it is."""
 
     index: int
     offset: int
@@ -52,14 +52,14 @@ class OutputBlock:
 
 
 Seen: TypeAlias = Callable[[int, Array], None]
-"""Called with the number of an input and the array that was read."""
+"""A function that is called with the number of an input and the array that was read from it."""
 
 Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, CastLosses]]
-"""Returns one block of an output tensor, and its numbers of values that became infinite, NaN or zero."""
+"""A function that returns a block of an output tensor, and how many of its values became infinite, NaN or zero."""
 
 
 def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock]:
-    """Yield the block of each of several boxes that follow each other; ``itemsize`` is in bytes of the output."""
+    """Yield a block for each of several consecutive boxes; ``itemsize`` is the bytes of an element of the output."""
     offset = 0
     for index, box in enumerate(boxes):
         yield OutputBlock(index, offset, box)
@@ -69,14 +69,14 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
 # Parts of tensors that are derived from others.
 
 SMALL_ELEMENTS = 1 << 18
-"""… or when all are at most this many."""
+"""Reshaped elements are read at once if so few, or if they span at most ``SPARSE`` times as many."""
 
 Read = Callable[[TensorInfo, Box], Array]
-"""Reads a part of a tensor, stored or derived."""
+"""A function that reads a part of a tensor, stored or derived."""
 
 
 def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
-    """Return a part of a tensor that is derived from others, which ``read`` reads."""
+    """Return a part of a tensor that is derived from others; ``read`` reads parts of those."""
     made = info.made
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
@@ -96,7 +96,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
 
 
 def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
-    """Yield the tensors that a part of their sequence covers, and the part of each."""
+    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of it."""
     begin, end = box[made.dim]
     at = 0
     for one in made.of:
@@ -110,7 +110,7 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
-    """Return a part of a tensor in another shape: its elements are ranges of the row-major order."""
+    """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``; reads ranges of its row-major order."""
     wanted, stride = box_shape(box), contiguous_stride(shape)
     needed = math.prod(wanted)
     begin = sum(first * step for (first, _), step in zip(box, stride, strict=True))
@@ -134,7 +134,7 @@ def _flat(read: Read, of: TensorInfo, begin: int, end: int) -> Array:
 
 
 def _boxes(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Split a range of the row-major order into parts of the tensor: at most two for each dimension and one."""
+    """Split the range of elements ``begin`` to ``end``, in row-major order, into as few boxes as possible."""
     if not shape:
         yield ()
         return
@@ -161,26 +161,26 @@ def _within(shape: Sequence[int], row: int, begin: int, end: int) -> Iterator[Bo
 
 
 SPARSE = 4
-"""A part is read at once if the bytes it spans are at most this many times its size …"""
+"""A part of a strided tensor is read at once if the bytes that it spans are at most this many times its size."""
 SMALL_BYTES = 8 << 20
-"""… or when all of it is at most this many bytes."""
+"""A part of a strided tensor is read at once if it spans at most this many bytes."""
 
 
 def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor as an array of ``raw_dtype``, contiguous, little-endian, bits resolved."""
+    """Return a part of a tensor as a contiguous little-endian array of ``raw_dtype``; marks of torch are applied."""
     if info.made is not None:
         return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
     return _read_stored(source.file(info), info, part)
 
 
 def read_as(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor; the tensor may be (1,) if the output is 0-d, or the reverse."""
+    """Return a part of a tensor in the output's shape: (1,) becomes () (a scalar), and the reverse."""
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))
 
 
 def read_number(source: Checkpoint, key: str) -> float | None:
-    """Return the single number in a tensor, None if it is not finite."""
+    """Return the number in a tensor with one element, None if it is not finite."""
     info = source[key]
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     number = float(cast(values, info.dtype, "float64")[0].reshape(-1)[0])
@@ -201,7 +201,7 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 
 
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
-    """Return a strided region: read at once if it is dense, else piece by piece along its widest stride."""
+    """Return a strided part of a file: read at once if it is dense, else in pieces along the widest stride."""
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
         return _run(file, start, shape, dtype)
@@ -229,7 +229,7 @@ def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Swap bytes and apply the conjugate and negative bits that torch saves with the values."""
+    """Return values in little-endian order, conjugated and negated if torch saved these marks with the tensor."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -240,7 +240,7 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
 
 
 def _negated(array: Array, dtype: str) -> Array:
-    """Negate values, by their sign bits where numpy lacks the type; 8-bit floats may have neither -0 nor -NaN."""
+    """Return negated values; types that numpy lacks are negated by sign bits (some 8-bit floats lack -0 and -NaN)."""
     if dtype == "complex32":
         return array ^ np.uint32(0x8000_8000)
     if dtype == "bfloat16":
@@ -261,14 +261,14 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
 
 
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
-    """Return values in a step's dtype, and how many were lost; raises PlanError that names the source's key."""
+    """Return values in a step's dtype, and how many were lost; raises PlanError with the source's key."""
     return named(step, cast, values, dtype)
 
 
 def named(
     step: Step, how: Callable[[Array, str, str], tuple[Array, CastLosses]], values: Array, dtype: str
 ) -> tuple[Array, CastLosses]:
-    """Return values cast, or rounded, by ``how``; raises PlanError that names the source's key."""
+    """Return the values as ``how`` casts or rounds them, and how many were lost; a PlanError gets the source's key."""
     try:
         return how(values, dtype, step.dtype)
     except PlanError as error:
@@ -276,6 +276,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the losses, without zeros if no input is wider than the output."""
+    """Return the counts of lost values, without zeros if no input has a wider dtype than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

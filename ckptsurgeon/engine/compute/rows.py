@@ -1,4 +1,4 @@
-"""Moves rows of a tensor: gathered by a map between vocabularies, or put over initial values."""
+"""Moves rows of a tensor between vocabularies, and puts values of a source over initial values."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overla
 ELEMENTS = 1 << 18
 
 NEAR = 8
-"""Rows whose distance is more than this many times that of neighbours are read one by one."""
+"""Rows are read one by one if the span of rows that contains them is more than this many times as long."""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor that come from the source: at most ``limit`` elements or one row each."""
+    """Yield the parts of a destination tensor that a source gives: each of at most ``limit`` elements, or one row."""
     rows, axis = _rows(step), step.axis
     others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
     most = max(1, limit // max(1, others))
@@ -42,7 +42,7 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 
 
 def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a mapped tensor in the source's raw dtype; rows to be drawn are zero in it."""
+    """Return a part of a mapped tensor in the source's raw dtype; rows that will be drawn are zero."""
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
     out = gathered(rows, axis, info, source, box)
@@ -58,7 +58,7 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
 
 
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a tensor whose rows are elsewhere in its source; rows that the source lacks are zero."""
+    """Return a part of a tensor with rows from other places of its source; rows that the source lacks are zero."""
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
     out = np.zeros(box_shape(box), raw_dtype(info.dtype))
@@ -93,7 +93,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
-    """Return the mean of all rows of a source tensor, cached."""
+    """Return the mean of all rows of a source tensor; it is computed once and cached."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
@@ -123,7 +123,7 @@ BLOCK_BYTES = 2 << 20
 
 
 def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> CastLosses:
-    """Put the fitting part of a source over a tensor's initial values; return the counts of lost values."""
+    """Replace in ``initial`` what the source gives, and return the counts of lost values."""
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
@@ -135,12 +135,12 @@ def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) ->
 
 
 def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
-    """Yield the parts of a tensor that a source overlays, of about ``limit`` elements each."""
+    """Yield the parts of a destination tensor that the source gives, of about ``limit`` elements each."""
     return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
-    """Return a block of a tensor whose initial values are in a checkpoint, and the counts of lost values."""
+    """Return a block of a tensor: values of the source over those of a checkpoint; and the counts of lost values."""
     info, source = origin
     kept, keeper = initial
     values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)

@@ -1,8 +1,8 @@
-"""Small tensors that are computed as one where a merge treats each element alone.
+"""Computes many small tensors as one, if their steps treat each element alone.
 
-A model of experts has a hundred thousand of them, and each would take some forty calls of NumPy. If there is a problem
-(a value that becomes infinite, an integer that does not fit), the tensors are computed again one at a time, so that
-the message can name the tensor.
+A model with experts may have a hundred thousand small tensors, and each would take some forty calls of NumPy. If there
+is a problem (a value that becomes infinite, an integer that does not fit), the tensors are computed again one at a
+time, so that the message can name the tensor.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["computed_together", "grouped"]
 
 
 FEW = 1 << 14
-"""Most elements of a tensor that is computed with others."""
+"""Most elements of a tensor that is computed together with others."""
 
 TOGETHER = 1 << 16
-"""Most elements of tensors that are computed as one."""
+"""About the most elements of all tensors that are computed together."""
 
 
 def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
-    """Yield the steps that read checkpoints, with their inputs, in groups that can be computed together."""
+    """Yield groups of steps that can be computed together, each step with its inputs; steps that draw are left out."""
     group: list[tuple[Step, list[Part]]] = []
     last, size = None, 0
     for step in run.others:
@@ -54,7 +54,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return what tensors that are computed together must share, None for one that is computed alone."""
+    """Return what all tensors of a group must have in common; None if this tensor must be computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or not _is_elementwise(step, context):
         return None
@@ -72,7 +72,7 @@ def _is_elementwise(step: Step, context: MergeContext) -> bool:
 
 
 def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeContext) -> Iterator[Array] | None:
-    """Return the values of each of several tensors in turn, flat; None if one of them has a problem."""
+    """Return the flat values of each tensor of a group, in order; None if one of them has a problem."""
     first, (_, parts) = group[0][0], group[0]
     size = sum(prod(step.shape) for step, _ in group)
     every = [(_joined([parts[number][0] for _, parts in group]), source) for number, (_, source) in enumerate(parts)]
@@ -91,7 +91,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return tensors one after the other, flat; neighbours in a file become one run."""
+    """Return one flat tensor that consists of the given ones; neighbours in a file are read together."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind

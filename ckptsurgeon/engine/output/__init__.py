@@ -1,1 +1,1 @@
-"""The output: its layout, its companions, its signature."""
+"""The output of a plan: the layout of its files, its companions, its signature."""

@@ -1,4 +1,4 @@
-"""The companions of an output, and those that an earlier output left in its folder."""
+"""The companions of an output, and the companions of an earlier output in the same folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapte
 
 @dataclass(frozen=True)
 class StaleCompanions:
-    """Companions of an earlier output that the new one lacks: ``stale`` as written, ``changed`` edited since."""
+    """Companions of an earlier output that the new one does not have.
+
+    ``stale`` are as they were written, and will be removed; ``changed`` were edited since, and stay.
+    """
 
     stale: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -58,9 +61,9 @@ class StaleCompanions:
 
 
 def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
-    """Return the companions that the recipe in a folder lists, without those that are written anew.
+    """Return the companions that the recipe in a folder lists and that the new output does not replace.
 
-    They include the weights of an earlier adapter: a model's weights have another name.
+    They include the weights of an earlier adapter, if the new output is a model: its weights have another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
@@ -97,10 +100,11 @@ BLOCK = 1 << 20
 
 
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
-    """Return a plan with only the tensors and companions that its output will have: no names that are implied there.
+    """Return the plan with only the tensors and companions that its output will have.
 
-    If the first name of tied tensors is implied, the next one takes its place. A single file has no companions or notes
-    on them; an adapter that is not one file of safetensors has no PEFT configuration.
+    Names that are implied in the output are left out; if that is the first name of a tied tensor, the next one becomes
+    the first. A single file has no companions, and no notes on them. The copy of an adapter in another form than PEFT's
+    (a folder with one file of safetensors) has no PEFT configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -120,7 +124,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan of a folder without quantisation settings in its metadata, if its companions have the same."""
+    """Return the plan of a folder; quantisation settings are left out of its metadata if its companions have them."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -136,7 +140,7 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan of an adapter that is copied like any checkpoint, if its output cannot be an adapter."""
+    """Return the plan; a copied adapter becomes a usual checkpoint if PEFT could not read the output."""
     made = any(step.op == "factor" for step in plan.steps)  # then such an output is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
@@ -145,7 +149,7 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
-    """Return a recipe that marks, for each name, whether the output of ``plan`` has it, and lists its companions."""
+    """Return the recipe with the companions and metadata of ``plan``; names that its output lacks are ``implied``."""
     tensors = recipe.tensors
     if plan.target.implied:
         written = {step.key for step in plan.steps}
@@ -155,7 +159,7 @@ def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the checksum of every name of a plan: tied ones share that of the written one."""
+    """Return the checksum of every tensor name of a plan; tied names have the checksum of the name that is written."""
     if not any(step.tied_to for step in plan.steps):
         return checksums
     found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}

@@ -37,11 +37,14 @@ __all__ = [
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SMALL = 10**6
-"""Nobody wants smaller shards, or less memory, except in a trial: the unit is missing, or wrong."""
+"""A smaller size in bytes, of shards or memory, must have a unit: it is probably a number of MB or GB."""
 
 
 def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
-    """Return the bytes of ``5GB``, ``200 MB``, ``1GiB`` or a plain number of 1 MB or more; raises ConfigError."""
+    """Return the bytes in ``5GB``, ``200 MB``, ``1GiB`` or a number without a unit, which must be at least 1 MB.
+
+    Raises ConfigError for any other text.
+    """
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
     if found is None or size <= 0:
@@ -69,10 +72,11 @@ INDEX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The path and form of an output: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
+    """The path and form of an output: ``to`` names a format; with ``max_shard_size`` (``5GB``) it is a folder.
 
-    ``inputs`` are further files that were read and must not be overwritten: the plan, a file of rules. ``wait`` is how
-    many seconds to wait for another run that writes there. ``key`` is the file of a private key that signs the output.
+    ``inputs`` are further files that were read and must not be overwritten: the plan, a file of rules. ``wait`` is the
+    number of seconds to wait for another run that writes there (None: none). ``key`` is the file of a private
+    key that signs the output.
     """
 
     path: str
@@ -94,7 +98,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputShape:
-    """A whole output, known before a byte is written; ``index`` is the name and text of a folder's index, if any."""
+    """All files of an output, known before a byte is written; ``index`` is the name and text of a folder's index."""
 
     parts: tuple[OutputFile, ...]
     folder: bool
@@ -107,7 +111,11 @@ class OutputShape:
 
 
 def is_folder(options: OutputOptions) -> bool:
-    """Return whether an output is a folder: it is one, ends in a slash, has no suffix, or shards are asked for."""
+    """Return whether an output is a folder.
+
+    It is if the path is a folder, ends in a slash or has no suffix, if shards are asked for, or if the format has only
+    folders.
+    """
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
         return True
@@ -132,7 +140,7 @@ def writer_of(options: OutputOptions) -> Writer:
             return writer
     suffixes = [s for writer in known.values() for s in writer.suffixes]
     raise ConfigError(
-        f"the suffix of {escape(options.path)} names no format.", hint=f"Use {', '.join(suffixes)}, or --to."
+        f"the suffix of {escape(options.path)} is not that of a format.", hint=f"Use {', '.join(suffixes)}, or --to."
     )
 
 
@@ -175,7 +183,7 @@ def check_options(options: OutputOptions) -> None:
 def lay_out(
     plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: ExtraEntries | None = None
 ) -> OutputShape:
-    """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
+    """Return the layout of a plan's output; ``beside`` are entries that it gets in addition to tensors.
 
     Raises ConfigError for an unknown format or size, a size that gives each tensor its own shard, or a format that
     cannot store ``beside``; OutputError for a dtype that the format lacks.
@@ -199,7 +207,7 @@ def lay_out(
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
-    """Raise OutputError for more tensors, or longer keys, than ckptsurgeon could read again."""
+    """Raise OutputError if the output would have more tensors or key segments than ckptsurgeon itself reads."""
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]
         raise OutputError(
@@ -216,7 +224,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
 
 
 def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
-    """Return the tensors of each shard; raises ConfigError for a size that is not valid or gives each its own shard."""
+    """Return the tensors of each shard; raises ConfigError for a size that is not valid, or too small."""
     size = parse_size(text)
     shards = split_shards(tensors, size, shares=writer.shares)
     check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
@@ -229,7 +237,7 @@ def is_adapter(options: OutputOptions) -> bool:
 
 
 def _check_adapter(options: OutputOptions) -> None:
-    """Raise ConfigError if an output cannot be an adapter."""
+    """Raise ConfigError if PEFT could not read the output as an adapter."""
     if not is_adapter(options):
         raise ConfigError(
             f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",

@@ -21,7 +21,7 @@ __all__ = ["OutputSigner", "check_signable", "signing"]
 
 
 class OutputSigner:
-    """Signs the written files with a key; without a key it does nothing."""
+    """Signs the files of an output with the key of ``options``; without a key it does nothing."""
 
     def __init__(self, options: OutputOptions, path: str, place: StagedFile | None = None) -> None:
         self._signer = load_signer(options.key) if options.key else None
@@ -29,7 +29,7 @@ class OutputSigner:
         self.place = place
 
     def finish(self, files: Iterable[StagedFile], folder: StagedFolder | None) -> None:
-        """Read the temp files and write the signature: into the folder, or next to the file."""
+        """Read the temporary files and write their signature: into the folder, or next to the single file."""
         if self._signer is None:
             return
         if folder is not None:
@@ -43,7 +43,7 @@ class OutputSigner:
 
 @contextmanager
 def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[OutputSigner]:
-    """Yield the signer of an output; the signature of a single file is put in place right after the file."""
+    """Yield the signer of an output; the signature of a single file appears right after the file."""
     if folder or not options.key:
         yield OutputSigner(options, path)
         return
@@ -62,7 +62,7 @@ def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, f
 
 
 def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
-    """Raise OutputError if files stay in a folder that the signature would not cover."""
+    """Raise OutputError if the folder has other files, which would stay and not be signed."""
     if not options.key or not os.path.isdir(path):
         return
     left = sorted(set(os.listdir(path)) - set(replaced))

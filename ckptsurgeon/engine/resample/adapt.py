@@ -1,4 +1,4 @@
-"""Resizes tensors, a part at a time: the part of the source that is needed, and the result."""
+"""Resizes tensors in parts: finds the part of the source that a part of the output needs, and computes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Shape = Sequence[int]
 def centred(
     read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
-    """Return ``box`` of a kernel with the source in its middle; ``read`` gives parts of the source."""
+    """Return the part ``box`` of a kernel with the source in its centre; ``read`` reads parts of the source."""
     out = np.zeros(box_shape(box), dtype)
     part, place = [], []
     for (begin, end), have, want in zip(box, source, destination, strict=True):
@@ -64,9 +64,9 @@ def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool)
 
 
 def pseudo_inverse(matrix: Sequence[Sequence[float]]) -> Matrix:
-    """Return the pseudo-inverse of a matrix of full rank, in Python's floats, which are the same everywhere.
+    """Return the pseudo-inverse of a matrix of full rank, computed in Python's floats, so equal on every machine.
 
-    ``sum`` would not be: from Python 3.12 on it compensates rounding errors.
+    It does not use ``sum``, which from Python 3.12 on compensates rounding errors.
     """
     rows = [list(row) for row in matrix]
     columns = _transposed(rows)
@@ -108,13 +108,13 @@ Maps = Mapping[int, InterpolationWeights]
 
 
 def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> Box:
-    """Return the part of the source that a part of an adapted tensor needs."""
+    """Return the part of the source that the part ``box`` of an adapted tensor needs."""
     maps = _maps(policy, tuple(source), tuple(destination))
     return tuple(reach_of(maps[axis], *ends) if axis in maps else ends for axis, ends in enumerate(box))
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return ``box`` of an adapted tensor from its ``part`` of the source, in double precision."""
+    """Return the part ``box`` of an adapted tensor in double precision; ``values`` are the ``part`` of the source."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
@@ -122,14 +122,16 @@ def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, d
 
 @lru_cache(maxsize=8)
 def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
-    """Return the map along each axis that a policy changes; the shapes must fit it."""
+    """Return the linear map along each axis that a policy changes; the shapes must fit the policy."""
     asked = parse_policy(policy)
     makers = {"patch": _patch, "channels": _channels}
     return MappingProxyType(makers.get(asked.name, _positions)(asked, have, want))
 
 
 def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Resample positions as timm's ``resample_abs_pos_embed`` and DeiT's ``main.py`` do, tokens before them kept.
+    """Return the map that resamples positions as timm's ``resample_abs_pos_embed`` and DeiT's ``main.py`` do.
+
+    The positions of prefix tokens are kept.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py and
     https://github.com/facebookresearch/deit/blob/main/main.py (bicubic, without antialiasing).
@@ -147,7 +149,7 @@ def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Interpolat
 
 
 def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Resize the patches of an embedding with ``pseudo_inverse_resize``."""
+    """Return the maps that resize the patches of an embedding with ``pseudo_inverse_resize``."""
     antialias = (policy.get("antialias") or "yes") == "yes"
     method = policy.get("method") or "bicubic"
     return {
@@ -158,7 +160,7 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationW
 
 
 def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Sum input channels into one, or repeat them and rescale, as timm's ``adapt_input_conv`` does.
+    """Return the map that sums input channels into one, or repeats and scales them, as timm's ``adapt_input_conv``.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py
     """

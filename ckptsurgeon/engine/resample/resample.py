@@ -1,6 +1,7 @@
 """Linear maps along one axis, their weights for resampling, and linear interpolation.
 
-Without antialiasing the cubic kernel is Keys' with a = -0.75, with it a = -0.5 and widened when it shrinks:
+The bicubic kernel is Keys'. Without antialiasing a = -0.75; with antialiasing a = -0.5, and the kernel becomes wider if
+the output is smaller than the input:
 https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/UpSampleKernel.cpp
 """
 
@@ -33,14 +34,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class InterpolationWeights:
-    """For each row of the output: the rows of the input that it uses (out, k), and their weights (out, k)."""
+    """For each output row: the ``indices`` of the input rows that it uses, and their ``weights``; both are (out, k)."""
 
     indices: Array
     weights: Array
 
 
 def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> InterpolationWeights:
-    """Return the weights of rows of unequal length; shorter ones get a weight of 0 for their first input."""
+    """Return the weights of rows that may differ in length; shorter rows are filled with weights of 0."""
     most = max(len(indices) for indices, _ in rows)
     padded = [[*indices, *[indices[0]] * (most - len(indices))] for indices, _ in rows]
     weights = [[*of, *[0.0] * (most - len(of))] for _, of in rows]
@@ -54,7 +55,7 @@ def dense(matrix: Sequence[Sequence[float]]) -> InterpolationWeights:
 
 
 def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: int) -> InterpolationWeights:
-    """Return the weights of a grid, row by row and ``width`` columns wide, from those of its two axes."""
+    """Return the weights of a flattened grid from those of its two axes; the input grid is ``width`` columns wide."""
     indices = rows.indices[:, None, :, None] * width + columns.indices[None, :, None, :]
     weights = rows.weights[:, None, :, None] * columns.weights[None, :, None, :]
     number = len(rows.indices) * len(columns.indices)
@@ -62,7 +63,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return weights preceded by ``prefix`` rows that do not change."""
+    """Return the weights with ``prefix`` rows before them that do not change."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
@@ -81,9 +82,9 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 
 
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
-    """Return the output ``rows`` (begin, end) along an axis, from values whose first row there is ``first``.
+    """Return the output ``rows`` (begin, end) along an axis; ``values`` begin with the input row ``first``.
 
-    Input rows are added one after the other, so that a row does not depend on the rows computed with it.
+    Input rows are added one after the other, so that an output row does not depend on which others are computed.
     """
     shape = [1] * values.ndim
     shape[axis] = -1
@@ -102,7 +103,7 @@ Row = tuple[Sequence[int], Sequence[float]]
 
 
 def resampled(have: int, want: int, method: str, *, antialias: bool) -> InterpolationWeights:
-    """Return the weights of ``want`` places along an axis that has ``have``; ``method`` is "bilinear" or "bicubic"."""
+    """Return the weights that resample an axis of length ``have`` to ``want``, by "bilinear" or "bicubic"."""
     if have == want:
         return from_rows([((place,), (1.0,)) for place in range(want)])
     row = _widened if antialias else _plain
@@ -110,7 +111,7 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Interpol
 
 
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the two or four neighbours of a place; beyond the edge, the edge is used."""
+    """Return the two or four neighbours of an output place, with weights; beyond an edge, the edge is used."""
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
         centre = max(centre, 0.0)
@@ -122,7 +123,7 @@ def _plain(place: int, have: int, scale: float, method: str) -> Row:
 
 
 def _widened(place: int, have: int, scale: float, method: str) -> Row:
-    """Return all inputs that a kernel covers which is as wide as a place of the output."""
+    """Return all inputs, with weights, under a kernel that is scaled to the width of an output place."""
     kernel, radius = _KERNELS[method]
     wide = max(scale, 1.0)
     centre = (place + 0.5) * scale
@@ -134,7 +135,7 @@ def _widened(place: int, have: int, scale: float, method: str) -> Row:
 
 
 def _cubic(x: float, a: float) -> float:
-    """Return Keys' cubic convolution kernel at a distance (IEEE Trans. ASSP 29, 1981)."""
+    """Return the value of Keys' cubic convolution kernel at the distance ``x`` (IEEE Trans. ASSP 29, 1981)."""
     x = abs(x)
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
@@ -157,7 +158,7 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
     """Return the positions of the outputs in the source (``align_corners=False``).
 
-    In float64: in float32, which torch uses for float32 values, the weights of the 500th row are off by 1e-4.
+    They are in float64. In float32, which torch uses for float32 values, the weights of the 500th row are off by 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)
@@ -165,7 +166,7 @@ def _source_positions(begin: int, end: int, source: int, destination: int) -> Ar
 
 
 def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:
-    """Return the part of the source that a part of the interpolated tensor needs."""
+    """Return the part of the source that the part ``box`` of the interpolated tensor needs."""
     ranges = []
     for (begin, end), have, want in zip(box, source, destination, strict=True):
         if have == want:
@@ -180,7 +181,7 @@ def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int
 def interpolate(
     array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], *, dtype: str
 ) -> Array:
-    """Return ``box`` of the linear (bilinear) interpolation of a tensor, from its ``part``, as floats.
+    """Return the part ``box`` of a linearly interpolated tensor, from ``array``, the ``part`` of the source; as floats.
 
     Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
     ``align_corners=False``: the last dimension first.

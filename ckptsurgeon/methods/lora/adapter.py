@@ -1,4 +1,4 @@
-"""An adapter as data: factors of modules, their scale, saved tensors; and faults of its configuration."""
+"""Reads an adapter: the factors of modules, their scales, saved tensors; and notes on its configuration."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "
 # Notes on differences between a PEFT configuration and the tensors.
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
-"""A layer within one that PEFT wraps as a whole (torch's attention): the name of the outer one is used."""
+"""A layer inside a module that PEFT wraps as a whole (torch's attention): the name of that module counts."""
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
-    """Yield notes on differences between an adapter's configuration and its tensors that show without the base."""
+    """Yield notes on differences between an adapter's configuration and its tensors, as far as they need no base."""
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
     for one in modules:
@@ -53,9 +53,10 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
 def base_notes(
     adapter: Adapter, weights: Mapping[str, str], tensors: Mapping[str, TensorInfo], *, on: str, off: str
 ) -> Iterator[str]:
-    """Yield notes on modules that a configuration selects although the adapter has no tensors for them.
+    """Yield notes on modules and biases that a configuration selects, although the adapter has no tensors for them.
 
-    ``weights`` maps modules to their keys in the base, whose names begin with ``on`` instead of ``off``.
+    ``weights`` maps the adapter's modules to the keys of their weights in the base. ``off`` is the prefix of names in
+    the adapter, for which names in the base have ``on``.
     """
     config = adapter.config
     if config is None:
@@ -82,7 +83,7 @@ def base_notes(
 
 
 def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
-    """Return the field that makes PEFT leave out a module's factors, '' if it takes them."""
+    """Return the field because of which PEFT ignores a module's factors, '' if PEFT uses them."""
     field = config.targets.against(module.name) if config.targets is not None else ""
     found = _WITHIN.match(module.a) if field else None
     return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
@@ -97,18 +98,18 @@ def _named(names: Iterable[str]) -> str:
 
 
 Scales = Callable[[str], float]
-"""Reads the single number in a tensor, by its key."""
+"""A function that returns the number in a tensor of one element, by its key."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Modules that PEFT saves whole, without a setting, if a vocabulary grew."""
+"""Modules that PEFT saves whole even without a setting, if the vocabulary became larger."""
 
 
 @dataclass(frozen=True)
 class AdapterModule:
     """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), and the scale of B A.
 
-    ``bias`` and ``magnitude`` are the keys of the further tensors, '' if there are none. ``joined`` and ``component``
-    are as in ``names.KeyParts``.
+    ``bias`` and ``magnitude`` are the keys of these tensors, '' if there are none. ``joined`` and ``component`` are as
+    in ``names.KeyParts``.
     """
 
     name: str
@@ -126,9 +127,9 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` maps keys of the base to the keys of tensors that replace them. ``transposed`` is whether square weights
-    are (in, out). ``spelling`` is the toolkit whose names it has. ``config`` is PEFT's, if it has one; ``notes`` are on
-    differences between that and the tensors.
+    ``saved`` maps keys of the base to the adapter's keys of tensors that replace them. ``transposed`` is whether square
+    weights are (in, out). ``spelling`` is the toolkit whose names the tensors have. ``config`` is PEFT's configuration,
+    if there is one; ``notes`` are on differences between the configuration and the tensors.
     """
 
     name: str
@@ -142,7 +143,7 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of one module, by their part."""
+    """The keys of one module, by part: A, B, bias, magnitude or alpha."""
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None
@@ -155,10 +156,10 @@ def read_adapter(
     number: Scales,
     metadata: Mapping[str, AdapterConfig] | None = None,
 ) -> Adapter:
-    """Return the adapter in the tensors of a file; raises FormatError for unknown keys and half factors.
+    """Return the adapter in the tensors of a file; raises FormatError for unknown keys, or A without B.
 
-    Without ``config`` it is kohya's or diffusers', whose scales are in the file (``number`` reads them) or in its
-    ``metadata``, by component.
+    Without ``config`` the adapter is kohya's or diffusers': its scales are tensors, which ``number`` reads, or are
+    computed from configurations in the file's ``metadata``, by component.
     """
     read = peft_key_parts if config is not None else loose_key_parts
     found: dict[tuple[str, str], _ModuleKeys] = {}
@@ -189,7 +190,7 @@ def read_adapter(
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
-    """Return whether a configuration explains why an adapter has a whole tensor."""
+    """Return whether it follows from the configuration that an adapter has a whole tensor, not factors."""
     if config is None:
         return False
     module, _, last = key.rpartition(".")
@@ -198,7 +199,7 @@ def _is_saved(key: str, config: AdapterConfig | None) -> bool:
 
 
 def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:
-    """Raise FormatError for a tensor that is not real floating point, or a scale that is not one number."""
+    """Raise FormatError for a tensor without real floating values, or if a ``number`` has more than one element."""
     kind = DTYPES[info.dtype]
     if number and info.numel != 1:
         raise FormatError(f"{escape(key)} of {escape(name)} is {info.shape}, not one number.", rule="alpha")
@@ -216,7 +217,7 @@ def _raise_duplicate(name: str, key: str, other: str) -> None:
 
 
 def _check_axis(key: str, info: TensorInfo, name: str) -> None:
-    """Raise ConfigError for a LyCORIS DoRA whose magnitudes are those of the inputs: ``wd_on_output`` was false."""
+    """Raise ConfigError for a LyCORIS DoRA with a magnitude for each input (``wd_on_output`` was false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} is a DoRA over the inputs, as {escape(key)} {shape_text(info.shape)} shows, which is not "
@@ -260,7 +261,8 @@ def _module(
     if configured is not None and "alpha" not in keys:
         if configured.rank_of(module) != rank:
             raise ConfigError(
-                f"{escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, but has rank {rank}.",
+                f"{escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, but its factors have "
+                f"rank {rank}.",
                 hint="Use the configuration of this adapter.",
             )
         scale = configured.scale_of(module)
@@ -269,7 +271,7 @@ def _module(
     if config is not None and config.dora != ("magnitude" in keys):
         has = "has" if "magnitude" in keys else "lacks"
         raise ConfigError(
-            f"{escape(name)} has use_dora {str(config.dora).lower()}, and {escape(part.module)} {has} magnitudes.",
+            f"{escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} {has} magnitudes.",
             hint="Use the configuration of this adapter.",
         )
     return AdapterModule(

@@ -15,10 +15,10 @@ from .targets import PatternTable, Targets, targets_of
 __all__ = ["AdapterConfig", "parse_config"]
 
 PREFIX = "base_model.model."
-"""PEFT's name for the whole network: before a name, it makes sure that no other module's name ends with it."""
+"""PEFT's name for the whole network. PEFT compares ends of names, so a name with this prefix means one module."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take a part out of the base, which changes it."""
+"""Initialisations that subtract the adapter's first values from the base, so that it is another model."""
 
 REFUSED = {
     "layer_replication": "it repeats layers of its base",
@@ -32,12 +32,12 @@ REFUSED = {
     "velora_config": "it is of another kind",
     "arrow_config": "it chooses between adapters",
 }
-"""Settings with which an adapter is more than its factors, or needs a changed base."""
+"""Settings with which an adapter cannot be merged: it is more than factors, or needs a changed base; and why."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The rank and alpha of an adapter, for all modules and for some, and the other settings that its tensors need."""
+    """The rank and alpha of an adapter, those of single modules, and the other settings that its tensors need."""
 
     rank: int
     alpha: float
@@ -52,7 +52,7 @@ class AdapterConfig:
     targets: Targets | None = None
 
     def rank_of(self, module: str) -> int:
-        """Return the rank that a module should have."""
+        """Return the rank of a module's factors, as the configuration gives it."""
         return int(self.ranks.of(module, self.rank))
 
     def scale_of(self, module: str) -> float:
@@ -61,12 +61,15 @@ class AdapterConfig:
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Return whether a key is of a module that was trained as a whole, or a single saved parameter."""
+        """Return whether a key belongs to a module in modules_to_save, or is a parameter there."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 
 def parse_config(data: Any, name: str) -> AdapterConfig:
-    """Return an adapter's configuration; raises ConfigError if it is not one, or of another kind of adapter."""
+    """Return an adapter's configuration; raises ConfigError if it is not valid, or is not for LoRA.
+
+    ``name`` is the name of the file in messages.
+    """
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{escape(name)} is not the configuration of an adapter.", hint="Name a folder that PEFT wrote."
@@ -83,7 +86,7 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     except ConfigError as error:
         raise ConfigError(f"{escape(name)} {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
-        raise ConfigError(f"{escape(name)} is damaged: {type(error).__name__} {escape(str(error))}.") from error
+        raise ConfigError(f"{escape(name)} is damaged: {escape(str(error))}.") from error
 
 
 def _check_meaning(data: Mapping[str, Any], name: str) -> None:
@@ -96,7 +99,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):
         raise ConfigError(
-            f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base: it fits no other.",
+            f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base: it fits only that.",
             hint="Save the adapter with path_initial_model_for_weight_conversion; or name the changed base, and set "
             "init_lora_weights to true in adapter_config.json.",
         )
@@ -145,7 +148,7 @@ def _list(value: Any) -> Sequence[Any]:
 def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(
-            f"has a rank of {brief_repr(value)}, where a rank is a whole number from 1 on.",
+            f"has a rank of {brief_repr(value)}, but a rank is a whole number from 1 on.",
             hint="Name the adapter as it was saved.",
         )
     return value
@@ -153,5 +156,5 @@ def _rank(value: Any) -> int:
 
 def _alpha(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
-        raise ValueError(f"an alpha of {brief_repr(value)}")
+        raise ValueError(f"{brief_repr(value)} is not a valid alpha")
     return float(value)

@@ -1,4 +1,4 @@
-"""Which layers of transformers' models are its Conv1D, whose weights are (in, out). Pure."""
+"""Which layers of transformers' models are Conv1D, whose weights are (in, out). Opens no file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CONV1D: Mapping[str, frozenset[str]] = {
     "clvp": _MLP,
     "clvp_decoder": _MLP,
 }
-"""The last names of all Conv1D by model_type: ``grep 'Conv1D('`` in transformers 5.23, ``models/*/modeling_*.py``.
+"""The last part of the names of all Conv1D layers, by model_type, in transformers 5.23 (``models/*/modeling_*.py``).
 
-PEFT takes these as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` says, which it sets to what
-the last of the layers is (peft 0.21, ``tuners/lora/layer.py``, ``dispatch_default``).
+PEFT merges these as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is: PEFT overwrites it by the
+type of each layer, so that the last one decides what is saved (peft 0.21, ``tuners/lora/layer.py``, dispatch_default).
 """
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model of transformers: what ``config.json`` calls it, and the last names of its layers that are Conv1D.
+    """A model of transformers: its model_type (``kind``), and the last part of the names of its Conv1D layers.
 
-    A model without any is one that CONV1D does not list: its layers are torch's Linear, unless it has ``own_code``.
+    If ``conv1d`` is empty, CONV1D does not list the model: its layers are torch's Linear, unless it has ``own_code``.
     """
 
     kind: str
@@ -39,16 +39,16 @@ class KnownModel:
 
     @property
     def is_linear(self) -> bool:
-        """Return whether none of its layers are Conv1D."""
+        """Return whether it is known that no layer of the model is a Conv1D."""
         return not (self.conv1d or self.own_code)
 
     def has_conv1d(self, key: str) -> bool:
-        """Return whether a weight is that of a Conv1D."""
+        """Return whether a key is the weight of one of the model's Conv1D layers."""
         return _layer(key) in self.conv1d
 
 
 def known_model(config: Mapping[str, Any]) -> KnownModel | None:
-    """Return the model that a config.json describes, with the models inside it; None if it names none."""
+    """Return the model that a config.json describes, with those inside it; None if there is no model_type."""
     kinds = list(_kinds(config))
     listed = [kind for kind in kinds if kind in CONV1D]
     if listed:
@@ -57,7 +57,7 @@ def known_model(config: Mapping[str, Any]) -> KnownModel | None:
 
 
 def is_named_conv1d(key: str) -> bool:
-    """Return whether a weight has the name of a Conv1D's; layers of other models may have it too."""
+    """Return whether a weight has the name of a Conv1D's weight; other layers may have the same name."""
     return _layer(key) in _BLOCK
 
 

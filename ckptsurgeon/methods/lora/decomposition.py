@@ -1,7 +1,7 @@
 """The best low-rank product for a matrix that is read row by row, with BLAS on one thread.
 
-Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. Memory holds a block of
-rows, and a few more columns than the rank.
+Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. In memory are a block of
+rows, and matrices with a few more columns than the rank.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "mul
 # 2048 took 20 ms then, and 0.8 without.
 
 ALONE = 1 << 18
-"""Multiplications that OpenBLAS always does in one thread: ``interface/gemm.c``, SMP_THRESHOLD_MIN."""
+"""Products with at most this many multiplications take one thread in OpenBLAS (SMP_THRESHOLD_MIN, gemm.c)."""
 
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
-"""The names of a function of OpenBLAS in numpy's wheels since 2.0, in those before, and in Debian."""
+"""How the functions of OpenBLAS are named: in wheels of numpy since 2.0, in wheels before that, in Debian."""
 
 
 def multiplied(left: Array, right: Array) -> Array:
-    """Return the product of two matrices, computed by this thread alone."""
+    """Return the product of two matrices, computed in this thread only."""
     with _LIMITS.alone() as alone:
         return left @ right if alone else _in_parts(left, right)
 
@@ -52,7 +52,7 @@ def _in_parts(left: Array, right: Array) -> Array:
 
 
 class _BlasThreads:
-    """The number of threads of a library: one during a product, else the old number."""
+    """Limits the number of threads of a library to one during a product, and restores it afterwards."""
 
     def __init__(self, get: Callable[[], int] | None, put: Callable[[int], object]) -> None:
         self._get, self._put = get, put
@@ -60,7 +60,7 @@ class _BlasThreads:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Yield whether the library is limited to one thread."""
+        """Limit the library to one thread within the block; yield False if it cannot be limited."""
         if self._get is None:
             yield False
             return
@@ -79,7 +79,7 @@ class _BlasThreads:
 
 
 def _blas_threads() -> _BlasThreads:
-    """Return the limits of the OpenBLAS that numpy is linked with; for another BLAS, limits that do nothing."""
+    """Return what limits the OpenBLAS that numpy is linked with; for another BLAS it does nothing."""
     try:
         core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is also found in the libraries it is linked with
     except (AttributeError, OSError):
@@ -92,32 +92,33 @@ def _blas_threads() -> _BlasThreads:
 
 
 _LIMITS = _blas_threads()
-"""Made once, on import: all products share one lock."""
+"""There is one such object, since all products must share its lock."""
 
 
 MORE = 10
 """Directions computed in addition to the rank."""
 
 POWERS = 2
-"""Times that the matrix and its transpose are applied again, to separate singular values that fall slowly."""
+"""Power iterations: they separate singular values that decrease slowly."""
 
 ROUNDED = 1e-10
-"""What double precision may be off in the sums of a decomposition, over the largest singular value: 1e-16 for each of
-up to a million terms."""
+"""The largest rounding error of a decomposition in double precision, relative to the largest singular value.
+
+It is 1e-16 for each of up to a million terms of a sum."""
 
 PASSES = 3 + 2 * POWERS
-"""Times that the rows are read: for the norm, a basis, its powers and the singular values."""
+"""How often the rows are read: for the norm, a basis, the power iterations (twice each) and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
-"""Yields the rows of a matrix from the start, in blocks, in double precision; every call starts again."""
+"""A function that yields all rows of a matrix in blocks, in double precision; every call begins with the first."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is the norm of the rest over that of the matrix.
+    """Two factors whose product is near a matrix: ``left`` (rows, rank) and ``right`` (rank, columns).
 
-    ``unsure`` is how far, by Frobenius norm, their product may be from that of another machine, whose LAPACK and BLAS
-    round differently.
+    ``error`` is |matrix - product| / |matrix|. ``unsure`` is how much, by Frobenius norm, the product may differ from
+    the one of another machine, whose LAPACK and BLAS round differently.
     """
 
     left: Array
@@ -127,17 +128,22 @@ class Decomposition:
 
 
 def elements_held(shape: tuple[int, int], rank: int) -> int:
-    """Return the most numbers of double precision in memory in addition to a block of rows: copies of a basis."""
+    """Return how many doubles are in memory at most, in addition to a block of rows: copies of a basis."""
     return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
-    """Return two factors that share the singular values of a matrix evenly; raises PlanError if it is not finite."""
+    """Return the factors of a matrix, each with the square roots of the singular values.
+
+    Raises PlanError if the matrix has values that are not finite.
+    """
     size = min(rank + MORE, *shape)
     start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))
     square = sum(float(np.vdot(block, block)) for block in rows())
     if not np.isfinite(square):
-        raise PlanError("its difference from the base is not finite.", hint="Leave it out with --exclude.")
+        raise PlanError(
+            "its difference from the base has values that are not finite.", hint="Leave it out with --exclude."
+        )
     basis = _orthonormal(_applied(rows, start))
     for _ in range(POWERS):
         basis = _orthonormal(_applied(rows, _orthonormal(_transposed(rows, basis, shape[1]))))
@@ -151,11 +157,11 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
 
 
 def _unsure(values: Array, rank: int) -> float:
-    """Return how far a product of the largest singular values may be from one that was rounded differently.
+    """Return how much the product for the ``rank`` largest singular values may change by rounding.
 
-    Singular vectors turn by the rounding error over the gap to the next value (Wedin 1972), from those that are kept to
-    those that are not: if values are nearly equal, any of them are the best. No turn changes more than the
-    values at the gap, of which there are at most ``rank``.
+    Rounding turns the kept singular vectors towards the others by at most the rounding error over the gap between the
+    last kept value and the next (Wedin 1972); if these are nearly equal, any vectors of both are equally good. The
+    product changes by no more than the values near the gap, of which there are at most ``rank``.
     """
     if not values[0]:
         return 0.0

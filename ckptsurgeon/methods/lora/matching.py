@@ -1,4 +1,4 @@
-"""Matches the modules of an adapter with the tensors of a base: by name, and by a common prefix. Pure."""
+"""Matches the modules of an adapter with the weights of a base, by names that may differ in a common prefix."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ...util.text import escape
 __all__ = ["MatchedModules", "matched"]
 
 LOOKED_AT = 16
-"""Most modules whose names are compared with the base's to find the prefix."""
+"""Most modules that are compared with the base to find the prefix."""
 
 WEIGHTS = (".weight", ".in_proj_weight", "")
-"""The end of a weight's key after its module's name."""
+"""The possible ends of a weight's key, after the name of its module."""
 
 
 @dataclass(frozen=True)
 class PrefixChange:
-    """The prefix that an adapter's names have instead of the base's (``off``), and the base's (``on``)."""
+    """How names of an adapter become names of the base: the prefix ``off`` is replaced by ``on``; both may be empty."""
 
     off: str = ""
     on: str = ""
 
     def apply(self, name: str) -> str:
-        """Return the name in the base; '' if it does not begin with the prefix to remove."""
+        """Return the name in the base; '' if ``name`` does not begin with the prefix ``off``."""
         if self.off and not name.startswith(self.off):
             return ""
         return self.on + name[len(self.off) :]
@@ -33,7 +33,11 @@ class PrefixChange:
 
 @dataclass
 class MatchedModules:
-    """The weights in the base, by component and module; modules without one or with several; prefixes; notes."""
+    """The weights in the base, by component and module.
+
+    ``lacking`` are modules that match no weight, ``several`` those that match more than one; ``shifts`` are the
+    changes of prefix, by component.
+    """
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
@@ -43,11 +47,11 @@ class MatchedModules:
 
     @property
     def shift(self) -> PrefixChange:
-        """The prefixes of an adapter that is for one model."""
+        """The change of prefix, for an adapter that is for one model and not for the components of a pipeline."""
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
-        """Return the key in the base of a tensor that an adapter saves."""
+        """Return the base's key for a whole tensor that the adapter has under ``key``."""
         return self.shift.apply(key) or key
 
 
@@ -56,7 +60,8 @@ def matched(
 ) -> MatchedModules:
     """Match modules, as (component, name, whether it is joined by underscores), with the weights of a base.
 
-    Within a component all names have one prefix: if it is not the base's, the one with most matches is used.
+    ``saved`` are keys of whole tensors, by which the prefix is found if there are no modules. Within a component all
+    names have the same change of prefix: the one with which most modules match.
     """
     names = MatchedModules()
     dotted, joined = _index(keys, lambda name: name), _index(keys, lambda name: name.replace(".", "_"))
@@ -84,7 +89,7 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return the keys of weights by the names of their modules; the key itself comes last."""
+    """Return the keys of weights by the names of their modules, as ``spelled`` writes these, and by their own."""
     index: dict[str, tuple[str, ...]] = {}
     for ending in WEIGHTS:
         named: dict[str, list[str]] = {}
@@ -97,7 +102,7 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
 
 
 def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
-    """Return the shift with which most names are in the base; no shift if that is no worse."""
+    """Return the change of prefix with which most names are in the base; no change if that is as good."""
     shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})
     return max(shifts, key=lambda shift: (hits[shift], shift == PrefixChange(), -len(shift.off) - len(shift.on)))

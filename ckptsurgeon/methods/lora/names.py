@@ -23,13 +23,13 @@ KINDS = {
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",
 }
-"""The kind of adapter by the end of a key: LyCORIS (``lycoris/modules``) and peft 0.21 (``tuners``)."""
+"""Kinds of adapter that are not LoRA, by the end of a key, in LyCORIS (``lycoris/modules``) and peft 0.21."""
 
 _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 
 
 def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
-    """Return the error for keys that no LoRA has or, without such keys, for an adapter without tensors.
+    """Return the error for keys that no LoRA has; if ``unknown`` is empty, that for an adapter without tensors.
 
     ``configured`` is whether there is a PEFT configuration.
     """
@@ -45,7 +45,7 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
         return ConfigError(
-            f"{escape(name)} has PEFT's names, but no adapter_config.json next to it, which has its scale.",
+            f"{escape(name)} has PEFT's names, but there is no adapter_config.json with its scale next to it.",
             hint="Name the folder that PEFT wrote.",
         )
     return FormatError(
@@ -57,7 +57,7 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
 
 
 def _kind(key: str) -> str:
-    """Return the kind of adapter that a key belongs to, '' for an unknown one."""
+    """Return the kind of adapter that a key belongs to, '' if no kind is known for the key."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
@@ -66,15 +66,16 @@ COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_enc
 
 
 DORA_SCALE = ".dora_scale"
-"""The ends of the keys of DoRA's magnitudes in LyCORIS."""
+"""The end of the keys of DoRA's magnitudes in LyCORIS."""
 
 
 @dataclass(frozen=True)
 class KeyParts:
     """The parts of a key: its module, and its role: A, B, bias, magnitude, alpha, or a saved tensor.
 
-    ``joined`` names have underscores instead of the model's dots. ``component`` is the model of a pipeline. ``times``
-    is how often the trained network adds the product.
+    If ``joined``, the module's name has underscores instead of the model's dots. ``component`` is the name of a model
+    in a pipeline of diffusers, '' if there is only one model. ``times`` is how often the trained network adds the
+    product of the factors.
     """
 
     module: str
@@ -86,7 +87,7 @@ class KeyParts:
 
 
 _OUT_PROJ = ".base_layer.out_proj"
-"""Within torch's attention: PEFT adds this adapter twice, whenever the layer runs (peft 0.18 to 0.21)."""
+"""The output layer in torch's attention: PEFT 0.18 to 0.21 adds its adapter twice whenever the layer runs."""
 
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(?!weight$|bias$)[^.]+)?(\.weight|\.bias)?")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
@@ -99,7 +100,7 @@ _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 
 def peft_key_parts(key: str) -> KeyParts | None:
-    """Return the parts of a PEFT key; None for an unknown one."""
+    """Return the parts of a PEFT key; None for a key that is not PEFT's."""
     name = key.removeprefix("base_model.model.")
     if found := _FACTOR.fullmatch(name):
         module, embedding, side, ending = found.groups()
@@ -118,7 +119,7 @@ def _module(name: str) -> str:
 
 
 def loose_key_parts(key: str) -> KeyParts | None:
-    """Return the parts of a key of a single file, with kohya's or diffusers' names; None for an unknown one."""
+    """Return the parts of a key with kohya's or diffusers' names; None for any other key."""
     if key.startswith("base_model."):
         return None  # PEFT's: its scale is in a file next to it
     if found := _KOHYA.fullmatch(key):

@@ -1,4 +1,4 @@
-"""The changes of adapters to the values of a tensor: products summed in a fixed order, as fast as BLAS.
+"""Adds adapters to a tensor, with results that do not depend on the machine, nearly as fast as BLAS.
 
 BLAS sums in an order that depends on the machine. In double precision its error is so small that nearly all values
 round to the same result; the few for which the order may matter are summed again, in order.
@@ -22,15 +22,18 @@ __all__ = ["Changing", "LowRankChange", "changed", "changing", "wide_dtype"]
 # Changes to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, CastLosses]]
-"""Takes rows of the base and the number of the first; returns the changed rows, and the counts of lost values."""
+"""A function of rows of the base and the number of the first row.
+
+It returns the changed rows, and the counts of lost values."""
 
 
 @dataclass(frozen=True)
 class LowRankChange:
-    """One adapter's change to a tensor of rows and columns, see ``plan.compute``; ``left`` includes the scale.
+    """One adapter's change to a matrix; ``kind`` and ``weight`` are those of ``plan.compute.LoraTerm``.
 
-    ``left`` is (rows, rank), ``right`` (rank, columns); for a "saved" or "added" tensor ``values`` returns a part of
-    it. ``magnitude`` is DoRA's, ``norms`` are its divisors, each for a row or, if ``transposed``, for a column.
+    ``left`` (rows, rank) is a factor times the scale, ``right`` (rank, columns) the other. For the kinds "saved" and
+    "added" ``values`` returns rows, from begin to end, of the adapter's tensor. ``magnitude`` is DoRA's, and ``norms``
+    are the norms that it replaces: of each row or, if ``transposed``, of each column.
     """
 
     kind: str
@@ -43,7 +46,7 @@ class LowRankChange:
     values: Callable[[int, int], Array] | None = None
 
     def pair(self) -> tuple[Array, Array]:
-        """Return the factors, which must exist."""
+        """Return both factors; the kind must be one that has factors."""
         assert self.left is not None
         assert self.right is not None
         return self.left, self.right
@@ -75,7 +78,7 @@ def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: in
 
 
 def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
-    """Return the difference that a change makes to its base."""
+    """Return the difference between the changed rows and the base's."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
@@ -94,29 +97,29 @@ def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
 
 
 FINITE = {"bfloat16": 2.0**127, "float16": 2.0**15, "float32": 2.0**127}
-"""Sums below it are finite in a type, however they are rounded; only these types have their rounding checked."""
+"""Sums below this are finite in a dtype, however they are rounded; for other dtypes all is summed in order."""
 
 UNIT = 2.0**-53
 """The largest relative error of the sum of two numbers in double precision."""
 
 TIE = 0xFFF
-"""The midpoint of two float16 values, of 11 bits or fewer, has 12: then these last bits of a float32 are 0."""
+"""Mask of the last 12 bits of a float32: they are 0 if it is a float16 value, or midway between two of them."""
 
 SINGLE = 2.0**-25
-"""The smallest relative error that can change a number in single precision."""
+"""The smallest relative change that can change a number in single precision."""
 
 NORMAL = 2.0**-125
-"""From this size on numbers in single precision have that precision."""
+"""From this size on, numbers in single precision have their full precision."""
 
 PIECE = 1 << 19
-"""Elements computed at once: with less work per turn of the interpreter, threads would wait for each other."""
+"""Elements that are computed at once: with fewer, threads would wait for each other in the interpreter."""
 
 SOME = 1 << 18
-"""Products that are summed in order at once."""
+"""Most products of numbers that are in memory at once when sums are computed in order."""
 
 
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype that ``changing`` needs for rows of a base of a dtype, for changes of these kinds."""
+    """Return the dtype in which ``changing`` needs the base's rows, for changes of these kinds and an output dtype."""
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
 
@@ -124,7 +127,7 @@ def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
 def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
     """Return a function that changes rows of a base, of dtype ``wide``, and rounds them to ``dtype``.
 
-    All changes must be of the same base.
+    All changes must be for the same base.
     """
     if wide == "float32":
         return _Products(changes, dtype).changed
@@ -132,10 +135,10 @@ def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changin
 
 
 class _Products:
-    """Products that are added to rows of a base; the base is exact in single precision.
+    """Adds products to rows of a base whose values are exact in single precision.
 
-    ``sizes`` is the largest value of each row of the products, ``apart`` twice their largest error: for n terms that
-    are rounded and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and some more.
+    ``sizes`` is the largest possible value in each row of the products, ``apart`` twice the largest error: for n terms
+    that are rounded and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and more.
     """
 
     def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
@@ -169,7 +172,7 @@ class _Products:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return single elements of a piece, by their numbers in it."""
+        """Return the elements ``at`` (flat indices) of a piece, with their products summed in order."""
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
@@ -180,22 +183,22 @@ class _Products:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the result of ``changed`` for values that are not finite, or may become so."""
+        """Return the result of ``changed`` if values are not finite, or may become infinite."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
 
 
 def _single(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
-    """Return sums rounded to float32, and the numbers of those that their error could round differently."""
+    """Return sums rounded to float32, and the flat indices of those that might round differently due to their error."""
     apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
     low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
     return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))
 
 
 def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
-    """Return sums rounded to 16 bits, and the numbers of those that their error could round differently.
+    """Return sums rounded to 16 bits, and the flat indices of those that might round differently due to their error.
 
-    Halfway between two 16-bit values is a 32-bit value. A sum whose error reaches across it equals it after rounding to
-    32 bits, unless the sum is so small that the error is more than its own last place.
+    The midpoint of two 16-bit values is a 32-bit value. So a sum that is as near to a midpoint as its error equals it
+    after rounding to 32 bits, unless the sum is so small that its error exceeds its last place.
     """
     limit = np.where(apart > 0, np.maximum(2 / SINGLE * apart, NORMAL), 0).astype("<f4")
     near = total.astype("<f4")

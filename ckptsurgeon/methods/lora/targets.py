@@ -1,4 +1,4 @@
-"""The modules that a PEFT adapter is for, by name or by pattern.
+"""The modules that a PEFT adapter changes, by name or by pattern.
 
 Follows ``check_target_module_exists`` of peft/tuners/tuners_utils.py (peft 0.21).
 """
@@ -21,19 +21,19 @@ __all__ = ["MODULE", "PatternTable", "Targets", "bounded", "targets_of"]
 # names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Most characters of a pattern, repetitions in it, characters that it is matched with: so each takes milliseconds."""
+"""Limits so that a match takes milliseconds: characters, repetitions and choices of a pattern, length of a name."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
-"""Most patterns of a table that are not plain names, and most matches of such patterns, which take seconds."""
+"""Most patterns of a table that are not plain names, and most attempts to match them, which take seconds."""
 
 ENDS = r"(.*\.)?({})$"
-"""PEFT's expression for a pattern at the end of a module's name (``get_pattern_key`` of peft/utils/other.py)."""
+"""What PEFT puts around a pattern, so that it matches the end of a name (get_pattern_key, peft/utils/other.py)."""
 
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """The values of patterns, each compiled once. Raises ValueError for a pattern that might take too long."""
+    """A table of values by pattern (``rank_pattern``); raises ValueError for a pattern that might take too long."""
 
     def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
         self._names: dict[str, tuple[int, Any]] = {}
@@ -48,19 +48,19 @@ class PatternTable:
 
     @property
     def unused(self) -> list[str]:
-        """The patterns that matched no module of all that were looked up."""
+        """The patterns that matched none of the modules that were looked up so far."""
         return [text for number, text in enumerate(self._spelled) if number not in self._used]
 
     def _add(self, number: int, text: Any, value: Any) -> None:
         if not isinstance(text, str) or len(text) > PATTERN:
-            raise ValueError(f"a pattern {brief_repr(text)}")
+            raise ValueError(f"{brief_repr(text)} is not a pattern of at most {PATTERN} characters")
         name = _plain(text.removeprefix("^"))
         if name is not None:
             (self._whole if text.startswith("^") else self._names).setdefault(name, (number, value))
             return
         if len(self._others) == EXPRESSIONS:
             raise ConfigError(
-                f"has over {EXPRESSIONS} patterns that are not plain names, which is the limit.",
+                f"has more patterns that are not plain names than the limit of {EXPRESSIONS}.",
                 hint="Write names as re.escape() does, with ^ in front.",
             )
         self._others.append((number, _compiled(text), value))
@@ -77,14 +77,17 @@ class PatternTable:
                 break
             self._tries += 1
             if self._tries > TRIES:
-                raise ConfigError("has so many patterns, for so many modules, that comparing them would not end soon.")
+                raise ConfigError("has so many patterns, for so many modules, that comparing them would take too long.")
             if pattern.match(tail):
                 self._used.add(number)
                 return other
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return the names that a module may be looked up by: ``$`` also matches before a newline at the end."""
+        """Return the tables of names, each with a name to look up in it for a module.
+
+        A newline at the end of a name may be missing there, as ``$`` matches before it.
+        """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:
             asked += [(self._whole, name), (self._names, name)]
@@ -94,14 +97,14 @@ class PatternTable:
 
 
 def _plain(text: str) -> str | None:
-    """Return the plain name that a pattern matches, if all special characters are escaped; None for others."""
+    """Return the only name that a pattern matches, if all its special characters are escaped; else None."""
     name = re.sub(r"\\([^a-zA-Z0-9])", r"\1", text, flags=re.DOTALL)
     escaped = re.sub(r"\\([^a-zA-Z0-9])", "", text, flags=re.DOTALL)
     return None if _SPECIAL & set(escaped) else name
 
 
 def bounded(text: str) -> re.Pattern[str] | None:
-    """Return an expression that is fast for any name of ``MODULE`` characters; None for others, or if it is invalid."""
+    """Return the compiled pattern; None if it is invalid, or might be slow for a name of ``MODULE`` characters."""
     try:
         return None if len(text) > PATTERN or _is_long(text) else re.compile(text)
     except (re.error, OverflowError, RecursionError):
@@ -121,7 +124,7 @@ def _compiled(text: str) -> re.Pattern[str]:
 
 
 ALL = "all-linear"
-"""The setting that PEFT replaces by names when it makes an adapter."""
+"""A value of target_modules, which PEFT replaces by names when it makes an adapter."""
 
 _TIED = frozenset(("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "word_embeddings", "shared"))
 """Modules that share one tensor in many models. With ``ensure_weight_tying`` PEFT adapts all of them or none."""
@@ -131,7 +134,7 @@ _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _ModulePatterns:
-    """Names that are a module's name or its end, or the expression that matches its full name."""
+    """Names, each of a module or the end of its name; or a regular expression that matches full names."""
 
     names: frozenset[str] = frozenset()
     expression: re.Pattern[str] | None = None
@@ -144,7 +147,10 @@ class _ModulePatterns:
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules that an adapter is for: ``chosen`` without ``excluded``, only in ``layers`` if given."""
+    """The modules that an adapter changes: ``chosen`` without ``excluded``; if ``layers`` is not empty, only in these.
+
+    ``lists`` are patterns that find the number of a layer in a name. ``tied`` is ``ensure_weight_tying``.
+    """
 
     chosen: _ModulePatterns
     excluded: _ModulePatterns = _ModulePatterns()
@@ -153,7 +159,7 @@ class Targets:
     tied: bool = False
 
     def has(self, module: str) -> bool:
-        """Return whether the adapter is for a module."""
+        """Return whether the adapter changes a module."""
         return not self.against(module)
 
     def against(self, module: str) -> str:
@@ -171,7 +177,7 @@ class Targets:
 
 
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return the modules that a configuration selects; None if it names none, or in an unknown way."""
+    """Return the modules that a configuration selects; None if it selects none, or in a way that is not known."""
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()
     numbers = [layers] if type(layers) is int else layers or []

@@ -1,4 +1,4 @@
-"""Merge methods: functions that make one tensor from several of one name. One file per family, pure functions.
+"""Merge methods: functions that merge the tensors that several models have under one name. One file per family.
 
-A file lists its methods in ``METHODS``; a method is a function, its signature and its paper.
+A file lists its methods in ``METHODS``; a method is a function with a paper, and its signature gives the parameters.
 """

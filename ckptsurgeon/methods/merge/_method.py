@@ -22,17 +22,17 @@ T = TypeVar("T")
 BASES = ("none", "optional", "required", "model")
 """The role of a base: "none", "optional", "required", or "model": the base is merged as a model too.
 
-As a model it is the first one.
+If it is merged, it is the first of the models.
 """
 
 
 @dataclass(frozen=True, repr=False)
 class Slice(Brief):
-    """A part of the tensors to merge: values that are contiguous in memory, the same part of each tensor.
+    """A part of the tensors to merge: the same contiguous part of each tensor.
 
-    ``models`` and ``base`` are float32, or float64 if that is the dtype of computation, of one shape. ``offset`` counts
-    the elements before it, row-major; ``index`` the slices before it. ``xp`` is the Python array API of their library
-    (https://data-apis.org/array-api/2024.12/): numpy's, or torch's on a device.
+    ``models`` and ``base`` have the same shape, and are float32, or float64 if that is the dtype of computation.
+    ``offset`` is the number of elements before the slice (row-major), ``index`` the number of slices before it. ``xp``
+    is the array library, as in https://data-apis.org/array-api/2024.12/: numpy, or torch on a device.
     """
 
     models: tuple[Array, ...]
@@ -51,18 +51,18 @@ class Slice(Brief):
         return self.models[model] if self.base is None else self.models[model] - self.base
 
     def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """Return arrays in double precision."""
+        """Return the arrays in double precision."""
         return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
 
     def onto(self, delta: Array) -> Array:
-        """Return the base plus ``delta``, computed in place; ``delta`` itself if there is no base."""
+        """Return the base plus ``delta``, in the memory of ``delta``; ``delta`` itself if there is no base."""
         if self.base is not None:
             delta += self.base
         return delta
 
 
 class Tensors(Protocol):
-    """The tensors of one name in all models, of one shape, read slice by slice."""
+    """The tensors that all models have under one name, with the same shape; they are read slice by slice."""
 
     key: str
     shape: tuple[int, ...]
@@ -78,31 +78,33 @@ class Tensors(Protocol):
         ...
 
     def whole(self) -> Slice:
-        """Return everything in one slice; it is an error if that needs more memory than allowed."""
+        """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice, or of a part of one, in its shape.
+        """Return an array with the shape of ``at``, a slice or a part of one, of random numbers in [0, 1).
 
-        It depends only on the seed, key, model and position: the slice's offset, and that within the slice.
+        Each number depends only on the seed, the key, the model and the position of the element in the tensor.
         """
         ...
 
 
 Elementwise: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
-"""Whether each element of the result depends only on those at its position; or a function of all parameters."""
+"""Whether each element of the result depends only on the inputs' elements at its position.
+
+It may be a function of all parameters that returns this."""
 
 ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """Whether slices have whole rows; or a function of a shape and all parameters, by name, that returns this."""
 
 
 class ValuesNeededError(Exception):
-    """A method needs values that have not been read yet."""
+    """A method asked for values that have not been read yet."""
 
 
 @dataclass(frozen=True)
 class _ShapesOnly:
-    """Tensors with a known shape, but without values."""
+    """Tensors with a shape but without values, to check a method's parameters before anything is read."""
 
     shape: tuple[int, ...]
     count: int
@@ -120,18 +122,18 @@ class _ShapesOnly:
 
 
 Merging: TypeAlias = Callable[[Slice], Array]
-"""Returns the merged values of a slice, in the slice's shape."""
+"""A function that returns the merged values of a slice, in the slice's shape."""
 
 
 @dataclass(frozen=True)
 class Method:
     """A merge method: its name, its function, its paper, and its requirements.
 
-    ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, without the base unless that
-    is merged as one. ``by_rows`` asks for slices with whole rows (all of the last dimension), always or for some
-    shapes and parameters. ``passes`` is the most passes over float32 tensors, including the merge itself.
-    ``elementwise`` promises that each element of the result depends only on those at its position, always or for some
-    parameters: many small tensors are then merged at once.
+    ``base`` is one of ``BASES``; ``models`` are the least and the most models that it merges; a base counts only if it
+    is merged as a model. ``by_rows`` asks for slices with whole rows (all of the last dimension), always or for some
+    shapes and parameters. ``passes`` is how often float32 tensors are read at most, including for the merge itself.
+    ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
+    always or for some parameters: many small tensors are then merged at once.
     """
 
     name: str
@@ -146,22 +148,22 @@ class Method:
 
     @property
     def summary(self) -> str:
-        """The first line of its documentation."""
+        """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     @property
     def needs_others(self) -> bool:
-        """Return whether merging a single model makes no sense; a method for exactly one model may."""
+        """Return whether it makes no sense to merge only one model: False for a method for exactly one."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-        """Return whether slices of a tensor have whole rows, with these parameters."""
+        """Return whether slices of a tensor must have whole rows, with these parameters."""
         if isinstance(self.by_rows, bool):
             return self.by_rows and len(shape) > 0
         return self.by_rows(shape, self._all(parameters))
 
     def is_elementwise(self, parameters: Mapping[str, Any]) -> bool:
-        """Return whether each element of the result depends only on those at its position, with these parameters."""
+        """Return whether, with these parameters, an element of the result depends only on elements at its position."""
         return self.elementwise if isinstance(self.elementwise, bool) else self.elementwise(self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,10 +179,11 @@ class Method:
             )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Return a function that merges slices; the method first reads the tensors as far as it needs.
+        """Return a function that merges slices; before that, the method reads what it needs of the tensors.
 
-        Parameters are given by their own names or their arguments'. Missing ones have their defaults; a single number
-        is used for every model. Raises ConfigError for parameters that are not valid, PlanError for impossible merges.
+        Parameters may have the names that users write, or those of the arguments (``lambda_``). Missing parameters have
+        their defaults; a single number is used for every model. Raises ConfigError for parameters that are not valid,
+        PlanError for impossible merges.
         """
         made = self.function(tensors, **bound(self.name, self.parameters, parameters, tensors.count))
         if callable(made):
@@ -203,10 +206,10 @@ def merge_method(
 
     Its first argument is ``Tensors``; its keyword arguments are its parameters: their annotations and
     defaults are the schema for the command line, recipes and Python. It returns a function of a
-    ``Slice``, or the whole merged array. ``paper`` is its reference, ``passes`` the most passes over the
-    tensors: one for each ``map`` and ``whole``, and one for the merge. ``elementwise`` promises
-    that each element of the result depends only on those at its position, always or for some parameters. Many small
-    tensors are then merged at once.
+    ``Slice``, or the whole merged array. ``paper`` is its reference. ``passes`` is how often the tensors are
+    read at most: once for each ``map`` and ``whole``, and once for the merge. ``elementwise`` promises that each
+    element of the result depends only on the inputs' elements at its position, always or for some parameters: many
+    small tensors are then merged at once.
 
     Raises ConfigError for a signature that does not give a schema.
     """

@@ -26,11 +26,11 @@ class Between:
 
 
 class _Each:
-    """Marks a parameter with a value for each model."""
+    """Marks the annotation of a parameter that has a value for each model."""
 
 
 PerModel: TypeAlias = Annotated[Sequence[float], _Each()]
-"""A number for each model, in their order."""
+"""A number for each model, in the order of the models."""
 
 _KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or false", str: "text"}
 
@@ -39,8 +39,8 @@ _KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or f
 class Parameter:
     """A parameter as users write it: ``lambda`` for the argument ``lambda_``.
 
-    ``kind`` is the type of its value, in words; ``default`` is None if it is required; ``each`` is set if every model
-    has its own value: in the signature, the default is then a sequence of the one value for all.
+    ``kind`` is the type of its value, in words; ``default`` is None if a value is required. ``each`` is true if every
+    model has its own value; the default in the signature is then a sequence with one value, which is for all models.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """A description of its value."""
+        """A description of the parameter's value, for messages."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return self.kind if self.kind == "true or false" else f"a {self.kind}"
 
     def checked(self, value: Any) -> float | bool | str:
-        """Return a value in the function's type; raises ConfigError for another type, or one out of bounds."""
+        """Return a value in the type of the argument; raises ConfigError for another type, or a value out of bounds."""
         if self.kind == "true or false" and isinstance(value, bool):
             return value
         if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
@@ -91,7 +91,7 @@ def _is_finite(value: float) -> bool:
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return the parameters of a function: its keyword arguments after the tensors.
 
-    Raises ConfigError for one of unknown type, or a positional one.
+    Raises ConfigError for a parameter of unknown type, or a positional one.
     """
     hints = get_type_hints(function, include_extras=True)
     found = list(inspect.signature(function).parameters.values())
@@ -111,7 +111,7 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, .
 def bound(
     method: str, parameters: Sequence[Parameter], given: Mapping[str, Any], models: int
 ) -> dict[str, float | bool | str | list[float | bool | str]]:
-    """Return the arguments of a method for a number of models; raises ConfigError if they do not fit its parameters."""
+    """Return a method's arguments for a number of models; raises ConfigError if ``given`` does not fit."""
     left, found = dict(given), {}
     for one in parameters:
         name = one.argument if one.argument in left else one.name

@@ -1,4 +1,4 @@
-"""All merge methods: those of this folder and those of a user's file, also as plain data."""
+"""All merge methods: those of this folder, and those of a user's plugin file; also as plain data."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ OURS = join(dirname(dirname(dirname(__file__))), "")
 
 
 def load_plugin(path: str) -> tuple[Method, ...]:
-    """Run a user's file and return the methods in it; raises ConfigError if it fails or has none.
+    """Run a user's file and return the methods in it; raises ConfigError if it fails or has no method.
 
-    It is run only because the user names it; no checkpoint and no recipe in a checkpoint can name one.
+    A plugin is run only if the user names it: neither a checkpoint nor a recipe in a checkpoint can.
     """
     if not lexists(path):
         raise ConfigError(f"there is no plugin {escape(path)}.", hint=did_you_mean(path))
@@ -49,14 +49,14 @@ def load_plugin(path: str) -> tuple[Method, ...]:
 
 @dataclass(frozen=True)
 class _PluginLocation:
-    """The user's code that runs: the file and, during a merge, the method and the key."""
+    """The place of the user's code that runs: the file and, during a merge, the method and the key."""
 
     path: str
     method: str = ""
     key: str = ""
 
     def fault(self, what: str, line: int = 0, hint: str = "") -> ConfigError:
-        """Return the error with its reason and place."""
+        """Return the error that says what failed, and in which line, method and tensor."""
         places = (("line", line), ("method", escape(self.method)), ("key", escape(self.key)))
         where = ", ".join(f"{name} {value}" for name, value in places if value)
         return ConfigError(f"the plugin {escape(self.path)} fails: {what}{f' ({where})' if where else ''}.", hint=hint)
@@ -64,7 +64,7 @@ class _PluginLocation:
 
 @contextmanager
 def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
-    """Raise ConfigError for any error of a user's code; our own errors, and system errors of our reading, pass."""
+    """Turn any error of a user's code into a ConfigError, but neither our own errors nor those of reading files."""
     try:
         yield
     except (ValuesNeededError, MemoryError):
@@ -82,13 +82,13 @@ def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
-    """Return whether one of our functions failed that the user's code called: the innermost frame is ours."""
+    """Return whether the error is one of ours: the innermost frame is in our code, not in the user's file."""
     known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
     return next(known, path) not in (path, __file__)
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return a method whose errors name their place."""
+    """Return a plugin's method whose errors say where they come from, and whose results are checked."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:
@@ -116,7 +116,7 @@ def _checked(place: _PluginLocation, merging: Merging) -> Merging:
 
 
 def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
-    """Return why a result is not a real floating array of the right shape, '' if it is."""
+    """Return why a method's result is not a real floating array of the right shape, '' if it is."""
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
         return f"it returns {brief_repr(made)}, not an array of the library of the slice"
@@ -155,7 +155,7 @@ class MergeMethods:
     methods: Mapping[str, Method]
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as plain data."""
+        """Return the methods as plain data, for JSON."""
         return {
             "kind": "ckpt.merge_methods",
             "version": 1,

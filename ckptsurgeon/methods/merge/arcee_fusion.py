@@ -1,4 +1,4 @@
-"""Arcee fusion: of a model's changes, those that matter most to what its rows say."""
+"""Arcee fusion: takes those changes of a model that matter most for its rows as distributions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["METHODS"]
 _EPSILON = 1e-8
 
 MOST = 4 << 20
-"""Most bytes of divergences that are kept; for more rows, they are computed again in every pass."""
+"""Most bytes of divergences that stay in memory; for more rows, they are computed again in every pass."""
 
 Divergences: TypeAlias = Callable[[Slice], Array]
-"""Returns the divergence of each row of a piece, in float64."""
+"""A function that returns the divergence of each row of a slice, in float64."""
 
 
 @merge_method(
@@ -35,9 +35,9 @@ Divergences: TypeAlias = Callable[[Slice], Array]
 def arcee_fusion(tensors: Tensors) -> Merging:
     """Return the base and the most important changes of a model.
 
-    A change is as important as its magnitude times the divergence of the row it is in, as a distribution, from the
-    base's (Kullback-Leibler, of softmaxes). Taken are those above the median by one and a half times the distance
-    between the quartiles, which are exact; mergekit draws a million samples for those of larger tensors.
+    The importance of a change is its magnitude times the divergence of its row from the base's row (Kullback-Leibler,
+    between their softmaxes). A change is taken if its importance exceeds the median by one and a half times the
+    distance between the quartiles. These are exact; mergekit estimates those of larger tensors by a million samples.
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
@@ -64,7 +64,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Return a function that looks divergences up; those of all rows are computed at once."""
+    """Return a function that looks up divergences; those of all rows are computed here, and stay in memory."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])

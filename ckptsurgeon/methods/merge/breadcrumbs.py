@@ -1,4 +1,4 @@
-"""Model breadcrumbs: of what a model has learned, neither the smallest changes nor the outliers."""
+"""Model breadcrumbs: takes of a model's changes neither the smallest nor the outliers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def breadcrumbs(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the weighted sum of the middling changes.
+    """Return the base plus the weighted sum of the changes of medium size.
 
-    Of each model's delta the share ``gamma`` of largest magnitude is left out, and of the rest the smallest, so that
-    the share ``density`` is kept; if there is no room for that, fewer of the largest are left out. ``int8_mask`` has no
+    Of each model's delta the share ``gamma`` with the largest magnitudes is left out, and so many of the smallest that
+    the share ``density`` is kept; if that is impossible, fewer of the largest are left out. ``int8_mask`` has no
     effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
@@ -50,16 +50,16 @@ def breadcrumbs_ties(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the sum of the middling changes, of those with the sign of the majority.
+    """Return the base plus the sum of the changes of medium size that have the sign of the majority.
 
-    As breadcrumbs, and then as TIES if models disagree. ``int8_mask`` has no effect.
+    Changes are selected as in breadcrumbs; where models disagree, it goes on as TIES. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
-    """Keep a range of each delta's magnitudes in their order; of equal ones the first in memory counts as smaller."""
+    """Return masks that keep each delta's magnitudes of medium rank; of equal ones the first in memory ranks lower."""
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = []

@@ -25,10 +25,10 @@ def dare_linear(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the weighted sum of changes that are kept at random.
+    """Return the base plus the weighted sum of randomly kept changes.
 
-    Each element of a model's delta is kept with the probability ``density``; with ``rescale`` what is kept is
-    multiplied so that the sum of its magnitudes is what it was. ``int8_mask`` changes nothing.
+    Each element of a model's delta is kept with the probability ``density``; with ``rescale`` the kept
+    ones are multiplied so that the sum of magnitudes is as before. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _random(tensors, density), how)
@@ -45,9 +45,9 @@ def dare_ties(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the sum of changes that are kept at random, of those with the sign of the majority.
+    """Return the base plus the sum of randomly kept changes that have the sign of the majority.
 
-    As dare_linear, and then as TIES if models disagree. ``int8_mask`` has no effect.
+    Changes are kept as in dare_linear; where models disagree, it goes on as TIES. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _random(tensors, density), how)

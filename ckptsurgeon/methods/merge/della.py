@@ -1,4 +1,4 @@
-"""DELLA: drop what a model has learned at random; the smaller a change in its row, the more likely."""
+"""DELLA: drop a model's changes at random, small changes of a row with a higher probability than large ones."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def della(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the mean of changes that are kept at random by rank, of those with the majority's sign.
+    """Return the base plus the mean of randomly kept changes that have the sign of the majority.
 
-    As della_linear, and then as TIES if models disagree. ``int8_mask`` has no effect.
+    Changes are kept as in della_linear; where models disagree, it goes on as TIES. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
@@ -51,11 +51,11 @@ def della_linear(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the weighted sum of changes that are kept at random, by their rank in their row.
+    """Return the base plus the weighted sum of randomly kept changes, large ones with a higher probability.
 
     The smallest magnitude of a row is kept with the probability ``density - epsilon``, the largest with
-    ``density + epsilon``; with ``rescale`` what is kept is multiplied so that the sum of its magnitudes is what it was.
-    A row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` changes nothing.
+    ``density + epsilon``; with ``rescale`` the kept ones are multiplied so that the sum of magnitudes is as before. A
+    row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
@@ -81,9 +81,9 @@ def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]
 
 
 def _ranks(at: Slice, delta: Array) -> Array:
-    """Return the rank of each magnitude in its row, from 0 to 1; of equal ones the first is the smaller.
+    """Return the rank of each magnitude in its row, from 0 (smallest) to 1; of equal ones the first ranks lower.
 
-    In a row of one it is a half.
+    In a row with one element the rank is a half.
     """
     rows, size = delta.shape
     if size == 1:

@@ -1,4 +1,4 @@
-"""Model stock: the way from the base to the mean of the models, with a length from the angles between them."""
+"""Model stock: goes from the base towards the mean of the models, as far as the angles between them suggest."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _PAPER = "https://arxiv.org/abs/2403.19522"
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether each row has its own angle; in one dimension there is only one."""
+    """Return whether each row has its own angle; a tensor of one dimension has a single angle."""
     return len(shape) > 1 and bool(parameters["filter_wise"])
 
 
 @merge_method("model_stock", paper=_PAPER, base="required", models=(2, None), by_rows=_has_rows, passes=2)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
-    """Return the point between the base and the mean of the models that their mean angle at the base asks for.
+    """Return a point between the base and the mean of the models: the wider their mean angle, the nearer to the base.
 
-    With ``filter_wise`` each row (all of the last dimension) has an angle of its own.
+    The angles are between the models' differences to the base. With ``filter_wise`` each row (all of the last
+    dimension) has its own angle.
     """
     if filter_wise and len(tensors.shape) > 1:
         return _by_rows(tensors)

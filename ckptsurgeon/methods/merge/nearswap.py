@@ -1,4 +1,4 @@
-"""NearSwap: take a model's values where they are near the base's."""
+"""NearSwap: takes those values of a model that are near the base's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model unchanged, for stacking layers of several models."""
+"""Takes one model unchanged, for stacking layers of several models."""
 
 from __future__ import annotations
 

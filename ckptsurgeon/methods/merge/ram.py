@@ -1,4 +1,4 @@
-"""Reinforced agent merging: add what one model alone has learned in full, and the mean of what several have."""
+"""Reinforced agent merging: adds in full what only one model has learned, and the mean of what several have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAPER = "https://arxiv.org/abs/2601.13572"
 
 @merge_method("ram", paper=_PAPER, base="required", elementwise=True)
 def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Merging:
-    """Return the base and, element by element, the mean of those deltas that are larger than ``epsilon``."""
+    """Return the base plus, element by element, the mean of those deltas whose magnitude exceeds ``epsilon``."""
     return _merged(tensors, epsilon, [1.0] * tensors.count)
 
 
@@ -29,10 +29,10 @@ def ramplus_tl(
     alpha: Annotated[float, Between(0)] = 0.2,
     epsilon: Annotated[float, Between(0)] = 1e-5,
 ) -> Merging:
-    """Return what ram does, with the elements that one model alone has changed raised.
+    """Return what ram does, but with larger changes for elements that only one model has changed.
 
-    They are multiplied by 1 + ``r`` times the ratio of the elements that the model shares to those it has alone in
-    this tensor; the ratio counts up to ``alpha``.
+    These changes are multiplied by 1 + ``r`` times the ratio of elements of the tensor that the model has changed
+    together with others to those that only it has changed; the ratio is at most ``alpha``.
     """
     shared, alone = _counts(tensors, epsilon)
     ratios = [both / max(own, epsilon) if both else 0.0 for both, own in zip(shared, alone, strict=True)]
@@ -40,7 +40,7 @@ def ramplus_tl(
 
 
 def _masks(at: Slice, deltas: Sequence[Array], epsilon: float) -> tuple[list[Array], Array]:
-    """Return the mask of each delta, 1 or 0, and the number of ones at each element."""
+    """Return for each delta which elements are changed (1 or 0), and how many deltas change each element."""
     masks = [at.xp.asarray(at.xp.abs(delta) > epsilon, dtype=delta.dtype) for delta in deltas]
     return masks, sum(masks[1:], masks[0])
 

@@ -1,4 +1,4 @@
-"""Means that one bad model cannot distort, element by element."""
+"""Median and trimmed mean, element by element: a single bad model cannot distort them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PAPER = "https://arxiv.org/abs/1803.01498"
 
 @merge_method("median", paper=_PAPER, elementwise=True)
 def median(tensors: Tensors) -> Merging:
-    """Return the median of the models, of an even number of them the mean of the two in the middle."""
+    """Return the median of the models; for an even number of models, the mean of the two in the middle."""
     return _middle(tensors, (tensors.count - 1) // 2)
 
 
 @merge_method("trimmed_mean", paper=_PAPER, elementwise=True)
 def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
-    """Return the mean of the models without the largest and the smallest values, the share ``trim`` of each.
+    """Return the mean of the models without the share ``trim`` of the largest and of the smallest values.
 
-    At least one on either side is left out if ``trim`` is not zero; that needs three models.
+    If ``trim`` is not zero, at least one value on either side is left out, which needs three models.
     """
     cut = max(1, int(trim * tensors.count)) if trim else 0
     if tensors.count <= 2 * cut:
@@ -38,7 +38,7 @@ def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 
 
 
 def _middle(tensors: Tensors, cut: int) -> Merging:
-    """Return the mean without the ``cut`` values on either side."""
+    """Return a merge: the mean without the ``cut`` largest and the ``cut`` smallest values."""
 
     def merged(at: Slice) -> Array:
         left = _sorted(at, list(at.models))[cut : tensors.count - cut]
@@ -48,7 +48,7 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
 
 def _mean(at: Slice, values: list[Array]) -> Array:
-    """Return the mean of values in order: always within their range, so that very large ones do not overflow."""
+    """Return the mean of sorted values; it stays within their range, so that very large ones do not overflow."""
     total = values[0] / len(values)
     for one in values[1:]:
         total += one / len(values)
@@ -57,9 +57,9 @@ def _mean(at: Slice, values: list[Array]) -> Array:
 
 
 def _sorted(at: Slice, values: list[Array]) -> list[Array]:
-    """Return the values of each element in order, smallest first: by exchanges, which are fast for a few whole arrays.
+    """Return the arrays with the values of each element sorted, the smallest first.
 
-    A NaN among them makes all of them NaN.
+    Whole arrays are compared and exchanged, which is fast for a few arrays. If one value of an element is NaN, all are.
     """
     for end in range(len(values) - 1, 0, -1):
         for i in range(end):

@@ -1,4 +1,4 @@
-"""SCE: select the elements in which models differ most, weigh models by their changes, drop minority signs."""
+"""SCE: selects the elements in which models differ most, weighs models by these, drops the minority's signs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _TINY = 1e-6
 
 @merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required", passes=6)
 def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
-    """Return the base and the mean of what the models add where they differ most, weighted by its mean square.
+    """Return the base plus the weighted mean of the models' deltas, for the elements in which these differ most.
 
-    Of the elements in which the models' deltas vary, the share ``select_topk`` of largest variance is merged; deltas
-    against the sign of their sum are dropped. ``int8_mask`` changes nothing.
+    Of the elements in which the deltas differ, the share ``select_topk`` with the largest variance is merged. The
+    weight of a model is the mean square of its selected deltas; deltas against the sign of their sum are dropped.
+    ``int8_mask`` has no effect.
     """
     cut = _cut(tensors, select_topk)
     weights = _weights(tensors, cut)
@@ -44,7 +45,7 @@ def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0,
 
 
 def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
-    """Return the variance among deltas of each element: exactly zero if they are equal."""
+    """Return, for each element, the variance of the deltas; it is exactly zero if they are equal."""
     apart = [delta - deltas[0] for delta in deltas[1:]]
     mean = sum(apart, at.xp.zeros_like(deltas[0])) / len(deltas)
     variance: Array = sum(((one - mean) ** 2 for one in apart), mean**2) / len(deltas)

@@ -19,7 +19,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://doi.org/10.1145/325334.325242"
 
 _STRAIGHT = 0.9995
-"""A cosine beyond which slerp is linear, as in mergekit."""
+"""If the cosine of two vectors is larger than this, slerp is linear, as in mergekit."""
 _ZERO_LENGTH = 1e-8
 _SHORT = 1e-7
 _ALIGNED = 2.0**-24
@@ -30,8 +30,8 @@ _ALIGNED = 2.0**-24
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
 
-    The tensors are taken as vectors. If they point the same way or opposite ways, the point is on the straight line. A
-    ``t`` below 0 or above 1 goes on beyond them, as mergekit has it.
+    Each tensor counts as one vector. If the two point in the same or in opposite directions, the point is on the
+    straight line. If ``t`` is below 0 or above 1, the point is beyond them, as in mergekit.
     """
     products = gram(tensors)
     norms = [float(norm) if norm > _ZERO_LENGTH else 1.0 for norm in lengths(products)]
@@ -43,7 +43,7 @@ def slerp(tensors: Tensors, *, t: float) -> Merging:
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether each row is its own vector; in one dimension there is only one."""
+    """Return whether each row is a vector of its own; a tensor of one dimension is one vector."""
     return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
 
 
@@ -51,10 +51,10 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
 def nuslerp(
     tensors: Tensors, *, weight: PerModel, nuslerp_row_wise: bool = False, nuslerp_flatten: bool = True
 ) -> Merging:
-    """Return the point between two models on the arc between them, as their weights divide it; the base is its centre.
+    """Return the point that divides the arc between two models by their weights; the base is the arc's centre.
 
-    With ``nuslerp_flatten`` a tensor is one vector; without, each of its rows is one (all of the last dimension), or,
-    with ``nuslerp_row_wise``, each of its columns (all of the first). Weights that sum to zero count as equal.
+    With ``nuslerp_flatten`` a tensor is one vector; without it each row (all of the last dimension) is a vector or,
+    with ``nuslerp_row_wise``, each column (all of the first dimension). Weights that sum to zero count as equal.
     """
     total = sum(weight)
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
@@ -65,7 +65,7 @@ def nuslerp(
 
 
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
-    """Return the factors of two vectors, or of many pairs, from their products in float64."""
+    """Return the factors of two vectors, or of many pairs, for the point at ``t``, from their products in float64."""
     norms = [np.clip(np.sqrt(np.clip(product, 0, None)), _SHORT, None) for product in (first, second)]
     cosine = np.clip(both / (norms[0] * norms[1]), -1, 1)
     aligned = 1 - cosine**2 <= _ALIGNED

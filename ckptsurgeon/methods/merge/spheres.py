@@ -1,4 +1,4 @@
-"""Means of several models on the sphere of their directions."""
+"""Means of several models as directions, on a sphere."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def multislerp(
     normalize_weights: bool = True,
     eps: Annotated[float, Between(0)] = 1e-8,
 ) -> Merging:
-    """Return the weighted mean of the models' directions, in their weighted mean length; the base is the centre.
+    """Return the weighted mean of the models' directions, with their weighted mean length; the base is the centre.
 
-    One model is returned as it is. The step that carries the tangents at the mean back to the sphere is not here: their
-    weighted sum is zero, because the mean is where it is.
+    A single model is returned as it is. The paper's last step, from the tangent space at the mean back to the sphere,
+    is left out: the weighted sum of the tangents at the mean is zero.
     """
     if tensors.count == 1:
         return combination((1.0,))
@@ -57,10 +57,10 @@ def karcher(
     max_iter: Annotated[int, Between(0)] = 10,
     tol: Annotated[float, Between(0)] = 1e-5,
 ) -> Merging:
-    """Return the Riemannian centre of mass of the models' directions, in their mean length.
+    """Return the Riemannian centre of mass of the models' directions, with their mean length.
 
-    It is approached in at most ``max_iter`` steps, until one is shorter than ``tol``; all of them are taken in the Gram
-    matrix. A model shorter than ``tol`` has no direction.
+    It takes at most ``max_iter`` steps, until a step is shorter than ``tol``, all computed from the Gram matrix. Models
+    shorter than ``tol`` are left out, as they have no direction.
     """
     if tensors.count == 1:
         return combination((1.0,))
@@ -76,7 +76,7 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return the mean of unit vectors on the sphere, as a unit vector, in factors of them."""
+    """Return the factors of unit vectors whose sum is their mean on the sphere, a unit vector."""
     count = len(cosines)
     mean = np.full(count, 1 / count)
     length = _length(mean, cosines)
@@ -92,9 +92,9 @@ def _centre(cosines: Array, steps: int, tol: float) -> Array:
 
 
 def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
-    """Return the mean of the arcs from ``mean`` to each vector, in its tangent space.
+    """Return the mean of the arcs from ``mean`` to each vector, as a vector in the tangent space at ``mean``.
 
-    For a vector at the mean itself, or on the opposite side of the sphere, there is no direction.
+    A vector that equals the mean, or is opposite to it, is left out: its arc has no direction.
     """
     step = np.zeros(len(mean))
     for vector, cosine in enumerate(cosines @ mean):

@@ -24,7 +24,7 @@ def task_arithmetic(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the weighted sum of what each model adds to it.
+    """Return the base plus the weighted sum of the models' differences to it.
 
     ``int8_mask`` has no effect: it exists because mergekit's recipes have it.
     """
@@ -32,7 +32,7 @@ def task_arithmetic(
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Return whether nothing is dropped, and so no rank over the whole tensor is needed."""
+    """Return whether nothing is dropped, so that no ranks over the whole tensor are needed."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]
@@ -49,18 +49,18 @@ def ties(
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Merging:
-    """Return the base and the mean of the largest changes, of those with the sign of the majority.
+    """Return the base plus the mean of the largest changes that have the sign of the majority.
 
-    Of each model's delta the share ``density`` of largest magnitude is kept; if deltas disagree, those against the
-    sign of their weighted sum are dropped. ``normalize`` divides what is left by the weights of those that it is of,
-    element by element; if these sum to zero, it is not divided. ``int8_mask`` has no effect.
+    Of each model's delta the share ``density`` with the largest magnitudes is kept; if deltas disagree, those against
+    the sign of their weighted sum are dropped. ``normalize`` divides each element by the sum of the weights of the
+    models that are left there, unless that is zero. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:
-    """Keep the largest magnitudes of each delta: a share of them, at least one if the share is not zero."""
+    """Return masks that keep the share ``density`` of largest magnitudes of a delta, at least one unless it is zero."""
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = [MagnitudeRank(place, max(1, int(density[model] * total))) for place, model in enumerate(thinned)]

@@ -1,1 +1,1 @@
-"""Functions that merge methods share: thresholds, pieces, columns, weights."""
+"""Functions that merge methods share: thresholds, slices in pieces, products of columns, weights."""

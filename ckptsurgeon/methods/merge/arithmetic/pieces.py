@@ -1,4 +1,4 @@
-"""Slices cut to the size of a processor's cache, on which numpy is two to three times faster."""
+"""Cuts slices into pieces of the size of a processor's cache, with which numpy is two to three times faster."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PIECE = 1 << 16
 
 
 def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator[Slice]:
-    """Yield a slice piece by piece, flat, or as rows of so many columns; on a device all of it at once.
+    """Yield a slice in pieces: flat, or as rows with ``columns`` columns; on a device, the slice is one piece.
 
-    The pieces of a slice are always the same for one size.
+    With the same ``size`` the pieces of a slice are always the same.
     """
     count = math.prod(at.models[0].shape)
     row = columns or 1
@@ -38,7 +38,7 @@ def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator
 
 
 def row_length(tensors: Tensors) -> int:
-    """Return how many elements a row has: those along the last dimension."""
+    """Return how many elements a row has: the size of the last dimension."""
     return max(1, tensors.shape[-1]) if tensors.shape else 1
 
 
@@ -56,7 +56,7 @@ def like(array: Array, values: Array, at: Slice) -> Array:
 
 
 def in_pieces(merge: Callable[[Slice], Array], columns: int | None = None) -> Merging:
-    """Merge a slice piece by piece."""
+    """Return a function that merges a slice piece by piece."""
 
     def merged(at: Slice) -> Array:
         if math.prod(at.models[0].shape) <= PIECE and not columns:

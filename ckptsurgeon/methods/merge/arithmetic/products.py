@@ -33,11 +33,11 @@ PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""About the elements of a slice, the bytes that are kept for each column, and the limit for all columns."""
+"""About the elements of a slice, the bytes in memory for each column, and their limit for all columns."""
 
 
 def column_products(tensors: Tensors) -> Array:
-    """Return the products of ``PAIRS`` of the deltas, in float64: an array of (3, columns)."""
+    """Return, for each column of the deltas, the products of ``PAIRS``: an array (3, columns) in float64."""
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
         # One sum for every slice and column would be larger than the tensors, whose memory is counted.
@@ -66,14 +66,17 @@ def columns_at(at: Slice, columns: int) -> Array:
 # Weights used as divisors: checks and scaling.
 
 _TINY = 1e-8
-"""A sum of weights counts as zero below this part of the sum of their sizes (mergekit: below it in absolute terms)."""
+"""A sum of weights counts as zero below this share of the sum of their magnitudes (mergekit: below this value)."""
 
 _CANCELS = 0.125
-"""If the sum of weights is a smaller part of the sum of their sizes, float32 would lose more than three bits."""
+"""If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits."""
 
 
 def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
-    """Return the weights divided by their sum, with ``switch``; raises PlanError if that is zero."""
+    """Return the weights divided by their sum; raises PlanError if the sum is zero.
+
+    ``switch`` is the name of the parameter that asked for this, for the message.
+    """
     near_one = _scaled(weights)
     total = fsum(near_one)
     if abs(total) <= _TINY * fsum(map(abs, near_one)):
@@ -82,12 +85,12 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights whose proportions matter only, times a power of two if float32 cannot hold them."""
+    """Return weights of which only the proportions matter; times a power of two if float32 cannot represent them."""
     return weights if 2.0**-100 < max(map(abs, weights)) < 2.0**100 else _scaled(weights)
 
 
 def _scaled(weights: Sequence[float]) -> list[float]:
-    """Return weights times a power of two, so that the largest is from 0.5 to 1."""
+    """Return weights times a power of two, so that the largest magnitude is between 0.5 and 1."""
     exponent = frexp(max(map(abs, weights), default=0.0))[1]
     return [ldexp(each, -exponent) for each in weights]
 
@@ -143,12 +146,12 @@ def lengths(products: Array) -> Array:
 
 
 def angle(cosine: float) -> float:
-    """Return the angle of a cosine, which rounding may have moved beyond one."""
+    """Return the angle of a cosine, which may be slightly beyond 1 or -1 by rounding."""
     return float(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def combination(factors: Iterable[float]) -> Merging:
-    """Return the sum of the deltas times their factors, added to the base if there is one."""
+    """Return a merge: the sum of the deltas times their factors, plus the base if there is one."""
     numbers = [float(factor) for factor in factors]
     widened = cancel(numbers)
 

@@ -1,4 +1,4 @@
-"""Functions of the methods that add to a base what its models have learned: task arithmetic, thinned or by majority."""
+"""Functions for methods that add to a base what its models have learned, thinned out or by majority of signs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .products import cancel, check_some, held, shares
 __all__ = ["DeltaMixing", "Masks", "agreement", "everything", "mixed"]
 
 Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
-"""Returns the elements of a model's delta to keep in a piece; True for all of them, False for none."""
+"""A function that returns which elements of a model's delta to keep in a piece; True for all, False for none."""
 
 _TINY = 1e-7
-"""Below it a sum of magnitudes counts as zero, as in mergekit."""
+"""A sum of magnitudes below this counts as zero, as in mergekit."""
 
 
 @dataclass(frozen=True)
 class DeltaMixing:
-    """How deltas are mixed: ``elect`` keeps those with the majority's sign, ``normalize`` divides by their weights.
+    """How deltas are mixed: ``elect`` drops elements with the minority's sign, ``normalize`` divides by weights.
 
-    For elected deltas the divisor of each element is the sum of the weights of those in the majority there; if
-    it is zero (1 and -1), the sum of the deltas is not divided, as in mergekit. ``rescale`` gives each thinned delta
-    its old sum of magnitudes; ``scale`` multiplies the result.
+    With both, each element is divided by the sum of the weights of the models in the majority there; if that sum is
+    zero (1 and -1), it is not divided, as in mergekit. ``rescale`` multiplies each thinned delta so that its sum of
+    magnitudes is as before; ``scale`` multiplies the result.
 
-    Raises PlanError for weights that cannot be divisors. It is made before any tensor is read.
+    Raises PlanError for weights by which nothing can be divided, before any tensor is read.
     """
 
     weight: Sequence[float]
@@ -47,7 +47,7 @@ class DeltaMixing:
 
     @property
     def factors(self) -> Sequence[float]:
-        """The factor of each delta: its share or, if only proportions matter, its weight."""
+        """The factor of each delta: its share of the weights if they are normalised, else its weight."""
         if not self.normalize:
             return self.weight
         return held(self.weight) if self.elect else shares(self.weight)
@@ -59,14 +59,17 @@ def everything(at: Slice, model: int, delta: Array) -> bool:
 
 
 def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
-    """Return, for each delta, 1 if its sign is that of the sum of all, else 0; a sum of zero is positive."""
+    """Return, for each element of each delta, 1 if it has the sign of the sum of all deltas, else 0.
+
+    A sum of zero counts as positive.
+    """
     sign = sum(deltas[1:], deltas[0])
     sign = at.xp.copysign(at.xp.ones_like(sign), sign)
     return [at.xp.asarray(delta * sign > 0, dtype=sign.dtype) for delta in deltas]
 
 
 def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None = None) -> Merging:
-    """Return the base plus the weighted sum of the deltas, as far as ``masks`` keeps them."""
+    """Return a merge: the base plus the weighted sum of those elements of the deltas that ``masks`` keeps."""
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
     factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
     widened = how.normalize and not how.elect and cancel(how.weight)  # elected signs follow mergekit's float32
@@ -95,7 +98,7 @@ def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
 
 
 def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
-    """Return the sum of those with the majority's sign, divided by the sum of their weights if normalised."""
+    """Return the sum of elements with the majority's sign, divided by the sum of their weights if ``normalize``."""
     agree = agreement(at, deltas)
     for delta, mask in zip(deltas, agree, strict=True):
         delta *= mask
@@ -111,7 +114,7 @@ def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
 
 
 def _added(parts: Sequence[Array]) -> Array:
-    """Return the sum of arrays, computed in place in the first."""
+    """Return the sum of arrays, computed in the memory of the first."""
     total = parts[0]
     for part in parts[1:]:
         total += part
@@ -119,7 +122,7 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return the factor by which each model's delta shrinks under its mask, in the sum of its magnitudes."""
+    """Return the factor that gives each model's masked delta its old sum of magnitudes; 1 if a sum is nearly zero."""
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:
         return list(chain.from_iterable(_sums(piece, masks) for piece in pieces(at, columns=columns)))
@@ -135,7 +138,7 @@ def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
 
 
 def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
-    """Return for each model the sum of magnitudes of its delta: of all of it, and of the kept part."""
+    """Return (model, sum of magnitudes of its delta, the same of the kept part) for each model with a mask."""
     found = []
     for model, delta in enumerate(at.deltas):
         mask = masks(at, model, delta)

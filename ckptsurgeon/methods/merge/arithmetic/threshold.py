@@ -1,9 +1,9 @@
-"""Exact thresholds by magnitude for a tensor of any size, and the values beyond them.
+"""Exact thresholds by magnitude for a tensor of any size, and which values are beyond them.
 
-Floats without their sign have the order of their bits read as integers; NaN comes last. So the values are
-counted by their upper 16 bits, the k-th is looked up in the counts, and the values that share its upper 16 bits are
-counted by the next 16: two passes for float32. If only some of the values that equal the k-th are selected, those
-that come first are: one more pass. The values of a small tensor are sorted instead, in one pass.
+Without their sign, floats have the same order as their bits read as integers; NaN comes last. So the values are counted
+by their upper 16 bits, the k-th value is looked up in the counts, and those with the same upper 16 bits are counted by
+their next 16: two passes for float32. If only some of the values that equal the k-th are selected, the first of them
+are, which takes one more pass. The values of a small tensor are sorted instead, in one pass.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 
 @dataclass(frozen=True)
 class MagnitudeRank:
-    """The ``count`` largest or smallest magnitudes of a quantity; of equal ones, those that come first."""
+    """The ``count`` largest or smallest magnitudes of a quantity (by index); of equal ones, those that come first."""
 
     quantity: int
     count: int
@@ -36,11 +36,11 @@ class MagnitudeRank:
 
 @dataclass(frozen=True)
 class MagnitudeCut:
-    """The threshold of a rank.
+    """The threshold of a rank: selects values above ``value`` or, if not ``largest``, below.
 
-    Values that equal ``value`` are selected if their piece begins before ``place``, or if they are among the first
-    ``quota`` of the piece there. (The pieces of the merge are those that were counted.) A NaN counts as larger than any
-    number; it does not matter which of them are selected, since NaN times zero stays NaN.
+    Values that equal ``value`` are selected if their piece begins before ``place``; in the piece that begins there,
+    only the first ``quota`` of them are. (The merge has the same pieces as the counting.) A NaN counts as larger than any
+    number; which NaN are selected does not matter, since NaN times zero stays NaN.
     """
 
     value: float
@@ -67,19 +67,19 @@ class MagnitudeCut:
 
 
 def trivial(rank: MagnitudeRank) -> MagnitudeCut:
-    """Return the cut that selects all, or none."""
+    """Return the cut that selects everything or nothing, as the rank's count asks."""
     none = math.inf if rank.largest else -math.inf
     return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
 
 Quantities = Callable[[Slice], Sequence[Array]]
-"""Returns arrays of a piece; their signs are ignored."""
+"""A function that returns the arrays of a piece whose magnitudes are compared; their signs are ignored."""
 
 _BINS = 1 << 16
 FEW = 1 << 14
 """Most values for which sorting is faster than counting."""
 _WIDE = 1 << 18
-"""Elements that are counted at once: with fewer, adding up the counts would take longer."""
+"""Elements that are counted at once: with fewer, it would take longer to add up the counts."""
 
 
 @dataclass
@@ -92,13 +92,13 @@ class _RankSearch:
     alike: int = 0
 
     def find(self, values: Array) -> None:
-        """Find all bits at once among the bits of all values."""
+        """Find all bits at once; ``values`` are the bits of all values."""
         self.bits = int(np.partition(values, self.index)[self.index])
         self.index -= int(np.count_nonzero(values < self.bits))
         self.alike = int(np.count_nonzero(values == self.bits))
 
     def follow(self, counts: Array) -> None:
-        """Add the next 16 bits, from the counts of each."""
+        """Find the next 16 bits; ``counts`` has how many values have each of their 65,536 possible values."""
         ends = np.cumsum(counts)
         found = int(np.searchsorted(ends, self.index, side="right"))
         self.index -= int(ends[found] - counts[found])
@@ -106,13 +106,13 @@ class _RankSearch:
 
     @property
     def wanted(self) -> int:
-        """The number of equal values that are selected."""
+        """How many of the values that equal the threshold are selected."""
         return self.alike - self.index if self.rank.largest else self.index + 1
 
 
 @dataclass
 class _BitCounts:
-    """The counts of the 16 bits that follow ``bits`` in a quantity."""
+    """How often each value of the next 16 bits occurs in a quantity, among values that begin with ``bits``."""
 
     quantity: int
     bits: int
@@ -127,9 +127,9 @@ def cuts(
     columns: int | None = None,
     settle: bool = True,
 ) -> list[MagnitudeCut]:
-    """Return the threshold of each rank, in passes over the tensors, in pieces with whole rows of ``columns``.
+    """Return the threshold of each rank; reads the tensors several times, in pieces with whole rows of ``columns``.
 
-    Without ``settle`` all values that equal the last one are selected.
+    Without ``settle`` all values that equal the threshold are selected.
     """
     total = math.prod(tensors.shape)
     searches = {
@@ -169,7 +169,7 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankS
 
 
 def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
-    """Do the same for a tensor of few values, for which counting would take longer."""
+    """Find the bits as ``_descend`` does, by sorting: for a tensor of few values, for which counting takes longer."""
 
     def look(at: Slice) -> list[list[Array]]:
         return [[_bits(quantity) for quantity in quantities(piece)] for piece in pieces(at, _WIDE, columns)]
@@ -214,13 +214,13 @@ def _count(
 
 
 def _lanes(values: Array) -> Array:
-    """Return the bits of values in columns of 16 bits, the lowest first."""
+    """Return the bits of values as an array of 16-bit integers (values, 2 or 4), the lowest bits first."""
     host = np.ascontiguousarray(on_host(values))
     return host.view("<u2").reshape(-1, host.itemsize // 2)
 
 
 def _following(lanes: Array, bits: int, level: int) -> Array:
-    """Return the 16 bits that follow ``bits`` in the values that begin with them; the sign bit is not included."""
+    """Return the 16 bits after ``bits`` of all values that begin with ``bits``, without the sign bit."""
     top: Array = lanes[:, -1]
     if not level:
         return top & 0x7FFF
@@ -234,7 +234,10 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 def _ends(
     tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return, for values of which only the first few are selected, the last one's piece, and the number in it."""
+    """Return, for each value of which only the first few are selected, where the last of them is.
+
+    That is the place of its piece, and how many are selected in that piece.
+    """
     if not tied:
         return []
 
