@@ -82,7 +82,7 @@ class UnsafeError(FormatError):
 
 
 class PlanError(CheckpointError):
-    """The plan is impossible: shapes or keys do not fit, nothing would be loaded, or a source has changed."""
+    """The plan is impossible: shapes or keys do not fit, nothing would load, a requirement fails, a source changed."""
 
     exit_code = 4
 

@@ -22,7 +22,7 @@ __all__ = ["checkpoint_of", "open_checkpoint"]
 def open_checkpoint(
     path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
 ) -> Checkpoint:
-    """Open a checkpoint of any format: its header is read, no tensor is, and nothing from it is imported or run.
+    """Open a checkpoint of any format by reading its header: no tensor is read, and nothing in it is run.
 
     ``path`` is a path or URI; a dict of tensors (torch's or numpy's, nested as in a file) or a module, whose tensors
     are not copied; or an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted

@@ -1,1 +1,1 @@
-"""Reads and writes the formats on disk, one module each: recognise it, read its header, lay out a file."""
+"""Reads and writes checkpoint formats; the module of a format recognises its files, reads headers, lays out outputs."""

@@ -1,4 +1,4 @@
-"""Chooses the checkpoint of a folder: an index, its only file, or one of a training run's files."""
+"""Chooses which file of a folder to read: an index, the only checkpoint, or one of the files of a training run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _KINDS = (
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
 )
-"""What to take: the first kind that has any file. Averages come before epochs."""
+"""The kinds of files, best first: one of the first kind that has any file is taken. Averages come before epochs."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
-    """Return the checkpoint to take of an ESPnet run and the reason; two empty texts if several criteria compete."""
+    """Return the checkpoint to take from an ESPnet run, and the reason; two empty texts if none or several fit."""
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
         if found:
@@ -51,7 +51,7 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
 
 
 def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
-    """Return the broken link that would or might be taken if its target existed; '' if there is none."""
+    """Return a broken link that would be among the best candidates if its target existed; '' if there is none."""
     for pattern, _ in _KINDS:
         for name in broken:
             if pattern.fullmatch(name):
@@ -62,7 +62,7 @@ def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
 
 
 def example_of_run(names: Sequence[str]) -> str:
-    """Return the name to show as an example in a hint."""
+    """Return the best of several checkpoint names, which a hint shows as an example."""
     found = [name for pattern, _ in _KINDS for name in names if pattern.fullmatch(name)]
     return (found or list(names))[0]
 
@@ -76,7 +76,10 @@ _PREFERRED = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The file to read, the reason, and the other candidates of the folder; ``file`` if it is open already."""
+    """The file to read, with the reason (``why``) and the other candidates of the folder.
+
+    ``file`` is the open file if the choice had to open it.
+    """
 
     name: str
     others: Sequence[str] = ()
@@ -85,12 +88,12 @@ class Choice:
 
 
 def is_weights(name: str) -> bool:
-    """Return whether a name is that of a checkpoint."""
+    """Return whether a file name ends like that of a checkpoint."""
     return name.lower().endswith(SUFFIXES)
 
 
 def has_weights(names: Sequence[str]) -> bool:
-    """Return whether a folder holds weights under a name by which toolkits look for them."""
+    """Return whether the names include one under which toolkits look for weights, such as ``model.safetensors``."""
     return any(name.removesuffix(INDEX) in _PREFERRED for name in names)
 
 
@@ -118,7 +121,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
 
 
 def note_of(choice: Choice, read: Collection[str]) -> list[str]:
-    """Return a note on the other checkpoints of the folder from which ``read`` was read."""
+    """Return a note on the choice and on the folder's other checkpoints, without the files named in ``read``."""
     others = [name for name in choice.others if name not in read]
     shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line
     also = f"; also in the folder: {shown}" if others else ""
@@ -141,7 +144,7 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError if the checkpoint to take is a broken link: the next best is a different checkpoint."""
+    """Raise SourceError if the checkpoint to take is a broken link: any other file would be a different checkpoint."""
     if has_weights(candidates):
         return
     broken = [name for name in broken_links(folder) if is_weights(name)]
@@ -154,7 +157,7 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
     if not shards:
         return FormatError(f"{escape(folder.uri)} has no checkpoint in it.", rule="no checkpoint")
     missing, many = missing_shards(shards, most=2)
-    others = f", and not {', '.join(map(escape, missing))}" if missing else ""
+    others = f"; missing: {', '.join(map(escape, missing))}" if missing else ""
     others += f" and {many - len(missing):,} more" if many > len(missing) else ""
     fetch = f"{'them' if many > 1 else 'it'} and the {INDEX}" if missing else f"the {INDEX} too"
     return FormatError(
@@ -166,7 +169,7 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return the index whose shards include all other candidates; raises FormatError if there is none."""
+    """Return the only index if all other candidates are its shards; raises FormatError otherwise."""
     if len(indexes) == 1:
         file = folder.file(indexes[0])
         own = _named(file)
@@ -183,7 +186,7 @@ def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str],
 
 
 def _named(index: File) -> set[str]:
-    """Return the files that an index names; none if it is invalid, which raises an error when it is read."""
+    """Return the files that an index names; empty if the index is invalid, which is an error once it is read."""
     if index.size > limits.INDEX_BYTES:
         return set()
     try:

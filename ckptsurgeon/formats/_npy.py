@@ -27,8 +27,8 @@ _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DO
 def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     """Return the header of the array in ``storage``, whose first bytes are ``head``.
 
-    An array of text, objects or records, which is not a tensor, stays opaque. Raises FormatError if the header is
-    malformed, or the array is longer or shorter than it says.
+    An array of text, objects or records gives an OpaqueResult. Raises FormatError if the header is malformed, or the
+    array is longer or shorter than the header says.
     """
     text, begin = _header(head)
     found = _HEAD.fullmatch(text)
@@ -43,7 +43,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     check_elements(shape)
     if begin + prod(shape) * itemsize != storage.nbytes:
         raise FormatError(
-            f"a numpy array of shape {shape} and {itemsize} bytes an element has {storage.nbytes - begin} bytes.",
+            f"a numpy array of shape {shape} with {itemsize} bytes per element has {storage.nbytes - begin} bytes.",
             rule="npy size",
         )
     storage.big_endian = found["order"] == ">"
@@ -54,11 +54,11 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
 
 
 def _header(head: bytes) -> tuple[str, int]:
-    """Return the text of a header and where the values begin."""
+    """Return the text of a header, and the offset at which the values begin."""
     if len(head) < 12 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
         raise FormatError("a numpy array has no valid magic bytes.", rule="npy header")
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
     if length > limits.NPY_HEADER_BYTES or start + length > len(head):
-        raise FormatError(f"a numpy array has a header of {length} bytes.", rule="npy header")
+        raise FormatError(f"a numpy array has a header of {length} bytes, too many or cut short.", rule="npy header")
     return head[start : start + length].decode("latin-1"), start + length

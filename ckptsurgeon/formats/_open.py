@@ -39,9 +39,9 @@ def writers() -> dict[str, Writer]:
 
 
 def read_header(source: Source, name: str = "") -> Header:
-    """Return the header of a checkpoint; ``name`` is the file name that its storages refer to.
+    """Return the header of a checkpoint; ``name`` is the name of the file in its storages.
 
-    Raises FormatError if it is not a checkpoint, or a broken one.
+    Raises FormatError if the source is not a checkpoint, or is a broken one.
     """
     if isinstance(source, File):
         if source.size == 0:
@@ -64,7 +64,10 @@ def read_header(source: Source, name: str = "") -> Header:
 
 
 def _link_note(file: File) -> tuple[str, ...]:
-    """Yield a note with the target of a link: a run's best.pth may be another epoch tomorrow. Blobs are left out."""
+    """Return a note with the target of a link, empty for other files and links to blobs of the hub's cache.
+
+    A run's best.pth, for example, may link to another epoch tomorrow.
+    """
     target = link_of(file)
     if not is_weights(target):
         return ()
@@ -72,7 +75,7 @@ def _link_note(file: File) -> tuple[str, ...]:
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
-    """Raise FormatError if a folder that is a checkpoint as a whole also holds one in a file."""
+    """Raise FormatError if a folder that is a checkpoint as a whole also has a file with a checkpoint."""
     others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(
@@ -87,7 +90,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
         return fmt.read(source, name)
     except (RecursionError, MemoryError) as error:  # the bounds of this package should be reached first
         why = "memory" if isinstance(error, MemoryError) else "stack"
-        raise UnsafeError(f"{escape(source.uri)} needs more {why} than there is.", rule="resources") from None
+        raise UnsafeError(f"reading {escape(source.uri)} needs more {why} than there is.", rule="resources") from None
     except UnsafeError:
         raise
     except FormatError as error:
@@ -97,7 +100,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return a more precise error for a refused archive, if the names in it show its kind; else the same error."""
+    """Return a more precise error for an unreadable archive if the names in it show its kind; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
@@ -118,7 +121,7 @@ def _read_folder(folder: Folder) -> Header:
     header = read_header(choice.file or folder.file(name), name)
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
-        notes.append("latest names a folder of training states, which were not read; to read them, name that folder")
+        notes.append("latest names a folder of training states, which was not read; to read it, name that folder")
     if PIPELINE in names:
         notes.append(
             f"the folder is a diffusers pipeline ({PIPELINE}) too, with its components in folders of their own"
@@ -132,5 +135,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return a file's name for a shell command: its path, or for a remote file the name after a download."""
+    """Return the name of a file in a shell command: its path, or, if it is remote, the name after a download."""
     return file.name if file.remote else file.uri

@@ -26,17 +26,17 @@ CODES = {
     "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64",
     "F64": "float64", "I64": "int64", "U64": "uint64",
 }  # fmt: skip
-"""The format's dtypes in its own order; files are written from the last to the first."""
+"""The dtypes of the format, in its own order; tensors are written from the last dtype to the first."""
 
 CHUNK = 4096
-"""Entries that are put together at a time."""
+"""How many entries of the header are encoded at a time."""
 
 _NAMES = {name: code for code, name in CODES.items()}
 _RANK = {name: rank for rank, name in enumerate(CODES.values())}
 
 
 class _SafetensorsLayout:
-    """The layout of a file. The length of the header is known before its checksums: zeros take their place."""
+    """The layout of a file: the header, padded to a multiple of 8 bytes, and the offset of each tensor."""
 
     def __init__(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: Sequence[str]) -> None:
         self._metadata = dict(metadata)
@@ -53,7 +53,7 @@ class _SafetensorsLayout:
         self._size = size + len(self._padding)
         if self._size > JSON_HEADER_BYTES:
             raise OutputError(
-                f"the header would have {self._size} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
+                f"the header would have {self._size} bytes; safetensors readers accept at most {JSON_HEADER_BYTES}.",
                 hint="Write a folder of shards (-o FOLDER), or use --to pth.",
             )
         at = 8 + self._size
@@ -70,11 +70,11 @@ class _SafetensorsLayout:
         except UnicodeEncodeError:
             odd = next((escape(one.key) for one in tensors if not _is_text(one.key)), "the metadata")
             raise OutputError(
-                f"{odd} holds half a character, which safetensors cannot write.", hint="Use --to pth."
+                f"{odd} has half of a surrogate pair, which safetensors cannot write.", hint="Use --to pth."
             ) from None
 
     def _described(self, recipe: Sequence[str]) -> Iterator[bytes]:
-        """Yield the header in parts: of a large model it has tens of megabytes."""
+        """Yield the JSON of the header in parts, since that of a large model has tens of megabytes."""
         if not self._metadata and not self._recipe:
             yield b"{"
             for number, entries in enumerate(self._entries):
@@ -90,7 +90,7 @@ class _SafetensorsLayout:
         yield from (b"}", *self._entries, b"}")
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield the header in parts, the only bytes that are not a tensor's."""
+        """Yield (offset, bytes) of all that is not a tensor's: the length and the header, in parts."""
         at = 0
         for part in chain([struct.pack("<Q", self._size)], self._described(recipe), [self._padding]):
             yield at, part
@@ -101,7 +101,7 @@ _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _entries(tensors: Sequence[OutTensor]) -> Iterator[str]:
-    """Yield what the header says of each tensor, after a comma."""
+    """Yield the entry of each tensor in the header, with a comma before it."""
     at = 0
     for tensor in tensors:
         shape = list(tensor.shape)
@@ -123,7 +123,7 @@ def _is_text(value: str) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes the same bytes as the reference implementation, and a recipe in the metadata."""
+    """Writes the same bytes as the reference implementation, except for the recipe in the metadata."""
 
     name = "safetensors"
     sharding = IndexedShards("model", ".safetensors")
@@ -140,5 +140,5 @@ class SafetensorsWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _SafetensorsLayout:
-        """Return the layout of a file: larger dtypes first, then by key, without holes."""
+        """Return the layout of a file: tensors ordered by dtype, larger ones first, then by key, without gaps."""
         return _SafetensorsLayout(tensors, metadata, recipe)

@@ -1,8 +1,8 @@
-"""Reads folders of DeepSpeed ZeRO: the float32 weights in the flat vectors of all ranks' optimizers.
+"""Reads folders of DeepSpeed ZeRO: the float32 weights, which are in flat vectors of the optimizer states of all ranks.
 
-The result is that of ``zero_to_fp32.py``, as descriptions and without running anything: stages 1 and 2 cut one flat
-vector for each group of parameters into a piece for each rank, stage 3 each parameter. Written after
-``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
+The result has the tensors that ``zero_to_fp32.py`` would write, only described, without running anything. Stages 1
+and 2 cut one flat vector for each group of parameters into a piece for each rank; stage 3 cuts each parameter.
+Written after ``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _DeepSpeedZero:
     name = "deepspeed zero"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A folder of optimizer states, or one whose ``latest`` names such a folder."""
+        """Return whether this is a folder of optimizer states, or its file ``latest`` names such a folder."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
@@ -74,7 +74,7 @@ def _has_states(names: Sequence[str]) -> bool:
 
 
 def _tagged(folder: Folder) -> tuple[str, list[str]]:
-    """Return the folder that ``latest`` names, and what is in it; nothing if it names none."""
+    """Return the name of the folder that ``latest`` names, and its files; empty if it does not name a folder."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -91,7 +91,7 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
 
 
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
-    """Return the states of all ranks, in their order."""
+    """Return the files of states with this suffix, of all ranks, in the order of the ranks."""
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
         if "mp_rank_" in name and "mp_rank_00_" not in name:
@@ -104,13 +104,13 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
         file = folder.file(inner)
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
-            raise FormatError(f"{escape(file.uri)} has no states.", rule="zero states")
+            raise FormatError(f"{escape(file.uri)} has no training state.", rule="zero states")
         found.append(StateFile(file, header))
     return found
 
 
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
-    """Return the weights by name, and the stage."""
+    """Return the weights by name, and the stage of ZeRO."""
     states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks
@@ -118,7 +118,7 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tu
         raise FormatError(f"{escape(optimizers[0].file.uri)} is not the state of a ZeRO optimizer.", rule="zero states")
     if ranks != len(optimizers):
         raise FormatError(
-            f"there are optimizer states of {count(len(optimizers), 'rank')} of {ranks}.",
+            f"there are optimizer states of {count(len(optimizers), 'rank')}, but {ranks} were trained.",
             hint="A rank did not save, or a part of the folder is missing.",
             rule="zero ranks",
         )

@@ -1,4 +1,4 @@
-"""Reads numpy's ``.npy``: one array, shown as a state dict of one key, the file's name."""
+"""Reads numpy's ``.npy``: one array, shown as a state dict with one key, which is the name of the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class _NumpyArray:
     name = "numpy"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """An array begins with its magic."""
+        """Return whether the file begins with the magic bytes of an array."""
         return isinstance(source, File) and head.startswith(MAGIC)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the header; raises FormatError if the file is longer or shorter than it says."""
+        """Return the header; raises FormatError if the file is longer or shorter than the header says."""
         assert isinstance(source, File)
         head = source.read(0, min(_HEAD_BYTES, source.size))
         with naming(source):

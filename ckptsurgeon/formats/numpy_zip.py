@@ -24,12 +24,12 @@ class _NumpyZip:
     name = "numpy zip"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A zip archive whose first record is an array."""
+        """Return whether this is a zip archive whose first record is an array."""
         length = int.from_bytes(head[26:28], "little") if len(head) >= 30 else 0
         return isinstance(source, File) and head[:4] == b"PK\3\4" and head[30 : 30 + length].endswith(b".npy")
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the directory and the header of each array."""
+        """Return the header, from the directory and each array's header; raises FormatError if no array can be read."""
         assert isinstance(source, File)
         with naming(source):
             archive = read_archive(source)
@@ -52,7 +52,7 @@ class _NumpyZip:
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
-    """Return the entry of each key. ``a`` and ``a.npy`` are both called ``a``, and numpy gives one of them."""
+    """Return the entry of each key; raises FormatError if two records have one key, as ``a`` and ``a.npy`` do."""
     tree: dict[str, object] = {}
     arrays = [entry for entry in archive.entries.values() if not entry.method]
     archive.file.need((entry.data, entry.data + min(_HEAD_BYTES, entry.size)) for entry in arrays)

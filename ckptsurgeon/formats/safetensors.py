@@ -1,7 +1,7 @@
 """Reads safetensors (https://huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the tensors.
 
-At least as strict as the reference implementation (safetensors/src/tensor.rs), whose named errors are the rules
-here, and stricter in one thing: a key that occurs twice is an error, where the reference takes the last.
+At least as strict as the reference implementation (safetensors/src/tensor.rs): ``rule`` of an error is the name of its
+error there. Stricter in one thing: a key that occurs twice is an error, and the reference takes the last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["FORMAT"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _DEEPEST = 127
-"""How many nested arrays and objects the reference accepts (serde_json)."""
+"""How many levels of nested arrays and objects the reference implementation accepts (serde_json)."""
 
 
 class _Safetensors:
@@ -35,14 +35,14 @@ class _Safetensors:
     writer = SafetensorsWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A plausible length followed by the brace of a JSON object."""
+        """Return whether the file begins with a possible length and the opening brace of a JSON object."""
         if not isinstance(source, File) or len(head) < 9:
             return False
         length = int.from_bytes(head[:8], "little")
         return head[8:9] == b"{" and length <= max(source.size, limits.JSON_HEADER_BYTES)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read and check the header; raises FormatError with the name of the violated rule."""
+        """Return the header, checked; raises FormatError with the name of the violated rule."""
         assert isinstance(source, File)
         raw = _raw_header(source)
         entries = _parse(source, raw)
@@ -101,7 +101,7 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
 
 
 def _check_unknown(file: File, value: Any, depth: int) -> None:
-    """Raise ValueError for what the reference refuses in fields that have no meaning here."""
+    """Raise an error for values of unknown fields that the reference implementation refuses, too."""
     if isinstance(value, str):
         _check_text(file, [value])
     elif isinstance(value, (dict, list)):
@@ -112,13 +112,13 @@ def _check_unknown(file: File, value: Any, depth: int) -> None:
 
 
 def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
-    """Refuse half a surrogate pair, which JSON can escape and text cannot hold."""
+    """Raise FormatError for half of a surrogate pair, which JSON can write as an escape but UTF-8 cannot encode."""
     for text in texts:
         try:
             "".join(text).encode()
         except UnicodeEncodeError:
             raise _fail(
-                file, "InvalidHeaderDeserialization", f"{escape(''.join(text), 40)} holds half a character"
+                file, "InvalidHeaderDeserialization", f"{escape(''.join(text), 40)} has half of a surrogate pair"
             ) from None
 
 
@@ -131,7 +131,10 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
 
 
 def _take_recipe(metadata: dict[str, str]) -> str | None:
-    """Take the recipe out of the metadata, even when the name of its entry is damaged."""
+    """Remove the recipe from the metadata and return its text; None if there is none.
+
+    It is found even if the name of its entry is damaged.
+    """
     for key, value in metadata.items():
         if key == RECIPE_KEY or value.startswith('{"kind":"ckpt.recipe"'):
             return metadata.pop(key)
@@ -139,7 +142,7 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
 
 
 def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
-    """Return the header of one tensor; its offsets must fit its dtype and shape to the byte."""
+    """Return the header of one tensor; raises FormatError unless its offsets span exactly the bytes of its shape."""
     if not isinstance(entry, dict) or not entry.keys() >= _FIELDS:
         raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")
     name = CODES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
@@ -174,7 +177,7 @@ def _sizes(values: Any) -> bool:
 
 
 def _check_cover(file: File, tensors: Mapping[str, TensorInfo], size: int) -> None:
-    """Check that the tensors cover the ``size`` bytes after the header: no byte twice, none left over."""
+    """Raise FormatError unless each of the ``size`` bytes after the header belongs to exactly one tensor."""
     at = 0
     places = [(info.offset, info.nbytes, key) for key, info in tensors.items()]
     for offset, nbytes, key in sorted(places):

@@ -30,16 +30,19 @@ class _Sharded:
     name = "sharded"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A JSON object in a file named as an index."""
+        """Return whether a file begins like a JSON object and is named ``.json``."""
         return isinstance(source, File) and source.name.endswith(".json") and head.lstrip()[:1] == b"{"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the index and the header of every shard; raises FormatError if they disagree."""
+        """Return one header, made from the index and the header of every shard; raises FormatError if they disagree."""
         assert isinstance(source, File)
         raw, weight_map, metadata, total = _index(source)
         linked: tuple[str, ...] = ()
         if metadata and leads_out(source.uri):
-            linked, metadata = (f"{escape(source.name)} leads out of its folder: its texts are not carried",), {}
+            linked, metadata = (
+                (f"{escape(source.name)} is a link to a file outside its folder: its metadata is not copied",),
+                {},
+            )
         folder = source.folder()
         tree: dict[str, Any] = {}
         files = [FilePrint.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
@@ -74,7 +77,7 @@ class _Sharded:
 
 def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     if file.size > limits.INDEX_BYTES:
-        raise FormatError(f"{escape(file.uri)} is too large for an index.", rule="index size")
+        raise FormatError(f"{escape(file.uri)} is too large to be an index.", rule="index size")
     raw = file.read(0, file.size)
     try:
         index = parse_json(raw, unique_keys)
@@ -106,12 +109,12 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
     if not isinstance(header.tree, Mapping) or not all(
         isinstance(key, str) and isinstance(info, TensorInfo) for key, info in header.tree.items()
     ):
-        raise FormatError(f"the shard {escape(shard)} has more than tensors.", rule="shard contents")
+        raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
     return header
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
-    """Return the reason of an error about a file, without the file's path."""
+    """Return the reason that an error gives, without the path of the file."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
@@ -123,7 +126,7 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
-    """Yield a note if the folder has shards that are named like the index's own but are not in it."""
+    """Yield a note if the folder has files named like shards of this index that the index does not name."""
     stem, suffix = os.path.splitext(index.name.removesuffix(INDEX))
     own = numbered(stem, suffix, any_case=True)
     others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
@@ -132,30 +135,30 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 
 
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Raise FormatError if the names of shards count more than the index names: a part of the model is missing.
+    """Raise FormatError if the names of the shards imply more shards than the index names: a part is missing.
 
-    If what there is has the ``total`` size that the index gives, they were only named so, which is a note.
+    Yield a note instead if the shards have the ``total`` size that the index gives: then they only have such names.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:
         return
     size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
-    said = f"{escape(index.name)} names {count(len(shards), 'shard')}, and not {', '.join(map(escape, missing))}"
+    said = f"{escape(index.name)} names {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}; its total_size is that of the files it names"
+        yield f"{said}; its total_size is the size of the shards that it names"
         return
     raise FormatError(
         f"{said}, which the shard names imply: a part of the checkpoint is missing.",
-        hint="Fetch it whole, or name a shard to read it alone. "
-        f"If the rest was left out on purpose, give the index that size: total_size = {size}.",
+        hint="Fetch all of it, or name a shard to read it alone. "
+        f"If the rest was left out on purpose, set total_size = {size} in the index.",
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )
 
 
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Yield a note where the tensors have another size than the index gives: a shard may be of another model."""
+    """Yield a note if the size of the tensors is not the one in the index: a shard may be from another model."""
     infos = [info for header in shards.values() for info in header.tree.values()]
     each = sum(info.nbytes for info in infos)
     if isinstance(total, float) and total.is_integer():
@@ -166,13 +169,13 @@ def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Ite
     if total != once:
         said = f"{total:,}"[:40]
         yield (
-            f"{escape(index.name)} gives a total_size of {said} bytes, and its tensors have {each:,}: "
-            "a shard may be another model's"
+            f"{escape(index.name)} gives a total_size of {said} bytes, but its tensors have {each:,}: "
+            "a shard may be from another model"
         )
 
 
 def _check_keys(index: File, shard: str, wanted: Set[str], tree: Mapping[str, Any]) -> None:
-    for keys, how in ((wanted - tree.keys(), "lacks"), (tree.keys() - wanted, "has besides")):
+    for keys, how in ((wanted - tree.keys(), "lacks"), (tree.keys() - wanted, "also has")):
         if keys:
             raise FormatError(
                 f"{escape(index.uri)} and its shard {escape(shard)} disagree: the shard {how} {listing(sorted(keys))}.",

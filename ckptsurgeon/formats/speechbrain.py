@@ -1,6 +1,7 @@
 """Reads SpeechBrain's checkpoint folders: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
 
-One root for each recoverable that torch saved; what others saved is next to them. Written after
+A recoverable is an object that SpeechBrain saves: each that torch saved gives a state dict, others give plain entries.
+Written after
 ``speechbrain/utils/checkpoints.py`` (1.1.2).
 """
 
@@ -38,14 +39,14 @@ class _SpeechBrain:
     name = "speechbrain checkpoint"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A folder with ``CKPT.yaml``, or one of such folders."""
+        """Return whether a folder has ``CKPT.yaml``, or has folders with it."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
         return _META in names or (not has_weights(names) and bool(_saved(source)))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the header of every recoverable; raises FormatError if there are several checkpoints."""
+        """Return one header for the files of all recoverables; raises FormatError if there are several checkpoints."""
         assert isinstance(source, Folder)
         if _META in source.names():
             return _read(source, "")
@@ -56,7 +57,7 @@ class _SpeechBrain:
 
 
 def _saved(folder: Folder) -> list[str]:
-    """Return the names of the checkpoints in a folder of them, such as ``save``."""
+    """Return the names of the checkpoints in a folder such as ``save``, which has one folder for each."""
     found = []
     for name in folder.folders():
         if name.startswith(_FOLDER):
@@ -67,7 +68,7 @@ def _saved(folder: Folder) -> list[str]:
 
 
 def _several(folder: Folder, saved: list[str]) -> FormatError:
-    """Return the error for a folder of several checkpoints, with the score of each."""
+    """Return the error for a folder of several checkpoints, with the metrics of each."""
     read = {name: _meta(folder, name) for name in saved}
     metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
@@ -99,7 +100,7 @@ def _number(value: object) -> float:
 
 @dataclass(frozen=True)
 class _Meta:
-    """The content of ``CKPT.yaml``, its fingerprint, and the reason if it could not be read."""
+    """The content of ``CKPT.yaml``, the file's fingerprint, and a note with the reason if it could not be read."""
 
     entries: Mapping[str, Any]
     file: FilePrint
@@ -123,7 +124,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
 
 
 def _read(folder: Folder, inner: str) -> Header:
-    """Read one checkpoint, which is in ``folder`` or in the folder ``inner`` of it."""
+    """Return the header of the checkpoint in ``folder``, or, if ``inner`` is given, in this subfolder."""
     meta = _meta(folder, inner)
     recoverables: dict[str, Any] = {}
     files, handles = [meta.file], dict[str, File]()
@@ -157,7 +158,7 @@ def _files(folder: Folder, inner: str) -> list[str]:
 
 
 def _header(file: File, name: str) -> Header | None:
-    """Return the header of what torch saved; None for what a recoverable wrote in a form of its own."""
+    """Return the header of a file that torch saved; None if the recoverable wrote a form of its own."""
     try:
         return read_header(file, name)
     except FormatError as error:
@@ -167,10 +168,10 @@ def _header(file: File, name: str) -> Header | None:
 
 
 def _text(file: File, name: str) -> Any:
-    """Return what a counter, a data loader or a list of labels wrote; what is long or binary by its name alone.
+    """Return the text that a counter, a data loader or a list of labels wrote, as data; if long or binary, a stand-in.
 
-    Raises FormatError for a model that is not a checkpoint, and for what a full disk or an unfetched file leaves: a
-    model of which nothing is there would not be missed.
+    Raises FormatError if the file of the model is not a checkpoint, or any file is empty, all zeros or a Git LFS
+    pointer: otherwise nobody would notice that a model is missing.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):

@@ -1,7 +1,7 @@
 """Reads TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
 
-Named by the index, by ``NAME`` alone, or by the folder, whose ``best_dev_checkpoint`` or ``checkpoint`` says which.
-The index describes the tensors; the data files have only their bytes.
+A user gives the index, ``NAME`` alone, or the folder, in which the file ``best_dev_checkpoint`` or ``checkpoint`` names
+the checkpoint. The index describes the tensors; the data files have only their bytes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["FORMAT"]
 _INDEX = ".index"
 _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
           21: "variant"}  # fmt: skip
-"""Types whose values are not plain numbers; such variables are listed but not read."""
+"""TensorFlow's types whose values are not plain numbers, by their numbers; such variables are listed but not read."""
 
 
 class _TensorFlow:
     name = "tensorflow"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A file that ends as LevelDB's tables do, or a folder of such with their data."""
+        """Return whether a file ends like a LevelDB table, or a folder has such files with their data files."""
         return is_table(source) if isinstance(source, File) else is_folder(source)
 
     def read(self, source: Source, name: str = "") -> Header:
@@ -66,7 +66,7 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FilePrint:
-    """Return what identifies a file: the digest of the index; of a data file, which has no header, only its size."""
+    """Return the fingerprint of an open file: with the digest of an index; a data file has no header to digest."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
 
@@ -86,10 +86,12 @@ class _Shards:
         check_sizes(entry.shape, "shape")
         if prod(entry.shape) * SIZES[dtype].bits // 8 != entry.size:
             raise FormatError(
-                f"{escape(name)} is {dtype} {entry.shape} and has {entry.size} bytes.", rule="tensor size"
+                f"{escape(name)} is {dtype} {entry.shape}, but has {entry.size} bytes.", rule="tensor size"
             )
         if entry.shard >= self._bundle.shards:
-            raise FormatError(f"{escape(name)} is in data file {entry.shard} of {self._bundle.shards}.", rule="shard")
+            raise FormatError(
+                f"{escape(name)} is in data file {entry.shard}, and there are {self._bundle.shards}.", rule="shard"
+            )
         file = self._file(entry.shard)
         if entry.offset + entry.size > file.size:
             raise FormatError(
@@ -113,7 +115,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the variables as state dicts, and, by name, the variables that do not hold plain numbers."""
+    """Return the variables as state dicts, and those without plain numbers under their own names."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

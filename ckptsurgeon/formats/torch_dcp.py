@@ -1,7 +1,7 @@
 """Reads ``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` with each tensor's place.
 
-A tensor is in pieces, each an archive of ``torch.save``, which are put together here as a description. torch
-unpickles ``.metadata`` as it stands; here it is interpreted like any other pickle, and nothing in it is run.
+A tensor is stored in pieces, each an archive of ``torch.save``; they are put together here as a description. torch
+unpickles ``.metadata`` without restrictions; here it is read like any other pickle, and nothing in it is run.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class _TorchDistributed:
     writer = DcpWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A folder with a ``.metadata`` in it, or that file."""
+        """Return whether this is a folder with a file ``.metadata``, or this file itself."""
         if isinstance(source, Folder):
             return METADATA in source.names()
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the metadata and the header of every piece; raises FormatError if they contradict each other."""
+        """Return the header, from the metadata and every piece; raises FormatError if they contradict each other."""
         folder = source if isinstance(source, Folder) else source.folder()
         file = folder.file(METADATA)
         with naming(file):
             if file.size > limits.PICKLE_BYTES:
-                raise UnsafeError(f"{escape(file.uri)} is too large.", rule="pickle size")
+                raise UnsafeError(f"{escape(file.uri)} has more bytes than the limit.", rule="pickle size")
             raw = file.read(0, file.size)
             files = PieceFiles(folder)
             try:
@@ -73,7 +73,7 @@ def _no_storage(pid: Any) -> object:
 
 
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
-    """Return the attributes of an object of a class of torch's; raises FormatError if it is not."""
+    """Return the attributes of an object of torch's class ``kind``; raises FormatError if it is not of this class."""
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
         raise FormatError(f"it has {brief(value)} in place of {kind}.", rule="dcp metadata")
@@ -81,7 +81,7 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
 
 
 def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
-    """Return the state dict, nested as it was saved if the metadata has the paths."""
+    """Return the state dict; it is nested as it was saved if the metadata has the paths of its keys."""
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
     if not isinstance(entries, dict):
@@ -97,7 +97,7 @@ def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
 
 
 def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
-    """Put a value at its path; if the path is invalid or leads through a value, its key is used."""
+    """Put a value into the tree at its path, or under its key if the path is invalid or leads through another value."""
     plain = isinstance(path, (tuple, list)) and 0 < len(path) <= limits.KEY_SEGMENTS
     node = tree
     for part in path[:-1] if plain else ():
@@ -109,7 +109,7 @@ def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
     last = path[-1] if plain else None
     node, last = (node, last) if type(last) in (str, int) and last not in node else (tree, key)
     if last in node:
-        raise FormatError(f"it has two entries that would be {escape(key)}.", rule="dcp metadata")
+        raise FormatError(f"it has two entries that would have the key {escape(key)}.", rule="dcp metadata")
     node[last] = value
 
 
@@ -122,16 +122,16 @@ class _PiecePlace:
 
 
 _Places = dict[str, _PiecePlace]
-"""By the offsets of a piece, as text: numbers in a file can make their hashes collide."""
+"""Places by the offsets of a piece; the offsets are a text, since a file could choose numbers whose hashes collide."""
 _DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
-    """Return the places of each key's pieces, by their offsets in the tensor; None for data that is not a tensor."""
+    """Return, for each key, where each piece is stored, by the piece's offsets in the tensor (none for other data)."""
     if not isinstance(storage_data, dict):
         raise FormatError("it does not give the places of the tensors.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
-        raise UnsafeError(f"it lists {len(storage_data)} pieces, over the limit.", rule="pieces")
+        raise UnsafeError(f"it lists {len(storage_data)} pieces, more than the limit.", rule="pieces")
     places: dict[str, _Places] = {}
     for index, info in storage_data.items():
         at = _attributes(index.value if isinstance(index, Unhashable) else index, "MetadataIndex")
@@ -157,7 +157,7 @@ def _offsets_text(offsets: Any) -> str:
 
 
 def _check_disjoint(places: Sequence[_PiecePlace]) -> None:
-    """Raise UnsafeError if pieces overlap: otherwise a small file could claim any number of them."""
+    """Raise UnsafeError if pieces overlap: otherwise a small file could describe any number of tensors."""
     ordered = sorted(places, key=lambda place: (place.file, place.offset))
     for one, other in pairwise(ordered):
         if one.file == other.file and one.offset + one.length > other.offset:
@@ -185,7 +185,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
 
 
 def _dtype(properties: Any) -> str:
-    """Return the dtype; properties are pickled as a tuple, by old versions of torch as a mapping."""
+    """Return the dtype in a tensor's properties: a tuple, or, from old versions of torch, a dict."""
     attributes = _attributes(properties, "TensorProperties")
     state = properties.state
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))

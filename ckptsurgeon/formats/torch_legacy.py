@@ -36,11 +36,11 @@ class _TorchLegacy:
     name = "torch legacy"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A pickle whose first value is torch's magic number."""
+        """Return whether the file begins with a pickle of torch's magic number."""
         return isinstance(source, File) and (_MAGIC_BYTES in head[:32] or head.startswith(_MAGIC_LINE))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the pickles and find the storages behind them; raises FormatError if they disagree."""
+        """Return the header, from the pickles and the storages after them; raises FormatError if they disagree."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -49,7 +49,9 @@ class _TorchLegacy:
         pickles = _Pickles(source)
         magic, protocol, system = (pickles.plain() for _ in range(3))
         if magic != MAGIC or protocol != PROTOCOL:
-            raise FormatError(f"{escape(source.uri)} is of an unknown torch protocol.", rule="legacy protocol")
+            raise FormatError(
+                f"{escape(source.uri)} has an unknown version of torch's protocol.", rule="legacy protocol"
+            )
         big = isinstance(system, dict) and system.get("little_endian") is False
         object_at = pickles.position
         declared: dict[str, tuple[str, int]] = {}
@@ -64,7 +66,7 @@ class _TorchLegacy:
 
 
 class _Pickles:
-    """The pickles at the start of a file, whose length is known only after they are read."""
+    """Reads the pickles at the start of a file, whose lengths are not stored."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -72,11 +74,11 @@ class _Pickles:
         self.data = file.read(0, min(_FIRST_READ, file.size))
 
     def plain(self) -> Any:
-        """Return the next pickle, which holds no tensor."""
+        """Return the value of the next pickle, which must not have tensors."""
         return self.run(_no_storage, rebuild=False)
 
     def run(self, persistent: Any, *, rebuild: bool) -> Any:
-        """Return the next pickle; if it is longer than the bytes read, read four times as many and run it again."""
+        """Return the value of the next pickle; while it is longer than the bytes read, four times as many are read."""
         while True:
             table = rebuilders() if rebuild else {}
             machine = PickleMachine(self.data, rebuild=table, persistent=persistent, start=self.position)
@@ -120,7 +122,10 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
 def _locate(
     file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
 ) -> dict[str, Storage]:
-    """Walk the storages behind the pickles; each begins with its number of elements."""
+    """Return the storages, which follow the pickles; each begins with its number of elements.
+
+    Raises FormatError if they are not those that the pickles declare.
+    """
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
     storages: dict[str, Storage] = {}
@@ -149,7 +154,7 @@ def _locate(
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield the offsets of the numbers of elements, as far as the declared sizes lead."""
+    """Yield (begin, end) of the number of elements before each storage, where the declared sizes place it."""
     for key in keys:
         dtype, numel = declared.get(key, ("", 0))
         if not dtype or at + 8 > file.size:
@@ -159,7 +164,7 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
-    """Return the storage of a persistent id, or the part of it that a view (key, offset, size) names."""
+    """Return the storage that a persistent id names, or the part of it that its view (key, offset, size) names."""
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None
     dtype, key, _, view = _fields(pid)

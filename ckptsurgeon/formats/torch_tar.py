@@ -36,11 +36,11 @@ class _TorchTar:
     name = "torch tar"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """A tar archive."""
+        """Return whether this is a tar archive; its content is checked when it is read."""
         return isinstance(source, File) and is_tar(head)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the pickles and find the storages; raises FormatError for an archive that is none of torch's."""
+        """Return the header, from the pickles and storages; raises FormatError if torch did not write the archive."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -70,7 +70,7 @@ def _check_order(raw: bytes) -> None:
     system = load(raw, rebuild={}, persistent=_no_object)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise FormatError(
-            "the archive is of a big-endian machine, whose numbers torch would misread.", rule="byte order"
+            "the archive is from a big-endian machine, and torch would misread its numbers.", rule="byte order"
         )
 
 
@@ -82,7 +82,10 @@ class _MemberReader:
         self._left = limits.TAR_PICKLES_BYTES
 
     def value(self) -> Any:
-        """Return the next pickle, which refers to nothing; where it is longer than what was read, read more."""
+        """Return the value of the next pickle, which must not have persistent ids.
+
+        While it is longer than the bytes read, more are read.
+        """
         size = _FIRST_READ
         while True:
             data = self.file.read(self.at, min(size, self.end - self.at))
@@ -99,17 +102,19 @@ class _MemberReader:
                 self.at += machine.position
                 self._left -= machine.position
                 if self._left < 0:
-                    raise UnsafeError("the tar archive describes more than torch writes.", rule="tar pickles")
+                    raise UnsafeError(
+                        "the pickles of the tar archive have more bytes than the limit.", rule="tar pickles"
+                    )
                 return value
 
     def numbers(self, layout: str) -> tuple[Any, ...]:
-        """Return the next numbers, laid out as ``struct`` says."""
+        """Return the next numbers; ``layout`` is a format of the module ``struct``."""
         begin = self.at
         self.skip(struct.calcsize(layout))
         return struct.unpack(layout, self.file.read(begin, self.at - begin))
 
     def skip(self, nbytes: int) -> int:
-        """Go on behind these bytes; return where they begin."""
+        """Move on by ``nbytes``, and return the offset at which these bytes begin."""
         if not 0 <= nbytes <= self.end - self.at:
             raise FormatError("a member of the tar archive is cut short.", rule="tar size")
         self.at += nbytes
@@ -123,7 +128,7 @@ class _MemberReader:
         return number
 
     def check_end(self) -> None:
-        """Raise FormatError if something is left."""
+        """Raise FormatError if the member has more bytes."""
         if self.at != self.end:
             raise FormatError("a member of the tar archive has data after its end.", rule="tar size")
 
@@ -147,7 +152,7 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
 
 
 def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
-    """Return the part of a storage that a view is of; ``offset`` and ``numel`` in elements."""
+    """Return the part of a storage that a row (key, key of the whole, offset, size in elements) names."""
     target, root, offset, numel = row
     whole = storages.get(_key(root))
     if whole is None or _key(target) in storages or not all(type(n) is int and n >= 0 for n in (offset, numel)):

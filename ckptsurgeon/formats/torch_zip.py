@@ -29,7 +29,7 @@ class _TorchZip:
         return isinstance(source, File) and head[:4] in (b"PK\3\4", b"PK\5\6")
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the directory and ``data.pkl``; raises FormatError if they contradict each other."""
+        """Return the header, from the directory and ``data.pkl``; raises FormatError if they contradict each other."""
         assert isinstance(source, File)
         with naming(source):
             return self._read(source, name)
@@ -56,7 +56,7 @@ class _TorchZip:
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
-    """Return the digest of everything that is not a storage, as it was before the recipe was sealed."""
+    """Return the digest of all bytes outside the storages, with the recipe as it was before it was sealed."""
     payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
     sealed, patches = seal_of(recipe), []
     if sealed:

@@ -61,7 +61,7 @@ def test_shards_that_torch_wrote() -> None:
     [
         (lambda m: os.remove("m/model-00002-of-00002.safetensors"), "00002-of-00002.safetensors, which does not exist"),
         (lambda m: index("m/model.safetensors.index.json", {**m, "d": m["a"]}), "lacks d"),
-        (lambda m: index("m/model.safetensors.index.json", {k: v for k, v in m.items() if k != "b"}), "has besides b"),
+        (lambda m: index("m/model.safetensors.index.json", {k: v for k, v in m.items() if k != "b"}), "also has b"),
         (lambda m: save_file({"a": torch.ones(1)}, "m/model.safetensors"), "both model.safetensors and"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_recipe_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch)
     shards()
     Path("m/ckptsurgeon.json").write_text("x" * 100)
     monkeypatch.setattr(_sharded_writer, "RECIPE_BYTES", 99)
-    with pytest.raises(cs.FormatError, match="too large for a recipe"):
+    with pytest.raises(cs.FormatError, match="too large to be a recipe"):
         cs.open_checkpoint("m")
 
 
@@ -234,7 +234,7 @@ def test_a_folder_without_any_says_so() -> None:
         cs.open_checkpoint("m")
     save_file({"a": torch.ones(2)}, "m/model-00001-of-00002.safetensors")
     with pytest.raises(
-        cs.FormatError, match=r"1 shard and no index, and not model-00002-of-00002\.safetensors\. Fetch it and"
+        cs.FormatError, match=r"1 shard and no index; missing: model-00002-of-00002\.safetensors\. Fetch it and"
     ):
         cs.open_checkpoint("m")
     save_file({"a": torch.ones(2)}, "m/model-00002-of-00002.safetensors")
@@ -285,7 +285,7 @@ def test_an_index_that_names_fewer_shards_than_they_count_says_the_way_out(total
 @pytest.mark.parametrize("total", [None, 32, 1 << 40])
 def test_an_index_that_names_fewer_shards_than_they_count_is_a_part_of_a_checkpoint(total: int | None) -> None:
     parts(["model-00001-of-00002.safetensors"], total)
-    with pytest.raises(cs.FormatError, match=r"names 1 shard, and not model-00002-of-00002\.safetensors") as error:
+    with pytest.raises(cs.FormatError, match=r"names 1 shard, but not model-00002-of-00002\.safetensors") as error:
         cs.inspect(".")
     assert (error.value.exit_code, error.value.details) == (3, ("model-00002-of-00002.safetensors",))
 
@@ -299,7 +299,7 @@ def test_a_shard_in_the_middle_is_missed_too() -> None:
 def test_shards_that_were_only_named_so_are_a_note() -> None:
     parts(["model-00001-of-00002.safetensors"], 16)
     (note,) = cs.inspect(".").notes
-    assert "its total_size is that of the files it names" in note
+    assert "its total_size is the size of the shards that it names" in note
 
 
 @pytest.mark.parametrize(

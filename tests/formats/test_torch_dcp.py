@@ -251,8 +251,8 @@ def _last(found: Any) -> Any:
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "it names __1_0.distcp, which does not exist"),
     "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
-    "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "is expected"),
-    "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "is expected"),
+    "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "are expected"),
+    "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "are expected"),
     "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
     "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
     "no place": (lambda m: m.storage_data.clear(), "does not give the place of a piece of w"),
@@ -275,10 +275,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
                    m.state_dict_metadata.update({"a": m.state_dict_metadata["w"]}),
                    m.storage_data.update({torch_metadata.MetadataIndex("a", torch.Size([0])): m.storage_data.pop(torch_metadata.MetadataIndex("w", torch.Size([0])))}),
                    m.state_dict_metadata.pop("w")),
-        "two entries that would be a",
+        "two entries that would have the key a",
     ),
     "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "invalid number"),
-    "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "other dimensions"),
+    "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "more or fewer dimensions"),
     "a dtype that is none": (
         lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown type",
     ),
@@ -397,7 +397,7 @@ def test_a_compressed_piece_is_refused() -> None:
     data = Path("p.zip").read_bytes()
     Path("d/__0_0.distcp").write_bytes(data)
     edited(lambda m: [setattr(info, "length", len(data)) for info in m.storage_data.values()])
-    with pytest.raises(FormatError, match="a piece that is compressed"):
+    with pytest.raises(FormatError, match="a compressed piece"):
         cs.open_checkpoint("d")
 
 

@@ -115,7 +115,9 @@ def test_texts_of_an_index_elsewhere_are_not_carried() -> None:
     Path("s/model.safetensors.index.json").symlink_to("../elsewhere/index.json")
     plan = cs.convert("s")
     cs.apply(plan, "out.safetensors")
-    assert "model.safetensors.index.json leads out of its folder: its texts are not carried" in plan.notes
+    assert (
+        "model.safetensors.index.json is a link to a file outside its folder: its metadata is not copied" in plan.notes
+    )
     assert SECRET.encode() not in Path("out.safetensors").read_bytes()
 
 

@@ -1,1 +1,1 @@
-"""Holds what all formats share: headers, limits, shards, seals."""
+"""What all formats share: headers, limits, shards, and seals (digests of the bytes outside the tensors)."""

@@ -29,8 +29,9 @@ __all__ = [
 class FilePrint:
     """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
 
-    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``validator`` is the commit or strong ETag
-    of a remote file, '' if there is none. Of a file that is no checkpoint, the SHA-256 is that of its content.
+    ``name`` is the path within the checkpoint, empty if the file is the whole checkpoint. ``validator`` is the commit
+    or strong ETag of a remote file, '' if there is none. For other files than checkpoints, the SHA-256 is that of all
+    bytes.
     """
 
     name: str
@@ -41,17 +42,17 @@ class FilePrint:
 
     @classmethod
     def of(cls, file: File, sha256: str, name: str) -> FilePrint:
-        """Return the fingerprint of an open file; ``sha256`` is that of its header."""
+        """Return the fingerprint of an open file; ``sha256`` is the digest of its header."""
         return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
 @dataclass(frozen=True, repr=False)
 class Header(Brief):
-    """The contents of a checkpoint as far as its headers tell.
+    """The contents of a checkpoint as described by the headers of its files.
 
-    ``tree`` nests mappings and lists down to TensorInfo, plain values, names and opaque objects.
-    ``handles`` gives for each ``Storage.file`` the open file. ``recipe`` is the text of the recipe that
-    ckptsurgeon left in it; ``frame()`` is the digest that it seals, taken anew from the bytes.
+    ``tree`` has nested mappings and lists of TensorInfo, plain values, names and opaque objects. ``handles`` maps each
+    ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon stored, if any; ``frame()``
+    computes the digest that the seal in the recipe must equal, from the bytes as they are now.
     """
 
     format: str
@@ -66,7 +67,7 @@ class Header(Brief):
 
 @contextmanager
 def naming(file: File) -> Iterator[None]:
-    """Add the file's name to a FormatError that does not have it: the pickle reader does not know the file."""
+    """Add the name of the file to any FormatError that lacks it, such as those of the pickle reader."""
     try:
         yield
     except FormatError as error:
@@ -79,16 +80,19 @@ def naming(file: File) -> Iterator[None]:
 
 
 class Format(Protocol):
-    """A format on disk. Each module of this folder has one as ``FORMAT``."""
+    """The interface of a format; each module in the folder ``formats`` that reads one has an instance, ``FORMAT``."""
 
     name: str
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether ``source``, which begins with ``head``, has this format: by content, never by name."""
+        """Return whether ``source`` has this format, judged by its content, never by its name.
+
+        ``head`` has the first bytes of a file, and is empty for a folder.
+        """
         ...
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header; ``name`` is the file name that its storages refer to.
+        """Return the header; ``name`` is the name of the file in its storages.
 
         Raises FormatError or UnsafeError if the file breaks a rule.
         """
@@ -109,8 +113,8 @@ class OutTensor(NamedTuple):
 class ExtraEntries:
     """The entries of a file other than its tensors, as plain data.
 
-    The state dict is nested in dicts under the names of ``path``; ``levels`` are the other entries of each of these
-    dicts, outermost first, and at the end those among the tensors.
+    The state dict is nested in dicts: ``path`` has their names, outermost first. ``levels`` has the other entries of
+    each dict, in the same order, and last the entries between the tensors.
     """
 
     path: tuple[str, ...] = ()
@@ -118,43 +122,48 @@ class ExtraEntries:
 
 
 class OutputLayout(Protocol):
-    """The offsets of everything in one file, known before a byte is written.
+    """The offsets of everything in one output file, known before a byte is written.
 
-    ``slots`` maps a key to (offset, nbytes); ``size`` is the whole file's.
+    ``slots`` maps a key to (offset, nbytes); ``size`` is the size of the whole file in bytes.
     """
 
     size: int
     slots: Mapping[str, tuple[int, int]]
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterable[tuple[int, bytes]]:
-        """Return every byte that is not a tensor's, as (offset, bytes) in order.
+        """Return the bytes outside the tensors, as (offset, bytes) in order.
 
-        ``recipe`` is its text in pieces, of the same length as the one that the layout was made for.
+        ``checksums`` has the CRC-32 of each tensor by key; ``recipe`` is the text of the recipe in pieces, which must
+        be as long as the text that the layout was made for.
         """
         ...
 
 
 class Sharding(Protocol):
-    """The files of a checkpoint in a folder: names, index, and which existing files belong to it."""
+    """How a format writes a checkpoint as several files in a folder: their names and the index."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` files."""
         ...
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of the index that gives the file of each tensor; '' if none is needed."""
+        """Return the name and the bytes of the index, which gives each tensor's file; both empty if none is needed."""
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the files of a folder that belong to such a checkpoint; ``read`` returns the bytes of one."""
+        """Return which of the files ``present`` in a folder belong to such a checkpoint.
+
+        ``read`` is a function that returns the bytes of a file.
+        """
         ...
 
 
 class Writer(Protocol):
-    """A format that can be written: the ``writer`` of a Format.
+    """Writes a format; a Format that can be written has one as its attribute ``writer``.
 
-    ``name`` is its name in ``--to``; ``sharding`` lays it out in a folder, which is required if ``suffixes`` is
-    empty; ``shares`` is set if tied tensors are written once; ``most`` is the number of tensors that can be read back.
+    ``name`` is its name in ``--to``; ``sharding`` is used for folders, which are required if ``suffixes``, those of
+    files, is empty; ``shares`` is True if tied tensors are stored once; ``most`` is the most tensors that can be read
+    back; ``carries`` is True if a file can have other entries than tensors.
     """
 
     name: str
@@ -172,5 +181,8 @@ class Writer(Protocol):
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout of a file; ``recipe`` is the text to embed, in pieces; ``beside`` needs ``carries``."""
+        """Return the layout of a file; ``recipe`` is the text to store in it, in pieces.
+
+        ``beside`` are the other entries, which only a writer with ``carries`` takes.
+        """
         ...

@@ -1,7 +1,7 @@
-"""The seal: one digest over every byte of a file that is not part of a tensor.
+"""Computes the seal of an output: one digest over every byte of a file that is not part of a tensor.
 
-A recipe carries its own seal, so the digest is taken with the seal's digits as zeros (and, in a zip, with the
-checksum that the recipe's record has then).
+The seal is stored in the recipe, which is part of the file. So the digest is computed with zeros in place of the seal's
+digits (and, in a zip, with the checksum that the recipe's record has with these zeros).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["UNSEALED", "digest_outside", "seal", "seal_of"]
 
 UNSEALED = "0" * 64
 _SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
-"""The last entry of a recipe: an earlier one of that name is somebody's metadata."""
+"""Matches the last entry of a recipe; an earlier entry named ``seal`` is part of a user's metadata."""
 
 _CHUNK = 1 << 20
 
@@ -29,15 +29,15 @@ def seal_of(recipe: str) -> str:
 
 
 def seal(recipe: Sequence[str], digest: str) -> list[str]:
-    """Return the text of an unsealed recipe with its seal set; it is in pieces, the last of which holds the seal."""
+    """Return an unsealed recipe with its seal set; the recipe is a text in pieces, and the last piece has the seal."""
     *pieces, last = recipe
     return [*pieces, _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), last, count=1)]
 
 
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
-    """Return the SHA-256 of a file's bytes outside ``payload`` (ascending (begin, end)), patches applied.
+    """Return the SHA-256 of a file's bytes outside ``payload``, the ascending (begin, end) of the tensors.
 
-    A patch is (offset, bytes): the bytes that the file had there before it was sealed.
+    A patch is (offset, bytes): bytes of the file before it was sealed, which replace the present ones.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -40,20 +40,20 @@ __all__ = [
 
 INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
-"""A file numbered 1 of 1 is the whole checkpoint."""
+"""Matches the names of shards; a file numbered 1 of 1 is not a shard but the whole checkpoint."""
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
-"""Of several such files each is the part of a rank; a single one is the whole model."""
+"""Matches Llama's files: if there are several, each has the part of one rank; a single one is the whole model."""
 
 
 def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[str]:
-    """Return the pattern of the shard names of the index ``<stem><suffix>.index.json``."""
+    """Return a pattern that matches the names of the shards of the index ``<stem><suffix>.index.json``."""
     pattern = rf"{re.escape(stem)}-\d+-of-\d+{re.escape(suffix)}"
     return re.compile(pattern, re.IGNORECASE if any_case else 0)
 
 
 def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
-    """Return the missing shards that other names imply (2 of 2 if there is 1 of 2): some names, and how many."""
+    """Return at most ``most`` names of missing shards, and the number of all; 1 of 2 implies that there is 2 of 2."""
     found = [match for name in shards if (match := _COUNTED.fullmatch(name))]
     have: dict[tuple[str, str, str], set[int]] = {}
     for head, number, of, total, suffix in (match.groups() for match in found):
@@ -71,13 +71,13 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards in a file's name, 0 if it has none, or is the only one."""
+    """Return the number of shards that a file's name gives; 0 if it gives none, or 1."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
 
 def shards_among(names: Sequence[str]) -> set[str]:
-    """Return the names that are numbered as shards."""
+    """Return those of the names that are names of shards."""
     ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
     several = Counter(ranks.values())
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
@@ -90,21 +90,21 @@ def has_index(shard: str, indexes: Collection[str]) -> bool:
 
 
 RECIPE_FILE = "ckptsurgeon.json"
-"""The file with the recipe in an output folder."""
+"""The name of the file that holds the recipe of an output folder."""
 
 DESCRIBED = 64 << 20
 DESCRIPTION = 128
-"""The most bytes for the descriptions of one shard's tensors, and the bytes that each takes besides its key.
+"""The most bytes of the header of one shard, and the bytes that a tensor takes in it besides its key.
 
-Readers of safetensors take a header of at most 100 MB: some 400,000 tensors.
+Readers of safetensors accept a header of at most 100 MB: some 400,000 tensors.
 """
 
 
 def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
-    """Return shards of at most ``limit`` bytes, filled in order; a larger tensor gets a shard of its own.
+    """Return the tensors of each shard, filled in order up to ``limit`` bytes; a larger tensor is alone in its shard.
 
     A tensor and its aliases are always in one shard. With ``shares`` the aliases take no bytes of their own. The
-    size of a shard's header is limited too.
+    size of a shard's header is limited, too.
     """
     sizes: dict[str, int] = {}
     said: dict[str, int] = {}
@@ -127,7 +127,7 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
 
 
 class IndexedShards:
-    """The convention of transformers and huggingface_hub: numbered files and a JSON index; one file has no index."""
+    """Shards as transformers names them: numbered files and a JSON index; a single file has no index."""
 
     def __init__(self, stem: str, suffix: str) -> None:
         self._stem = stem
@@ -140,7 +140,7 @@ class IndexedShards:
         return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of the index of some files; '' if there is none."""
+        """Return the name and the bytes of the index; both empty if there is only one file."""
         if len(files) == 1:
             return "", b""
         total = sum(t.nbytes for tensors, _ in files.values() for t in tensors)
@@ -156,7 +156,7 @@ class IndexedShards:
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
         """Return the files of a folder that belong to such a checkpoint, by their names and by its index.
 
-        They may be removed, so the index alone is not enough: it may list code or a configuration.
+        Such files may be removed, so the index alone does not decide: it could list code or a configuration.
         """
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -170,7 +170,10 @@ class IndexedShards:
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
-    """Return the digest over all files of a folder's checkpoint, as it was before its recipe was sealed."""
+    """Return one digest for a folder's checkpoint, with the recipe as it was before it was sealed.
+
+    ``digests`` has the digest of each file.
+    """
     recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)
     return folder_digest({**digests, RECIPE_FILE: hashlib.sha256(plain.encode()).hexdigest()})
@@ -186,7 +189,7 @@ def folder_recipe(folder: Folder) -> str | None:
 def _recipe(folder: Folder) -> str:
     file = folder.file(RECIPE_FILE)
     if file.size > RECIPE_BYTES:
-        raise UnsafeError(f"{escape(file.uri)} is too large for a recipe.", rule="recipe size")
+        raise UnsafeError(f"{escape(file.uri)} is too large to be a recipe.", rule="recipe size")
     return file.read(0, file.size).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Reads a part of a file as a file, and puts tensors together from pieces of a grid."""
+"""Reads a part of a file as if it were a file, and puts tensors together from the pieces of a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .untrusted import check_elements
 __all__ = ["FileSlice", "TensorPiece", "assembled"]
 
 _KEPT = 64 << 10
-"""A part of at most this many bytes is read once and kept, since a reader asks for it piece by piece."""
+"""A part of at most this many bytes is read at once and kept, since readers ask for many small ranges."""
 
 
 class FileSlice:
@@ -26,12 +26,12 @@ class FileSlice:
     mtime_ns: int | None = None
     validator = ""
     remote = False
-    """Parts are small, or are read in two steps, head and tail, so nothing is fetched ahead."""
+    """False even if the file is remote: parts are small or read in two steps, so nothing is fetched ahead."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:
             raise FormatError(
-                f"{escape(file.uri)} has {file.size} bytes, but a part of {size} from {start} is expected.",
+                f"{escape(file.uri)} has {file.size} bytes, but {size} bytes from byte {start} on are expected.",
                 rule="slice",
             )
         self.uri = file.uri
@@ -71,7 +71,7 @@ class FileSlice:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Lend None, since the kernel would copy from the start of the file."""
+        """Give None, since a copy by the kernel would begin at the start of the whole file."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -87,7 +87,7 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class TensorPiece:
-    """A part of a tensor that begins at ``offsets`` along each dimension."""
+    """A part of a tensor; ``offsets`` is the index at which it begins, for each dimension."""
 
     offsets: tuple[int, ...]
     info: TensorInfo
@@ -98,7 +98,7 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):
-        raise FormatError(f"a piece of {escape(key)} has other dimensions than the whole tensor.", rule="pieces")
+        raise FormatError(f"a piece of {escape(key)} has more or fewer dimensions than the tensor.", rule="pieces")
     opaque = next((piece.info.opaque for piece in filled if piece.info.opaque), "")
     if opaque:
         return TensorInfo(dtype, shape, opaque=opaque)
@@ -115,7 +115,7 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
 
 
 def _grid(pieces: Sequence[TensorPiece], dim: int, shape: tuple[int, ...]) -> TensorInfo | None:
-    """Put pieces together along ``dim`` and those behind it, None if they do not fit."""
+    """Return the pieces joined along ``dim`` and all later dimensions, None if they do not fill the shape exactly."""
     if dim == len(shape):
         return pieces[0].info if len(pieces) == 1 else None
     if len(pieces) > limits.TENSORS:

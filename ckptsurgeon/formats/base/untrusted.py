@@ -18,17 +18,17 @@ __all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segmen
 
 
 def growth(stored: int) -> float:
-    """Return how many times more instructions a pickle may have for the bytes of the file that it takes."""
+    """Return the factor for the limits of a pickle that takes ``stored`` bytes of a file; 1 for a small one."""
     return min(max(stored / limits.PICKLE_FREE, 1), limits.PICKLE_GROWTH)
 
 
 def most_segments(keys: int) -> int:
-    """Return how many dotted parts so many keys may have together."""
+    """Return how many dotted parts a given number of keys may have together."""
     return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 
 class CopyBudget:
-    """The number of elements that the rebuilding functions of one pickle may copy together."""
+    """How many elements our functions may still copy for one pickle."""
 
     __slots__ = ("left",)
 
@@ -43,7 +43,7 @@ class CopyBudget:
 
 
 def check_sizes(values: Any, what: str) -> None:
-    """Raise FormatError for anything but a tuple of sizes; ``what`` names it ("size", "stride")."""
+    """Raise FormatError if a value is not a valid tuple of sizes; ``what`` is its name in the message, as "stride"."""
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
         raise FormatError(
             f"a tensor's {what} is not a tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
@@ -67,13 +67,13 @@ _MINUS_ZERO = re.compile(rb"[\s,:\[]-0[\s,\]}]")
 def parse_json(
     raw: bytes, pairs: Callable[[Sequence[tuple[str, Any]]], dict[str, Any]] = dict, *, strict: bool = False
 ) -> Any:
-    """Return the value of a JSON text in UTF-8; ``pairs`` makes an object of its members.
+    """Return the value of a JSON text in UTF-8; ``pairs`` makes a dict of the (name, value) pairs of an object.
 
-    A ``strict`` reader accepts only RFC 8259, like that of safetensors: no NaN and no infinity, and
-    -0 is a float.
+    With ``strict``, only RFC 8259 is accepted, as by the reader of safetensors: no NaN and no infinity, and -0 is a
+    float.
 
-    Raises ValueError with the reason. How many values there are is bounded before they are made: three bytes can
-    become sixty.
+    Raises ValueError with the reason. The number of values is limited before any is made, since three bytes of text can
+    take sixty bytes of memory.
     """
     opened = raw.count(b"[") + raw.count(b"{")
     if opened > limits.JSON_OPENED or raw.count(b",") > limits.JSON_COMMAS:
@@ -87,7 +87,7 @@ def parse_json(
 
 
 def _strict_parsers(raw: bytes) -> dict[str, Any]:
-    """Return the parsers of numbers; integers get a function of ours only if one may be -0, which is slower."""
+    """Return the functions that parse numbers; integers get one only if the text may have -0, since it is slow."""
     odd = {"parse_int": _integer} if _MINUS_ZERO.search(raw) else {}
     return {"parse_constant": _refuse, "parse_float": _finite, **odd}
 

@@ -18,7 +18,7 @@ _DOUBLE = struct.Struct(">d")
 
 
 class PickleOpcodes(MachineState):
-    """A method for each instruction: ``raw`` is its operand, with the newlines of lines."""
+    """Has a method for each instruction; ``raw`` is the operand, including the newline if it is a line of text."""
 
     def op_proto(self, raw: bytes) -> None:
         if raw[0] > 5:
@@ -235,4 +235,4 @@ _NAMES: Mapping[str, bytes] = {
 TABLE: Mapping[int, Callable[[PickleOpcodes, bytes], None]] = {
     op: getattr(PickleOpcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
 }
-"""The methods by opcode; the most frequent instructions are handled in the machine itself."""
+"""The methods by opcode; the most frequent instructions are handled in ``PickleMachine`` itself."""

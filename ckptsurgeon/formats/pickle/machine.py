@@ -1,8 +1,8 @@
 """Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
 The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a Name; REDUCE, NEWOBJ,
-INST and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` holds a function of ours; BUILD
-only keeps the state. A persistent id goes to ``persistent``. Everything a file can make large is bounded.
+INST and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of our own; BUILD
+only keeps the state. A persistent id goes to ``persistent``. Everything that a file can make large has a limit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _UINT4 = struct.Struct("<I")
 
 
 class PickleMachine(PickleOpcodes):
-    """Interprets one pickle. ``position`` is where it stopped, so that another pickle may follow."""
+    """Interprets one pickle; ``position`` is the offset after it, where another pickle may begin."""
 
     def run(self) -> Any:
-        """Return the value of the pickle, run up to STOP.
+        """Return the value of the pickle, which is interpreted up to its STOP.
 
-        Raises FormatError if the stream is malformed, UnsafeError where it exceeds a bound.
+        Raises FormatError if the pickle is malformed, UnsafeError if it exceeds a limit.
         """
         try:
             return self._loop()
@@ -50,11 +50,11 @@ class PickleMachine(PickleOpcodes):
             raise self._broken(f"uses memo entry {error} that it never made") from None
         except (ValueError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
             raise self._broken(f"is malformed: {error}") from None
-        except (RecursionError, MemoryError) as error:
-            raise UnsafeError(f"the pickle ends in a {type(error).__name__}.", rule="pickle resources") from None
+        except (RecursionError, MemoryError):
+            raise UnsafeError("the pickle needs more memory or stack than there is.", rule="pickle resources") from None
 
     def _loop(self) -> Any:
-        """Interpret opcodes; those common in a state dict come first, the rest are in the table."""
+        """Interpret instructions: the ones common in a state dict here, the others by ``TABLE``."""
         data, memo, position = self.data, self.memo, self.position
         near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent

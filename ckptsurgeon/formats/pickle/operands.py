@@ -1,7 +1,7 @@
-"""The operands of a pickle's instructions: the table by which readers divide a stream into instructions.
+"""The operands of a pickle's instructions: a table of their lengths, which divides a pickle into instructions.
 
-After CPython's ``Lib/pickletools.py``, against which it is tested. An instruction whose operand is longer than what
-remains ends the stream for every reader.
+Written after CPython's ``Lib/pickletools.py``, and tested against it. If an operand is longer than the rest of the
+data, every reader stops there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"Jjr\x84", 4),
     **dict.fromkeys(b"G\x95", 8),
 }
-"""Length of the operand in bytes, for instructions of fixed length."""
+"""By opcode: the length of the operand in bytes, for instructions of fixed length."""
 BARE = frozenset(op for op, length in FIXED.items() if not length)
 """Instructions without an operand."""
 
@@ -42,11 +42,12 @@ LENGTHS: Mapping[int, struct.Struct] = {
     **dict.fromkeys(b"\x8b", struct.Struct("<i")),
     **dict.fromkeys(b"\x8d\x8e\x96", struct.Struct("<Q")),
 }
-"""The type of the length before the operand. That of BINSTRING is negative from 2 GiB on, except for C's reader, which
-reads on."""
+"""By opcode: the integer type of the length that precedes the operand.
+
+For BINSTRING (T), a length from 2 GiB on is negative for Python's reader, but not for CPython's reader in C."""
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
-"""How many lines of text the operand of an instruction has."""
+"""By opcode: how many lines of text the operand has."""
 
 _DIGITS = rb"-?(?:0|[1-9]\d*)"
 _USUAL: Mapping[int, re.Pattern[bytes]] = {
@@ -56,7 +57,7 @@ _USUAL: Mapping[int, re.Pattern[bytes]] = {
     ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
     **dict.fromkeys(b"gp", re.compile(_DIGITS)),
 }
-"""Patterns of lines as picklers write them, which all readers read alike."""
+"""By opcode: a pattern of the lines that picklers write, which all readers read alike."""
 
 _NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
@@ -64,16 +65,18 @@ _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
 _READ: Mapping[int, re.Pattern[bytes]] = {
     **dict.fromkeys(b"ILgp", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED
 }  # fmt: skip
-"""Patterns of lines that only some readers accept: the one in C stops at a zero byte and accepts octal numbers."""
+"""By opcode: a pattern of further lines, which only some readers accept.
+
+CPython's reader in C, for example, stops at a zero byte and accepts octal numbers."""
 _INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
 
 class TruncatedError(Exception):
-    """Raised if the stream ends inside an instruction; the text has details."""
+    """Raised if the whole data ends inside an instruction; the text has the reason."""
 
 
 class MoreError(Exception):
-    """Raised if the data read so far ends inside an instruction, and the file continues."""
+    """Raised if the data read so far ends inside an instruction, but the file continues."""
 
 
 class UnknownOpcodeError(KeyError):
@@ -81,10 +84,10 @@ class UnknownOpcodeError(KeyError):
 
 
 def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
-    """Return the bounds of the operand of the instruction at ``at``, without its length.
+    """Return where the operand of the instruction at ``at`` begins and ends, without the bytes of its length.
 
-    ``total`` is the length of the whole data. Raises UnknownOpcodeError, TruncatedError if the stream ends before the
-    operand does, MoreError if only the data read so far does.
+    ``data`` may be only the beginning of ``total`` bytes. Raises UnknownOpcodeError, TruncatedError if the operand ends
+    beyond ``total``, MoreError if it ends beyond ``data``.
     """
     op, begin = data[at], at + 1
     length = FIXED.get(op)
@@ -116,12 +119,12 @@ def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
 
 
 def is_marked(head: bytes) -> bool:
-    """Return whether bytes begin with a protocol, as all pickles from protocol 2 on do."""
+    """Return whether bytes begin with a protocol number, as all pickles from protocol 2 on do."""
     return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return whether all readers read a line ``alike``, some differ (``apart``), or all of them fail (``not``)."""
+    """Return "alike" if all readers read a line in the same way, "apart" if they differ, "not" if none can read it."""
     usual = _USUAL[op]
     if usual.fullmatch(line) is not None:
         return "apart" if op == 0x46 and isinf(float(line)) and b"inf" not in line else "alike"
@@ -129,7 +132,10 @@ def spelling(op: int, line: bytes) -> str:
 
 
 def line_index(line: bytes) -> tuple[int, bool]:
-    """Return the number of a memo entry as C reads it, and whether all readers agree; raises ValueError if invalid."""
+    """Return the number of a memo entry as CPython's reader in C reads it, and whether all readers read the same.
+
+    Raises ValueError if the line is not a valid number.
+    """
     index = int(line.partition(b"\0")[0])
     if index < 0:
         raise ValueError("a memo entry has a negative number")

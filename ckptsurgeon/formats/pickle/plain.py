@@ -1,6 +1,6 @@
 """Rebuilds plain data in pickles: Python's own types, and numpy's scalars, dtypes and arrays.
 
-Functions that copy share one budget, since a value costs one instruction however large it is.
+All functions that copy share one CopyBudget, since a single instruction can copy a large value.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, set_items
 __all__ = ["NUMPY", "Array", "plain_functions"]
 
 _CHARACTERS = 32
-"""Characters that are encoded in the time in which one element is copied."""
+"""So many encoded characters count as one copied element, since they take as long."""
 _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
-    """Return the functions by module and name."""
+    """Return the functions that rebuild plain data, by the (module, name) of those in the pickle."""
 
     def mapping(*args: Any) -> object:
         return _mapping(budget, args[0]) if args else {}
@@ -62,7 +62,7 @@ def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any,
 
 
 def _mapping(budget: CopyBudget, pairs: Any) -> object:
-    """Return a mapping: a copy, or made from pairs as Python 2 pickled them."""
+    """Return a dict: a copy of a dict, or made from pairs, as Python 2 pickled it."""
     made: dict[Any, Any] = {}
     if isinstance(pairs, (dict, list, tuple)):
         budget.spend(len(pairs))
@@ -76,7 +76,7 @@ def _mapping(budget: CopyBudget, pairs: Any) -> object:
 
 
 def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
-    """Return the bytes that protocols 0 to 2 pickle as text: ``_codecs.encode(text, 'latin1')``."""
+    """Return the bytes of a text; protocols 0 to 2 pickle bytes as ``_codecs.encode(text, 'latin1')``."""
     if not isinstance(text, str) or encoding not in _ENCODINGS:
         return OpaqueResult(GlobalName("_codecs", "encode"), (text, encoding))
     budget.spend(len(text) // _CHARACTERS)
@@ -84,7 +84,7 @@ def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
 
 
 def _device(*args: Any) -> object:
-    """Return ``cuda:0``; a device of other make stays a call."""
+    """Return a ``torch.device`` as text, such as ``cuda:0``; an OpaqueResult if the arguments are not usual."""
     if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
         return ":".join(str(a) for a in args)
     return OpaqueResult(GlobalName("torch", "device"), args)
@@ -132,9 +132,9 @@ class _Type:
 
 
 class Array:
-    """A numpy array whose bytes are in the pickle. ``dtype`` is torch's name for it, '' when torch has none.
+    """A numpy array whose bytes are in the pickle; ``dtype`` is torch's name of its dtype, '' if torch lacks it.
 
-    Raises FormatError if the shape is invalid or the data has another length.
+    Raises FormatError if the shape is invalid, or the data has more or fewer bytes than the shape needs.
     """
 
     __slots__ = ("_data", "big_endian", "dtype", "fortran", "shape")
@@ -157,16 +157,16 @@ class Array:
 
     @property
     def data(self) -> bytes | bytearray:
-        """The bytes; protocols below 3 spell them as text. Raises FormatError if that is no Latin-1."""
+        """The bytes of the values; protocols below 3 pickle them as text. Raises FormatError if it is not Latin-1."""
         if not isinstance(self._data, str):
             return self._data
         try:
             return self._data.encode("latin-1")
         except UnicodeEncodeError:
-            raise FormatError("a numpy array has characters that are not bytes.", rule="numpy") from None
+            raise FormatError("the bytes of a numpy array are a text that is not Latin-1.", rule="numpy") from None
 
     def build(self, state: object) -> None:
-        """Take the state of an array: ``(version, shape, dtype, is_fortran, data)``."""
+        """Set the state of the array, which BUILD gives: ``(version, shape, dtype, is_fortran, data)``."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise FormatError("the pickle has a numpy array of an unknown layout.", rule="numpy")
         _, shape, kind, fortran, data = state

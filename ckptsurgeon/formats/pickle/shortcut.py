@@ -1,8 +1,8 @@
-"""Reads the 26 instructions that ``torch.save`` writes for a plain tensor in one step: a file may have 92,000 tensors.
+"""Reads a plain tensor, for which ``torch.save`` writes 26 instructions, in one step: a file may have 92,000 of them.
 
-They are ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())``
-with everything put into the memo on the way (torch/serialization.py, pickle protocol 2). Whatever differs in a byte is
-left to the machine, which gives the same result one instruction at a time.
+They call ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())``
+and put every part into the memo (torch/serialization.py, pickle protocol 2). If a byte differs, ``PickleMachine``
+reads the tensor one instruction at a time, with the same result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .values import GlobalName
 __all__ = ["plain_tensors"]
 
 _INT = rb"(?:K.|M..|J...[\0-\x7f])"
-"""BININT1, BININT2, BININT of a number that is not negative."""
+"""BININT1, BININT2, or BININT with a number that is not negative."""
 _GET = rb"(h.|j....)"
 """BINGET, LONG_BINGET."""
 _PUT = rb"r(....)"
@@ -35,12 +35,12 @@ _TENSOR = re.compile(
 )
 _EACH_INT = re.compile(_INT, re.DOTALL)
 _BEHIND_KEY = struct.Struct("<BIBB")
-"""LONG_BINPUT of a key, BINGET of the function that makes its tensor."""
+"""LONG_BINPUT of a key, and BINGET of ``_rebuild_tensor_v2``."""
 _UINT4 = struct.Struct("<I")
 _FIVE, _SEVEN = struct.Struct("<5I"), struct.Struct("<7I")
 
 _AT_ONCE = 1000
-"""Values taken before the machine looks at its bounds again."""
+"""How many keys and tensors are read before ``PickleMachine`` checks its limits again."""
 _REMEMBERED = 4096
 
 _Made = tuple[list[object], int, int]
@@ -49,10 +49,10 @@ _Made = tuple[list[object], int, int]
 def plain_tensors(
     data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
-    """Return the tensor whose arguments begin at ``at``, and after it, in turn, the keys and tensors that follow.
+    """Return a list: the tensor whose arguments begin at ``at``, then the keys and tensors that follow it, in turn.
 
-    Also return where they end, at most ``edge``, and the bytes of text in them. Returns None, without any effect, if
-    they are written in another way.
+    The offset after them (at most ``edge``) and the bytes of their texts are returned, too. Returns None, and changes
+    nothing, if the first tensor is written in another way.
     """
     values: list[object] = []
     end = text = 0
@@ -80,7 +80,7 @@ def plain_tensors(
 
 
 def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any], object]) -> object | None:
-    """Return the tensor of a match, everything in it put into the memo; None if the memo is not as torch has it."""
+    """Return the tensor of a match, and put its parts into the memo; None if the memo is not as torch would have it."""
     (
         word, kind, length, key, memo0, location, numel, memo1, offset, size, memo2, stride, memo3,
         hooks, memo4, memo5, memo6,
@@ -115,13 +115,13 @@ def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any],
 
 @lru_cache(_REMEMBERED)
 def _number(raw: bytes) -> int:
-    """Return the number that follows one byte of opcode."""
+    """Return the number in ``raw``, which follows one byte of opcode."""
     return int.from_bytes(raw[1:], "little")
 
 
 @lru_cache(_REMEMBERED)
 def _form(size: bytes, stride: bytes) -> StridedForm:
-    """Return the form that the instructions of two tuples spell."""
+    """Return the size and stride that are written as two tuples; each argument has the instructions of a tuple."""
     return form_of(_numbers(size), _numbers(stride))
 
 

@@ -15,7 +15,7 @@ from .values import GlobalName, OpaqueResult
 __all__ = ["NO_EDGE", "MachineState", "Memo", "Rebuild"]
 
 NO_EDGE = sys.maxsize
-"""Where a frame ends, if there is none."""
+"""The value of ``edge`` outside of a frame."""
 
 Rebuild = Mapping[tuple[str, str], Callable[..., object]]
 
@@ -23,9 +23,9 @@ Rebuild = Mapping[tuple[str, str], Callable[..., object]]
 class Memo:
     """The values that a pickle remembers by number.
 
-    ``near`` holds those whose numbers follow each other, as every pickler writes them: a quarter of the time and memory
-    that a mapping takes. ``far`` is for any others, which a file can make as large as it likes; from the first of them
-    on, ``near`` does not grow.
+    ``near`` is a list for the numbers 0, 1, 2 … in order, as every pickler writes them; it takes a quarter of the
+    time and memory of a dict. ``far`` is a dict for all other numbers; once it has an entry, ``near`` does not grow
+    any more.
     """
 
     __slots__ = ("far", "near")
@@ -38,7 +38,7 @@ class Memo:
         return len(self.near) + len(self.far)
 
     def put(self, index: int, value: Any) -> None:
-        """Remember a value."""
+        """Remember a value under a number; raises FormatError if the number is too large or negative."""
         if 0 <= index < len(self.near):
             self.near[index] = value
         elif index == len(self.near) and not self.far:
@@ -46,17 +46,18 @@ class Memo:
         elif 0 <= index <= limits.PICKLE_MEMO:
             self.far[index] = value
         else:
-            raise FormatError(f"the pickle numbers a memo entry {index}.", rule="pickle")
+            raise FormatError(f"the pickle uses the invalid memo number {index}.", rule="pickle")
 
     def get(self, index: int) -> Any:
-        """Return a value; raises KeyError if there is none."""
+        """Return the value with a number; raises KeyError if there is none."""
         return self.near[index] if 0 <= index < len(self.near) else self.far[index]
 
 
 class MachineState:
-    """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends.
+    """The state of a pickle while it is interpreted: stack, marks, memo, and what is left of its limits.
 
-    ``stored`` are the bytes of the file that the pickle takes: the more there are, the more it may do.
+    ``room`` is how many bytes of text may follow; ``edge`` is the offset at which the present frame ends. ``stored`` is
+    how many bytes of the file the pickle takes; for large ones the limits are higher.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class MachineState:
         self.stack.append(self._names[known])
 
     def _called(self, function: object, args: object) -> OpaqueResult:
-        """Return the stand-in for a call that was not made; raises FormatError if no reader could make it."""
+        """Return a stand-in for the result of a call, which is not made; raises FormatError if it is impossible."""
         if type(function) not in (GlobalName, OpaqueResult):
             raise self._broken("calls something that is not a function")
         if not isinstance(args, tuple):
@@ -114,7 +115,7 @@ class MachineState:
     # Reading arguments.
 
     def _line(self, op: int, raw: bytes) -> bytes:
-        """Return the line of an operand: one that all readers read alike, so none with zero bytes or octal digits."""
+        """Return the line of an operand; raises FormatError if some readers would read it in another way."""
         line = raw[:-1]
         if spelling(op, line) != "alike":
             what = "string without quotes" if op == 0x53 else "number in a form that no pickler writes"
@@ -122,7 +123,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """Go on behind a frame. C's reader drops what is left of one that ends inside an instruction."""
+        """Continue after a frame; raises FormatError if an instruction reaches beyond it, where readers differ."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE
@@ -134,7 +135,7 @@ class MachineState:
         return raw.decode(encoding, errors)
 
     def _old_text(self, raw: bytes) -> str:
-        """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
+        """Return a Python 2 string as text: decoded as UTF-8, as torch.load does, or as Latin-1 if it is not UTF-8."""
         try:
             return self._text(raw, errors="strict")
         except UnicodeDecodeError:

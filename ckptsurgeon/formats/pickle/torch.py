@@ -1,7 +1,6 @@
 """Reads the tensors of torch's pickles: views of storages.
 
-Written after ``torch/_utils.py``; every bound that torch leaves to the C++ side is checked here, before anything
-is read.
+Written after ``torch/_utils.py``. Everything that torch checks only in C++ is checked here, before any value is read.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ STORAGE_DTYPES: Mapping[str, str] = {
     "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }  # fmt: skip
-"""Names in ``torch`` (and ``torch.cuda``) of the storage types in a pickle, with their dtypes."""
+"""The dtypes of the storage classes in a pickle, by their names in ``torch`` (and ``torch.cuda``)."""
 
 _SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
 _DTYPE_NAMES = {
@@ -38,15 +37,15 @@ _DTYPE_NAMES = {
 
 REMEMBERED_FORMS = 1024
 REMEMBERED_SIZE = 2**31
-"""How many pairs of (size, stride) are remembered, and up to which number in them.
+"""How many pairs of (size, stride) are remembered, and the limit of the numbers in them.
 
-The hash of a tuple of integers is not a secret: with large numbers, or next to a size of 0, which nothing else
-bounds, a file could make thousands of pairs collide.
+The hash of a tuple of integers can be predicted: with large numbers, or with any numbers besides a size of 0, a file
+could make thousands of pairs collide.
 """
 
 
 class TypedStorage:
-    """A storage as a pickle refers to it: bytes, the type it declares, and where its view begins (bytes)."""
+    """A storage as a pickle refers to it, with its dtype; ``start`` is the offset of a view of it in bytes."""
 
     __slots__ = ("dtype", "start", "storage")
 
@@ -60,7 +59,7 @@ class TypedStorage:
 
 
 class StridedForm(NamedTuple):
-    """A valid size and stride; ``extent`` is the number of elements from the first to the last."""
+    """A valid size and stride; ``extent`` is how many elements of the storage they span, from the first to the last."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -81,7 +80,7 @@ def form_of(size: Any, stride: Any) -> StridedForm:
 
 
 class TensorBuilder:
-    """Makes TensorInfo; remembers what it worked out for each (size, stride), of which real files have few."""
+    """Makes TensorInfo, and remembers the checked form of each (size, stride), since files have few different ones."""
 
     def __init__(self) -> None:
         self._forms: dict[tuple[Any, Any], StridedForm] = {}
@@ -89,7 +88,7 @@ class TensorBuilder:
     def rebuild(
         self, ref: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "", flags: Any = None
     ) -> TensorInfo:
-        """Return the header of a strided tensor; ``offset`` and ``stride`` in elements."""
+        """Return the header of a strided tensor; ``ref`` is its storage, ``offset`` and ``stride`` are in elements."""
         if type(ref) is not TypedStorage:
             return unknown(f"its storage is {brief(ref)}, which is not a storage", dtype, size)
         return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
@@ -109,12 +108,12 @@ class TensorBuilder:
 
 
 def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", flags: Any = None) -> TensorInfo:
-    """Return the header of a view of a storage; raises FormatError if it reaches beyond it."""
+    """Return the header of a tensor in a storage; raises FormatError if the tensor reaches beyond the storage."""
     dtype = dtype or ref.dtype
     size, stride, extent, contiguous = form
     storage, itemsize = ref.storage, _SIZES[dtype]
     if type(offset) is not int or not 0 <= offset <= limits.ELEMENTS:
-        raise FormatError(f"a tensor starts at {brief(offset)} of {_named(storage)}.", rule="tensor offset")
+        raise FormatError(f"a tensor's offset {brief(offset)} in {_named(storage)} is invalid.", rule="tensor offset")
     begin = ref.start + offset * itemsize
     if extent and begin + extent * itemsize > storage.nbytes:
         raise FormatError(
@@ -126,7 +125,7 @@ def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", 
     info = TensorInfo(dtype, size, storage, begin, None if contiguous else stride)
     if info.nbytes > max(limits.EXPANSION_FREE, limits.EXPANSION * storage.nbytes):
         raise UnsafeError(
-            f"a tensor of shape {size} claims {info.nbytes} bytes over the {storage.nbytes} of {_named(storage)}.",
+            f"a tensor of shape {size} has {info.nbytes} bytes, but {_named(storage)} has only {storage.nbytes}.",
             rule="tensor expansion",
         )
     return _flagged(info, flags) if flags else info
@@ -138,12 +137,12 @@ def _named(storage: Storage) -> str:
 
 def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
     if not isinstance(flags, dict):
-        raise FormatError(f"a tensor's metadata is {brief(flags)}.", rule="tensor metadata")
+        raise FormatError(f"a tensor has invalid metadata: {brief(flags)}.", rule="tensor metadata")
     return replace(info, conj=flags.get("conj") is True, neg=flags.get("neg") is True)
 
 
 def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
-    """Return the header of a tensor whose values cannot be found without interpreting more."""
+    """Return the header of a tensor whose values are not known; ``why`` is the reason."""
     check_sizes(size, "size")
     check_elements(size)
     return TensorInfo(dtype if dtype in DTYPES else "float32", size, opaque=why)

@@ -35,16 +35,16 @@ ARRAY = "its values are an array inside the pickle"
 
 
 SHOWN = 60
-"""Characters of a text from a file that a message quotes."""
+"""How many characters of a text from a file a message quotes at most."""
 CALLS = 4
-"""How many calls of the result of a call are looked through for a name."""
+"""If a result was called, and its result again, a name is searched for through so many calls."""
 
 
 class GlobalName:
-    """A name that a file mentions, such as ``argparse.Namespace``. Only ever shown.
+    """A name of a class or function in a pickle, such as ``argparse.Namespace``; it is shown, but never imported.
 
-    ``ours`` is our function in its place, if there is one; ``makes_tensors`` is set for the name that makes nearly
-    every tensor.
+    ``ours`` is our own function that is called instead, if there is one; ``makes_tensors`` is True for
+    ``_rebuild_tensor_v2``, which makes nearly every tensor.
     """
 
     __slots__ = ("makes_tensors", "module", "name", "ours")
@@ -62,7 +62,7 @@ class GlobalName:
 class OpaqueResult:
     """A stand-in for the result of calling ``name``, which was not called.
 
-    ``state`` is the plain data that the object would have been given; ``args`` what it would have been called with.
+    ``args`` are the arguments of the call; ``state`` is the data that the object would have got by BUILD.
     """
 
     __slots__ = ("args", "items", "name", "state")
@@ -81,7 +81,7 @@ class OpaqueResult:
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:
-        """Return the attributes that the object would have had, as far as the file spells them."""
+        """Return the attributes that the object would have had, as far as ``state`` has them."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:
             state = state[1] if not isinstance(state[0], dict) else state[0]
@@ -95,13 +95,13 @@ class PickledSet(list[Any]):
 
 
 class PickledFrozenSet(PickledSet):
-    """The members of a set to which nothing can be added."""
+    """The members of a ``frozenset``."""
 
     __slots__ = ()
 
 
 def brief(value: object) -> str:
-    """Return a few words for a value of a file. Never its ``repr``, which nesting can make endless."""
+    """Return a short text for a value from a file; not its ``repr``, which can be endless if the value is nested."""
     for _ in range(CALLS):
         if isinstance(value, OpaqueResult):
             value = value.name
@@ -117,12 +117,12 @@ def brief(value: object) -> str:
 
 
 def key_text(key: object) -> str:
-    """Return a mapping's key as a segment of a path: text as it stands, everything else in a few words."""
+    """Return a key of a dict as a segment of a path: a text unchanged, any other key as a short text."""
     return key if isinstance(key, str) else repr(key) if isinstance(key, Unhashable) else brief(key)
 
 
 class Unhashable:
-    """Stands in for a mapping key whose hash a file could make expensive; compared by identity."""
+    """Stands in for a dict key that could be slow to hash or compare; it is compared by identity."""
 
     __slots__ = ("value",)
 
@@ -134,7 +134,7 @@ class Unhashable:
 
 
 def safe_key(key: Any) -> Any:
-    """Return ``key`` if it hashes cheaply whatever its value, else a stand-in."""
+    """Return ``key`` if its type is quick to hash for every value, else an Unhashable in its place."""
     kind = type(key)
     if kind is str or kind is bytes or kind is bool or kind is float or key is None:
         return key
@@ -144,6 +144,6 @@ def safe_key(key: Any) -> Any:
 
 
 def set_items(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Put pairs into a mapping under safe keys."""
+    """Put (key, value) pairs into a dict, with the keys that ``safe_key`` returns."""
     for key, value in pairs:
         target[key if type(key) is str else safe_key(key)] = value

@@ -1,7 +1,7 @@
 """Reads the index of a TensorFlow V2 checkpoint: its tensors, and variables that are stored in slices.
 
-A table of protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto): under the empty key a BundleHeaderProto,
-under each tensor's name a BundleEntryProto.
+The index is a table of protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto): the empty key has a
+BundleHeaderProto, the name of each tensor a BundleEntryProto.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES: Mapping[int, str] = {
     14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
     24: "float8_e5m2", 25: "float8_e4m3fn", 26: "float8_e4m3fnuz", 28: "float8_e5m2fnuz",
 }  # fmt: skip
-"""TensorFlow's DataType as torch calls it (tensorflow/core/framework/types.proto); the others hold no plain numbers."""
+"""torch's names of TensorFlow's types, by their numbers in ``DataType`` (tensorflow/core/framework/types.proto)."""
 
 _VERSION = 1
 _FULL = -1
@@ -38,7 +38,7 @@ Slice = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """One tensor: ``dtype`` by TensorFlow's number, ``offset`` and ``size`` in bytes in data file ``shard``.
+    """One tensor: ``dtype`` is TensorFlow's number; ``offset`` and ``size`` are bytes in the data file ``shard``.
 
     ``slices`` are the parts of a partitioned variable, each stored under its own key.
     """
@@ -54,7 +54,7 @@ class BundleEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of an index: ``entries`` by their keys, also of slices; ``shards`` is the number of files."""
+    """The content of an index: ``entries`` of tensors and slices by key; ``shards`` is the number of data files."""
 
     shards: int
     big_endian: bool
@@ -92,7 +92,7 @@ def read_bundle(file: File) -> Bundle:
 
 
 def _header(data: bytes) -> tuple[int, bool]:
-    """Return the number of data files and whether they are big-endian, of a BundleHeaderProto."""
+    """Return two fields of a BundleHeaderProto: the number of data files, and whether they are big-endian."""
     shards, endianness, needed = 0, 0, 0
     for number, value in fields(data):
         if number == 1 and isinstance(value, int):
@@ -102,7 +102,9 @@ def _header(data: bytes) -> tuple[int, bool]:
         elif number == 3 and isinstance(value, bytes):
             needed = next((n for field, n in fields(value) if field == 2 and isinstance(n, int)), 0)
     if not 0 < shards <= limits.SHARDS:
-        raise FormatError(f"it counts {shards} data files; 1 to {limits.SHARDS} can be read.", rule="shards")
+        raise FormatError(
+            f"it gives {shards} as the number of data files; 1 to {limits.SHARDS} can be read.", rule="shards"
+        )
     if endianness not in (0, 1) or needed > _VERSION:
         raise FormatError("its version is too new to be read.", rule="bundle version")
     return shards, endianness == 1
@@ -168,13 +170,13 @@ def slice_key(name: bytes, part: Slice) -> bytes:
 
 
 def _unsigned(value: int) -> bytes:
-    """Return a number behind the number of its bytes."""
+    """Return a positive number in as few bytes as possible, after a byte with their count."""
     size = -(-value.bit_length() // 8)
     return bytes([size]) + value.to_bytes(size, "big")
 
 
 def _signed(value: int) -> bytes:
-    """Return a number of 64 bits in as few bytes as hold it, each taking a leading bit for the length."""
+    """Return a signed number of 64 bits in as few bytes as possible; their count is in the first bits."""
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     head = ((1 << size) - 1) << 7 * size
     plain = value & (1 << 8 * size) - 1
@@ -187,7 +189,9 @@ def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> Tenso
     pieces = []
     for part, info in zip(entry.slices, parts, strict=True):
         if len(part) != len(entry.shape):
-            raise FormatError(f"a slice of {escape(name)} has {len(part)} dimensions.", rule="slice")
+            raise FormatError(
+                f"a slice of {escape(name)} has {len(part)} dimensions, the tensor {len(entry.shape)}.", rule="slice"
+            )
         sizes = tuple(full if length == -1 else length for (_, length), full in zip(part, entry.shape, strict=True))
         if info.dtype != dtype or info.shape != sizes:
             raise FormatError(

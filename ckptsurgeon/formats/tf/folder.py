@@ -1,4 +1,4 @@
-"""Chooses the checkpoint of a TensorFlow folder, and sorts its variables into model and training state."""
+"""Chooses the checkpoint of a TensorFlow folder, and divides its variables into model and training state."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "Momentum": ("optimizer", "momentum"),
     "ExponentialMovingAverage": ("model_ema",),
 }
-"""The suffixes of what TensorFlow 1 stores with a variable, and their places in our tree."""
+"""The suffixes of values that TensorFlow 1 stores for a variable, and the dicts in which a Header has them."""
 _MOMENTS = ("Adam", "Adam_1")
-"""Both together are an optimizer's, even if their variable is missing: cuDNN's LSTM is saved under other names."""
+"""If both suffixes occur, they are Adam's even if the variable is missing: cuDNN's LSTM is saved under other names."""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
-"""Scalars that count and steer the training."""
+"""Scalars of the training state, such as the number of steps."""
 
 
 def key_of(name: str) -> str:
@@ -42,9 +42,9 @@ def key_of(name: str) -> str:
 
 
 def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return variables as a file of several state dicts: ``model``, ``model_ema``, and what the ``optimizer`` keeps.
+    """Return variables as several state dicts: ``model``, ``model_ema``, and ``optimizer`` for its state.
 
-    Raises FormatError if two names would be one key.
+    Raises FormatError if two names would become the same key.
     """
     tree: dict[str, Any] = {}
     for name, info in variables.items():
@@ -53,7 +53,7 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
         for part in path:
             node = node.setdefault(part, {})
         if key in node:
-            raise FormatError(f"two of its variables would be {escape(key)}.", rule="keys")
+            raise FormatError(f"two of its variables would have the key {escape(key)}.", rule="keys")
         node[key] = info
     return tree
 
@@ -75,7 +75,7 @@ def _place(name: str, info: TensorInfo, names: Collection[str]) -> tuple[str, ..
 
 
 STATES = ("best_dev_checkpoint", "checkpoint")
-"""Texts that name a checkpoint, the best of Coqui STT's first, as its training loads them."""
+"""Files that name a checkpoint, in the order in which Coqui STT looks for them: the best, then the last."""
 _NAMED = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.S)
 _DATA = re.compile(r"\.data-\d{5,}-of-\d{5,}$")
@@ -84,7 +84,7 @@ _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 
 
 def is_folder(folder: Folder) -> bool:
-    """Return whether a folder has checkpoints of TensorFlow: a text that names one, or just an index with its data."""
+    """Return whether a folder has TensorFlow checkpoints: a file that names one, or an index with its data files."""
     names = folder.names()
     if _prefixes(names) and not any(map(is_weights, names)):
         return True
@@ -98,10 +98,10 @@ def _prefixes(names: Sequence[str]) -> list[str]:
 
 
 def chosen(folder: Folder) -> tuple[str, str]:
-    """Return the checkpoint that a folder names as its best, else its last, and a note with the choice.
+    """Return the checkpoint that a folder names as its best, or else as its last, and a note with the choice.
 
-    Paths in the text are of the machine that trained; only the last part counts. Raises FormatError if no text
-    names one, or the one that is named is not there.
+    Paths in ``STATES`` are those of the machine that trained, so only their last part is used. Raises FormatError if no
+    file names a checkpoint, or the checkpoint is missing.
     """
     names = folder.names()
     prefixes = _prefixes(names)
@@ -111,7 +111,7 @@ def chosen(folder: Folder) -> tuple[str, str]:
             continue
         if named + _INDEX not in names:
             raise FormatError(
-                f"{escape(folder.uri)}: {state} names {escape(named)}, and there is no {escape(named + _INDEX)}.",
+                f"{escape(folder.uri)}: {state} names {escape(named)}, but there is no {escape(named + _INDEX)}.",
                 hint=_which(folder, prefixes),
                 rule="missing index",
             )
@@ -130,7 +130,7 @@ def _which(folder: Folder, prefixes: Sequence[str]) -> str:
 
 
 def _named(folder: Folder, state: str) -> str | None:
-    """Return the name in a text, without the folders in front; None if it is no such text."""
+    """Return the checkpoint that the file ``state`` names, without folders; None if it does not name any."""
     found = _NAMED.search(_small(folder, state) or b"")
     if found is None:
         return None
@@ -144,7 +144,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def _small(folder: Folder, name: str) -> bytes | None:
-    """Return a small file of a folder, None if it cannot be read or is large."""
+    """Return the bytes of a small file of a folder; None if it cannot be read or is too large."""
     try:
         file = folder.file(name)
         try:
@@ -156,7 +156,7 @@ def _small(folder: Folder, name: str) -> bytes | None:
 
 
 def training_files(file: File) -> Iterator[tuple[str, Any]]:
-    """Yield the files of Coqui STT's training next to a checkpoint, if they can be read: flags and alphabet."""
+    """Yield (name, content) of the flags and the alphabet that Coqui STT saves next to a checkpoint, if readable."""
     folder = file.folder()
     try:
         names = folder.names()

@@ -1,9 +1,9 @@
-"""Reads LevelDB's sorted table, which may be compressed with Snappy; TensorFlow's index is one.
+"""Reads LevelDB's sorted tables, which may be compressed with Snappy; TensorFlow's index is such a table.
 
-Blocks of sorted keys that share prefixes, each followed by a byte for its compression and a masked CRC-32C; an index
-block that names them; a footer of 48 bytes that names the index (leveldb's ``doc/table_format.md``). Read whole and in
-order, and stricter than LevelDB, which looks at what it is asked for: a file that two readers could read differently
-is refused.
+A table has blocks of sorted keys, which share prefixes; after each block, a byte for its compression and a masked
+CRC-32C; an index block with the places of the blocks; and a footer of 48 bytes with the place of the index (leveldb's
+``doc/table_format.md``). All blocks are read and checked, in order. LevelDB checks only the blocks that it needs;
+here a file that two readers could read differently is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FOOTER", "decompress_snappy", "entries", "is_table"]
 # Snappy's block format, which LevelDB's tables may be compressed with (google/snappy, format_description.txt).
 
 _RATIO = 24
-"""A copy of three bytes makes 64, so no valid file claims a larger ratio."""
+"""Snappy's best ratio is a copy of three bytes that makes 64, so a block that claims more than this is invalid."""
 
 
 def decompress_snappy(data: bytes, most: int) -> bytes:
@@ -32,7 +32,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
     size, at = _length(data)
     if size > most or size > _RATIO * len(data) + 64:
         raise FormatError(
-            f"a block of {len(data)} bytes claims to unpack to {size}; at most {most} are read.", rule="snappy size"
+            f"a block of {len(data)} bytes claims to unpack to {size}, which is too many.", rule="snappy size"
         )
     out = bytearray()
     try:
@@ -58,7 +58,10 @@ def _length(data: bytes) -> tuple[int, int]:
 
 
 def _element(data: bytes, at: int, out: bytearray) -> int:
-    """Carry out one literal or copy; returns where the next one is. Raises IndexError beyond the end."""
+    """Append what one literal or copy gives to ``out``; returns the offset of the next element.
+
+    Raises IndexError if the element ends beyond the data.
+    """
     tag = data[at]
     kind = tag & 3
     if kind == 0:
@@ -96,12 +99,12 @@ _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _TRAILER = 5
 _PLAIN, _SNAPPY = 0, 1
 _MANY = 1 << 16
-"""Bytes of a table from which it is worth loading numpy to check its blocks."""
+"""For tables of at least so many bytes, numpy is loaded to compute the checksums of the blocks."""
 
 
 @dataclass(frozen=True)
 class _Handle:
-    """The offset and size of a block, without its trailer."""
+    """The offset and size of a block in bytes, without its compression byte and checksum."""
 
     offset: int
     size: int
@@ -112,7 +115,7 @@ class _Handle:
 
 
 class _TableLimits:
-    """The remaining limits of one table: bytes that compressed blocks unpack to, and characters of keys."""
+    """What one table may still use: bytes that compressed blocks unpack to, and bytes of keys."""
 
     def __init__(self) -> None:
         self.inflated = limits.TABLE_INFLATED
@@ -120,7 +123,7 @@ class _TableLimits:
 
 
 def is_table(file: File) -> bool:
-    """Return whether a file ends as a table does."""
+    """Return whether a file ends with the magic number of a table."""
     return file.size >= FOOTER and file.read(file.size - len(_MAGIC), len(_MAGIC)) == _MAGIC
 
 
@@ -156,7 +159,7 @@ def _fault(why: str) -> FormatError:
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
-    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
+    """Return the places of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
     footer = raw[-FOOTER:]
     if len(footer) < FOOTER or not footer.endswith(_MAGIC):
         raise _fault("it does not end as a table does: it is cut short, or not a table")
@@ -177,7 +180,7 @@ def _handle(data: bytes, at: int) -> tuple[_Handle, int]:
 
 
 def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block whose checksum is right."""
+    """Yield the keys and values of a block; raises FormatError if its checksum is wrong or it is malformed."""
     content = raw[handle.offset : handle.offset + handle.size]
     trailer = raw[handle.offset + handle.size : handle.end]
     if len(trailer) < _TRAILER:
@@ -194,7 +197,7 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
 
 
 def _restarts(block: bytes) -> tuple[int, int]:
-    """Return the offset and the number of the restart points: 32 bits each, followed by their number."""
+    """Return the offset and the number of a block's restart points, 32 bits each, which end with their number."""
     number = int.from_bytes(block[-4:], "little")
     if len(block) < 4 or not 0 < number <= (len(block) - 4) // 4:
         raise _fault("a block does not have the restart points that it counts")
@@ -202,7 +205,7 @@ def _restarts(block: bytes) -> tuple[int, int]:
 
 
 def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the entries of a block: bytes shared with the key before, bytes of its own, bytes of the value."""
+    """Yield the keys and values of a block; an entry stores what its key does not share with the key before."""
     end, number = _restarts(block)
     key, at, seen = b"", 0, 0
     while at < end:

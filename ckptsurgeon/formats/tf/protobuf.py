@@ -1,6 +1,6 @@
-"""Reads protocol buffers as far as needed here: (number, value) of each field, in order.
+"""Reads protocol buffers as far as needed here: (field number, value) of each field, in order.
 
-https://protobuf.dev/programming-guides/encoding. What is not a message raises ValueError.
+https://protobuf.dev/programming-guides/encoding. Raises ValueError for bytes that are not a message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def signed(value: int) -> int:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield each field: numbers, fixed ones too, as they lie there without a sign, and everything else as bytes."""
+    """Yield (field number, value) of each field: numbers as unsigned integers, everything else as bytes."""
     at = 0
     while at < len(data):
         tag, at = varint(data, at)
@@ -49,7 +49,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in _WIDTHS:
             length = _WIDTHS[kind]
         else:
-            raise ValueError(f"a field is of kind {kind}")
+            raise ValueError(f"a field has the unknown wire type {kind}")
         if length > len(data) - at:
             raise ValueError("a field is cut short")
         raw = data[at : at + length]

@@ -27,11 +27,11 @@ __all__ = ["TorchArchive", "script_tensors"]
 _ORDER_BYTES = 64
 
 Templates = dict[bytes, TensorInfo]
-"""Results for pickles of a single tensor, by their bytes: those of one dtype and shape are equal."""
+"""The headers of single tensors by the bytes of their pickles, which are equal for one dtype and shape."""
 
 
 class TorchArchive:
-    """An archive in ``file``, to which its storages refer as ``within``."""
+    """An archive in ``file``; ``within`` is the name of the file in its storages."""
 
     def __init__(self, file: File, within: str) -> None:
         self.zip = read_archive(file)
@@ -40,12 +40,12 @@ class TorchArchive:
         self._storages = _Storages(within, self.zip, self.root)
 
     def load(self, rebuild: Rebuild) -> Any:
-        """Return what the pickle holds, with the tensors as headers."""
+        """Return the value of the pickle, with TensorInfo in place of tensors."""
         stored = self.zip.entries[f"{self.root}data.pkl"].stored
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
     def load_cached(self, rebuild: Rebuild, known: Templates) -> Any:
-        """Return the same, but reuse the result if the pickle of a single tensor equals an earlier one."""
+        """Return what ``load`` returns; a single tensor whose pickle is in ``known`` is not read again."""
         template = known.get(self.pickle)
         if template is not None and template.storage is not None:
             storage = self._storages.record(template.storage.name.rpartition("/")[2])
@@ -57,12 +57,12 @@ class TorchArchive:
         return tree
 
     def digest(self) -> str:
-        """Return the SHA-256 that identifies the archive: of its directory and its pickle."""
+        """Return the SHA-256 of the archive's directory and pickle, which identifies the archive."""
         return hashlib.sha256(self.zip.directory + self.pickle).hexdigest()
 
 
 def _root(file: File, archive: Archive) -> str:
-    """Return the folder that holds ``data.pkl``, with its slash."""
+    """Return the folder in the archive that has ``data.pkl``, with a slash at the end."""
     roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
@@ -76,7 +76,7 @@ def _root(file: File, archive: Archive) -> str:
 
 
 def _is_big_endian(archive: Archive, root: str) -> bool:
-    """Return whether a file declares big-endian numbers; raises FormatError if torch would."""
+    """Return whether an archive declares big-endian numbers; raises FormatError for an unknown byte order."""
     order = f"{root}byteorder"
     said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
     if said not in (b"little", b"big"):
@@ -85,7 +85,7 @@ def _is_big_endian(archive: Archive, root: str) -> bool:
 
 
 class _Storages:
-    """Turns persistent ids into storages; each record of the archive becomes one."""
+    """Turns the persistent ids in a pickle into storages; each record of the archive is one storage."""
 
     def __init__(self, within: str, archive: Archive, root: str) -> None:
         self._within = within
@@ -107,13 +107,13 @@ class _Storages:
         if numel * size != storage.nbytes:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
-                f"its storage says {numel * size}.",
+                f"but the pickle says {numel * size}.",
                 rule="storage size",
             )
         return TypedStorage(storage, dtype)
 
     def record(self, key: str) -> Storage:
-        """Return the storage that is the record of that name; raises FormatError if there is none."""
+        """Return the storage in the record ``data/<key>``; raises FormatError if there is no such record."""
         name = self._folder + key
         storage = self._records.get(name)
         if not isinstance(storage, Storage):
@@ -121,7 +121,7 @@ class _Storages:
         return storage
 
     def _kind(self, name: GlobalName) -> tuple[str, int]:
-        """Return the dtype and bytes an element of a storage class; remembered by the name, of which there is one."""
+        """Return the dtype and the bytes per element of a storage class, and remember them under ``name``."""
         dtype = STORAGE_DTYPES.get(name.name, "")
         self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
         return self._kinds[name]
@@ -149,9 +149,10 @@ _CLASSES = "__torch__"
 
 
 def script_tensors(tree: Any) -> dict[str, TensorInfo]:
-    """Return the tensors of a scripted module by their paths.
+    """Return the tensors of a scripted module by their dotted names.
 
-    Raises FormatError if it is not a module or a name is too long, UnsafeError when it nests or shares without end.
+    Raises FormatError if ``tree`` is not a module or a name is too long, UnsafeError if modules are nested too deeply
+    or shared too often.
     """
     if not _is_module(tree):
         raise FormatError("the archive holds no scripted module.", rule="torchscript")
@@ -176,7 +177,7 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo]:
     if not found:
         raise FormatError(
             "the scripted module holds no tensors.",
-            hint="A frozen one has them as constants of its program; script it without torch.jit.freeze.",
+            hint="A frozen module has its tensors as constants of its code; script it without torch.jit.freeze.",
             rule="no state dict",
         )
     return found
@@ -187,7 +188,10 @@ def _endless() -> UnsafeError:
 
 
 def _path(prefix: str, name: str) -> str:
-    """Return the path of an attribute. One that is too long is never built: the file has its names once."""
+    """Return the dotted name of an attribute; raises FormatError if it would be too long.
+
+    It is checked before it is built, since a small file can describe very long names.
+    """
     if len(prefix) + len(name) > limits.KEY_CHARACTERS:
         raise FormatError(
             f"a scripted module has a key over {limits.KEY_CHARACTERS} characters: {escape(prefix + name[:40], 40)}.",
@@ -197,7 +201,7 @@ def _path(prefix: str, name: str) -> str:
 
 
 def _attributes(module: OpaqueResult) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors and modules that a module has."""
+    """Yield (name, value) of the tensors and modules that are attributes of a module."""
     for name, value in module.attributes().items():
         if isinstance(name, str) and (isinstance(value, TensorInfo) or _is_module(value)):
             yield name, value

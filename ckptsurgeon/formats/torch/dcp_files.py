@@ -1,4 +1,4 @@
-"""Reads the files of a ``torch.distributed.checkpoint`` folder: archives, one after another."""
+"""Reads the files of a ``torch.distributed.checkpoint`` folder: each has archives, one after another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["PieceFiles"]
 
 @dataclass
 class PieceFiles:
-    """The files of the pieces, opened when they are first named; their storages and their headers."""
+    """The files that hold the pieces of tensors, opened when they are needed, with the storages found in each."""
 
     folder: Folder
     handles: dict[str, File] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Return whether a piece that is not a tensor is small enough, with those before it, to be read."""
+        """Return whether a piece that is not a tensor may be read, and count its bytes towards the limit for all."""
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA
 
@@ -47,7 +47,7 @@ class PieceFiles:
             file.close()
 
     def archive(self, name: str, offset: int, length: int) -> Any:
-        """Return the content of the archive at a place of a file: a tensor, or other data."""
+        """Return the content of the archive at a place in a file: a TensorInfo, or other data."""
         if name not in self.handles:
             try:
                 self.handles[name] = self.folder.file(name)
@@ -57,11 +57,13 @@ class PieceFiles:
             self.storages[name], self.digests[name] = [], hashlib.sha256()
         archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
         if any(entry.method for entry in archive.zip.entries.values()):
-            raise FormatError(f"{escape(name)} has a piece that is compressed.", rule="compressed piece")
+            raise FormatError(f"{escape(name)} has a compressed piece, which cannot be read.", rule="compressed piece")
         if archive.pickle not in self._known:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
-            raise UnsafeError(f"its pieces hold over {limits.PIECE_PICKLES} bytes of pickles.", rule="pickle size")
+            raise UnsafeError(
+                f"its pieces have over {limits.PIECE_PICKLES} bytes of pickles, the limit.", rule="pickle size"
+            )
         tree = archive.load_cached(self._rebuild, self._known)
         self.digests[name].update(archive.digest().encode())
         for storage in _storages(tree):
@@ -70,11 +72,11 @@ class PieceFiles:
         return tree
 
     def headers(self) -> list[FilePrint]:
-        """Return the files, each with a digest of the headers of its pieces."""
+        """Return the fingerprint of each file, with a digest of the headers of its pieces."""
         return [FilePrint.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
 
     def frames(self) -> dict[str, str]:
-        """Return the digest of what is not a tensor's in each file."""
+        """Return, by name of file, the digest of its bytes outside the tensors."""
         return {
             name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
             for name, file in self.handles.items()
@@ -82,7 +84,7 @@ class PieceFiles:
 
 
 def _storages(tree: Any) -> list[Storage]:
-    """Return the storages of an archive's tensors, each once; data that nests tensors deeper is seldom."""
+    """Return the storages of all tensors in the content of an archive, each once."""
     found: dict[int, Storage] = {}
     waiting, seen = [tree], set[int]()
     while waiting:

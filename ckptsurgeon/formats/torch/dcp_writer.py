@@ -1,8 +1,8 @@
 """Lays out checkpoints of ``torch.distributed.checkpoint``: a folder of ``.distcp`` files and ``.metadata``.
 
 Written after ``torch/distributed/checkpoint/{metadata,filesystem}.py`` (format version 1.0.0): every tensor is one
-piece, saved as ``torch.save`` saves it, one after another. torch's own writer stamps a random id and the absolute
-path of the folder into ``.metadata``; here the same tensors give the same bytes.
+piece, an archive as ``torch.save`` writes it; the archives follow one another. torch's own writer stores a random id
+and the absolute path of the folder in ``.metadata``; here the same tensors give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _FILE = re.compile(r"__\d+_\d+\.distcp")
 
 
 class _FileLayout:
-    """One ``.distcp`` file: the archive of each tensor, one behind the other; ``pieces`` has (offset, size) of each.
+    """The layout of one ``.distcp`` file: an archive for each tensor; ``pieces`` has (offset, size) of each archive.
 
-    Tensors of one dtype and shape have archives that are the same but for a checksum: one layout is that of all.
+    Tensors of the same dtype and shape share one layout, since their archives differ only in a checksum.
     """
 
     def __init__(self, tensors: Sequence[OutTensor]) -> None:
@@ -46,30 +46,30 @@ class _FileLayout:
             self.size += archive.size
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
+        """Yield the bytes outside the tensors, as (offset, bytes) in order."""
         for (key, (begin, _)), archive in zip(self.pieces.items(), self._archives, strict=True):
             for offset, data in archive.frame({"": checksums[key]}, recipe):
                 yield begin + offset, data
 
 
 class _Distributed:
-    """The files of one rank, and the metadata with the place of each tensor."""
+    """Writes the files of one rank, and the metadata with the place of each tensor."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` files."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return ``.metadata``."""
+        """Return the name and the bytes of ``.metadata``."""
         return METADATA, _metadata(files)
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files in a folder are of such a checkpoint."""
+        """Return which of the files ``present`` in a folder belong to such a checkpoint."""
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 
 def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> bytes:
-    """Return the pickle of a ``Metadata`` of tensors that each are in one piece."""
+    """Return a pickled ``Metadata`` object, in which every tensor has one piece."""
     writer = _MetadataWriter()
     every = [tensor for tensors, _ in files.values() for tensor in tensors]
 
@@ -105,22 +105,22 @@ def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> 
 
 class _MetadataWriter(PickleWriter):
     def begin(self, module: str, name: str) -> None:
-        """Begin an object of a class, and the attributes that it gets."""
+        """Emit the beginning of an object of a class; its attributes follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
     def end(self) -> None:
-        """End the attributes of an object."""
+        """Emit the end of an object's attributes."""
         self.out += b"ub"
 
     def key(self, key: str) -> None:
-        """Emit the name of a tensor, which occurs four times."""
+        """Emit the key of a tensor; it occurs four times, so it is put into the memo."""
         if not self.fetched(key):
             self.text(key)
             self.kept(key)
 
     def size(self, sizes: Sequence[int]) -> None:
-        """Emit a ``torch.Size``: one for all that are equal, as most are in a large model."""
+        """Emit a ``torch.Size``; equal ones are written once, since a large model has few different shapes."""
         what = ("size", tuple(sizes))
         if not self.fetched(what):
             self.name("torch", "Size")
@@ -168,7 +168,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
-        """Emit the place of a tensor's piece, as an item of a mapping."""
+        """Emit the place of a tensor's piece, as an item of a dict."""
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")
         self.key(key)
@@ -205,5 +205,5 @@ class DcpWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _FileLayout:
-        """Return the layout of a file; its metadata is in the recipe file next to it."""
+        """Return the layout of a file; ``metadata`` is not in the file, but in the recipe file next to it."""
         return _FileLayout(tensors)

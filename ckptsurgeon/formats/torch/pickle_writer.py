@@ -1,4 +1,4 @@
-"""Writes the pickles of tensors and of plain state dicts as ``torch.save`` would, protocol 2, all contiguous."""
+"""Writes the pickles of contiguous tensors and of state dicts as ``torch.save`` would, in protocol 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != 
 
 
 class PickleWriter:
-    """Emits the instructions of a pickle into ``out``; frequent values are fetched from the memo."""
+    """Appends the instructions of a pickle to ``out``; frequent values are written once, then taken from the memo."""
 
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
@@ -28,13 +28,13 @@ class PickleWriter:
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
     def shared(self, code: bytes) -> None:
-        """Emit ``code`` the first time, afterwards fetch what it made from the memo."""
+        """Emit ``code`` the first time; later emit the instruction that takes its result from the memo."""
         if not self.fetched(code):
             self.out += code
             self.kept(code)
 
     def fetched(self, what: object) -> bool:
-        """Fetch from the memo what is known there as ``what``; returns whether there is such a thing."""
+        """Emit the instruction that takes ``what`` from the memo; False, without any effect, if it is absent."""
         index = self._memo.get(what)
         if index is None:
             return False
@@ -42,16 +42,16 @@ class PickleWriter:
         return True
 
     def kept(self, what: object) -> None:
-        """Keep what was just emitted in the memo, known as ``what``."""
+        """Emit the instruction that puts the last value into the memo, and remember it as ``what``."""
         index = self._memo[what] = len(self._memo)
         self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
 
     def name(self, module: str, name: str) -> None:
-        """Emit a name, as in ``torch._utils._rebuild_tensor_v2``."""
+        """Emit the name of a class or function, such as ``torch._utils._rebuild_tensor_v2``."""
         self.shared(f"c{module}\n{name}\n".encode())
 
     def word(self, value: str) -> None:
-        """Emit a text that occurs often."""
+        """Emit a text that occurs often, so that it is in the memo the next time."""
         raw = value.encode()
         self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
 
@@ -78,7 +78,7 @@ class PickleWriter:
         self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
 
     def tensor(self, tensor: OutTensor, record: str) -> None:
-        """Emit a tensor whose storage is the record of that name."""
+        """Emit a tensor whose storage is the record ``record``."""
         storage = _STORAGE_OF.get(tensor.dtype)
         items = 1
         for size in tensor.shape:
@@ -124,7 +124,7 @@ class PickleWriter:
 
 
 def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
-    """Return the pickle of a single tensor whose storage is the record of that name."""
+    """Return the pickle of a single tensor whose storage is the record ``record``."""
     writer = PickleWriter()
     writer.tensor(tensor, record)
     return bytes(writer.out + b".")
@@ -133,7 +133,7 @@ def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
 def state_dict_pickle(
     tensors: Sequence[OutTensor], records: Mapping[str, str], beside: ExtraEntries | None = None
 ) -> bytes:
-    """Return the pickle of ``{key: tensor}`` and what lies next to it.
+    """Return the pickle of ``{key: tensor}`` and of the other entries (``beside``).
 
     ``records`` names the storage record of each key.
     """

@@ -1,4 +1,4 @@
-"""Stands in for the functions that torch's pickles name: ours make headers, never tensors.
+"""Has our own versions of the functions that torch's pickles call: they make headers instead of tensors.
 
 Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
 """
@@ -24,7 +24,7 @@ _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 
 def rebuilders() -> Functions:
-    """Return a fresh table of all functions that the machine may run for a name."""
+    """Return a new table of our functions, by the (module, name) in a pickle that they are called for."""
     table: Functions = {**NUMPY, **plain_functions(CopyBudget())}
     for name, function in {**_strided(TensorBuilder()), **_OTHERS}.items():
         table["torch._utils", name] = function
@@ -83,9 +83,9 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
 
 
 def _sparse(layout: Any, data: Any) -> TensorInfo:
-    """Return the header of a sparse tensor; its parts are the layout and the tensors it is made of."""
+    """Return the header of a sparse tensor, whose ``parts`` are the layout and the indices, values and size."""
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
-        raise FormatError("a sparse tensor has other contents than indices, values and a size.", rule="sparse")
+        raise FormatError("a sparse tensor does not consist of indices, values and a size.", rule="sparse")
     coo = layout.endswith("coo")
     values, size = (data[1], data[2]) if coo else (data[2], data[3] if len(data) > 3 else ())
     if not isinstance(values, TensorInfo):

@@ -18,11 +18,11 @@ __all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records"]
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
-"""Archives end in blocks of zeros, up to a multiple of this."""
+"""Archives are filled with zeros up to a multiple of this many bytes."""
 _PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
-"""How many member names are read of an archive that is not torch's: each may take a request."""
+"""How many names of members are read from an archive that torch did not write: each may cost a request."""
 _HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
@@ -31,7 +31,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class TarMember:
-    """The offset and size of one member's bytes."""
+    """One member: its name, and where its bytes begin and end in the file."""
 
     name: str
     begin: int
@@ -46,8 +46,8 @@ def is_tar(head: bytes) -> bool:
 def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
     """Return the members of an archive by their names.
 
-    Raises FormatError for one that is not among the ``known``, occurs twice or is not a plain file, and for an archive
-    that is malformed or goes on behind its end.
+    Raises FormatError if a member is not among the ``known`` ones, occurs twice or is not a plain file, or if the
+    archive is malformed or has data after its end.
     """
     found: dict[str, TarMember] = {}
     at, said = 0, dict[str, str]()
@@ -72,7 +72,7 @@ def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
 
 
 def names_in(file: File) -> list[str]:
-    """Return the names of an archive's first members, whatever they are, as far as its headers are in order."""
+    """Return the names of the first members of any archive, up to the first invalid header."""
     found: list[str] = []
     at = 0
     with suppress(FormatError):
@@ -92,11 +92,11 @@ def _check_end(file: File, at: int) -> None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Check a header's checksum, which is computed with blanks in its own field."""
+    """Raise FormatError if a header does not match its checksum, which is computed with blanks in its own field."""
     if len(header) < _BLOCK:
         raise FormatError("the tar archive is cut short.", rule="tar size")
     if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
-        raise FormatError("a header of the tar archive fails its checksum.", rule="tar header")
+        raise FormatError("a header of the tar archive does not match its checksum.", rule="tar header")
 
 
 def _number(raw: bytes, base: int) -> int:
@@ -124,7 +124,7 @@ def _records(file: File, begin: int, end: int) -> dict[str, str]:
 
 
 def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records ``length key=value`` of an extended header; raises ValueError if they are not in order."""
+    """Yield (key, value) of the records ``length key=value`` in an extended header; raises ValueError if malformed."""
     while raw:
         digits = raw.partition(b" ")[0]
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0

@@ -19,18 +19,20 @@ from ..base.header import Header
 __all__ = ["Flat", "StateFile", "buffers", "entry", "flats_of", "frozen", "groups_of", "of_stage_2", "of_stage_3"]
 
 Flat = list[TensorInfo]
-"""The flat vectors of one rank, one for each group of parameters."""
+"""The flat vectors of one rank: one for each group of parameters."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = None) -> dict[str, TensorInfo]:
-    """Return the parameters of stages 1 and 2: the ranks' pieces of a group, one behind the other, are its vector.
+    """Return the parameters of stages 1 and 2: the pieces of all ranks, joined, are the flat vector of a group.
 
-    ``paddings`` are the elements left free behind each parameter of each group, where there are any.
+    ``paddings`` gives, for each group, how many unused elements follow each parameter; None if there are none.
     """
     _check_number(groups, ranks)
     if len(groups) != len(ranks[0]):
-        raise FormatError(f"there are {len(groups)} groups of parameters and {len(ranks[0])} of values.", rule="zero")
+        raise FormatError(
+            f"there are {len(groups)} groups of parameters, but {len(ranks[0])} flat vectors.", rule="zero"
+        )
     made: dict[str, TensorInfo] = {}
     for number, shapes in enumerate(groups):
         vector = join([_same(rank[number], ranks[0][number]) for rank in ranks], 0)
@@ -44,7 +46,7 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
 
 def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, TensorInfo]:
-    """Return the parameters of stage 3: each rank has a piece of every parameter, all of one size, the last padded."""
+    """Return the parameters of stage 3: each rank has an equal piece of every parameter, and the last is padded."""
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
     if len(vectors) != len(ranks) or len({vector.numel for vector in vectors}) > 1:
@@ -69,7 +71,7 @@ def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
     """Raise UnsafeError if there would be too many pieces: each parameter may have one on every rank."""
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
-        raise UnsafeError(f"there are up to {pieces} pieces of parameters, over the limit.", rule="pieces")
+        raise UnsafeError(f"there may be {pieces} pieces of parameters, more than the limit.", rule="pieces")
 
 
 def _taken(vector: TensorInfo, at: int, shape: tuple[int, ...], name: str) -> TensorInfo:
@@ -80,12 +82,12 @@ def _taken(vector: TensorInfo, at: int, shape: tuple[int, ...], name: str) -> Te
 
 def _same(info: TensorInfo, first: TensorInfo) -> TensorInfo:
     if info.dtype != first.dtype:
-        raise FormatError(f"the ranks hold values of {first.dtype} and {info.dtype}.", rule="zero")
+        raise FormatError(f"the ranks have values of different dtypes: {first.dtype} and {info.dtype}.", rule="zero")
     return info
 
 
 def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
-    """Return the free elements behind each parameter of a group."""
+    """Return how many unused elements follow each parameter of a group."""
     if paddings is None:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
@@ -97,9 +99,9 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError if values are left over beyond what aligning a vector for all ranks adds."""
+    """Raise FormatError if more values are unused than the alignment of a flat vector explains."""
     if -(-used // align) != -(-there // align):
-        raise FormatError(f"{used} of the {there} values of the ranks are used.", rule="zero")
+        raise FormatError(f"the parameters take only {used} of the {there} values of the ranks.", rule="zero")
 
 
 # The states of one rank of DeepSpeed ZeRO: buffers, shapes, flat vectors, frozen parameters.
@@ -107,7 +109,7 @@ def _check_used(used: int, there: int, align: int) -> None:
 
 @dataclass(frozen=True)
 class StateFile:
-    """One file of states: its name, its header, and its content."""
+    """One file with the model states or optimizer states of a rank, and its header."""
 
     file: File
     header: Header
@@ -120,7 +122,7 @@ class StateFile:
 
 
 def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
-    """Return an entry of a file of states; raises FormatError if it is not of this type."""
+    """Return an entry of a file of states; raises FormatError if it is missing or not of the type ``kind``."""
     value = one.tree.get(name)
     if not isinstance(value, kind):
         raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
@@ -128,7 +130,7 @@ def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def buffers(model: StateFile) -> dict[str, TensorInfo]:
-    """Return the buffers, floating ones in float32."""
+    """Return the buffers of the model by name, floating ones cast to float32."""
     module, names = entry(model, "module", dict), entry(model, "buffer_names", (list, tuple))
     wanted = {name for name in names if isinstance(name, str)}
     found = {}
@@ -146,7 +148,7 @@ def groups_of(model: StateFile) -> list[dict[str, tuple[int, ...]]]:
 
 def _shapes(model: StateFile, group: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(group, dict) or not all(isinstance(key, str) and _is_shape(s) for key, s in group.items()):
-        raise FormatError(f"{escape(model.file.uri)} has invalid shapes of parameters.", rule="zero shapes")
+        raise FormatError(f"{escape(model.file.uri)} has an invalid entry param_shapes.", rule="zero shapes")
     return {key: tuple(shape) for key, shape in group.items()}
 
 
@@ -163,7 +165,7 @@ def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]
             raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
         flats.append(list(groups))
     if len({len(flat) for flat in flats}) > 1:
-        raise FormatError("the ranks hold different numbers of groups.", rule="zero states")
+        raise FormatError("the ranks have different numbers of flat vectors.", rule="zero states")
     return flats
 
 

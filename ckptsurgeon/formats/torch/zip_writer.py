@@ -1,7 +1,8 @@
-"""Lays out the zip archives that ``torch.load(weights_only=True)`` opens, without holding a tensor.
+"""Lays out the zip archives that ``torch.load(weights_only=True)`` opens, without the tensors in memory.
 
-Records are stored, 64-byte aligned through an extra field as ``torch.save`` aligns them; sizes and checksums
-are in the local headers, so nothing follows a record. No times: the same tensors give the same bytes.
+Records are not compressed, and aligned to 64 bytes by an extra field, as ``torch.save`` aligns them. Sizes and
+checksums are in the local headers, so there are no data descriptors. There are no times: the same tensors give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
 
 ROOT = "archive/"
 ZIP_RECORD = f"{ROOT}.data/ckptsurgeon.json"
-"""The record with the recipe in an output; torch ignores such records."""
+"""The name of the record with the recipe; torch ignores such records."""
 
 _ALIGN = 64
 _FULL = 0xFFFFFFFF
@@ -42,7 +43,7 @@ class _Record:
         return self.size >= _FULL
 
     def place(self, at: int) -> int:
-        """Set the offsets of a record that begins at ``at`` and return where the next begins."""
+        """Set the offsets of a record that begins at ``at``, and return the offset of the next one."""
         self.header = at
         head = at + 30 + len(self.name) + (20 if self.wide else 0)
         pad = -head % _ALIGN
@@ -79,7 +80,7 @@ class _Record:
 
 
 def _end(number: int, size: int, offset: int) -> bytes:
-    """Return the end of the directory, with its zip64 form where a number needs it."""
+    """Return the end of the directory, with a zip64 record if a number needs it."""
     wide = number >= 0xFFFF or size >= _FULL or offset >= _FULL
     end64 = b""
     if wide:
@@ -90,7 +91,7 @@ def _end(number: int, size: int, offset: int) -> bytes:
 
 
 class ZipLayout:
-    """An archive of a pickle and the storages it names, ``archive/data/0`` and on, in the order of ``owners``."""
+    """The layout of an archive: a pickle, and a record ``archive/data/NUMBER`` for each tensor of ``owners``."""
 
     def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
         fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
@@ -108,7 +109,7 @@ class ZipLayout:
         self.size = at + len(self._tail({}))
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
+        """Yield the bytes outside the tensors, as (offset, bytes) in order."""
         start, piece = 0, b""
         crcs: dict[bytes, int] = {}
         for record in self._records:
@@ -144,7 +145,7 @@ class ZipWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Lay a file out; a zip has no place for metadata but the recipe."""
+        """Return the layout of a file; ``metadata`` is only in the recipe: a zip archive has no other place for it."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}

@@ -1,1 +1,1 @@
-"""Files and folders that are not checkpoints this package reads: what they are, and what to do with them."""
+"""Recognises files and folders of other kinds than the checkpoints that this package reads, for its error messages."""

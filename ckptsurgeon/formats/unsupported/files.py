@@ -1,6 +1,7 @@
-"""What a file is that no format here reads, and what to do with it: by its content.
+"""Tells from its content what a file is that no format here reads, and what to do with it.
 
-The first bytes of other toolkits' formats, each as its specification has them. Pure: bytes and names in, words out.
+The first bytes of other toolkits' formats are taken from their specifications. Nothing is opened: the functions get
+bytes and names and return texts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
 def packed(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a compressed file."""
+    """Return the kind of a compressed file that begins with ``head``; None if it is not compressed."""
     for magic, kind, program in _ARCHIVES:
         if head.startswith(magic):
             return UnreadableFile(
@@ -71,7 +72,7 @@ def _inflated(head: bytes) -> bytes:
 
 
 def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return the kind of a tar archive with members of these names; None if they show none."""
+    """Return the kind of a tar archive whose members have these names; None if it is unknown."""
     bare = {one.rstrip("/").rpartition("/")[2]: one for one in names}
     if _NEMO[0] in bare:
         member = next((bare[one] for one in _NEMO[1:] if one in bare), "")
@@ -85,7 +86,7 @@ def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
 
 
 def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return the kind of a zip archive with records of these names; None for one of torch's, or an unknown one."""
+    """Return the kind of a zip archive whose records have these names; None if it is unknown, or one of torch's."""
     bare = {one.rpartition("/")[2] for one in names}
     if any(one.count("/") <= 1 and f"/{one}".endswith("/data.pkl") for one in names):
         return None
@@ -114,19 +115,19 @@ def _unpack_advice(command: str, name: str, member: str = "") -> str:
 
 
 HEAD = 8192
-"""Bytes that are looked at."""
+"""How many bytes at the start of a file decide on its kind."""
 
 _ARRAYS = "and save the arrays with numpy.savez: ckpt reads .npz."
 _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
-"""Where HDF5 files begin (HDF5 File Format Specification 3.0, II.A)."""
+"""Offsets at which the HDF5 signature may be (HDF5 File Format Specification 3.0, II.A)."""
 _PROTOCOLS = (2, 3, 4, 5)
-"""Of pickles that say theirs, in their second byte."""
+"""The protocols of pickles that give theirs, in the second byte."""
 _ONNX = re.compile(
     rb"\x08[\x01-\x3f](?:\x12[\x01-\x7f][\x20-\x7e]|\x3a[\x80-\xff]{0,4}[\0-\x7f][\x0a\x12]|\x42[\x01-\x7f][\x0a\x10])"
 )
-"""A ``ModelProto``: its version, then the text of its producer, its graph, or its operators' (onnx.proto)."""
+"""Matches a ``ModelProto``: its version, then the name of its producer, its graph or operator sets (onnx.proto)."""
 _LINES = re.compile(rb"(?:\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}]q\0).*\.", re.DOTALL)
-"""A pickle of protocol 0 or 1, which does not say so."""
+"""Matches a pickle of protocol 0 or 1, which does not give its protocol."""
 _PRINTED = re.compile(rb"[\x20-\x7e]+")
 
 
@@ -177,7 +178,10 @@ def _onnx(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:
-    """A version and a message: Core ML's ``Model`` has its description there, TensorFlow's ``SavedModel`` a graph."""
+    """Return the kind of a protocol buffer with a version and a message: a Core ML or a TensorFlow model.
+
+    None if it is neither.
+    """
     if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
         return None
     if name.endswith(".pb"):
@@ -188,7 +192,10 @@ def _described(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
-    """A map whose first key is a text (https://github.com/msgpack/msgpack/blob/master/spec.md)."""
+    """Return the kind of a MessagePack map whose first key is a text; None if the file is not one.
+
+    https://github.com/msgpack/msgpack/blob/master/spec.md.
+    """
     sizes = {0xDE: 3, 0xDF: 5}
     at = 1 if head and 0x81 <= head[0] <= 0x8F else sizes.get(head[0], 0) if head else 0
     if not at or len(head) < at + 2:

@@ -1,4 +1,4 @@
-"""What a folder is that holds no checkpoint itself, and which of its folders to name."""
+"""Tells what a folder is that has no checkpoint itself, and which of its subfolders has one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["PIPELINE", "folder_kind"]
 PIPELINE = "model_index.json"
 """The index of a diffusers pipeline: its components, each in a folder of the same name."""
 _FIRST = ("unet", "transformer", "prior")
-"""The components that are the model, in which most look first."""
+"""The components with the main model, which most users want first."""
 _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 _LOOKED_INTO = 16
-"""Folders that are listed: each may take a request."""
+"""How many subfolders are listed at most: each may cost a request."""
 _OTHERS = (
     ".gguf", ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
@@ -71,7 +71,7 @@ def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
 
 
 def _read(folder: Folder, name: str) -> dict[str, Any]:
-    """Return the entries of a small JSON file, none where it has none."""
+    """Return the entries of a small JSON file; empty if it cannot be read or is not a JSON object."""
     with suppress(CheckpointError, ValueError):
         file = folder.file(name)
         try:
@@ -83,7 +83,7 @@ def _read(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
-    """Yield the folders that hold weights."""
+    """Yield the names of subfolders that have weights, among the first ``_LOOKED_INTO``."""
     for name in inside[:_LOOKED_INTO]:
         with suppress(CheckpointError):
             names = folder.inside(name).names()

@@ -1,4 +1,4 @@
-"""What a text is that was found where a checkpoint should be, and what is said of anything not supported."""
+"""Tells what a text is that was given as a checkpoint, and makes the error for any file that is not supported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnreadableFile(NamedTuple):
 
 
 def argument(name: str) -> str:
-    """Return a name as a shell takes it, safe for a terminal."""
+    """Return a name quoted for a shell command, with characters escaped that are unsafe in a terminal."""
     return escape(shlex.quote(name))
 
 
@@ -45,7 +45,7 @@ _CONFIGURATIONS = {
     "architectures": "the configuration of a model",
     "_diffusers_version": "a configuration of diffusers",
 }
-"""Of whose entries these are."""
+"""Entries that show what a JSON file configures."""
 
 
 def text_kind(head: bytes, size: int) -> UnreadableFile | None:
@@ -63,7 +63,7 @@ def text_kind(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def _element_text(head: bytes, *tags: bytes) -> str:
-    """Return the text of the first of some elements, in parentheses."""
+    """Return the text of the first element with each tag, in parentheses; '' if there are none."""
     from html import unescape
 
     found = [re.search(rb"<%b>([^<]{1,500})<" % tag, head, re.IGNORECASE) for tag in tags]
@@ -103,7 +103,7 @@ def json_kind(data: Any) -> UnreadableFile:
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether bytes are UTF-8 that people read; at their end a character may be cut."""
+    """Return whether bytes are readable UTF-8 text, which may end inside a character."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """Reads the directory of a zip archive and checks it against the archive itself.
 
-PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. What torch writes (stored
-records, local headers without sizes, a data descriptor behind each record) is normal; what two readers could
-read differently is refused.
+PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. Archives as torch writes them are
+accepted (uncompressed records, local headers without sizes, a data descriptor after each record); an archive that two
+readers could read differently is refused.
 """
 
 from __future__ import annotations
@@ -36,16 +36,20 @@ class Archive:
     directory: bytes
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """Return one small record, inflated if need be, its checksum checked."""
+        """Return the bytes of one small record, decompressed; raises FormatError if its checksum is wrong.
+
+        Raises UnsafeError if it has more than ``most`` bytes.
+        """
         entry = self.entries[name]
         most = limits.PICKLE_BYTES if most is None else most
         if entry.size > most or entry.stored > most:
             raise UnsafeError(
-                f"{record_at(self.file, name)} is {entry.size} bytes, over the limit.", rule="record size"
+                f"{record_at(self.file, name)} has {entry.size} bytes, more than the limit.", rule="record size"
             )
         if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
             raise UnsafeError(
-                f"{record_at(self.file, name)} inflates from {entry.stored} bytes to {entry.size}.", rule="deflate bomb"
+                f"{record_at(self.file, name)} would inflate from {entry.stored} bytes to {entry.size}.",
+                rule="deflate bomb",
             )
         data = self.file.read(entry.data, entry.stored)
         if entry.method == DEFLATED:
@@ -67,10 +71,10 @@ def _inflate(data: bytes, size: int, where: str) -> bytes:
 
 
 def read_archive(file: File) -> Archive:
-    """Read and check the directory of a zip archive.
+    """Return a zip archive, with its directory checked.
 
-    The records of a remote archive are not read: the returned archive's file checks each against the directory when
-    it is read.
+    The local headers of a remote archive are not read now: ``file`` of the returned Archive checks the header of each
+    record against the directory when the record is read.
 
     Raises FormatError if the archive contradicts itself, UnsafeError where readers could disagree about it.
     """
@@ -86,7 +90,7 @@ def read_archive(file: File) -> Archive:
 
 
 def names_in(file: File) -> list[str]:
-    """Return the names of an archive's records as its directory has them; raises FormatError for a broken one."""
+    """Return the names of an archive's records, from its directory; raises FormatError if it is broken."""
     number, size, offset = _find_directory(file)
     return [name for name, *_ in _listed(file, file.read(offset, size), number)]
 
@@ -113,7 +117,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
     if disk or start_disk or here != number:
         raise FormatError(f"{escape(file.uri)} is part of a split archive.", rule="zip disks")
     if number > limits.ZIP_ENTRIES or size > limits.ZIP_DIRECTORY_BYTES:
-        raise UnsafeError(f"{escape(file.uri)} lists {number} records, over the limit.", rule="zip entries")
+        raise UnsafeError(f"{escape(file.uri)} lists {number} records, more than the limit.", rule="zip entries")
     if offset + size != end:
         raise UnsafeError(
             f"{escape(file.uri)} has bytes before or after its zip directory; readers would disagree about it.",
@@ -159,9 +163,9 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 
 
 def _check_names(file: File, names: list[str]) -> None:
-    """Refuse names that lead outside, or that readers could confuse.
+    """Raise UnsafeError for names that lead out of the archive, or that readers could confuse.
 
-    All are checked together first: one by one takes ten times as long, and is only needed for the message.
+    All names are checked together first: checking one by one takes ten times as long, and only the message needs it.
     """
     together = "\0".join(["", *names])
     folded = together.casefold().split("\0")

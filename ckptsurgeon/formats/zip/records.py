@@ -21,15 +21,15 @@ _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 FULL = 0xFFFFFFFF
 _LONGEST_DESCRIPTOR = 24
 _USUAL = struct.Struct("<4s3L4s2x20s2H")
-"""The 16 bytes of a descriptor, then a local header: what torch writes between two records, less the name."""
+"""The bytes that torch writes between two records, except the name: a descriptor of 16 bytes and a local header."""
 _MAGICS = (b"PK\7\x08", b"PK\3\4")
 _USUAL_FLAGS = 0x808
 _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
-"""Flags, method, time, checksum and sizes of a local header as torch writes it: all but the flags are zero."""
+"""Flags, method, time, checksum and sizes in a local header that torch wrote: all except the flags are zero."""
 
 
 class ZipEntry(NamedTuple):
-    """One record: ``header`` and ``data`` are offsets into the file, ``listed`` one into the directory."""
+    """One record: ``header`` and ``data`` are offsets in the file, ``listed`` is an offset in the directory."""
 
     name: str
     header: int
@@ -45,7 +45,7 @@ Listed = tuple[str, int, int, int, int, int, int, int]
 
 
 class RecordOffsets(NamedTuple):
-    """The offsets of a record: its header, its data, their end, and the next header or the directory."""
+    """The offsets of a record's header, its data, the end of the data, and the next header (or the directory)."""
 
     header: int
     data: int
@@ -54,12 +54,12 @@ class RecordOffsets(NamedTuple):
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """The bytes of the record that are not its data."""
+        """Return (begin, end) of the bytes of the record that are not its data."""
         return [(self.header, self.data), (self.end, self.next)]
 
 
 def record_at(file: File, name: str) -> str:
-    """Return the name of an archive's record in messages."""
+    """Return how messages name a record of an archive."""
     return f"{escape(file.uri)}: record {escape(name)}"
 
 
@@ -84,7 +84,9 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
                 _check_descriptor(file, previous, between[: header - end])
             data = header + _check_local(file, row, between[header - end :])
         if data + stored > directory:
-            raise FormatError(f"{record_at(file, name)} reaches beyond its place.", rule="zip overlap")
+            raise FormatError(
+                f"{record_at(file, name)} reaches into the next record or the zip directory.", rule="zip overlap"
+            )
         entries[name] = ZipEntry(name, header, data, stored, size, crc, method, at)
         previous, end = row, data + stored
     if previous is not None:
@@ -109,7 +111,7 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
 
 
 def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
-    """Check the local header and the descriptor of one record against the directory and the expected offsets."""
+    """Raise an error if a record's local header or descriptor contradicts the directory or the expected offsets."""
     name = row[0]
     raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
     if spot.header + _check_local(file, row, raw) != spot.data:
@@ -118,7 +120,7 @@ def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
 
 
 class _Window:
-    """Reads ahead where records are so small that the kernel is asked for many in one go."""
+    """Reads ahead, so that many small records take one system call."""
 
     def __init__(self, file: File, mean: int) -> None:
         self._file = file
@@ -136,7 +138,7 @@ class _Window:
 
 
 def _check_local(file: File, row: Listed, raw: bytes) -> int:
-    """Return the length of a local header that agrees with its directory entry."""
+    """Return the length of a local header; raises UnsafeError or FormatError if it contradicts the directory entry."""
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
@@ -169,11 +171,13 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
 
 
 def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
-    """Check the bytes between a record and the next against the record's directory entry."""
+    """Raise UnsafeError if the bytes after a record are not a descriptor that agrees with its directory entry."""
     name, _, stored, size, crc, _, flags, _ = row
     if not flags & _DESCRIPTOR:
         if gap:
-            raise UnsafeError(f"{record_at(file, name)} is followed by {len(gap)} bytes of no record.", rule="zip gap")
+            raise UnsafeError(
+                f"{record_at(file, name)} is followed by {len(gap)} bytes that belong to no record.", rule="zip gap"
+            )
         return
     body = gap.removeprefix(b"PK\7\x08")
     form = {12: "<3L", 20: "<L2Q"}.get(len(body))
@@ -182,7 +186,7 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
 
 
 def wide_sizes(file: File, extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
-    """Read the zip64 field, which holds only those values that did not fit in 32 bits."""
+    """Return (size, stored, header), each from the zip64 field if it did not fit in 32 bits."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,8 +1,8 @@
 """Finds the records of a remote archive without reading the bytes between them.
 
-Where each record's data begins is worked out from the directory: a record reaches up to what its successor's header
-leaves for a descriptor. The local header and the descriptor of a record are read and checked against the directory, by
-the same rules as those of a file on this machine, when any of its bytes are read.
+The offset of each record's data is computed from the directory alone: the data ends before the descriptor, which ends
+before the next record's header. When bytes of a record are read, its local header and descriptor are read, too, and
+checked against the directory by the same rules as in a file on this machine.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _DESCRIPTOR = 0x8
 _DESCRIPTORS = (12, 16, 20, 24)
 _EXTRA_MOST = 0xFFFF
 _ALIGNED = 64
-"""torch has begun the data of every record at a multiple of this, or of a multiple of it, since the format exists."""
+"""torch has always aligned the data of every record to this many bytes, or to a multiple of them."""
 
 
 def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[File, dict[str, ZipEntry]]:
     """Return the records, and the file to read them from, which checks each against the directory as it is read.
 
-    If the directory does not determine where a record begins, all local headers are read.
+    If the directory does not determine where a record's data begins, all local headers are read.
     """
     rows = sorted(listed, key=itemgetter(1))
     ends = [*(row[1] for row in rows[1:]), directory]
@@ -95,7 +95,7 @@ class RecordsFile:
         self._check_records(wanted)
 
     def keep(self, wanted: bool) -> None:
-        """Set whether the fetched bytes outlast this process."""
+        """Set whether the fetched bytes are kept for the next run."""
         self._file.keep(wanted)
 
     @property
@@ -104,7 +104,7 @@ class RecordsFile:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Lend a descriptor after every record was checked, None before."""
+        """Give a descriptor that the kernel can copy from; None until all records have been checked."""
         return nullcontext() if self._unseen else self._file.descriptor()
 
     def folder(self) -> Folder:
@@ -116,7 +116,7 @@ class RecordsFile:
         self._file.close()
 
     def _check_records(self, ranges: list[tuple[int, int]]) -> None:
-        """Check the headers and descriptors of the records in these ranges against the directory, each once."""
+        """Check the header and descriptor of each record in these ranges against the directory, unless done before."""
         with self._lock:
             fresh = sorted(self._touched(ranges) & self._unseen)
             self._file.need([part for at in fresh for part in self._spots[at].frames])

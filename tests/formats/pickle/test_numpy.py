@@ -101,5 +101,5 @@ def test_a_scalar_of_another_length_is_refused() -> None:
 
 def test_data_spelled_in_characters_that_are_no_bytes_is_refused() -> None:
     found = read(state((1,), "ab\u1234d"))
-    with pytest.raises(FormatError, match="not bytes"):
+    with pytest.raises(FormatError, match="not Latin-1"):
         _ = found.data

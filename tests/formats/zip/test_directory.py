@@ -127,7 +127,7 @@ def test_the_number_of_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(limits, "ZIP_ENTRIES", 2)
     cs.open_checkpoint("x.pth")
     monkeypatch.setattr(limits, "ZIP_ENTRIES", 1)
-    with pytest.raises(cs.FormatError, match="lists 2 records, over the limit"):
+    with pytest.raises(cs.FormatError, match="lists 2 records, more than the limit"):
         cs.open_checkpoint("x.pth")
 
 
