@@ -1,1 +1,1 @@
-"""Reads bytes from files and servers, fetches files, and writes signed outputs whole or not at all."""
+"""Reads bytes from files and servers, fetches files, writes outputs completely or not at all, and signs them."""

@@ -1,8 +1,8 @@
 """Computes CRC-32C (Castagnoli, RFC 3720 B.4), the checksum of LevelDB's tables and TensorFlow's tensors.
 
-Neither the standard library nor isal has this polynomial. The checksum is linear: the
-remainder of a message is that of its left half, shifted by the length of the right half, plus that of the right half.
-So numpy folds a block in half until one word is left, at a gigabyte a second. For short texts numpy is not loaded.
+Neither the standard library nor isal has this polynomial. The checksum is linear: the checksum of a message is that
+of its left half, shifted by the length of the right half, plus that of its right half. So numpy folds a block in half
+until one word is left, at a gigabyte per second. For short texts numpy is not loaded.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
 __all__ = ["SHORT", "SHORTEST", "crc32c", "unmasked"]
 
 _POLYNOMIAL = 0x82F63B78
-"""In reflected form, as everywhere in this file: the lowest bit is the highest power."""
+"""The polynomial in reflected form, as everywhere in this file: the lowest bit is the highest power."""
 _MASK_DELTA = 0xA282EAD8
 SHORT, SHORTEST = 1 << 12, 1 << 8
-"""From so many bytes on numpy is faster: with the time that it takes to load, and without it."""
+"""Numbers of bytes from which numpy is faster: ``SHORT`` if numpy has to be loaded first, ``SHORTEST`` if not."""
 _ROW = 1 << 14
 """How many words are folded at once: few enough to stay in a core's cache."""
 _BLOCK = 1 << 20
 
 
 def unmasked(stored: int) -> int:
-    """Return a checksum as it was before it was masked for being stored (leveldb's ``util/crc32c.h``)."""
+    """Return the checksum that LevelDB stores in the masked form ``stored`` (leveldb's ``util/crc32c.h``)."""
     turned = (stored - _MASK_DELTA) & 0xFFFFFFFF
     return (turned >> 17 | turned << 15) & 0xFFFFFFFF
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, *, short: int = SHORT) -> int:
-    """Return the CRC-32C of bytes after others with the CRC-32C ``crc``; numpy is used from ``short`` bytes on."""
+    """Return the CRC-32C of bytes; ``crc`` is that of the bytes before them, if there are any.
+
+    Numpy is used for ``short`` bytes or more.
+    """
     view = memoryview(data).cast("B")
     crc ^= 0xFFFFFFFF
     for begin in range(0, len(view), _BLOCK):
@@ -53,7 +56,7 @@ def _short(data: memoryview, crc: int) -> int:
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Return the remainder of each byte."""
+    """Return the CRC of each of the 256 bytes."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -63,7 +66,7 @@ def _table() -> tuple[int, ...]:
 
 
 def _long(data: memoryview, crc: int) -> int:
-    """Return the remainder by folding whole words; leading zeros change nothing, so they pad the first row."""
+    """Return the CRC of bytes after ``crc``, by folding rows of words; leading zeros change nothing, and fill one."""
     import numpy as np
 
     whole = len(data) & ~3
@@ -84,7 +87,7 @@ def _long(data: memoryview, crc: int) -> int:
 
 
 def _moved(words: Words, nbytes: int) -> Words:
-    """Return the remainders of words with ``nbytes`` zero bytes behind them."""
+    """Return the CRCs of words, each followed by ``nbytes`` zero bytes."""
     low, high = _moves(nbytes)
     moved: Words = low[words & 0xFFFF] ^ high[words >> 16]
     return moved
@@ -92,7 +95,10 @@ def _moved(words: Words, nbytes: int) -> Words:
 
 @cache
 def _moves(nbytes: int) -> tuple[Words, Words]:
-    """Return the shifted values of the lower and the upper half of a word; ``nbytes`` is a power of two, 4 or more."""
+    """Return two tables for ``_moved``: the CRC of each 16-bit number as lower and as upper half of a word.
+
+    ``nbytes``, the number of zero bytes after the word, is a power of two and at least 4.
+    """
     import numpy as np
 
     if nbytes == 4:
@@ -111,7 +117,7 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return the image of every 16-bit number under a linear map, given the images of the single bits."""
+    """Return a linear function of every 16-bit number, given its values for the single bits."""
     import numpy as np
 
     table = np.zeros(1 << 16, "<u4")

@@ -42,7 +42,7 @@ def _check_levels(data: Any) -> None:
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these members; raises ValueError if two have one key."""
+    """Return the dict of an object's (key, value) pairs; raises ValueError if a key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         double = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -51,11 +51,11 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKeyError(ValueError):
-    """Raised if two members of one object have one key."""
+    """Raised if a key occurs twice in an object."""
 
 
 def _line_of_double(text: str) -> int:
-    """Return the line with the second use of a key, in a text that is valid up to there."""
+    """Return the number of the line in which a key occurs for the second time; the text is valid up to there."""
     objects: list[set[str]] = []
     last = ""
     for token in _TOKEN.finditer(text):

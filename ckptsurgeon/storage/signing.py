@@ -33,7 +33,7 @@ __all__ = [
 # The package ``cryptography`` reads them. It is imported when a key is used: an output without a signature needs none.
 
 KEY_BYTES = 64 << 10
-"""More bytes than any key of these kinds has."""
+"""A file with more bytes is not a key."""
 
 MAKE = (
     "openssl genpkey -algorithm ed25519 -out key.pem makes one; openssl pkey -in key.pem -pubout gives its public half."
@@ -50,7 +50,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Checks whether a signature over bytes is by this key; ``hint`` identifies the key."""
+    """Checks signatures with a public key; ``is_by`` gets a signature and the signed bytes; ``hint`` identifies it."""
 
     is_by: Callable[[bytes, bytes], bool]
     hint: str
@@ -66,7 +66,7 @@ def load_signer(path: str) -> Signer:
 
 
 def load_verifier(path: str) -> Verifier:
-    """Return a verifier with the key in a file; of a private key its public half is used."""
+    """Return a verifier with the key in a file; if it is a private key, its public half is used."""
     key = _loaded(path)
     from cryptography.exceptions import InvalidSignature  # the package is installed, since the key could be read
 
@@ -111,7 +111,7 @@ def _loaded(path: str) -> Any:
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the further arguments of signing; raises ConfigError for a key of another kind."""
+    """Return the further arguments of ``key.sign``; raises ConfigError if the kind of the key is not supported."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -142,10 +142,10 @@ def _hint(public: Any) -> str:
 # keys of elliptic curves; it does not accept Ed25519, though the bundle format does.
 
 MODEL_SIGNATURE = "model.sig"
-"""The signature's name in a folder, as model-signing has it."""
+"""The name of the signature in a folder, as in model-signing."""
 
 SINGLE = "."
-"""The name of a single signed file in its statement."""
+"""The name that the signed statement gives to a single file."""
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"
@@ -159,7 +159,7 @@ def signature_of(path: str, *, folder: bool) -> str:
 
 
 def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
-    """Return the signature over files, given as SHA-256 by name; ``name`` is the name of the whole."""
+    """Return a signature of files, whose SHA-256 are given by name; ``name`` is the name of the output as a whole."""
     names = sorted(digests)
     statement = {
         "_type": STATEMENT,
@@ -222,7 +222,7 @@ def _root(digests: Any) -> str:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding, which includes its type."""
+    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding, with the payload's type."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 

@@ -1,4 +1,4 @@
-"""Opens untrusted files of this machine: only regular ones, and never more bytes than a limit.
+"""Opens untrusted files on this machine: only regular files, of which no more than a limit is read.
 
 Opening a FIFO would block, a device may act on being opened, and a sparse file can claim any size.
 """
@@ -16,7 +16,7 @@ from ..util.text import human_bytes
 __all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
 
 SMALL_BYTES = 16 << 20
-"""More bytes than any configuration written by hand."""
+"""The usual limit: more bytes than any configuration has that was written by hand."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 class IrregularError(OSError):
-    """Raised for something that is not a regular file; ``kind`` names what it is."""
+    """Raised if a path is not a regular file; ``kind`` says what it is, such as "a device"."""
 
     def __init__(self, kind: str, path: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}, not a regular file", path)
@@ -35,7 +35,7 @@ class IrregularError(OSError):
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file; raises OSError for anything else before opening it can block or act."""
+    """Return a descriptor of a regular file; raises OSError for anything else, whose opening could block or act."""
     name = os.fspath(path)
     try:
         _check_regular(os.stat(name), name)
@@ -79,7 +79,7 @@ def read_text(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> str:
 
 
 class CodeLoader(SourceFileLoader):
-    """Imports a user's own file, read with the same checks as any other."""
+    """Imports a Python file of the user, which is read with the same checks as other small files."""
 
     def get_data(self, path: str) -> bytes:
         """Return the bytes of the file; raises OSError."""

@@ -35,16 +35,16 @@ MOST_VALUES = 1_000_000
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
-"""One of these is before or after each value."""
+"""Characters before or after values: each value has at least one of them."""
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
-"""The start of a line that nests so deep without brackets: blanks, and marks of entries, ``- - -``."""
+"""Matches a line that nests so deep without brackets, by blanks or marks of entries (``- - -``)."""
 
 
 class _PlainLoader(_Base):  # type: ignore[misc]
     def get_single_node(self) -> Any:
-        """Return the document as nodes; raises ConstructorError if aliases expand it too much."""
+        """Return the document as nodes; raises ConstructorError if aliases make it too large."""
         node = super().get_single_node()
         if node is not None:
             _check_aliases(node)
@@ -52,7 +52,7 @@ class _PlainLoader(_Base):  # type: ignore[misc]
 
 
 def _check_size(text: str) -> None:
-    """Refuse documents that nest too deep or have too many values, before they are made into nodes.
+    """Raise ConstructorError for a document that is nested too deeply or has too many values, before it is parsed.
 
     Too many levels would overflow the parser's own stack. Each level takes a bracket, or one more column of a line.
     """
@@ -74,7 +74,7 @@ def _too_deep() -> yaml.YAMLError:
 
 
 def _check_aliases(root: Any) -> None:
-    """Refuse documents whose aliases nest: each level multiplies them ("billion laughs", CWE-776)."""
+    """Raise ConstructorError if aliases make a document too large: nested ones multiply ("billion laughs", CWE-776)."""
     known: dict[int, tuple[int, int]] = {}
     own = 0
 
@@ -110,7 +110,7 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    """Return a mapping; each of its own keys may occur once, and wins over keys merged by ``<<``."""
+    """Return a mapping, in which each key may occur once; its own keys win over those merged by ``<<``."""
     _check_own_keys(loader, node)
     loader.flatten_mapping(node)  # merged keys come first
     return {
@@ -147,7 +147,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
     """Return the document; raises ConfigError with the line if it is malformed.
 
-    Without ``exponents``, 1e5 is a text, as PyYAML reads a toolkit's file.
+    Without ``exponents``, 1e5 is a text, as PyYAML reads it and so the toolkit whose file this is.
     """
     with _reading(text, name):
         _check_size(text)
@@ -155,7 +155,7 @@ def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
 
 
 def check_yaml(text: str, name: str) -> None:
-    """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or expands too much."""
+    """Raise ConfigError for a document, with any tags, that is malformed, nested too deeply or too large."""
     with _reading(text, name):
         _check_size(text)
         yaml.compose(text, Loader=_PlainLoader)
@@ -183,7 +183,7 @@ def _reading(text: str, name: str) -> Iterator[None]:
 
 
 class InlineMapping(dict[str, Any]):
-    """A mapping that is written on one line."""
+    """A mapping that ``dump_yaml`` writes on one line."""
 
 
 class _Dumper(yaml.SafeDumper):

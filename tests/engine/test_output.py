@@ -258,7 +258,7 @@ def test_a_full_disk_is_told_before_anything_is_written(monkeypatch: pytest.Monk
         return os.statvfs_result((found.f_bsize, 1, found.f_blocks, 3, 3, *tuple(found)[5:10]))
 
     monkeypatch.setattr(os, "statvfs", small)
-    with pytest.raises(cs.OutputError, match=r"it needs [\d.]+ kB and 3 B are free"):
+    with pytest.raises(cs.OutputError, match=r"it needs [\d.]+ kB, but only 3 B are free"):
         write()
     assert names() == INPUTS
 

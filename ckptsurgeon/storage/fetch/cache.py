@@ -1,7 +1,8 @@
-"""Checks the folders of the hub client's cache, and the files in them against their names.
+"""Checks the cache of the hub's client: folders for links that lead out, files against the digests in their names.
 
-``models--ORG--NAME`` has ``blobs/DIGEST``, ``snapshots/COMMIT/PATH`` with links to them, ``refs``, ``trees`` and
-``.no_exist``; ``.locks`` is next to it (``huggingface_hub``, "Understand caching"). The client follows what is there.
+A folder ``models--ORG--NAME`` has ``blobs/DIGEST``, ``snapshots/COMMIT/PATH``, which link to the blobs, ``refs``,
+``trees`` and ``.no_exist``; ``.locks`` is next to it (``huggingface_hub``, "Understand caching"). The client itself
+follows any link in it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class CachedFile:
-    """One file, read whole; ``checked`` is the kind of digest it was compared with: "sha256", "git" or "" for none.
+    """One file that was read completely; ``checked`` is the kind of digest that it matched ("sha256", "git") or "".
 
-    ``again`` is True if the cache had it with other bytes, so that it was fetched a second time.
+    ``again`` is True if the file in the cache had other bytes, so that it was fetched a second time.
     """
 
     path: str
@@ -43,7 +44,7 @@ class CachedFile:
 
 
 def read_blob(path: str, expected: str = "") -> CachedFile | None:
-    """Return a file, read whole, or None if its bytes do not match ``expected``, a SHA-256 or git's SHA-1."""
+    """Return a file, read completely; None if its bytes do not match ``expected``, a SHA-256 or git's SHA-1."""
     found, git = _digests(path)
     if not is_digest(expected):
         return found
@@ -52,7 +53,7 @@ def read_blob(path: str, expected: str = "") -> CachedFile | None:
 
 
 def _digests(path: str) -> tuple[CachedFile, str]:
-    """Return a file with its size and SHA-256, and git's SHA-1 of it."""
+    """Return the size and SHA-256 of a file, and git's SHA-1 of it."""
     file = open_source(path)
     if not isinstance(file, File):
         raise SourceError(f"{escape(path)} is a folder.")
@@ -80,7 +81,7 @@ def cache_base(cache: str | None) -> str:
 
 
 def check_cache(repository: str, cache: str | None) -> None:
-    """Raise OutputError if a file in the cache would lead the client out of it or block it for ever."""
+    """Raise OutputError if a file in the cache would lead the client to other folders, or make it wait for ever."""
     base = cache_base(cache)
     name = _folder_name(repository)
     if os.path.islink(tag := os.path.join(base, "CACHEDIR.TAG")):
@@ -98,16 +99,16 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError if the client stored a file elsewhere than it must."""
+    """Raise SourceError if the client stored a file at another path than the one for this commit."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
         raise SourceError(f"the hub's client stored {escape(file)} as {escape(path)}, which is outside its cache.")
 
 
 def blob_of(path: str) -> str:
-    """Return the blob that a file of a snapshot links to, '' if it is not a link or leads elsewhere.
+    """Return the path of the blob that a file of a snapshot links to; '' if it is not a link to a blob.
 
-    Only one link is followed: a blob may itself be a link into a store that the caches of all repositories share.
+    Only one link is followed: a blob may itself link to a folder that the caches of all repositories share.
     """
     if not os.path.islink(path):
         return ""
@@ -117,7 +118,7 @@ def blob_of(path: str) -> str:
 
 
 def remove_kept(path: str) -> None:
-    """Remove a file from the cache: its blob, so that no commit has it, and the link; no other link is followed."""
+    """Remove a file from the cache: the link and its blob, so that no commit has it; no other link is followed."""
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():
         with suppress(OSError):
@@ -133,7 +134,7 @@ def _never(path: str) -> bool:
 
 
 def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
-    """Raise OutputError for anything that is not a regular file, and for links that are not ``allowed``."""
+    """Raise OutputError if anything in a folder is not a regular file, folder or ``allowed`` link."""
     waiting = [folder]
     while waiting:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:

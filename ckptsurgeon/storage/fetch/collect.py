@@ -47,11 +47,11 @@ __all__ = [
 
 CHUNK = 1 << 22
 _BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
-"""Errors for which the kernel cannot copy, or does not report which of the two files failed."""
+"""Errors after which bytes are read and written instead: the kernel cannot copy, or does not say which file failed."""
 
 
 def copy_bytes(source: File, output: StagedFile) -> None:
-    """Copy all of a file; raises SourceError if it ends too soon, OutputError if the copy cannot be written."""
+    """Copy a file completely; raises SourceError if it ends too early, OutputError if the copy cannot be written."""
     done = _in_kernel(source, output)
     while done < source.size:
         chunk = source.read(done, min(CHUNK, source.size - done))
@@ -60,7 +60,7 @@ def copy_bytes(source: File, output: StagedFile) -> None:
 
 
 def _in_kernel(source: File, output: StagedFile) -> int:
-    """Return how many bytes the kernel has copied."""
+    """Let the kernel copy a file as far as it can; returns how many bytes it copied."""
     done = 0
     with source.descriptor() as fd, output.descriptor() as out:
         while fd is not None and done < source.size and hasattr(os, "copy_file_range"):
@@ -81,10 +81,11 @@ def _in_kernel(source: File, output: StagedFile) -> int:
 
 @dataclass
 class FileCollector:
-    """Collects files into a folder: all of them are put in place once every one was fetched.
+    """Collects files into a folder; none is put in place until all have been fetched.
 
-    ``asks_again`` asks an address whether its file has changed since it was collected. ``sha256`` is the expected
-    digest of a single file, '' if none is given; ``anyway`` is the hint if another file is in the way.
+    With ``asks_again`` a server is asked whether its file has changed since it was collected. ``sha256`` is the
+    expected digest of a single file, '' if none is given; ``anyway`` is the hint of the error if another file is in
+    the way.
     """
 
     strategy: str
@@ -115,7 +116,10 @@ class FileCollector:
 
 @contextmanager
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
-    """Give the folder to collect into, made with its parents; folders that were made are removed if the block fails."""
+    """Give a FileCollector for a folder, which is made with its parents; the end of the block puts its files in place.
+
+    If the block fails, the folders that were made are removed. ``folder`` None leaves files where they are.
+    """
     try:
         with making_folders() as make, ExitStack() as stack:
             if folder is not None:
@@ -128,20 +132,20 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
 
 
 def prepare(path: str) -> None:
-    """Remove the temp files that killed runs left of a file and of its record."""
+    """Remove the temp files of a file and of its record that killed runs left behind."""
     remove_leftovers(path)
     remove_leftovers(record_path(path))
 
 
 def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
-    """Return the record of a file that was collected from this origin and is unchanged; None for any other."""
+    """Return the record of a file that was collected from this origin and is unchanged; None for any other file."""
     record = read_record(path)
     same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
     return record if same else None
 
 
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
-    """Raise OutputError if ``path`` has a file with other bytes that was not collected there."""
+    """Raise OutputError if ``path`` is a file that was not collected and has other bytes than ``digest`` gives."""
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
     if not os.path.isfile(path):
@@ -164,7 +168,7 @@ def link_file(source: str, path: str, how: FileCollector) -> None:
 
 
 def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrigin) -> str:
-    """Copy a file that was read and checked to ``path``; returns the copy."""
+    """Copy a file that was read and checked to ``path``; returns the path of the copy."""
     commit, record = commit_of(blob.path), unchanged_record(origin, path)
     same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
     if same or is_same_file(blob.path, path):
@@ -196,7 +200,7 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 
 
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
-    """Collect one file at ``path``, or leave it where it is if that is None; returns its absolute path."""
+    """Collect one file at ``path``, or, if ``path`` is None, leave it where it is; returns the absolute path."""
     kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
     place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None
     if place is not None:

@@ -1,4 +1,4 @@
-"""Downloads files from web addresses: streamed into a temp file, resumed after a break, checked by size and digest."""
+"""Downloads files from web addresses into temp files; continues after a lost connection, and checks size and digest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file that was downloaded whole: its temp file, and its strong ETag or ''."""
+    """A file that was downloaded completely: its temp file, its SHA-256, and its strong ETag or ''."""
 
     staged: StagedFile
     sha256: str
@@ -44,9 +44,9 @@ def download(
     sha256: str = "",
     progress: Progress | None = None,
 ) -> DownloadedFile | None:
-    """Return an address's file in a temp file for ``path``, or None if it still has the known ``etag``.
+    """Download the file at an address into a temp file for ``path``; returns None if its ETag is still ``etag``.
 
-    Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
+    Raises SourceError if the file cannot be fetched completely, or does not match ``sha256``.
     """
     address = address_of(origin.path)
     patience, body = RetryLimits(address.shown), _Body(address, path, placing, progress)
@@ -74,15 +74,15 @@ class _Body:
         self._room = FreeSpace(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
 
     def wanted(self, etag: str) -> dict[str, str]:
-        """Return the headers of the next request: for the rest, if the server can tell that the file is the same."""
+        """Return the headers of the next request: for the rest of the file if an ETag shows that it is the same."""
         if self.done and self._etag:
             return {"Range": f"bytes={self.done}-", "If-Range": self._etag}
         return {"If-None-Match": etag} if etag and self._staged is None else {}
 
     def take(self, response: httpx2.Response) -> str:
-        """Write the body of an answer; returns '' if the file is complete, else why it is not.
+        """Write the body of an answer to the file; returns '' if the file is complete, else the reason why it is not.
 
-        Raises SourceError if the answer does not fit the request.
+        Raises SourceError if the answer does not match the request.
         """
         if response.status_code not in (200, 206):
             raise status_error(self._address, response)
@@ -131,7 +131,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Start anew with an answer that begins at byte 0; earlier bytes are dropped."""
+        """Start anew with an answer that begins at byte 0; bytes received earlier are discarded."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag
@@ -142,7 +142,7 @@ class _Body:
             self._staged.clear()
 
     def _check_goes_on(self, response: httpx2.Response) -> None:
-        """Raise SourceError unless a partial answer has the rest of the same file (RFC 9110, 15.3.7)."""
+        """Raise SourceError unless a partial answer continues the same file at the right byte (RFC 9110, 15.3.7)."""
         said = response.headers.get("Content-Range") or ""
         found = _RANGE.fullmatch(said)
         begin, end, size = (int(part) for part in found.groups()) if found else (-1, -1, -1)
@@ -153,6 +153,6 @@ class _Body:
             or response.headers.get("ETag") not in (None, self._etag)
         ):  # fmt: skip
             raise SourceError(
-                f"{self._shown}: the server was asked for the bytes from {self.done} on and sent "
-                f"{escape(said) or 'no range'}, or of another version."
+                f"{self._shown}: the server was asked for the bytes from {self.done} on, but sent "
+                f"{escape(said) or 'no range'}, or another version of the file."
             )

@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class _FetchRequest:
-    """A request of ``ckpt fetch``. ``folder`` None leaves the files in their cache."""
+    """A request of ``ckpt fetch``; if ``folder`` is None, the files stay in their cache."""
 
     origin: FetchOrigin
     sha256: str
@@ -55,7 +55,7 @@ def fetch(
         check_is_path(folder)
     origin = origin_of_uri(uri, revision)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ConfigError(f"{escape(sha256)} is not a SHA-256, which has 64 hexadecimal digits.")
+        raise ConfigError(f"{escape(sha256)} is not a SHA-256: it must have 64 hexadecimal digits.")
     config = FetchConfig(overwrite=force, token=None)
     order = _FetchRequest(origin, (sha256 or "").lower(), folder and os.path.abspath(folder), config, progress)
     return {"hub": _hub, "local": _local, "url": _address, "store": _address}[origin.kind](order)
@@ -106,7 +106,7 @@ def _address(order: _FetchRequest) -> Fetched:
 
 
 def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
-    """Return files of this machine, or copies of them in the folder of the request."""
+    """Return files that are on this machine, copied into the folder of the request if it has one."""
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
     if order.folder is not None:
@@ -121,7 +121,7 @@ def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mappin
 def _copy_into_folder(
     order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, CachedFile]
 ) -> dict[str, str]:
-    """Put copies of all files into a folder, or none; returns the path of each."""
+    """Copy all files into a folder, or none if one fails; returns the path of each copy by name."""
     with collect(folder, "copy", order.config) as how:
         how.anyway = ANYWAY
         paths = {name: _place(folder, name, how.make_folder) for name in blobs}
@@ -132,7 +132,10 @@ def _copy_into_folder(
 
 
 def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
-    """Return the path of a file in a folder, and prepare its place; raises FormatError, OutputError."""
+    """Return the path for a file in a folder, and make the folders above it.
+
+    Raises FormatError if the name points out of the folder, OutputError if a link would.
+    """
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name or "\\" in name:
         raise FormatError(f"a file name points outside its folder: {escape(name)}.", rule="outside")
     check_no_links(folder, name)
@@ -143,7 +146,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError for a file with the name of another file's record."""
+    """Raise FormatError if a file has the name that the record of another file would get."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
@@ -159,7 +162,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
 
 
 def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
-    """Return a file checked against the SHA-256 that was given; raises SourceError."""
+    """Return a file after comparing it with the SHA-256 of the request; raises SourceError if they differ."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:
@@ -176,7 +179,7 @@ def _read(order: _FetchRequest, name: str, path: str) -> CachedFile:
 
 
 def _names_in(folder: str) -> list[str]:
-    """Return the names of the files in a folder and below, sorted."""
+    """Return the paths of all files in a folder and its subfolders, relative and sorted."""
     found = [
         os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names
     ]  # fmt: skip
@@ -186,5 +189,5 @@ def _names_in(folder: str) -> list[str]:
 
 
 def _kept_in(origin: FetchOrigin) -> str:
-    """Return the folder for the files of an address, below the user's cache."""
+    """Return the folder in the user's cache in which files from this address are kept."""
     return os.path.join(cache_folder(), "fetched", origin.sha256[:32])

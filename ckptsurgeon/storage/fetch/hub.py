@@ -26,15 +26,15 @@ __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 
 
 def counter(progress: Progress | None) -> type[Any]:
-    """Return a class that replaces ``tqdm`` in the client: it draws nothing.
+    """Return a class to use as ``tqdm`` in the hub's client, which draws nothing and reports bytes to ``progress``.
 
-    For a repository the client has two bars for the same bytes, those received and those put together, and
-    others that count files. The count of the furthest byte bar is reported.
+    For a repository the client has two bars that count the same bytes, when they are received and when files are put
+    together, and others that count files. The larger count of bytes is reported.
     """
     bars: list[Any] = []
 
     class Counter:
-        """One bar of the client."""
+        """One progress bar of the client."""
 
         def __init__(self, iterable: Any = None, *_: Any, total: float | None = None, initial: int = 0, **given: Any):
             self.iterable, self.total, self.n = iterable, total, initial
@@ -71,9 +71,9 @@ _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
 def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
-    """Return an origin whose revision is a commit; the hub is asked unless the revision is a commit already.
+    """Return an origin whose revision is a commit; the hub is asked for it unless the revision is a commit already.
 
-    If the hub cannot be reached, the commit is the one in the cache. Raises SourceError, ConfigError.
+    If the hub cannot be reached, the commit is the one that the cache knows. Raises SourceError or ConfigError.
     """
     if not is_offline(_query(origin, config)):
         check_cache(origin.source, config.huggingface_cache_dir)
@@ -83,7 +83,7 @@ def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
 def from_hub(
     origin: FetchOrigin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None
 ) -> CachedFile:
-    """Return a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
+    """Return a file of the hub in the cache, after fetching it if necessary; raises SourceError or ConfigError.
 
     A file whose bytes do not match the hub's digest is removed from the cache and fetched once more.
     """
@@ -114,9 +114,9 @@ def from_hub(
 def repository_from_hub(
     origin: FetchOrigin, config: FetchConfig, progress: Progress | None = None
 ) -> tuple[str, dict[str, CachedFile]]:
-    """Return the folder of a commit in the cache and its files by name, fetched if they are beyond its end.
+    """Return the folder of a commit in the cache and its files by name, after fetching those that are missing.
 
-    ``origin`` is pinned. Raises SourceError or ConfigError.
+    The revision of ``origin`` must be a commit. Raises SourceError or ConfigError.
     """
     with _errors_translated(origin, config):
         from huggingface_hub import snapshot_download
@@ -131,13 +131,13 @@ def repository_from_hub(
 
 
 def commit_of(path: str) -> str:
-    """Return the commit that a path in the cache belongs to, '' if it has none."""
+    """Return the commit in a path of the cache; '' if the path has none."""
     found = _COMMIT.search(path)
     return found.group(1) if found else ""
 
 
 def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
-    """Return the names of a commit's files: from the cached listing, or from the folder if there is not a listing."""
+    """Return the names of a commit's files, from the listing in the cache, or else from the folder in the cache."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -151,9 +151,9 @@ def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
 
 
 def _expected_digest(origin: FetchOrigin, config: FetchConfig, path: str) -> str:
-    """Return the hub's digest of a file, '' if it has none.
+    """Return the hub's digest of a file, '' if it is not known.
 
-    The cache names a file by it. The hub's listing is asked if the cache has no links.
+    The cache uses it as the name of the blob. If the cache has no links to blobs, the hub's listing is asked.
     """
     called = os.path.basename(blob_of(path))
     if is_digest(called) or is_offline(_query(origin, config)):
@@ -167,7 +167,7 @@ def _query(origin: FetchOrigin, config: FetchConfig) -> HubQuery:
 
 @contextmanager
 def _errors_translated(origin: FetchOrigin, config: FetchConfig) -> Iterator[None]:
-    """Turn errors of this machine into OutputError, and whatever else the client raises into our errors."""
+    """Turn errors of this machine's file system into OutputError, and all other errors of the client into ours."""
     with hub_errors(_query(origin, config)):
         try:
             yield

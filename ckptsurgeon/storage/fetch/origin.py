@@ -34,7 +34,7 @@ STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Settings for fetching files, with the fields of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
+    """Settings for fetching files; the fields are those of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
 
     ``overwrite`` replaces any file in the way; ``allow_updates`` asks the hub for a newer revision;
     ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored (a text is
@@ -86,8 +86,8 @@ _WEB = ("http:", "https:")
 class FetchOrigin:
     """One file of one source, or the whole source if ``file`` is empty.
 
-    ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for what fsspec
-    reads; ``revision`` is the hub revision that was asked for.
+    ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for an
+    address that fsspec reads; ``revision`` is the revision of the repository.
     """
 
     kind: str
@@ -107,7 +107,7 @@ class FetchOrigin:
 
     @property
     def sha256(self) -> str:
-        """A digest of everything but the credentials: it distinguishes origins and holds no secret."""
+        """A digest of everything except the credentials: it tells origins apart and reveals no secret."""
         address = without_credentials(self.path) if self._is_address else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
 
@@ -117,9 +117,9 @@ class FetchOrigin:
 
 
 def split_path(path: Any) -> tuple[Any, str]:
-    """Return the source and the file name of a path, as SpeechBrain's ``Pretrainer.split_path``.
+    """Return the source and the file name of a path, like SpeechBrain's ``Pretrainer.split_path``.
 
-    A FetchSource keeps its kind.
+    If the path is a FetchSource, the returned source is one of the same kind.
     """
     if isinstance(path, tuple) and len(path) == 2:
         source, file = split_path(path[1])
@@ -134,8 +134,8 @@ def split_path(path: Any) -> tuple[Any, str]:
 def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOrigin:
     """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
-    A folder that exists is local, ``http(s):`` is an address, ``hf://org/repo[@revision]`` and the rest are
-    repositories of the hub, except what can only be a path. ``source`` may be a FetchSource, a pair of kind and source.
+    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other text that is
+    not clearly a path is a repository of the hub. ``source`` may be a FetchSource: a pair of kind and source.
     """
     if not file:
         raise ConfigError(
@@ -206,7 +206,7 @@ def _no_folder(text: str) -> SourceError:
     home = " ~ is not expanded." if text.startswith("~") else ""
     hint = f"Did you mean {escape(os.path.join(os.path.dirname(text.rstrip('/')), near[0]))}?" if near else ""
     return SourceError(
-        f"there is no folder {escape(text)}; it looks like a path, so it was not looked for on the hub.{home}",
+        f"there is no folder {escape(text)}; it looks like a path, so the hub was not asked for it.{home}",
         hint=hint,
     )
 
@@ -223,7 +223,7 @@ def _folders(path: str) -> list[str]:
 
 
 def origin_of_uri(uri: str, revision: str | None = None) -> FetchOrigin:
-    """Return the origin that a URI names; an empty ``file`` stands for all files. Nothing is opened or requested.
+    """Return the origin that a URI names; its ``file`` is empty if all files are meant. Nothing is opened or requested.
 
     ``hf://org/repo[@revision][/file]``, ``http(s)://``, what fsspec knows (``s3://`` …), and paths of this machine.
     ``revision`` may also follow the @. Raises ConfigError for an invalid URI.

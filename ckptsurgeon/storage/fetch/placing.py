@@ -1,4 +1,4 @@
-"""Puts several files in place, all or none, and removes folders that it made if it fails."""
+"""Puts several files in place, all or none; if one fails, the folders that were made for them are removed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _MOST_LINKS = 40
 
 
 def is_same_file(source: str, path: str) -> bool:
-    """Return whether ``source`` is the file at ``path`` or links through it: put there, it would link to itself.
+    """Return whether ``source`` is the file at ``path``, or a link that leads to it.
 
-    A link at ``path`` with the same target as ``source`` is a different file. A hard link is the same file.
+    Then a link from ``path`` to ``source`` would be a link to itself. A hard link is the same file; a symbolic link at
+    ``path`` to the same target as ``source`` is a different one.
     """
     if not os.path.lexists(path):
         return False
@@ -32,7 +33,7 @@ def is_same_file(source: str, path: str) -> bool:
 
 
 def entries(path: str) -> Iterator[str]:
-    """Yield every path that opening a file goes through: its own, and those of the links that it follows."""
+    """Yield every path that is visited when a file is opened: its own, and those to which links lead."""
     for _ in range(_MOST_LINKS):
         yield entry_of(path)
         if not os.path.islink(path):
@@ -41,7 +42,7 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return the canonical path of a directory entry: its folder is resolved, its own name is not."""
+    """Return the canonical path of a directory entry: links in its folder are resolved, the entry itself is not."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
@@ -74,7 +75,7 @@ def making_folders() -> Iterator[Callable[[str], None]]:
 
 
 def check_no_links(folder: str, name: str) -> None:
-    """Raise OutputError if a part of the path from a folder to a file in it is a link, which may lead out of it."""
+    """Raise OutputError if a part of the path from a folder to a file in it is a link, since it may lead elsewhere."""
     parts = name.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         path = os.path.join(folder, *parts[:depth])
@@ -84,7 +85,7 @@ def check_no_links(folder: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Move:
-    """One change of a path: a temp file moves there, a link is made, or, with neither, the path is removed."""
+    """One change: ``temp`` is moved to ``path``, or ``path`` becomes a link to ``link``, or ``path`` is removed."""
 
     path: str
     temp: str = ""
@@ -92,10 +93,10 @@ class _Move:
 
 
 class FileTransaction:
-    """Files, links and removals that are carried out together and in order by ``put``.
+    """New files, new links and removals, which ``put`` carries out together and in order.
 
-    A run that is killed in ``put`` has carried out the first of them. Add the record of a file after the file: then
-    a file without its record, or with an older one, counts as a file of unknown origin.
+    If a run is killed during ``put``, only the first of them are done. So add the record of a file after the file: a
+    file without a record, or with an older one, counts as a file of unknown origin.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -126,9 +127,9 @@ class FileTransaction:
             self._moves.append(_Move(path))
 
     def put(self) -> None:
-        """Carry out all changes or, if one fails, none; raises OutputError.
+        """Carry out all changes; if one fails, undo the others and raise OutputError.
 
-        On file systems without hard links, changes before the failure stay.
+        On file systems without hard links, changes before the failure are not undone.
         """
         self._check_links()
         with _undone_on_failure(self._moves) as ready:
@@ -141,7 +142,7 @@ class FileTransaction:
                 sync_folder(folder)
 
     def _check_links(self) -> None:
-        """Raise OutputError for a link to a file that is itself replaced: two paths may then link to each other."""
+        """Raise OutputError if a link would lead to a file that is replaced: two paths could link to each other."""
         replaced = {entry_of(move.path) for move in self._moves}
         for move in self._moves:
             if move.link and not replaced.isdisjoint(entries(move.link)):
@@ -175,7 +176,7 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Yield the moves one by one, and keep what each replaces until all are done."""
+    """Give an iterator over the moves, which keeps the file that each replaces; if the block fails, put these back."""
     kept: list[tuple[str, str | None]] = []
 
     def ready() -> Iterator[_Move]:
@@ -197,7 +198,7 @@ def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
 
 
 def _keep(path: str) -> str | None:
-    """Return a second name of the file at a path: '' if there is none, None if the file system has no hard links."""
+    """Make a hard link to a file, and return its path; '' if there is no file, None if links are not possible."""
     temp = temp_name(path)
     try:
         os.link(path, temp, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Records the files that were fetched and, next to each collected file, its origin."""
+"""Describes the files that were fetched, and stores the origin of each collected file in a record next to it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ __all__ = [
 class FetchedFile(Brief):
     """One fetched file on this machine.
 
-    ``name`` is its path in the repository or folder; ``checked`` the kind of digest it was compared with: "sha256" or
-    "git" (the digests of the hub), "asked" (the SHA-256 that was given), or "" for nothing but the length.
+    ``name`` is its path in the repository or folder; ``checked`` is the kind of digest that it matched: "sha256" or
+    "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if only its length was checked.
     """
 
     name: str
@@ -53,9 +53,10 @@ class FetchedFile(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Fetched(Brief):
-    """The result of a fetch; as a path it is that of the file, or of the folder.
+    """The result of a fetch; used as a path, it is the path of the file or folder.
 
-    ``uri`` has no credentials, and names the ``commit`` if there is one ('' if not), so its content never changes.
+    ``uri`` has no credentials. For a repository it has the ``commit``, so its content never changes; else ``commit``
+    is ''.
     """
 
     uri: str
@@ -68,7 +69,7 @@ class Fetched(Brief):
         return self.path
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the result as plain data."""
         return {
             "kind": "ckpt.fetched",
             "version": 1,
@@ -116,11 +117,11 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class FetchRecord:
-    """One collected file: its origin, and its state when it was put there.
+    """One collected file: its origin, and its size, time and digest when it was put in place. It has no secrets.
 
-    ``origin_sha256`` identifies its origin (``Origin.sha256``); ``fingerprint`` is size and time of a local file
-    that was copied; ``link`` the target of a symbolic link; ``etag`` the version of an address. It holds no
-    secret.
+    ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``); ``fingerprint`` is the size and time of a local
+    file that was copied; ``link`` is the target of a symbolic link; ``etag`` is the ETag of a file from a web
+    address.
     """
 
     kind: str
@@ -138,7 +139,7 @@ class FetchRecord:
 def record_of(
     origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> FetchRecord:
-    """Return the record of a file whose bytes are ``at`` now: a temp file, or the target of a link."""
+    """Return the record for a file whose bytes are at the path ``at`` for now: a temp file, or the target of a link."""
     found = os.stat(at)
     return FetchRecord(
         origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
@@ -152,7 +153,7 @@ def record_path(path: str) -> str:
 
 
 def read_record(path: str) -> FetchRecord | None:
-    """Return the record of a collected file, None if there is none that can be read."""
+    """Return the record of a collected file; None if it has no readable record."""
     with suppress(OSError, ValueError, TypeError, RecursionError), open_file(record_path(path)) as file:
         record = FetchRecord(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
@@ -175,7 +176,7 @@ def sha256_of(path: str) -> str:
 
 
 def is_unchanged(path: str, record: FetchRecord) -> bool:
-    """Return whether a file is unchanged: by size and time, or by its bytes if only the time differs."""
+    """Return whether a file is as its record says: by size and time, or by its digest if only the time differs."""
     if record.link or os.path.islink(path):
         return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)
     try:
@@ -188,7 +189,7 @@ def is_unchanged(path: str, record: FetchRecord) -> bool:
 
 
 def is_outdated(path: str) -> bool:
-    """Return whether there is a record of another file than the one that is there now."""
+    """Return whether a file has a record, but was changed or replaced since."""
     record = read_record(path)
     return record is not None and not is_unchanged(path, record)
 

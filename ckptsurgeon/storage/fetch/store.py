@@ -1,4 +1,4 @@
-"""Fetches files through fsspec: s3://, gs://, memory:// and every other scheme it has a driver for."""
+"""Fetches files through fsspec: s3://, gs://, memory:// and every other scheme for which it has a driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 22
 
 
 def names_below(origin: FetchOrigin) -> list[str]:
-    """Return the names of all files of a folder, relative to it and sorted; [] for a file. Raises SourceError."""
+    """Return the relative paths of all files in a folder, sorted; [] if the origin is a file. Raises SourceError."""
     system, path = file_system(origin.path.rstrip("/"))
     with driver_errors(origin.shown):
         if not system.isdir(path):
@@ -38,9 +38,9 @@ def read_store(
     sha256: str = "",
     progress: Progress | None = None,
 ) -> DownloadedFile | None:
-    """Return a file read into a temp file for ``path``, or None if its version is still ``etag``.
+    """Read a file into a temp file for ``path``; returns None if its version is still ``etag``.
 
-    Raises SourceError if it cannot be fetched whole, or does not match ``sha256``.
+    Raises SourceError if the file cannot be fetched completely, or does not match ``sha256``.
     """
     system, inside = file_system(origin.path.rstrip("/"))
     with driver_errors(origin.shown):

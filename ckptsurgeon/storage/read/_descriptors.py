@@ -1,4 +1,4 @@
-"""Opens files when they are needed; checks that names and links stay within a folder."""
+"""Keeps few files open at once, and checks that names and links stay within a folder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def check_name(uri: str, name: str) -> None:
 _LOCAL = ("", "file", "local")
 _CACHED = re.compile(r"(.+/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+(?:/.+)?")
 _BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-"""A file of the hub's cache: a link to a blob that is named by its digest."""
+"""Matches the name of a blob in the hub's cache: a digest."""
 
 
 def leads_out(path: str) -> bool:
-    """Return whether links lead from a file to one outside its folder.
+    """Return whether a file is a link that leads out of its folder.
 
-    The folder itself may be a link: its user named it. A file of the hub's cache may link to the cache's blobs.
+    The folder itself may be a link, since the user chose it. A file of the hub's cache may link to the cache's blobs.
     """
     if scheme_of(path) not in _LOCAL:
         return False
@@ -55,20 +55,20 @@ _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 _lock = threading.RLock()
 _idle: OrderedDict[Descriptor, None] = OrderedDict()
-"""Open descriptors that no thread uses, the longest unused first."""
+"""Open descriptors that no thread uses at present; the one unused for longest is the first."""
 
 
 def _budget() -> int:
-    """Return how many files may be open: half of the process's limit, since others need the rest."""
+    """Return how many files may be open here: half of the process's limit, since other code needs the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else min(max(soft // 2, FEWEST), MOST)
 
 
 class Descriptor:
-    """An open file that may be closed while unused, so that few are open at once; ``again`` reopens it.
+    """A file descriptor that may be closed while unused, so that few are open at once; ``again`` reopens the file.
 
-    Threads may share it: a descriptor in use is not closed. Neither function may hold the object whose deletion
-    closes it, or that object is never deleted.
+    Threads may share it: a descriptor in use is not closed. ``first`` and ``again`` must not refer to the object that
+    closes this one when it is deleted, since that object would then never be deleted.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")
@@ -84,7 +84,7 @@ class Descriptor:
             _idle[self] = None
 
     def take(self) -> int:
-        """Return the open descriptor, which the caller gives back; raises OSError."""
+        """Return the descriptor, reopened if necessary; the caller must call ``give_back``. Raises OSError."""
         with _lock:
             if self.closed:
                 raise OSError(errno.EBADF, "the file is closed")
@@ -96,7 +96,7 @@ class Descriptor:
             return self._fd
 
     def give_back(self) -> None:
-        """Give the descriptor back."""
+        """End the use that ``take`` began."""
         with _lock:
             self._users -= 1
             if self._users:
@@ -108,7 +108,7 @@ class Descriptor:
 
     @contextmanager
     def used(self) -> Iterator[int]:
-        """Lend the open descriptor; raises OSError."""
+        """Give the open descriptor for the time of a block; raises OSError."""
         fd = self.take()
         try:
             yield fd
@@ -116,7 +116,7 @@ class Descriptor:
             self.give_back()
 
     def close(self) -> None:
-        """Close it for good as soon as no thread uses it."""
+        """Close the descriptor for ever, as soon as no thread uses it."""
         with _lock:
             self.closed = True
             if not self._users:
@@ -131,7 +131,7 @@ class Descriptor:
 
 
 def _opened(opens: Callable[[], int]) -> int:
-    """Open one more file, and close the longest unused one if there are too many; raises OSError."""
+    """Open one more file; if too many are open, first close those unused for longest. Raises OSError."""
     while _idle and Descriptor._open >= _budget():
         _idle.popitem(last=False)[0]._shut()
     try:

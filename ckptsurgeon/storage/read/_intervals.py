@@ -1,4 +1,4 @@
-"""Sets of byte ranges of a file, and work done in several threads."""
+"""Sets of byte ranges of a file, and a function that works in several threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Range = tuple[int, int]
 
 
 class Intervals:
-    """A set of bytes, kept as sorted ranges that neither overlap nor touch."""
+    """A set of byte offsets, kept as sorted ranges that neither overlap nor touch."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []
@@ -35,7 +35,7 @@ class Intervals:
         self._begins[first:last], self._ends[first:last] = [begin], [end]
 
     def missing(self, begin: int, end: int) -> list[Range]:
-        """Return the parts of a range that are not in it."""
+        """Return the parts of a range that are not in the set."""
         found, at = [], begin
         for i in range(bisect_right(self._ends, begin), bisect_left(self._begins, end)):
             if at < self._begins[i]:
@@ -66,10 +66,10 @@ T = TypeVar("T")
 
 
 def run_in_threads(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
-    """Call ``do`` for each item, in so many threads; raises the first error of any.
+    """Call ``do`` for each item, in ``number`` threads; raises the first error that a call raises.
 
-    ``do`` also gets an event, which is set when its work is no longer needed. A call that waits for a server then
-    is not waited for.
+    ``do`` also gets an event, which is set when its result is no longer needed, for example after an error. This
+    function then returns without waiting for calls that wait for a server.
     """
     waiting, stopped = deque(items), threading.Event()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Reads bytes of this process's memory, one segment after another, like a file."""
+"""Reads bytes in the memory of this process like a file made of segments."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class MemorySegment(Protocol):
     nbytes: int
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; the caller makes sure that the whole view is within it."""
+        """Fill ``view`` with the bytes from ``offset`` on; the caller makes sure that there are enough."""
         ...
 
 
 class MemoryFile:
-    """A file made of segments; nothing is copied until it is read. It has no descriptor, time or folder."""
+    """A ``File`` made of segments of memory, copied only when they are read; without descriptor, time or folder."""
 
     mtime_ns: int | None = None
     remote = False
@@ -63,15 +63,15 @@ class MemoryFile:
         """Do nothing: the bytes are on this machine."""
 
     def keep(self, wanted: bool) -> None:
-        """Do nothing: it was not fetched."""
+        """Do nothing: the bytes were not fetched."""
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the file was closed."""
         return self._pieces is None
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Lend None, since the kernel has nothing to copy from."""
+        """Give None: there is no descriptor for the kernel to copy from."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -79,7 +79,7 @@ class MemoryFile:
         raise SourceError(f"{escape(self.uri)} is in memory and has no folder.")
 
     def close(self) -> None:
-        """Release the segments."""
+        """Release the memory."""
         self._pieces = None
 
     def __copy__(self) -> MemoryFile:

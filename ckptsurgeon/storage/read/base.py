@@ -1,4 +1,4 @@
-"""The interface of a source of bytes: files and folders."""
+"""Defines the interfaces of a source of bytes: File and Folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Advance", "File", "Folder", "Progress", "Source"]
 Advance = Callable[[int], None]
 """Called with the number of bytes that were just received, from any thread."""
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all), from any thread."""
+"""Called with (bytes done, bytes in total), from any thread."""
 
 
 @runtime_checkable
 class File(Protocol):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
-    ``uri`` is what the user wrote, without secrets, ``name`` its last part. ``mtime_ns`` is None if unknown.
+    ``uri`` is what the user wrote, without secrets; ``name`` is its last part. ``mtime_ns`` is None if unknown.
     ``validator`` identifies the content (a commit or a strong ETag), '' if there is none. Each read of a ``remote``
     file may cost a request, unless ``need`` announced it.
     """
@@ -46,16 +46,16 @@ class File(Protocol):
         ...
 
     def keep(self, wanted: bool) -> None:
-        """Keep fetched bytes for the next run (True), or, at the end of a successful run, no longer (False)."""
+        """Set whether fetched bytes are kept for the next run: True during a run, False after a successful one."""
         ...
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the file was closed."""
         ...
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Lend a descriptor that the kernel can copy from, None if there is none; raises SourceError."""
+        """Give a descriptor that the kernel can copy from for the time of a block, or None; raises SourceError."""
         ...
 
     def folder(self) -> Folder:

@@ -19,7 +19,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """A remote file behind a file system of fsspec, which retries by its own rules."""
+    """A remote file that a file system of fsspec reads; fsspec retries by its own rules."""
 
     fs: Any
     path: str
@@ -42,12 +42,14 @@ class _Ranges:
         with driver_errors(self.uri):
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
-            raise SourceError(f"{escape(self.uri)}: asked for {nbytes} bytes from {offset}, {len(data)} came.")
+            raise SourceError(
+                f"{escape(self.uri)}: asked for {nbytes} bytes from {offset} on, but received {len(data)}."
+            )
         yield data
 
 
 class FsspecFolder:
-    """A folder of a file system."""
+    """A folder in a file system of fsspec."""
 
     def __init__(self, fs: Any, path: str, uri: str) -> None:
         self.uri = uri
@@ -63,12 +65,12 @@ class FsspecFolder:
         return self._listed("directory")
 
     def file(self, name: str) -> RemoteFile:
-        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return _file(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
     def inside(self, name: str) -> FsspecFolder:
-        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
+        """Return a subfolder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return FsspecFolder(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
@@ -89,7 +91,7 @@ class _Fsspec:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """Return the file system of an address and the path in it; raises ConfigError if no file system reads it."""
+    """Return the file system for an address, and the path in it; raises ConfigError if fsspec has none."""
     from fsspec.core import url_to_fs
 
     try:

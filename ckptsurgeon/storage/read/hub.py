@@ -1,7 +1,7 @@
 """Reads files and folders of models on the Hugging Face hub, at one commit: ``hf://org/repo[@revision][/path]``.
 
-The commit is asked for once, when something is opened; messages and records name it from then on. Files of that
-commit in the client's cache are read from there, without a request if the revision is a commit.
+The hub is asked for the commit once, when a file or folder is opened; messages and records have the commit from then
+on. Files of this commit in the client's cache are read there; if the revision is a commit, without any request.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class HubFolder:
         return self._listed().folders
 
     def file(self, name: str) -> File:
-        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return _open_file(self._repository, f"{self._path}/{name}" if self._path else name)
 
     def inside(self, name: str) -> HubFolder:
-        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
+        """Return a subfolder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return HubFolder(self._repository, f"{self._path}/{name}" if self._path else name)
 
@@ -54,7 +54,7 @@ class HubFolder:
 
 
 class _CachedFile(LocalFile):
-    """A file of a commit in the client's cache, identified by the commit: its time means nothing."""
+    """A file of a commit in the client's cache; the commit identifies its content, not its time."""
 
     def __init__(self, repository: Repository, path: str) -> None:
         super().__init__(repository.cached(path), repository.uri(path))
@@ -63,7 +63,7 @@ class _CachedFile(LocalFile):
         self._around = HubFolder(repository, os.path.dirname(path))
 
     def folder(self) -> Folder:  # type: ignore[override]
-        """Return the folder of the repository; the cache may have only a part of it."""
+        """Return the folder in the repository, not the one in the cache, which may have only some of its files."""
         return self._around
 
 

@@ -1,4 +1,4 @@
-"""Files on this machine. Read with ``pread``, never mapped: a file that shrinks is an error, not a SIGBUS."""
+"""Reads files on this machine, with ``pread`` and never mapped: so a file that shrinks is an error, not a SIGBUS."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .base import Advance, Folder, Source
 __all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
-"""TensorFlow's name for a checkpoint is not a file but the prefix of its files: the index and the data files."""
+"""The suffix of TensorFlow's index: the name of such a checkpoint is not a file, but the prefix of its files."""
 
 
 class LocalFile:
-    """A regular file, held open so that the file that was planned is the one that is read.
+    """A regular file, held open so that the file that is read is the one for which a plan was made.
 
-    If too many files are open it is closed while unused, and reopened only if it is unchanged.
+    If too many files are open, unused ones are closed, and reopened later if they are unchanged.
     """
 
     remote = False
@@ -82,12 +82,12 @@ class LocalFile:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the file was closed."""
         return self._descriptor.closed
 
     @contextmanager
     def descriptor(self) -> Iterator[int | None]:
-        """Lend the descriptor; raises SourceError."""
+        """Give the descriptor for the time of a block; raises SourceError."""
         try:
             fd = self._descriptor.take()
         except OSError as error:
@@ -102,7 +102,7 @@ class LocalFile:
         return LocalFolder(os.path.dirname(self.path) or ".")
 
     def close(self) -> None:
-        """Close it for good."""
+        """Close the file for ever."""
         self._descriptor.close()
 
     def __copy__(self) -> LocalFile:
@@ -149,12 +149,12 @@ class LocalFolder:
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
     def file(self, name: str) -> LocalFile:
-        """Open one file of the folder; raises FormatError if ``name`` points out of it."""
+        """Open one file of the folder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
 
     def inside(self, name: str) -> LocalFolder:
-        """Return a folder of the folder; raises FormatError if ``name`` points out of it."""
+        """Return a subfolder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         return LocalFolder(os.path.join(self.path, name), os.path.join(self.uri, name))
 
@@ -184,12 +184,12 @@ def link_of(source: Source) -> str:
 
 
 def broken_links(source: Source) -> list[str]:
-    """Return the names of the links in a folder whose targets do not exist, sorted; ``names`` leaves them out."""
+    """Return the names of links in a folder whose targets do not exist, sorted; ``names`` does not have these."""
     return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
 
 
 def contents(source: Folder) -> list[str]:
-    """Return the names of all entries of a folder, sorted; those of folders end in a slash."""
+    """Return the names of all files and folders in a folder, sorted; those of folders end in a slash."""
     folders = set(source.folders())
     names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
     return sorted(f"{name}/" if name in folders else name for name in names)

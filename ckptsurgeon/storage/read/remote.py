@@ -1,4 +1,4 @@
-"""Reads files on other machines: only what is read is fetched, and nothing twice."""
+"""Reads files on other machines; only the bytes that are read are fetched, each once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .http.spool import Spool, digest_of
 __all__ = ["Ranges", "RemoteFile", "notes_of"]
 
 BLOCK = 64 << 10
-"""A single read fetches whole blocks of this size: the bytes after it are mostly read next."""
+"""A single read fetches whole blocks of this size, since the bytes after those read are usually needed next."""
 GAP = 64 << 10
-"""Ranges with at most this many bytes between them are one request: about as many as a round trip costs."""
+"""Ranges with at most this many bytes between them are one request: a second one would take as long as these bytes."""
 REQUEST = 4 << 20
-"""The most bytes of one request: a lost connection costs at most these."""
+"""The most bytes of one request: a lost connection loses at most these."""
 CONNECTIONS = 4
 
 
@@ -33,7 +33,7 @@ class Ranges(Protocol):
 
     @property
     def uri(self) -> str:
-        """Its name in messages and records."""
+        """The file's name in messages and records."""
         ...
 
     @property
@@ -48,12 +48,12 @@ class Ranges(Protocol):
 
     @property
     def validator(self) -> str:
-        """Identifies the content."""
+        """A text that identifies the content; '' if there is none."""
         ...
 
     @property
     def digest(self) -> str:
-        """The expected digest of all its bytes."""
+        """The expected digest of the whole file; '' if it is unknown."""
         ...
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
@@ -66,7 +66,7 @@ class Ranges(Protocol):
 
 
 class RemoteFile:
-    """A remote ``File``; ``notes`` tell its user about how it was fetched."""
+    """A remote ``File``; ``notes`` are for the user, about how it was fetched."""
 
     remote = True
     mtime_ns: int | None = None
@@ -108,16 +108,16 @@ class RemoteFile:
             self._check_whole()
 
     def keep(self, wanted: bool) -> None:
-        """Set whether a run needs the fetched bytes, which then survive a run that fails."""
+        """Set whether a run needs the fetched bytes; they are then kept if the run fails."""
         self._spool.is_wanted = wanted
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the file was closed."""
         return self._spool.fileno() < 0
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Lend the descriptor of the local copy, None while it has holes that would be copied as zeros."""
+        """Give the descriptor of the local copy; None while bytes are missing, which would be copied as zeros."""
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:
@@ -145,7 +145,7 @@ class RemoteFile:
             self._spool.close()
 
     def _ensure(self, offset: int, nbytes: int) -> None:
-        """Fetch the bytes of a read that were not received yet, in whole blocks."""
+        """Fetch those bytes of a range that are missing, in whole blocks."""
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + nbytes > self.size:
@@ -154,7 +154,7 @@ class RemoteFile:
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
 
     def _check_whole(self) -> None:
-        """Check a complete file once against its expected digest; raises SourceError."""
+        """Compare the file with its expected digest, once, when it is complete; raises SourceError if they differ."""
         if not self._digest or not self.size or self._spool.missing(0, self.size):
             return
         said, self._digest = self._digest, ""
@@ -165,7 +165,7 @@ class RemoteFile:
 
     @contextmanager
     def _wanted(self) -> Iterator[None]:
-        """Keep the received bytes if the rest cannot be fetched."""
+        """Keep the received bytes for the next run if the block fails."""
         before, self._spool.is_wanted = self._spool.is_wanted, True
         yield
         self._spool.is_wanted = before

@@ -1,8 +1,8 @@
 """Parses source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
 
-Read as ESPnet's ``load_pretrained_model`` reads them (espnet2/torch_utils/load_pretrained_model.py), except
-that a path that exists wins over a reading of its colons, prefixes end at a dot, and a spec that would load
-nothing in ESPnet gets a note.
+They are parsed as in ESPnet's ``load_pretrained_model`` (espnet2/torch_utils/load_pretrained_model.py), with three
+exceptions: a path that exists may contain colons, prefixes end at a dot, and a spec that would load nothing in ESPnet
+gets a note.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ __all__ = ["SourceSpec", "parse_spec"]
 class SourceSpec:
     """One source as the user gave it.
 
-    Only keys under ``src`` are taken, and put under ``dst``; keys that start with one of ``exclude`` are not. ``given``
-    is the checkpoint itself if it is not a path: an open one, or tensors in memory.
+    Only keys with the prefix ``src`` are taken, and get the prefix ``dst`` instead; keys that start with one of
+    ``exclude`` are left out. ``given`` is the checkpoint itself if the user did not give a path but an open one, or
+    tensors.
     """
 
     uri: str
@@ -33,7 +34,7 @@ class SourceSpec:
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Return the spec in ``text``; a plain path or URI is a spec with only a file."""
+    """Return the parsed spec; a path or URI without further fields is a spec, too."""
     uri, fields = _split(text)
     if not fields:
         return SourceSpec(uri)
@@ -62,10 +63,10 @@ def parse_spec(text: str) -> SourceSpec:
 
 
 def _split(text: str) -> tuple[str, list[str]]:
-    """Return the file and the fields of a spec: cut after the longest prefix that exists, else at the first colon.
+    """Return the file and the fields of a spec: the file is the longest existing prefix, or ends at the first colon.
 
-    A colon in the host of an address belongs to a port or a password (RFC 3986, 3.2); in a chain, the fields follow
-    the last address.
+    A colon in the host of an address belongs to a port or a password (RFC 3986, 3.2); in a chain of addresses, the
+    fields follow the last one.
     """
     scheme = scheme_of(text)
     start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0

@@ -17,7 +17,7 @@ from .base import File, Source
 __all__ = ["SMALL_BYTES", "check_address", "open_source", "read_small", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
-"""The second form is a chain as fsspec writes it: ``simplecache::s3://…``."""
+"""Matches a scheme; the second form begins a chain in fsspec's notation: ``simplecache::s3://…``."""
 
 
 class _Opener(Protocol):
@@ -27,7 +27,7 @@ class _Opener(Protocol):
 
 
 def scheme_of(uri: str) -> str:
-    """Return the scheme of a URI, empty for a path."""
+    """Return the scheme of a URI; '' for a path."""
     found = _SCHEME.match(uri)
     return (found[1] or found[2]).lower() if found else ""
 
@@ -52,8 +52,8 @@ def check_address(uri: str) -> None:
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    The source with the scheme ``*`` reads all other schemes. Raises SourceError if the file is missing or not
-    regular, ConfigError if nothing reads its scheme.
+    Schemes without their own reader are read by the one for ``*``. Raises SourceError if the file is missing or not
+    regular, ConfigError if no reader knows the scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)
@@ -66,7 +66,7 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
 
 
 def read_small(path: str, most: int = SMALL_BYTES) -> bytes:
-    """Return the bytes of a file of at most that size; raises SourceError if it is missing, larger or not regular."""
+    """Return the bytes of a file; raises SourceError if it is missing, not regular, or has more than ``most`` bytes."""
     source = open_source(path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(path)} is a folder.")

@@ -1,4 +1,4 @@
-"""Reads ``https://`` and ``http://`` files: only what is read is fetched."""
+"""Reads files at ``https://`` and ``http://`` addresses; only the bytes that are read are fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SOURCE", "WebFolder"]
 
 
 class WebFolder:
-    """The files next to a file on a web server, which cannot be listed: a file is found only by its name."""
+    """The folder of a file on a web server; it cannot be listed, but its files can be opened by name."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -25,11 +25,11 @@ class WebFolder:
         self.name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
 
     def names(self) -> list[str]:
-        """Return no names: a web server cannot be listed."""
+        """Return an empty list: a web server cannot be listed."""
         return []
 
     def folders(self) -> list[str]:
-        """Return no names."""
+        """Return an empty list, too."""
         return []
 
     def file(self, name: str) -> RemoteFile:

@@ -1,1 +1,1 @@
-"""Writes files and folders whole or not at all."""
+"""Writes files and folders completely or not at all."""

@@ -1,4 +1,4 @@
-"""Writes folders whole or not at all: into a temp folder, which is swapped in one step."""
+"""Writes folders completely or not at all: into a temp folder, which then replaces the old one in one step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class StagedFolder:
 
 @contextmanager
 def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
-    """Give a temp folder to write; when the block ends well it takes the place of ``path`` in one step.
+    """Give a temp folder to write; when the block succeeds, it takes the place of ``path`` in one step.
 
     Other files in ``path`` stay, except those named in ``stale``. Raises OutputError.
     """
@@ -99,7 +99,7 @@ def _check_not_within(path: str) -> None:
 
 
 def _locked_folder(path: str) -> tuple[str, int]:
-    """Make a temp folder and lock it; retry if another run removes it as a left-over before it is locked."""
+    """Make a temp folder and lock it; try again if another run removes it as a left-over before the lock."""
     while True:
         temp = temp_name(path)
         os.mkdir(temp, 0o777)
@@ -123,7 +123,7 @@ def _close(fd: int) -> None:
 
 
 def _place_folder(temp: str, path: str, stale: set[str]) -> None:
-    """Rename a folder into place; an existing one is swapped, after its other files are linked into the new one."""
+    """Rename a temp folder to ``path``; an existing one is swapped, after its other files were linked into ``temp``."""
     parent = os.path.dirname(os.path.abspath(path))
     try:
         os.rename(temp, path)
@@ -139,7 +139,7 @@ def _place_folder(temp: str, path: str, stale: set[str]) -> None:
 
 
 def _keep_others(old: str, new: str, stale: set[str]) -> None:
-    """Hard-link the files of ``old`` that are not of its checkpoint into ``new``."""
+    """Hard-link the files in ``old`` into ``new``, except those in ``stale`` and those that ``new`` has."""
     for entry in os.scandir(old):
         target = os.path.join(new, entry.name)
         if entry.name in stale:

@@ -1,8 +1,8 @@
 """Lets one process at a time write an output, whatever its format.
 
-The lock is a small file next to the output, ``.NAME.ckpt-lock``, which is opened and locked: the system releases it
-however its holder ends, so a file left by a killed run blocks nobody, and the next run removes it. It is not inside
-an output folder, since that is swapped as a whole.
+The lock is on a small file next to the output, ``.NAME.ckpt-lock``. The system releases it even if the process is
+killed, so a file that a killed run left blocks nobody, and the next run removes it. The file is not inside an output
+folder, since this is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["check_wait", "output_lock"]
 
 SUFFIX = "ckpt-lock"
 PAUSE_S = 0.1
-"""How long to wait between two tries: a blocking lock could not be interrupted by a signal."""
+"""Seconds between two tries: a signal could not interrupt a call that waits for a lock."""
 
 
 def check_wait(seconds: float | None) -> None:
-    """Raise ConfigError for an invalid time."""
+    """Raise ConfigError if ``seconds`` is not a valid time."""
     if seconds is not None and not seconds >= 0:
         raise ConfigError(f"--wait {seconds} is not a valid time.", hint="Give seconds, for example --wait 60.")
 
@@ -35,7 +35,7 @@ def check_wait(seconds: float | None) -> None:
 def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
     """Hold the lock on ``path``; raises OutputError if another run still holds it after ``wait`` seconds.
 
-    Raises ConfigError for an invalid time. Some network file systems have no locks: there nobody is kept out.
+    Raises ConfigError if ``wait`` is not a valid time. On network file systems without locks, nothing is locked.
     """
     check_wait(wait)
     name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
@@ -71,7 +71,10 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
 
 
 def _try_lock(folder: int, name: str) -> int | None:
-    """Return the locked file, made if there is none, or None if another run holds it; raises OSError."""
+    """Lock the lock file, made if it does not exist, and return its descriptor; None if another run holds the lock.
+
+    Raises OSError.
+    """
     while True:
         fd = _opened(folder, name)
         try:
@@ -92,7 +95,7 @@ def _try_lock(folder: int, name: str) -> int | None:
 
 
 def _opened(folder: int, name: str) -> int:
-    """Open the lock file, for writing if possible: NFS locks no other files."""
+    """Open the lock file, for writing if possible: NFS only locks files that are open for writing."""
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(name, os.O_RDWR | flags, 0o666, dir_fd=folder)
@@ -108,14 +111,14 @@ def _is_at(fd: int, folder: int, name: str) -> bool:
 
 
 def _write_holder(fd: int) -> None:
-    """Write the holder into the lock file; if there is not a space for that, the lock is held all the same."""
+    """Write who holds the lock into the lock file; an error, such as a full disk, is ignored."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return the holder's name from the lock file."""
+    """Return who holds the lock, as the lock file says."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

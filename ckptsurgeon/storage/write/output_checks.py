@@ -40,7 +40,7 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError for an address: outputs are written only to this machine."""
+    """Raise OutputError if an output is an address: outputs are written only to this machine."""
     if scheme_of(path):
         raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
 
@@ -79,7 +79,7 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
 
 
 def _exists_error(path: str) -> OutputError:
-    """Return the error for a path that exists; of a link only the link would be replaced, never its target."""
+    """Return the error for a path that exists; if it is a link, the hint says that only the link would be replaced."""
     if not os.path.islink(path):
         return OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
     gone = "" if os.path.exists(path) else ", which does not exist"
@@ -90,7 +90,7 @@ def _exists_error(path: str) -> OutputError:
 
 
 def check_space(folder: str, size: int, shown: str) -> None:
-    """Raise OutputError if a file system clearly has too little space; it may still fill up later."""
+    """Raise OutputError if a file system clearly has too little space; it may still become full during the run."""
     try:
         found = os.statvfs(folder)
     except OSError:
@@ -98,7 +98,7 @@ def check_space(folder: str, size: int, shown: str) -> None:
     free = found.f_bavail * found.f_frsize
     if found.f_blocks and free < size:
         raise OutputError(
-            f"cannot write {escape(shown)}: it needs {human_bytes(size)} and {human_bytes(free)} are free."
+            f"cannot write {escape(shown)}: it needs {human_bytes(size)}, but only {human_bytes(free)} are free."
         )
 
 

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all; the previous file stays until then.
+"""Writes files completely or not at all; until a new file is complete, the old one stays.
 
 The file is written as a hidden temp file in the same folder, locked, flushed to disk, and put in place by one rename.
 The temp file of a killed run is unlocked, and the next run removes it.
@@ -40,7 +40,7 @@ class StagedFile:
         self._file.again = partial(os.open, self.path, FLAGS)
 
     def create_locked(self, mode: int) -> None:
-        """Create the file and lock it, so that it stays open; raises OSError."""
+        """Create the file and lock it, so it must stay open; raises OSError."""
         while True:
             self.create(mode)
             fd, self._locked = self._open.take(), True
@@ -66,7 +66,7 @@ class StagedFile:
         return self._file
 
     def descriptor(self) -> AbstractContextManager[int]:
-        """Lend the descriptor; raises OSError."""
+        """Give the descriptor for the time of a block; raises OSError."""
         return self._open.used()
 
     def start_writing(self, offset: int, nbytes: int) -> None:
@@ -80,7 +80,7 @@ class StagedFile:
             os.ftruncate(fd, 0)
 
     def reserve(self, size: int) -> None:
-        """Reserve the space of the whole file; raises OutputError if there is not enough."""
+        """Reserve disk space for the whole file; raises OutputError if there is not enough."""
         try:
             with self.descriptor() as fd:
                 reserve(fd, size)
@@ -102,7 +102,7 @@ class StagedFile:
             raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
-        """Check the size, if it was known in advance, and wait until the bytes are on disk; raises OutputError."""
+        """Wait until the bytes are on disk; raises OutputError if the file does not have ``size`` bytes (None: any)."""
         try:
             with self.descriptor() as fd:
                 found = os.fstat(fd).st_size
@@ -124,10 +124,10 @@ class StagedFile:
 
 @contextmanager
 def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedFile]:
-    """Give a temp file to write; when the block ends well it is flushed and takes the place of ``path``.
+    """Give a temp file to write; when the block succeeds, it is flushed and takes the place of ``path``.
 
-    ``size`` is None if it is not known in advance; otherwise its space is reserved.
-    Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
+    ``size`` is None if it is not known in advance; otherwise the disk space is reserved. Raises OutputError. If the
+    block fails, the temp file is removed and ``path`` is unchanged.
     """
     with temp_file(path, size) as staged:
         yield staged
@@ -141,7 +141,7 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
 
 @contextmanager
 def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
-    """Give a temp file next to ``path``, which the caller puts in place; its own name is always removed.
+    """Give a temp file next to ``path``, which the caller renames or links; if it still exists then, it is removed.
 
     Raises OutputError.
     """
@@ -165,7 +165,7 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
-    """Rename the temp file or, without ``force``, link it, which fails if a file has appeared in the meantime."""
+    """Rename the temp file to ``path``; without ``force``, make a hard link, which fails if ``path`` exists by now."""
     if force:
         os.replace(temp, path)
         return
@@ -180,7 +180,7 @@ def _place(temp: str, path: str, *, force: bool) -> None:
 
 
 def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wait: float | None = None) -> None:
-    """Write a small text file by the same rules, while holding its lock; raises OutputError."""
+    """Write a small text file completely or not at all, while its output is locked; raises OutputError."""
     data = text.encode("utf-8", "surrogatepass")
     check_output(path, identities(inputs), force=force, folder=False)
     with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:

@@ -46,9 +46,9 @@ def _libc() -> ctypes.CDLL:
 
 
 def reserve(fd: int, size: int) -> None:
-    """Reserve the space of a file, so that a full disk is found before anything is written; raises OSError.
+    """Reserve disk space for a file, so that a full disk is found before anything is written; raises OSError.
 
-    Nothing happens on file systems that cannot: glibc's ``posix_fallocate`` would write zeros there instead.
+    Nothing happens on file systems that cannot do this: glibc's ``posix_fallocate`` would write zeros there.
     """
     call = getattr(_libc(), "fallocate64", None)
     if call is None or size == 0:
@@ -73,7 +73,7 @@ def start_writing(fd: int, offset: int, nbytes: int) -> None:
 
 
 def exchange(first: str, second: str) -> None:
-    """Swap two paths in one step; raises OSError if the system or the file system cannot."""
+    """Swap two paths in one step; raises OSError if the system or the file system does not support this."""
     call = getattr(_libc(), "renameat2", None)
     if call is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -40,9 +40,9 @@ def test_a_path_is_absolute_and_a_folder_is_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("uri", "revision", "why"),
     [
-        ("hf://", None, "names no repository"),
-        ("hf://a b/c", None, "names no repository"),
-        ("hf://org/repo@/x", None, "names no repository"),
+        ("hf://", None, "does not name a repository"),
+        ("hf://a b/c", None, "does not name a repository"),
+        ("hf://org/repo@/x", None, "does not name a repository"),
         ("hf://datasets/org/repo", None, "not a model repository"),
         ("hf://org/repo/../../x", None, "outside its folder"),
         ("hf://org/repo/a//x", None, "outside its folder"),

@@ -1,4 +1,4 @@
-"""Requests from a web server with retries: one client for all addresses; credentials stay with their host.
+"""Sends requests to web servers, with retries; credentials are sent only to the host that they were given for.
 
 HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), Retry-After (10.2.3).
 """
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 CONNECT_S = 15.0
-"""How long connecting to a server may take."""
+"""How many seconds connecting to a server may take."""
 TRIES = 5
 ENOUGH = 64 << 10
-"""An attempt that brings at least so many bytes counts as progress: the count of failures starts anew."""
+"""An attempt that brings at least this many bytes is progress: the count of failures starts again at 0."""
 REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -49,9 +49,9 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone.
+    """A web address: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host only.
 
-    ``commit`` is set if the address is of a commit, whose content never changes.
+    ``commit`` is set if the address belongs to a commit of a hub, whose content never changes.
     """
 
     url: str
@@ -61,7 +61,7 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return an address to ask; credentials in it become a header that is sent to no other host.
+    """Return the Address for a URL; credentials in it become a header that is sent only to this host.
 
     Raises ConfigError for an invalid address.
     """
@@ -76,9 +76,9 @@ def address_of(url: str) -> Address:
 
 
 class RetryLimits:
-    """Limits the retries of one request: how many, with longer and longer waits, and how long without progress.
+    """Limits the retries of one request: their number, with longer and longer waits, and the time without progress.
 
-    One attempt has half of the time, so that a stuck connection is tried once more.
+    One attempt may take half of this time, so that after a connection that hangs, another one is tried.
     """
 
     def __init__(self, shown: str) -> None:
@@ -89,15 +89,15 @@ class RetryLimits:
         self._waited = 0.0
 
     def pace(self) -> TimeLimit:
-        """Return the time that one attempt has."""
+        """Return the time limit of one attempt."""
         import httpcore2
 
         return TimeLimit(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
-        """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is the reason of the failure.
+        """Wait before the next attempt; ``what`` is why the last one failed, after it brought ``came`` bytes.
 
-        Raises SourceError if the limits are reached.
+        ``wait_s`` is how long the server asks to wait. Raises SourceError if a limit is reached.
         """
         if came >= ENOUGH:
             self._failed, self._since, self._waited = 0, time.monotonic(), 0.0
@@ -120,9 +120,9 @@ class RetryLimits:
 
 @contextmanager
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
-    """Give the answer to a GET; redirects are followed, busy servers asked again, the body is not read yet.
+    """Give the answer to a GET request, whose body is not read yet; redirects are followed, busy servers asked again.
 
-    Raises SourceError if no usable answer comes, at once if the server cannot be reached.
+    Raises SourceError if there is no usable answer; without a second attempt if the server cannot be reached.
     """
     import httpx2
 
@@ -147,13 +147,13 @@ def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[htt
 
 
 def content_length(response: httpx2.Response) -> int | None:
-    """Return the Content-Length of an answer; None if it has none, or an invalid one."""
+    """Return the Content-Length of an answer; None if it is missing or invalid."""
     said = response.headers.get("Content-Length", "")
     return offset(said) if said.isascii() and said.isdigit() else None
 
 
 def offset(said: str) -> int | None:
-    """Return a number of bytes written in digits; None if no file can be so large."""
+    """Return a number of bytes that is written in digits; None if it is larger than any file."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
@@ -174,7 +174,7 @@ def connection_errors() -> tuple[type[Exception], ...]:
 
 
 def close_connections() -> None:
-    """Close the connections that are kept open for the next request."""
+    """Close the connections that were left open for further requests."""
     if _client.cache_info().currsize:
         _client().close()
         _client.cache_clear()
@@ -189,9 +189,9 @@ def _client() -> httpx2.Client:
 
 
 def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> httpx2.Response:
-    """Return the first answer that is not a redirect; secret headers go only to the address's own origin.
+    """Return the first answer that is not a redirect; secret headers are sent only to the address's own origin.
 
-    Its history has the redirects before it. ``pace`` limits all of them, and the body.
+    The answer's ``history`` has the redirects. ``pace`` limits the time of all of them and of the body.
     """
     import httpx2
 
@@ -221,7 +221,7 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
 
 
 def _redirected(address: Address, url: str, location: str) -> str:
-    """Return the target of a redirect; never to another scheme than http(s), nor from https to unencrypted http."""
+    """Return the target of a redirect; raises SourceError for other schemes than http(s), and from https to http."""
     try:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme.lower()
@@ -248,7 +248,7 @@ def _status(response: httpx2.Response) -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds that a server asks to wait; dates are left to the usual waits."""
+    """Return the seconds that a server asks to wait; 0 if it does not, or if it gives a date."""
     said = response.headers.get("Retry-After", "")
     return float(said) if said.isascii() and said.isdigit() else 0.0
 

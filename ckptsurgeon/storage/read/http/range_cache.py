@@ -1,7 +1,7 @@
-"""What was fetched of a remote file whose content is pinned, kept until the run that wanted it ends.
+"""Keeps the fetched bytes of a remote file whose content cannot change, until a run that needs them succeeds.
 
-Under the user's cache folder: a sparse file of the bytes received, and a journal of their ranges. A run that
-was killed or cut off leaves both, and the next one fetches only the rest.
+The user's cache folder has a sparse file with the bytes, and a journal of their ranges. A run that was killed or lost
+its connection leaves both, and the next run fetches only the rest.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .spool import Journal, Spool
 __all__ = ["KeptSpool", "cache_folder", "kept_spool"]
 
 FLUSH = 1 << 20
-"""How many bytes may be received before they are flushed and added to the journal: a kill loses at most these."""
+"""How many bytes are received before they are flushed and added to the journal: a killed run loses at most these."""
 OLD_S = 14 * 24 * 3600
-"""Files that were left unused for so long are removed at the next fetch."""
+"""Files that were not used for this many seconds are removed at the next fetch."""
 _BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A spool with a name, locked by this process; closing it removes it unless the run has failed."""
+    """A spool with a file name, locked by this process; ``close`` removes the file unless the run has failed."""
 
     hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
 
@@ -49,7 +49,7 @@ class KeptSpool(Spool):
                 self._note()
 
     def close(self) -> None:
-        """Close the file; it stays if the run that needs it has not succeeded."""
+        """Close the file; the file stays if the run that needs it has not succeeded, else it is removed."""
         if self._fd < 0:
             return
         try:
@@ -60,7 +60,7 @@ class KeptSpool(Spool):
             super().close()
 
     def _go_on(self) -> None:
-        """Continue from the journal, or start anew if it cannot be trusted."""
+        """Continue with the ranges in the journal, or with an empty file if the journal is damaged."""
         found = self._journal.ranges(os.fstat(self._fd).st_size)
         for begin, end in found:
             super().hold(begin, end)
@@ -69,7 +69,7 @@ class KeptSpool(Spool):
             os.ftruncate(self._fd, 0)
 
     def _note(self) -> None:
-        """Add the received ranges to the journal, after their bytes are on disk."""
+        """Flush the received bytes to disk, and then add their ranges to the journal."""
         try:
             os.fdatasync(self._fd)
             self._journal.add(self._fresh)
@@ -90,9 +90,9 @@ def cache_folder() -> str:
 
 
 def kept_spool(uri: str, content: str) -> Spool:
-    """Return the spool of ``content``, a text that identifies the content; its file is named by the text's digest.
+    """Return a spool whose file is named by the digest of ``content``, a text that identifies the content.
 
-    If another process holds it, or no file can be made there, the spool has no name.
+    If another process has locked this file, or it cannot be made, the spool's file has no name and is not kept.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])
@@ -110,7 +110,7 @@ def kept_spool(uri: str, content: str) -> Spool:
 
 
 def _locked(path: str) -> int:
-    """Return a locked file, made if there is none; raises OSError if another process holds it."""
+    """Open a file, made if it does not exist, and lock it; raises OSError if another process has locked it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +123,7 @@ def _locked(path: str) -> int:
 
 
 def _sweep(folder: str) -> None:
-    """Remove old files, and halves of pairs."""
+    """Remove old files and their journals, also if only one of the two exists."""
     for path in _old(folder):
         with suppress(OSError):
             fd = _locked(path + _BYTES)
@@ -136,7 +136,7 @@ def _sweep(folder: str) -> None:
 
 
 def _old(folder: str) -> Iterator[str]:
-    """Yield the paths, without suffix, of files that were not written to for long."""
+    """Yield the paths, without suffix, of files that were not written to for ``OLD_S``."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path, suffix = os.path.splitext(entry.path)

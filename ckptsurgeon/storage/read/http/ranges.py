@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["HttpRanges", "open_http"]
 
 _LONGEST_ETAG = 256
-"""A longer ETag is not a digest, and must not get into plans and recipes."""
+"""A longer ETag is not accepted: it is not a digest, and must not get into plans and recipes."""
 UNANNOUNCED = 1 << 30
-"""How many bytes are kept of a file of unknown size, which may never end."""
+"""How many bytes of a file of unknown size are received at most, since it may never end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
 class HttpRanges:
-    """A remote file at an address: its size and ETag, as the first answer gave them.
+    """A remote file at an address, with the size and ETag that the first answer gave.
 
-    ``modified`` is its date if it has no strong ETag. ``around`` returns its folder.
-    ``digest`` is the hub's digest of its bytes.
+    ``modified`` is its date if it has no strong ETag. ``around`` returns its folder. ``digest`` is the hub's digest
+    of its bytes, '' if there is none.
     """
 
     address: Address
@@ -60,7 +60,7 @@ class HttpRanges:
         return self.around()
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes; if a connection breaks, another one gets the rest."""
+        """Yield ``nbytes`` bytes from ``offset`` on; after a lost connection, a new one fetches the rest."""
         patience, done = RetryLimits(self.uri), 0
         while done < nbytes:
             begin, end = offset + done, offset + nbytes
@@ -91,17 +91,17 @@ class HttpRanges:
         if said is None or said != (begin, end, self.size):
             got = "no range" if said is None else f"bytes {said[0]} to {said[1]} of {said[2]}"
             raise SourceError(
-                f"{escape(self.uri)}: asked for bytes {begin} to {end} of {self.size}, the server sent {got}."
+                f"{escape(self.uri)}: asked for bytes {begin} to {end} of {self.size}, but the server sent {got}."
             )
         if headers.get("Content-Length", str(end - begin)) != str(end - begin):
             raise SourceError(
-                f"{escape(self.uri)}: asked for {end - begin} bytes, the server announced "
+                f"{escape(self.uri)}: asked for {end - begin} bytes, but the server announced "
                 f"{escape(headers['Content-Length'])}."
             )
 
 
 def open_http(address: Address, name: str, around: Callable[[], Folder]) -> RemoteFile:
-    """Open a file at an address by asking for its first block; a server without ranges sends all of it.
+    """Open a file at an address by asking for its first block; a server that does not support ranges sends all of it.
 
     Raises SourceError if it does not exist or cannot be fetched.
     """
@@ -138,7 +138,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file with the block of the first answer; missing bytes are requested when they are read."""
+    """Return the file with the block in the first answer; other bytes are requested when they are read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
@@ -150,14 +150,14 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
 
 
 def _spool(wire: HttpRanges) -> Spool:
-    """Return the spool for the received bytes: kept for the next run if the content can never change."""
+    """Return the spool for the received bytes, which is kept for the next run if the content can never change."""
     if not wire.validator:
         return Spool(wire.uri)
     return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
-    """Put a whole body into the spool; returns its size, which must match the Content-Length if there is one."""
+    """Write a complete body into the spool; returns its size. Raises SourceError if the Content-Length is another."""
     size = content_length(response)
     spool.check_room(size or 0)
     at = 0
@@ -188,7 +188,7 @@ def _size(address: Address, response: httpx2.Response) -> int:
 
 
 def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
-    """Return (begin, end, size of the whole file) of a 206 answer, None if it has none."""
+    """Return (begin, end, size of the whole file) from the Content-Range of a 206 answer; None if it is missing."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or found is None:
         return None

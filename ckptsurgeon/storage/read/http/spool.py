@@ -19,13 +19,13 @@ __all__ = ["FreeSpace", "Journal", "Spool", "digest_of", "free_bytes", "nearest_
 
 LEFT = 1 << 30
 SHARE = 0.05
-"""So many bytes stay free, or on a small file system this fraction of it."""
+"""``LEFT`` bytes stay free, or on a small file system this fraction of it."""
 EVERY = 16 << 20
-"""Free space is checked again after so many bytes."""
+"""Free space is checked again after this many bytes."""
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes may be written to a file system, None if that is unknown."""
+    """Return how many bytes may be written to a file system; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
@@ -41,14 +41,14 @@ def nearest_existing(path: str) -> str:
 
 
 class FreeSpace:
-    """Checks from time to time that there is room for what is written; ``look`` returns a file system's figures."""
+    """Checks from time to time that a file system has room; ``look`` returns what ``os.statvfs`` says of it."""
 
     def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
         self._look = look
         self._known = 0
 
     def take(self, nbytes: int) -> bool:
-        """Return whether there is room for so many more bytes."""
+        """Return whether there is room for ``nbytes`` more bytes."""
         if self._known < nbytes:
             found = free_bytes(self._look())
             if found is not None and found < nbytes:
@@ -62,18 +62,18 @@ class FreeSpace:
 
 _LINE = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16}) ([0-9a-f]{8})\n")
 _MOST = 64 << 20
-"""The largest journal in bytes: no file is fetched in a million pieces."""
+"""The most bytes of a journal: no file is fetched in a million pieces."""
 
 
 class Journal:
-    """The ranges of ``content`` that are on disk; lines that were written for other content do not count."""
+    """A file that lists which ranges of a remote file are on disk; lines for other ``content`` do not count."""
 
     def __init__(self, path: str, content: str) -> None:
         self._seed = zlib.crc32(content.encode())
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def ranges(self, size: int) -> list[Range]:
-        """Return the ranges of a file of ``size`` bytes on disk; none if any line is damaged or cut off."""
+        """Return the ranges on disk, in a file of ``size`` bytes; empty if any line is damaged or cut off."""
         text = os.pread(self._fd, min(_MOST, os.fstat(self._fd).st_size), 0)
         found, at = [], 0
         while at < len(text):
@@ -88,7 +88,7 @@ class Journal:
         return found
 
     def add(self, ranges: Iterable[Range]) -> None:
-        """Append ranges, whose bytes must be on disk; raises OSError."""
+        """Append ranges, whose bytes must be on disk already; raises OSError."""
         texts = (f"{begin:x} {end:x}".encode() for begin, end in ranges)
         data = b"".join(b"%s %08x\n" % (text, self._crc(text)) for text in texts)
         if os.write(self._fd, data) != len(data):
@@ -112,10 +112,10 @@ CHUNK = 1 << 20
 
 
 class Spool:
-    """A local file that is filled with a remote file's bytes piece by piece. Threads may share it.
+    """A local file that is filled with the bytes of a remote file piece by piece. Threads may share it.
 
-    ``uri`` is the remote file's name in messages. Unless a descriptor is given, the file has no name and ends with
-    the process. ``is_wanted`` is True while a run that needs its bytes has not succeeded.
+    ``uri`` is the remote file's name in messages. Unless a descriptor is given, the file has no name and disappears
+    with the process. ``is_wanted`` is True until the run that needs its bytes has succeeded.
     """
 
     hint = "Make room in the folder for temporary files, or set TMPDIR to another."
@@ -138,16 +138,17 @@ class Spool:
             return self._held.missing(begin, end)
 
     def hold(self, begin: int, end: int) -> None:
-        """Mark a range as filled."""
+        """Mark a range as received."""
         with self._lock:
             self._held.add(begin, end)
 
     def check_room(self, nbytes: int) -> None:
-        """Raise SourceError if this machine clearly has no room for so many bytes."""
+        """Raise SourceError if this machine clearly has no room for ``nbytes`` bytes."""
         free = free_bytes(os.fstatvfs(self._fd))
         if free is not None and nbytes > free:
             raise SourceError(
-                f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=self.hint
+                f"{escape(self._uri)} has {human_bytes(nbytes)}, but only {human_bytes(free)} are free here.",
+                hint=self.hint,
             )
 
     def write(self, offset: int, data: bytes) -> None:

@@ -1,8 +1,8 @@
-"""How long a server may take: for the head of an answer, for the next bytes, and for next to nothing.
+"""Limits how long a server may take for the head of an answer, for the next bytes, and for very few bytes.
 
-A server that sends ``100 Continue`` for ever or a byte a second never lets a socket time out, so every read of a
-connection is counted. httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
-"trace"); its ``read`` is replaced there.
+With a server that sends ``100 Continue`` for ever, or a byte each second, a socket never times out. So every read of a
+connection is counted: httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
+"trace"), and then the ``read`` of this connection is replaced.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = [
 
 TIMEOUT_S = 60.0
 SLOWEST = 1024
-"""The fewest bytes of a body in a second."""
+"""The fewest bytes of a body that a server must send in a second."""
 LONGEST_WAIT_S = 60.0
-"""A server that asks for a longer wait is given up."""
+"""A server that asks to wait for more seconds is not asked again."""
 _VARIABLE = "CKPTSURGEON_TIMEOUT"
 
 _asked: list[float] = []
@@ -40,7 +40,7 @@ _now = threading.local()
 
 
 def timeout_s() -> float:
-    """Return the seconds without progress after which a server is given up: the option's, else the environment's."""
+    """Return after how many seconds without progress a server is given up: from the option, or the environment."""
     if _asked:
         return _asked[-1]
     said = os.environ.get(_VARIABLE, "")
@@ -48,7 +48,7 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return a number of seconds; raises ConfigError for any other text."""
+    """Return the number of seconds in a text; raises ConfigError, with ``name``, for any other text."""
     try:
         found = float(said)
     except ValueError:
@@ -69,7 +69,7 @@ def server_timeout(seconds: str) -> Iterator[None]:
 
 
 class TimeLimit:
-    """The time limit of one exchange with a server; ``error`` makes the exception that is raised when it is over."""
+    """The time limit of one request and its answer; ``error`` makes the exception that is raised after it."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
         self._limit, self._error = limit_s, error
@@ -78,17 +78,17 @@ class TimeLimit:
         self._came = 0
 
     def asked(self) -> None:
-        """Start the time of a request, until the head of its answer."""
+        """Start the time limit of a request, which ends with the head of the answer."""
         self._head_until = time.monotonic() + self._limit
 
     def answered(self) -> None:
-        """Start the time of the body: the head was received."""
+        """Start the time limit of the body, after the head was received."""
         self._head_until = None
         if self._until is None:
             self._until = time.monotonic() + self._limit
 
     def left(self) -> float:
-        """Return the seconds that the next bytes may take; raises the error if none are left."""
+        """Return the seconds that the next bytes may take; raises ``error`` if none are left."""
         in_head = self._head_until is not None
         until = self._head_until if in_head else self._until
         left = self._limit if until is None else until - time.monotonic()
@@ -98,7 +98,7 @@ class TimeLimit:
         return left
 
     def count(self, nbytes: int) -> None:
-        """Count bytes received; enough of them restart the time."""
+        """Count received bytes; after enough of them, the time limit starts anew."""
         if self._head_until is not None:
             return
         self._came += nbytes
@@ -107,20 +107,20 @@ class TimeLimit:
 
 
 class ThreadTimeLimits:
-    """The time limits of each thread that asks a hub, whose client retries on its own as long as one byte came."""
+    """The time limits of the threads that ask a hub; the hub's client would retry for ever while single bytes come."""
 
     def __init__(self) -> None:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """Start the time of this thread's request; a repeated request gets no new time."""
+        """Start the time limit of this thread's request ``what``; a repeated request does not get more time."""
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)
         self._kept.pace.asked()
 
     def answered(self, *, again: bool) -> None:
-        """Note the head of an answer; after a failure (``again`` False) the next request gets its own time."""
+        """Start the time limit of the body; unless ``again``, the next request gets a new limit in any case."""
         pace = getattr(self._kept, "pace", None)
         if pace is not None:
             pace.answered()
@@ -132,12 +132,12 @@ def _too_slow(why: str) -> SourceError:
 
 
 def limit_reads(pace: TimeLimit | None) -> None:
-    """Limit what this thread reads from now on by a pace; None removes the limit."""
+    """Apply a time limit to all that this thread reads from now on; None removes it."""
     _now.pace = pace
 
 
 def count_reads(event: str, info: dict[str, Any]) -> None:
-    """Count what a new connection reads; pass it to httpx as the extension "trace" of a request."""
+    """Make a new connection count what it reads; give this function to httpx as the extension "trace" of a request."""
     if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
         stream = info["return_value"]
         stream.read = _counted(stream.read)

@@ -1,7 +1,7 @@
 """Checks a hub's answers before the hub's client sees them, since the client makes paths from them.
 
-The client joins the ETag, the commit and the names of a listing to the folder of its cache, where one that is absolute
-or has ``..`` in it leads anywhere (``huggingface_hub``, ``file_download.py``).
+The client joins the ETag, the commit and the names in a listing to the path of its cache. If one of these is an
+absolute path or has ``..`` in it, the result may be anywhere (``huggingface_hub``, ``file_download.py``).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def is_commit(revision: str) -> bool:
 
 
 def is_digest(name: str) -> bool:
-    """Return whether a name is a digest: git's SHA-1, or SHA-256. No other name is valid for a blob in the cache."""
+    """Return whether a name is a digest, git's SHA-1 or SHA-256, and so a valid name of a blob in the cache."""
     return _DIGEST.fullmatch(name) is not None
 
 
 def is_plain_path(path: object) -> bool:
-    """Return whether a path from a hub stays in its folder, on every system."""
+    """Return whether a path from a hub stays in its folder on every operating system."""
     if not isinstance(path, str) or not path or "\0" in path or "\\" in path or len(path) > 4096:
         return False
     parts = path.split("/")
@@ -65,8 +65,8 @@ def digest_in_headers(headers: httpx2.Headers) -> str:
 def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[None]:
     """Check every answer before the hub's client sees it; raises SourceError for an invalid one.
 
-    ``commit`` is the one that was asked for, '' if a branch was. ``digest_of`` returns the digest of a file
-    whose ETag is not a digest.
+    ``commit`` is the commit that was asked for, '' if the revision was a branch. ``digest_of`` returns the digest of a
+    file whose ETag is not a digest.
     """
     from huggingface_hub import get_session
 
@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks for too long a wait: its client would wait that long."""
+    """Raise SourceError if a hub asks to wait too long, since its client would wait."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -119,11 +119,11 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
     if not is_commit(said):
         raise SourceError(f"the hub answered with an invalid commit: {escape(said, 80)}.")
     if commit and said != commit:
-        raise SourceError(f"the hub was asked for the commit {commit} and answered with {said}.")
+        raise SourceError(f"the hub was asked for the commit {commit}, but answered with {said}.")
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """Replace an ETag that is not a digest (a mirror's own) by the digest of the hub's listing."""
+    """Replace an ETag that is not a digest, as some mirrors send, by the digest in the hub's listing."""
     said = response.headers.get(_ETAG_HEADER) or response.headers.get("ETag")
     if said is None or digest_in_headers(response.headers):
         return
@@ -167,7 +167,7 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 def _limited(stream: Any, most: int | None = None) -> Any:
-    """Return a body of limited length: ``most`` bytes, or what the cache's disk has room for."""
+    """Return a body that raises an error after ``most`` bytes; if None, when the cache's disk is nearly full."""
     import httpx2
     from huggingface_hub import constants
 

@@ -47,7 +47,7 @@ class HubAddress:
 
 
 def hub_address(uri: str, revision: str | None = None) -> HubAddress:
-    """Return the parts of an ``hf://`` address, without a request.
+    """Return the parts of an ``hf://`` address; no request is made.
 
     ``revision`` may also follow the @. Raises ConfigError for an invalid address.
     """
@@ -56,7 +56,7 @@ def hub_address(uri: str, revision: str | None = None) -> HubAddress:
         raise ConfigError(f"{escape(uri)} is not a model repository; only those can be read.", hint=f"Write {_SPELT}.")
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{escape(uri)} names no repository of a hub.", hint=f"Write {_SPELT}.")
+        raise ConfigError(f"{escape(uri)} does not name a repository of the hub.", hint=f"Write {_SPELT}.")
     at = unquote(found["rev"] or "")
     if at and revision and at != revision:
         raise ConfigError(
@@ -66,7 +66,7 @@ def hub_address(uri: str, revision: str | None = None) -> HubAddress:
 
 
 def _checked_revision(text: str) -> str:
-    """Return a valid revision; it becomes part of a local path and of an address. Raises ConfigError."""
+    """Return a revision after checking it, since it becomes a part of paths and addresses; raises ConfigError."""
     if text and (text.startswith(("/", "-")) or not {"", ".", ".."}.isdisjoint(text.split("/"))):
         raise ConfigError(f"{escape(text)} is not a valid revision.", hint="Give a branch, a tag or a commit.")
     return text
@@ -81,7 +81,7 @@ def _checked_path(text: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class HubQuery:
-    """A request to the hub, as errors name it: a ``file`` or folder of a repository, or '' for all of it.
+    """What is asked of the hub: a ``file`` or folder of a repository, or, if ``file`` is '', the whole repository.
 
     ``token`` None sends the stored token if there is one, True requires it, False sends none. Without ``network``
     only the client's cache is asked.
@@ -95,27 +95,27 @@ class HubQuery:
 
     @property
     def shown(self) -> str:
-        """The name of the repository in messages."""
+        """How messages name the repository."""
         return f"hub repository {escape(self.repository)}"
 
     @property
     def at(self) -> str:
-        """The name of the repository with its revision."""
+        """How messages name the repository with its revision."""
         return f"{self.shown} at {escape(self.revision)}" if self.revision else self.shown
 
 
 def is_offline(query: HubQuery | None = None) -> bool:
-    """Return whether the hub must not be asked: by the settings of a call, or by HF_HUB_OFFLINE."""
+    """Return whether the hub must not be asked, because of the query's ``network`` or of HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or (query is not None and not query.network)
 
 
 def commit_of_revision(query: HubQuery) -> str:
-    """Return the commit of a revision, without a request if it is a commit; the client's cache is only read.
+    """Return the commit of a revision; nothing is written to the client's cache.
 
-    Without a network it is the commit of a branch that the cache fetched last.
-    Raises SourceError, ConfigError.
+    No request is made if the revision is a commit. Without a network, the commit of a branch is the one in the cache.
+    Raises SourceError or ConfigError.
     """
     if is_commit(query.revision):
         return query.revision
@@ -129,7 +129,7 @@ def commit_of_revision(query: HubQuery) -> str:
 
 
 def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit of a revision for fetching into a ``cache``, which stores it for use without a network."""
+    """Return the commit of a revision; the ``cache`` stores it, so that it is known without a network."""
     with hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -140,7 +140,7 @@ def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
 
 
 def digest_listed(query: HubQuery) -> str:
-    """Return a file's digest in the hub's listing: SHA-256 or git's SHA-1, '' if it has none."""
+    """Return a file's digest from the hub's listing, a SHA-256 or git's SHA-1; '' if the listing has none."""
     with suppress(CheckpointError), hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -159,7 +159,7 @@ def _checked(commit: str | None) -> str:
 
 @contextmanager
 def hub_errors(query: HubQuery) -> Iterator[None]:
-    """Turn whatever the client raises into our errors: it has about thirty, and passes on those of its libraries."""
+    """Turn every exception of the client into an error of ours: it has about thirty, besides those of its libraries."""
     try:
         commit = query.revision if is_commit(query.revision) else ""
         with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
@@ -172,7 +172,7 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Give up a hub that stops in the middle of a listing: there the client would wait for ever."""
+    """Set a time limit for a hub that stops in the middle of a listing: the client itself would wait for ever."""
     from huggingface_hub import constants, get_session
 
     def limit(request: Any) -> None:
@@ -188,7 +188,7 @@ def _patience() -> Iterator[None]:
 
 
 def _failed(query: HubQuery, error: Exception) -> CheckpointError:
-    """Return the error for a failed request, in our words if the client has a class for it."""
+    """Return the error for a failed request; for the client's own exceptions, with a message of ours."""
     from huggingface_hub import errors
 
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
@@ -228,7 +228,7 @@ def _no_revision(query: HubQuery) -> SourceError:
 
 
 def not_cached_error(query: HubQuery) -> SourceError:
-    """Return the error for a file that is not in the client's cache if the hub may not or cannot be asked."""
+    """Return the error for a file that is not in the client's cache when the hub may not or cannot be asked."""
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")

@@ -1,4 +1,4 @@
-"""Lists a repository of the Hugging Face hub at a commit, and the part of it in the client's cache."""
+"""Lists the files of a repository of the Hugging Face hub at a commit, from the hub or from the client's cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FolderListing", "Repository", "is_folder", "listed", "pinned"]
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at a revision: a name at first, then a commit."""
+    """A repository at a revision, which is a branch, tag or commit; ``pinned`` makes it a commit."""
 
     name: str
     revision: str
@@ -76,9 +76,9 @@ def is_folder(repository: Repository, path: str) -> bool:
 
 
 def listed(repository: Repository, path: str) -> FolderListing:
-    """Return the contents of a folder: from the hub, or from its cached listing; offline, from the cache's files.
+    """Return the contents of a folder: from the hub or the listing in the cache; offline, from the files in the cache.
 
-    Raises SourceError if none of them can list it.
+    Raises SourceError if none of these has the folder.
     """
     if is_offline():
         return _on_disk(repository, path)
@@ -95,7 +95,7 @@ def listed(repository: Repository, path: str) -> FolderListing:
 
 
 def _cached_tree(repository: Repository) -> list[str] | None:
-    """Return the paths of a commit from the listing that the client stores with a whole repository; else None."""
+    """Return the paths of a commit from the listing that the client stores with it; None if there is no listing."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -106,7 +106,7 @@ def _cached_tree(repository: Repository) -> list[str] | None:
 
 
 def _level(paths: Iterable[str], folder: str) -> FolderListing:
-    """Return those of the paths that are directly in a folder, and the folders there."""
+    """Return the files that are directly in a folder, and its subfolders, given the paths of all files."""
     begin = f"{folder}/" if folder else ""
     inside = [path.removeprefix(begin).partition("/") for path in paths if path.startswith(begin)]
     return FolderListing(
@@ -115,7 +115,7 @@ def _level(paths: Iterable[str], folder: str) -> FolderListing:
 
 
 def _on_disk(repository: Repository, path: str) -> FolderListing:
-    """Return what the cache has in a folder; raises SourceError if it does not have the folder."""
+    """Return the contents of a folder as far as they are in the cache; raises SourceError if it has none."""
     try:
         with os.scandir(os.path.join(repository.snapshot, path)) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
