@@ -439,7 +439,11 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
             2,
             "--max-shard-size big is not a valid size",
         ),
-        (("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"), 2, "the suffix of out.onnx is not that of a format"),
+        (
+            ("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"),
+            2,
+            "the suffix of out.onnx is not that of a format",
+        ),
         (("transplant", "best.pth", "s3://x/ru.yaml"), 2, "-o"),
         (("apply", "plan.json", "-o", "-"), 3, "the plan plan.json cannot be read"),
         (("init", "best.pth", "-o", "-"), 2, "-o - does not name a file"),

@@ -28,7 +28,7 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
 
 @merge_method("model_stock", paper=_PAPER, base="required", models=(2, None), by_rows=_has_rows, passes=2)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
-    """Return a point between the base and the mean of the models: the wider their mean angle, the nearer to the base.
+    """Return the point between the base and the mean of the models: the wider their mean angle, the nearer to the base.
 
     The angles are between the models' differences to the base. With ``filter_wise`` each row (all of the last
     dimension) has its own angle.

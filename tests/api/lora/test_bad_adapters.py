@@ -25,7 +25,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, but"),
         ({"r": 3}, 2, "gives layers.0.q rank 3, but its factors have rank 2"),
         ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha"),
-        ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
+        ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
         ({"layer_replication": [[0, 1]]}, 2, "sets layer_replication: it repeats layers"),
         ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
@@ -80,7 +80,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
-        (["alone.safetensors"], 2, "no adapter_config.json next to it"),
+        (["alone.safetensors"], 2, "there is no adapter_config.json with its scale next to it"),
         (["base.safetensors"], 3, "keys that no LoRA has"),
     ],
 )
