@@ -39,8 +39,8 @@ class MagnitudeCut:
     """The threshold of a rank: selects values above ``value`` or, if not ``largest``, below.
 
     Values that equal ``value`` are selected if their piece begins before ``place``; in the piece that begins there,
-    only the first ``quota`` of them are. (The merge has the same pieces as the counting.) A NaN counts as larger than any
-    number; which NaN are selected does not matter, since NaN times zero stays NaN.
+    only the first ``quota`` of them are. (The merge has the same pieces as the counting.) A NaN counts as larger than
+    any number; which NaN are selected does not matter, since NaN times zero stays NaN.
     """
 
     value: float
