@@ -11,7 +11,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
 from ..planning.keys.hints import chosen_keys
 from ..tensors.composition import leaves
-from ..tensors.encodings._encoding import NO_CODES, Codes
+from ..tensors.encodings._encoding import NO_CODES, QuantisedTensors
 from ..tensors.info import TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
@@ -160,7 +160,7 @@ class Inspection(InNotebooks):
     nbytes_files: int
     made_by_us: bool
     stats: Mapping[str, Stats | None] | None = None
-    codes: Codes = NO_CODES
+    codes: QuantisedTensors = NO_CODES
     adapter: AdapterSettings | None = None
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ from .lora.merge import lora_merge
 from .merge.merge import merge
 from .transplant.transplant import transplant
 
-__all__ = ["Order", "load_order", "load_plan", "plan_recipe"]
+__all__ = ["CompiledRecipe", "load_order", "load_plan", "plan_recipe"]
 
 _VERBS: Mapping[str, Callable[..., Plan]] = {
     "transplant": transplant,
@@ -52,7 +52,7 @@ _NO_LISTS = ("union", "base", "place")
 
 
 @dataclass(frozen=True)
-class Order:
+class CompiledRecipe:
     """A compiled recipe: the plan, and the output and its options, if the recipe gives them."""
 
     plan: Plan
@@ -65,7 +65,7 @@ class Order:
         close_plan(self.plan)
 
 
-def plan_recipe(path: Path, *, run_code: bool = True) -> Order:
+def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Compile a recipe: ``verb``, its arguments by name, ``output``, and ``assert`` for what the result must be.
 
     Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns over output keys
@@ -95,7 +95,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> Order:
     except BaseException:
         close_plan(plan)
         raise
-    return Order(replace(plan, notes=(*plan.notes, *notes)), **written)
+    return CompiledRecipe(replace(plan, notes=(*plan.notes, *notes)), **written)
 
 
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
@@ -106,7 +106,7 @@ def load_plan(path: Path, *, run_code: bool = True) -> Plan:
     return load_order(path, run_code=run_code).plan
 
 
-def load_order(path: Path, *, run_code: bool = True) -> Order:
+def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Return the plan in a file and, for a recipe, how to write its output.
 
     The notes of a plan name the code that applying it will run.
@@ -114,7 +114,7 @@ def load_order(path: Path, *, run_code: bool = True) -> Order:
     if is_recipe(path):
         return plan_recipe(path, run_code=run_code)
     plan = read_plan(path)
-    return Order(replace(plan, notes=tuple(dict.fromkeys([*plan.notes, *_notes_of_code(plan)]))))
+    return CompiledRecipe(replace(plan, notes=tuple(dict.fromkeys([*plan.notes, *_notes_of_code(plan)]))))
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:

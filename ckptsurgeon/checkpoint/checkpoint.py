@@ -13,7 +13,7 @@ from ..formats.base.header import FilePrint, Header
 from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
-from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
@@ -188,7 +188,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return alias_groups(self)
 
     @cached_property
-    def codes(self) -> Codes:
+    def codes(self) -> QuantisedTensors:
         """The quantised tensors: the stored parts of each, and how they are decoded."""
         return find_codes(self, lambda: self.quantisation, lambda: self.elsewhere)
 

@@ -10,14 +10,14 @@ from ..storage.read.base import Folder
 from ..storage.read.uri import scheme_of
 from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._agreement import (
-    Decoded,
+    QuantisedModule,
     contradictions,
     disagreements,
     left_out,
     plain_heads,
     stores_codes,
 )
-from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._methods import known_by_settings
 from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
@@ -41,7 +41,7 @@ BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
 """Methods whose codes have as many columns as the settings give."""
 
 
-def unfit(codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
+def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the parts whose shapes do not fit the codes, with the names of their quantised tensors."""
     found: dict[str, list[str]] = {}
     for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
@@ -51,7 +51,7 @@ def unfit(codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> dict[s
 
 def contradictory(
     path: str,
-    codes: Codes,
+    codes: QuantisedTensors,
     tensors: Tensors,
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
@@ -79,7 +79,7 @@ def _subject(verb: str, number: str, names: Sequence[str]) -> str:
     return f"{number} {ONE[verb] if len(names) == 1 else verb}"
 
 
-def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[str]:
+def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) -> Iterator[str]:
     """Yield a note if, by its settings, no codes of a model are as wide as its config.json gives."""
     found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
     if folder is None or not any(GATE in one.name for one in found):
@@ -97,7 +97,11 @@ def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[s
 
 
 def unlike_others(
-    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], unfit: Mapping[str, Sequence[str]]
+    path: str,
+    codes: QuantisedTensors,
+    tensors: Tensors,
+    settings: Mapping[str, Any],
+    unfit: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
     """Yield which weights are stored otherwise than those like them: plainly, twice, with parts that do not fit."""
     twice = stored_twice(codes, tensors)
@@ -115,7 +119,7 @@ def unlike_others(
 
 
 def disagreeing_files(
-    path: str, codes: Codes, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+    path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     """Yield notes where files contradict the first one that has settings of the same codes.
 
@@ -123,7 +127,7 @@ def disagreeing_files(
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))
-    coded = [Decoded.of(one.method, one.name) for one in codes.tensors] if len(said) > 1 else []
+    coded = [QuantisedModule.of(one.method, one.name) for one in codes.tensors] if len(said) > 1 else []
     for name, other in said.items():
         there, back = disagreements(coded, other, settings), disagreements(coded, settings, other)
         for field, theirs, ours in dict.fromkeys([*there, *((field, one, two) for field, two, one in back)]):
@@ -132,7 +136,7 @@ def disagreeing_files(
 
 def missing_settings(
     path: str,
-    codes: Codes,
+    codes: QuantisedTensors,
     tensors: Tensors,
     folder: Folder | None,
     settings: Mapping[str, Any],

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..tensors.encodings._agreement import stores_codes
-from ..tensors.encodings._encoding import Codes
+from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._left_scales import plain_with_scales
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._odd_ones import odd_ones, of_another_scale
@@ -23,7 +23,13 @@ NO_SCALES = "without scales"
 
 
 def notes_on_parts(
-    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str], *, is_whole: bool
+    path: str,
+    codes: QuantisedTensors,
+    tensors: Tensors,
+    settings: Mapping[str, Any],
+    elsewhere: Sequence[str],
+    *,
+    is_whole: bool,
 ) -> Iterator[str]:
     """Yield notes on parts that are missing from all quantised tensors, left beside plain weights, or named otherwise.
 
@@ -38,7 +44,7 @@ def notes_on_parts(
 
 
 def _lacking_in_all(
-    path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
+    path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
     """Yield a note for each part that the method of the settings needs and no quantised tensor has, or few."""
     for one in needed_parts(codes, tensors, settings, frozenset(elsewhere)):
@@ -47,7 +53,7 @@ def _lacking_in_all(
         yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"
 
 
-def _left_scales(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on plain weights with the scales of codes beside them, by the names of these."""
     found: dict[tuple[str, ...], list[str]] = {}
     for name, ends in plain_with_scales(codes, tensors, settings):
@@ -60,7 +66,7 @@ def _left_scales(path: str, codes: Codes, tensors: Tensors, settings: Mapping[st
         yield f"{escape(path)}: {', and '.join(filter(None, (beside, said)))}: {listing(names, SHOWN)}"
 
 
-def _unlike_parts(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on scales of another name, and codes of another dtype, than those of the others or the settings."""
     names = list(of_another_scale(codes, settings))
     if names:
@@ -73,7 +79,7 @@ def _unlike_parts(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
 
 
-def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
+def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
     """Yield notes on parts that quantised tensors lack but similar ones have; ``elsewhere``: keys of other shards."""
     for one in broken_partners(codes, tensors, frozenset(elsewhere)):
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
@@ -85,7 +91,9 @@ def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[st
         yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
 
 
-def _scaleless(path: str, codes: Codes, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
+def _scaleless(
+    path: str, codes: QuantisedTensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
+) -> Iterator[str]:
     """Say that no codes have scales, though the settings are of a method that decodes by them."""
     method = stores_codes(settings)
     names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
-from ..tensors.encodings._encoding import NO_CODES, CodedTensor, Codes
+from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
@@ -27,11 +27,11 @@ class _CarriedCodes:
     """
 
     source: str
-    coded: CodedTensor
+    coded: QuantisedTensor
     names: dict[str, list[str]] = field(default_factory=dict)
 
 
-def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CODES) -> None:
+def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors = NO_CODES) -> None:
     """Raise PlanError if a plan computes on codes, separates them from their scales, or replaces them by numbers.
 
     ``sources`` are the quantised tensors of each source, ``destination`` those of the destination itself.
@@ -42,10 +42,10 @@ def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CO
         _check_whole(carried, {step.key: step for step in plan.steps})
 
 
-def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_CarriedCodes]:
+def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCodes]:
     """Return the quantised tensors that a plan copies; raises PlanError for those that it would compute on."""
     found: dict[int, _CarriedCodes] = {}
-    computed: dict[int, tuple[str, CodedTensor, str]] = {}
+    computed: dict[int, tuple[str, QuantisedTensor, str]] = {}
     for step in plan.steps:
         for one in step.inputs:
             coded = sources[one.source].by_key.get(one.key)
@@ -63,7 +63,7 @@ def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_CarriedCodes]:
     return list(found.values())
 
 
-def _ending(coded: CodedTensor, key: str) -> str:
+def _ending(coded: QuantisedTensor, key: str) -> str:
     return next(end for end, part in coded.parts.items() if part == key)
 
 
@@ -78,7 +78,7 @@ def _doing(verb: str, step: Step, one: Input) -> str:
     return ""
 
 
-def computing(found: Sequence[tuple[str, CodedTensor, str]], remedy: str = "") -> PlanError:
+def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "") -> PlanError:
     """Return the error for codes used as numbers: for each, the source's name, the codes, and the operation."""
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
@@ -130,7 +130,7 @@ def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
     return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
 
 
-def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes) -> None:
+def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors) -> None:
     """Raise PlanError if the parts of a destination's quantised tensor are not all copied from one quantised tensor."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
@@ -152,7 +152,7 @@ def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes)
             )
 
 
-def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
+def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
     """Return the ``id`` of the quantised tensor whose part a step copies, None if it copies none."""
     if step.op not in ("copy", "keep") or step.source is None:
         return None
@@ -184,7 +184,9 @@ def _why(found: Mapping[str, str]) -> str:
     return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
 
-def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: Codes) -> None:
+def check_replaced(
+    steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: QuantisedTensors
+) -> None:
     """Raise PlanError for quantised tensors that would be kept, although a source has plain values for them."""
     kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
     passed: dict[str, str] = {}
@@ -201,7 +203,7 @@ def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[
         )
 
 
-def _meant(coded: CodedTensor, name: str) -> str:
+def _meant(coded: QuantisedTensor, name: str) -> str:
     """Return the key that a tensor would have if it were not quantised, given the output's ``name`` of its codes."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)

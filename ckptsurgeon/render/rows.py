@@ -12,7 +12,7 @@ from ..util.text import escape, human_bytes, human_count, shape_text
 from .columns import hanging
 from .tree import Branch
 
-__all__ = ["Row", "TreeTable", "fitting"]
+__all__ = ["TreeRow", "TreeTable", "fitting"]
 
 ROWS = 36
 """The most rows of the tree; deeper levels are folded."""
@@ -22,7 +22,7 @@ NAME = 400
 
 
 @dataclass(frozen=True)
-class Row:
+class TreeRow:
     """One line of the tree: a module or a tensor, with the shapes after its name, its dtypes and its count."""
 
     level: int
@@ -32,7 +32,7 @@ class Row:
     times: int
 
 
-def fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
+def fitting(tree: Branch, depth: int | None) -> tuple[list[TreeRow], int]:
     """Return the rows down to ``depth`` levels, or as many levels as fit, and the number of modules that are folded."""
     if depth is not None:
         return list(_rows(tree, 0, depth)), _folded(tree, depth)
@@ -56,7 +56,7 @@ def _folded(node: Branch, depth: int) -> int:
 
 def _rows(
     node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
-) -> Iterator[Row]:
+) -> Iterator[TreeRow]:
     """Yield the rows of a module's contents, with numbers for the ``times`` equal modules that it stands for.
 
     A dtype is shown if it differs from the module's. A tensor and its parts, such as its scales, share one row.
@@ -66,7 +66,7 @@ def _rows(
         dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
         small = child.is_leaf_module and (len(child.children) <= 3 or child.name in tensors)
         leaves = [child] if child.info is not None else list(child.children.values()) if small else []
-        yield Row(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
+        yield TreeRow(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
         if not leaves and depth > 1:
             yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
 
@@ -82,7 +82,7 @@ def _leaf(leaf: Branch, *, named: bool) -> str:
 class TreeTable:
     """A table of rows with numbers aligned at the right, for any width; long rows continue on further lines."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TreeRow]) -> None:
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -104,7 +104,7 @@ class TreeTable:
             yield from more
 
 
-def _numbers(row: Row) -> tuple[str, str]:
+def _numbers(row: TreeRow) -> tuple[str, str]:
     branch = row.branch
     if branch.info is not None and branch.info.numel and not branch.nbytes:
         return "tied", ""
@@ -113,7 +113,7 @@ def _numbers(row: Row) -> tuple[str, str]:
     return counted, human_bytes(branch.nbytes * row.times)
 
 
-def _words(row: Row) -> list[Text]:
+def _words(row: TreeRow) -> list[Text]:
     name = Text(escape(row.branch.name, NAME), style="bold" if row.level == 0 else "")
     words = [name]
     if row.branch.times > 1:
@@ -121,11 +121,11 @@ def _words(row: Row) -> list[Text]:
     return [*words, *(Text(shape, style="cyan") for shape in row.shapes)]
 
 
-def _length(row: Row) -> int:
+def _length(row: TreeRow) -> int:
     return 2 * (row.level + 1) + sum(word.cell_len + 2 for word in _words(row)) - 2
 
 
-def _wrapped(row: Row, room: int) -> list[Text]:
+def _wrapped(row: TreeRow, room: int) -> list[Text]:
     """Return a row's words, wrapped to lines of at most ``room`` cells."""
     indent = 2 * (row.level + 1)
     lines = [Text(" " * indent)]

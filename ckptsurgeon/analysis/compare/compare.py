@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.keys.hints import chosen_keys
-from ...tensors.encodings._agreement import Decoded, disagreements
+from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...util.text import escape, natural_key
 from .difference import Difference, Pair, Tolerance
 from .outline import Outline, outline_of
@@ -53,7 +53,9 @@ def compare_outlines(
 def _decoded(first: Outline, second: Outline) -> list[str]:
     """Return notes on quantisation settings that differ, so that the same codes mean other numbers."""
     both = first.tensors.keys() & second.tensors.keys()
-    here, there = ([Decoded.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second))
+    here, there = (
+        [QuantisedModule.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second)
+    )
     found = disagreements(here, first.quantisation, second.quantisation)
     found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
     return [

@@ -21,7 +21,7 @@ from .documents import GENERATION
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
 from .part_checks import part_notes
-from .shape_checks import Described, family_notes, shape_notes
+from .shape_checks import DescribedTensor, family_notes, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import name_notes, unlisted_names
@@ -45,7 +45,7 @@ def with_sources_said(
     found = dict[str, None]()
     for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
         if number != donor and folder.files and not checkpoint.elsewhere:
-            tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+            tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             lists = (*token_list_notes(folder), *name_notes(apart), *special_id_notes(apart, folder))
             notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
@@ -68,7 +68,7 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     only once, are used.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
-    tensors = [Described(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     return [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
 
 
@@ -81,7 +81,7 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
     if not folder.files or checkpoint.elsewhere:
         return []
     ties = checkpoint.ties
-    tensors = [Described(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+    tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     unreadable = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
     return [
         *([folder.fault.removesuffix(".")] if folder.fault else []),
@@ -90,7 +90,7 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
+def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> list[str]:
     """Return notes on the files of a folder that contradict its tensors; ``read`` has the same vocabulary."""
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
@@ -159,16 +159,16 @@ def _is_elsewhere(folder: ModelFolder) -> bool:
     return any(scheme_of(one.path) for one in folder.tokenizer)
 
 
-def _embeddings(tensors: Sequence[Described]) -> list[Described]:
+def _embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
     """Return the input embeddings that are stored as plain numbers, not quantised."""
     return [one for one in tensors if is_embedding(one.key) and _is_matrix(one)]
 
 
-def _is_matrix(one: Described) -> bool:
+def _is_matrix(one: DescribedTensor) -> bool:
     return len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
 
 
-def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if an embedding has other rows than the configuration says, or fewer rows than there are tokens.
 
     For a CTC model without an embedding, the output layer over the vocabulary is checked.

@@ -8,7 +8,7 @@ from typing import Any
 from ...planning.merge.layers import layers_of, numbered_lists
 from ...util.text import escape
 from .layer_holes import is_stack
-from .shape_checks import Described
+from .shape_checks import DescribedTensor
 
 __all__ = ["dtype_notes"]
 
@@ -17,7 +17,7 @@ PLAIN = (*HALF, "float32")
 """Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
 
 
-def dtype_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor is float16 in one layer and bfloat16 in another: a shard is from another copy.
 
     Modules of one model may differ in dtype (an image encoder, norms), but not one module between layers. There is no

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...util.text import count, escape, listing
-from .shape_checks import UNLOADED, Described, is_number
+from .shape_checks import UNLOADED, DescribedTensor, is_number
 
 __all__ = ["INITIALISED", "expert_notes"]
 
@@ -22,7 +22,7 @@ _OTHER_ROWS = ("inkling_text", "zaya")
 _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
-def expert_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
     sets: dict[str, dict[int, set[str]]] = {}
     for one in tensors:
@@ -43,7 +43,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
     return field, {config[field], config[field] + (zero if type(zero) is int else 0)}
 
 
-def _together(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on experts in one tensor if they are not as many as is declared, or as in the other tensors."""
     found = [(one, match[1] or "") for one in tensors if len(one.shape) > 1 and (match := _STACKED.match(one.key))]
     field, declared = _declared(config)
@@ -66,7 +66,7 @@ def _together(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterat
 
 
 def _numbered(
-    tensors: Sequence[Described], sets: Mapping[str, Mapping[int, set[str]]], config: Mapping[str, Any]
+    tensors: Sequence[DescribedTensor], sets: Mapping[str, Mapping[int, set[str]]], config: Mapping[str, Any]
 ) -> Iterator[str]:
     field, declared = _declared(config)
     number = max(len(one) for one in sets.values())
@@ -94,9 +94,9 @@ def _numbered(
 
 
 def _routers(
-    tensors: Sequence[Described], sets: Collection[str], number: int, *, also: Collection[int] = ()
+    tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
-    found: dict[str, Described] = {}
+    found: dict[str, DescribedTensor] = {}
     for one in tensors:
         for place in (place for place in sets if one.key.startswith(place)):
             if _ROUTER.match(one.key.removeprefix(place)):

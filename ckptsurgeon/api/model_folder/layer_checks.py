@@ -11,7 +11,7 @@ from .config import declared_layers
 from .config_fields import base_of_rope
 from .dtype_checks import dtype_notes
 from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
-from .shape_checks import Described
+from .shape_checks import DescribedTensor
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
 
@@ -150,7 +150,7 @@ COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
 """Model types whose configured number of layers is not the length of a list of modules."""
 
 
-def layer_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
     keys = [one.key for one in tensors]
     yield from uneven_notes(tensors, config)

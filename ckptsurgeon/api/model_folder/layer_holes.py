@@ -13,7 +13,7 @@ from ...tensors.encodings._settings import quantisation_of
 from ...tensors.encodings._sizes import logical_shapes
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text, together
-from .shape_checks import Described, is_number
+from .shape_checks import DescribedTensor, is_number
 
 __all__ = ["STACKS", "hole_notes", "is_stack", "uneven_notes"]
 
@@ -82,7 +82,7 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
                 yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
 
 
-def uneven_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike.
 
     Of quantised tensors the rows are compared, which headers give for certain; the columns depend on the bits.
@@ -109,7 +109,7 @@ def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                     yield other, key
 
 
-def _rows_of_codes(tensors: Sequence[Described], config: Mapping[str, Any]) -> dict[str, str]:
+def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the number of rows of each quantised tensor, by its plain key; of parameters if headers give no shape."""
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
     shapes = logical_shapes(find_codes(infos, lambda: quantisation_of(config)))

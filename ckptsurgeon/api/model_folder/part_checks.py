@@ -10,7 +10,7 @@ from ...planning.transplant.by_place import is_of_labels
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
-from .shape_checks import Described, is_number
+from .shape_checks import DescribedTensor, is_number
 
 __all__ = ["part_notes"]
 
@@ -74,7 +74,7 @@ _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
 
-def part_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on modules that contradict a configuration; none for nested configurations.
 
     There are none either if the configuration names code of its own (``auto_map``).
@@ -152,7 +152,7 @@ def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mappi
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 
 
-def _labels(tensors: Sequence[Described], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+def _labels(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the rows of a classifier are not as many as the labels."""
     labels, number = config.get("id2label"), config.get("num_labels")
     number_of_labels = len(labels) if isinstance(labels, dict) else number

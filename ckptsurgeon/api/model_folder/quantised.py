@@ -12,8 +12,8 @@ from ...checkpoint.quantisation import SETTINGS, settings_in
 from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised import DEQUANTISE
-from ...tensors.encodings._agreement import Decoded, disagreements
-from ...tensors.encodings._encoding import CodedTensor
+from ...tensors.encodings._agreement import QuantisedModule, disagreements
+from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.encodings._methods import is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
@@ -65,10 +65,10 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
     return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(settings[0])})
 
 
-def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[CodedTensor]]:
+def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[QuantisedTensor]]:
     """Return the quantised tensors that a plan takes from each of its sources."""
     coded = [one.codes.by_key for one in opened]
-    found: dict[int, dict[int, CodedTensor]] = {}
+    found: dict[int, dict[int, QuantisedTensor]] = {}
     for step in plan.steps if any(coded) else ():
         for one in step.inputs:
             if one.source < len(coded) and (tensor := coded[one.source].get(one.key)) is not None:
@@ -112,7 +112,7 @@ def check_settings(
             )
 
 
-def _decoded(plan: Plan, place: int, codes: Mapping[str, CodedTensor]) -> Iterator[Decoded]:
+def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> Iterator[QuantisedModule]:
     """Yield the quantised modules that a plan takes from a source, with their names in the output."""
     for step in plan.steps:
         for one in step.inputs:
@@ -120,7 +120,7 @@ def _decoded(plan: Plan, place: int, codes: Mapping[str, CodedTensor]) -> Iterat
             if tensor is not None and one.key == (tensor.codes or tensor.keys[0]):
                 end = next(end for end, key in tensor.parts.items() if key == one.key)
                 stem = f".{step.key}".removesuffix(end)[1:]
-                yield Decoded.of(tensor.method, tensor.name, stem if step.key.endswith(end) else None)
+                yield QuantisedModule.of(tensor.method, tensor.name, stem if step.key.endswith(end) else None)
 
 
 def unsettled_notes(

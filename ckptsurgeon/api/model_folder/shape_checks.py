@@ -11,7 +11,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 from .config import has_parts
 
-__all__ = ["Described", "family_notes", "is_number", "is_plain", "shape_notes"]
+__all__ = ["DescribedTensor", "family_notes", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Weights whose columns are the inner width of a layer; for the one named ``intermediate``, the rows."""
@@ -28,7 +28,7 @@ BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
 """Fields of models whose layers differ in size."""
 
 
-class Described(NamedTuple):
+class DescribedTensor(NamedTuple):
     """A tensor of a model: ``tied_to`` is the first key with the same values; '' if the tensor is not tied."""
 
     key: str
@@ -37,7 +37,7 @@ class Described(NamedTuple):
     tied_to: str = ""
 
 
-def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on sizes in a configuration that no layer has; none for nested configurations.
 
     Layers of one model may differ, and classes have defaults: one layer with a size that fits is enough.
@@ -49,18 +49,18 @@ def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iter
     yield from _attention(weights, config)
 
 
-def is_plain(one: Described) -> bool:
+def is_plain(one: DescribedTensor) -> bool:
     """Whether a tensor is a matrix of plain floating-point numbers, not packed."""
     return len(one.shape) == 2 and min(one.shape) > 1 and is_number(one)
 
 
-def is_number(one: Described) -> bool:
+def is_number(one: DescribedTensor) -> bool:
     """Whether a tensor has plain floating-point numbers, not packed, of 8 bits or more."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
 
-def _feed_forward(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
+def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     width = config.get("intermediate_size")
     found = {key: match for key in weights if (match := MLP.search(key)) is not None}
     known = set(_numbers(config, INNER))
@@ -73,7 +73,7 @@ def _feed_forward(weights: Mapping[str, Described], config: Mapping[str, Any]) -
         yield f"config.json says {width} (intermediate_size), but {escape(key)} has {has}: {UNLOADED}"
 
 
-def _attention(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
+def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the number or size of heads fits no layer; layers that share or compress keys are omitted."""
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
@@ -173,7 +173,7 @@ _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attentio
 """Model types, and a field that is about other modules in them."""
 
 
-def family_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors that contradict the model type in a configuration; none for nested configurations.
 
     There are none either if the configuration names code of its own (``auto_map``).
@@ -232,7 +232,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
             yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
 
 
-def _biases(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on biases that are there, or are not, against what the configuration says."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():

@@ -13,7 +13,7 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from .config import TIES, model_type_of, untied_by_default
 from .folder import ModelFolder
-from .shape_checks import Described
+from .shape_checks import DescribedTensor
 
 __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
 
@@ -79,7 +79,7 @@ def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str
             )
 
 
-def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
+def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on an output layer that is stored although it is tied, or that is missing although it is not tied.
 
     ``folder`` has the files beside these weights.
@@ -98,7 +98,7 @@ def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[st
             )
 
 
-def _wanted(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
+def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the output layer is missing although the configuration or the model's class does not tie it."""
     flag = f"says that the output layer is not the embedding ({TIES}: false)"
     if folder.said_tied is None:

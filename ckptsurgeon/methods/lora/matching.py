@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ...util.text import escape
 
-__all__ = ["MatchedModules", "matched"]
+__all__ = ["MatchedModules", "match_modules"]
 
 LOOKED_AT = 16
 """Most modules that are compared with the base to find the prefix."""
@@ -55,7 +55,7 @@ class MatchedModules:
         return self.shift.apply(key) or key
 
 
-def matched(
+def match_modules(
     modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
 ) -> MatchedModules:
     """Match modules, as (component, name, whether it is joined by underscores), with the weights of a base.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ...errors import PlanError
 from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
-from ...methods.lora.matching import matched
+from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo, alias_groups
 from ...util.text import escape, shape_text
@@ -55,7 +55,7 @@ class BaseChanges:
         """Add the changes of an adapter; ``source`` is its number among the plan's sources."""
         modules = self._chosen(source, one)
         known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
-        names = matched([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
+        names = match_modules([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
         check_names(modules, names, one, self.base)
         refuse_codes([self.base], "lora merge", set(names.weights.values()))
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in (*names.notes, *one.adapter.notes)]

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import FormatError, PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._encoding import CodedTensor
+from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
 from ..mismatch.policies import is_reshape
 from ..plan.compute import Merge
@@ -32,7 +32,7 @@ class MergeSteps:
         self._ties = ModelTies(views)
         self._missing = MissingTensors(views)
         self._checked: set[tuple[Any, ...]] = set()
-        self._coded: list[tuple[str, CodedTensor, str]] = []
+        self._coded: list[tuple[str, QuantisedTensor, str]] = []
         self._merges: dict[tuple[Any, ...], Merge] = {}
         self._notes = MergeNotes()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ...errors import PatternError, PlanError
-from ...tensors.encodings._encoding import NO_CODES, CodedTensor, Codes
+from ...tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
 from ...util.text import count, escape, listing
@@ -119,7 +119,7 @@ class SourceView(Brief):
     made: Mapping[str, Derivation] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
     known_by: str = ""
-    codes: Codes = NO_CODES
+    codes: QuantisedTensors = NO_CODES
 
 
 class TensorOrigin(NamedTuple):
@@ -133,7 +133,7 @@ class TensorOrigin(NamedTuple):
     info: TensorInfo
     rule: str = ""
     made: Derivation | None = None
-    coded: CodedTensor | None = None
+    coded: QuantisedTensor | None = None
 
 
 @dataclass(frozen=True)

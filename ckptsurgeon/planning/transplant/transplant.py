@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._encoding import NO_CODES, Codes
+from ...tensors.encodings._encoding import NO_CODES, QuantisedTensors
 from ...util.text import count, human_bytes, listing
 from ..plan.files import PlanSource, PlanTarget
 from ..plan.plan import Plan
@@ -31,7 +31,7 @@ def plan_transplant(
     *,
     planned: PlanTarget,
     keeper: PlanSource | None = None,
-    wanted: Codes = NO_CODES,
+    wanted: QuantisedTensors = NO_CODES,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,

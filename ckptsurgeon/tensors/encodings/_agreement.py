@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from ...util.text import escape
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import Codes
+from ._encoding import QuantisedTensors
 from ._facts import COLUMNS_FIRST, FORMATS, GROUPED, ROWS_FIRST, STORED_BY, TYPES, Contradiction, contradicted
 from ._methods import KNOWN, METHODS, STORING, family
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
-__all__ = ["Decoded", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
+__all__ = ["QuantisedModule", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 
 ALONE = ("gptq", "awq", "bitsandbytes")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
@@ -27,7 +27,7 @@ Fact: TypeAlias = tuple[str, str, str]
 """A field of the settings, its value, and the value that the codes show."""
 
 
-class Decoded(NamedTuple):
+class QuantisedModule(NamedTuple):
     """A quantised module and its family; ``module`` is its name in its own settings, ``here`` in the other settings."""
 
     kind: str
@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
     here: str
 
     @classmethod
-    def of(cls, method: str, name: str, here: str | None = None) -> Decoded:
+    def of(cls, method: str, name: str, here: str | None = None) -> QuantisedModule:
         """Return the module of the quantised tensor ``name``; ``here`` is the tensor's name in the other settings."""
         return cls(family(method), module_of(name), module_of(name if here is None else here))
 
@@ -51,7 +51,7 @@ def stores_codes(settings: Settings) -> str:
 
 
 def contradictions(
-    codes: Codes,
+    codes: QuantisedTensors,
     tensors: Mapping[str, TensorInfo],
     settings: Settings,
     unfit: Collection[str] = (),
@@ -86,7 +86,7 @@ def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[
     return fact.verb == "have" and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
 
 
-def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
+def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
     """Return the quantised tensors that the settings exclude from quantisation, by the entry that excludes them."""
     found, modules, method = dict[str, list[str]](), Modules(settings), QuantisationSettings(settings).method
     for one in codes.tensors if settings else ():
@@ -99,7 +99,7 @@ def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def plain_heads(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
+def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
     """Return the plain output layers that settings say are quantised, by the field and value that say so.
 
     Other plain layers could be of other classes than Linear.
@@ -125,7 +125,7 @@ def _is_number(info: TensorInfo) -> bool:
     return len(info.shape) == 2 and DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8
 
 
-def disagreements(coded: Iterable[Decoded], theirs: Settings, ours: Settings) -> list[Fact]:
+def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
     """Return the fields that make codes mean other numbers under the settings ``ours`` than under ``theirs``.
 
     A field is compared if both settings have it, or its default is known. If a field differs only for single modules,

@@ -11,7 +11,17 @@ from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._settings import QuantisationSettings
 
-__all__ = ["ACTIVATIONS", "NO_CODES", "CodedTensor", "Codes", "Encoding", "Logical", "Parts", "same_shape", "some"]
+__all__ = [
+    "ACTIVATIONS",
+    "NO_CODES",
+    "Encoding",
+    "LogicalTensor",
+    "Parts",
+    "QuantisedTensor",
+    "QuantisedTensors",
+    "same_shape",
+    "some",
+]
 
 Parts: TypeAlias = Mapping[str, TensorInfo]
 """The stored tensors of one logical tensor, by the endings of their keys; the identifying one is first."""
@@ -27,7 +37,7 @@ ACTIVATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Logical:
+class LogicalTensor:
     """What the headers tell of a quantised tensor: ``method`` in words, number of parameters, and shape if known.
 
     ``parameters`` is None if the headers do not give the number; it is at least ``at_least``.
@@ -39,9 +49,9 @@ class Logical:
     at_least: int = 0
 
     @staticmethod
-    def of(method: str, shape: tuple[int, ...]) -> Logical:
+    def of(method: str, shape: tuple[int, ...]) -> LogicalTensor:
         """Return a logical tensor whose shape is known."""
-        return Logical(method, math.prod(shape), shape)
+        return LogicalTensor(method, math.prod(shape), shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Encoding:
     telling: str
     dtypes: frozenset[str]
     marks: tuple[str, ...]
-    logical: Callable[[Parts, QuantisationSettings], Logical | None]
+    logical: Callable[[Parts, QuantisationSettings], LogicalTensor | None]
     others: tuple[str, ...] = ()
     codes: str | None = None
     named: str = ".weight"
@@ -74,20 +84,20 @@ class Encoding:
         object.__setattr__(self, "is_of_modules", of_modules and all("." not in end[1:] for end in endings))
 
 
-def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
+def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
     """Return the function ``logical`` of an encoding whose codes have the shape of the logical tensor."""
 
-    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
-        return Logical.of(method, next(iter(parts.values())).shape)
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
+        return LogicalTensor.of(method, next(iter(parts.values())).shape)
 
     return logical
 
 
-def some(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
+def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
     """Return the function ``logical`` of an encoding whose headers do not give the number of parameters."""
 
-    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
-        return Logical(method, None, at_least=next(iter(parts.values())).numel)
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
+        return LogicalTensor(method, None, at_least=next(iter(parts.values())).numel)
 
     return logical
 
@@ -96,7 +106,7 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], Logical]:
 
 
 @dataclass(frozen=True, slots=True)
-class CodedTensor:
+class QuantisedTensor:
     """A quantised tensor: ``parts`` maps endings to the keys of the tensors that store it.
 
     ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
@@ -121,19 +131,19 @@ class CodedTensor:
 
 
 @dataclass(frozen=True)
-class Codes:
+class QuantisedTensors:
     """The quantised tensors of a state dict; ``by_key`` maps each stored key to its quantised tensor."""
 
-    tensors: tuple[CodedTensor, ...] = ()
-    by_key: Mapping[str, CodedTensor] = field(default_factory=dict)
+    tensors: tuple[QuantisedTensor, ...] = ()
+    by_key: Mapping[str, QuantisedTensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
 
-    def only(self, keys: Container[str]) -> Codes:
+    def only(self, keys: Container[str]) -> QuantisedTensors:
         """Return the quantised tensors with their codes in ``keys``, or their first part if they have no codes here."""
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
-        return self if len(found) == len(self.tensors) else Codes(found, self.by_key)
+        return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
 
     def parameters(self, key: str, info: TensorInfo) -> int:
         """Return at least how many parameters a stored tensor holds: codes count as the logical tensor, scales as 0."""
@@ -160,4 +170,4 @@ class Codes:
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-NO_CODES = Codes()
+NO_CODES = QuantisedTensors()

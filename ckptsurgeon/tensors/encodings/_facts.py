@@ -8,7 +8,7 @@ from math import prod
 from typing import NamedTuple
 
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Parts
+from ._encoding import Parts, QuantisedTensor
 from ._settings import Scheme, StatedValues
 
 __all__ = ["COLUMNS_FIRST", "FORMATS", "GROUPED", "ROWS_FIRST", "STORED_BY", "TYPES", "Contradiction", "contradicted"]
@@ -51,7 +51,7 @@ class Contradiction(NamedTuple):
     verb: str = "say"
 
 
-def contradicted(kind: str, one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     """Yield the fields that a quantised tensor of a family ``kind`` contradicts."""
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
@@ -74,7 +74,7 @@ def contradicted(kind: str, one: CodedTensor, parts: Parts, stated: StatedValues
         yield from each[0] if all(each) else ()
 
 
-def _scheme(kind: str, one: CodedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
+def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
     """Yield why a scheme of compressed-tensors cannot be that of a tensor."""
     if kind not in STORED_BY.get(scheme.format, (kind,)):
         yield Contradiction("format", scheme.format, one.method)
@@ -88,7 +88,7 @@ def _scheme(kind: str, one: CodedTensor, parts: Parts, scheme: Scheme) -> Iterat
             yield Contradiction("actorder", scheme.actorder, "no weight_g_idx", "have")
 
 
-def _grouping(kind: str, one: CodedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:
+def _grouping(kind: str, one: QuantisedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:
     """Compare the scales of a tensor with the groups of a scheme; those of packed integers are compared elsewhere."""
     shape = one.shape or ()
     if len(shape) != 2 or len(scale) != 2 or scale[0] != shape[0] or scale[1] < 2:
@@ -99,7 +99,7 @@ def _grouping(kind: str, one: CodedTensor, scale: tuple[int, ...], scheme: Schem
         yield Contradiction("group_size", str(scheme.size), str(shape[1] // scale[1]))
 
 
-def _bitsandbytes(one: CodedTensor, stated: StatedValues) -> Iterator[Contradiction]:
+def _bitsandbytes(one: QuantisedTensor, stated: StatedValues) -> Iterator[Contradiction]:
     asked = [name for name in ("load_in_4bit", "load_in_8bit") if stated.flags.get(name)]
     kind, said = one.method.rpartition(" ")[2], stated.texts.get("bnb_4bit_quant_type", "")
     if asked and ("load_in_8bit" if kind == "int8" else "load_in_4bit") not in asked:
@@ -115,13 +115,13 @@ def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
         yield Contradiction("fmt", said, kind, "are")
 
 
-def _bits(one: CodedTensor, codes: TensorInfo, stated: StatedValues) -> Iterator[Contradiction]:
+def _bits(one: QuantisedTensor, codes: TensorInfo, stated: StatedValues) -> Iterator[Contradiction]:
     bits = codes.numel * 32 // one.parameters if one.parameters else 0
     if stated.bits and bits and bits not in stated.bits:
         yield Contradiction("bits", str(stated.bits[0]), str(bits))
 
 
-def _groups(one: CodedTensor, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
+def _groups(one: QuantisedTensor, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
     columns = one.shape[-1] if one.shape else 0
     possible = [-(-columns // size) if size > 0 else 1 for size in stated.sizes]
     if possible and columns and groups and groups not in possible:
@@ -129,7 +129,7 @@ def _groups(one: CodedTensor, groups: int, stated: StatedValues) -> Iterator[Con
         yield Contradiction("group_size", str(stated.sizes[0]), size)
 
 
-def _awq(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     codes, scales = parts[".qweight"].shape, parts[".scales"].shape
     if scales[0] == codes[0]:
         if stated.version in ROWS_FIRST:
@@ -155,7 +155,7 @@ def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradic
         yield Contradiction("group_size", str(sizes[0]), f"{groups} scales for {columns}")
 
 
-def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
     if one.shape:
         yield from _bits(one, parts[".weight"], stated)
@@ -168,7 +168,7 @@ def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contr
         yield Contradiction("group_size", str(stated.sizes[0]), f"{groups} scales for {words} words of 32 bits")
 
 
-def _blocks(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     name, blocks = next(iter(stated.blocks), ("", (1, 1)))
     scale = next((info for end, info in parts.items() if end.endswith("_scale_inv")), None)
     if scale is None and name == "block_structure" and one.method.endswith("block scales"):
@@ -181,7 +181,7 @@ def _blocks(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Co
         yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}")
 
 
-def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     """Compare a tensor with the schemes of all config groups, since any scheme could be the tensor's."""
     bits = [scheme.bits for scheme in stated.schemes if scheme.bits]
     told = re.match(r"int(\d+) ", one.method)

@@ -10,7 +10,7 @@ from typing import cast
 from ...util.registry import discover
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import NO_CODES, CodedTensor, Codes, Encoding
+from ._encoding import NO_CODES, Encoding, QuantisedTensor, QuantisedTensors
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
 
@@ -53,7 +53,7 @@ def unknown(
     by_module: Mapping[str, Sequence[str]],
     known: Container[str],
     quantisation: QuantisationSettings,
-) -> Iterator[CodedTensor]:
+) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors of unknown encodings among ``keys``, which could be codes.
 
     In a folder with settings of quantisation, all tensors of a module except its bias are one quantised tensor.
@@ -138,7 +138,7 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
-) -> CodedTensor:
+) -> QuantisedTensor:
     """Return a quantised tensor; the endings of its parts follow ``module``, or the key of its codes if that is ""."""
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
@@ -148,14 +148,14 @@ def _coded(
     is_told = bool(_TELLING.fullmatch(leaf))
     named = f"{above}{dot}weight" if is_told or (module and not is_stem) else first
     quantisation = method if others else f"{method}, without scales"
-    return CodedTensor(named, quantisation, first, parts, None, None, tensors[first].numel, tuple(more))
+    return QuantisedTensor(named, quantisation, first, parts, None, None, tensors[first].numel, tuple(more))
 
 
 def find_codes(
     tensors: Mapping[str, TensorInfo],
     settings: Callable[[], Settings] = dict,
     elsewhere: Callable[[], Iterable[str]] = tuple,
-) -> Codes:
+) -> QuantisedTensors:
     """Return the quantised tensors of a state dict.
 
     ``settings`` returns the ``quantization_config`` of its folder, ``elsewhere`` the keys in the model's other shards;
@@ -169,7 +169,7 @@ def find_codes(
     parts = could_be_parts(tensors, _part_endings())
     if not keys and not parts and not could_be_words(tensors):
         return NO_CODES
-    quantisation, found, by_module = QuantisationSettings(settings()), dict[str, CodedTensor](), _by_module(tensors)
+    quantisation, found, by_module = QuantisationSettings(settings()), dict[str, QuantisedTensor](), _by_module(tensors)
     others = frozenset(elsewhere())
     for key in keys:
         if key not in found:
@@ -183,7 +183,7 @@ def find_codes(
     for coded in lone_parts(parts, tensors, found, quantisation, others, _all_encodings()):
         found.update(dict.fromkeys(coded.keys, coded))
     each = {id(coded): coded for coded in found.values()}
-    return Codes(tuple(each.values()), found) if found else NO_CODES
+    return QuantisedTensors(tuple(each.values()), found) if found else NO_CODES
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -224,7 +224,7 @@ def _known(
     tensors: Mapping[str, TensorInfo],
     by_module: Mapping[str, Sequence[str]],
     quantisation: QuantisationSettings,
-) -> CodedTensor | None:
+) -> QuantisedTensor | None:
     """Return the quantised tensor that a key identifies, if any; ``by_module`` has the keys of each module."""
     dotted = f".{key}"  # so that ".weight" is the end of "weight" too
     for one in _encodings(tensors[key].dtype):
@@ -237,7 +237,7 @@ def _known(
         logical = one.logical({end: tensors[part] for end, part in parts.items()}, quantisation.of(stem[1:]))
         if logical is not None:
             codes = parts[one.telling if one.codes is None else one.codes]
-            return CodedTensor(
+            return QuantisedTensor(
                 (stem + one.named)[1:], logical.method, codes, parts, logical.parameters, logical.shape,
                 max(logical.at_least, logical.parameters or 0),
             )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..info import TensorInfo
 from ._agreement import stores_codes
-from ._encoding import CodedTensor, Codes
+from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import family
 from ._modules import Modules, module_of
 from ._settings import Settings
@@ -22,7 +22,7 @@ _DECODING = (
 
 
 def plain_with_scales(
-    codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each weight that is plain though the tensors that decode codes are beside it, and these tensors' endings.
 
@@ -51,7 +51,7 @@ def _is_of_codes(settings: Settings) -> bool:
     return bool(method) or ("quant_method" not in settings and {"bits", "group_size"} <= settings.keys())
 
 
-def _is_coded(one: CodedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+def _is_coded(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether there are codes; bitsandbytes' may be floats, which are then words in one column or row."""
     if not one.codes:
         return False
@@ -61,5 +61,5 @@ def _is_coded(one: CodedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
     return not is_number(info) or 1 in info.shape
 
 
-def _is_plain(one: CodedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+def _is_plain(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
     return one.name in tensors and is_number(tensors[one.name])

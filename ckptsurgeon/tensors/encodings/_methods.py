@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ._encoding import CodedTensor, Codes
+from ._encoding import QuantisedTensor, QuantisedTensors
 
 __all__ = ["KNOWN", "METHODS", "STORING", "family", "is_known_by_settings", "known_by_settings"]
 
@@ -64,12 +64,12 @@ def family(method: str) -> str:
     return "packed" if "packed" in method else re.split(r"[, ]", method)[0]
 
 
-def known_by_settings(codes: Codes) -> list[CodedTensor]:
+def known_by_settings(codes: QuantisedTensors) -> list[QuantisedTensor]:
     """Return the quantised tensors that a loader recognises only by settings."""
     return list(filter(is_known_by_settings, codes.tensors))
 
 
-def is_known_by_settings(coded: CodedTensor) -> bool:
+def is_known_by_settings(coded: QuantisedTensor) -> bool:
     """Return whether a loader recognises a quantised tensor only by settings."""
     kind, ends = family(coded.method), coded.parts.keys()
     return kind in TOLD and OWN.isdisjoint(ends) and (kind not in GENERAL or not SCALES.isdisjoint(ends))

@@ -12,7 +12,7 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Codes
+from ._encoding import QuantisedTensor, QuantisedTensors
 from ._parts import ALWAYS, FLOATS, OF_ACTIVATIONS
 from ._settings import Settings, stated_by
 from ._unlike import is_number
@@ -60,7 +60,7 @@ class NeededPart:
 
 
 def needed_parts(
-    codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings, elsewhere: Collection[str]
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
     """Yield the parts that the method of the settings needs and that no quantised tensor, or less than half, has.
 
@@ -91,7 +91,7 @@ def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
     return not other or (beside is not None and beside.dtype in dtypes)
 
 
-def _stems(layout: _Layout, codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
+def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
     """Return what the keys of each quantised tensor begin with, after a dot; not those of plain weights."""
     ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
     found = dict[str, None]()
@@ -154,7 +154,9 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
         yield _Layout("bitsandbytes", ((".weight",), (".SCB",)), "int8")
 
 
-def _without_weight_scales(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[NeededPart]:
+def _without_weight_scales(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> Iterator[NeededPart]:
     """Yield the numbers of 8 bits if none has a scale but that of its activations."""
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
@@ -165,6 +167,6 @@ def _without_weight_scales(codes: Codes, tensors: Mapping[str, TensorInfo], sett
         yield NeededPart(str(method or "FP8"), "scales of weights", tuple(one.name for one in coded), is_all=True)
 
 
-def _has_scale(one: CodedTensor) -> bool:
+def _has_scale(one: QuantisedTensor) -> bool:
     others = (key for key in one.keys if key not in (one.codes, *one.more_codes))
     return any(not key.endswith(OF_ACTIVATIONS) for key in others)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Codes
+from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import family
 from ._parts import OF_ACTIVATIONS
 from ._settings import QuantisationSettings, Settings
@@ -30,12 +30,12 @@ class OddTensors:
     others: int
 
 
-def odd_ones(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
+def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
     """Yield the few 8-bit floats with scales of another name, or codes of another dtype, than most have.
 
     Only those count whose module has the usual form in another layer: kinds of modules may differ on purpose.
     """
-    groups: dict[tuple[str, str], list[CodedTensor]] = {}
+    groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = next(of_another_scale(codes, settings), "")
     for one in codes.tensors if settings else ():
         if one.codes and family(one.method) in _FLOATS and _scale(one):
@@ -46,13 +46,13 @@ def odd_ones(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings
         yield from _odd(group, lambda one: tensors[one.codes].dtype)
 
 
-def _scale(one: CodedTensor) -> str:
+def _scale(one: QuantisedTensor) -> str:
     """Return the name of the first scale of the weight; "" if there is none."""
     ends = (end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS))
     return next((end.lstrip(".") for end in ends), "")
 
 
-def _odd(group: list[CodedTensor], trait: Callable[[CodedTensor], str]) -> Iterator[OddTensors]:
+def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
     traits = {one.name: trait(one) for one in group}
     (usual, number), *others = Counter(traits.values()).most_common()
     if not others:
@@ -64,7 +64,7 @@ def _odd(group: list[CodedTensor], trait: Callable[[CodedTensor], str]) -> Itera
             yield OddTensors(other, usual, names, number)
 
 
-def of_another_scale(codes: Codes, settings: Settings) -> Iterator[str]:
+def of_another_scale(codes: QuantisedTensors, settings: Settings) -> Iterator[str]:
     """Yield the 8-bit floats with ``weight_scale`` though they have blocks, whose scales are ``weight_scale_inv``.
 
     Loaders of the method "fp8" (transformers, vLLM, SGLang) look for that name alone if there is a

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..info import TensorInfo
-from ._encoding import ACTIVATIONS, CodedTensor, Codes, Encoding
+from ._encoding import ACTIVATIONS, Encoding, QuantisedTensor, QuantisedTensors
 from ._methods import family
 from ._settings import QuantisationSettings
 
@@ -73,7 +73,7 @@ def _code_endings(encodings: Iterable[Encoding]) -> set[str]:
 
 def lone_codes(
     tensors: Mapping[str, TensorInfo], known: Container[str], elsewhere: Set[str], encodings: Sequence[Encoding]
-) -> Iterator[CodedTensor]:
+) -> Iterator[QuantisedTensor]:
     """Yield the codes whose scales are in another shard; ``elsewhere`` has the keys of the other shards.
 
     Codes identified by other names may have any dtype, as in bitsandbytes.
@@ -88,7 +88,7 @@ def lone_codes(
                 end = one.telling if one.codes is None else one.codes
                 method = "codes whose scales are elsewhere"
                 named = f".{key}".removesuffix(end) + one.named if end else f".{key}"
-                yield CodedTensor(named[1:], method, key, {end: key}, None, None, info.numel)
+                yield QuantisedTensor(named[1:], method, key, {end: key}, None, None, info.numel)
 
 
 def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
@@ -107,7 +107,7 @@ def lone_parts(
     quantisation: QuantisationSettings,
     elsewhere: Set[str],
     encodings: Sequence[Encoding],
-) -> Iterator[CodedTensor]:
+) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors with ``parts`` (scales and the like) but without codes, which can only be copied.
 
     In a folder with settings of quantisation the names suffice. Otherwise their codes must be ``elsewhere`` (in
@@ -127,7 +127,7 @@ def lone_parts(
             method = f"{quantisation.method}, without its codes" if quantisation.method else "without its codes"
             vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
             keys = dict.fromkeys((*found.values(), *vectors))
-            yield CodedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)
+            yield QuantisedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)
 
 
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
@@ -173,9 +173,11 @@ class IncompleteTensors:
     block: int = 0
 
 
-def broken_partners(codes: Codes, tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
+def broken_partners(
+    codes: QuantisedTensors, tensors: Tensors, elsewhere: Container[str]
+) -> Iterator[IncompleteTensors]:
     """Yield the parts that quantised tensors lack; parts in other shards (``elsewhere``) do not count as missing."""
-    groups: dict[tuple[str, str, int], list[CodedTensor]] = {}
+    groups: dict[tuple[str, str, int], list[QuantisedTensor]] = {}
     for one in codes.tensors:
         if one.codes:
             info = tensors[one.codes]
@@ -200,14 +202,14 @@ def _leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _decoding_endings(one: CodedTensor) -> set[str]:
+def _decoding_endings(one: QuantisedTensor) -> set[str]:
     """Return the endings, after the module, of the tensors that decode the codes."""
     start = len(one.codes.rpartition(".")[0])
     ends = (key[start:] for key in one.keys if key != one.codes)
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 
-def _needed(known: Sequence[CodedTensor]) -> list[str]:
+def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
     """Return the endings of tensors that all of the codes have."""
     left = _decoding_endings(known[0])
     for one in known[1:]:
@@ -215,7 +217,7 @@ def _needed(known: Sequence[CodedTensor]) -> list[str]:
     return sorted(left)
 
 
-def _codes_of(one: CodedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
+def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
     """Yield the keys that the codes could have, by the keys of the parts."""
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
@@ -235,7 +237,9 @@ def _lacking(
             left = {codes: name for codes, name in found.items() if codes not in lacking}
 
 
-def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[IncompleteTensors]:
+def _left_out(
+    known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
+) -> Iterator[IncompleteTensors]:
     """Yield optional parts that only some quantised tensors lack."""
     for end, number in Counter(end for one in known for end in _decoding_endings(one) if end.endswith(ALWAYS)).items():
         among = [one for one in known if end != ".biases" or _has_float_scales(one, tensors)]
@@ -246,12 +250,12 @@ def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Contain
                 yield IncompleteTensors(end[1:], names, number)
 
 
-def _has_float_scales(one: CodedTensor, tensors: Tensors) -> bool:
+def _has_float_scales(one: QuantisedTensor, tensors: Tensors) -> bool:
     """Return whether scales are floats; MLX's modes whose scales are exponents (mxfp4, nvfp4) store no biases."""
     return ".scales" in one.parts and tensors[one.parts[".scales"]].dtype in FLOATS
 
 
-def _lengths(codes: Codes, tensors: Tensors) -> Iterator[IncompleteTensors]:
+def _lengths(codes: QuantisedTensors, tensors: Tensors) -> Iterator[IncompleteTensors]:
     """Yield the scales of bitsandbytes whose number does not fit the block length of the rest of the model."""
     for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")):
         possible = dict[str, set[int]]()

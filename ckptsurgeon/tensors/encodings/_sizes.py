@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Codes, Parts
+from ._encoding import Parts, QuantisedTensor, QuantisedTensors
 from ._methods import family
 from ._settings import Settings, StatedValues, stated_by
 
@@ -26,7 +26,7 @@ _MAPS = {".quant_map": 16, ".nested_quant_map": 256}
 """Numbers that bitsandbytes' codes choose from."""
 
 
-def logical_shapes(codes: Codes) -> dict[str, Shape]:
+def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
     """Return the shape that each quantised tensor stands for, by the key that it would have if it were plain.
 
     If the headers only give its number of parameters, as those of bitsandbytes do, the number alone is the shape.
@@ -35,7 +35,9 @@ def logical_shapes(codes: Codes) -> dict[str, Shape]:
     return {name: shape for name, shape in shapes.items() if shape}
 
 
-def unfit_sizes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[tuple[str, str]]:
+def unfit_sizes(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> Iterator[tuple[str, str]]:
     """Yield each part whose size does not fit the codes, with the name of its quantised tensor."""
     stated = stated_by(settings)
     for one in codes.tensors:
@@ -45,7 +47,7 @@ def unfit_sizes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Setti
             yield from ((end.rpartition(".")[2], one.name) for end in check(one, parts, stated))
 
 
-def _gptq(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     """Compare the order of columns with the zero points; the settings tell which of the two is wrong."""
     order, zeros = parts.get(".g_idx"), parts.get(".qzeros")
     if order is None or not order.numel:
@@ -64,7 +66,7 @@ def _fill(columns: int, bits: int, words: int) -> bool:
     return columns * bits // _WORD <= words <= -(-columns * bits // _WORD)
 
 
-def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     codes, scale = parts.get(".weight_packed"), parts.get(".weight_scale")
     if codes is None or scale is None or len(codes.shape) != 2:
         return
@@ -78,7 +80,7 @@ def _packed(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[st
         yield ".weight_g_idx"
 
 
-def _fp4(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _fp4(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     scale, shape = parts.get(".weight_scale"), one.shape or ()
     if scale is None or len(shape) < 2 or not all(shape):
         return
@@ -97,7 +99,7 @@ def _scales(shape: Shape, size: int) -> tuple[int, int]:
     return prod(shape[:-2]) * rows * groups, prod(shape[:-2]) * prod(padded)
 
 
-def _bytes(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     """Compare scales of blocks, rows or whole tensors with 8-bit codes of two dimensions."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
@@ -118,18 +120,18 @@ def _divides(scales: int, length: int) -> bool:
     return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
 
 
-def _mlx(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     if ".biases" in parts and parts[".biases"].shape != parts[".scales"].shape:
         yield ".biases"
 
 
-def _bitsandbytes(one: CodedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
+def _bitsandbytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
     yield from (end for end, number in _MAPS.items() if end in parts and parts[end].numel != number)
     if ".SCB" in parts and one.shape and parts[".SCB"].numel != one.shape[0]:
         yield ".SCB"
 
 
-_CHECKS: Mapping[str, Callable[[CodedTensor, Parts, StatedValues], Iterator[str]]] = {
+_CHECKS: Mapping[str, Callable[[QuantisedTensor, Parts, StatedValues], Iterator[str]]] = {
     "GPTQ": _gptq,
     "packed": _packed,
     "nvfp4": _fp4,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import CodedTensor, Codes
+from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import KNOWN, family
 from ._modules import Modules, module_of
 from ._settings import QuantisationSettings, Settings
@@ -21,7 +21,7 @@ UNKNOWN = "an"
 """The family name of quantised weights with an unknown encoding."""
 
 
-def plain_among_codes(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
+def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
     """Return the plain weights of modules that are quantised in other layers and that no setting excludes."""
     method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and _targets(settings) - {"Linear"}):
@@ -48,7 +48,7 @@ def is_number(info: TensorInfo) -> bool:
     return len(info.shape) > 1 and dtype.kind == "float" and dtype.bits > 8
 
 
-def stored_twice(codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
+def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
     """Return the weights that are stored both quantised and plain, by the key of the plain tensor."""
     return [
         one.name
@@ -58,7 +58,7 @@ def stored_twice(codes: Codes, tensors: Mapping[str, TensorInfo]) -> list[str]:
     ]  # fmt: skip
 
 
-def unfit_parts(codes: Codes, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
+def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield each part whose shape does not fit the codes and scales, with the name of its quantised tensor.
 
     A tensor of an unknown encoding counts as one of a known encoding if others with the same name are of it.
@@ -78,7 +78,7 @@ ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ")
 """Families of encodings whose parts can only have one shape."""
 
 
-def _leaf(one: CodedTensor) -> str:
+def _leaf(one: QuantisedTensor) -> str:
     return one.codes.rpartition(".")[2]
 
 

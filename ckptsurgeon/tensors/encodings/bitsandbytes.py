@@ -5,7 +5,7 @@ https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``,
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts, same_shape
+from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -16,9 +16,9 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 def _four_bits(kind: str) -> Encoding:
     """Return an encoding identified by its state, since the codes may have any dtype, even a floating one."""
 
-    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes = parts.get("")  # two in a byte; their shape is a value of the state
-        return Logical(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
+        return LogicalTensor(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
 
     return Encoding(
         f".quant_state.bitsandbytes__{kind}", frozenset({"uint8"}), (".absmax",), logical, _OTHERS, codes="", named=""

@@ -7,7 +7,7 @@ compressed-tensors and ModelOpt ``weight_scale``; ComfyUI ``scale_weight``; Mist
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -18,11 +18,11 @@ _BLOCKS = ("weight_block_size", "block_structure")
 """Fields of settings that give the rows and columns of a block."""
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
     codes, scale, *_ = parts.values()
     if scale.dtype in _SHARED_EXPONENTS:
-        return Logical.of("mxfp8", codes.shape)
-    return Logical.of(f"fp8 with {_scales(codes.shape, scale.shape, quantisation)}", codes.shape)
+        return LogicalTensor.of("mxfp8", codes.shape)
+    return LogicalTensor.of(f"fp8 with {_scales(codes.shape, scale.shape, quantisation)}", codes.shape)
 
 
 def _scales(codes: tuple[int, ...], scale: tuple[int, ...], quantisation: QuantisationSettings) -> str:

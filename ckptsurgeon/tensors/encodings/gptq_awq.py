@@ -7,7 +7,7 @@ https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAW
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -17,19 +17,19 @@ _MOST = 8
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scales = parts[".qweight"].shape, parts[".scales"].shape
     if len(codes) != 2 or len(scales) != 2 or not all((*codes, *scales)):
         return None
     if scales[1] == codes[1]:
         return _gptq(parts, codes, scales[0], quantisation)
     if scales[0] == codes[0]:  # AWQ's layout for matrix-vector products (gemv), which is for 4 bits only
-        return Logical.of(f"AWQ, {_GEMV_BITS} bits", (codes[0], codes[1] * 32 // _GEMV_BITS))
+        return LogicalTensor.of(f"AWQ, {_GEMV_BITS} bits", (codes[0], codes[1] * 32 // _GEMV_BITS))
     bits = 32 * codes[1] // scales[1]
-    return Logical.of(f"AWQ, {bits} bits", (scales[1], codes[0])) if 0 < bits <= _MOST else None
+    return LogicalTensor.of(f"AWQ, {bits} bits", (scales[1], codes[0])) if 0 < bits <= _MOST else None
 
 
-def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> Logical:
+def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> LogicalTensor:
     """Return the logical tensor; its bits follow from zero points, ``g_idx``, groups or settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
@@ -43,8 +43,8 @@ def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: Quant
         fitting = [one for one in possible if codes[0] * 32 // one in [groups * size for size in sizes]] or possible
         columns = codes[0] * 32 // fitting[0] if len(fitting) == 1 else 0
     if not columns:
-        return Logical("GPTQ", None, at_least=codes[0] * codes[1] * 32 // _MOST)
-    return Logical.of(f"GPTQ, {bits or codes[0] * 32 // columns} bits", (codes[1], columns))
+        return LogicalTensor("GPTQ", None, at_least=codes[0] * codes[1] * 32 // _MOST)
+    return LogicalTensor.of(f"GPTQ, {bits or codes[0] * 32 // columns} bits", (codes[1], columns))
 
 
 ENCODINGS = (Encoding(".qweight", frozenset({"int32"}), (".scales",), _logical, (".qzeros", ".g_idx")),)

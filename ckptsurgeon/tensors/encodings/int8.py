@@ -5,7 +5,7 @@ https://github.com/vllm-project/compressed-tensors
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts, same_shape, some
+from ._encoding import Encoding, LogicalTensor, Parts, same_shape, some
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -14,9 +14,9 @@ _TYPES = frozenset({"int8"})
 _METHOD = "int8 with scales"
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scale = parts[".weight"], parts[".weight_scale"]
-    return Logical.of(_METHOD, codes.shape) if scale.dtype != "float8_e8m0fnu" else None
+    return LogicalTensor.of(_METHOD, codes.shape) if scale.dtype != "float8_e8m0fnu" else None
 
 
 ENCODINGS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -18,7 +18,7 @@ _GROUPS = (16, 32, 64, 128)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scales = parts[".weight"], parts[".scales"]
     if not codes.shape or codes.shape[:-1] != scales.shape[:-1] or not codes.numel or not scales.numel:
         return None
@@ -27,8 +27,8 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None
     fitting = _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
     if len(fitting) == 1:
         ((bits, columns),) = fitting.items()
-        return Logical.of(f"MLX, {bits} bits", (*codes.shape[:-1], columns))
-    return Logical("MLX", None, at_least=codes.numel // words * min(fitting.values(), default=words * 4))
+        return LogicalTensor.of(f"MLX, {bits} bits", (*codes.shape[:-1], columns))
+    return LogicalTensor("MLX", None, at_least=codes.numel // words * min(fitting.values(), default=words * 4))
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:

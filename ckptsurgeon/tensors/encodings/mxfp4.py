@@ -8,7 +8,7 @@ https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-fina
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -19,21 +19,21 @@ _EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCK_BYTES = 16
 
 
-def _blocks(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _blocks(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scales = parts.values()
     if len(codes.shape) < 2 or codes.shape[:-1] != scales.shape or scales.dtype not in _EXPONENTS:
         return None
     *outer, blocks, nbytes = codes.shape
     inner = blocks * nbytes * 2
-    return Logical.of("mxfp4", (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner))
+    return LogicalTensor.of("mxfp4", (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner))
 
 
-def _rows(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _rows(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scale, *_ = parts.values()
     if len(codes.shape) < 2 or scale.dtype not in _EXPONENTS:
         return None
     *outer, nbytes = codes.shape
-    return Logical.of("mxfp4", (*outer, nbytes * 2)) if scale.shape == (*outer, nbytes // _BLOCK_BYTES) else None
+    return LogicalTensor.of("mxfp4", (*outer, nbytes * 2)) if scale.shape == (*outer, nbytes // _BLOCK_BYTES) else None
 
 
 ENCODINGS = (

@@ -6,7 +6,7 @@ compressed-tensors ``weight_packed``, ``weight_scale``, ``weight_global_scale``.
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -15,18 +15,18 @@ _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scale = next(iter(parts.values())), parts.get(".weight_scale")
     if scale is None or scale.dtype not in _SCALES or not codes.shape:
         return None
     method = "nvfp4" if scale.dtype == _SCALES[0] else "mxfp4"
-    return Logical.of(method, (*codes.shape[:-1], codes.shape[-1] * 2))
+    return LogicalTensor.of(method, (*codes.shape[:-1], codes.shape[-1] * 2))
 
 
-def _pairs(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _pairs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of transformers' own layout, whose scales are in the order of its kernels."""
     *outer, nbytes = parts[".weight"].shape or (0,)
-    return Logical.of("nvfp4", (*outer, nbytes * 2))
+    return LogicalTensor.of("nvfp4", (*outer, nbytes * 2))
 
 
 ENCODINGS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ._encoding import Encoding, Logical, Parts, same_shape, some
+from ._encoding import Encoding, LogicalTensor, Parts, same_shape, some
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -19,15 +19,15 @@ _SCALES = ("bfloat16", "float16", "float32")
 _TILE = 16
 
 
-def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise AQLM: ``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebook, entry, out, in group)."""
     codes, books = parts[".codes"].shape, parts[".codebooks"].shape
     if len(codes) != 3 or len(books) != 4:
         return None
-    return Logical.of("AQLM", (codes[0] * books[2], codes[1] * books[3]))
+    return LogicalTensor.of("AQLM", (codes[0] * books[2], codes[1] * books[3]))
 
 
-def _bytes(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Tell BitNet, with one scale and four values of -1, 0 and 1 in a byte along the output, from scales for each row.
 
     In ComfyUI's files a byte may be one number of 8 bits; only a value, the note of the format, tells.
@@ -36,52 +36,52 @@ def _bytes(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
     if scale.dtype not in _SCALES or len(codes.shape) < 2:
         return None
     if scale.numel == 1 and ".comfy_quant" not in parts:
-        return Logical.of("BitNet", (codes.shape[0] * 4, *codes.shape[1:]))
-    return Logical("packed integers with scales", None, at_least=codes.numel)
+        return LogicalTensor.of("BitNet", (codes.shape[0] * 4, *codes.shape[1:]))
+    return LogicalTensor("packed integers with scales", None, at_least=codes.numel)
 
 
-def _exl3(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _exl3(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise EXL3: ``trellis`` (in tiles, out tiles, words of a tile)."""
     rows, columns = (*parts[".trellis"].shape, 0, 0)[:2]
-    return Logical.of("EXL3", (columns * _TILE, rows * _TILE))
+    return LogicalTensor.of("EXL3", (columns * _TILE, rows * _TILE))
 
 
-def _exl2(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _exl2(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise EXL2: ``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry per input."""
     order = parts.get(".q_invperm") or parts.get(".q_perm")
     codes = parts[".q_weight"].shape
     if order is None or len(codes) != 2:
-        return Logical("EXL2", None, at_least=math.prod(codes) * 4)
-    return Logical.of("EXL2", (codes[1], order.numel))
+        return LogicalTensor("EXL2", None, at_least=math.prod(codes) * 4)
+    return LogicalTensor.of("EXL2", (codes[1], order.numel))
 
 
-def _higgs(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise HIGGS: ``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
     codes, scales = parts[".weight"], parts.get(".scales")
     if scales is None or len(codes.shape) != 2 or len(scales.shape) != 2:
-        return Logical("HIGGS", None, at_least=codes.numel)
-    return Logical.of("HIGGS", (scales.shape[0], codes.shape[1]))
+        return LogicalTensor("HIGGS", None, at_least=codes.numel)
+    return LogicalTensor.of("HIGGS", (scales.shape[0], codes.shape[1]))
 
 
-def _quanto(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _quanto(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise quanto: one code for each parameter; codes of few bits are packed and have a shift."""
     return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
 
 
-def _torchao(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise torchao: one 8-bit float for each parameter; integers may be packed."""
     is_float = next(iter(parts.values())).dtype.startswith("float8")
     return (same_shape if is_float else some)("torchao")(parts, quantisation)
 
 
-def _spqr(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _spqr(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise SpQR: ``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
-    return Logical("SpQR", None, at_least=parts[".dense_weights"].numel)
+    return LogicalTensor("SpQR", None, at_least=parts[".dense_weights"].numel)
 
 
-def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise compressed-tensors' sparse weights: ``bitmask`` gives the positions of the values in ``compressed``."""
-    return Logical("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
+    return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 
 
 ENCODINGS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ._encoding import Encoding, Logical, Parts, some
+from ._encoding import Encoding, LogicalTensor, Parts, some
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -18,7 +18,7 @@ _LIKELY = (4, 8)
 _LONGEST = 1024
 
 
-def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, order = parts[".weight_packed"], parts.get(".weight_g_idx")
     if len(codes.shape) < 2 or not codes.numel:
         return None
@@ -28,10 +28,10 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None
     if not any(columns * bits // 32 <= words <= -(-columns * bits // 32) for bits in possible):
         columns = 0
     if len(possible) > 1 and not columns:
-        return Logical("packed integers (compressed-tensors)", None, at_least=codes.numel * 32 // possible[-1])
+        return LogicalTensor("packed integers (compressed-tensors)", None, at_least=codes.numel * 32 // possible[-1])
     columns = columns or words * 32 // possible[0]
     bits = possible[0] if len(possible) == 1 else words * 32 // columns
-    return Logical.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
+    return LogicalTensor.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
 
 
 def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:

@@ -8,7 +8,7 @@ https://github.com/HandH1998/QQQ (``QuantLinear``)
 
 from __future__ import annotations
 
-from ._encoding import Encoding, Logical, Parts
+from ._encoding import Encoding, LogicalTensor, Parts
 from ._settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -22,33 +22,41 @@ _MOST_BITS = 8
 def _turned(method: str, telling: str) -> Encoding:
     """Return an encoding of weights with random signs: ``SU`` has a sign for each input, ``SV`` for each output."""
 
-    def logical(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+    def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes, inputs, outputs = parts[telling], parts.get(".SU"), parts.get(".SV")
         if inputs is None or outputs is None or len(codes.shape) < 2:
             return None
         if len(inputs.shape) == len(outputs.shape) == 1:
-            return Logical.of(method, (outputs.numel, inputs.numel))
-        return Logical(method, None, at_least=codes.numel)
+            return LogicalTensor.of(method, (outputs.numel, inputs.numel))
+        return LogicalTensor(method, None, at_least=codes.numel)
 
     more = (".Wscale", ".codebook_id", ".had_left", ".had_right", ".rescale_WH", ".scaleWH", ".fuse_scales", ".A", ".B")
     return Encoding(telling, _INTEGERS, (".SU",), logical, (".SV", *more, ".tlut", ".rcp", ".tp_rank"))
 
 
-def _lookup(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise SqueezeLLM: ``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits), and outliers."""
     codes, table = parts[".qweight"].shape, parts[".lookup_table"].shape
     if len(codes) != 2 or len(table) != 2 or codes[1] != table[0]:
         return None
     bits = table[1].bit_length() - 1
-    return Logical.of(f"SqueezeLLM, {bits} bits", (codes[1], codes[0] * 32 // bits)) if 0 < bits <= _MOST_BITS else None
+    return (
+        LogicalTensor.of(f"SqueezeLLM, {bits} bits", (codes[1], codes[0] * 32 // bits))
+        if 0 < bits <= _MOST_BITS
+        else None
+    )
 
 
-def _marlin(parts: Parts, quantisation: QuantisationSettings) -> Logical | None:
+def _marlin(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Recognise Marlin: ``B`` (in / 16, out * 2) and ``s`` (groups, out); shapes are checked, as names are short."""
     codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
     if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:
         return None
-    return Logical.of("Marlin, 4 bits", (scale.shape[1], codes[0] * _TILE)) if codes[1] == scale.shape[1] * 2 else None
+    return (
+        LogicalTensor.of("Marlin, 4 bits", (scale.shape[1], codes[0] * _TILE))
+        if codes[1] == scale.shape[1] * 2
+        else None
+    )
 
 
 ENCODINGS = (

@@ -22,7 +22,7 @@ from typing import Any
 
 from ckptsurgeon.api.model_folder.checks import weights_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
-from ckptsurgeon.api.model_folder.shape_checks import Described
+from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 
 DEPTHS = (4, 8)
@@ -135,7 +135,7 @@ def notes(one: dict[str, Any]) -> set[str]:
     for config in one["configs"]:
         folder = ModelFolder("", (Companion("config.json", text=json.dumps(config)),))
         for state in one["states"]:
-            tensors = [Described(key, dtype, tuple(shape), tied) for key, (dtype, shape, tied) in state.items()]
+            tensors = [DescribedTensor(key, dtype, tuple(shape), tied) for key, (dtype, shape, tied) in state.items()]
             found.update(one for one in weights_notes(tensors, folder, folder) if OF_IDS not in one)
     return found
 

@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.checks import weights_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.layer_checks import layer_notes
-from ckptsurgeon.api.model_folder.shape_checks import Described, family_notes
+from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor, family_notes
 from ckptsurgeon.planning.target import Companion
 
 LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
@@ -31,8 +31,8 @@ def model(found: list[str], **fields: Any) -> str:
     return "m"
 
 
-def described(found: list[str]) -> list[Described]:
-    return [Described(key, "float32", (4, 4)) for key in found]
+def described(found: list[str]) -> list[DescribedTensor]:
+    return [DescribedTensor(key, "float32", (4, 4)) for key in found]
 
 
 LACKS = "model.layers.2 lacks mlp.up_proj.weight, unlike the other layers: transformers initialises what is missing"
@@ -64,7 +64,7 @@ def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any],
     [("llama", "float32", True), ("jamba", "float32", False), ("llama", "uint8", False)],
 )
 def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: bool) -> None:
-    tensors = [Described(one.key, dtype, (4, 2) if ".2.mlp" in one.key else (4, 4)) for one in described(keys())]
+    tensors = [DescribedTensor(one.key, dtype, (4, 2) if ".2.mlp" in one.key else (4, 4)) for one in described(keys())]
     notes = list(layer_notes(tensors, {"model_type": kind, "num_hidden_layers": 5}))
     wanted = (
         "model.layers.0.mlp.up_proj.weight is (4, 4), but model.layers.2.mlp.up_proj.weight is (4, 2): layers of llama"
@@ -199,7 +199,7 @@ def test_nothing_is_said_of_models_of_transformers(kind: str) -> None:
             setattr(config, name, size)
     with torch.device("meta"):
         found = transformers.AutoModel.from_config(config).state_dict()
-    tensors = [Described(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
+    tensors = [DescribedTensor(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
     for fields in (config.to_dict(), config.to_diff_dict()):
         assert [*layer_notes(tensors, fields), *family_notes(tensors, fields)] == []
 
@@ -265,15 +265,15 @@ def test_layers_of_unknown_types_lack_an_output(lost: list[str], said: str) -> N
     ],
 )  # fmt: skip
 def test_layers_of_two_half_dtypes_are_said(dtype: str, fields: dict[str, Any], said: bool) -> None:
-    tensors = [Described(key, dtype if ".2." in key else "bfloat16", (4, 4)) for key in keys()]
+    tensors = [DescribedTensor(key, dtype if ".2." in key else "bfloat16", (4, 4)) for key in keys()]
     if dtype == "int8":
-        tensors.append(Described("model.layers.3.mlp.up_proj.scales", "float16", (4, 4)))
+        tensors.append(DescribedTensor("model.layers.3.mlp.up_proj.scales", "float16", (4, 4)))
     notes = list(layer_notes(tensors, {"model_type": "llama", "num_hidden_layers": 5, **fields}))
     wanted = "model.layers.0.self_attn.q_proj.weight is bfloat16, but model.layers.2.self_attn.q_proj.weight is float16"
     assert [wanted in note for note in notes] == [True] * said
 
 
 def test_an_image_encoder_of_another_half_dtype_is_sound() -> None:
-    tensors = [Described(key, "bfloat16", (4, 4)) for key in keys()]
-    tensors += [Described(key, "float16", (4, 4)) for key in keys(stack="vision.layers")]
+    tensors = [DescribedTensor(key, "bfloat16", (4, 4)) for key in keys()]
+    tensors += [DescribedTensor(key, "float16", (4, 4)) for key in keys(stack="vision.layers")]
     assert not list(layer_notes(tensors, {"model_type": "x"}))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.part_checks import part_notes
-from ckptsurgeon.api.model_folder.shape_checks import Described
+from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
 
 from ...helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, WHISPER, saved
 
@@ -114,18 +114,18 @@ def test_numbers_that_no_tensor_has_are_said(name: str, fields: dict[str, Any], 
 
 @pytest.mark.parametrize(("zero", "said"), [(2, False), (None, True), (1, True)])
 def test_experts_that_compute_nothing_count_too(zero: int | None, said: bool) -> None:
-    tensors = [Described(f"model.layers.0.mlp.experts.{n}.up_proj.weight", "float32", (4, 4)) for n in range(6)]
+    tensors = [DescribedTensor(f"model.layers.0.mlp.experts.{n}.up_proj.weight", "float32", (4, 4)) for n in range(6)]
     fields = {"model_type": "longcat_flash", "n_routed_experts": 4, "zero_expert_num": zero}
     assert any("has 6 experts" in note for note in part_notes(tensors, fields)) is said
 
 
-def stacked(sizes: dict[str, int], rows: int = 4, end: str = "") -> list[Described]:
+def stacked(sizes: dict[str, int], rows: int = 4, end: str = "") -> list[DescribedTensor]:
     return [
         one for n, size in sizes.items()
         for one in (
-            Described(f"model.layers.{n}.mlp.experts.down_proj{end}", "uint8" if end else "bfloat16", (size, 8, 8)),
-            Described(f"model.layers.{n}.mlp.experts.down_proj_bias", "bfloat16", (size, 8)),
-            Described(f"model.layers.{n}.mlp.router.weight", "bfloat16", (rows, 8)),
+            DescribedTensor(f"model.layers.{n}.mlp.experts.down_proj{end}", "uint8" if end else "bfloat16", (size, 8, 8)),
+            DescribedTensor(f"model.layers.{n}.mlp.experts.down_proj_bias", "bfloat16", (size, 8)),
+            DescribedTensor(f"model.layers.{n}.mlp.router.weight", "bfloat16", (rows, 8)),
         )
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.shape_checks import Described, shape_notes
+from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor, shape_notes
 
 BASE = {
     "model_type": "llama", "vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12,
@@ -115,6 +115,6 @@ def test_nothing_is_said_of_models_of_transformers(kind: str, whole: bool) -> No
     with torch.device("meta"):
         found = transformers.AutoModel.from_config(config).state_dict()
     fields = config.to_dict() if whole else config.to_diff_dict()
-    tensors = [Described(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
+    tensors = [DescribedTensor(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
     assert list(shape_notes(tensors, fields)) == []
     assert kind not in SAID or len(list(shape_notes(tensors, {**fields, "intermediate_size": 7}))) == 1
