@@ -20,14 +20,7 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in
-from .quantisation_notes import (
-    contradictory,
-    disagreeing_files,
-    missing_settings,
-    of_other_width,
-    unfit,
-    unlike_others,
-)
+from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
 from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as

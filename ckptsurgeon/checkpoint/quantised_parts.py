@@ -7,10 +7,9 @@ from typing import Any
 
 from ..tensors.encodings._agreement import stores_codes
 from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._left_scales import plain_with_scales
 from ..tensors.encodings._needed import needed_parts
-from ..tensors.encodings._odd_ones import odd_ones, of_another_scale
 from ..tensors.encodings._parts import broken_partners
+from ..tensors.encodings._unlike import odd_ones, of_another_scale, plain_with_scales
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 

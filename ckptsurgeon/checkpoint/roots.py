@@ -1,4 +1,4 @@
-"""Finds the state dict in a file, and the entries of it that are tensors."""
+"""Finds the state dict in a file, also in a pickled ``nn.Module``, and the entries of it that are tensors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,78 @@ from typing import Any
 from ..errors import ConfigError, FormatError, UnsafeError
 from ..formats.base import limits
 from ..formats.base.untrusted import most_segments
-from ..formats.pickle.values import OpaqueResult, key_text
+from ..formats.pickle.values import OpaqueResult, PickledSet, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
-from .modules import SearchLimit, is_module, module_tensors
 
-__all__ = ["NAMED_ROOTS", "Root", "check_keys", "find_root", "parts_of", "tensors_of"]
+__all__ = [
+    "NAMED_ROOTS",
+    "Root",
+    "SearchLimit",
+    "check_keys",
+    "find_root",
+    "is_module",
+    "module_tensors",
+    "parts_of",
+    "tensors_of",
+]
+
+# Reads the state dict of an ``nn.Module`` that was pickled as a whole, without importing its class.
+
+
+class SearchLimit:
+    """How many modules and tensors one search may still visit; shared ones are counted each time."""
+
+    def __init__(self) -> None:
+        self.modules = limits.TREE_NODES
+        self.tensors = limits.TREE_TENSORS
+
+    def take(self, *, modules: int = 0, tensors: int = 0) -> None:
+        """Count visited modules and tensors; raises UnsafeError if the limit is exceeded."""
+        self.modules -= modules
+        self.tensors -= tensors
+        if self.modules < 0 or self.tensors < 0:
+            raise UnsafeError("a pickled module nests too deeply or shares too much.", rule="module tree")
+
+
+def is_module(node: Any) -> bool:
+    """Return whether a pickled object has the attributes of every ``nn.Module``."""
+    return isinstance(node, OpaqueResult) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
+
+
+def module_tensors(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
+    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
+
+    Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
+    """
+    waiting = [("", root, 0)]
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
+            raise UnsafeError("a pickled module nests too deeply.", rule="module tree")
+        allowed.take(modules=1)
+        yield from ((f"{prefix}{name}", value) for name, value in _own_tensors(module, allowed))
+        children = module.attributes().get("_modules")
+        named = children.items() if isinstance(children, dict) else ()
+        allowed.take(modules=len(named))
+        waiting += [
+            (f"{prefix}{key_text(name)}.", child, depth + 1) for name, child in reversed(named) if is_module(child)
+        ]
+
+
+def _own_tensors(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
+    attributes = module.attributes()
+    skipped = attributes.get("_non_persistent_buffers_set")
+    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()
+    for kind in ("_parameters", "_buffers"):
+        entries = attributes.get(kind)
+        if not isinstance(entries, dict):
+            continue
+        allowed.take(tensors=len(entries))
+        for name, value in entries.items():
+            if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
+                yield key_text(name), value
+
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 """Entries in which training frameworks keep the model, most specific first."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute_steps
-from ckptsurgeon.engine.compute import small_tensors as together
+from ckptsurgeon.engine.compute import compute_steps as together
 from ckptsurgeon.methods.merge._registry import merge_methods
 
 SHAPES = ((), (1,), (3,), (2, 5), (0, 4), (7, 1, 2), (200, 100))

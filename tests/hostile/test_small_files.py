@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.storage.small_files import IrregularError, read_file, read_text
 from ckptsurgeon.trainer.manifests._text import read_rows
-from ckptsurgeon.trainer.speech.words import read_words
+from ckptsurgeon.trainer.speech.demo import read_words
 from ckptsurgeon.vocabulary.read import read_vocabulary
 
 from ..promises.clauses import COSTS, SPECIAL, clause

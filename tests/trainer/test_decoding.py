@@ -15,8 +15,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.tasks._decoding import SpecialTokens, beam_search, greedy_search
-from ckptsurgeon.trainer.tasks._prefix_scores import PrefixLogProbs, PrefixScores
+from ckptsurgeon.trainer.tasks._decoding import PrefixLogProbs, PrefixScores, SpecialTokens, beam_search, greedy_search
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC

@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.settings import Features
-from ckptsurgeon.trainer.data.features import FeatureExtractor
+from ckptsurgeon.trainer.data.inputs import FeatureExtractor
 from ckptsurgeon.trainer.data.sound import Clip, read_sound
 from ckptsurgeon.trainer.models._layers import LogMel
 

@@ -18,15 +18,7 @@ from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
-from ..inputs.inputs import (
-    merged_notes,
-    names_of,
-    plan_source,
-    source_notes,
-    twice_notes,
-    unwrap_notes,
-    view_of,
-)
+from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.folder import model_folder

@@ -24,10 +24,9 @@ from .part_checks import part_notes
 from .shape_checks import DescribedTensor, family_notes, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.special_ids import special_id_notes
-from .tokenizer.special_names import name_notes, unlisted_names
+from .tokenizer.special_names import added_beyond, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import is_ctc
-from .tokenizer.tokens import added_beyond, listed_beyond, needless
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "weights_notes", "with_sources_said"]
 

@@ -9,8 +9,7 @@ from ...planning.merge.layers import LayerList, lists_with_gaps, numbered_lists
 from ...util.text import count, escape
 from .config import declared_layers
 from .config_fields import base_of_rope
-from .dtype_checks import dtype_notes
-from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
+from .layer_holes import STACKS, dtype_notes, hole_notes, is_stack, uneven_notes
 from .shape_checks import DescribedTensor
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]

@@ -22,7 +22,8 @@ CONV1D: Mapping[str, frozenset[str]] = {
 """The last part of the names of all Conv1D layers, by model_type, in transformers 5.23 (``models/*/modeling_*.py``).
 
 PEFT merges these as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is: PEFT overwrites it by
-the type of each layer, so that the last one decides what is saved (peft 0.21, ``tuners/lora/layer.py``, dispatch_default).
+the type of each layer, so that the last one decides what is saved (peft 0.21, ``tuners/lora/layer.py``,
+dispatch_default).
 """
 
 

@@ -1,23 +1,213 @@
-"""The planner of ``lora merge``: adds adapters to the tensors of a base that they change. Opens no file."""
+"""The planner of ``lora merge``: collects what adapters change in a base, and makes the steps. Opens no file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import FormatError
+from ...errors import FormatError, PlanError
+from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
-from ...util.text import escape
+from ...methods.lora.matching import match_modules
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo, alias_groups
+from ...util.text import escape, shape_text
 from ..edit import check_casts
 from ..keys.hints import matched
+from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
+from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
+from ..plan.step import Input, Step
+from ..quantised import refuse_codes
 from ..transplant.select import SourceView
-from .changes import BaseChanges, changed_steps, named
-from .fitting import AdapterView
+from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
-__all__ = ["plan_lora_merge"]
+__all__ = ["BaseChanges", "changed_steps", "named", "plan_lora_merge"]
+
+# Collects the changes that adapters make to a base, and makes the steps of the tensors that they change.
+
+
+@dataclass
+class TensorChanges:
+    """The changes of one tensor of the base: terms that are added, their inputs, and by which adapters."""
+
+    terms: list[LoraTerm] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+
+class BaseChanges:
+    """The changes of all tensors of the base, collected from one adapter after the other.
+
+    ``tied`` maps an output layer that the base does not store, because it is the embedding, to that embedding. An
+    adapter may change only one of the two.
+    """
+
+    def __init__(
+        self, base: SourceView, model: KnownModel | None, exclude: Sequence[OptionPattern], tied: Mapping[str, str]
+    ) -> None:
+        self.tied = tied
+        self.base = replace(base, tensors={**base.tensors, **{one: base.tensors[of] for one, of in tied.items()}})
+        self.model = model
+        self.exclude = exclude
+        self.changed: dict[str, TensorChanges] = {}
+        self.fresh: dict[str, Input] = {}
+        self.left_out: list[tuple[int, str]] = []
+        self.notes: list[str] = []
+
+    def add(self, source: int, one: AdapterView) -> None:
+        """Add the changes of an adapter; ``source`` is its number among the plan's sources."""
+        modules = self._chosen(source, one)
+        known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
+        names = match_modules([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
+        check_names(modules, names, one, self.base)
+        refuse_codes([self.base], "lora merge", set(names.weights.values()))
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in (*names.notes, *one.adapter.notes)]
+        weights = [names.weights[module.component, module.name] for module in modules]
+        ways = weight_layout(list(zip(modules, weights, strict=True)), one, self.base, self.model)
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in ways.notes]
+        for module, key, transposed in zip(modules, weights, ways.transposed, strict=True):
+            self._add_module(source, one, module, key, transposed=transposed)
+        for name, key in one.adapter.saved.items():
+            self._add_saved(source, one, names.saved(name), key)
+        every = dict(zip((module.name for module in modules), weights, strict=True))
+        every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded: no loss
+        shift = names.shift
+        stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
+
+    def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
+        """Return the modules of an adapter that are not excluded; record the tensors of the others in ``left_out``."""
+        matcher = KeyMatcher([flag.pattern for flag in self.exclude])
+        chosen = []
+        for module in one.adapter.modules:
+            if not matcher.match(named(module)):
+                chosen.append(module)
+                continue
+            keys = (module.a, module.b, module.bias, module.magnitude)
+            self.left_out += [(source, key) for key in keys if key]
+        return chosen
+
+    def _add_module(self, source: int, one: AdapterView, module: AdapterModule, key: str, *, transposed: bool) -> None:
+        base = self.base.tensors[key]
+        kind = "dora" if module.magnitude else "product"
+        term = LoraTerm(kind, one.weight, module.scale, transposed)
+        keys = [module.a, module.b, *([module.magnitude] if module.magnitude else [])]
+        if not term.fits(base.shape, [one.view.tensors[each].shape for each in keys]):
+            raise misfit(one, module, key, self.base)
+        self._change(key, term, one, [input_of(source, one, each) for each in keys])
+        if module.bias:
+            self._add_bias(source, one, module, key)
+
+    def _add_bias(self, source: int, one: AdapterView, module: AdapterModule, key: str) -> None:
+        bias = f"{key.removesuffix('weight')}bias"
+        there = self.base.tensors.get(bias)
+        if there is None or there.shape != one.view.tensors[module.bias].shape:
+            raise PlanError(
+                f"{escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
+                f"{escape(self.base.source.name)} has no bias of that shape for {escape(key)}.",
+                hint="Name the model that it was trained on.",
+            )
+        self._change(bias, LoraTerm("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
+
+    def _add_saved(self, source: int, one: AdapterView, name: str, key: str) -> None:
+        given, there = input_of(source, one, key), self.base.tensors.get(name)
+        if there is not None and there.shape == given.shape:
+            self._change(name, LoraTerm("saved", one.weight), one, [given])
+            return
+        if one.weight != 1 or name in self.fresh:
+            why = "has no such tensor" if there is None else f"has it as {shape_text(there.shape)}"
+            raise PlanError(
+                f"{escape(one.adapter.name)} has {escape(name)} {shape_text(given.shape)}, and "
+                f"{escape(self.base.source.name)} {why}: only one adapter, with a weight of 1, can replace it.",
+                hint="Merge that adapter alone.",
+            )
+        self.fresh[name] = given
+        if there is not None:
+            shapes = f"{shape_text(there.shape)} to {shape_text(given.shape)}"
+            self.notes.append(f"{escape(one.adapter.name)} resizes {escape(name)} from {shapes}")
+
+    def _change(self, key: str, term: LoraTerm, one: AdapterView, inputs: Sequence[Input]) -> None:
+        kind = DTYPES[self.base.tensors[key].dtype]
+        if kind.kind != "float" or kind.is_packed:
+            raise PlanError(
+                f"{escape(one.adapter.name)} is for {escape(key)}, which is {kind.name} in "
+                f"{escape(self.base.source.name)}: nothing can be added to it.",
+                hint="Merge into the model before it was quantised.",
+            )
+        changes = self.changed.setdefault(key, TensorChanges())
+        changes.terms.append(term)
+        changes.inputs += inputs
+        changes.by.append(one.adapter.name)
+
+
+def named(module: AdapterModule) -> str:
+    """Return the name of a module that patterns match; for kohya's adapters it has their prefix (lora_unet)."""
+    return f"{module.component}_{module.name}" if module.joined else module.name
+
+
+# The steps of a base that adapters change.
+
+
+def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
+    """Return the step of every tensor, in the order of the base; tensors that only an adapter has come last.
+
+    An output layer that the base does not store, because it is the embedding, is left out if the two are still equal.
+    """
+    first: dict[tuple[str, str], str] = {}
+    ties = alias_groups(changes.base.tensors)
+    made = []
+    for key, info in changes.base.tensors.items():
+        if key in changes.tied and _is_resized(changes, changes.tied[key]) and key not in changes.fresh:
+            changes.notes.append(
+                f"{escape(changes.tied[key])} gets other rows and is also the output layer, which changes too; PEFT "
+                "uses the rows of the base there"
+            )
+            continue
+        step = _step(changes, key, info, dtype)
+        alike = (ties.get(key, key), repr((step.op, step.lora, step.inputs[1:], step.source)))
+        owner = first.setdefault(alike, key)
+        if key in ties and owner == key:
+            changes.notes.append(
+                f"{escape(key)} and {escape(ties[key])} were one tensor, but adapters change them differently: "
+                "they become two"
+            )
+        if owner == key or key not in changes.tied:
+            made.append(step if owner == key else replace(step, tied_to=owner))
+    fresh = [name for name in changes.fresh if name not in changes.base.tensors]
+    return [*made, *(_copied(name, changes.fresh[name], changes.fresh[name].dtype, dtype) for name in fresh)]
+
+
+def _is_resized(changes: BaseChanges, key: str) -> bool:
+    return key in changes.fresh and changes.fresh[key].shape != changes.base.tensors[key].shape
+
+
+def _step(changes: BaseChanges, key: str, info: TensorInfo, dtype: str) -> Step:
+    if key in changes.fresh:
+        return _copied(key, changes.fresh[key], info.dtype, dtype)
+    own = Input(0, changes.tied.get(key, key), info.dtype, info.shape)
+    changed = changes.changed.get(key)
+    if changed is None:
+        return _copied(key, own, info.dtype, dtype)
+    if [(term.kind, term.weight) for term in changed.terms] == [("saved", 1.0)]:
+        return _copied(key, changed.inputs[0], info.dtype, dtype)
+    return Step(
+        key, "lora", _dtype(info.dtype, dtype), info.shape, *own,
+        rule=" + ".join(changed.by), more=tuple(changed.inputs), lora=Lora(tuple(changed.terms)),
+    )  # fmt: skip
+
+
+def _dtype(dtype: str, wanted: str) -> str:
+    """Return the dtype of an output tensor: ``wanted`` for real floating tensors, else the tensor's own."""
+    return wanted if wanted not in ("", "keep") and DTYPES[dtype].kind == "float" else dtype
+
+
+def _copied(key: str, one: Input, dtype: str, wanted: str) -> Step:
+    made = _dtype(dtype, wanted)
+    return Step(key, "copy", made, one.shape, one.source, one.key, one.dtype, one.shape)
 
 
 def plan_lora_merge(

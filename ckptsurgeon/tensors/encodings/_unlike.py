@@ -1,18 +1,31 @@
-"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, or with unfit shapes."""
+"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, with other parts or names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
+from ._agreement import stores_codes
 from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import KNOWN, family
 from ._modules import Modules, module_of
+from ._parts import OF_ACTIVATIONS
 from ._settings import QuantisationSettings, Settings
 
-__all__ = ["is_number", "plain_among_codes", "stored_twice", "unfit_parts"]
+__all__ = [
+    "OddTensors",
+    "is_number",
+    "odd_ones",
+    "of_another_scale",
+    "plain_among_codes",
+    "plain_with_scales",
+    "stored_twice",
+    "unfit_parts",
+]
 
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
 """Methods that quantise all modules of a kind except those that the settings exclude."""
@@ -88,3 +101,121 @@ def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tup
         return True
     are_wide = 1 < zeros[1] * 32 / scales[1] <= MOST_BITS if kind == "GPTQ" else zeros[1] == codes[1]
     return zeros[0] == scales[0] and are_wide
+
+
+# Finds quantised tensors whose scales have another name, or whose codes have another dtype, than those like them.
+
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_FLOATS = ("fp8", "mxfp8")
+_NAMED, _WANTED = ".weight_scale", ".weight_scale_inv"
+
+
+@dataclass(frozen=True)
+class OddTensors:
+    """The ``names`` of quantised tensors with ``found``, where the ``others`` like them have ``usual``."""
+
+    found: str
+    usual: str
+    names: tuple[str, ...]
+    others: int
+
+
+def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
+    """Yield the few 8-bit floats with scales of another name, or codes of another dtype, than most have.
+
+    Only those count whose module has the usual form in another layer: kinds of modules may differ on purpose.
+    """
+    groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
+    renamed = next(of_another_scale(codes, settings), "")
+    for one in codes.tensors if settings else ():
+        if one.codes and family(one.method) in _FLOATS and _scale(one):
+            groups.setdefault((family(one.method), one.codes.rpartition(".")[2]), []).append(one)
+    for group in groups.values():
+        if not renamed:
+            yield from _odd(group, _scale)
+        yield from _odd(group, lambda one: tensors[one.codes].dtype)
+
+
+def _scale(one: QuantisedTensor) -> str:
+    """Return the name of the first scale of the weight; "" if there is none."""
+    ends = (end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS))
+    return next((end.lstrip(".") for end in ends), "")
+
+
+def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
+    traits = {one.name: trait(one) for one in group}
+    (usual, number), *others = Counter(traits.values()).most_common()
+    if not others:
+        return
+    forms = {_LAYER_NUMBER.sub("#", name) for name, found in traits.items() if found == usual}
+    for other, _ in others if number * 2 > len(group) else ():
+        names = tuple(
+            name for name, found in traits.items() if found == other and _LAYER_NUMBER.sub("#", name) in forms
+        )
+        if names:
+            yield OddTensors(other, usual, names, number)
+
+
+def of_another_scale(codes: QuantisedTensors, settings: Settings) -> Iterator[str]:
+    """Yield the 8-bit floats with ``weight_scale`` though they have blocks, whose scales are ``weight_scale_inv``.
+
+    Loaders of the method "fp8" (transformers, vLLM, SGLang) look for that name alone if there is a
+    ``weight_block_size``; other methods with blocks (compressed-tensors, ModelOpt) have the first.
+    """
+    if settings.get("quant_method") == "fp8" and QuantisationSettings(settings).pairs("weight_block_size"):
+        for one in codes.tensors:
+            if one.codes and family(one.method) == "fp8" and _NAMED in one.parts and _WANTED not in one.parts:
+                yield one.name
+
+
+# Finds plain weights with scales beside them that decode codes, such as those of codes that were replaced.
+
+_DECODING = (
+    "_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_global_scale", ".weight_descale", ".scale_weight",
+    ".qscale_weight", ".scales", ".qzeros", ".absmax", ".SCB", "_scales",
+)  # fmt: skip
+"""Endings of parts that decode codes and that no plain weight needs; not the scales of activations."""
+
+
+def plain_with_scales(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each weight that is plain though the tensors that decode codes are beside it, and these tensors' endings.
+
+    Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Nor are
+    models of methods that may store plain weights with scales (those trained with simulated quantisation), unless
+    other weights are codes.
+    """
+    if not settings or not (
+        _is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)
+    ):
+        return
+    modules = Modules(settings)
+    for one in codes.tensors:
+        if _is_coded(one, tensors) or not _is_plain(one, tensors) or modules.left_out(module_of(one.name)):
+            continue
+        ends = tuple(end.removeprefix(".weight.").lstrip("._") for end in one.parts if end.endswith(_DECODING))
+        if ends:
+            yield one.name, ends
+
+
+def _is_of_codes(settings: Settings) -> bool:
+    """Return whether all weights beside scales are codes by the settings."""
+    method = stores_codes(settings)
+    if method == "compressed-tensors":
+        return settings.get("quantization_status") in (None, "compressed")
+    return bool(method) or ("quant_method" not in settings and {"bits", "group_size"} <= settings.keys())
+
+
+def _is_coded(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether there are codes; bitsandbytes' may be floats, which are then words in one column or row."""
+    if not one.codes:
+        return False
+    if family(one.method) != "bitsandbytes":
+        return True
+    info = tensors[one.codes]
+    return not is_number(info) or 1 in info.shape
+
+
+def _is_plain(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+    return one.name in tensors and is_number(tensors[one.name])

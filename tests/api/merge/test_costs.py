@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute as needs
+from ckptsurgeon.engine.compute import compute_steps as together
 from ckptsurgeon.engine.compute import merge_inputs
-from ckptsurgeon.engine.compute import small_tensors as together
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from fixtures.mergekit_cases import CASES, models
 

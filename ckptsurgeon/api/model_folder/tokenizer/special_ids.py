@@ -1,9 +1,9 @@
-"""Notes on ids of special tokens in configurations that contradict the tokeniser beside them."""
+"""Notes on ids of special tokens in configurations that contradict the tokeniser beside them, or are another role's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
@@ -11,10 +11,130 @@ from ....util.text import escape, listing
 from ....vocabulary.token_ids import LostId, stale_ids
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
-from .special_roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
-__all__ = ["special_id_notes"]
+__all__ = ["role_notes", "special_id_notes"]
+
+# Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
+#
+# A role is only held against an id if the tokeniser itself names the token for another role, if the token is spelled
+# like that role (``<pad>``, not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser has
+# the right token too.
+
+PAIRS = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
+START = "decoder_start_token"
+SPELLED = {
+    "bos_token": r"[\[<|｜_]+(s|bos|begin.*|start.*)[\]>|｜_]+",
+    "cls_token": r"[\[<]cls[\]>]",
+    "sep_token": r"[\[<]sep[\]>]",
+    "pad_token": r"[\[<|｜_]+pad(ding)?[\]>|｜_]+",
+    "unk_token": r"[\[<|｜_]+unk(nown)?[\]>|｜_]+",
+    "mask_token": r"[\[<|｜_]+mask[\]>|｜_]+",
+}
+"""How the tokens of a role are spelled if they have no other role."""
+SHARED = {
+    "eos_token": ("sep_token",),
+    "bos_token": ("cls_token", "sep_token", "eos_token"),
+    "forced_eos_token": ("sep_token",),
+    "forced_bos_token": ("cls_token", "sep_token", "eos_token"),
+    START: ("bos_token", "cls_token", "sep_token", "pad_token", "eos_token"),
+    "pad_token": ("bos_token", "eos_token", "unk_token"),
+    "sep_token": ("eos_token", "bos_token"),
+}
+"""Fields, and the other roles whose tokens valid models have there."""
+OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
+"""Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
+GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
+TRANSCRIPT = "<|startoftranscript|>"
+"""The token that a decoder of Whisper begins with."""
+
+
+def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield notes on ids of tokens with another role in the tokeniser: ``names`` by role, ``places`` by token."""
+    if is_ctc(folder):
+        return
+    own = {name: places[token] for name, token in names.items() if token in places}
+    for file in (CONFIG, GENERATION):
+        fields = object_in(folder, file)
+        swapped = [pair for pair in PAIRS if _are_swapped(fields, pair, own)]
+        for pair in swapped:
+            ids = " and ".join(f"{name}_id is {fields[f'{name}_id']}" for name in pair)
+            named = " and ".join(f"{name} {brief_token(names[name])} ({own[name]})" for name in pair)
+            yield f"{ids} in {file}, but the tokeniser beside it has {named}: the two are swapped"
+        said = {name for pair in swapped for name in pair}
+        for field in SHARED:
+            if field not in said and (_generates(folder) or field not in OF_GENERATION):
+                yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
+        if "eos_token" not in said:
+            yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
+    yield from _starts(folder, places)
+
+
+def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[str, int]) -> bool:
+    ids, wanted = [fields.get(f"{name}_id") for name in pair], [own.get(name) for name in pair]
+    return ids == wanted[::-1] and None not in wanted and wanted[0] != wanted[1]
+
+
+def _generates(folder: ModelFolder) -> bool:
+    """Whether a model makes text, by its files and its class."""
+    has_settings = any(one.name == GENERATION for one in folder.files)
+    classes = folder.config.get("architectures")
+    names = classes if isinstance(classes, list) else []
+    return has_settings or any(isinstance(one, str) and one.endswith(GENERATES) for one in names)
+
+
+def _of_other_role(
+    value: Any, field: str, file: str, names: Mapping[str, str], own: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a note if an id, or one of a list that lacks the right one, is that of a token with another role."""
+    wanted = _wanted(field, names)
+    ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
+    if wanted not in own or own[wanted] in ids or (field == "eos_token" and value == own.get("unk_token")):
+        return
+    for number in ids:
+        roles = [role for role, place in own.items() if place == number]
+        if roles and not {field, wanted, *SHARED[field]}.intersection(roles) and _is_spelled(names[roles[0]], roles):
+            named = f"{brief_token(names[roles[0]])}, the {roles[0]} of the tokeniser beside it"
+            meant = "" if field == START else f", while {wanted} is {brief_token(names[wanted])} ({own[wanted]})"
+            yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
+
+
+def _wanted(field: str, names: Mapping[str, str]) -> str:
+    """Return the role whose token a field should have; for a decoder's start, one that it may have."""
+    if field == START:
+        return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
+    return field.removeprefix("forced_")
+
+
+def _is_spelled(token: str, roles: list[str]) -> bool:
+    return any(re.fullmatch(SPELLED[role], token, re.IGNORECASE) for role in roles if role in SPELLED)
+
+
+def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if the end is the unknown token, however that is spelled, and the tokeniser has another end."""
+    end, unknown = own.get("eos_token"), own.get("unk_token")
+    if value is not None and value == unknown and end not in (None, unknown):
+        named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
+        meant = f"{brief_token(names['eos_token'])} ({end})"
+        yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
+
+
+def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if a decoder of Whisper begins with another token, or two files name other tokens to begin with."""
+    field = f"{START}_id"
+    ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}
+    found = {file: number for file, number in ids.items() if type(number) is int}
+    tokens = {row: token for token, row in places.items() if row in found.values()}
+    if folder.config.get("model_type") == "whisper" and TRANSCRIPT in places:
+        begins = f"{brief_token(TRANSCRIPT)} ({places[TRANSCRIPT]})"
+        for file, number in found.items():
+            if number != places[TRANSCRIPT] and number in tokens:
+                other = f"{number} ({brief_token(tokens[number])})"
+                yield f"{field} of {file} is {other}, but the decoder of Whisper begins with {begins}"
+    elif len(set(found.values())) == 2 and set(found.values()) <= tokens.keys():
+        said = " and ".join(f"{number} ({brief_token(tokens[number])}) in {file}" for file, number in found.items())
+        yield f"{field} is {said}: generation begins with the latter"
+
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
 """Special tokens that configurations have ids of, but tokenisers do not name."""
