@@ -62,6 +62,7 @@ def init_config(
     path: CheckpointLike,
     *,
     root: str | None = None,
+    task: str | None = None,
     output: Path | None = None,
     force: bool = False,
     wait: float | None = None,
@@ -72,7 +73,8 @@ def init_config(
 
     Headers have shapes and dtypes but no initialisers, so each tensor of a checkpoint gets the initialiser that its
     name and shape suggest, to be reviewed. For a toolkit's configuration (ESPnet's ``config.yaml``) it names that
-    file, and copies what is frozen into ``train:``. Raises OutputError if the output exists, without ``force``.
+    file, and copies what is frozen into ``train:``; ``task`` names the task of an ESPnet configuration, where its
+    entries leave it open. Raises OutputError if the output exists, without ``force``.
     """
     from ..destinations._load import is_configuration
 
@@ -80,9 +82,11 @@ def init_config(
     if is_configuration(source):
         if root is not None:
             raise ConfigError("--root is only for checkpoints.", hint="Leave it out.")
-        document, said = _adopted(source, target)
+        document, said = _adopted(source, target, task)
         with closing(cast("File", open_source(source))) as file:
             return _written(document, said, target, [file], force=force, wait=wait)
+    if task is not None:
+        raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave it out.")
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint)}
         return _written(document, "", target, checkpoint.open_files().values(), force=force, wait=wait)
@@ -101,11 +105,11 @@ def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
     return declare(checkpoint, checkpoint.ties)
 
 
-def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
+def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
     """Return the document that names a toolkit's configuration, and comments on it."""
     from ..destinations._load import adopt
 
-    document, target = adopt(path, os.path.dirname(output or ""))
+    document, target = adopt(path, os.path.dirname(output or ""), task)
     train = document.get("train", {})
     if "freeze" in train:
         train["freeze"] = [_pattern(name, list(target.tensors)) for name in train["freeze"]]

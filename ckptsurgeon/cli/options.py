@@ -28,6 +28,7 @@ __all__ = [
     "Root",
     "Ruleset",
     "RunCode",
+    "Task",
     "To",
     "Unwrap",
     "Verbose",
@@ -45,6 +46,14 @@ Quiet = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print no tables and no notes: only errors, and data that was asked for.")
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every tensor, every failure.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="Name the task (asr, st, tts and others) of an ESPnet configuration whose entries fit several.",
+    ),
+]
 Root = Annotated[
     str | None,
     typer.Option(

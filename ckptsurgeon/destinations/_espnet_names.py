@@ -1,69 +1,12 @@
-"""The ESPnet task of a configuration, and the meaning of ESPnet's tensor names."""
+"""The meaning of ESPnet's tensor names: rows for tokens, and the order of layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from ..tensors.info import TensorInfo
-from ._document import Document
 
-__all__ = ["Task", "layers_of", "task_of", "vocabulary_of"]
-
-# The task of a configuration. Configurations do not name it, but each task has entries that no other has.
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task, given by the class that builds its models."""
-
-    module: str
-    name: str
-
-
-_ASR = Task("espnet2.tasks.asr", "ASRTask")
-_LM = Task("espnet2.tasks.lm", "LMTask")
-_S2T = Task("espnet2.tasks.s2t", "S2TTask")
-
-_OTHERS = {
-    "subtask_series": "enhancement with recognition (enh_s2t)",
-    "src_token_list": "translation (st, mt)",
-    "deliberationencoder": "spoken language understanding (slu)",
-    "joint_network_conf": "the standalone transducer (asr_transducer)",
-    "promptencoder": "s2t_ctc",
-    "tts": "speech synthesis (tts)",
-    "svs": "singing voice synthesis (svs)",
-    "separator": "enhancement (enh)",
-    "extractor": "target speaker extraction (enh_tse)",
-    "label_aggregator": "diarisation (diar)",
-    "pooling": "speaker recognition (spk, lid)",
-    "segmenter": "unsupervised recognition (uasr)",
-    "codec": "codecs (gan_codec)",
-    "num_classes": "self-supervision (hubert, ssl)",
-    "losses": "anti-spoofing (asvspoof)",
-    "model_name": "ps2st",
-    "tgt_feats_extract": "speech-to-speech translation (s2st)",
-}
-"""For each entry that only configurations of an unsupported task have: the name of the task."""
-_WHOLE = "required"
-"""The entry that shows that a run wrote a configuration: then it has every argument of its task."""
-
-
-def task_of(document: Document, values: Mapping[str, Any]) -> Task:
-    """Return the task of a configuration, ASR if no entry shows another; raises ConfigError for unsupported tasks."""
-    other = next((name for mark, name in _OTHERS.items() if mark in values), None)
-    if other is None and _WHOLE in values and not values.keys() & {"ctc_conf", "lm"}:
-        other = "a task without CTC (cls)"
-    if other is not None:
-        raise document.fail(
-            f"it is an ESPnet configuration for {other}; only asr, s2t and lm are built here.",
-            "ckpt init CHECKPOINT -o dst.yaml makes a destination from a checkpoint of it, without ESPnet.",
-        )
-    if "lm" in values:
-        return _LM
-    return _S2T if values.get("preprocessor") == "s2t" else _ASR
-
+__all__ = ["layers_of", "vocabulary_of"]
 
 # Tensors with a row for each token, and the order of layers.
 

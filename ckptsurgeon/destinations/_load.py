@@ -68,17 +68,18 @@ def is_configuration(path: str) -> bool:
     return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
 
 
-def load_target(path: CheckpointLike) -> TargetSpec:
+def load_target(path: CheckpointLike, *, task: str | None = None) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
     Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``. Raises ConfigError
     if the configuration is wrong or a package is missing, with the code that has already run; for a checkpoint,
-    raises what ``open_checkpoint`` raises.
+    raises what ``open_checkpoint`` raises. ``task`` names the task of an ESPnet configuration (asr, st, tts and
+    others), which it does not name itself.
     """
-    return target_with(path, None)
+    return target_with(path, None, task)
 
 
-def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> TargetSpec:
+def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None, task: str | None = None) -> TargetSpec:
     """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
 
     Token ids of its configuration are changed to the ids of the same tokens in the new vocabulary, and the new
@@ -87,13 +88,17 @@ def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> Targe
     if not isinstance(path, (str, os.PathLike)):
         return checkpoint_target(path)
     text = os.fspath(path)
+    if task is not None and (os.path.isdir(text) or not is_configuration(text)):
+        raise ConfigError(
+            f"{escape(text)} is not a configuration of ESPnet, and only these have a task.", hint="Leave --task out."
+        )
     if os.path.isdir(text):
         return _folder(text)
     if not is_configuration(text):
         return checkpoint_target(text)
-    document = replace(read_document(text), vocabulary=vocabulary)
+    document = replace(read_document(text), vocabulary=vocabulary, task=task)
     try:
-        return _kind_of(document).load(document)
+        return _checked_kind(document).load(document)
     except CheckpointError as error:
         if document.ran:
             ran = list(dict.fromkeys(document.ran))
@@ -121,21 +126,29 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
     return _ours(document) if document.model or _is_empty(document) else _toolkit_of(document)
 
 
-def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
+def _checked_kind(document: Document) -> _Kind | _Toolkit:
+    """Return the kind of a document; raises ConfigError if a task was named for one that is not ESPnet's."""
+    kind = _kind_of(document)
+    if document.task is not None and not getattr(kind, "has_tasks", False):
+        raise document.fail("it is not a configuration of ESPnet, and only these have a task.", "Leave --task out.")
+    return kind
+
+
+def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, Any], TargetSpec]:
     """Return a document in our format that names a toolkit's configuration, and the destination that it describes.
 
     The path in the document is relative to the folder ``beside``. Raises ConfigError if the configuration is not a
     toolkit's, or the destination cannot be loaded.
     """
-    document = read_document(path)
+    document = replace(read_document(path), task=task)
     if document.model:
         raise document.fail("it is already a destination.", "Name a checkpoint, or the configuration of a toolkit.")
-    toolkit = _toolkit_of(document)
+    toolkit = _checked_kind(document)
     if not isinstance(toolkit, _Adoptable):
         raise document.fail("there is nothing to write: it is already a destination.")
     target = toolkit.load(document)
     train = dict(toolkit.training(document))
-    named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
+    named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir), **({"task": task} if task else {})}}
     return {**named, **({"train": train} if train else {})}, target
 
 

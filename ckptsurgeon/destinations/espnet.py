@@ -1,31 +1,37 @@
 """Destinations that ESPnet trains: its ``config.yaml``, built by the ESPnet task that would train it.
 
-It is built as by ``build_model_from_file`` (espnet2/tasks/abs_task.py), without weights: ``build_model`` gets the
-entries of the file, and the parser's defaults for the entries that the file lacks, as ``conf/train_*.yaml`` of a
-recipe does.
+The ``build_model`` of the task (espnet2/tasks/abs_task.py) gets what ESPnet's parser makes of the file: the entries
+that it lacks have their defaults, and texts pass through the types of their arguments, as in ``asr_train --config
+conf/train_asr.yaml`` (so ``init: none`` is None). No weights are loaded.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib
+import io
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..planning.target import TargetSpec
 from ..storage.yaml_text import read_yaml
-from ..util.text import brief_repr, escape
+from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
-from ._espnet_names import Task, layers_of, task_of, vocabulary_of
+from ._espnet_names import layers_of, vocabulary_of
+from ._espnet_tasks import Task, chosen_classes, is_whole, task_of
 from .torch_module.user_code import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
 
-_PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder", "model", "lm", "tts")
-"""The parts of a model that an ESPnet configuration chooses by name, each with its ``…_conf``."""
+_LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
+"""Entries that are lists of tokens, or the files that have them."""
+_OF_RUNS = ("required", "version", "distributed")
+"""Entries that a run adds to its arguments."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class _Toolkit:
     """The toolkit ESPnet, whose destinations are ``config.yaml`` files."""
 
     field = "espnet"
+    has_tasks = True
 
     def code(self, document: Document) -> Sequence[str]:
         """Return the name of ESPnet, whose code builds the model."""
@@ -50,9 +57,9 @@ class _Toolkit:
     def recognises(self, document: Document) -> bool:
         """Return whether a document chooses the parts of a network as ESPnet's configurations do."""
         content = document.content
-        if not isinstance(content, dict) or "_target_" in content or "model_type" in content:
-            return False
-        chosen = [part for part in _PARTS if part in content or f"{part}_conf" in content]
+        if not isinstance(content, dict) or "_target_" in content or ("model_type" in content and "svs" not in content):
+            return False  # transformers' configurations have a model_type, and so has ESPnet's singing synthesis
+        chosen = [part for part in chosen_classes() if part in content or f"{part}_conf" in content]
         told = [part for part in chosen if isinstance(content.get(f"{part}_conf"), dict)]
         plain = all(isinstance(content.get(part), (str, type(None))) for part in chosen)
         return plain and bool(told or (chosen and "token_list" in content))
@@ -72,7 +79,7 @@ class _Toolkit:
         given = Namespace()
         with user_code(document):
             task = _imported(document, read.task)  # import before tensors are recorded
-            values = {**vars(task.get_parser().parse_args([])), **read.values}
+            values, notes = _parsed(document, task.get_parser(), read.values)
 
         def build() -> Any:
             with user_code(document):
@@ -80,17 +87,23 @@ class _Toolkit:
                 return task.build_model(given)
 
         spec = module_target(
-            build, kind="espnet", name=document.name, config=document.path, files=read.files, notes=read.notes,
-            ran=(f"{read.task.module}.{read.task.name}.build_model from ESPnet{_version()}",),
+            build, kind="espnet", name=document.name, config=document.path, files=read.files,
+            notes=(*read.notes, *notes),
+            ran=(f"{read.task.module}.{read.task.cls}.build_model from ESPnet{_version()}",),
         )  # fmt: skip
-        vocabulary = vocabulary_of(spec.tensors, len(given.token_list), getattr(given, "decoder", None))
+        tokens = getattr(given, "token_list", None) or ()
+        vocabulary = vocabulary_of(spec.tensors, len(tokens), getattr(given, "decoder", None))
         return replace(spec, vocabulary=vocabulary, layers=layers_of(spec.tensors))
 
 
 class _Named:
-    """``model: {espnet: config.yaml}``: a file in our format that names ESPnet's, and can have ``train:`` as well."""
+    """``model: {espnet: config.yaml, task: asr}``: a file in our format that names ESPnet's, and can have ``train:``.
+
+    ``task`` may be left out if the entries of ESPnet's file fit only one task.
+    """
 
     field = "espnet"
+    has_tasks = True
 
     def code(self, document: Document) -> Sequence[str]:
         """Return the name of ESPnet, whose code builds the model, as above."""
@@ -98,7 +111,7 @@ class _Named:
 
     def load(self, document: Document) -> TargetSpec:
         """Load the configuration that the document names relative to its own folder."""
-        check_fields(document, "model", document.model, ("espnet",))
+        check_fields(document, "model", document.model, ("espnet", "task"))
         named = document.model["espnet"]
         if not isinstance(named, str):
             raise document.fail(f"espnet is {brief_repr(named)}, not a file name.")
@@ -107,8 +120,16 @@ class _Named:
             raise inner.fault
         if not TOOLKIT.recognises(inner):
             raise inner.fail("it is not a configuration of ESPnet: it has neither token_list nor encoder.")
-        spec = TOOLKIT.load(inner)
+        spec = TOOLKIT.load(replace(inner, task=_task_name(document)))
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
+
+
+def _task_name(document: Document) -> str | None:
+    """Return the task that the user or the document names; None if neither does."""
+    named = document.model.get("task")
+    if named is not None and not isinstance(named, str):
+        raise document.fail(f"task is {brief_repr(named)}, not the name of a task.")
+    return document.task or named
 
 
 def _read(document: Document) -> _Read:
@@ -120,7 +141,7 @@ def _read(document: Document) -> _Read:
         _imported(document, task)  # first, because without ESPnet a corrected file would only lead to the next error
     files: list[str] = []
     notes: list[str] = []
-    for holder, name in _file_names(document, values):
+    for holder, name in _file_names(document, values, task):
         found = _found(document, name, holder[name])
         files.append(found)
         if found != os.path.normpath(holder[name]):
@@ -131,21 +152,56 @@ def _read(document: Document) -> _Read:
     return _Read(task, values, tuple(files), tuple(notes))
 
 
-def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each field that names a file which the build reads, as the map that holds it and its name there."""
-    tokens = values.get("token_list")
-    if tokens is None:
+def _parsed(
+    document: Document, parser: ArgumentParser, values: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return all arguments as ESPnet's parser makes them of a configuration, and a note on entries that it ignores.
+
+    A recipe's file may only have arguments of the installed ESPnet, as there; the file of a run may be from another
+    version.
+    """
+    known = {action.dest for action in parser._actions}
+    others = [name for name in values if name not in known]
+    if others and not is_whole(values):
+        near = difflib.get_close_matches(others[0], known, n=1)
         raise document.fail(
-            "it has no token_list.",
-            "Use the config.yaml that a run wrote into its folder, or add token_list: tokens.txt.",
+            f"ESPnet has no argument {listing(others, 6, where='')}.", f"Did you mean {near[0]}?" if near else ""
         )
-    if isinstance(tokens, str):
-        yield values, "token_list"
-    elif not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise document.fail("token_list is neither a list of texts nor a file.", "Quote tokens that look like numbers.")
-    conf = values.get("normalize_conf")
-    if values.get("normalize") == "global_mvn" and isinstance(conf, dict) and isinstance(conf.get("stats_file"), str):
-        yield conf, "stats_file"
+    parser.set_defaults(**{name: value for name, value in values.items() if name in known})
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed = vars(parser.parse_args([]))
+    except SystemExit:
+        raise document.fail(escape(said.getvalue().strip().rpartition("error: ")[2])) from None
+    left = [name for name in others if name not in _OF_RUNS and values[name] not in (None, [], {})]
+    note = f"the installed ESPnet has no argument {listing(left, 6, where='')}: ignored"
+    return {**parsed, **{name: values[name] for name in others}}, (note,) if left else ()
+
+
+def _file_names(document: Document, values: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each field that names a file which the build reads, as the map that holds it and its name there."""
+    for name in _LISTS:
+        tokens = values.get(name)
+        if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":
+            raise document.fail(
+                "it has no token_list.",
+                "Use the config.yaml that a run wrote into its folder, or add token_list: tokens.txt.",
+            )
+        if isinstance(tokens, str):
+            yield values, name
+        elif tokens is not None and not _are_texts(tokens):
+            raise document.fail(
+                f"{name} is neither a list of texts nor a file.", "Quote tokens that look like numbers."
+            )
+    for name in sorted(values):
+        conf = values.get(f"{name}_conf")
+        if values[name] == "global_mvn" and isinstance(conf, dict) and isinstance(conf.get("stats_file"), str):
+            yield conf, "stats_file"
+
+
+def _are_texts(tokens: object) -> bool:
+    return isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
 
 
 def _found(document: Document, what: str, path: str) -> str:
@@ -171,7 +227,7 @@ def _found(document: Document, what: str, path: str) -> str:
 def _imported(document: Document, task: Task) -> Any:
     """Return the class of a task; raises ConfigError if it cannot be imported, with the package that is missing."""
     try:
-        return getattr(importlib.import_module(task.module), task.name)
+        return getattr(importlib.import_module(task.module), task.cls)
     except ModuleNotFoundError as error:
         if error.name == "espnet2":
             raise document.fail(

@@ -57,6 +57,9 @@ def espnet() -> None:
         Path("exp", language).mkdir(parents=True)
         tokens = ["<blank>", "<unk>", *letters, "<sos/eos>"]
         Path(f"exp/{language}/config.yaml").write_text(yaml.safe_dump({**document, "token_list": tokens}))
+    Path("conf").mkdir()
+    recipe = {name: value for name, value in document.items() if name != "use_lang_prompt"}
+    Path("conf/train_asr.yaml").write_text(yaml.safe_dump({**recipe, "token_list": tokens}))
     for path in GOLDEN.iterdir():
         if path.suffix not in (".json", ".yaml"):
             shutil.copy(path, path.name)

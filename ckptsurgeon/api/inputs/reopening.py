@@ -175,7 +175,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan was made.", hint="Make a new plan.")
         change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
-        target = target_with(plan.target.config, change) if _draws(plan) else None
+        target = target_with(plan.target.config, change, plan.arguments.get("task")) if _draws(plan) else None
         _check_target(plan, target)
         inputs = replace(planned or PlanInputs(), sources=tuple(opened), target=target)
         keeper = inputs.keeper(plan)

@@ -71,6 +71,7 @@ def transplant(
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     root: str | None = None,
+    task: str | None = None,
 ) -> Plan:
     """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
 
@@ -85,7 +86,8 @@ def transplant(
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
     channels, center) or a map from pattern to policy.
     ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
-    ``dtype`` is "keep" or the dtype of all floating tensors.
+    ``dtype`` is "keep" or the dtype of all floating tensors. ``task`` names the task of an ESPnet configuration, where
+    its entries leave it open.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
@@ -94,7 +96,7 @@ def transplant(
     dtype = str(dtype) if dtype is not None else None
     lists = vocabulary_files(vocab)
     change = new_vocabulary(lists, token_map)
-    target = target_with(destination, change)
+    target = target_with(destination, change, task)
     options = Options.of(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
@@ -108,7 +110,7 @@ def transplant(
         vocab=PLACE if vocab == PLACE else [os.path.basename(path) for path in lists],
         vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
-        drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root,
+        drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root, task=task,
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(

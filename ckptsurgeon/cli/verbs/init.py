@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Root, Wait, check_output, quoted
+from ..options import Force, Root, Task, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "init"
@@ -21,6 +21,7 @@ Examples:
   ckpt init best.pth -o dst.yaml
   ckpt init best.pth --root model_ema > dst.yaml
   ckpt init exp/asr_train/config.yaml -o dst.yaml
+  ckpt init conf/train_asr_conformer.yaml --task asr -o dst.yaml
 """
 
 
@@ -33,6 +34,7 @@ def run(
         typer.Option("-o", "--output", metavar="FILE", help="Write the configuration here instead of to stdout."),
     ] = None,
     root: Root = None,
+    task: Task = None,
     force: Force = False,
     wait: Wait = None,
     *,
@@ -44,7 +46,7 @@ def run(
     if output is not None:
         check_output(output)
     with sink.working("writing", output or ""):
-        text = init_config(source, root=root, output=output, force=force, wait=wait)
+        text = init_config(source, root=root, task=task, output=output, force=force, wait=wait)
     if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
         return
     if output is None:

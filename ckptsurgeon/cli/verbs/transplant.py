@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Operations, Root, Ruleset, check_explain, default_output, mismatch_policies
+from ..options import Operations, Root, Ruleset, Task, check_explain, default_output, mismatch_policies
 from ..writing import Writing, show_explained
 
 NAME = "transplant"
@@ -147,6 +147,7 @@ def run(
         ),
     ] = None,
     root: Root = None,
+    task: Task = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -174,7 +175,7 @@ def run(
         ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
-        root=root,
+        root=root, task=task,
     )  # fmt: skip
     if explain:
         show_explained(writing.sink, plan, explain)

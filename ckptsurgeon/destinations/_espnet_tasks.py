@@ -1,0 +1,146 @@
+"""The ESPnet task of a configuration, from the entries that ESPnet's task classes declare.
+
+Configurations do not name their task: in ESPnet it is the program that reads them. ``_espnet_tasks.json`` lists the
+entries, classes and model options of each task of ESPnet 202511, recorded from its own parsers
+(``make oracle-espnet``). A task fits if it declares all entries of a configuration; if several fit, the user must say
+which, because the same entries build different models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..util.text import brief_repr, escape, listing
+from ._document import Document
+
+__all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
+
+_OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
+"""Entries that choose classes, but no part of a network."""
+WHOLE = "required"
+"""The entry that shows that a run wrote a configuration: then it has every entry of its task."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: the class that builds its models, and the recorded entries, classes and options of its models.
+
+    ``classes`` maps an entry that chooses a class to the names that it may have. ``model_conf`` has the options of
+    the task's models, or is None if they accept any.
+    """
+
+    name: str
+    cls: str
+    entries: frozenset[str]
+    classes: Mapping[str, frozenset[str]]
+    model_conf: frozenset[str] | None
+
+    @property
+    def module(self) -> str:
+        """The module of the class."""
+        return f"espnet2.tasks.{self.name}"
+
+    def fits(self, entries: frozenset[str], values: Mapping[str, Any]) -> bool:
+        """Return whether the task declares all these entries, the classes that they choose, and the model's options."""
+        options = values.get("model_conf")
+        known = self.model_conf is None or not isinstance(options, dict) or options.keys() <= self.model_conf
+        return entries <= self.entries and known and all(self._has(name, values[name]) for name in entries)
+
+    def _has(self, entry: str, chosen: object) -> bool:
+        names = self.classes.get(entry)
+        return names is None or not isinstance(chosen, str) or chosen.lower() in names | {"none", "null", "nil"}
+
+
+def chosen_classes() -> frozenset[str]:
+    """Return the entries by which configurations choose the classes of a model's parts, each with its ``…_conf``."""
+    return frozenset(entry for task in tasks().values() for entry in task.classes) - _OF_TRAINING
+
+
+def is_whole(values: Mapping[str, Any]) -> bool:
+    """Return whether a run wrote a configuration: then it has every entry of its task."""
+    return WHOLE in values
+
+
+def task_of(document: Document, values: Mapping[str, Any]) -> Task:
+    """Return the task of a configuration: the one that the user named, else the only one that fits.
+
+    Raises ConfigError if the named task is unknown or lacks entries of the configuration, and if no task or several
+    tasks fit.
+    """
+    known, common = _recorded()
+    entries = frozenset(values) - common
+    if document.task is not None:
+        return _named(document, document.task, entries)
+    entries = frozenset(name for name in entries if any(name in task.entries for task in known.values()))
+    found = [task for task in known.values() if task.fits(entries, values)]
+    if is_whole(values) and found:
+        lacking = {task.name: len(task.entries - entries) for task in found}
+        found = [task for task in found if lacking[task.name] == min(lacking.values())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise document.fail(
+            f"its entries fit several tasks of ESPnet: {listing([task.name for task in found], 12, where='')}.",
+            f"Say which one: --task {found[0].name}, or model: {{espnet: {escape(document.name)}, task: "
+            f"{found[0].name}}}.",
+        )
+    raise document.fail(f"its entries fit no task of ESPnet: {'; '.join(_reasons(entries, values))}.")
+
+
+def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
+    known = tasks()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise document.fail(
+            f"{brief_repr(name)} is not a task of ESPnet.",
+            f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+        )
+    task = known[name]
+    others = sorted(
+        entry for entry in entries - task.entries if any(entry in one.entries for one in known.values())
+    )  # entries that no task has may be those of another version
+    if others:
+        having = [one.name for one in known.values() if others[0] in one.entries]
+        raise document.fail(
+            f"the task {name} has no {listing(others, 6, where='')}.",
+            f"{others[0]} is an entry of {', '.join(having)}.",
+        )
+    return task
+
+
+def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield for the two nearest tasks what the configuration has and they do not."""
+    for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
+        if others := sorted(entries - task.entries):
+            yield f"{task.name} has no {listing(others, 6, where='')}"
+            continue
+        wrong = [f"{name}: {values[name]}" for name in sorted(entries) if not task._has(name, values[name])]
+        options = sorted(set(values.get("model_conf") or ()) - (task.model_conf or frozenset()))
+        wrong += [f"model_conf: {name}" for name in options if task.model_conf is not None]
+        yield f"{task.name} has no {listing(wrong, 6, where='')}"
+
+
+def tasks() -> dict[str, Task]:
+    """Return the recorded tasks by name."""
+    return _recorded()[0]
+
+
+@cache
+def _recorded() -> tuple[dict[str, Task], frozenset[str]]:
+    """Return the recorded tasks by name, and the entries that all tasks have."""
+    recorded = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+    known = {
+        name: Task(
+            name, row["class"], frozenset(row["entries"]),
+            {entry: frozenset(names) for entry, names in row["classes"].items()},
+            None if row["model_conf"] is None else frozenset(row["model_conf"]),
+        )
+        for name, row in recorded["tasks"].items()
+    }  # fmt: skip
+    return known, frozenset(recorded["common"])
