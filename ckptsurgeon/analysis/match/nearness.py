@@ -103,9 +103,10 @@ class _Block:
 
 
 class Nearness:
-    """The scores of all free units: similarity of names, raised if their parents are matched.
+    """The scores of all pairs of units (modules with tensors of their own) that are not matched yet.
 
-    ``beyond`` counts the units that are not compared because too many units fit each other.
+    A score is the similarity of the names, raised if the parents are matched with each other. ``beyond`` counts the
+    units that are not compared, because too many units have the same leaves and shapes.
     """
 
     def __init__(self, fitting: FreeUnits, likeness: Likeness, agreed: Iterable[Parents]) -> None:

@@ -104,9 +104,9 @@ def _read(file: File) -> object:
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return the model that the config.json next to the weights names, or None.
+    """Return what the config.json next to a base's weights says of its architecture; None if there is none.
 
-    ``path`` is '' for weights in memory, which have no other files.
+    ``path`` is that of the weights, '' for weights in memory, which have no other files.
     """
     if not path:
         return None

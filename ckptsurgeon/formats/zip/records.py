@@ -182,7 +182,11 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
     body = gap.removeprefix(b"PK\7\x08")
     form = {12: "<3L", 20: "<L2Q"}.get(len(body))
     if form is None or struct.unpack(form, body) != (crc, stored, size):
-        raise UnsafeError(f"{record_at(file, name)} has a descriptor that contradicts it.", rule="zip descriptor")
+        raise UnsafeError(
+            f"{record_at(file, name)} has other sizes or another checksum after its data (in its data descriptor) than "
+            "in the directory of the zip.",
+            rule="zip descriptor",
+        )
 
 
 def wide_sizes(file: File, extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:

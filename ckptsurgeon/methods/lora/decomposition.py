@@ -79,7 +79,7 @@ class _BlasThreads:
 
 
 def _blas_threads() -> _BlasThreads:
-    """Return what limits the OpenBLAS that numpy is linked with; for another BLAS it does nothing."""
+    """Return a limiter of the threads of numpy's OpenBLAS; with another BLAS it has no effect."""
     try:
         core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is also found in the libraries it is linked with
     except (AttributeError, OSError):

@@ -128,7 +128,10 @@ class ShapeFitting:
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Return whether a model's tensor is merged; one that does not fit and may not be skipped is recorded."""
+        """Return whether the tensor ``one`` can be merged with ``first``, directly or by the policy.
+
+        If it cannot, and the policy is not to skip it, it is added to the list of errors that ``check`` raises.
+        """
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
         if _alike(one.shape, first.shape) and same_kind:
             return True

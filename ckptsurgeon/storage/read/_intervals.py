@@ -1,4 +1,4 @@
-"""Sets of byte ranges of a file, and a function that works in several threads."""
+"""Sets of byte ranges of a file, and a function that calls another for each of many items in several threads."""
 
 from __future__ import annotations
 

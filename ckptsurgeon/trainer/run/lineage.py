@@ -150,7 +150,9 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run; raises SourceError or FormatError if it is missing or wrong."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(LINEAGE))} is not the lineage of a run.")
+        raise FormatError(
+            f"{escape(folder.of(LINEAGE))} is not a record of what a run was started from, as ckpt train writes it."
+        )
     return found
 
 

@@ -162,7 +162,7 @@ class Classify(SoundTask):
             said = f"the class {escape(first.text)!r} is not in the list" if first.text else "its class is empty"
             raise ConfigError(
                 f"{first.where}: {said}.",
-                hint=f"There are {listing(list(self._classes), where='')}.",
+                hint=f"The classes are {listing(list(self._classes), where='')}.",
                 details=[f"{clip.where}: {escape(clip.text)}" for clip in wrong],
             )
 

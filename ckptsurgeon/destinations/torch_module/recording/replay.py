@@ -64,7 +64,10 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
 
 
 def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
-    """Run ``nodes`` with storage and return the view ``wanted`` as a tensor with values."""
+    """Run the recorded operations ``nodes`` again, now on real memory, and return the view ``wanted`` as a tensor.
+
+    ``streams`` maps a random operation, by its index, to what its random numbers follow from besides ``seed``.
+    """
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
     real: dict[int, torch.UntypedStorage] = {}

@@ -92,7 +92,7 @@ class Journal:
         texts = (f"{begin:x} {end:x}".encode() for begin, end in ranges)
         data = b"".join(b"%s %08x\n" % (text, self._crc(text)) for text in texts)
         if os.write(self._fd, data) != len(data):
-            raise OSError("the journal could not be written whole")
+            raise OSError("the list of the ranges that were fetched could not be written completely")
 
     def clear(self) -> None:
         """Remove all ranges."""
