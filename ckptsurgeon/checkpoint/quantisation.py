@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..formats._choosing import has_weights
+from ..formats.base.sharded_writer import shard_name
 from ..storage.json_text import read_json
 from ..storage.read.base import Folder, Source
 from ..tensors.encodings._settings import quantisation_of
@@ -109,8 +110,9 @@ def in_other_shards(shard: str, folder: Folder | None) -> list[str]:
         for name in folder.names() if folder is not None else ():
             document = _document(folder, name) if folder is not None and name.endswith(".index.json") else None
             places = document.get("weight_map") if isinstance(document, dict) else None
-            if isinstance(places, dict) and shard in places.values():
-                return [key for key, place in places.items() if place != shard]
+            named = {key: shard_name(str(one)) for key, one in places.items()} if isinstance(places, dict) else {}
+            if shard in named.values():
+                return [key for key, place in named.items() if place != shard]
     return []
 
 

@@ -12,7 +12,7 @@ from ..storage.read.base import File, Folder
 from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
 from .base import limits
-from .base.sharded_writer import INDEX, has_index, missing_shards, shards_among
+from .base.sharded_writer import INDEX, has_index, missing_shards, shard_name, shards_among
 from .base.untrusted import parse_json
 
 __all__ = [
@@ -191,7 +191,7 @@ def _named(index: File) -> set[str]:
         return set()
     try:
         found = parse_json(index.read(0, index.size))["weight_map"].values()
-        return {name for name in found if isinstance(name, str)}
+        return {shard_name(name) for name in found if isinstance(name, str)}
     except (ValueError, LookupError, TypeError, AttributeError):
         return set()
 

@@ -19,7 +19,7 @@ from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
 from .base.header import FilePrint, Header
-from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered
+from .base.sharded_writer import INDEX, folder_frame, folder_recipe, missing_shards, numbered, shard_name
 from .base.untrusted import parse_json, unique_keys
 from .unsupported.text import json_kind, not_a_checkpoint
 
@@ -92,6 +92,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
     total = extra.get("total_size") if isinstance(extra, dict) else None
+    weight_map = {key: shard_name(shard) or shard for key, shard in weight_map.items()}
     return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 

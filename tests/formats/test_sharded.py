@@ -92,6 +92,21 @@ def test_a_shard_that_the_index_does_not_name_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize("named", ["./{}", ".//./{}"])
+def test_an_index_may_name_its_shards_with_a_dot_for_the_folder(named: str) -> None:
+    weight_map = {key: named.format(name) for key, name in shards().items()}
+    index("m/model.safetensors.index.json", weight_map)
+    checkpoint = cs.open_checkpoint("m")
+    assert list(checkpoint) == list(weight_map)
+    assert checkpoint.notes == ()
+    assert cs.open_checkpoint("m/model-00002-of-00002.safetensors").elsewhere == ["a", "b"]
+    del weight_map["c"]
+    index("m/model.safetensors.index.json", weight_map)
+    os.remove("m/model-00002-of-00002.safetensors")
+    with pytest.raises(cs.FormatError, match=r"but not model-00002-of-00002.safetensors, which the shard names imply"):
+        cs.open_checkpoint("m")
+
+
 def sharded_as(names: list[str], index_name: str = "model.safetensors.index.json") -> None:
     """A folder of shards of those names and their index."""
     os.makedirs("m", exist_ok=True)

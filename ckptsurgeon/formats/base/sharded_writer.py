@@ -28,6 +28,7 @@ __all__ = [
     "has_index",
     "missing_shards",
     "numbered",
+    "shard_name",
     "shards_among",
     "shards_of",
     "split_shards",
@@ -44,6 +45,11 @@ _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", 
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 """Matches Llama's files: if there are several, each has the part of one rank; a single one is the whole model."""
+
+
+def shard_name(named: str) -> str:
+    """Return the name of a shard as an index names it, without steps that stay in the folder: ``./model.bin``."""
+    return "/".join(part for number, part in enumerate(named.split("/")) if part != "." and (part or not number))
 
 
 def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[str]:
@@ -161,12 +167,14 @@ class IndexedShards:
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
             listed = json.loads(read(self._index_name))["weight_map"].values()
-            names |= {name for name in listed if self._is_file(name)}
+            names |= {shard_name(name) for name in listed if self._is_file(name)}
         pattern = numbered(self._stem, self._suffix)
         return {name for name in present if name in names or pattern.fullmatch(name)}
 
     def _is_file(self, name: object) -> bool:
-        return isinstance(name, str) and os.path.basename(name) == name and name.endswith(self._suffix)
+        if not isinstance(name, str):
+            return False
+        return os.path.basename(name) == shard_name(name) and name.endswith(self._suffix)
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
