@@ -17,11 +17,15 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
+from .config import vocabulary_sizes
 from .documents import GENERATION
+from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
+from .logical_tensors import logical_tensors
 from .part_checks import part_notes
-from .shape_checks import DescribedTensor, family_notes, shape_notes
+from .row_checks import output_notes, position_notes
+from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, listed_beyond, name_notes, needless, unlisted_names
@@ -56,6 +60,8 @@ OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
 """Files that hold a JSON object, in addition to all configurations."""
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
+NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
+"""Words in the names of fields that do not, although they have one of those words."""
 LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
 """Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
 
@@ -92,11 +98,14 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
 def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> list[str]:
     """Return notes on the files of a folder that contradict its tensors; ``read`` has the same vocabulary."""
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
-    sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
-    shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config), *part_notes(tensors, config))
+    logical = logical_tensors(tensors, folder.config)
+    sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
+    shapes = (*family_notes(tensors, config), *shape_notes(logical, folder.config), *part_notes(tensors, config))
     return [
         *sizes,
         *shapes,
+        *output_notes(logical, config),
+        *position_notes(logical, folder),
         *head_notes(tensors, folder),
         *_beyond(folder),
         *alignment_notes(folder),
@@ -159,8 +168,8 @@ def _is_elsewhere(folder: ModelFolder) -> bool:
 
 
 def _embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return the input embeddings that are stored as plain numbers, not quantised."""
-    return [one for one in tensors if is_embedding(one.key) and _is_matrix(one)]
+    """Return the input embeddings, also those that are quantised if their shape is known."""
+    return [one for one in tensors if is_embedding(one.key) and "position" not in one.key and _is_matrix(one)]
 
 
 def _is_matrix(one: DescribedTensor) -> bool:
@@ -179,15 +188,15 @@ def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: M
         return
     most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
-    known = set(_vocabulary_sizes(folder.config))
-    columns = {one.shape[1] for one in found}
+    known = set(vocabulary_sizes(folder.config))
+    columns = {one.shape[1] for one in found if not one.is_quantised}  # those of codes may be guessed
     width = folder.config.get("hidden_size") if is_embedding(most.key) else None
-    if type(width) is int and columns.isdisjoint(_widths(folder.config)):
+    if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
         yield f"config.json says {width} (hidden_size), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not _has_more_rows(folder):
-        yield f"config.json says {folder.rows} (vocab_size), but {has}: transformers cannot load this model"
+        yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"
     if _is_elsewhere(folder):
         return
     if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
@@ -206,18 +215,11 @@ def _has_more_rows(folder: ModelFolder) -> bool:
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
     """Yield every width that a configuration states, including those of nested configurations."""
     for name, value in config.items():
+        if any(word in name for word in NO_WIDTHS):
+            continue
         if isinstance(value, dict):
             yield from _widths(value)
         elif type(value) is int and any(word in name for word in WIDTHS):
-            yield value
-
-
-def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield every vocabulary size that a configuration states, including those of nested configurations."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _vocabulary_sizes(value)
-        elif type(value) is int and "vocab" in name:
             yield value
 
 

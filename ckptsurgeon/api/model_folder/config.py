@@ -19,6 +19,7 @@ __all__ = [
     "not_by_layer",
     "untied_by_default",
     "vocabulary_size",
+    "vocabulary_sizes",
     "with_dtype",
     "with_layers",
 ]
@@ -104,6 +105,15 @@ def vocabulary_size(config: Mapping[str, Any]) -> int:
     text = config.get("text_config")
     sizes = (config.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
     return next((one for one in sizes if type(one) is int and one > 0), 0)
+
+
+def vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every vocabulary size that a configuration states, including those of nested configurations."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from vocabulary_sizes(value)
+        elif type(value) is int and "vocab" in name:
+            yield value
 
 
 def with_layers(

@@ -8,11 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...planning.merge.layers import LayerList, layers_of, numbered_lists
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
-from ...tensors.encodings._sizes import logical_shapes
-from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text, together
+from .logical_tensors import shapes_of_codes
 from .shape_checks import DescribedTensor, is_number
 
 __all__ = ["STACKS", "dtype_notes", "hole_notes", "is_stack", "uneven_notes"]
@@ -111,8 +108,7 @@ def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the number of rows of each quantised tensor, by its plain key; of parameters if headers give no shape."""
-    infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
-    shapes = logical_shapes(find_codes(infos, lambda: quantisation_of(config)))
+    shapes = shapes_of_codes(tensors, config)
     return {key: f"has {count(shape[0], 'row' if shape[1:] else 'parameter')}" for key, shape in shapes.items()}
 
 

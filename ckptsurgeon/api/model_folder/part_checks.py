@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.transplant.by_place import is_of_labels
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
-from .shape_checks import DescribedTensor, is_number
+from .row_checks import label_notes
+from .shape_checks import DescribedTensor
 
 __all__ = ["part_notes"]
 
@@ -92,7 +92,7 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
             yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
         yield from _sides(keys, kind, classes, config)
     yield from expert_notes(tensors, config)
-    yield from _labels(tensors, classes, config)
+    yield from label_notes(tensors, classes, config)
 
 
 def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
@@ -147,25 +147,3 @@ def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mappi
             rest = "ignores the others" if len(numbers) > declared else "initialises the others"
             has = f"the {side} has {count(len(numbers), 'layer')}"
             yield f"config.json says {declared} ({field}), but {has}: transformers {rest}"
-
-
-_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
-
-
-def _labels(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the rows of a classifier are not as many as the labels."""
-    labels, number = config.get("id2label"), config.get("num_labels")
-    number_of_labels = len(labels) if isinstance(labels, dict) else number
-    if type(number_of_labels) is not int or not classes or not all(map(_OF_LABELS.search, classes)):
-        return
-    found = [
-        one for one in tensors
-        if is_of_labels(one.key) and one.key.endswith(".weight") and len(one.shape) == 2 and is_number(one)
-        and not any(map(str.isdigit, one.key.split(".")))
-    ]  # fmt: skip
-    if found and all(one.shape[0] != number_of_labels for one in found):
-        last = found[-1]
-        of = "id2label" if isinstance(labels, dict) else "num_labels"
-        has = count(last.shape[0], "row")
-        stated = f"config.json has {count(number_of_labels, 'label')} ({of})"
-        yield f"{stated}, but {escape(last.key)} has {has}: transformers cannot load this model"

@@ -1,40 +1,48 @@
-"""Notes on sizes and model types in config.json that contradict the shapes and names of the tensors."""
+"""Notes on sizes in config.json that contradict the shapes of the tensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...planning.transplant.by_place import is_of_labels
 from ...tensors.dtypes import DTYPES
-from ...util.text import count, escape
+from ...util.text import count, escape, shape_text
 from .config import has_parts
 
-__all__ = ["DescribedTensor", "family_notes", "is_number", "is_plain", "shape_notes"]
+__all__ = ["UNLOADED", "DescribedTensor", "follows", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Weights whose columns are the inner width of a layer; for the one named ``intermediate``, the rows."""
+EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$")
+"""The same of experts; if all experts of a layer are in one tensor, either of its last two dimensions."""
 OUTPUT = re.compile(r"\d\.self_attn\.o_proj\.weight$")
 """The weight whose columns are all heads together; rows of queries may also hold gates."""
 INNER = ("intermediate", "hidden", "ffn", "inner", "feed_forward", "mlp")
 """Words in the names of fields that give an inner width."""
+EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
+"""Fields with the inner width of experts, the most specific first."""
 HEAD_SIZES = ("head_dim", "head_size", "kv_channels", "d_kv", "d_head")
 KEY_HEADS = ("key_value_heads", "kv_heads", "query_groups")
 USUAL = (64, 96, 128, 256)
 """Default sizes of attention heads in some classes."""
 UNLOADED = "transformers cannot load this model"
+UNFIT = "one of the two is from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
 """Fields of models whose layers differ in size."""
 
 
 class DescribedTensor(NamedTuple):
-    """A tensor of a model: ``tied_to`` is the first key with the same values; '' if the tensor is not tied."""
+    """A tensor of a model: ``tied_to`` is the first key with the same values; '' if the tensor is not tied.
+
+    If it ``is_quantised``, it is the logical tensor that codes stand for.
+    """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     tied_to: str = ""
+    is_quantised: bool = False
 
 
 def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -44,9 +52,17 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
+    tensors = list(tensors)
     weights = {one.key: one for one in tensors if is_plain(one)}
+    experts = {one.key: one for one in tensors if len(one.shape) in (2, 3) and is_number(one)}
     yield from _feed_forward(weights, config)
+    yield from _experts(experts, config)
     yield from _attention(weights, config)
+
+
+def follows(one: DescribedTensor) -> str:
+    """Return what follows if a size does not fit: no size of quantised tensors is compared by every reader."""
+    return UNFIT if one.is_quantised else UNLOADED
 
 
 def is_plain(one: DescribedTensor) -> bool:
@@ -67,10 +83,31 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
     if type(width) is not int or not found:
         return
     sizes = {key: weights[key].shape[0 if match[1] else 1] for key, match in found.items()}
-    if known.isdisjoint(sizes.values()):
+    if known.isdisjoint(sizes.values()) and not _fits_up(weights, found, known):
         key, size = next(iter(sizes.items()))
         has = count(size, "row" if found[key][1] else "column")
-        yield f"config.json says {width} (intermediate_size), but {escape(key)} has {has}: {UNLOADED}"
+        yield f"config.json says {width} (intermediate_size), but {escape(key)} has {has}: {follows(weights[key])}"
+
+
+def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
+    """Whether the rows of a quantised projection fit, though the columns of the other, which may be guessed, do not."""
+    names = [key for key in keys if weights[key].is_quantised]
+    others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
+    return any(one is not None and one.shape[-2] in known for one in others)
+
+
+def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if no experts have an inner width that the configuration states."""
+    field = next((name for name in EXPERT_SIZES if type(config.get(name)) is int), "")
+    sizes = {key: one.shape[1:] for key, one in weights.items() if EXPERT.search(key)}
+    others = {name: value for name, value in config.items() if name != "hidden_size"}
+    known = set(_numbers(others, INNER))
+    if not field or config.get("auto_map") or _fits_up(weights, sizes, known):
+        return
+    if sizes and all(known.isdisjoint(one) for one in sizes.values()):
+        key, size = next(iter(sizes.items()))
+        has = f"has {count(size[0], 'column')}" if len(size) < 2 else f"is {shape_text(weights[key].shape)}"
+        yield f"config.json says {config[field]} ({field}), but {escape(key)} {has}: {follows(weights[key])}"
 
 
 def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -84,12 +121,12 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
     is_stated = type(config.get("head_dim")) is int
     sizes = {*stated, *(USUAL if not stated else ()), *(() if is_stated else (width // heads,))}
     together = {f"{one}o_proj.weight": weights[f"{one}o_proj.weight"].shape[1] for one in layers}
-    if {heads * size for size in sizes}.isdisjoint(together.values()):
+    rows_of_queries = {one.shape[0] for key in layers if (one := weights[f"{key}q_proj.weight"]).is_quantised}
+    if {heads * size for size in sizes}.isdisjoint({*together.values(), *rows_of_queries}):
         key, columns = next(iter(together.items()))
         of = f" of {config['head_dim']} (num_attention_heads, head_dim)" if is_stated else " (num_attention_heads)"
-        yield (
-            f"config.json says {count(heads, 'head')}{of}, but {escape(key)} has {count(columns, 'column')}: {UNLOADED}"
-        )
+        has = f"{escape(key)} has {count(columns, 'column')}"
+        yield f"config.json says {count(heads, 'head')}{of}, but {has}: {follows(weights[key])}"
         return
     own = config.get("num_key_value_heads", 0)
     groups = {*_numbers(config, KEY_HEADS), *([heads] if own is None else [])}
@@ -98,7 +135,7 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
         key, rows = next(iter(keys.items()))
         yield (
             f"config.json says {count(own or heads, 'head')} of keys and values (num_key_value_heads), but "
-            f"{escape(key)} has {count(rows, 'row')}: {UNLOADED}"
+            f"{escape(key)} has {count(rows, 'row')}: {follows(weights[key])}"
         )
 
 
@@ -107,144 +144,3 @@ def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
-
-
-# Notes on weights of another model type than config.json says, recognised by the names in their layers.
-
-_LLAMA = (
-    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi3",
-    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2",
-)  # fmt: skip
-_FAMILIES = tuple(
-    (re.compile(rf"(?:^|\.){pattern}\."), frozenset(kinds))
-    for pattern, kinds in (
-        (r"layers\.\d+\.self_attn\.o_proj", _LLAMA),
-        (r"layers\.\d+\.mlp\.(?:up|down|gate|gate_up)_proj", _LLAMA),
-        (r"layers\.\d+\.self_attn\.dense", ("phi",)),
-        (r"layers\.\d+\.attention\.query_key_value", ("gpt_neox",)),
-        (r"h\.\d+\.self_attention\.query_key_value", ("bloom", "falcon")),
-        (r"h\.\d+\.attn\.c_attn", ("gpt2",)),
-        (r"h\.\d+\.attn\.attention\.q_proj", ("gpt_neo",)),
-        (r"h\.\d+\.attn\.q_proj", ("gptj",)),
-        (r"encoder\.layer\.\d+\.attention\.self\.query", ("bert", "camembert", "electra", "roberta", "xlm-roberta")),
-        (r"encoder\.layer\.\d+\.attention\.self\.query_proj", ("deberta-v2",)),
-        (r"layer\.\d+\.attention\.q_lin", ("distilbert",)),
-        (r"albert_layers\.\d+\.attention\.query", ("albert",)),
-        (r"block\.\d+\.layer\.\d+\.SelfAttention\.q", ("mt5", "t5")),
-        (r"(?:en|de)coder\.layers\.\d+\.self_attn\.out_proj", ("bart", "marian", "mbart", "opt", "whisper")),
-        (r"encoder\.layers\.\d+\.attention\.out_proj", ("hubert", "wav2vec2", "wavlm")),
-        (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
-    )
-)
-"""Names of modules in layers, and the model types that have them; no other type in this list has them."""
-_KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
-_PARTS = tuple(
-    (name, re.compile(pattern), frozenset(having), frozenset(lacking))
-    for name, pattern, having, lacking in (
-        ("self_attn.q_norm", r"\d\.self_attn\.q_norm\.weight$", ("gemma3_text", "olmo2", "qwen3", "qwen3_moe"),
-         ("gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen2_moe")),
-        ("pre_feedforward_layernorm", r"\d\.pre_feedforward_layernorm\.weight$", ("gemma2", "gemma3_text"),
-         ("gemma", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen3")),
-        ("experts", r"\d\.(?:mlp|block_sparse_moe)\.experts\.", ("mixtral",),
-         ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3")),
-        ("self_attn.qkv_proj", r"\d\.self_attn\.qkv_proj\.weight$", ("phi3",),
-         ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "qwen2",
-          "qwen3")),
-        ("self_attn.q_proj.bias", r"\d\.self_attn\.q_proj\.bias$", ("qwen2",), ("mistral", "mixtral")),
-    )
-)  # fmt: skip
-"""Tensors of layers: short name, pattern, model types that always have them, and types that never have them."""
-_LAYER = re.compile(r"\d\.self_attn\.(q|qkv|o)_proj\.weight$")
-"""A weight that every layer has, by which layers are recognised."""
-_BIASES = {
-    "attention_bias": re.compile(r"\d\.self_attn\.q_proj\.weight$"),
-    "mlp_bias": re.compile(r"\d\.mlp\.(?:up|down)_proj\.weight$"),
-    "qkv_bias": re.compile(r"\d\.attention\.(?:\w+\.)?(?:q_proj|query)\.weight$"),
-}
-"""Fields that say whether modules have a bias, and the weights of such modules."""
-_UNBIASED = frozenset((
-    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
-))  # fmt: skip
-"""Model types without biases in attention unless their configuration sets ``attention_bias``."""
-_OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
-_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
-"""Names of transformers' classes with an output layer over labels; above, those with one over a vocabulary."""
-_ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""Model types, and a field that is about other modules in them."""
-
-
-def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors that contradict the model type in a configuration; none for nested configurations.
-
-    There are none either if the configuration names code of its own (``auto_map``).
-    """
-    if has_parts(config) or config.get("auto_map"):
-        return
-    kind = config.get("model_type")
-    keys = [one.key for one in tensors]
-    yield from _classifiers(keys, config)
-    if isinstance(kind, str) and kind in _KNOWN:
-        other = next(_of_others(keys, kind), "")
-        if other:
-            has = f"no {kind} model has {escape(other)}"
-            yield f"config.json says {kind} (model_type), but {has}: the weights are not loaded"
-            return
-        yield from _parts(keys, kind)
-    yield from _biases(tensors, config)
-
-
-def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if there is a classifier, or none, against what ``architectures`` says."""
-    names = config.get("architectures")
-    classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
-    found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
-    if not classes:
-        return
-    stated = f"config.json says {escape(classes[0])} (architectures)"
-    if found and all(map(_OF_TOKENS.search, classes)):
-        yield f"{stated}, which has no {escape(found)}: transformers ignores it, unless a classification class loads it"
-    are_known = config.get("model_type") in _KNOWN and all(map(_OF_LABELS.search, classes))
-    if not found and are_known and any(map(_is_of_known, keys)):
-        yield f"{stated}, but there is no classifier: transformers initialises it"
-
-
-def _is_of_known(key: str) -> bool:
-    return any(pattern.search(key) for pattern, _ in _FAMILIES)
-
-
-def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that belong to other model types, if no key belongs to this type."""
-    own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
-    if any(pattern.search(key) for key in keys for pattern in own):
-        return
-    yield from filter(_is_of_known, keys)
-
-
-def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield notes on tensors in layers that no model of this type has, or that the layers lack but every one has."""
-    layer = next((key for key in keys if _LAYER.search(key)), "")
-    for name, pattern, having, lacking in _PARTS:
-        found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
-        if found and kind in lacking:
-            has = f"no {kind} model has {escape(found)}"
-            yield f"config.json says {kind} (model_type), but {has}: transformers ignores it"
-        elif layer and not found and kind in having:
-            yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
-
-
-def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on biases that are there, or are not, against what the configuration says."""
-    kind, keys = config.get("model_type"), {one.key for one in tensors}
-    for field, pattern in _BIASES.items():
-        flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
-        biases = [
-            f"{one.key.removesuffix('weight')}bias" for one in tensors if pattern.search(one.key) and is_plain(one)
-        ]
-        if not isinstance(flag, bool) or not biases or (kind, field) in _ELSEWHERE:
-            continue
-        there = next((key for key in biases if key in keys), "")
-        if there and not flag:
-            spoken = f"says {field}: false" if field in config else f"does not say {field}"
-            yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
-        elif flag and not there:
-            yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.logical_tensors import logical_tensors
+from ckptsurgeon.api.model_folder.row_checks import output_notes
 from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor, shape_notes
 
 BASE = {
@@ -65,6 +67,104 @@ def test_the_inner_width_of_bert_and_gpt_neox_is_held_against_theirs() -> None:
         assert not said(cs.convert(model({f"{name}.weight": torch.ones(shape)}, num_hidden_layers=1)))
         path = model({f"{name}.weight": torch.ones(shape)}, num_hidden_layers=1, intermediate_size=13)
         assert f"{name}.weight has 12 {unit}" in said(cs.convert(path))[0]
+
+
+CODES = {
+    "AWQ": lambda rows, columns: {"qweight": (columns, rows // 8), "qzeros": (1, rows // 8), "scales": (1, rows)},
+    "GPTQ": lambda rows, columns: {"qweight": (columns // 8, rows), "qzeros": (1, rows // 8), "scales": (1, rows)},
+    "MLX": lambda rows, columns: {"weight": (rows, columns // 8), "scales": (rows, columns // 32),
+                                  "biases": (rows, columns // 32)},
+    "packed": lambda rows, columns: {"weight_packed": (rows, columns // 8), "weight_scale": (rows, 1)},
+    "nvfp4": lambda rows, columns: {"weight_packed": (rows, columns // 2), "weight_scale": (rows, columns // 16),
+                                    "weight_global_scale": (1,)},
+    "bitsandbytes": lambda rows, columns: {"weight": (rows * columns // 2, 1), "weight.absmax": (rows * columns // 64,),
+                                           "weight.quant_map": (16,), "weight.quant_state.bitsandbytes__nf4": (70,)},
+}  # fmt: skip
+"""Shapes of the parts of a quantised matrix of 4 bits, by method."""
+DTYPES_OF_PARTS = {
+    "qweight": "int32", "qzeros": "int32", "scales": "float16", "biases": "float16", "weight_packed": "int32",
+    "weight_scale": "float16", "weight_global_scale": "float32", "weight.absmax": "float32",
+    "weight.quant_map": "float32", "weight.quant_state.bitsandbytes__nf4": "uint8",
+}  # fmt: skip
+OTHER_DTYPES = {
+    "MLX": {"weight": "uint32"}, "bitsandbytes": {"weight": "uint8"},
+    "nvfp4": {"weight_packed": "uint8", "weight_scale": "float8_e4m3fn"},
+}  # fmt: skip
+SETTINGS = {
+    "MLX": {"group_size": 32, "bits": 4}, "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    "packed": {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 4}}}},
+    "nvfp4": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"},
+}  # fmt: skip
+WIDE = {
+    "model_type": "llama", "vocab_size": 6, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 96,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+def quantised(method: str, **fields: Any) -> tuple[list[DescribedTensor], dict[str, Any]]:
+    """A quantised layer of width 64, and its configuration."""
+    shapes = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64),
+              "self_attn.o_proj": (64, 64), "mlp.gate_proj": (96, 64), "mlp.up_proj": (96, 64),
+              "mlp.down_proj": (64, 96)}  # fmt: skip
+    dtypes = {**DTYPES_OF_PARTS, **OTHER_DTYPES.get(method, {})}
+    tensors = [DescribedTensor("model.embed_tokens.weight", "float16", (6, 64))]
+    for name, (rows, columns) in shapes.items():
+        for end, shape in CODES[method](rows, columns).items():
+            tensors.append(DescribedTensor(f"model.layers.0.{name}.{end}", dtypes[end], shape))
+    return tensors, {**WIDE, "quantization_config": SETTINGS.get(method, {}), **fields}
+
+
+@pytest.mark.parametrize("method", CODES)
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({}, ""),
+        ({"intermediate_size": 128}, "config.json says 128 (intermediate_size), but model.layers.0.mlp.down_proj.weight has 96 "
+         "columns"),
+        ({"num_key_value_heads": 4}, "config.json says 4 heads of keys and values (num_key_value_heads), but "
+         "model.layers.0.self_attn.k_proj.weight has 32 rows"),
+        ({"num_attention_heads": 8, "head_dim": 16}, "config.json says 8 heads of 16 (num_attention_heads, head_dim), but "
+         "model.layers.0.self_attn.o_proj.weight has 64 columns"),
+    ],
+)  # fmt: skip
+def test_sizes_of_quantised_layers_are_held_against_the_configuration(
+    method: str, fields: dict[str, Any], note: str
+) -> None:
+    tensors, config = quantised(method, **fields)
+    notes = list(shape_notes(logical_tensors(tensors, config), config))
+    assert notes == ([f"{note}: one of the two is from another model"] if note else [])
+
+
+def test_output_layers_of_codes_may_be_filled_up() -> None:
+    fields = {"vocab_size": 70, "architectures": ["LlamaForCausalLM"]}
+    embedding = DescribedTensor("model.embed_tokens.weight", "float16", (70, 64))
+    for rows, is_said in ((70, False), (96, False), (128, False), (77, True), (64, True)):
+        head = DescribedTensor("lm_head.weight", "float16", (rows, 64), is_quantised=True)
+        assert bool(list(output_notes([embedding, head], fields))) is is_said
+
+
+def test_bits_that_the_settings_have_wrong_do_not_make_the_sizes_wrong() -> None:
+    tensors, config = quantised("packed")
+    config["quantization_config"] = {"config_groups": {"a": {"weights": {"num_bits": 8}}}}
+    assert not list(shape_notes(logical_tensors(tensors, config), config))
+
+
+@pytest.mark.parametrize(
+    ("experts", "has"),
+    [
+        ({"mlp.experts.0.down_proj.weight": (8, 4)}, "0.down_proj.weight has 4 columns"),
+        ({"block_sparse_moe.experts.0.w2.weight": (8, 4)}, "0.w2.weight has 4 columns"),
+        ({"mlp.experts.down_proj": (3, 8, 4)}, "experts.down_proj is (3, 8, 4)"),
+        ({"mlp.experts.down_proj": (3, 4, 8)}, "experts.down_proj is (3, 4, 8)"),
+    ],
+)  # fmt: skip
+def test_the_inner_width_of_experts_is_held_against_theirs(experts: dict[str, tuple[int, ...]], has: str) -> None:
+    tensors = [DescribedTensor(f"model.layers.0.{name}", "float32", shape) for name, shape in experts.items()]
+    for field in ("moe_intermediate_size", "intermediate_size"):
+        assert not list(shape_notes(tensors, {"hidden_size": 8, field: 4}))
+        (note,) = shape_notes(tensors, {"hidden_size": 8, field: 16})
+        assert note.startswith(f"config.json says 16 ({field}), but model.layers.0.")
+        assert note.endswith(f"{has}: transformers cannot load this model")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""Notes on weights of another model type than config.json says, recognised by the names in their layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...planning.transplant.by_place import is_of_labels
+from ...util.text import escape
+from .config import has_parts
+from .shape_checks import DescribedTensor, is_plain
+
+__all__ = ["LLAMA", "family_notes"]
+
+LLAMA = (
+    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2",
+)  # fmt: skip
+_FAMILIES = tuple(
+    (re.compile(rf"(?:^|\.){pattern}\."), frozenset(kinds))
+    for pattern, kinds in (
+        (r"layers\.\d+\.self_attn\.o_proj", LLAMA),
+        (r"layers\.\d+\.mlp\.(?:up|down|gate|gate_up)_proj", LLAMA),
+        (r"layers\.\d+\.self_attn\.dense", ("phi",)),
+        (r"layers\.\d+\.attention\.query_key_value", ("gpt_neox",)),
+        (r"h\.\d+\.self_attention\.query_key_value", ("bloom", "falcon")),
+        (r"h\.\d+\.attn\.c_attn", ("gpt2",)),
+        (r"h\.\d+\.attn\.attention\.q_proj", ("gpt_neo",)),
+        (r"h\.\d+\.attn\.q_proj", ("gptj",)),
+        (r"encoder\.layer\.\d+\.attention\.self\.query", ("bert", "camembert", "electra", "roberta", "xlm-roberta")),
+        (r"encoder\.layer\.\d+\.attention\.self\.query_proj", ("deberta-v2",)),
+        (r"layer\.\d+\.attention\.q_lin", ("distilbert",)),
+        (r"albert_layers\.\d+\.attention\.query", ("albert",)),
+        (r"block\.\d+\.layer\.\d+\.SelfAttention\.q", ("mt5", "t5")),
+        (r"(?:en|de)coder\.layers\.\d+\.self_attn\.out_proj", ("bart", "marian", "mbart", "opt", "whisper")),
+        (r"encoder\.layers\.\d+\.attention\.out_proj", ("hubert", "wav2vec2", "wavlm")),
+        (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
+    )
+)
+"""Names of modules in layers, and the model types that have them; no other type in this list has them."""
+_KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
+_PARTS = tuple(
+    (name, re.compile(pattern), frozenset(having), frozenset(lacking))
+    for name, pattern, having, lacking in (
+        ("self_attn.q_norm", r"\d\.self_attn\.q_norm\.weight$", ("gemma3_text", "olmo2", "qwen3", "qwen3_moe"),
+         ("gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen2_moe")),
+        ("pre_feedforward_layernorm", r"\d\.pre_feedforward_layernorm\.weight$", ("gemma2", "gemma3_text"),
+         ("gemma", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen3")),
+        ("experts", r"\d\.(?:mlp|block_sparse_moe)\.experts\.", ("mixtral",),
+         ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3")),
+        ("self_attn.qkv_proj", r"\d\.self_attn\.qkv_proj\.weight$", ("phi3",),
+         ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "qwen2",
+          "qwen3")),
+        ("self_attn.q_proj.bias", r"\d\.self_attn\.q_proj\.bias$", ("qwen2",), ("mistral", "mixtral")),
+    )
+)  # fmt: skip
+"""Tensors of layers: short name, pattern, model types that always have them, and types that never have them."""
+_LAYER = re.compile(r"\d\.self_attn\.(q|qkv|o)_proj\.weight$")
+"""A weight that every layer has, by which layers are recognised."""
+_BIASES = {
+    "attention_bias": re.compile(r"\d\.self_attn\.q_proj\.weight$"),
+    "mlp_bias": re.compile(r"\d\.mlp\.(?:up|down)_proj\.weight$"),
+    "qkv_bias": re.compile(r"\d\.attention\.(?:\w+\.)?(?:q_proj|query)\.weight$"),
+}
+"""Fields that say whether modules have a bias, and the weights of such modules."""
+_UNBIASED = frozenset((
+    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
+))  # fmt: skip
+"""Model types without biases in attention unless their configuration sets ``attention_bias``."""
+_OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
+_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
+"""Names of transformers' classes with an output layer over labels; above, those with one over a vocabulary."""
+_ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
+"""Model types, and a field that is about other modules in them."""
+
+
+def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on tensors that contradict the model type in a configuration; none for nested configurations.
+
+    There are none either if the configuration names code of its own (``auto_map``).
+    """
+    if has_parts(config) or config.get("auto_map"):
+        return
+    kind = config.get("model_type")
+    keys = [one.key for one in tensors]
+    yield from _classifiers(keys, config)
+    if isinstance(kind, str) and kind in _KNOWN:
+        other = next(_of_others(keys, kind), "")
+        if other:
+            has = f"no {kind} model has {escape(other)}"
+            yield f"config.json says {kind} (model_type), but {has}: the weights are not loaded"
+            return
+        yield from _parts(keys, kind)
+    yield from _biases(tensors, config)
+
+
+def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if there is a classifier, or none, against what ``architectures`` says."""
+    names = config.get("architectures")
+    classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
+    if not classes:
+        return
+    stated = f"config.json says {escape(classes[0])} (architectures)"
+    if found and all(map(_OF_TOKENS.search, classes)):
+        yield f"{stated}, which has no {escape(found)}: transformers ignores it, unless a classification class loads it"
+    are_known = config.get("model_type") in _KNOWN and all(map(_OF_LABELS.search, classes))
+    if not found and are_known and any(map(_is_of_known, keys)):
+        yield f"{stated}, but there is no classifier: transformers initialises it"
+
+
+def _is_of_known(key: str) -> bool:
+    return any(pattern.search(key) for pattern, _ in _FAMILIES)
+
+
+def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
+    """Yield the keys that belong to other model types, if no key belongs to this type."""
+    own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
+    if any(pattern.search(key) for key in keys for pattern in own):
+        return
+    yield from filter(_is_of_known, keys)
+
+
+def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
+    """Yield notes on tensors in layers that no model of this type has, or that the layers lack but every one has."""
+    layer = next((key for key in keys if _LAYER.search(key)), "")
+    for name, pattern, having, lacking in _PARTS:
+        found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
+        if found and kind in lacking:
+            has = f"no {kind} model has {escape(found)}"
+            yield f"config.json says {kind} (model_type), but {has}: transformers ignores it"
+        elif layer and not found and kind in having:
+            yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
+
+
+def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on biases that are there, or are not, against what the configuration says."""
+    kind, keys = config.get("model_type"), {one.key for one in tensors}
+    for field, pattern in _BIASES.items():
+        flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
+        biases = [
+            f"{one.key.removesuffix('weight')}bias" for one in tensors if pattern.search(one.key) and is_plain(one)
+        ]
+        if not isinstance(flag, bool) or not biases or (kind, field) in _ELSEWHERE:
+            continue
+        there = next((key for key in biases if key in keys), "")
+        if there and not flag:
+            spoken = f"says {field}: false" if field in config else f"does not say {field}"
+            yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
+        elif flag and not there:
+            yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"

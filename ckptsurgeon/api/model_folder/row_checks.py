@@ -1,0 +1,203 @@
+"""Notes on tensors with a row for each token, position or label, whose rows config.json contradicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...planning.transplant.by_place import BIAS, HEAD, is_embedding, is_of_labels
+from ...util.text import brief_repr, count, escape
+from .config import has_parts, vocabulary_size, vocabulary_sizes
+from .documents import TOKENIZER
+from .folder import ModelFolder
+from .shape_checks import UNLOADED, DescribedTensor, follows, is_number
+from .tokenizer.tokenizer_files import object_in
+
+__all__ = ["label_notes", "output_notes", "position_notes"]
+
+# Output layers: their rows are those of the embedding, and so the vocabulary's.
+
+_OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM|ForPreTraining|MTModel)$")
+"""Names of classes of transformers with an output layer over the vocabulary; the next are those that have a bias."""
+_BIASED = re.compile(r"(ForMaskedLM|ForPreTraining)$")
+_GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
+_DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
+_LOGITS = "final_logits_bias"
+_MULTIPLE, _MOST = 32, 128
+
+
+def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if an output layer has other rows than ``vocab_size``, though the embedding has as many.
+
+    There is none if the configuration names code of its own (``auto_map``).
+    """
+    rows, known = vocabulary_size(config), set(vocabulary_sizes(config))
+    names = config.get("architectures")
+    classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    if not rows or config.get("auto_map") or not classes or not all(map(_OF_TOKENS.search, classes)):
+        return
+    embeddings = [one for one in tensors if len(one.shape) == 2 and is_embedding(one.key) and one.shape[0] in known]
+    widths = {one.shape[1] for one in embeddings}
+    for one in tensors if embeddings else ():
+        number = _rows(one, widths, classes)
+        is_other = number not in known and not (one.is_quantised and _is_padded(number, known))
+        if number and is_other and is_number(one) and not (has_parts(config) and "lm_head" not in one.key):
+            has = f"{escape(one.key)} has {count(number, 'column' if one.key == _LOGITS else 'row')}"
+            yield f"config.json says {rows} (vocab_size), but {has}: {follows(one)}"
+            return
+
+
+def _is_padded(number: int, known: Collection[int]) -> bool:
+    """Whether rows of codes may be those of a vocabulary, filled up for kernels that need a multiple."""
+    return number % _MULTIPLE == 0 and any(0 < number - one < _MOST for one in known)
+
+
+def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
+    """Return how many tokens a tensor has values for if it is an output layer, or another embedding; else 0."""
+    if len(one.shape) == 2 and one.shape[1] in widths and (HEAD.search(one.key) or _DECODER.search(one.key)):
+        return one.shape[0]
+    if one.key == _LOGITS and len(one.shape) == 2 and all(map(_GENERATING.search, classes)):
+        return one.shape[1]
+    return one.shape[0] if len(one.shape) == 1 and BIAS.search(one.key) and all(map(_BIASED.search, classes)) else 0
+
+
+# Learned embeddings of positions and of types of tokens, and other sizes that one field gives.
+
+
+class _Size(NamedTuple):
+    """A field, and the tensors of some model types whose dimension ``axis`` has that size, and ``more`` rows."""
+
+    field: str
+    kinds: tuple[str, ...]
+    pattern: str
+    more: int = 0
+    axis: int = 0
+
+
+_ROBERTA = ("camembert", "longformer", "roberta", "xlm-roberta")
+_BERT = ("albert", "bert", "bert-generation", "convbert", "distilbert", "electra", "megatron-bert")
+_BART = ("bart", "biogpt", "mbart", "mvp", "opt", "plbart")
+_T5 = ("longt5", "mt5", "pop2piano", "switch_transformers", "t5", "umt5")
+_POSITIONS = (
+    _Size("max_position_embeddings", (*_BERT, *_ROBERTA, "mpnet"), r"position_embeddings"),
+    _Size("max_position_embeddings", ("clip_text_model",), r"embeddings\.position_embedding"),
+    _Size("max_position_embeddings", ("gpt_neo",), r"wpe"),
+    _Size("n_positions", ("gpt2", "gpt_bigcode"), r"wpe"),
+    _Size("max_position_embeddings", _BART, r"embed_positions", more=2),
+    _Size("max_source_positions", ("whisper",), r"encoder\.embed_positions"),
+    _Size("max_target_positions", ("whisper",), r"decoder\.embed_positions"),
+)
+_SIZES = (
+    *_POSITIONS,
+    _Size("type_vocab_size", (*_BERT, *_ROBERTA), r"token_type_embeddings"),
+    _Size("relative_attention_num_buckets", (*_T5, "mpnet"), r"relative_attention_bias"),
+    _Size("num_mel_bins", ("whisper",), r"encoder\.conv1", axis=1),
+)
+_UNUSED = {**dict.fromkeys(_ROBERTA, 2), "mpnet": 2, **dict.fromkeys(_BART, 2)}
+"""How many of the first rows of positions no token has, by model type."""
+_NO_LIMIT = 10**6
+"""A ``model_max_length`` from which it says that there is none; transformers writes 1e30."""
+
+
+def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on positions, types of tokens and the like whose number config.json or the tokeniser contradict."""
+    config = folder.config
+    if has_parts(config) or config.get("auto_map"):
+        return
+    notes = [note for size in _SIZES for note in _other_size(size, tensors, config)]
+    yield from notes
+    if not notes and config.get("model_type") != "whisper":  # its tokeniser has another length for prompts
+        yield from _too_long(tensors, folder)
+
+
+def _found(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[DescribedTensor]:
+    pattern = re.compile(rf"(^|\.){size.pattern}\.weight$")
+    fitting = tensors if config.get("model_type") in size.kinds else ()
+    return [one for one in fitting if len(one.shape) > 1 and pattern.search(one.key) and is_number(one)]
+
+
+def _other_size(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    declared = config.get(size.field)
+    if type(declared) is not int:
+        return
+    for one in _found(size, tensors, config):
+        if one.shape[size.axis] != declared + size.more:
+            has = f"{escape(one.key)} has {count(one.shape[size.axis], 'channel' if size.axis else 'row')}"
+            unused = f", {size.more} of them for no position" if size.more else ""
+            yield f"config.json says {declared} ({size.field}), but {has}{unused}: {follows(one)}"
+            return
+
+
+def _too_long(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the tokeniser truncates texts to more tokens than there are positions."""
+    longest = object_in(folder, TOKENIZER).get("model_max_length")
+    rows = [one for size in _POSITIONS for one in _found(size, tensors, folder.config)]
+    if not rows or type(longest) is not int or longest >= _NO_LIMIT:
+        return
+    positions = rows[0].shape[0] - _UNUSED.get(str(folder.config.get("model_type")), 0)
+    if longest > positions:
+        has = f"{escape(rows[0].key)} is for {count(positions, 'token')}"
+        yield f"{TOKENIZER} says {longest} (model_max_length), but {has}: longer texts fail, also if they are truncated"
+
+
+# Labels, each of which has a row in the classifier.
+
+_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
+_DEFAULT = re.compile(r"LABEL_\d+")
+"""Names that transformers gives to labels without a name."""
+
+
+def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on labels that contradict the rows of the classifier, or each other."""
+    if not classes or not all(map(_OF_LABELS.search, classes)):
+        return
+    found = [
+        one for one in tensors
+        if is_of_labels(one.key) and one.key.endswith(".weight") and len(one.shape) == 2 and is_number(one)
+        and not any(map(str.isdigit, one.key.split(".")))
+    ]  # fmt: skip
+    if found:
+        yield from _numbers({one.shape[0] for one in found}, found[-1], config)
+    yield from _contradictions(config)
+
+
+def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if the rows are not as many as the labels, or if one of them has no label.
+
+    If ``num_labels`` is not the number of labels, transformers 5 takes the former and earlier versions the latter.
+    """
+    labels = config.get("id2label")
+    numbers = {"id2label": len(labels) if isinstance(labels, dict) else None, "num_labels": config.get("num_labels")}
+    known = {name: number for name, number in numbers.items() if type(number) is int}
+    odd = {name: number for name, number in known.items() if number not in rows}
+    has = f"{escape(last.key)} has {count(last.shape[0], 'row')}"
+    if odd:
+        (name, number), *others = odd.items()
+        when = "" if len(known) == 1 or others else " 5" if name == "num_labels" else " before 5"
+        why = UNLOADED.replace("transformers", f"transformers{when}")
+        yield f"config.json has {count(number, 'label')} ({name}), but {has}: {why}"
+    elif isinstance(labels, dict) and len(rows) == 1:
+        lacking = [row for row in range(last.shape[0]) if str(row) not in labels]
+        if lacking and all(map(str.isdecimal, labels)):
+            yield f"config.json has no label {lacking[0]} (id2label), but {has}: pipelines of transformers fail"
+
+
+def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on a label that ``label2id`` gives the row of another one; default names are no contradiction."""
+    labels, rows = config.get("id2label"), config.get("label2id")
+    if not isinstance(labels, dict) or not isinstance(rows, dict) or _is_default(rows) or _is_default(labels.values()):
+        return
+    for name, row in rows.items():
+        other = labels.get(str(row))
+        if isinstance(name, str) and isinstance(other, str) and name.casefold() != other.casefold():
+            first, second = brief_repr(name), brief_repr(other)
+            yield (
+                f"label2id of config.json says that row {escape(str(row))} is {first}, but id2label says {second}: "
+                "transformers names predictions as id2label does"
+            )
+            return
+
+
+def _is_default(names: Any) -> bool:
+    return all(isinstance(one, str) and _DEFAULT.fullmatch(one) for one in names)
