@@ -11,6 +11,7 @@ from ..errors import ConfigError, PlanError
 from ..storage.json_text import read_json
 from ..storage.read._descriptors import leads_out
 from ..storage.small_files import read_file
+from ..storage.stand_ins import stand_in
 from ..util.did_you_mean import did_you_mean
 from ..util.registry import discover
 from ..util.text import escape
@@ -51,12 +52,16 @@ def read_vocabulary(path: str) -> Vocabulary:
 
 
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
-    """Return the vocabulary in a file; raises ConfigError if it is malformed."""
+    """Return the vocabulary in a file; raises ConfigError if it is malformed, or a pointer or page in its place."""
     name = escape(filename)
+    if why := stand_in(data):
+        raise ConfigError(f"{name} is not a list of tokens: {why}.")
     kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
     for reader in kinds.values():
         if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
+    if name.lower().endswith(".json"):
+        raise ConfigError(f"{name} is not a list of tokens: it is not a JSON object.")
     return plain.VOCABULARY.read(name, data)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
-from ...errors import ConfigError, SourceError
+from ...errors import ConfigError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.by_place import HEAD, is_embedding
-from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
@@ -31,8 +29,9 @@ from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import is_ctc
+from .unreadable import is_elsewhere, unreadable_files, unreadable_notes
 
-__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "weights_notes", "with_sources_said"]
+__all__ = ["folder_notes", "notes_beside", "weights_notes", "with_sources_said"]
 
 # Notes on the files beside the sources of a plan, even if the output gets other files.
 
@@ -51,13 +50,12 @@ def with_sources_said(
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             lists = (*token_list_notes(folder), *name_notes(apart), *special_id_notes(apart, folder))
-            notes = (*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
+            unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
+            notes = (*unread, *layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 
-OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
-"""Files that hold a JSON object, in addition to all configurations."""
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
 NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
@@ -87,7 +85,7 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
         return []
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
-    unreadable = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
+    unreadable = [f"{name}: {why}" for name, why in unreadable_files(folder, folder)]
     return [
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
@@ -113,58 +111,6 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *name_notes(read),
         *special_id_notes(folder, read),
     ]
-
-
-def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
-    """Return a note on each file that should be a JSON object but is not; ``read`` has the same vocabulary."""
-    return [f"{name} is copied unchanged: {why}" for name, why in _unreadable(folder, read or folder)]
-
-
-def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    found = {name: json_fault(folder, name) for name in _documents(folder)}
-    found[folder.vocabulary] = vocabulary_fault(read)
-    found |= {name: "it is not a whole sentencepiece model" for name, pieces in read.pieces.items() if pieces is None}
-    return [(name, why) for name, why in found.items() if why]
-
-
-def _documents(folder: ModelFolder) -> list[str]:
-    """Return the names of the small JSON files beside a configuration, without those that would have to be fetched."""
-    return [
-        one.name
-        for one in folder.files
-        if one.name not in (CONFIG, ADAPTER)
-        and (one.name.endswith("_config.json") or one.name in OBJECTS)
-        and (one.name == GENERATION or not scheme_of(one.path))
-    ]
-
-
-def vocabulary_fault(folder: ModelFolder) -> str:
-    """Return why the JSON vocabulary of a folder cannot be read; '' if it can be read, or is at a remote address."""
-    if not folder.vocabulary.endswith(".json") or _is_elsewhere(folder) or folder.tokens is not None:
-        return ""
-    return json_fault(folder, folder.vocabulary)
-
-
-def json_fault(folder: ModelFolder, name: str) -> str:
-    """Return why a file of a folder is not a JSON object; '' if it is one, is missing, or is too large to read."""
-    if all(one.name != name for one in folder.files):
-        return ""
-    try:
-        document = json.loads(folder.read(name))
-    except UnicodeDecodeError:
-        return "it is not UTF-8"
-    except RecursionError:
-        return "it is nested too deeply"
-    except ValueError as error:
-        return f"it is not valid JSON: {escape(str(error))}"
-    except (SourceError, ConfigError):  # reported when the file is copied
-        return ""
-    return "" if isinstance(document, dict) else "it is not a JSON object"
-
-
-def _is_elsewhere(folder: ModelFolder) -> bool:
-    """Whether the tokeniser of a folder is at a remote address."""
-    return any(scheme_of(one.path) for one in folder.tokenizer)
 
 
 def _embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
@@ -197,7 +143,7 @@ def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: M
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not _has_more_rows(folder):
         yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"
-    if _is_elsewhere(folder):
+    if is_elsewhere(folder):
         return
     if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
         tokens = count(len(read.tokens), "token")

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
+from ...storage.stand_ins import stand_in
 from ...util.text import escape
 
 __all__ = [
@@ -65,6 +66,8 @@ def read_object(path: str) -> dict[str, Any]:
 
 def parsed_object(given: bytes, path: str) -> dict[str, Any]:
     """Return the JSON object in bytes that were read from ``path``; raises ConfigError if there is none."""
+    if why := stand_in(given):
+        raise ConfigError(f"{escape(path)} is not valid JSON: {why}.")
     try:
         data = read_json(given)
     except ValueError as error:

@@ -12,9 +12,9 @@ from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
-from .checks import vocabulary_fault
 from .documents import BYTE_PAIRS
 from .folder import ModelFolder
+from .unreadable import vocabulary_fault
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",

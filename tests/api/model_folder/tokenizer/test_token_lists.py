@@ -22,9 +22,11 @@ def piece(text: str) -> bytes:
     return b"\x0a" + bytes([len(inner)]) + inner
 
 
-def whole(path: str, added: list[dict[str, Any]] | None = None, tokens: list[str] = TOKENS, **more: Any) -> str:
+def whole(
+    path: str, added: list[dict[str, Any]] | None = None, tokens: list[str] = TOKENS, seed: int = 0, **more: Any
+) -> str:
     """A model whose tokeniser is a tokenizer.json."""
-    model(path, tokens=TOKENS)
+    model(path, tokens=TOKENS, seed=seed)
     Path(path, "vocab.json").unlink()
     vocab = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}}
     Path(path, "tokenizer.json").write_text(json.dumps({"added_tokens": added or [], **more, "model": vocab}))

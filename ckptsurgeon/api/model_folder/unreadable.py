@@ -1,0 +1,102 @@
+"""Files of a model's folder that cannot be read as what their names say, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing, suppress
+
+from ...destinations.hf.files import ADAPTER, CONFIG
+from ...errors import ConfigError, SourceError
+from ...storage.read.base import File
+from ...storage.read.uri import open_source, scheme_of
+from ...storage.stand_ins import HEAD_BYTES, error_message, stand_in
+from ...util.text import escape
+from .documents import GENERATION
+from .folder import LARGEST, ModelFolder
+
+__all__ = ["is_elsewhere", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
+
+OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
+"""Files that hold a JSON object, in addition to all configurations."""
+PAGES = range(100, 1 << 20)
+"""Sizes in bytes of pointers of Git LFS and of HTML pages."""
+
+
+def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
+    """Return a note on each file that should be a JSON object but is not; ``read`` has the same vocabulary."""
+    return [f"{name} is copied unchanged: {why}" for name, why in unreadable_files(folder, read or folder)]
+
+
+def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
+    """Return the files of a folder that are not what their names say, each with the reason."""
+    found = {name: json_fault(folder, name) for name in _documents(folder)}
+    found |= {name: "it is not a whole sentencepiece model" for name, pieces in read.pieces.items() if pieces is None}
+    found |= {**_stand_ins(folder), **({folder.vocabulary: why} if (why := vocabulary_fault(read)) else {})}
+    return [(name, why) for name, why in found.items() if why]
+
+
+def _documents(folder: ModelFolder) -> list[str]:
+    """Return the names of the small JSON files beside a configuration, without those that would have to be fetched."""
+    return [
+        one.name
+        for one in folder.files
+        if one.name not in (CONFIG, ADAPTER)
+        and (one.name.endswith("_config.json") or one.name in OBJECTS)
+        and (one.name == GENERATION or not scheme_of(one.path))
+    ]
+
+
+def vocabulary_fault(folder: ModelFolder) -> str:
+    """Return why the vocabulary of a folder cannot be read; '' if it can be read, or is at a remote address.
+
+    A list that is not JSON has a fault only if another file lies in its place.
+    """
+    if not folder.vocabulary or is_elsewhere(folder) or folder.tokens is not None:
+        return ""
+    if not folder.vocabulary.endswith(".json"):
+        return stand_in(folder.read(folder.vocabulary, LARGEST))
+    return json_fault(folder, folder.vocabulary)
+
+
+def _stand_ins(folder: ModelFolder) -> dict[str, str]:
+    """Return what lies in place of files of a tokeniser nearby other than its vocabulary, by the name of the file."""
+    others = [one for one in folder.tokenizer if one.name != folder.vocabulary and one.path and not scheme_of(one.path)]
+    return {one.name: why for one in others if (why := stand_in(_head(one.path)))}
+
+
+def _head(path: str) -> bytes:
+    """Return the first bytes of a file that may be a pointer or a page by its size; none of any other file.
+
+    They are not recorded: no plan depends on them.
+    """
+    with suppress(OSError, SourceError):  # said where the file is copied
+        if os.path.getsize(path) in PAGES and isinstance(source := open_source(path), File):
+            with closing(source):
+                return source.read(0, min(HEAD_BYTES, source.size))
+    return b""
+
+
+def json_fault(folder: ModelFolder, name: str) -> str:
+    """Return why a file of a folder is not a JSON object; '' if it is one, is missing, or is too large to read."""
+    if all(one.name != name for one in folder.files):
+        return ""
+    try:
+        data = folder.read(name, LARGEST)
+        if why := stand_in(data):
+            return why
+        document = json.loads(data)
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    except RecursionError:
+        return "it is nested too deeply"
+    except ValueError as error:
+        return f"it is not valid JSON: {escape(str(error))}"
+    except (SourceError, ConfigError):  # reported when the file is copied
+        return ""
+    return error_message(document) if isinstance(document, dict) else "it is not a JSON object"
+
+
+def is_elsewhere(folder: ModelFolder) -> bool:
+    """Whether the tokeniser of a folder is at a remote address."""
+    return any(scheme_of(one.path) for one in folder.tokenizer)

@@ -1,0 +1,34 @@
+"""Recognises what downloads leave in place of a file: a pointer of Git LFS, a page, or an error message."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..util.text import brief_repr, escape
+
+__all__ = ["HEAD_BYTES", "error_message", "stand_in"]
+
+HEAD_BYTES = 1024
+"""How many bytes of a file show whether it is another's stand-in."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
+_PAGE = re.compile(rb"<!doctype html|<html[\s>].*</(title|head|body)>", re.IGNORECASE | re.DOTALL)
+_FEW = 3
+"""The most fields of an error message in JSON: no configuration with a field ``error`` has so few."""
+
+
+def stand_in(data: bytes) -> str:
+    """Return what the first bytes of a file are, if they are a stand-in for it, "" otherwise."""
+    head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(_POINTER):
+        return "it is a Git LFS pointer, and git lfs pull fetches the file"
+    if _PAGE.match(head):
+        return "it is an HTML page"
+    return "it is an XML document" if head.startswith(b"<?xml") else ""
+
+
+def error_message(document: Any) -> str:
+    """Return what a JSON value says, if it is the error message of a server, "" otherwise."""
+    said = document.get("error") if isinstance(document, dict) and len(document) <= _FEW else None
+    return f"it is an error message: {escape(brief_repr(said, 60))}" if isinstance(said, str) else ""
