@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,40 @@ class _HuggingFace:
         numbers = dict(found) if isinstance(found, dict) else {}
         vocabulary = _in_order(name, {**numbers, **_added(document)})
         inside = model.get("continuing_subword_prefix", INSIDE) if model.get("type") == "WordPiece" else ""
-        return replace(vocabulary, inside=inside) if isinstance(inside, str) else vocabulary
+        rules = _rules(model.get("merges")) if _has_rules(model) else []
+        unlisted = tuple(_unlisted(rules, numbers, model.get("continuing_subword_prefix")))
+        return replace(
+            vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted
+        )
+
+
+def _has_rules(model: Mapping[str, Any]) -> bool:
+    """Whether tokenizers reads a model as BPE; one without a type is tried as others if it has an unknown token."""
+    return bool(model.get("type", None if isinstance(model.get("unk_token"), str) else "BPE") == "BPE")
+
+
+def _rules(merges: Any) -> list[tuple[str, str]]:
+    """Return the pairs of tokens that rules join: each a text with a space, or a list; what is neither is left out."""
+    rows = merges if isinstance(merges, list) else []
+    pairs = (one.split(" ") if isinstance(one, str) else one for one in rows if not _is_version(one))
+    return [
+        (one[0], one[1])
+        for one in pairs
+        if isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], str)
+    ]
+
+
+def _is_version(row: Any) -> bool:
+    return isinstance(row, str) and row.startswith("#version")
+
+
+def _unlisted(rules: Sequence[tuple[str, str]], listed: Container[str], prefix: Any) -> Iterator[str]:
+    """Yield the first token of each rule that is not listed, as tokenizers looks for them: no added token is."""
+    cut = len(prefix.encode()) if isinstance(prefix, str) else 0
+    for one, two in rules:
+        joined = one + (two.encode()[cut:].decode(errors="replace") if cut else two)
+        if joined not in listed or one not in listed or two not in listed:
+            yield next(token for token in (one, two, joined) if token not in listed)
 
 
 def _added(document: dict[str, Any]) -> dict[Any, Any]:

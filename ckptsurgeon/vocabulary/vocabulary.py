@@ -22,7 +22,8 @@ class Vocabulary:
 
     ``scores`` are log-probabilities where a unigram model has them; ``inside`` begins every piece of WordPiece that
     does not begin a word (``##``), and is empty for other kinds. It ``is_whole`` unless the ``tokeniser`` may have
-    further tokens: then rows beyond these may be theirs.
+    further tokens: then rows beyond these may be theirs. ``rules`` is the number of its merge rules, and ``unlisted``
+    has the tokens that these join or make and the list lacks.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Vocabulary:
     inside: str = ""
     is_whole: bool = True
     tokeniser: str = ""
+    rules: int = 0
+    unlisted: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

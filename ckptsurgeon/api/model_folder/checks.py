@@ -26,7 +26,7 @@ from .row_checks import output_notes, position_notes
 from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
 from .tokenizer.special_ids import special_id_notes
-from .tokenizer.special_names import added_beyond, listed_beyond, name_notes, needless, unlisted_names
+from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import is_ctc
 from .unreadable import is_elsewhere, unreadable_files, unreadable_notes
@@ -49,7 +49,8 @@ def with_sources_said(
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
-            lists = (*token_list_notes(folder), *name_notes(apart), *special_id_notes(apart, folder))
+            names = (*name_notes(apart), *added_notes(apart, folder))
+            lists = (*token_list_notes(folder), *names, *special_id_notes(apart, folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
@@ -109,6 +110,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *alignment_notes(folder),
         *token_list_notes(read),
         *name_notes(read),
+        *added_notes(folder, read),
         *special_id_notes(folder, read),
     ]
 

@@ -25,6 +25,7 @@ from ...vocabulary.read import vocabulary_in
 from ...vocabulary.row_order import is_of_pieces
 from ...vocabulary.sentencepiece import pieces_in
 from ...vocabulary.tokenizer_head import tokenizer_head
+from ...vocabulary.vocabulary import Vocabulary
 from .config import TIES, untied_by_default, vocabulary_size
 from .documents import (
     BYTE_PAIRS,
@@ -155,14 +156,17 @@ class ModelFolder:
     def _hash(self, name: str) -> bytes:
         return hashlib.sha256(self.read(name, LARGEST)).digest()
 
-    @cached_property
+    @property
     def tokens(self) -> tuple[str, ...] | None:
         """Its tokens in the order of their ids; None if they cannot be read."""
+        return None if self.token_list is None else self.token_list.tokens
+
+    @cached_property
+    def token_list(self) -> Vocabulary | None:
+        """Its tokens, and what their file says of them; None if they cannot be read."""
         named = {one.name for one in self.files}
         with suppress(ConfigError):
-            return vocabulary_in(
-                self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None
-            ).tokens
+            return vocabulary_in(self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None)
         return None
 
     @cached_property

@@ -25,7 +25,7 @@ from .tokenizer_files import (
     text_of,
 )
 
-__all__ = ["added_beyond", "listed_beyond", "name_notes", "needless", "unlisted_names"]
+__all__ = ["added_beyond", "added_notes", "listed_beyond", "name_notes", "needless", "unlisted_names"]
 
 # Notes on tokens that files of a tokeniser add, and that have no row in the weights.
 
@@ -144,3 +144,26 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
         )
         wins = "transformers takes the former" if MORE not in said else "transformers before 4.34 takes the former"
         yield f"{MAP} and {TOKENIZER} name different special tokens: {named}: {wins}"
+
+
+def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and that get other ids in transformers.
+
+    It gives them the ids after the last token, in the order of their own; it drops one with the id of an added token
+    of tokenizer.json (``_from_pretrained`` of transformers 5.23; none if tokenizer_config.json has all added tokens).
+    ``read`` is the folder whose vocabulary has been read.
+    """
+    said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
+    if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):
+        return
+    known, taken = frozenset(tokens), {row for _, row in added_in(read, WHOLE)}
+    lacking = {row: token for token, row in added_in(folder, ADDED) if token not in known}
+    places = {row: place for place, row in enumerate(sorted(lacking.keys() - taken), len(tokens))}
+    other = {token: (row, places.get(row)) for row, token in lacking.items() if places.get(row) != row}
+    if other:
+        named = [
+            f"{brief_token(token)} is {row} there and {'not added' if place is None else f'gets {place}'}"
+            for token, (row, place) in sorted(other.items(), key=lambda one: one[1][0])
+        ]
+        which = f"{count(len(other), 'token')} that {WHOLE} lacks, and transformers gives other ids"
+        yield f"{ADDED} adds {which}: {listing(named, 3, where='')}"

@@ -54,6 +54,16 @@ def _unlisted(folder: ModelFolder, tokens: frozenset[str]) -> Iterator[str]:
         )
 
 
+def _own_rules(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on merge rules in tokenizer.json that join or make tokens which its own list lacks."""
+    if not folder.has_all_tokens or not local_tokens(folder) or folder.token_list is None:
+        return
+    if unlisted := folder.token_list.unlisted:
+        examples = listing([brief_token(token) for token in dict.fromkeys(unlisted)], 3, where="")
+        rules = f"{len(unlisted)} of {count(folder.token_list.rules, 'merge rule')} in {BOTH}"
+        yield f"{rules} need tokens that it does not list, so the tokeniser cannot be loaded: {examples}"
+
+
 def _results(folder: ModelFolder) -> list[str]:
     """Return the token that each rule makes, in the order of the file; none if the file cannot be read."""
     try:
@@ -78,6 +88,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _added_elsewhere(folder)
     yield from _around_texts(folder)
     yield from merge_rule_notes(folder)
+    yield from _own_rules(folder)
 
 
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ import ckptsurgeon as cs
 
 from ..test_model_folders import TOKENS, model, verbs_of
 
-LIST = [*TOKENS, "Ġ", "Ġa", "bc", "Ġabc"]
+LIST = [*TOKENS, "Ġ", "Ġa", "bc", "Ġabc", "##c"]
 RULES = "#version: 0.2\nĠ a\nb c\nĠa bc\n"
 
 
@@ -50,12 +51,61 @@ def test_a_list_without_byte_level_tokens_needs_no_rules() -> None:
     assert not notes("m")
 
 
-def test_tokenizer_json_replaces_both_files() -> None:
-    byte_level("m", None)
-    vocabulary = {token: row for row, token in enumerate(LIST)}
-    text = json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": vocabulary, "merges": []}})
-    Path("m/tokenizer.json").write_text(text)
+def in_one_file(merges: Any, seed: int = 0, path: str = "m", added: str = "", **more: Any) -> None:
+    """A byte-level tokeniser whose tokenizer.json has its list and its rules."""
+    byte_level(path, None, seed=seed)
+    Path(path, "vocab.json").unlink()
+    vocabulary = {token: row for row, token in enumerate(LIST) if token != added}
+    rows = [{"id": LIST.index(added), "content": added, "special": True}] if added else []
+    head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": rows}
+    steps = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    document = {**head, **steps, "model": {"type": "BPE", **more, "vocab": vocabulary, "merges": merges}}
+    Path(path, "tokenizer.json").write_text(json.dumps(document))
+
+
+def own_rules(path: str) -> list[str]:
+    return [note for note in cs.inspect(path).notes if "merge rule" in note]
+
+
+@pytest.mark.parametrize(
+    ("merges", "more"),
+    [
+        ([], {}),
+        (["Ġ a", "b c", "Ġa bc"], {}),
+        ([["Ġ", "a"], ["b", "c"]], {}),
+        (["#version: 0.2", "Ġ a"], {}),
+        (["b ##c"], {"continuing_subword_prefix": "##"}),  # bc: the prefix is cut off
+        (["a d"], {"type": "WordLevel", "unk_token": "a"}),
+    ],
+)
+def test_tokenizer_json_replaces_both_files(merges: Any, more: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    in_one_file(merges, **more)
     assert not notes("m")
+    assert not own_rules("m")
+    tokenizers.Tokenizer.from_file("m/tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("merges", "added", "more", "said"),
+    [
+        (["Ġ a", "a d", "d d"], "", {}, "2 of 3 merge rules in tokenizer.json need tokens that it does not list, "
+         "so the tokeniser cannot be loaded: 'ad', 'dd'"),
+        ([["Ġ", "a"], ["x", "a"]], "", {}, "1 of 2 merge rules in tokenizer.json need tokens that it does not list, "
+         "so the tokeniser cannot be loaded: 'x'"),
+        (["b c"], "bc", {}, "1 of 1 merge rule in tokenizer.json need tokens that it does not list, "
+         "so the tokeniser cannot be loaded: 'bc'"),
+    ],
+)  # fmt: skip
+def test_rules_of_another_model_in_tokenizer_json_are_counted(merges: Any, added: str, more: Any, said: str) -> None:
+    in_one_file(merges, added=added, **more)
+    assert own_rules("m") == [said]
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+def test_every_verb_has_the_note_on_tokenizer_json(verb: str) -> None:
+    in_one_file(["Ġ a"], path="sound"), in_one_file(["a d"], seed=1)
+    assert any("1 of 1 merge rule" in note for note in verbs_of("m")[verb]().notes)
 
 
 @pytest.mark.parametrize("verb", verbs_of(""))
@@ -70,3 +120,12 @@ def test_tokenizers_agrees() -> None:
     models.BPE.from_file("sound/vocab.json", "sound/merges.txt")
     with pytest.raises(Exception, match="out of vocabulary"):
         models.BPE.from_file("m/vocab.json", "m/merges.txt")
+
+
+@pytest.mark.parametrize("merges", [["a d"], [["a", "d"]], ["x a"]])
+def test_tokenizers_agrees_on_tokenizer_json(merges: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    in_one_file(merges)
+    with pytest.raises(Exception, match="out of vocabulary"):
+        tokenizers.Tokenizer.from_file("m/tokenizer.json")
+    assert own_rules("m")

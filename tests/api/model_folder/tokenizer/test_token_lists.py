@@ -126,3 +126,42 @@ def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, 
     whole("m", [SPECIAL], post_processor=processor)
     said = "the post_processor of tokenizer.json puts other tokens around a text than it names: '<s>' as 5 instead of 1"
     assert notes() == ([said] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
+        ({"<x>": 8, "<y>": 9}, ""),
+        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, and transformers gives other ids: "
+         "'<x>' is 4 there and gets 8, '<y>' is 5 there and gets 9"),
+        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, and transformers gives other ids: "
+         "'<y>' is 6 there and gets 8, '<x>' is 8 there and gets 9"),
+        ({"<x>": 1}, "1 token that tokenizer.json lacks, and transformers gives other ids: "
+         "'<x>' is 1 there and not added"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_read", [True, False])
+def test_added_tokens_with_other_ids_are_said(added: dict[str, int], said: str, is_read: bool) -> None:
+    whole("m", [SPECIAL])
+    Path("m/added_tokens.json").write_text(json.dumps(added))
+    if not is_read:  # transformers takes the added tokens of tokenizer_config.json
+        Path("m/tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
+    found = [note for note in notes() if "transformers gives" in note]
+    assert found == ([f"added_tokens.json adds {said}"] if said and is_read else [])
+
+
+@pytest.mark.parametrize("added", [{"d": 7, "a": 17}, {"<x>": 8, "<y>": 9}, {"<y>": 5, "<x>": 4}, {"<x>": 1}])
+def test_transformers_agrees_on_added_tokens(added: dict[str, int]) -> None:
+    transformers = pytest.importorskip("transformers")
+    steps = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    whole("m", [{**SPECIAL, **more}], version="1.0", **steps)
+    document = json.loads(Path("m/tokenizer.json").read_text())
+    document["model"]["unk_token"] = TOKENS[0]
+    Path("m/tokenizer.json").write_text(json.dumps(document))
+    Path("m/added_tokens.json").write_text(json.dumps(added))
+    own = transformers.AutoTokenizer.from_pretrained("m").get_vocab()
+    assert any("transformers gives" in note for note in notes()) == any(
+        own.get(token) != row for token, row in added.items() if token not in TOKENS
+    )
