@@ -10,13 +10,14 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
 from ...planning.plan.plan import Plan
+from ...planning.target import Companion
 from ...planning.transplant.by_place import HEAD, is_embedding
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
 from .config import vocabulary_sizes
-from .documents import GENERATION
+from .documents import GENERATION, json_text
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
@@ -25,6 +26,7 @@ from .part_checks import part_notes
 from .row_checks import output_notes, position_notes
 from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
+from .tokenizer.ends import end_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
@@ -50,7 +52,7 @@ def with_sources_said(
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             names = (*name_notes(apart), *added_notes(apart, folder))
-            lists = (*token_list_notes(folder), *names, *special_id_notes(apart, folder))
+            lists = (*token_list_notes(folder), *names, *special_id_notes(apart, folder), *end_notes(apart, folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
@@ -73,7 +75,24 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
-    return [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
+    notes = [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
+    if origin is None or not origin.config or not _lost_configuration(folder):
+        return notes
+    described = _described(folder, origin)
+    more = (*_beyond(described), *special_id_notes(described, read), *end_notes(described, read))
+    return list(dict.fromkeys((*notes, *more)))
+
+
+def _lost_configuration(folder: ModelFolder) -> bool:
+    names = {one.name for one in folder.files}
+    return GENERATION in names and names.isdisjoint((CONFIG, ADAPTER))
+
+
+def _described(folder: ModelFolder, origin: ModelFolder) -> ModelFolder:
+    """Return a folder whose config.json is not copied, with what it says of the model, but without its token ids."""
+    fields = {name: origin.config[name] for name in ("architectures", "model_type") if name in origin.config}
+    sizes = {"vocab_size": origin.rows} if origin.rows else {}
+    return ModelFolder("", (*folder.files, Companion(CONFIG, text=json_text({**fields, **sizes}))))
 
 
 def notes_beside(checkpoint: Checkpoint) -> list[str]:
@@ -112,6 +131,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *name_notes(read),
         *added_notes(folder, read),
         *special_id_notes(folder, read),
+        *end_notes(folder, read),
     ]
 
 

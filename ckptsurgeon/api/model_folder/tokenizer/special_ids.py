@@ -13,7 +13,7 @@ from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
-__all__ = ["role_notes", "special_id_notes"]
+__all__ = ["SPELLED", "WORD", "role_notes", "special_id_notes"]
 
 # Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
 #

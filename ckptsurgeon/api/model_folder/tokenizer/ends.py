@@ -1,0 +1,90 @@
+"""Notes on ends of texts that cannot be: ids of no token, a suppressed end, an eos_token that is an ordinary word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....destinations.hf.files import CONFIG
+from ....util.text import brief_repr, escape
+from ..documents import GENERATION
+from ..folder import ModelFolder
+from .special_ids import SPELLED, WORD
+from .tokenizer_files import SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
+
+__all__ = ["end_notes"]
+
+END = "eos_token_id"
+IDS = (END, "decoder_start_token_id")
+SUPPRESSED = "suppress_tokens"
+
+
+def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield notes on ends that generation cannot reach; ``read`` is the folder whose vocabulary has been read.
+
+    A model for CTC, which has no end, gets none.
+    """
+    if is_ctc(folder):
+        return
+    tokens = local_tokens(read) if folder.config else ()
+    names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
+    for file in (CONFIG, GENERATION):
+        yield from _no_ids(object_in(folder, file), file)
+    yield from _negative(folder, names, places)
+    yield from _suppressed(object_in(folder, GENERATION))
+    if tokens and folder.rows >= len(tokens):
+        yield from _ordinary(folder, names, places, tokens)
+
+
+def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
+    """Yield a note on an id that is not an integer; in a generation configuration, 2.0 does what 2 does."""
+    for field in IDS:
+        ids = _listed(fields.get(field))
+        wrong = [one for one in ids if (isinstance(one, str) if file == GENERATION else type(one) is not int)]
+        if wrong:
+            fails = "generation fails" if file == GENERATION else "most models of transformers 5 do not load with it"
+            yield f"{field} of {file} is {escape(brief_repr(wrong[0], 24))}, not an integer: {fails}"
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if the end that generation takes is below 0, while the tokeniser has one; likewise for the start."""
+    meant = names.get("eos_token", "")
+    for field in IDS:
+        found = {file: ids for file in (CONFIG, GENERATION) if (ids := _listed(object_in(folder, file).get(field)))}
+        file = next(reversed(found), "")
+        if file and all(type(one) is int and one < 0 for one in found[file]) and (field != END or meant in places):
+            end = f", while eos_token is {brief_token(meant)} ({places[meant]})" if field == END else ""
+            yield f"{field} of {file} is {found[file][0]}, which is the id of no token{end}"
+
+
+def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if all ends are suppressed; at the beginning only (``begin_suppress_tokens``), they may be."""
+    ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
+    if ends and all(type(one) is int and one in suppressed for one in ends):
+        yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"
+
+
+def _ordinary(
+    folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield a note if the tokeniser's end is its unknown token or a word, and a configuration has a special one.
+
+    Another special token than the configuration's gets no note: models for chats have that (``<|im_end|>``).
+    """
+    end = names.get("eos_token", "")
+    said = {file: _listed(object_in(folder, file).get(END)) for file in (CONFIG, GENERATION)}
+    ids = [(file, one) for file, found in said.items() for one in found if type(one) is int and 0 <= one < len(tokens)]
+    if end not in places or not ids or any(one == places[end] for _, one in ids):
+        return
+    is_unknown = end == names.get("unk_token") and bool(re.fullmatch(SPELLED["unk_token"], end, re.IGNORECASE))
+    is_word = bool(WORD.search(end)) and not SPECIAL.fullmatch(end) and end not in added_tokens(folder)
+    file, own = ids[-1]
+    if (is_unknown or is_word) and tokens[own] != end and SPECIAL.fullmatch(tokens[own]):
+        which = "the unknown token" if is_unknown else "an ordinary word"
+        named = f"{brief_token(end)} ({places[end]}), {which}"
+        yield f"eos_token of the tokeniser is {named}, while {END} of {file} is {own} ({brief_token(tokens[own])})"

@@ -1,0 +1,116 @@
+"""Ends of texts that generation cannot reach, and files of generation whose config.json is not copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+
+from ..test_model_folders import model, verbs_of
+from .test_special_roles import LLAMA, TOKENS, notes
+
+CHAT = LLAMA | {"eos_token": "<|im_end|>"}
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "generation", "said"),
+    [
+        ({"eos_token": "<unk>"}, 2, None, "'<unk>' (3), the unknown token, while eos_token_id of config.json is 2"),
+        ({"eos_token": {"content": "a"}}, 2, None, "'a' (4), an ordinary word, while eos_token_id of config.json is 2"),
+        ({"eos_token": "a"}, None, [9, 2],
+         "'a' (4), an ordinary word, while eos_token_id of generation_config.json is 2"),
+        ({"eos_token": "<|im_end|>"}, 2, None, ""),  # as chat models have it
+        ({"eos_token": "<|im_end|>"}, [2, 9], [2, 9], ""),
+        ({"eos_token": "Ċ"}, 2, None, ""),
+        ({"eos_token": "a"}, 4, None, ""),
+        ({"eos_token": "a"}, 2, [4, 2], ""),
+        ({"eos_token": "a"}, 5, None, ""),
+        ({"eos_token": "a", "added_tokens_decoder": {"4": {"content": "a"}}}, 2, None, ""),
+        ({"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}, 2, None, ""),  # as GPT-2 names both
+        ({"eos_token": "<unk>"}, None, None, ""),
+        ({"eos_token": "gone"}, 2, None, ""),
+    ],
+)  # fmt: skip
+def test_an_end_that_is_unknown_or_a_word_is_said(names: Any, config: Any, generation: Any, said: str) -> None:
+    found = notes({"eos_token_id": config}, {"eos_token_id": generation} if generation else None, LLAMA | names)
+    own = [note for note in found if note.startswith("eos_token of the tokeniser")]
+    assert own == ([f"eos_token of the tokeniser is {said} ('</s>')"] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("ends", "suppressed", "is_said"),
+    [
+        (2, [5, 2], True),
+        ([2, 9], [9, 2], True),
+        ([2, 9], [2], False),  # another end is left
+        (2, [5], False),
+        (2, None, False),
+        (None, [2], False),
+    ],
+)
+def test_ends_that_are_all_suppressed_are_said(ends: Any, suppressed: Any, is_said: bool) -> None:
+    settings = {"suppress_tokens": suppressed, "begin_suppress_tokens": [2, 5]}  # as Whisper has it
+    found = notes({}, {"eos_token_id": ends, **settings}, LLAMA)
+    first = ends[0] if isinstance(ends, list) else ends
+    said = f"suppress_tokens of generation_config.json has {first}, its eos_token_id: generation cannot end"
+    assert (said in found) == is_said == any("cannot end" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "said"),
+    [
+        ({"eos_token_id": "</s>"}, None, ["eos_token_id of config.json is '</s>', not an integer: "
+         "most models of transformers 5 do not load with it"]),
+        ({"eos_token_id": [2.0]}, None, ["eos_token_id of config.json is 2.0, not an integer: "
+         "most models of transformers 5 do not load with it"]),
+        ({}, {"decoder_start_token_id": "2"}, ["decoder_start_token_id of generation_config.json is '2', "
+         "not an integer: generation fails"]),
+        ({}, {"eos_token_id": 2.0}, []),
+        ({"eos_token_id": -1}, None, ["eos_token_id of config.json is -1, which is the id of no token, "
+         "while eos_token is '</s>' (2)"]),
+        ({"eos_token_id": 2}, {"eos_token_id": -1}, ["eos_token_id of generation_config.json is -1, "
+         "which is the id of no token, while eos_token is '</s>' (2)"]),
+        ({}, {"decoder_start_token_id": -1}, ["decoder_start_token_id of generation_config.json is -1, "
+         "which is the id of no token"]),
+        ({"eos_token_id": -1}, {"eos_token_id": 2}, []),  # generation takes the latter
+        ({"eos_token_id": [2, -1]}, None, []),
+        ({"eos_token_id": 2, "pad_token_id": -1, "bos_token_id": -1}, {"pad_token_id": -1}, []),  # as Llama has it
+        ({"eos_token_id": -1, "architectures": ["XForCTC"]}, None, []),
+    ],
+)  # fmt: skip
+def test_ids_that_no_token_has_are_said(config: Any, generation: Any, said: list[str]) -> None:
+    assert notes(config, generation, LLAMA) == said
+
+
+def test_a_negative_end_is_not_said_of_a_tokeniser_without_one() -> None:
+    assert notes({"eos_token_id": -1}, None, {"unk_token": "<unk>"}) == []
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+def test_every_verb_says_so(verb: str) -> None:
+    for seed, path in enumerate(["sound", "m"]):
+        model(path, tokens=TOKENS, seed=seed)
+    Path("m/generation_config.json").write_text('{"eos_token_id": 2, "suppress_tokens": [2]}')
+    assert any("generation cannot end" in note for note in verbs_of("m")[verb]().notes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ('{"eos_token_id": 5}', "'</s>' (2)"),
+        ('{"eos_token_id": 99}', "the vocabulary has 12 rows, but eos_token_id of generation_config.json is 99"),
+        ('{"eos_token_id": 2, "suppress_tokens": [2]}', "generation cannot end"),
+        ('{"eos_token_id": [2, 9], "suppress_tokens": [5]}', ""),
+    ],
+)
+def test_settings_of_generation_are_checked_though_config_json_is_not_copied(fields: str, said: str) -> None:
+    model("m", tokens=TOKENS)
+    Path("m/generation_config.json").write_text(fields)
+    Path("m/tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    for plan in (cs.rename("m", map={"model": "net"}), cs.filter("m", exclude="model.norm*")):
+        found = [note for note in plan.notes if "config.json is not copied" not in note and "beside" not in note]
+        assert len(found) == bool(said), found
+        assert not said or said in found[0]
