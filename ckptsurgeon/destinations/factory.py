@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape
 from ._document import Document
-from .torch_module.user_code import own_file, user_code
+from .torch_module.user_code import near_attributes, own_file, user_code
 
 __all__ = ["CONFIG", "instantiated", "targets_in"]
 
@@ -88,7 +88,9 @@ def _locate(document: Document, target: Any) -> _Located:
         module = found
         for attribute in parts[end:]:
             if not hasattr(found, attribute):
-                raise document.fail(f"{escape(name)} has no {escape('.'.join(parts[end:]))}.")
+                raise document.fail(
+                    f"{escape(name)} has no {escape('.'.join(parts[end:]))}.", near_attributes(found, attribute)
+                )
             found = getattr(found, attribute)
         return _Located(target, found, module.__name__, own_file(module))
     raise document.fail(

@@ -113,14 +113,22 @@ def _meta(folder: Folder, inner: str) -> _Meta:
         raw = file.read(0, min(file.size, _META_BYTES))
         header = FilePrint.of(file, hashlib.sha256(raw).hexdigest(), name)
     try:
-        read = read_yaml(raw.decode("utf-8"), name)
+        read = read_yaml(raw.decode("utf-8"), name, unknown=_unread)
     except UnicodeDecodeError:
         return _Meta({}, header, (f"{escape(name)} cannot be read: it is not UTF-8",))
     except ConfigError as error:
         return _Meta({}, header, (f"{escape(name)} cannot be read: {error}",))
     if not isinstance(read, dict):
         return _Meta({}, header, (f"{escape(name)} cannot be read: it is not a mapping",))
-    return _Meta({str(key): value for key, value in read.items()}, header)
+    unread = [f"{escape(str(key))} ({value!r})" for key, value in read.items() if isinstance(value, OpaqueResult)]
+    note = f"{escape(name)} has Python objects, which are not made: {listing(unread, 6, where='')}"
+    return _Meta({str(key): value for key, value in read.items()}, header, (note,) if unread else ())
+
+
+def _unread(tag: str) -> OpaqueResult:
+    """Return a stand-in for a Python object in ``CKPT.yaml``, such as a metric that is a tensor."""
+    module, _, name = tag.rpartition(":")[2].rpartition(".")
+    return OpaqueResult(GlobalName(module, name))
 
 
 def _read(folder: Folder, inner: str) -> Header:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -144,14 +144,20 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
+def read_yaml(text: str, name: str, *, exponents: bool = True, unknown: Callable[[str], object] | None = None) -> Any:
     """Return the document; raises ConfigError with the line if it is malformed.
 
-    Without ``exponents``, 1e5 is a text, as PyYAML reads it and so the toolkit whose file this is.
+    Without ``exponents``, 1e5 is a text, as PyYAML reads it and so the toolkit whose file this is. ``unknown`` gets
+    each tag that is not plain YAML (``!!python/object/apply:…``) and returns what stands for the value; without it,
+    such a tag is an error.
     """
+    loader: Any = _Loader if exponents else _PlainLoader
+    if unknown is not None:
+        loader = type("_AnyTag", (loader,), {})
+        loader.add_multi_constructor("", lambda _, tag, node: unknown(tag))
     with _reading(text, name):
         _check_size(text)
-        return yaml.load(text, Loader=_Loader if exponents else _PlainLoader)
+        return yaml.load(text, Loader=loader)
 
 
 def check_yaml(text: str, name: str) -> None:

@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("modules: {a: !new:torch.nn.Linea {}}", r"there is no torch\.nn\.Linea"),
+        ("modules: {a: !new:torch.nn.Linea {}}", r"there is no torch\.nn\.Linea\. Did you mean Linear"),
         ("modules: {a: !new:nowhere.Thing {}}", "needs the package nowhere. pip install nowhere"),
         ("modules: {a: !new:falls.Thing {}}", "importing falls.Thing failed: RuntimeError: over"),
         ("modules: {a: !new:torch.nn.Linear {in: 3}}", r"TypeError: Invalid argument to class torch\.nn\.Linear"),

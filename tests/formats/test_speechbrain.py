@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import ckptsurgeon as cs
 
@@ -77,12 +78,32 @@ def test_a_plan_is_refused_when_the_checkpoint_changed() -> None:
 
 def test_a_meta_file_that_is_not_understood_is_said_and_hides_no_weights(ckpt: Run) -> None:
     path = Path("save/CKPT+first/CKPT.yaml")
-    for text in (b"WER: !!python/object/apply:os.system [touch ran]\n", b"\xff", b"a: [", b"[]", b"", b"garbage"):
+    for text in (b"\xff", b"a: [", b"[]", b"", b"garbage"):
         path.write_bytes(text)
         found = cs.inspect("save/CKPT+first")
         assert len(found.tensors) == 4
         assert any("CKPT.yaml cannot be read: " in note for note in found.notes)
     assert "CKPT+first (its CKPT.yaml cannot be read)" in " ".join(ckpt("inspect", "save").err.split())
+    assert not Path("ran").exists()
+
+
+def test_a_metric_that_is_a_tensor_costs_neither_the_others_nor_the_choice_of_a_checkpoint(ckpt: Run) -> None:
+    text = Path("save/CKPT+first/CKPT.yaml").read_text()
+    Path("save/CKPT+first/CKPT.yaml").write_text(f"{text}loss: {yaml.dump(torch.tensor(2.5)).strip()}\n")
+    found = cs.inspect("save/CKPT+first")
+    extras = {extra.key: extra.value for extra in found.extras}
+    assert extras["WER"] == 24.5
+    assert "loss" in extras
+    assert [note.partition("torch._utils")[0] for note in found.notes] == [
+        "CKPT.yaml has Python objects, which are not made: loss ("
+    ]
+    assert "CKPT+first (WER = 24.5" in " ".join(ckpt("inspect", "save").err.split())
+
+
+def test_no_python_object_of_a_meta_file_is_made() -> None:
+    Path("save/CKPT+first/CKPT.yaml").write_text("WER: !!python/object/apply:os.system [touch ran]\n")
+    found = cs.inspect("save/CKPT+first")
+    assert "CKPT.yaml has Python objects, which are not made: WER (os.system)" in found.notes
     assert not Path("ran").exists()
 
 

@@ -6,6 +6,7 @@ import difflib
 import os
 import pathlib
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from ...errors import ConfigError
@@ -114,13 +115,21 @@ class Pretrainer:
             self.is_local += [name] if name not in self.is_local else []
         return {name: pathlib.Path(path) for name, path in found.items()}
 
-    def load_collected(self, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pretrained:
+    def load_collected(
+        self, options: Mapping[str, Mapping[str, Any]] | object = None, device: object = None
+    ) -> Pretrained:
         """Load the collected files into all loadables whose condition is true, or change none; returns the report.
 
         ``options`` are keyword arguments of ``load_into`` for single modules, by name: ``{"head": {"on_mismatch":
-        "init"}}``. Raises what ``load_into`` raises; exceptions of hooks are raised again, before a module has changed.
+        "init"}}``. ``device``, or a device as the only argument, is that of SpeechBrain before 1.0 and has no effect:
+        every module is loaded where it is. Raises what ``load_into`` raises; exceptions of hooks are raised again,
+        before a module has changed.
         """
         self._check_names()
+        if not isinstance(options, (Mapping, NoneType)):
+            options, device = None, options
+        if device is not None and not hasattr(device, "type") and not isinstance(device, str):
+            raise ConfigError(f"load_collected got {brief_repr(device)}, neither options nor a device.")
         wanted = [name for name in self.loadables if self.is_loadable(name)]
         skipped = tuple(name for name in self.loadables if name not in wanted)
         paths = {name: self._collected(name) for name in wanted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import pydoc
 import sys
 import sysconfig
@@ -13,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import ConfigError
+from ...util.did_you_mean import close_names
 from ...util.text import brief_repr, escape
 from .._document import Document
 
-__all__ = ["imported", "own_file", "user_code"]
+__all__ = ["imported", "near_attributes", "own_file", "user_code"]
 
 # Running code that a configuration names: its search path, its limits, its file.
 
@@ -73,6 +75,26 @@ def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...],
     return ran, tuple(dict.fromkeys(files))
 
 
+def near_attributes(module: object, wanted: str) -> str:
+    """Return the hint that names the attributes and submodules of a module that are most similar to ``wanted``."""
+    path = getattr(module, "__path__", ())
+    names = {*dir(module), *(one.name for one in pkgutil.iter_modules(path))}
+    near = close_names(wanted, sorted(name for name in names if not name.startswith("_")), most=300)
+    return f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
+
+
+def _near(name: str) -> str:
+    """Return the hint for a dotted name that cannot be imported: what is similar to its first wrong part."""
+    parts = name.split(".")
+    found = pydoc.locate(parts[0])
+    for part in parts[1:]:
+        inner = getattr(found, part, None) or pydoc.locate(".".join([getattr(found, "__name__", ""), part]))
+        if inner is None:
+            return near_attributes(found, part)
+        found = inner
+    return ""
+
+
 def _module_of(document: Document, name: str) -> ModuleType:
     """Return the module of a dotted name, as hyperpyyaml finds it."""
     try:
@@ -83,7 +105,7 @@ def _module_of(document: Document, name: str) -> ModuleType:
         head = name.partition(".")[0]
         missing = importlib.util.find_spec(head) is None
         why = f"{escape(name)} needs the package {escape(head)}" if missing else f"there is no {escape(name)}"
-        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else "")
+        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else _near(name))
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         module = pydoc.safeimport(".".join(parts[:end]))

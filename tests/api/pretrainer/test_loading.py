@@ -15,6 +15,15 @@ import ckptsurgeon as cs
 from .cases import CASES, FIXTURES, GOLDEN
 
 
+def test_a_device_is_taken_as_speechbrain_took_it_before_version_1(server: SimpleNamespace) -> None:
+    for arguments, named in ((("cpu",), {}), ((), {"device": torch.device("cpu")}), ((None,), {"device": None})):
+        ours = cs.Pretrainer("collected", {"enc": CASES.encoder()}, {"enc": "source/partial.ckpt"})
+        ours.collect_files("source")
+        assert ours.load_collected(*arguments, **named).counts == {"copied": 1, "kept": 3}
+    with pytest.raises(cs.ConfigError, match="load_collected got 3, neither options nor a device"):
+        ours.load_collected(3)
+
+
 def test_the_report_says_what_became_of_each(server: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     enc, labels = CASES.encoder(), dict[str, Any]()
     ours = cs.Pretrainer(
