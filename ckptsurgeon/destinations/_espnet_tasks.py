@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 from ..util.text import brief_repr, escape, listing
@@ -134,7 +134,7 @@ def tasks() -> dict[str, Task]:
 @cache
 def _recorded() -> tuple[dict[str, Task], frozenset[str]]:
     """Return the recorded tasks by name, and the entries that all tasks have."""
-    recorded = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+    recorded = json.loads(resources.files(__package__).joinpath("_espnet_tasks.json").read_text("utf-8"))
     known = {
         name: Task(
             name, row["class"], frozenset(row["entries"]),

@@ -94,9 +94,8 @@ def test_a_metric_that_is_a_tensor_costs_neither_the_others_nor_the_choice_of_a_
     extras = {extra.key: extra.value for extra in found.extras}
     assert extras["WER"] == 24.5
     assert "loss" in extras
-    assert [note.partition("torch._utils")[0] for note in found.notes] == [
-        "CKPT.yaml has Python objects, which are not made: loss ("
-    ]
+    assert any(note.startswith("CKPT.yaml has Python objects, which are not made: loss (") for note in found.notes)
+    assert not any("cannot be read" in note for note in found.notes)
     assert "CKPT+first (WER = 24.5" in " ".join(ckpt("inspect", "save").err.split())
 
 
