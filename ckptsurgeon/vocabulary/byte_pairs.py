@@ -1,6 +1,6 @@
-"""Reads byte-pair vocabularies: a file of tiktoken, ``BASE64 RANK`` a line, and Mistral's ``tekken.json``.
+"""Reads byte-pair vocabularies: files of tiktoken, with ``BASE64 RANK`` on each line, and Mistral's ``tekken.json``.
 
-Their tokens are bytes; they are written as ``tokenizer.json`` writes them, with a printed character for each byte
+Their tokens are bytes. They are returned as ``tokenizer.json`` writes them, with a printable character for each byte
 (``bytes_to_unicode`` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py). The special tokens of
 tiktoken are not in its file; those of tekken come first.
 """
@@ -27,7 +27,7 @@ _SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - 
 
 class _BytePairs:
     def sniff(self, name: str, data: bytes) -> bool:
-        """A tekken.json, or a file whose first line is one of tiktoken's."""
+        """Return whether a file is a tekken.json, or has a first line as tiktoken writes it."""
         lowered = name.lower()
         return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
 
@@ -42,7 +42,10 @@ class _BytePairs:
 
 
 def _tekken(document: Any) -> list[str]:
-    """Return the special tokens, and as many others as the model has; raises ValueError, KeyError or TypeError."""
+    """Return the special tokens and then the others, up to the vocabulary size that the file gives.
+
+    Raises ValueError, KeyError or TypeError if the file is malformed.
+    """
     config = document["config"]
     special, size = config["default_num_special_tokens"], config["default_vocab_size"]
     named = {row["rank"]: row["token_str"] for row in document.get("special_tokens") or ()}
@@ -53,10 +56,10 @@ def _tekken(document: Any) -> list[str]:
 
 
 def _in_order(rows: Iterable[tuple[int, Any]]) -> list[str]:
-    """Return the tokens by their ranks, which count from 0; raises ValueError or TypeError."""
+    """Return the tokens sorted by rank; raises ValueError or TypeError if the ranks are not 0, 1, 2 and so on."""
     found = dict(rows)
     if sorted(found) != list(range(len(found))):
-        raise ValueError("its ranks do not count from 0")
+        raise ValueError("its ranks are not 0, 1, 2 and so on")
     return [b64decode(found[rank]).decode("latin-1").translate(_SIGNS) for rank in range(len(found))]
 
 

@@ -1,7 +1,7 @@
-r"""Reads Coqui STT's ``alphabet.txt``: one label a line, and the CTC blank after the last (native_client/alphabet.cc).
+r"""Reads Coqui STT's ``alphabet.txt``: one label on each line, then the CTC blank (native_client/alphabet.cc).
 
-Empty lines are skipped; a line that begins with ``#`` is a comment, ``\#`` the label ``#``, a line of one blank the
-blank between words. Nothing is trimmed.
+Empty lines are skipped. A line that begins with ``#`` is a comment; the label ``#`` is written ``\#``. A line with a
+single space is the label for the space between words. White space is not trimmed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ _ESCAPED = "\\#"
 
 class _Coqui:
     def sniff(self, name: str, data: bytes) -> bool:
-        """A file of the name that Coqui STT gives it."""
+        """Return whether a file is named alphabet.txt, or alphabet with a suffix (alphabet_ru.txt)."""
         return name.startswith("alphabet") and name.endswith(".txt")
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the labels and the blank."""
+        """Return the labels, followed by the CTC blank."""
         lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]
         return checked(name, [*("#" if line == _ESCAPED else line for line in lines), BLANK])
 
 
 def alphabet_text(labels: Sequence[str]) -> str:
-    r"""Return the text of a file with these labels, without the CTC blank; reading it gives them again.
+    r"""Return the text of an alphabet.txt with these labels, which do not include the CTC blank.
 
-    Coqui STT's own writer leaves ``#`` as it is: a comment, so that every label after it moves up by one. Raises
-    ConfigError for labels that the format cannot contain: ``\#``, ``#a``, several lines, nothing.
+    Coqui STT's own writer does not escape the label ``#``: its line is read as a comment, and every label after it
+    moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, several lines,
+    an empty text.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
     odd = [label for label in labels if _unspelled(label)]

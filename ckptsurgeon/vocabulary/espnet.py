@@ -1,4 +1,4 @@
-"""Reads the ``token_list`` of an ESPnet ``config.yaml``: the tokens themselves, or the file that holds them."""
+"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; refuses one that only names a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["VOCABULARY"]
 
 class _ESPnet:
     def sniff(self, name: str, data: bytes) -> bool:
-        """A YAML file with a token list."""
+        """Return whether a file is YAML with a ``token_list``."""
         return name.lower().endswith((".yaml", ".yml"))
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the token list."""
+        """Return the tokens in ``token_list``; raises ConfigError if it is the name of a file or malformed."""
         try:
             document = read_yaml(data.decode("utf-8"), name, exponents=False)
         except UnicodeDecodeError:

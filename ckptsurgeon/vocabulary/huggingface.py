@@ -17,11 +17,11 @@ __all__ = ["VOCABULARY", "doubled_number", "read_added", "read_decoder"]
 
 class _HuggingFace:
     def sniff(self, name: str, data: bytes) -> bool:
-        """A JSON object."""
+        """Return whether a file may be a JSON object, by its first characters."""
         return name.lower().endswith(".json") and data.lstrip()[:1] == b"{"
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the tokens in the order of their numbers, of which none may be missing."""
+        """Return the tokens sorted by number; raises ConfigError if a number is missing."""
         try:
             document = read_json(data)
         except ValueError as error:
@@ -89,7 +89,7 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
 
 
 def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
-    """Return the tokens by their numbers."""
+    """Return the tokens sorted by number; raises ConfigError if a number is missing or occurs twice."""
     if not numbers or not all(isinstance(t, str) and type(i) is int and 0 <= i < MOST for t, i in numbers.items()):
         raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to numbers.")
     tokens = {number: token for token, number in numbers.items()}
@@ -102,7 +102,7 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
 
 
 def number_twice(numbers: dict[str, int]) -> str:
-    """Return text on the first two tokens with one number, "" if there are none."""
+    """Return text that names the first two tokens with the same number; "" if every number is different."""
     tokens = dict[int, str]()
     for token, number in numbers.items():
         if tokens.setdefault(number, token) != token:
@@ -112,7 +112,10 @@ def number_twice(numbers: dict[str, int]) -> str:
 
 
 def doubled_number(data: bytes) -> str:
-    """Return text on two tokens of a tokenizer.json with one number, "" if there are none or it cannot be read."""
+    """Return text that names two tokens of a tokenizer.json with the same number.
+
+    Returns "" if every number is different, or if the file cannot be read.
+    """
     try:
         document = read_json(data)
         vocabulary = document["model"]["vocab"]
@@ -122,9 +125,9 @@ def doubled_number(data: bytes) -> str:
 
 
 def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
-    """Return the tokens of an added_tokens.json that follow the ``known`` ones, by their numbers.
+    """Return the tokens of an added_tokens.json that are not ``known``, sorted by number.
 
-    Raises ConfigError if they do not follow, or a number is missing.
+    Raises ConfigError if their numbers do not continue those of the known tokens without a gap.
     """
     try:
         document = read_json(data)
@@ -142,7 +145,7 @@ def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
 
 
 def read_decoder(data: bytes, known: Collection[str]) -> list[str]:
-    """Return the tokens of a tokenizer_config.json that continue the ``known`` ones; none if it has no such tokens.
+    """Return the tokens of a tokenizer_config.json whose numbers continue those of the ``known`` ones; may be empty.
 
     https://huggingface.co/docs/transformers/main_classes/tokenizer: ``added_tokens_decoder``, number to token.
     """

@@ -20,16 +20,17 @@ _UNKNOWN = "[UNK]"
 
 
 def marked(vocabulary: Vocabulary) -> Vocabulary:
-    """Return a plain list marked as WordPiece if it is one: BERT's vocab.txt."""
+    """Return a vocabulary with ``inside`` set to ``##`` if it is a plain list of WordPiece tokens (vocab.txt)."""
     tokens = vocabulary.tokens
     is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
     return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
 
 
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
-    """Return the rows of the pieces of a token, cut greedily by the longest first piece; none if a piece is missing.
+    """Return the rows of a token's pieces, each the longest possible; empty if the token cannot be cut into known ones.
 
-    A token that itself begins with the mark is inside a word, like all its pieces. ``[MASK]`` and such stay whole.
+    ``inside`` is the prefix of pieces that do not begin a word; if the token has it, so have all its pieces. Special
+    tokens such as ``[MASK]`` are not cut.
     """
     if token[0] == "[" and token[-1] == "]":
         return ()
@@ -49,14 +50,14 @@ def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tu
 # Cuts a token into pieces that a vocabulary has.
 
 _LONGEST = 512
-"""The longest token in characters that is cut; a longer one is not a word."""
+"""The most characters of a token that is cut into pieces: a longer token is not a word."""
 
 
 class Pieces:
     """The pieces of a vocabulary, and their log-probabilities if it has any.
 
-    With them a token is cut as a unigram model cuts it, most probably first (Kudo, arXiv:1804.10959); WordPiece cuts
-    the longest piece first; others are cut into as few pieces as there can be.
+    With log-probabilities a token is cut into the most probable pieces, as by a unigram model (Kudo, arXiv:1804.10959);
+    for WordPiece, into pieces that are each as long as possible; otherwise, into as few pieces as possible.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -66,7 +67,7 @@ class Pieces:
         self._longest = max(map(len, self._rows), default=0)
 
     def cut(self, token: str) -> tuple[int, ...]:
-        """Return the rows of the pieces of a token, none if it cannot be cut."""
+        """Return the rows of the pieces of a token; empty if it cannot be cut into known pieces."""
         if not token or len(token) > _LONGEST or (token[0] == "<" and token[-1] == ">"):
             return ()
         if self._inside:
@@ -92,11 +93,12 @@ NEW_TOKENS = ("init", "mean", "zero", "subword")
 def map_tokens(
     source: Vocabulary, destination: Vocabulary, *, spelled: Mapping[str, str] | None = None, new: str = "init"
 ) -> VocabularyRows:
-    """Return the rows of ``destination`` as rows of ``source``; a token that both have keeps its row.
+    """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill it.
 
-    ``spelled`` maps tokens of the source to the corresponding ones of the destination. New tokens get the
-    destination's initial value, the mean of all rows, zero, or (``subword``) the mean of the rows of the pieces into
-    which the source's vocabulary cuts them, and the initial value where it cannot. Raises ConfigError.
+    ``spelled`` maps tokens of the source to differently spelled ones of the destination. Tokens that the source lacks
+    get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean of
+    the rows of their pieces in the source's vocabulary (``subword``; the initial value if a token cannot be cut).
+    Raises ConfigError.
     """
     if new not in NEW_TOKENS:
         raise ConfigError(f"--new-tokens {new} is unknown.", hint=f"Use {', '.join(NEW_TOKENS)}.")

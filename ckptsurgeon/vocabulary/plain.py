@@ -1,4 +1,4 @@
-"""Reads a text file with one token a line, like ESPnet's ``tokens.txt`` is: ``<blank>`` first, ``<sos/eos>`` last."""
+"""Reads a text file with one token on each line, such as ESPnet's ``tokens.txt``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
-    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError."""
+    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError if it is empty or not UTF-8."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
@@ -30,13 +30,13 @@ def lines_of(name: str, data: bytes) -> list[str]:
 
 class _Plain:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return True: any text that no other reader accepts."""
+        """Return True: this reader is the last to be asked, for any text that no other reader accepts."""
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the lines that are not empty; where all are ``token number``, as in Kaldi's words.txt, by number.
+        """Return the lines that are not empty; if all are ``token number`` (Kaldi's words.txt), the tokens by number.
 
-        In BERT's vocab.txt an empty line before the last token is a token, as transformers reads it.
+        In a vocab.txt (BERT) an empty line before the last token counts as a token, as in transformers.
         """
         lines = lines_of(name, data)
         while lines and not lines[-1]:
@@ -50,7 +50,7 @@ class _Plain:
 
 
 def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the tokens by their numbers, which count from 0 or from 1; raises ConfigError for a double or a hole."""
+    """Return the tokens sorted by number, from 0 or 1 on; raises ConfigError if one is missing or occurs twice."""
     tokens: dict[int, str] = {}
     hint = "Tokens that themselves end in numbers can be given as a vocab.json."
     for token, number in pairs:

@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 BYTES = "bytes"
-"""Stands for Coqui STT's bytes output mode: label n is the byte n + 1, and the blank comes last."""
+"""The name that stands for the vocabulary of Coqui STT's bytes mode: label n is the byte n + 1, the blank is last."""
 VOCABULARY_BYTES = 256 << 20
-"""More bytes than any vocabulary has, with the merges of its tokeniser."""
+"""The largest token list that is read, in bytes: more than any tokenizer.json has, with all merges."""
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; ``bytes``, if no such file exists, means Coqui's bytes mode.
+    """Return the vocabulary in a file of any toolkit; ``bytes``, if no such file exists, is that of Coqui's bytes mode.
 
-    Raises ConfigError if it cannot be read, is malformed or holds a token twice.
+    Raises ConfigError if the file cannot be read, is malformed or has a token twice.
     """
     if path == BYTES and not os.path.exists(path):
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
@@ -71,18 +71,18 @@ NAMES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
     "spiece.model", "sentencepiece.bpe.model", "tekken.json", "config.yaml",
 )  # fmt: skip
-"""Names of token lists, the most reliable first: tokenizer.json has the added tokens too."""
+"""Names of token lists, the most reliable first: tokenizer.json, for one, includes the added tokens."""
 ADDED = "added_tokens.json"
-"""The file with tokens of transformers' tokenisers that their other lists lack."""
+"""The file in which transformers before 5 saves added tokens, which a vocab.json or vocab.txt lacks."""
 CONFIG = "tokenizer_config.json"
-"""... and those of transformers 5, among other settings."""
+"""The file in which transformers 5 saves added tokens, among other settings."""
 MODEL = "config.json"
 LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
     "vocab-src.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""Lists of XLM-R, fairseq, Marian and the like: the rows of both or one side are in another order."""
+"""Token lists (XLM-R, fairseq, Marian) whose order is not the order of the rows, or not for all of the model."""
 
 
 def tokens_beside(model: str) -> str:
@@ -99,10 +99,10 @@ def tokens_beside(model: str) -> str:
 
 
 def vocabulary_beside(path: str) -> Vocabulary:
-    """Return the vocabulary in a file, with the tokens that a tokeniser of transformers added to it next to it.
+    """Return the vocabulary in a file, with the added tokens that transformers saved in files beside it.
 
-    Raises ConfigError where either cannot be read, or the added ones do not follow it, and PlanError for a list whose
-    tokens are not in the order of rows, and of which the files beside it do not tell that order.
+    Raises ConfigError if a file cannot be read, or if the numbers of the added tokens do not continue those of the
+    list. Raises PlanError if the list is not in the order of the rows, and no file beside it gives that order.
     """
     folder, name = os.path.split(path)
     if name not in LACKING and not is_of_pieces(name):
@@ -121,10 +121,10 @@ def vocabulary_beside(path: str) -> Vocabulary:
 
 
 def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
-    """Return the vocabulary in one of the files of a folder, with the tokens added to it.
+    """Return the vocabulary in the file ``name`` of a folder, with the added tokens from the other files.
 
-    ``read`` gives the bytes of a file by its name, None if there is none. Raises ConfigError as ``vocabulary_beside``,
-    and for a file whose tokens are not in the order of rows.
+    ``read`` returns the bytes of a file by its name, None if there is no such file. Raises ConfigError as
+    ``vocabulary_beside`` does, and also if the order of the rows is not known.
     """
     data = read(name)
     is_shifted = name in SHIFTED
@@ -146,7 +146,7 @@ def _in_row_order(name: str, vocabulary: Vocabulary, read: Callable[[str], bytes
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:
-    """Return the fields of a JSON object, none of what is not one: that is said where the file is copied."""
+    """Return the fields of a JSON object; empty for any other bytes, which are reported when the file is copied."""
     try:
         document = read_json(data or b"{}")
     except ValueError:

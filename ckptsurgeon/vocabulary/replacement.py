@@ -24,7 +24,7 @@ PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": T
 
 
 def token_file(tokens: Sequence[str]) -> tuple[str, str]:
-    """Return the name and the text of a file with these tokens: one a line, or JSON if a token does not fit a line."""
+    """Return the name and text of a token list: one token on each line, or JSON if a token cannot be a line."""
     text = "".join(f"{token}\n" for token in tokens)
     try:
         if plain.VOCABULARY.read("tokens.txt", text.encode()).tokens == tuple(tokens):
@@ -38,11 +38,11 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
 def with_added_tokens(
     base: bytes, others: Sequence[bytes], tokens: Sequence[str], asked: Collection[str] = ()
 ) -> str | None:
-    """Return a tokenizer.json with further tokens, None if the result would not be exact.
+    """Return the tokenizer.json ``base`` extended to ``tokens``; None if texts would not be split as by the ``others``.
 
-    It is exact for tokens that are added tokens in their own tokeniser (``<|im_start|>``), matched before anything else
-    and part of no word, and have the same description in all; a word or a piece of one is found by the model itself,
-    with merges or scores, and cannot be added. Those in ``asked`` are always added.
+    Added tokens of the others (``<|im_start|>``) can be added if all files describe them alike: they are matched before
+    a text is split. Words and pieces of words cannot be: they are found by merges or scores. Tokens in ``asked`` are
+    always added.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)
@@ -63,9 +63,9 @@ def with_added_tokens(
 
 @dataclass(frozen=True)
 class NewVocabulary:
-    """The vocabulary ``new`` that a model gets in place of ``source``'s; ``paths`` are the files of the two lists.
+    """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
 
-    ``parts`` maps tokens of the source to the tokens of the new list that play their part.
+    ``parts`` maps tokens of the source to new tokens with the same role but another spelling.
     """
 
     source: Vocabulary
@@ -75,7 +75,7 @@ class NewVocabulary:
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
-        """Return both lists read, the source's and the new one, each with the tokens that its tokeniser added.
+        """Read both lists, the source's and the new one, each with the added tokens of its tokeniser.
 
         Raises ConfigError if they cannot be read.
         """
@@ -83,9 +83,10 @@ class NewVocabulary:
         return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
-        """Return the renumbering for a configuration with ``rows`` and, if there is one, its ``own`` list next to it.
+        """Return the renumbering of the token ids in a configuration with ``rows`` as its vocabulary size.
 
-        None if its ids are those of the new list already. Raises LookupError if the list of its ids is unknown.
+        ``own`` is the token list beside the configuration, None if there is none. Returns None if the ids are those of
+        the new list already. Raises LookupError if it is not known to which list they belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens
@@ -105,7 +106,7 @@ def _whole(path: str) -> Vocabulary:
 
 
 def tokens_at(folder: str) -> Vocabulary | None:
-    """Return the vocabulary whose list lies in a folder of this machine, None if there is none that can be read."""
+    """Return the vocabulary in a local folder; None if the folder has no token list, or none that can be read."""
     with suppress(ConfigError, PlanError):
         return vocabulary_beside(tokens_beside(folder or os.curdir))
     return None

@@ -1,4 +1,4 @@
-"""The rows of a sentencepiece list: tokenisers of transformers put other tokens before, between and after its pieces.
+"""Puts the pieces of a sentencepiece model in the order of rows: transformers inserts other tokens among them.
 
 https://github.com/huggingface/transformers, ``convert_slow_tokenizer.py``: what each class makes of the pieces.
 """
@@ -18,12 +18,12 @@ LIKE_PIECES = frozenset((
     "albert", "bertgeneration", "bigbird", "codellama", "debertav2", "fnet", "gemma", "gemma2", "gemma3",
     "gemma3text", "gptsw3", "llama", "mistral", "mixtral", "reformer", "rembert", "siglip", "speecht5", "xlnet",
 ))  # fmt: skip
-"""Tokenisers, and types of models that have such, whose rows are the pieces in their order."""
+"""Names of tokenisers, and model types with such tokenisers, whose rows are the pieces in their order."""
 IN_CODE = frozenset((
     "barthez", "bartpho", "cpm", "fsmt", "m2m100", "marian", "mbart", "mbart50", "mluke", "nllb", "nllbmoe", "plbart",
     "seamlessm4t", "seamlessm4tv2", "speech2text", "udop", "xlmprophetnet",
 ))  # fmt: skip
-"""Those that add tokens of languages and the like in code."""
+"""Names of tokenisers that add tokens (of languages, for instance) in their code, so that files do not show them."""
 _OF_T5 = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = "<extra_id_0>"
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
@@ -33,12 +33,12 @@ _ENDING = re.compile(r"Tokenizer(Fast)?$")
 
 
 def is_of_pieces(name: str) -> bool:
-    """Whether a file of that name is a sentencepiece model."""
+    """Return whether a file with this name is a sentencepiece model."""
     return name.lower().endswith((".model", ".spm"))
 
 
 def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return what a tokeniser is called in tokenizer_config.json or, if that does not say, the model in config.json."""
+    """Return the name of the tokeniser in tokenizer_config.json; without it, the model type in config.json."""
     for said in (settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type")):
         if isinstance(said, str) and not said.startswith(("PreTrained", "Tokenizers")):
             return _ENDING.sub("", said).replace("-", "").replace("_", "").lower()
@@ -46,9 +46,10 @@ def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
-    """Return the tokens of a list in the order of rows, as the tokeniser has them that two JSON files name.
+    """Return a vocabulary with the tokens in the order of rows, which depends on the tokeniser.
 
-    ``is_whole`` is false if that is not known, or if it has further ones.
+    ``settings`` (tokenizer_config.json) and ``config`` (config.json) name the tokeniser. In the result, ``is_whole`` is
+    false if its order is not known, or if it has further tokens.
     """
     kind = kind_of(settings, config)
     if kind in IN_CODE:
@@ -68,7 +69,7 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
 
 
 def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
-    """Return the pieces and the sentinels that follow them, the last one first, if they are no pieces themselves."""
+    """Return the pieces, followed by the sentinels (highest number first) unless these are among the pieces."""
     number = settings.get("extra_ids", 100 if settings else 0)
     known = settings.get("added_tokens_decoder")
     rows = known.values() if isinstance(known, dict) else ()
@@ -79,7 +80,7 @@ def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _pegasus(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the two masks and the tokens of pretraining behind the first two pieces, and then all others."""
+    """Return the first two pieces, the two masks and the other tokens of pretraining, and then all other pieces."""
     offset = settings.get("offset", 103)
     if offset == 0:
         return pieces
@@ -98,9 +99,9 @@ def _text(token: Any) -> str:
 
 
 def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return what makes fairseq's four tokens, the pieces but for the first three, which are among these, and ``last``.
+    """Return a function from pieces to tokens: fairseq's four, the pieces from the fourth on, and then ``last``.
 
-    Of pieces that begin otherwise it makes nothing.
+    The function returns None unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """
     return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
 

@@ -1,6 +1,6 @@
 """Reads a sentencepiece model: its pieces and their scores, from the protocol buffer (sentencepiece_model.proto).
 
-``ModelProto.pieces`` is field 1; of a piece, field 1 is the text and field 2 the score, a float.
+``ModelProto.pieces`` is field 1. In each piece, field 1 is the text and field 2 the score, a float.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _PIECES, _TEXT, _SCORE = 1, 1, 2
 
 class _SentencePiece:
     def sniff(self, name: str, data: bytes) -> bool:
-        """A file of the name that sentencepiece gives its models, or one that begins with a piece ``<unk>``."""
+        """Return whether a file has the name of a sentencepiece model, or begins with a piece ``<unk>``."""
         return name.lower().endswith((".model", ".spm")) or (data[:1] == b"\n" and b"\n\x05<unk>" in data[:32])
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the pieces in their order."""
+        """Return the pieces and their scores, in the order of the file."""
         tokens, scores = [], []
         try:
             for field, value in _fields(data):
@@ -40,7 +40,7 @@ class _SentencePiece:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Yield (number, value) of each field of a message; raises ValueError, IndexError or struct.error."""
+    """Yield (number, value) of each field of a protobuf message; raises ValueError, IndexError or struct.error."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -75,7 +75,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def pieces_in(data: bytes) -> tuple[str, ...] | None:
-    """Return the pieces of a sentencepiece model, None if it cannot be parsed, as one that is cut short."""
+    """Return the pieces of a sentencepiece model; None if it cannot be parsed, for instance because it is cut short."""
     try:
         found = tuple(
             _text_of(value) for field, value in _fields(data) if field == _PIECES and isinstance(value, bytes)

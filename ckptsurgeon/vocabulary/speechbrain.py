@@ -1,6 +1,6 @@
-"""Reads SpeechBrain's label encoder: ``'label' => 0`` a line, then a line of equals signs and its settings.
+"""Reads SpeechBrain's label encoder: lines ``'label' => 0``, then a line of equals signs and the encoder's settings.
 
-As ``speechbrain.dataio.encoder.CategoricalEncoder.save`` writes it.
+``speechbrain.dataio.encoder.CategoricalEncoder.save`` writes such files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _BETWEEN = " => "
 
 class _SpeechBrain:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Lines of labels and numbers, and the line of equals signs."""
+        """Return whether a file has lines of labels and numbers, and the line of equals signs."""
         return b" => " in data[:4096] and b"\n====" in data
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the labels in the order of their numbers, which need not begin with 0 and have no hole."""
+        """Return the labels sorted by number; the first may be above 0. Raises ConfigError if one is missing."""
         numbers: dict[int, str] = {}
         for place, line in enumerate(lines_of(name, data), 1):
             if line.startswith("===="):

@@ -1,7 +1,7 @@
 """Renumbers the token ids in a model's configuration for another vocabulary. No file is opened.
 
-``eos_token_id`` is a row of the old list; if rows are moved by token, it names another token. The fields are those
-of transformers' configurations and generation configurations,
+Ids such as ``eos_token_id`` are rows of the old vocabulary, and would mean other tokens in the new one. The fields are
+those of transformers' configurations and generation configurations,
 https://huggingface.co/docs/transformers/main_classes/text_generation#transformers.GenerationConfig.
 """
 
@@ -25,20 +25,20 @@ _FORCED = ("force_words_ids",)
 _MAPS = {
     "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
 }  # fmt: skip
-"""Fields that map names to ids, and the tokens of their names."""
+"""Fields that map names to ids, and how a token is spelled with a name in place of ``{}``."""
 _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
-"""Fields that begin so have the numbers of codes, or of units of speech."""
+"""Beginnings of the names of fields whose ids are not of text tokens, but of audio codes or units of speech."""
 _PARTS = ("encoder", "decoder", "question_encoder", "generator")
-"""Parts of a configuration that are configurations, next to those that are called so."""
+"""Fields that are nested configurations, in addition to those whose names end in ``config``."""
 _DEEPEST = 6
 
 
 @dataclass(frozen=True)
 class Renumbering:
-    """The rows of an old vocabulary's tokens in a new one; ``parts`` maps tokens to the corresponding new ones.
+    """The rows of an old vocabulary's tokens in a new one; ``parts`` maps tokens to differently spelled new ones.
 
-    Without ``words`` the tokens are not known, only their numbers.
+    If ``words`` is empty, the old tokens are not known, only their numbers.
     """
 
     old: Sequence[str]
@@ -53,28 +53,31 @@ class Renumbering:
 
     @staticmethod
     def first(rows: int, of: int) -> Renumbering:
-        """Return the renumbering that keeps the first ``rows`` of a vocabulary ``of`` more, and what is beyond it."""
+        """Return the renumbering for a vocabulary of ``of`` rows that is cut to its first ``rows``: their ids stay.
+
+        Ids beyond the vocabulary stay, too.
+        """
         return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, words=False)
 
     def token(self, number: int) -> str:
-        """Return the token of an old number, "" if it is not known."""
+        """Return the token with an old number; "" if it is not known."""
         return self.old[number] if self.words and 0 <= number < len(self.old) else ""
 
     def moved(self, number: int) -> int | None:
-        """Return the new number of a token by its old one, None if it has none."""
+        """Return the new number of the token with this old number; None if the new vocabulary lacks it."""
         if not self.words:
             return number if number < len(self.new) or number >= len(self.old) else None
         token = self.token(number)
         return self.place_of(token) if token else None
 
     def place_of(self, token: str) -> int | None:
-        """Return the new number of a token, None if it has none."""
+        """Return the new number of a token; None if the new vocabulary lacks it."""
         return self.new.get(self.parts.get(token, token))
 
 
 @dataclass(frozen=True)
 class LostId:
-    """A number whose token is not in the new vocabulary, and its field."""
+    """An id whose token is not in the new vocabulary, and the field of the configuration that has it."""
 
     field: str
     number: int
@@ -85,9 +88,9 @@ class LostId:
 class MovedIds:
     """The changed fields, by their path; the ids without a new number; and the fields from which such ids were removed.
 
-    Left out are those of tokens that must not be made (suppressed, bad words) and of languages and tasks: a missing
-    token cannot be made either. ``stale`` are ids of another token than the one that their field names; they get
-    that token's new number.
+    Ids are removed from lists of suppressed tokens and bad words, and from maps of languages and tasks: a token that
+    does not exist cannot be generated anyway. ``stale`` are old ids of a token other than the one that their field
+    names; they get the new number of the named token.
     """
 
     changed: Mapping[Path, Any]
@@ -108,7 +111,7 @@ class MovedIds:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return the moved token ids of a configuration; those of ``fixed`` fields are new numbers already."""
+    """Return the token ids of a configuration with their new numbers; ``fixed`` fields have new numbers already."""
     mover = _Mover(numbers)
     changed = {}
     for path, value in _ids(fields, _sizes(fields, numbers)):
@@ -120,7 +123,7 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
 
 
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
-    """Return the token ids of a configuration that are beyond the ``rows`` of its vocabulary, with their fields."""
+    """Return the token ids of a configuration that are not below ``rows``, its vocabulary size, with their fields."""
     found = []
     for path, value in _ids(fields, frozenset({rows})):
         if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # of a place and an id; of ids and a bias
@@ -132,12 +135,12 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids of a configuration whose token in ``tokens`` is another than the one that their field names."""
+    """Return the ids of a configuration whose token in ``tokens`` is not the token that their field names."""
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """Yield the whole numbers in a value of whatever shape a field has."""
+    """Yield the whole numbers in the value of a field, also in nested lists and maps."""
     if type(value) is int:
         yield value
     elif isinstance(value, (list, dict)):
@@ -146,9 +149,10 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the sizes that a configuration may give the vocabulary that moves: the model's own, before or after.
+    """Return the vocabulary sizes that mark a (nested) configuration as one whose ids are to be renumbered.
 
-    If it says none for the model or its text part, a part with room for the tokens counts. Without any, none is known.
+    These are the sizes that the configuration gives the model and its text part. If it gives neither, they are the new
+    size and the smallest size of a part with room for all old tokens; empty if there is no such part.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -159,7 +163,7 @@ def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
 
 
 def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """Yield the paths of a configuration and its parts, each with the size that it gives its vocabulary."""
+    """Yield the paths of a configuration and of its nested ones, each with its vocabulary size."""
     size = fields.get("vocab_size")
     yield above, size if type(size) is int else None
     for name, value in fields.items():
@@ -170,9 +174,10 @@ def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, 
 def _ids(
     fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), *, ours: bool = True
 ) -> Iterator[tuple[Path, Any]]:
-    """Yield the fields that hold token ids, with their paths; not those of parts with a vocabulary of another size.
+    """Yield the fields with token ids, and their paths; without nested configurations for another vocabulary.
 
-    ``ours`` is whether the part above has the vocabulary; a part that does not say counts as that.
+    A nested configuration is for this vocabulary if its size is in ``sizes``; if it has no size, ``ours`` says whether
+    the one around it is.
     """
     size = fields.get("vocab_size")
     ours = size in sizes if sizes and type(size) is int else ours
@@ -191,7 +196,7 @@ def _is_configuration(name: str) -> bool:
 
 
 class _Mover:
-    """Moves the ids of a field in any nesting, and collects those without a new number."""
+    """Renumbers the ids in a field, also in nested lists and maps, and collects those without a new number."""
 
     def __init__(self, numbers: Renumbering) -> None:
         self._numbers = numbers
@@ -226,7 +231,7 @@ class _Mover:
         return self._needed(field, value)
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the new ids of a map: by the tokens that it names, if these are known."""
+        """Return a map from names to new ids, found by the names' tokens if the old tokens are known."""
         known = frozenset(self._numbers.old) if self._numbers.words else frozenset[str]()
         found = {}
         for key, one in value.items():
@@ -239,7 +244,7 @@ class _Mover:
         return found
 
     def _row(self, row: Any) -> Any:
-        """Return the new ids of a sequence, None if one of them has none."""
+        """Return the new ids of a sequence; None if one of the old ids has no new number."""
         places = [self._place(one) for one in row] if isinstance(row, list) else [row]
         return None if None in places else places if isinstance(row, list) else row
 
@@ -249,7 +254,7 @@ class _Mover:
         return kept
 
     def _needed(self, field: str, number: Any) -> Any:
-        """Return the new number; one without a new number is recorded as lost."""
+        """Return the new number of an id; records the id as lost if there is no new number."""
         place = self._place(number)
         if place is None and number is not None:
             self.lost.append(LostId(field, number, self._numbers.token(number)))
@@ -257,7 +262,7 @@ class _Mover:
         return place
 
     def _place(self, number: Any) -> Any:
-        """Return the new number, None if there is none; values that are not token ids stay: None, -1, a text."""
+        """Return the new number of an id, None if there is none; values that are not ids stay (None, -1, a text)."""
         if type(number) is not int or number < 0:
             return number
         return self._numbers.moved(number)

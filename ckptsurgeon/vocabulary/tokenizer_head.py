@@ -1,6 +1,7 @@
-"""Reads what a ``tokenizer.json`` says besides its list of tokens, without reading that list again.
+"""Reads the sections of a ``tokenizer.json`` other than its long list of tokens.
 
-tokenizers writes ``model``, with all tokens and merges, as the last section; a file in another order is read whole.
+The library tokenizers writes ``model``, with all tokens and merges, as the last section: reading stops before it. A
+file with another order is read as a whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LAST, _ADDED = "model", "added_tokens"
 
 
 def tokenizer_head(data: bytes) -> dict[str, Any]:
-    """Return the sections of a tokenizer.json but ``model``; none of a file that cannot be read."""
+    """Return all sections of a tokenizer.json except ``model``; empty if the file cannot be read."""
     try:
         text = data.decode("utf-8").lstrip()
         return _sections(text) if text[:1] == "{" else {}

@@ -1,4 +1,4 @@
-"""Joins the vocabularies of several models, with rows of chosen tokens from chosen models."""
+"""Joins the vocabularies of several models; the rows of some tokens may be chosen from certain models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["TokenRowOverride", "rows_in", "united", "with_overrides", "with_padd
 
 
 def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
-    """Return the tokens of all, in the order of the first, then of the next one's that are new, and so on."""
+    """Return the tokens of all vocabularies: those of the first, then those of the second that are new, and so on."""
     tokens = dict.fromkeys(token for one in vocabularies for token in one.tokens)
     return Vocabulary("union", tuple(tokens))
 
 
 def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> VocabularyRows:
-    """Return the row of a model for each token of the output, None if the model lacks it.
+    """Return a model's row for each token of the output; None for a token that the model lacks.
 
     ``size`` is the number of rows of the model: a token beyond them has no row, and rows beyond the tokens belong to no
     token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.
@@ -33,9 +33,9 @@ def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str =
 
 @dataclass(frozen=True)
 class TokenRowOverride:
-    """The row that models get for a token of the output: ``row`` of ``model``, by number, or zeros if that is None.
+    """The row for a token of the output in models that lack it: row ``row`` of model ``model``; zeros if that is None.
 
-    Models that have the token keep their own row, unless ``force`` is set.
+    If ``force`` is set, models that have the token get this row, too.
     """
 
     place: int
@@ -58,13 +58,13 @@ def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverr
 
 
 def _row(row: Row, lent: TokenRowOverride | None) -> Row:
-    """Return the row that a model uses itself: None if another model's row is used, the mark of no row for zeros."""
+    """Return a model's own row for a token; None if another model's row replaces it, or the mark for zeros."""
     if lent is None or (row is not None and not lent.force):
         return row
     return None if lent.model is not None else ()
 
 
 def with_padding(every: Sequence[VocabularyRows], multiple: int) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model with padding rows, until their number is a multiple."""
+    """Return the rows of each model with padding rows added, so that their number is a multiple of ``multiple``."""
     more = -len(every[0].rows) % multiple
     return tuple(replace(rows, rows=(*rows.rows, *(None,) * more), padded=more) for rows in every)

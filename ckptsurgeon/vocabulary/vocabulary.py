@@ -13,17 +13,17 @@ from ..util.text import count, listing
 __all__ = ["Reader", "Vocabulary", "checked"]
 
 MOST = 4_000_000
-"""The most tokens of a list: no vocabulary has so many."""
+"""The most tokens that a list may have: more than any vocabulary has."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokens in the order of their rows.
 
-    ``scores`` are log-probabilities where a unigram model has them; ``inside`` begins every piece of WordPiece that
-    does not begin a word (``##``), and is empty for other kinds. It ``is_whole`` unless the ``tokeniser`` may have
-    further tokens: then rows beyond these may be theirs. ``rules`` is the number of its merge rules, and ``unlisted``
-    has the tokens that these join or make and the list lacks.
+    ``scores`` are the log-probabilities of a unigram model, empty for other kinds. ``inside`` is the prefix of
+    WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the
+    ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the
+    number of its merge rules; ``unlisted`` has the tokens that the rules need and the list lacks.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Vocabulary:
 
 
 class Reader(Protocol):
-    """A kind of file that holds a vocabulary. One module of this folder each, as ``VOCABULARY``."""
+    """The reader of one kind of vocabulary file; each module for a kind of file has one, named ``VOCABULARY``."""
 
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file of that name, with that content, is of this kind."""
+        """Return whether a file with this name and content is of this kind."""
         ...
 
     def read(self, name: str, data: bytes) -> Vocabulary:
