@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
-"""Ends of names of files beside the weights of a model."""
+"""Suffixes of the files that lie beside the weights of a model."""
 INDEX = ".index.json"
 
 
@@ -102,7 +102,7 @@ def apply(
 
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
-    """Return notes on files of another model that an output was written beside, or over."""
+    """Return notes on files of an earlier model that lie in the folder of the output."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import is_folder
     from ..formats._choosing import has_weights
@@ -146,7 +146,7 @@ def output_formats() -> list[str]:
 def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
 ) -> None:
-    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
+    """Raise what ``apply`` would raise for an output's format or shard size, or for the dtypes or extras of a plan."""
     from ..engine.output.companions import as_written
     from ..engine.output.layout import check_options, lay_out
     from ..formats.base.header import ExtraEntries

@@ -1,4 +1,4 @@
-"""``average``: makes one checkpoint of several of one model."""
+"""``average``: makes one checkpoint from several checkpoints of the same model."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 __all__ = ["diff"]
 
 LARGE = 4 << 20
-"""Size in bytes from which two files are read in two processes; starting a process takes as long as reading less."""
+"""Size in bytes from which two files are read in two processes; below it, starting a process takes longer."""
 
 
 def diff(
@@ -63,7 +63,7 @@ def diff(
 
 
 def _of_tokenisers(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return a note if the tokens of two model folders differ; none if one of the two is a file."""
+    """Return a note if the tokens of two model folders differ; empty if they do not, or if one is a single file."""
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
         return []
@@ -99,7 +99,7 @@ def _compared(
 
 
 def _is_large(given: CheckpointLike) -> bool:
-    """Return whether it is a large file to be opened: only then can its header be large, and slow to read."""
+    """Return whether a checkpoint is a large file that is not open yet, so that its header may be slow to read."""
     path = "" if isinstance(given, Checkpoint) else place_of(given)
     return os.path.isfile(path) and os.path.getsize(path) >= LARGE
 

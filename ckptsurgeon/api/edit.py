@@ -179,7 +179,7 @@ def _edit(
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raise ConfigError for the entry that we write ourselves."""
+    """Raise ConfigError if metadata sets the entry in which ckptsurgeon stores the recipe."""
     if RECIPE_KEY in metadata:
         raise ConfigError(f"metadata: {RECIPE_KEY} is reserved for the recipe.", hint="Choose another name.")
 

@@ -31,10 +31,10 @@ def verify(
     key: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
+    """Check an output against its recipe (and ``plan``): checksums, then each copied or computed tensor bit for bit.
 
-    ``sources`` gives sources by name: a new path, or the tensors; sources that were in memory, named ``<dict>``, are
-    known only from it. ``plugin`` is a file with your own merge methods. Tensors whose source is gone are reported as
+    ``sources`` gives sources by name: a new path, or the tensors; sources that were in memory, named ``<dict>``, can
+    only be given so. ``plugin`` is a file with your own merge methods. Tensors whose source is gone are reported as
     NOT COMPARED. ``sample`` is the number of merged tensors to compute again, None for all. With a ``key`` (the file
     of a public or private key) every file must have a valid signature by it, and the folder must have no other files.
     An output too damaged to open is a failed verification. Raises SourceError if the output is missing, ConfigError if

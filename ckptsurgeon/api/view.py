@@ -82,7 +82,7 @@ def _check(output: str, *, force: bool) -> None:
 
 
 def _run(names: Sequence[str], of: int) -> Run | None:
-    """Return the run if one of these is a run's folder, else None; raises ConfigError if others are given with it."""
+    """Return the run if a path is a training run's folder, else None; raises ConfigError if two paths were given."""
     folders = [name for name in names if is_run(name)]
     if not folders:
         return None

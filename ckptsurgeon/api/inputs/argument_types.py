@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_checkpoints(value: Any) -> Any:
-    """Return one checkpoint as it is, and several as a list."""
+    """Return one checkpoint unchanged; several, in any iterable, as a list."""
     if is_given(value) or isinstance(value, (bytes, type)):
         return value
     value = plain(value) if callable(getattr(value, "tolist", None)) else value
@@ -198,7 +198,7 @@ OF_RECIPES: Mapping[str, _Kind] = {
     "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
     "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
 }
-"""The same for recipes, which name checkpoints only by paths."""
+"""The types of arguments in recipes, in which a checkpoint is always a path."""
 
 
 _CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")

@@ -87,7 +87,7 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for copies of a checkpoint; its address, if it is too large or remote."""
+    """Return a value that is equal for copies of a checkpoint; its path or URL if it is too large or remote."""
     files = one.open_files()
     if "://" in one.path or any(each.size > LARGEST or each.name not in files for each in one.files):
         return one.path, one.root
@@ -148,7 +148,7 @@ def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operati
 
 
 def memory_print(checkpoint: Checkpoint) -> FilePrint:
-    """Return the fingerprint of tensors in memory: of keys, dtypes and shapes, so a file with the same has it."""
+    """Return the fingerprint of tensors in memory; a file with the same keys, dtypes and shapes has the same one."""
     rows = sorted([key, info.dtype, info.shape] for key, info in checkpoint.items())
     digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
     return FilePrint("", sum(info.nbytes for info in checkpoint.values()), digest)

@@ -46,7 +46,7 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
 
 
 def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
-    """Return the operations of those rulesets that are conversions, and the names of the others."""
+    """Split rulesets: return the operations of those that convert tensors, and the names of those that rename keys."""
     unknown = next((name for name in rulesets if name not in (*RULESETS, *CONVERSIONS)), None)
     if unknown is not None:
         hint = f"There are {', '.join((*RULESETS, *CONVERSIONS))}."
@@ -61,7 +61,7 @@ def operations_file(operations: Operations) -> Path | None:
 
 
 def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
-    """Return operations as plain data, checked; a file is a YAML list, or a map that has one as ``operations``.
+    """Return operations as plain data, after checking them; a YAML file has them as a list, or under ``operations``.
 
     Raises ConfigError if they cannot be read or parsed, PatternError for a malformed pattern.
     """

@@ -16,12 +16,12 @@ __all__ = ["is_recipe", "read_recipe_file"]
 
 
 def is_recipe(path: Path) -> bool:
-    """Return whether a path is that of a recipe."""
+    """Return whether a path has the suffix of a recipe."""
     return os.fspath(path).lower().endswith((".yaml", ".yml"))
 
 
 def read_recipe_file(path: str) -> Any:
-    """Return the document in a file; raises SourceError or ConfigError."""
+    """Return the parsed YAML; raises SourceError if the file cannot be read, ConfigError if it is not valid."""
     try:
         return read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:

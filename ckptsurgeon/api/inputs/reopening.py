@@ -127,7 +127,7 @@ PLAN_BYTES = 512 << 20
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan in a file; raises SourceError or ConfigError."""
+    """Return the plan in a JSON file; raises SourceError if it cannot be read, ConfigError if it is not valid."""
     try:
         data = read_json(read_file(path, PLAN_BYTES))
     except OSError as error:
@@ -143,7 +143,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def code_of(plan: Plan) -> tuple[str, ...]:
-    """Return the code that applying a plan runs: the configuration's own, for initial values."""
+    """Return the names of the code that applying a plan runs: the model's class, if initial values are drawn."""
     from ...destinations._load import code_named
 
     config = plan.target.config
@@ -151,7 +151,7 @@ def code_of(plan: Plan) -> tuple[str, ...]:
 
 
 def _draws(plan: Plan) -> bool:
-    """Return whether the destination has to give initial values; those of a checkpoint are kept."""
+    """Return whether initial values must be drawn for the destination; a checkpoint keeps the values that it has."""
     return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 

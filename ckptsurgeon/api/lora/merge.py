@@ -100,7 +100,7 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that count more than once; the first of ``opened`` is the base."""
+    """Return notes on adapters that would be added more than once; the first of ``opened`` is the base."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 

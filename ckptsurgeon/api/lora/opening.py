@@ -63,7 +63,7 @@ def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
 
 
 def _files(source: Source, path: str) -> tuple[File, File | None]:
-    """Return the weights and the configuration, None if it is not an adapter of PEFT."""
+    """Return the files with the weights and the configuration; None if a single file has no configuration beside it."""
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if has_configuration(source) else None
     names = source.names()
@@ -102,7 +102,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the configurations that diffusers wrote into a file, by model."""
+    """Return the configurations in the metadata of a file of diffusers, by the model of the pipeline."""
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}

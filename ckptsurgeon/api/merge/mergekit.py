@@ -110,7 +110,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if others get its rows although it counts as a model, as in mergekit."""
+        """Return the index of the base if models that lack tokens get its rows; None otherwise.
+
+        As in mergekit, they do if the method takes no base, but each part of the output is merged from the base, too.
+        """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]
         everywhere = all(any(one.model == base for one in part.sources) for part in slices)
@@ -167,7 +170,7 @@ class RecipeModels:
         return config, notes
 
     def said(self, document: Any) -> Any:
-        """Return a document with the names of models instead of paths: recorded recipes never have local paths."""
+        """Return a recipe with models' names instead of their paths: recipes in outputs never have local paths."""
         names = {one.written: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
@@ -180,7 +183,7 @@ class RecipeModels:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Return the document in a file; raises SourceError or ConfigError."""
+    """Return the parsed recipe; raises SourceError if the file cannot be read, ConfigError if it is not mergekit's."""
     document = read_recipe_file(path)
     if isinstance(document, dict) and "verb" in document:
         raise ConfigError(f"{escape(path)} is a recipe of ckptsurgeon.", hint=f"Run ckpt apply {escape(path)}.")

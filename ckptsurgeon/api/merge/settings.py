@@ -71,7 +71,7 @@ GRADIENT = "gradient"
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
-    """Return the settings of parameters.
+    """Return the parameters of a method, parsed.
 
     A value is a number, a string or a boolean; a list with one for each model; ``{"gradient": [0, 0.5, 1]}`` for
     values from the first layer to the last; or a map from patterns to such values: the last that matches a key wins.
@@ -162,9 +162,9 @@ def given_settings(
     more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
-    """Return the settings from all ways to give them; raises ConfigError if one is given twice.
+    """Return the parameters given by ``parameters``, arguments and ``weights``; raises ConfigError for a double one.
 
-    ``weights`` are for all keys; weights by pattern may be given too, and win.
+    ``weights`` are for all keys; weights by pattern may be given too, and override them.
     """
     found = dict(method_settings(method, parameters))
     for name, settings in method_settings(

@@ -70,7 +70,7 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:
-    """Return a template: the most frequent one of the models, a built-in one by name, or the text itself."""
+    """Return the chat template that a recipe asks for: the models' most frequent, a built-in one, or its own text."""
     if said == "auto":
         found = Counter(one.chat_template.strip() for one in folders if one.chat_template.strip())
         return found.most_common(1)[0][0] if found else ""

@@ -150,7 +150,7 @@ def known_keys(models: Sequence[MergedModel]) -> list[str]:
 
 
 LOGITS = "final_logits_bias"
-"""What BART, Marian, Pegasus and their kin add to the logits: a row of as many columns as tokens."""
+"""The tensor that models like BART, Marian and Pegasus add to the logits: one row with a column for each token."""
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:

@@ -1,1 +1,1 @@
-"""The folder of a model: config.json, tokeniser and labels, held against the weights and carried to the output."""
+"""The folder of a model: config.json, tokeniser and labels are checked against the weights and copied to the output."""

@@ -44,7 +44,7 @@ ESSENTIAL = (
 )
 """Projections that come together in modules with these names."""
 OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
-"""Those of them that no layer shares with another."""
+"""The projections of ESSENTIAL that no layer shares with another."""
 _PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")
 _OF_EXPERTS = re.compile(r"\.experts\.|\.(?:gate|router)\.weight$")
 _ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)?\.weight$")
@@ -128,7 +128,7 @@ def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return the tensors that all layers but one have, by the number of that layer, if it is an inner one."""
+    """Return the tensors that a single layer lacks, by its number; empty if it is the first or last."""
     if len(layers) < FEWEST:
         return {}
     counts = Counter(rest for rests in layers.values() for rest in rests)
@@ -192,7 +192,7 @@ def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
-    """Whether a module has a tensor, or in another encoding, or other notes are about it (routers, encodings)."""
+    """Whether a layer has a tensor, or has it in another encoding, or other notes report it (routers, encodings)."""
     if rest in own or _ROUTER.search(rest):
         return True
     module, _, leaf = rest.rpartition(".")

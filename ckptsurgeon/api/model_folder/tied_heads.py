@@ -18,7 +18,7 @@ from .shape_checks import DescribedTensor
 __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
-"""Model types with classes whose output layer is one of its own, although their configuration says it is tied."""
+"""Model types with classes whose output layer is separate, although the configuration says that it is tied."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")

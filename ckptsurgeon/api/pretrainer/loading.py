@@ -103,7 +103,7 @@ RENAMES = "speechbrain"
 
 @dataclass(frozen=True, repr=False)
 class Pretrained(Brief):
-    """The result for every loadable: the plans of modules, and those loaded by hooks or skipped by conditions."""
+    """The result of loading: the plans of modules, and the objects that hooks loaded or that conditions skipped."""
 
     plans: Mapping[str, Plan] = field(default_factory=dict)
     hooked: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ def _check_there(path: str) -> None:
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
-    """Return the loading of a module, with SpeechBrain's two renames if they apply."""
+    """Return the source and rules for a module, with SpeechBrain's two renames if they apply."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()

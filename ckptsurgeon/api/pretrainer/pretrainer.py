@@ -75,7 +75,7 @@ class Pretrainer:
         return split_path(path)
 
     def is_loadable(self, name: str) -> bool:
-        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is no bool."""
+        """Return whether a loadable has no condition or a true one; raises ConfigError if it is not a bool."""
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):
@@ -182,7 +182,7 @@ class Pretrainer:
 
 
 class _Default:
-    """A file that is looked for in the default source."""
+    """The path of a file that is to be found in the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source

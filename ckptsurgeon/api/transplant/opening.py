@@ -72,7 +72,7 @@ def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, targ
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return what was recognised, with names under the module that the spec of the source names, if it names one."""
+    """Return a recognised layout with the prefix of the module that the source's spec names, if it names one."""
     names = {
         key: name
         for key, name in found.names.items()
@@ -179,7 +179,7 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
 
 
 def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
-    """Return the destination as a source of kept values, or None; opens its file if it is not open."""
+    """Return the destination as a source of the values that it keeps; opens its file. None if it keeps no values."""
     if target.kind == "module":
         return PlanSource(target.name, "", "", (), (), "destination")
     if not target.keeps:

@@ -18,7 +18,7 @@ __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_o
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
-    """Return the two paths of ``SRC:DST``, () for rows by place; file names with colons are tried first."""
+    """Return the two paths in ``SRC:DST``; () for "place". Files whose names contain a colon are tried first."""
     if vocab is None or vocab == PLACE:
         return ()
     if not isinstance(vocab, str):

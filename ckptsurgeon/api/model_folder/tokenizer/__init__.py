@@ -1,1 +1,1 @@
-"""What the files of a tokeniser say of its tokens, held against the weights, the configuration and each other."""
+"""Checks what the files of a tokeniser say of its tokens against the weights, the configuration and each other."""

@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens in configurations that contradict the tokeniser beside them, or are another role's."""
+"""Notes on ids of special tokens in configurations that contradict the tokeniser, or belong to another role."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHARED = {
     "pad_token": ("bos_token", "eos_token", "unk_token"),
     "sep_token": ("eos_token", "bos_token"),
 }
-"""Fields, and the other roles whose tokens valid models have there."""
+"""Fields, each with the other roles whose tokens valid models also have in it."""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
 """Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")

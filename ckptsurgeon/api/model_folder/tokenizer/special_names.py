@@ -1,4 +1,4 @@
-"""Notes on special and added tokens that the files of a tokeniser name: such that it lacks, or without a row."""
+"""Notes on special and added tokens that a tokeniser's files name, but its vocabulary lacks or no row is for."""
 
 from __future__ import annotations
 

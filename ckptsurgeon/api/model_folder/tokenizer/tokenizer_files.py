@@ -73,7 +73,7 @@ def roles_in(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def text_of(token: Any) -> str:
-    """Return the text of a token that is given as text or as an object, "" if it is neither."""
+    """Return the text of a token, which JSON files give as a string or as an object; "" for anything else."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
 
