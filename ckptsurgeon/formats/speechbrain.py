@@ -73,7 +73,7 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
     metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
     told = [
-        f"{name} ({f'its {_META} cannot be read' if read[name].notes else _worth(metas[name], last=name == last)})"
+        f"{name} ({f'its {_META} cannot be read' if read[name].notes and not metas[name] else _worth(metas[name], last=name == last)})"
         for name in saved
     ]
     return FormatError(
