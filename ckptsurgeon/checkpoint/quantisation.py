@@ -34,6 +34,8 @@ _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_conf
 """And ModelOpt's, AutoGPTQ's and AutoAWQ's."""
 _ENTRIES = (SETTINGS, "_quantization_metadata")
 """That, and ComfyUI's."""
+_MLX = "quantization"
+"""The section that MLX reads; it writes the same one as ``quantization_config``."""
 _BYTES = 16 << 20
 
 
@@ -85,6 +87,15 @@ def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterat
             found = quantisation_of(document if name in _CONFIGS else {SETTINGS: document})
             if found:
                 yield name, dict(found)
+            if name == _CONFIGS[0] and (other := _of_mlx(document, found)):
+                yield f"{name} ({_MLX})", dict(other)
+
+
+def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return MLX's own settings in a config.json that has a ``quantization_config`` of MLX too, with other values."""
+    own = document.get(_MLX) if isinstance(document, dict) else None
+    is_other = isinstance(own, dict) and own != found and "quant_method" not in found
+    return own if isinstance(own, dict) and is_other and {"bits", "group_size"} <= {*own, *found} else {}
 
 
 def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:

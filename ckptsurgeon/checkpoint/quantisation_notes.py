@@ -17,8 +17,9 @@ from ..tensors.encodings._agreement import (
     plain_heads,
     stores_codes,
 )
+from ..tensors.encodings._asked import untargeted
 from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._methods import known_by_settings
+from ..tensors.encodings._methods import KNOWN, family, known_by_settings
 from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
@@ -32,6 +33,9 @@ OTHERS = ("norm", "embed", "router", ".gate.")
 """Words in the names of weights that methods of quantisation do not quantise."""
 SMALLEST = 16
 """The fewest rows and columns of a weight that any method quantises."""
+MODELOPT = "hf_quant_config.json"
+OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
+"""Families of encodings that an algorithm of ModelOpt with such a word in its name stores."""
 SHOWN = 3
 ONE = {"have": "has", "are": "is"}
 """The forms of verbs for one tensor."""
@@ -68,6 +72,11 @@ def contradictory(
             f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
             f"{escape(by)}: {listing(names, SHOWN)}"
         )
+    if names := untargeted(codes, settings):
+        are = f"{count(len(names), 'quantised tensor')} {'is' if len(names) == 1 else 'are'}"
+        said = "in none of the targets of its quantization_config, so that a loader takes"
+        them = "it as plain" if len(names) == 1 else "them as plain"
+        yield f"{escape(path)}: {are} {said} {them}: {listing(names, SHOWN)}"
     for said, names in plain_heads(codes, tensors, settings).items():
         are = f"and does not leave out {listing(names, SHOWN)}, but {'it is' if len(names) == 1 else 'they are'} plain"
         yield f"{escape(path)}: its quantization_config says {said} {are}"
@@ -132,6 +141,19 @@ def disagreeing_files(
         there, back = disagreements(coded, other, settings), disagreements(coded, settings, other)
         for field, theirs, ours in dict.fromkeys([*there, *((field, one, two) for field, two, one in back)]):
             yield f"{escape(path)}: {field} is {escape(ours)} in {first}, and {escape(theirs)} in {name}"
+    yield from _other_algorithm(path, codes, files.get(MODELOPT, {}))
+
+
+def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if the settings of ModelOpt are of 4-bit or 8-bit floats, and no codes are such."""
+    own = modelopt.get("quantization")
+    algorithm = str(own.get("quant_algo")) if isinstance(own, dict) else ""
+    wanted = next((kinds for word, kinds in OF_MODELOPT.items() if word in algorithm), ())
+    known = [one for one in codes.tensors if family(one.method) in KNOWN]
+    if wanted and known and not any(family(one.method) in wanted for one in known):
+        shows = f"the shapes of {count(len(known), 'quantised tensor')} say {escape(known[0].method)}"
+        says = f"{MODELOPT} says quant_algo {escape(algorithm)}, but {shows}"
+        yield f"{escape(path)}: {says}: {listing([one.name for one in known], SHOWN)}"
 
 
 def missing_settings(

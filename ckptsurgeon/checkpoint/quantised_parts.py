@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from ..tensors.encodings._agreement import stores_codes
+from ..tensors.encodings._asked import static_activations
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._parts import broken_partners
@@ -46,7 +48,9 @@ def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
     """Yield a note for each part that the method of the settings needs and no quantised tensor has, or few."""
-    for one in needed_parts(codes, tensors, settings, frozenset(elsewhere)):
+    others = frozenset(elsewhere)
+    asked = needed_parts(codes, tensors, settings, others), static_activations(codes, tensors, settings, others)
+    for one in chain(*asked):
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
         has = "no quantised tensor has" if one.is_all else f"{number} {'lacks' if is_one else 'lack'}"
         yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"
@@ -67,11 +71,13 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
 
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on scales of another name, and codes of another dtype, than those of the others or the settings."""
-    names = list(of_another_scale(codes, settings))
+    wanted, names = of_another_scale(codes, settings)
     if names:
-        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} weight_scale"
-        said = "but with the weight_block_size of its quantization_config loaders look for weight_scale_inv"
-        yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"
+        inverse = wanted.endswith("_inv")
+        has = f"{'has' if len(names) == 1 else 'have'} {'weight_scale' if inverse else 'weight_scale_inv'}"
+        by = f"with the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
+        said = f"but {by} of its quantization_config loaders look for {wanted[1:]}"
+        yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"where {one.others} like {'it' if len(one.names) == 1 else 'them'} have {escape(one.usual)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from ...util.text import escape
@@ -10,13 +11,13 @@ from ..dtypes import DTYPES
 from ..info import TensorInfo
 from ._encoding import QuantisedTensors
 from ._facts import COLUMNS_FIRST, FORMATS, GROUPED, ROWS_FIRST, STORED_BY, TYPES, Contradiction, contradicted
-from ._methods import KNOWN, METHODS, STORING, family
+from ._methods import KNOWN, METHODS, STORING, family, is_stored_by
 from ._modules import GENERAL, Modules, module_of
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
 __all__ = ["QuantisedModule", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 
-ALONE = ("gptq", "awq", "bitsandbytes")
+ALONE = ("gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
 HEAD = ".lm_head.weight"
 """The end of the keys of output layers in transformers, which are of the class Linear."""
@@ -65,19 +66,47 @@ def contradictions(
     found = dict[Contradiction, list[str]]()
     if not settings:
         return found
-    stated = stated_by(settings)
-    present = {family(one.method) for one in codes.tensors} & KNOWN
-    is_another = stated.method in METHODS and present and present.isdisjoint(METHODS[stated.method])
+    stated, of_module = stated_by(settings), _StatedOfModules(settings)
+    known = [one for one in codes.tensors if family(one.method) in KNOWN]
+    others = {one.name for one in known if stated.method in METHODS and not is_stored_by(stated.method, one)}
+    is_another = stated.method in ALONE or len(others) == len(known)
     for one in codes.tensors:
         kind, facts = family(one.method), list[Contradiction]()
-        if is_another or (stated.method in ALONE and kind in KNOWN and kind not in METHODS[stated.method]):
-            facts = [Contradiction("quant_method", stated.method, one.method)] if kind in present else []
+        if one.name in others and is_another:
+            facts = [Contradiction("quant_method", stated.method, one.method)]
         elif one.codes and one.name not in unfit:
-            facts = list(contradicted(kind, one, {end: tensors[key] for end, key in one.parts.items()}, stated))
+            parts = {end: tensors[key] for end, key in one.parts.items()}
+            facts = list(contradicted(kind, one, parts, of_module(one.name)))
         for fact in facts:
             found.setdefault(fact, []).append(one.name)
     stored = {end for one in codes.tensors for end in one.parts}
     return {fact: names for fact, names in found.items() if not _is_there(fact, stored, elsewhere)}
+
+
+class _StatedOfModules:
+    """The values that settings state for each module: those of its own section, or all of them if it has none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
+        self._all = stated_by(settings)
+        if self._modules.has_sections:  # the mode of a module without a section of its own may be any
+            self._all = replace(self._all, modes=())
+        self._by_place: dict[int, StatedValues] = {}
+
+    def __call__(self, name: str) -> StatedValues:
+        place = self._modules.place(module_of(name)) if self._modules.is_exact else GENERAL
+        if place == GENERAL:
+            return self._all
+        if place not in self._by_place:
+            own = self._modules.settings(place)  # a format for all config groups says nothing of a single one
+            own = {field: value for field, value in own.items() if not (self._is_mixed and field == "format")}
+            self._by_place[place] = stated_by(own)
+        return self._by_place[place]
+
+
+def _groups(settings: Settings) -> Settings:
+    groups = settings.get("config_groups")
+    return groups if isinstance(groups, dict) else {}
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from ._settings import Scheme, StatedValues
 
 __all__ = ["COLUMNS_FIRST", "FORMATS", "GROUPED", "ROWS_FIRST", "STORED_BY", "TYPES", "Contradiction", "contradicted"]
 
+SCALES = (".weight_scale", "_scale_inv")
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 """Versions of AWQ, by the order in which they pack codes."""
 FORMATS = ("gptq", "gptq_v2")
@@ -42,6 +43,10 @@ TYPES = {"packed": "int", "int8": "int", "fp8": "float", "mxfp8": "float", "nvfp
 """The ``type`` of the numbers of each family."""
 
 
+OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
+"""Modes of MLX whose scales are bytes, and which have no biases; "affine" has floats and biases."""
+
+
 class Contradiction(NamedTuple):
     """A field of the settings, its value, and what tensors show instead; ``verb`` is "say" if their shapes do."""
 
@@ -58,6 +63,8 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
         yield from _groups(one, parts[".scales"].shape[0], stated)
         if stated.flags.get("desc_act") and ".g_idx" not in parts and parts[".scales"].shape[0] > 1:
             yield Contradiction("desc_act", "true", "no g_idx", "have")
+    elif kind == "GPTQ" and stated.format == "marlin" and stated.method == "gptq" and ".qzeros" in parts:
+        yield Contradiction("checkpoint_format", "marlin", "gptq")
     elif kind == "AWQ":
         yield from _awq(one, parts, stated)
     elif kind == "MLX":
@@ -81,7 +88,8 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
     elif scheme.type in TYPES.values() and scheme.type != TYPES[kind]:
         yield Contradiction("type", scheme.type, one.method)
     else:
-        yield from _grouping(kind, one, parts[".weight_scale"].shape if ".weight_scale" in parts else (), scheme)
+        if ".weight_scale" in parts:
+            yield from _grouping(kind, one, parts[".weight_scale"].shape, scheme)
         if kind in ("packed", "int8") and scheme.symmetric is False and ".weight_zero_point" not in parts:
             yield Contradiction("symmetric", "false", "no weight_zero_point", "have")
         if kind == "packed" and scheme.actorder in GROUPED and ".weight_g_idx" not in parts:
@@ -91,6 +99,9 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
 def _grouping(kind: str, one: QuantisedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:
     """Compare the scales of a tensor with the groups of a scheme; those of packed integers are compared elsewhere."""
     shape = one.shape or ()
+    shows = {1: "tensor", shape[0]: "channel"}.get(prod(scale), "") if len(shape) == 2 and shape[0] > 1 else ""
+    if kind in ("fp8", "int8") and shows and {scheme.strategy, shows} == {"tensor", "channel"}:
+        yield Contradiction("strategy", scheme.strategy, shows)
     if len(shape) != 2 or len(scale) != 2 or scale[0] != shape[0] or scale[1] < 2:
         return
     if scheme.strategy in ("channel", "tensor"):
@@ -156,6 +167,13 @@ def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradic
 
 
 def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
+    dtype = parts[".scales"].dtype
+    if stated.modes and OF_EXPONENTS.issuperset(stated.modes) and ".biases" in parts and dtype != "uint8":
+        yield Contradiction("mode", stated.modes[0], "affine")
+        return
+    if set(stated.modes) == {"affine"} and ".biases" not in parts and dtype == "uint8":
+        yield Contradiction("mode", "affine", "scales of uint8", "have")
+        return
     words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
     if one.shape:
         yield from _bits(one, parts[".weight"], stated)
@@ -170,6 +188,8 @@ def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
 
 def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
     name, blocks = next(iter(stated.blocks), ("", (1, 1)))
+    if stated.method == "fp8" and "weight_block_size" in stated.nulls:
+        yield from _blocks_without_size(one, parts)
     scale = next((info for end, info in parts.items() if end.endswith("_scale_inv")), None)
     if scale is None and name == "block_structure" and one.method.endswith("block scales"):
         scale = parts.get(".weight_scale")
@@ -179,6 +199,13 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
     wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
     if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
         yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}")
+
+
+def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contradiction]:
+    """Yield that there are blocks, where settings give no size on purpose (Mistral's have one scale a tensor)."""
+    shape, scale = one.shape or (), next((info.shape for end, info in parts.items() if end.startswith(SCALES)), ())
+    if one.method.endswith("block scales") and len(shape) == len(scale) == 2 and min(scale[1], shape[1]) > 1:
+        yield Contradiction("weight_block_size", "null", "block scales")
 
 
 def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:

@@ -8,12 +8,12 @@ from functools import lru_cache
 
 from ._encoding import QuantisedTensor, QuantisedTensors
 
-__all__ = ["KNOWN", "METHODS", "STORING", "family", "is_known_by_settings", "known_by_settings"]
+__all__ = ["KNOWN", "METHODS", "STORING", "family", "is_known_by_settings", "is_stored_by", "known_by_settings"]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gptq": ("GPTQ", "Marlin"),
     "awq": ("AWQ",),
-    "fp8": ("fp8", "mxfp4"),
+    "fp8": ("fp8", "mxfp4", "mxfp8"),
     "fbgemm_fp8": ("fp8",),
     "mxfp4": ("mxfp4", "MLX"),
     "nvfp4": ("nvfp4", "MLX"),
@@ -56,6 +56,18 @@ SCALES = frozenset({
 """Names of scales that are not enough for any program to recognise the codes."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
 """Endings by which a program recognises codes without settings: those of ComfyUI and HQQ."""
+
+
+BLOCKS = ("_blocks", ".blocks")
+"""Endings of gpt-oss's codes; methods below have mxfp4 codes under other names only."""
+WITHOUT_BLOCKS = ("fp8", "fbgemm_fp8", "compressed-tensors")
+
+
+def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
+    """Return whether a listed method stores a quantised tensor, by its encoding and the names of its parts."""
+    return family(coded.method) in METHODS[method] and not (
+        method in WITHOUT_BLOCKS and any(end in coded.parts for end in BLOCKS)
+    )
 
 
 @lru_cache(1024)

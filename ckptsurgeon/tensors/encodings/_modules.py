@@ -8,7 +8,7 @@ from typing import Any
 
 from ._settings import Settings
 
-__all__ = ["GENERAL", "Modules", "module_of", "renamed_modules"]
+__all__ = ["GENERAL", "Modules", "expression_of", "module_of", "renamed_modules"]
 
 GENERAL = -1
 """The index of the general settings, which are for modules without a section of their own."""
@@ -16,6 +16,9 @@ SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers with module names; a name covers the module, its submodules, and modules that end with it."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors, of GPTQModel, of AutoRound, and another of compressed-tensors."""
+_BLOCKS = "modules_in_block_to_quantize"
+"""The field of GPTQ with the modules of each layer that are quantised, in lists of those quantised together."""
+_IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
 """Regular expressions in settings that are safe to match, since no group in them is repeated."""
@@ -28,14 +31,16 @@ class Modules:
     """The sections of settings that are for single modules, and the modules that are left unquantised.
 
     A section has an index, its ``place``. Expressions that could take long are not evaluated: their sections are
-    treated as general settings. ``unread`` are those that leave modules unquantised.
+    treated as general settings. ``unread`` are those that leave modules unquantised; ``is_exact`` is not set if any
+    config group has one, and ``is_spent`` is set once one was not evaluated for a name.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._sections = settings, list[Settings]()
         self._names: dict[str, int] = {}
         self._patterns: list[tuple[re.Pattern[str], int, str]] = []
-        self._general, self._steps = settings, 0
+        self._general, self._steps, self.is_exact = settings, 0, True
+        self.is_spent = False
         if not isinstance(settings.get("quant_method"), str):
             self._add_named(settings, settings)
         if isinstance(extra := settings.get(_EXTRA), dict):
@@ -47,6 +52,7 @@ class Modules:
         self._skipped = {entry: name for name in SKIPPED for entry in _texts(settings.get(name))}
         ignored = _texts(settings.get(_IGNORED)) if self._is_compressed else []
         self._ignored = frozenset(ignored)
+        self._only = _within_blocks(settings)
         self._ignoring = _expressions([one for one in ignored if one[:3] == "re:"], start=3)
         self.unread = frozenset(one for one in ignored if one[:3] == "re:") - self._ignoring.keys()
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
@@ -56,8 +62,13 @@ class Modules:
         if (found := self._names.get(module)) is not None:
             return found
         return next(
-            (place for one, place, _ in self._patterns if self._meets(one, module) and place != GENERAL), GENERAL
+            (place for one, place, _ in self._patterns if self.meets(one, module) and place != GENERAL), GENERAL
         )
+
+    @property
+    def has_sections(self) -> bool:
+        """Whether any modules have a section of their own."""
+        return bool(self._sections)
 
     def settings(self, place: int) -> Settings:
         """Return the settings of the section at an index, in the form of settings for all modules."""
@@ -74,36 +85,43 @@ class Modules:
             if name in self._skipped:
                 return f"{self._skipped[name]} ({name})"
         for entry, found in self._skipping.items():
-            if any(self._meets(found, name, whole=True) for name in around):
+            if any(self.meets(found, name, whole=True) for name in around):
                 return f"{self._skipped[entry]} ({entry})"
         if module in self._ignored:
             return f"{_IGNORED} ({module})"
         for entry, found in self._ignoring.items():
-            if self._meets(found, module):
+            if self.meets(found, module):
                 return f"{_IGNORED} ({entry})"
-        first = next((entry for one, _, entry in self._patterns if self._meets(one, module)), "")
+        if self._only and _IN_LAYER.search(module) and not any(one in module for one in self._only):
+            return _BLOCKS
+        first = next((entry for one, _, entry in self._patterns if self.meets(one, module)), "")
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
 
-    def _meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
+    def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
+        """Return whether an expression matches the beginning of a name; it never does once too many steps are taken."""
         self._steps += len(module) ** _repeated(pattern.pattern)
         if len(module) > _LONGEST or self._steps > _STEPS:
+            self.is_spent = True
             return False
         return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
-        """Add the settings of single modules, in sections named after the module, as in MLX and AutoRound."""
+        """Add the settings of single modules, in sections named after the module, as in MLX and AutoRound.
+
+        In MLX the mode of such a section is "affine" if it states none, whatever the mode of the others is.
+        """
         own = {name: one for name, one in sections.items() if _is_section(one)}
         self._general = rest = {name: one for name, one in general.items() if name not in own}
         for name, one in own.items():
             self._names[name] = len(self._sections)
-            self._sections.append({**rest, **one})
+            self._sections.append({**rest, **({"mode": "affine"} if "mode" in rest else {}), **one})
 
     def _add_dynamic(self) -> None:
         """Add GPTQModel's expressions: the first that matches the beginning of a name counts."""
         given = self._settings.get(_DYNAMIC)
         if not isinstance(given, dict) or len(given) > _MOST:
             return
-        found = {entry: _expression(re.sub(r"^[+-]:", "", entry)) for entry in given}
+        found = {entry: expression_of(re.sub(r"^[+-]:", "", entry)) for entry in given}
         rest = {name: one for name, one in self._settings.items() if name != _DYNAMIC}
         if not all(found.values()):
             return
@@ -123,13 +141,22 @@ class Modules:
             only = {**self._settings, _GROUPS: {name: group}}
             for target in _texts(group.get("targets")):
                 if target[:3] == "re:":
-                    if (found := _expression(target[3:])) and len(self._patterns) < _MOST:
+                    if (found := expression_of(target[3:])) and len(self._patterns) < _MOST:
                         self._patterns.append((found, len(self._sections), ""))
+                    else:
+                        self.is_exact = False
                 elif target == "Linear":
                     self._general = only
                 else:
                     self._names.setdefault(target, len(self._sections))
             self._sections.append(only)
+
+
+def _within_blocks(settings: Settings) -> list[str]:
+    """Return the modules of each layer that GPTQ quantises, by their names in the layer; empty if it is all."""
+    given = settings.get(_BLOCKS) if settings.get("quant_method") == "gptq" else None
+    lists = given if isinstance(given, list) else []
+    return [name for one in lists for name in (_texts(one) if isinstance(one, list) else _texts([one]))]
 
 
 def module_of(name: str) -> str:
@@ -186,7 +213,7 @@ def _texts(value: object) -> list[str]:
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
     """Return the entries whose text from index ``start`` on is a safe regular expression, compiled."""
-    found = {one: _expression(one[start:]) for one in entries[:_MOST]}
+    found = {one: expression_of(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}
 
 
@@ -196,7 +223,7 @@ def _repeated(text: str) -> int:
     return text.count("*") + text.count("+")
 
 
-def _expression(text: str) -> re.Pattern[str] | None:
+def expression_of(text: str) -> re.Pattern[str] | None:
     """Return a compiled regular expression, None if it could take long to match."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
     if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):

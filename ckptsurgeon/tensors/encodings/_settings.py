@@ -136,7 +136,7 @@ class StatedValues:
     """The values of the fields of settings at any depth, the outermost first.
 
     ``schemes`` are those of compressed-tensors. ``format`` is GPTQ's, ``version`` AWQ's; ``flags`` are the fields that
-    are true or false at the top, ``texts`` those that are text.
+    are true or false at the top, ``texts`` those that are text, ``nulls`` those that are null.
     """
 
     method: str
@@ -150,6 +150,7 @@ class StatedValues:
     version: str
     flags: dict[str, bool]
     texts: dict[str, str]
+    nulls: frozenset[str]
 
 
 def stated_by(settings: Settings) -> StatedValues:
@@ -167,6 +168,7 @@ def stated_by(settings: Settings) -> StatedValues:
         _text(settings, "version", "format"),
         {name: value for name, value in settings.items() if isinstance(value, bool)},
         {name: value[:_LONGEST].lower() for name, value in settings.items() if isinstance(value, str)},
+        frozenset(name for name, value in settings.items() if value is None),
     )
 
 

@@ -107,7 +107,7 @@ def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tup
 
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _FLOATS = ("fp8", "mxfp8")
-_NAMED, _WANTED = ".weight_scale", ".weight_scale_inv"
+_OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], setting
     Only those count whose module has the usual form in another layer: kinds of modules may differ on purpose.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
-    renamed = next(of_another_scale(codes, settings), "")
+    renamed = of_another_scale(codes, settings)[1]
     for one in codes.tensors if settings else ():
         if one.codes and family(one.method) in _FLOATS and _scale(one):
             groups.setdefault((family(one.method), one.codes.rpartition(".")[2]), []).append(one)
@@ -156,16 +156,22 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
             yield OddTensors(other, usual, names, number)
 
 
-def of_another_scale(codes: QuantisedTensors, settings: Settings) -> Iterator[str]:
-    """Yield the 8-bit floats with ``weight_scale`` though they have blocks, whose scales are ``weight_scale_inv``.
+def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
+    """Return the name of scales by the settings, and the 8-bit floats that have the other name; "" if any will do.
 
-    Loaders of the method "fp8" (transformers, vLLM, SGLang) look for that name alone if there is a
-    ``weight_block_size``; other methods with blocks (compressed-tensors, ModelOpt) have the first.
+    Loaders of the method "fp8" (transformers, vLLM, SGLang) look for ``weight_scale_inv`` alone if there is a
+    ``weight_block_size``; those of compressed-tensors for ``weight_scale``, also for blocks.
     """
-    if settings.get("quant_method") == "fp8" and QuantisationSettings(settings).pairs("weight_block_size"):
-        for one in codes.tensors:
-            if one.codes and family(one.method) == "fp8" and _NAMED in one.parts and _WANTED not in one.parts:
-                yield one.name
+    wanted, other = ends = _scale_names(settings)
+    floats = [one for one in codes.tensors if one.codes and family(one.method) in _FLOATS] if all(ends) else []
+    return wanted, [one.name for one in floats if other in one.parts and wanted not in one.parts]
+
+
+def _scale_names(settings: Settings) -> tuple[str, str]:
+    method = settings.get("quant_method")
+    if method == "fp8" and QuantisationSettings(settings).pairs("weight_block_size"):
+        return _OF_BLOCKS, _OF_ANY
+    return (_OF_ANY, _OF_BLOCKS) if method == "compressed-tensors" else ("", "")
 
 
 # Finds plain weights with scales beside them that decode codes, such as those of codes that were replaced.

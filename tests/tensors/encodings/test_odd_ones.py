@@ -36,7 +36,8 @@ def test_scales_of_blocks_under_the_name_of_other_scales_are_said(layers: int, t
 def test_one_scale_of_another_name_is_said(tmp_path: Path) -> None:
     edit = renamed(1, ".weight_scale", ".weight_scale_inv")
     (note,) = said(cs.inspect(folder_of("fp8-channel", tmp_path, edit)))
-    assert note == f"1 quantised tensor has weight_scale_inv, where 2 like it have weight_scale: {THREE[0]}.weight"
+    says = "with the quant_method compressed-tensors of its quantization_config loaders look for weight_scale"
+    assert note == f"1 quantised tensor has weight_scale_inv, but {says}: {THREE[0]}.weight"
 
 
 def test_one_tensor_of_another_float_is_said(tmp_path: Path) -> None:

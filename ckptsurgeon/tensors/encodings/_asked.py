@@ -1,0 +1,122 @@
+"""Finds quantised tensors that no config group of compressed-tensors is for, and those without scales of activations.
+
+Such scales are stored where settings say that they are static: ``activation_scheme`` of the method "fp8", and
+``input_activations`` of compressed-tensors. Loaders compute the others. Scales of a cache of keys and values may be
+missing, since loaders take 1 for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from ._encoding import QuantisedTensor, QuantisedTensors
+from ._facts import TYPES
+from ._methods import family
+from ._modules import Modules, expression_of, module_of
+from ._needed import NeededPart
+from ._settings import Settings
+
+__all__ = ["static_activations", "untargeted"]
+
+_OF_INPUTS = re.compile(
+    r"[._](?:input_(?:global_|activation_)?scale(?:_inv)?|act(?:ivation)?_scale|qscale_act|scale_input|input_amax)$"
+)
+"""Endings of scales of activations that go into a module."""
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
+"""Names of classes whose modules have no weight of their own, only modules that have one."""
+_MOST = 200
+"""The most targets that are compared with each module."""
+
+
+def static_activations(
+    codes: QuantisedTensors, tensors: Iterable[str], settings: Settings, elsewhere: Collection[str]
+) -> Iterator[NeededPart]:
+    """Yield the quantised tensors without scales of activations that the settings say are static.
+
+    If some have them, those count that have them in another layer: some kinds of modules may need none.
+    """
+    asked = _said_static(codes, settings)
+    if not asked:
+        return
+    having = {_OF_INPUTS.sub("", key) for keys in (tensors, elsewhere) for key in keys if _OF_INPUTS.search(key)}
+    forms = {_LAYER_NUMBER.sub("#", module) for module in having}
+    for said, names in asked.items():
+        lacking = [name for name in names if not having.intersection((name, module_of(name)))]
+        if having:
+            lacking = [name for name in lacking if _LAYER_NUMBER.sub("#", module_of(name)) in forms]
+        if lacking:
+            yield NeededPart(said, "scales of activations", tuple(lacking), is_all=not having)
+
+
+def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
+    """Return the quantised tensors whose activations have static scales, by what says so."""
+    modules, said, found = Modules(settings), dict[int, str](), dict[str, list[str]]()
+    method = settings.get("quant_method")
+    for one in codes.tensors if method in ("fp8", "compressed-tensors") and modules.is_exact else ():
+        place = modules.place(module_of(one.name))
+        if place not in said:
+            said[place] = _static(modules.settings(place))
+        if said[place] and _is_layer(one, modules):
+            found.setdefault(said[place], []).append(one.name)
+    return found
+
+
+def _static(settings: Settings) -> str:
+    """Return which setting says that scales of activations are stored; "" if none does, or not for all groups."""
+    if settings.get("quant_method") == "fp8":
+        return "activation_scheme static" if settings.get("activation_scheme") == "static" else ""
+    inputs = [group.get("input_activations") for group in _groups(settings)]
+    said = [one.get("dynamic") if isinstance(one, dict) else True for one in inputs]
+    if not said or any(one is not False and one != "local" for one in said):
+        return ""
+    return f"dynamic {str(said[0]).lower()} of input_activations"
+
+
+def _groups(settings: Settings) -> list[Mapping[str, Any]]:
+    """Return the config groups of compressed-tensors that are for weights."""
+    groups = settings.get("config_groups")
+    found = [one for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
+    return [one for one in found if isinstance(one.get("weights"), dict)]
+
+
+def _is_layer(one: QuantisedTensor, modules: Modules) -> bool:
+    """Return whether a quantised tensor is the weight of a layer that the settings quantise."""
+    is_known = bool(one.codes) and family(one.method) in TYPES
+    return is_known and "embed" not in one.name and not modules.left_out(module_of(one.name))
+
+
+def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
+    """Return the quantised tensors that no target of compressed-tensors is for.
+
+    Nothing is found if a target is a class that the modules could have, or if one fits no module at all: the names
+    may then be those of another version of the model.
+    """
+    expressions = _expressions(settings) if settings.get("quant_method") == "compressed-tensors" else None
+    if expressions is None:
+        return []
+    modules = Modules(settings)
+    names = [one.name for one in codes.tensors if _is_layer(one, modules)]
+    found = {name: [modules.meets(one, module_of(name)) for one in expressions] for name in names}
+    if modules.is_spent or not all(map(any, zip(*found.values(), strict=True))):
+        return []
+    return [name for name, by in found.items() if not any(by)]
+
+
+def _expressions(settings: Settings) -> list[re.Pattern[str]] | None:
+    """Return the targets of all config groups that name modules; None if any other could be for a layer, or is none."""
+    given = [group.get("targets") for group in _groups(settings)]
+    lists = [one for one in given if isinstance(one, list) and one]
+    if not lists or len(lists) < len(given) or sum(map(len, lists)) > _MOST:
+        return None
+    targets = [one for each in lists for one in each if not (isinstance(one, str) and _AROUND.match(one))]
+    found = [_named(one) for one in targets]
+    return None if None in found else [one for one in found if one is not None]
+
+
+def _named(target: object) -> re.Pattern[str] | None:
+    if not isinstance(target, str) or target[:1].isupper():
+        return None
+    return expression_of(target[3:] if target[:3] == "re:" else re.escape(target) + "$")
