@@ -72,16 +72,19 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
     read = {name: _meta(folder, name) for name in saved}
     metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
-    told = [
-        f"{name} ({f'its {_META} cannot be read' if read[name].notes and not metas[name] else _worth(metas[name], last=name == last)})"
-        for name in saved
-    ]
+    told = [f"{name} ({_told(one, last=name == last)})" for name, one in read.items()]
     return FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",
         hint=f"Name one, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
         details=told,
         rule="several checkpoints",
     )
+
+
+def _told(meta: _Meta, *, last: bool) -> str:
+    """Return the metrics of a checkpoint, or that they cannot be read."""
+    unread = meta.notes and not meta.entries
+    return f"its {_META} cannot be read" if unread else _worth(meta.entries, last=last)
 
 
 def _worth(meta: Mapping[str, Any], *, last: bool) -> str:
