@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ..storage.fetch.fetch import fetch as _fetch
 from ..storage.fetch.record import Fetched
+from ..storage.read.uri import page_notes
 from .inputs.argument_types import Path, Progress
 
 __all__ = ["fetch"]
@@ -32,6 +34,6 @@ def fetch(
     option, OutputError if it cannot be written.
     """
     folder = os.fspath(dir) if dir is not None else None
-    return _fetch(
-        os.fspath(uri), revision=revision, sha256=sha256, folder=folder, force=force, progress=progress
-    )  # fmt: skip
+    found = _fetch(os.fspath(uri), revision=revision, sha256=sha256, folder=folder, force=force, progress=progress)
+    notes = page_notes(os.fspath(uri))
+    return replace(found, notes=(*notes, *found.notes)) if notes else found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..formats._open import read_header
 from ..formats.base.header import Header
 from ..storage.read.base import Folder, Source
-from ..storage.read.uri import open_source
+from ..storage.read.uri import open_source, page_notes
 from .checkpoint import Checkpoint
 from .quantisation import folder_around, folder_of_model
 from .roots import find_root
@@ -38,13 +39,20 @@ def open_checkpoint(
         return _in_memory(path, root, unwrap=unwrap, called=called)
     uri = os.fspath(path)
     source = open_source(uri)
-    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap)
+    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap, notes=page_notes(uri))
 
 
-def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-    """Return the checkpoint in an open file or folder, which messages call ``uri``; raises as ``open_checkpoint``."""
+def checkpoint_of(
+    source: Source, uri: str, root: str | None = None, *, unwrap: bool = True, notes: tuple[str, ...] = ()
+) -> Checkpoint:
+    """Return the checkpoint in an open file or folder, which messages call ``uri``; raises as ``open_checkpoint``.
+
+    ``notes`` come before those of the header.
+    """
     folder, around = folder_of_model(source), folder_around(source)
-    return _of_header(uri, read_header(source), root, unwrap=unwrap, folder=folder, around=around)
+    header = read_header(source)
+    header = replace(header, notes=(*notes, *header.notes)) if notes else header
+    return _of_header(uri, header, root, unwrap=unwrap, folder=folder, around=around)
 
 
 def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:

@@ -11,6 +11,7 @@ from ..errors import FormatError
 from ..storage.read.base import File, Folder
 from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
+from ._espnet_pack import META, packed_weights
 from .base import limits
 from .base.sharded_writer import INDEX, has_index, missing_shards, shard_name, shards_among
 from .base.untrusted import parse_json
@@ -105,6 +106,9 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     _check_stale(folder, indexes, singles)
     candidates = [*indexes, *singles]
     _check_links(folder, candidates)
+    if not candidates and not shards and (packed := packed_weights(folder, names)):
+        entry, name = next(iter(packed.items()))
+        return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {name.lower() for name in indexes}

@@ -175,3 +175,43 @@ def test_what_the_trainer_s_file_holds_beside_the_model_is_shown() -> None:
     found = cs.inspect(RUN / "checkpoint.pth")
     assert (found.root, len(found.tensors)) == ("model", 12)
     assert [extra.key for extra in found.extras] == ["reporter", "optimizers", "schedulers", "scaler"]
+
+
+# A model that ESPnet packed, as its repositories on the hub are: meta.yaml names the files.
+
+META = 'espnet: "202511"\nfiles:\n  lm_file: exp/lm/9epoch.pth\n  asr_model_file: exp/asr/valid.acc.ave.pth\n'
+
+
+def _packed(meta: str = META) -> None:
+    for name in ("exp/asr/valid.acc.ave.pth", "exp/lm/9epoch.pth"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({f"{Path(name).parent.name}.weight": torch.ones(2)}, name)
+    Path("meta.yaml").write_text(meta)
+
+
+def test_a_packed_model_is_read_where_its_meta_yaml_points() -> None:
+    _packed()
+    found = cs.inspect(".")
+    assert list(found.tensors) == ["asr.weight"]
+    assert found.notes == (
+        "read exp/asr/valid.acc.ave.pth, the asr_model_file of meta.yaml; also in the folder: exp/lm/9epoch.pth",
+    )
+    _packed(META.replace("  asr_model_file: exp/asr/valid.acc.ave.pth\n", ""))
+    assert list(cs.inspect(".").tensors) == ["lm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        (META.replace("exp/asr", "../asr"), "names a file outside itself"),
+        (META.replace("exp/asr", "exp/gone"), "exp/gone/valid.acc.ave.pth does not exist"),
+        (META.replace("files", "files_too"), "has no checkpoint in it"),
+        (META.replace("espnet", "other"), "has no checkpoint in it"),
+        ("files: [", "has no checkpoint in it"),
+        ("files: {asr_model_file: [1]}\nespnet: 1\n", "has no checkpoint in it"),
+    ],
+)
+def test_a_meta_yaml_that_points_elsewhere_or_nowhere_is_an_error(meta: str, why: str) -> None:
+    _packed(meta)
+    with pytest.raises(cs.CheckpointError, match=why):
+        cs.inspect(".")

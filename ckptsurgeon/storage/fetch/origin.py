@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from ...errors import ConfigError, SourceError
 from ...util.text import brief_repr, escape, without_credentials
 from ..read.hugging_face.client import hub_address
-from ..read.uri import check_address, scheme_of, shown
+from ..read.uri import check_address, file_address, scheme_of, shown
 
 __all__ = [
     "STRATEGIES",
@@ -150,7 +150,7 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
         found = hub_address(f"{text}/{file}")
         return FetchOrigin("hub", found.repository, found.path, found.revision or revision or "")
     if asked == "url" or (not asked and text.lower().startswith(_WEB)):
-        return FetchOrigin("url", text, file)
+        return FetchOrigin("url", *file_address(f"{text}/{file}").rsplit("/", 1))
     if not asked and (_is_path(text) or "://" in text):
         raise _no_folder(text)
     if not _REPOSITORY.fullmatch(text):
@@ -239,6 +239,7 @@ def origin_of_uri(uri: str, revision: str | None = None) -> FetchOrigin:
     kind = "url" if scheme in ("http", "https") else "store"
     if kind == "url":
         check_address(uri)
+        uri = file_address(uri)
     source, _, file = uri.rpartition("/")
     return FetchOrigin(kind, uri, "") if source.endswith(":/") else FetchOrigin(kind, source, file)
 

@@ -14,7 +14,16 @@ from ...util.text import escape, human_bytes, without_secrets
 from ..small_files import SMALL_BYTES
 from .base import File, Source
 
-__all__ = ["SMALL_BYTES", "check_address", "open_source", "read_small", "scheme_of", "shown"]
+__all__ = [
+    "SMALL_BYTES",
+    "check_address",
+    "file_address",
+    "open_source",
+    "page_notes",
+    "read_small",
+    "scheme_of",
+    "shown",
+]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
 """Matches a scheme; the second form begins a chain in fsspec's notation: ``simplecache::s3://…``."""
@@ -47,6 +56,34 @@ def check_address(uri: str) -> None:
         raise ConfigError(f"{escape(shown(uri))} is not a valid address: its host or port is invalid.") from None
     if not host:
         raise ConfigError(f"{escape(shown(uri))} names no host.", hint="Write https://host/path.")
+
+
+_PAGE = re.compile(r"(/(?:datasets/|spaces/)?[^/]+/[^/]+)/blob/(?=[^/]+/.)")
+"""Matches the path of the page that the Hugging Face hub shows of a file."""
+_HUBS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
+
+
+def file_address(uri: str) -> str:
+    """Return the address of the file itself if ``uri`` is the page that the Hugging Face hub shows of it, else ``uri``.
+
+    ``https://huggingface.co/org/repo/blob/main/x.pth`` is the page, ``…/resolve/main/x.pth`` the file. Other hubs are
+    known by ``HF_ENDPOINT``, as in huggingface_hub.
+    """
+    if scheme_of(uri) not in ("http", "https"):
+        return uri
+    try:
+        parts = urlsplit(uri)
+        hubs = (*_HUBS, urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc)
+        page = _PAGE.match(parts.path) if parts.netloc.rpartition("@")[2] in hubs else None
+    except ValueError:
+        return uri
+    return parts._replace(path=f"{page[1]}/resolve/{parts.path[page.end() :]}").geturl() if page is not None else uri
+
+
+def page_notes(uri: str) -> tuple[str, ...]:
+    """Return a note if ``uri`` is the page of a file of the hub, in whose place the file is read."""
+    address = file_address(uri)
+    return () if address == uri else (f"{escape(shown(uri))} is a web page: read the file {escape(shown(address))}",)
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

@@ -11,7 +11,7 @@ from .base import Source
 from .http.client import address_of
 from .http.ranges import open_http
 from .remote import RemoteFile
-from .uri import check_address, shown
+from .uri import check_address, file_address, shown
 
 __all__ = ["SOURCE", "WebFolder"]
 
@@ -49,7 +49,7 @@ class _Web:
     schemes = ("http", "https")
 
     def open(self, uri: str) -> Source:
-        return _open(uri)
+        return _open(file_address(uri))
 
 
 def _open(url: str) -> RemoteFile:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, FormatError, SourceError
 from ckptsurgeon.storage.read import remote
 from ckptsurgeon.storage.read.base import File
 from ckptsurgeon.storage.read.http import client as _http
 from ckptsurgeon.storage.read.remote import RemoteFile, notes_of
-from ckptsurgeon.storage.read.uri import open_source
+from ckptsurgeon.storage.read.uri import file_address, open_source
 
 from ...helpers.hub import faults
 from ...helpers.hub.faults import Fault
@@ -314,3 +317,43 @@ def test_no_file_is_left(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = opened(hub.file("net.pth", BIG))
     assert not list((tmp_path / "tmp").iterdir())
     file.close()
+
+
+# The page that the hub shows of a file, copied from a browser's address bar.
+
+
+def test_a_page_of_the_hub_is_the_file_that_it_shows_and_that_is_said(hub: Hub, ckpt: Any) -> None:
+    torch.save({"w": torch.ones(2)}, "net.pth")
+    hub.repository("org/net", {"best/net.pth": Path("net.pth").read_bytes()})
+    page = f"{hub.url}/org/net/blob/main/best/net.pth"
+    said = f"{page} is a web page: read the file {hub.url}/org/net/resolve/main/best/net.pth"
+    found = cs.inspect(page)
+    assert list(found.notes) == [said]
+    assert found.path == f"{hub.url}/org/net/resolve/main/best/net.pth"
+    assert list(cs.fetch(page).notes) == [said]
+    assert said in " ".join(ckpt("fetch", page, "--dir", "here").err.split())
+    assert Path("here/net.pth").read_bytes() == Path("net.pth").read_bytes()
+    pretrainer = cs.Pretrainer("collected", {"net": torch.nn.Linear(1, 1)}, {"net": page})
+    assert pretrainer.collect_files()["net"].read_bytes() == Path("net.pth").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("https://huggingface.co/a/b/blob/main/x.pth", "https://huggingface.co/a/b/resolve/main/x.pth"),
+        ("https://hf.co/a/b/blob/v1/c/x.pth?download=true", "https://hf.co/a/b/resolve/v1/c/x.pth?download=true"),
+        (
+            "https://huggingface.co/datasets/a/b/blob/main/x.zip",
+            "https://huggingface.co/datasets/a/b/resolve/main/x.zip",
+        ),
+        ("https://me:key@huggingface.co/a/b/blob/main/x", "https://me:key@huggingface.co/a/b/resolve/main/x"),
+        ("https://huggingface.co/a/b/resolve/main/blob/x.pth", ""),
+        ("https://huggingface.co/a/b/blob/main", ""),
+        ("https://example.org/a/b/blob/main/x.pth", ""),
+        ("https://[::1/a/b/blob/main/x.pth", ""),
+        ("a/b/blob/main/x.pth", ""),
+        ("hf://a/b/blob/main/x.pth", ""),
+    ],
+)
+def test_only_pages_of_a_hub_have_another_address(uri: str, address: str) -> None:
+    assert file_address(uri) == (address or uri)
