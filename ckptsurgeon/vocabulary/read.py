@@ -37,11 +37,11 @@ VOCABULARY_BYTES = 256 << 20
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; ``bytes``, if no such file exists, is that of Coqui's bytes mode.
+    """Return the vocabulary in a file of any toolkit; ``bytes`` is that of Coqui's bytes mode (``./bytes`` a file).
 
     Raises ConfigError if the file cannot be read, is malformed or has a token twice.
     """
-    if path == BYTES and not os.path.exists(path):
+    if path == BYTES:
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
     try:
         data = read_file(path, VOCABULARY_BYTES)

@@ -138,7 +138,11 @@ def test_paths_are_relative_to_the_configuration() -> None:
     assert (made.train, made.dev, made.tokens, made.cache) == (
         ("conf/a.csv",), ("/x/b.csv",), "conf/alphabet.txt", "conf/c",
     )  # fmt: skip
-    assert resolve_paths(Data(tokens="bytes"), "conf").tokens == "bytes"
+    Path("conf").mkdir()
+    Path("conf/bytes").write_text("a\n")
+    assert resolve_paths(Data(tokens="bytes"), "conf").tokens == "bytes"  # Coqui's bytes mode
+    assert resolve_paths(Data(tokens="./bytes"), "conf").tokens == "conf/bytes"
+    assert resolve_paths(Data(tokens="./bytes"), "").tokens == "./bytes"
 
 
 def files() -> dict[str, int]:

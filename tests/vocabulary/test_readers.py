@@ -80,7 +80,11 @@ def test_an_alphabet_that_is_no_utf_8_is_an_error() -> None:
         read_vocabulary("alphabet.txt")
 
 
-def test_coquis_bytes_mode() -> None:
+@pytest.mark.parametrize("beside", [False, True])
+def test_coquis_bytes_mode_whatever_files_there_are(beside: bool) -> None:
+    if beside:
+        Path("bytes").write_text("a\nb\n")
+        assert read_vocabulary("./bytes").tokens == ("a", "b")
     tokens = read_vocabulary("bytes").tokens
     assert (len(tokens), tokens[0], tokens[254], tokens[255]) == (256, "<0x01>", "<0xFF>", "<blank>")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
 from ...util.text import count, escape
+from ...vocabulary.read import BYTES
 from ..config.error_collector import ErrorCollector
 from ..config.settings import Data, Named
 from ..manifests.read import read_manifests
@@ -62,10 +63,8 @@ def resolve_paths(data: Data, folder: str) -> Data:
         return tuple(path(one) if isinstance(one, str) else one for one in several)
 
     tokens = data.tokens
-    if tokens is not None and (
-        tokens != "bytes" or os.path.exists(path(tokens))
-    ):  # "bytes" is Coqui's bytes mode, unless a file has this name
-        tokens = path(tokens)
+    if tokens is not None and tokens != BYTES:
+        tokens = path(tokens) if path(tokens) != BYTES else os.path.join(os.curdir, BYTES)
     return replace(
         data,
         train=paths(data.train),
