@@ -12,6 +12,7 @@ from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.lora_extract.config import check_adapter
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
+from ..util.text import escape
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
@@ -45,7 +46,8 @@ def apply(
 ) -> Receipt:
     """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
 
-    A recipe (YAML) may name the output and how to write it; the arguments given here win.
+    A recipe (YAML) may name the output and how to write it; the arguments given here win. The receipt of a file has
+    the notes of its plan, too.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
     gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the
@@ -97,8 +99,11 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
+    planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size) if from_file else ()
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
-    return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes, *left))
+    return replace(
+        receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *left]))
+    )
 
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
@@ -108,6 +113,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     from ..formats._choosing import has_weights
 
     path, written = options.path, set[str]()
+    index: tuple[str, ...] = ()
     if is_folder(options):
         written = {one.name for one in as_written(plan, options).target.companions}
     elif not has_weights([os.path.basename(path)]):
@@ -115,12 +121,23 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     names: list[str] = []
     with suppress(OSError):
         names = os.listdir(path if is_folder(options) else os.path.dirname(path) or os.curdir)
+    if not is_folder(options) and f"{os.path.basename(path)}{INDEX}" in names:
+        index = (_index_left(path),)
     known = (name for name in names if name.endswith(_OF_MODELS) and not name.endswith(INDEX))
     if all(name in written or name == RECIPE_FILE for name in known):
-        return ()
+        return index
     from .model_folder.left_there import left_there
 
-    return left_there(options.path, written, plan.target.companions)
+    return (*index, *left_there(options.path, written, plan.target.companions))
+
+
+def _index_left(path: str) -> str:
+    """Return the note on the index of a sharded model beside a single file of the same name."""
+    where, name = os.path.split(path)
+    return (
+        f"left in {escape(where) or '.'}, of the model that was there before: {escape(name)}{INDEX} and its shards; "
+        "the folder has two models now, so remove them or name the file"
+    )
 
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:

@@ -22,7 +22,7 @@ from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.checks import with_sources_said
+from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
@@ -109,7 +109,9 @@ def lora_extract(
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
+        beside = (f"{escape(one.path)}: {note}" for one in opened for note in notes_beside(one))
         plan = with_sources_said(plan, opened, folders)
+        plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
         plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)

@@ -245,6 +245,33 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     assert not any("left in" in note for note in cs.apply(plan, "new.safetensors").notes)
 
 
+def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
+    saved("old", BERT, "BertModel")
+    saved("new", BERT, "BertModel")
+    cs.apply(cs.convert("old"), "sharded", max_shard_size="3KB")
+    notes = cs.apply(cs.convert("new"), "sharded/model.safetensors").notes
+    assert any(
+        note.startswith(
+            "left in sharded, of the model that was there before: model.safetensors.index.json and its shards"
+        )
+        for note in notes
+    )
+    assert not any("left in" in note for note in cs.apply(cs.convert("new"), "sharded/other.safetensors").notes)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "recipe.yaml"])
+def test_the_notes_of_a_plan_are_those_of_its_file_when_it_is_applied(name: str, ckpt: Any) -> None:
+    saved("new", {**BERT, "vocab_size": 20}, "BertModel")
+    config = json.loads(Path("new/config.json").read_text())
+    Path("new/config.json").write_text(json.dumps({**config, "vocab_size": 50}))
+    plan = cs.convert("new")
+    (said,) = [note for note in plan.notes if "config.json says 50 (vocab_size)" in note]
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    Path("recipe.yaml").write_text("verb: convert\nsource: new\noutput: out/\n")
+    assert said in cs.apply(name, "there/").notes
+    assert said in " ".join((lambda done: done.out + done.err)(ckpt("apply", name, "-o", "here/")).split())
+
+
 def test_an_output_that_has_no_model_around_it_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     saved("new", BERT, "BertModel")
     Path("vocab.json").write_text("{}")
