@@ -7,7 +7,6 @@ from contextlib import closing, suppress
 
 from ..errors import CheckpointError
 from ..storage.read.base import Folder
-from ..storage.yaml_text import read_yaml
 from .base.limits import BESIDE_BYTES
 
 __all__ = ["META", "packed_weights"]
@@ -24,6 +23,8 @@ def packed_weights(folder: Folder, names: Sequence[str]) -> dict[str, str]:
     """
     if META not in names:
         return {}
+    from ..storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+
     found: object = None
     with suppress(CheckpointError, UnicodeDecodeError), closing(folder.file(META)) as file:
         text = file.read(0, file.size).decode("utf-8") if file.size <= BESIDE_BYTES else ""
