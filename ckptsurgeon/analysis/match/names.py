@@ -75,7 +75,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return for each word and count: the indices of the paths that have this word at least so many times."""
+        """Return for each (word, n) the indices of the paths that have this word more than n times, n from 0."""
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
         for position, path in enumerate(paths):
             for word, number in Counter(words_of(path)).items():

@@ -149,7 +149,11 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
-    """Return the recipe with the companions and metadata of ``plan``; names that its output lacks are ``implied``."""
+    """Return the recipe with the companions and metadata of ``plan``.
+
+    If the plan's output leaves out names that loaders tie to others, the recipe's tensors of these names become
+    ``implied``.
+    """
     tensors = recipe.tensors
     if plan.target.implied:
         written = {step.key for step in plan.steps}

@@ -142,16 +142,23 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
-        raise UnsafeError(f"{record_at(file, name)} has another name in its local header.", rule="zip local header")
+        raise UnsafeError(
+            f"{record_at(file, name)} has another name in its local header than in the directory.",
+            rule="zip local header",
+        )
     if (flags ^ local_flags) & _DESCRIPTOR:
-        raise UnsafeError(f"{record_at(file, name)} has other flags in its local header.", rule="zip local header")
+        raise UnsafeError(
+            f"{record_at(file, name)} has other flags in its local header than in the directory.",
+            rule="zip local header",
+        )
     if (flags | local_flags) & _ENCRYPTED:
         raise FormatError(f"{record_at(file, name)} is encrypted.", rule="zip encryption")
     if method not in (STORED, DEFLATED):
         raise UnsafeError(f"{record_at(file, name)} has an unsupported compression method.", rule="zip method")
     if local_method != method:
         raise UnsafeError(
-            f"{record_at(file, name)} has another compression method in its local header.", rule="zip local header"
+            f"{record_at(file, name)} has another compression method in its local header than in the directory.",
+            rule="zip local header",
         )
     if method == STORED and stored != size:
         raise UnsafeError(f"{record_at(file, name)} has two sizes, and is not compressed.", rule="zip local header")
@@ -165,7 +172,8 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
         agrees = local in ((crc, *wide), unknown)
     if not agrees:
         raise UnsafeError(
-            f"{record_at(file, name)} has other sizes or another checksum in its local header.", rule="zip local header"
+            f"{record_at(file, name)} has other sizes or another checksum in its local header than in the directory.",
+            rule="zip local header",
         )
     return int(_LOCAL.size + n + extra)
 

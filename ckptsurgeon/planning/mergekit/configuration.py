@@ -31,7 +31,10 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A model of a merge, or its ``layers`` from the first to before the end; ``where`` is its place in the file."""
+    """A model of a merge, or only a range of its layers: ``layers`` is (start, end), without the end; None for all.
+
+    ``where`` is its place in the configuration file, for messages.
+    """
 
     where: str
     model: ModelReference

@@ -62,7 +62,10 @@ def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return the unknown code that a JSON text names, and notes on its other names, each once."""
+    """Return the code that a JSON text names, as ``why_code`` finds it, and notes on its keys in ``_JSON_KEYS``.
+
+    Both have each text once, and are empty if it is not JSON.
+    """
     code: dict[str, None] = {}
     notes: dict[str, None] = {}
 
