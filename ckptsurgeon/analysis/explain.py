@@ -206,7 +206,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return a text that says what becomes of the source keys that a pattern matches, '' if there are no such keys."""
+    """Return a text that says what becomes of the source keys that a pattern matches, '' if it matches none."""
     keys = [key for view in planning.views for key in view.tensors]
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if not hits:

@@ -16,13 +16,16 @@ from .inputs.argument_types import CheckpointLike
 __all__ = ["match"]
 
 
-def match(source: CheckpointLike, destination: CheckpointLike, *, root: str | None = None) -> Proposal:
+def match(
+    source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
+) -> Proposal:
     """Propose the ``--map`` rules that rename a source's keys to a destination's, from names, shapes and order.
 
     Nothing is renamed, and nothing is chosen among equal candidates. ``destination`` is a configuration or a
-    checkpoint. Raises what ``open_checkpoint`` and ``load_target`` raise.
+    checkpoint; ``task`` is the task of an ESPnet configuration that fits several. Raises what ``open_checkpoint`` and
+    ``load_target`` raise.
     """
-    target = load_target(destination)
+    target = load_target(destination, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
         found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)

@@ -28,7 +28,7 @@ class Unwrapping:
 
     An entry of ``stripped`` is a wrapper at the front of keys, or the path to a wrapper behind others that stay
     (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the counter of an averaged model.
-    ``lacking`` is the prefix that the keys would need to match those of the destination, '' if there is no such prefix.
+    ``lacking`` is the prefix that the keys would need to match those of the destination, '' if no prefix would do.
     """
 
     stored: dict[str, str]

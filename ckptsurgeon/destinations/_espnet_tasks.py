@@ -46,11 +46,14 @@ class Task:
         """The module of the class."""
         return f"espnet2.tasks.{self.name}"
 
-    def fits(self, entries: frozenset[str], values: Mapping[str, Any]) -> bool:
-        """Return whether the task declares all these entries, the classes that they choose, and the model's options."""
+    def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
+        """Return what of these entries the task does not declare; if nothing, which of their classes and options."""
+        if others := sorted(entries - self.entries):
+            return others
         options = values.get("model_conf")
-        known = self.model_conf is None or not isinstance(options, dict) or options.keys() <= self.model_conf
-        return entries <= self.entries and known and all(self._has(name, values[name]) for name in entries)
+        given = options if self.model_conf is not None and isinstance(options, dict) else {}
+        wrong = [f"{name}: {values[name]}" for name in sorted(entries) if not self._has(name, values[name])]
+        return [*wrong, *(f"model_conf: {name}" for name in given if name not in (self.model_conf or ()))]
 
     def _has(self, entry: str, chosen: object) -> bool:
         names = self.classes.get(entry)
@@ -78,10 +81,10 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
     if document.task is not None:
         return _named(document, document.task, entries)
     entries = frozenset(name for name in entries if any(name in task.entries for task in known.values()))
-    found = [task for task in known.values() if task.fits(entries, values)]
-    if is_whole(values) and found:
-        lacking = {task.name: len(task.entries - entries) for task in found}
-        found = [task for task in found if lacking[task.name] == min(lacking.values())]
+    if is_whole(values):
+        found = _of_run(entries)
+    else:
+        found = [task for task in known.values() if not task.lacks(entries, values)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -91,6 +94,16 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
             f"{found[0].name}}}.",
         )
     raise document.fail(f"its entries fit no task of ESPnet: {'; '.join(_reasons(entries, values))}.")
+
+
+def _of_run(entries: frozenset[str]) -> list[Task]:
+    """Return the tasks that declare all entries of a run, and that it lacks least of; the run wrote all its task had.
+
+    Their classes do not count: those of another version would point to another task.
+    """
+    found = [task for task in tasks().values() if entries <= task.entries]
+    least = min((len(task.entries - entries) for task in found), default=0)
+    return [task for task in found if len(task.entries - entries) == least]
 
 
 def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
@@ -117,13 +130,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield for the two nearest tasks what the configuration has and they do not."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
-        if others := sorted(entries - task.entries):
-            yield f"{task.name} has no {listing(others, 6, where='')}"
-            continue
-        wrong = [f"{name}: {values[name]}" for name in sorted(entries) if not task._has(name, values[name])]
-        options = sorted(set(values.get("model_conf") or ()) - (task.model_conf or frozenset()))
-        wrong += [f"model_conf: {name}" for name in options if task.model_conf is not None]
-        yield f"{task.name} has no {listing(wrong, 6, where='')}"
+        yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 
 
 def tasks() -> dict[str, Task]:

@@ -30,6 +30,8 @@ __all__ = ["CONFIG", "TOOLKIT"]
 
 _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
 """Entries that are lists of tokens, or the files that have them."""
+_RECIPE = "config"
+"""The entry of a run that names its recipe's file, from which ESPnet's parser would read the values once more."""
 _OF_RUNS = ("required", "version", "distributed")
 """Entries that a run adds to its arguments."""
 
@@ -136,6 +138,8 @@ def _read(document: Document) -> _Read:
     """Read a configuration as ESPnet does; raises ConfigError for a task that is not built here, or a missing file."""
     # With ESPnet's YAML rules: 1e5 in a list of tokens is a token, but our own reader makes it a number.
     values = read_yaml(document.text, document.name, exponents=False)
+    if others := [name for name in values if not isinstance(name, str)]:
+        raise document.fail(f"the name of an entry is {brief_repr(others[0])}, not a text.", "Quote it.")
     task = task_of(document, values)
     with user_code(document):
         _imported(document, task)  # first, because without ESPnet a corrected file would only lead to the next error
@@ -160,14 +164,14 @@ def _parsed(
     A recipe's file may only have arguments of the installed ESPnet, as there; the file of a run may be from another
     version.
     """
-    known = {action.dest for action in parser._actions}
+    known = vars(parser.parse_args([])).keys()
     others = [name for name in values if name not in known]
     if others and not is_whole(values):
         near = difflib.get_close_matches(others[0], known, n=1)
         raise document.fail(
             f"ESPnet has no argument {listing(others, 6, where='')}.", f"Did you mean {near[0]}?" if near else ""
         )
-    parser.set_defaults(**{name: value for name, value in values.items() if name in known})
+    parser.set_defaults(**{name: value for name, value in values.items() if name in known and name != _RECIPE})
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -231,6 +231,11 @@ def test_the_configuration_of_a_run_is_of_the_task_whose_entries_it_has(task: st
         assert task_of(document, values).name == task
 
 
+def test_the_classes_of_a_run_never_point_to_another_task() -> None:
+    values = {**dict.fromkeys(tasks()["asr"].entries), "required": [], "decoder": "of_another_version"}
+    assert task_of(Document("config.yaml", "", values, {}), values).name == "asr"
+
+
 def test_the_configuration_of_an_older_run_is_of_the_task_that_it_lacks_least_of() -> None:
     newer = {"aux_ctc_tasks", "use_lang_prompt", "use_nlp_prompt", "preprocessor", "preprocessor_conf"}
     values = {**dict.fromkeys(tasks()["asr"].entries - newer), "required": ["output_dir"]}
@@ -289,6 +294,21 @@ def test_values_pass_through_the_types_of_espnet_s_arguments() -> None:
 
 
 @pytest.mark.usefixtures("_espnet")
+def test_the_recipe_that_a_run_was_made_of_is_not_read_again() -> None:
+    spec = cs.load_target(config({"required": ["output_dir"], "config": "conf/gone.yaml"}))
+    assert len(spec.tensors) == len(MODELS["conformer"]["layout"])
+    assert spec.notes == ()
+
+
+@pytest.mark.usefixtures("_espnet")
+def test_match_takes_the_task_of_a_recipe_that_fits_several(ckpt: Any) -> None:
+    torch.save(state_of(LAYOUTS["ctc"]), "src.pth")
+    assert "--task asr" in ckpt("match", "src.pth", "ctc.yaml").err
+    assert ckpt("match", "src.pth", "ctc.yaml", "--task", "asr").code == 0
+    assert cs.match("src.pth", "ctc.yaml", task="asr").complete
+
+
+@pytest.mark.usefixtures("_espnet")
 def test_the_configuration_of_a_run_may_have_arguments_that_this_espnet_lacks() -> None:
     spec = cs.load_target(config({"required": ["output_dir"], "version": "0.9", "gone": 1, "gone_conf": {}}))
     assert spec.notes == ("the installed ESPnet has no argument gone: ignored",)
@@ -335,6 +355,8 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
         ({"tts": "fastspeech2"}, "fit no task of ESPnet: asr has no tts; "),
         ({"decoder": "nosuch", "input_size": 3}, "fit no task of ESPnet: asr has no decoder: nosuch"),
         ({"model_conf": {"ctc_wait": 0.3}}, "fit no task of ESPnet: asr has no model_conf: ctc_wait"),
+        ({"model_conf": 3, "tts": "x"}, "fit no task of ESPnet: asr has no tts; "),
+        ({1: 2}, "the name of an entry is 1, not a text. Quote it"),
         ({"encoder_cnf": {}}, "ESPnet has no argument encoder_cnf. Did you mean encoder_conf"),
     ],
 )

@@ -72,10 +72,20 @@ def stats_of(path):
     return {{"mean": mean, "std": np.sqrt(found["sum_square"] / found["count"] - mean * mean)}}
 
 
+class Parser(argparse.ArgumentParser):
+    # reads the file of --config, as ESPnet does, whether it is given or the default
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        if found.config is not None and not Path(found.config).exists():
+            self.error(f"No such file: {{found.config}}")
+        return found, rest
+
+
 class {task}:
     @classmethod
     def get_parser(cls):
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         names = dict.fromkeys([*TABLE["common"], *DECLARED["entries"]])
         for model in CONFIGS:
             names.update(MODELS[model]["reads"])

@@ -1,4 +1,4 @@
-"""The result of ``match``: proposed rules, and the keys for which there is no decision."""
+"""The result of ``match``: proposed rules, and the keys that are still undecided."""
 
 from __future__ import annotations
 

@@ -109,7 +109,11 @@ def lora_extract(
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
-        beside = (f"{escape(one.path)}: {note}" for one in opened for note in notes_beside(one))
+        beside = (
+            f"{escape(one.path)}: {note}"
+            for one, folder in zip(opened, folders, strict=True)
+            for note in notes_beside(one, folder)
+        )
         plan = with_sources_said(plan, opened, folders)
         plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)

@@ -89,18 +89,18 @@ def _lost_configuration(folder: ModelFolder) -> bool:
 
 
 def _described(folder: ModelFolder, origin: ModelFolder) -> ModelFolder:
-    """Return a folder whose config.json is not copied, with what it says of the model, but without its token ids."""
+    """Return a folder without config.json together with the type and sizes of the model in ``origin``'s."""
     fields = {name: origin.config[name] for name in ("architectures", "model_type") if name in origin.config}
     sizes = {"vocab_size": origin.rows} if origin.rows else {}
     return ModelFolder("", (*folder.files, Companion(CONFIG, text=json_text({**fields, **sizes}))))
 
 
-def notes_beside(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on the files beside an open checkpoint that contradict its weights.
+def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
+    """Return notes on the files beside an open checkpoint that contradict its weights; ``folder`` if it is open, too.
 
     There are no notes for a single shard, nor for a file in a folder that is not a model's.
     """
-    folder = model_folder(checkpoint)
+    folder = folder or model_folder(checkpoint)
     if not folder.files or checkpoint.elsewhere:
         return []
     ties = checkpoint.ties

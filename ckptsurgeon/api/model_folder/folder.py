@@ -171,7 +171,7 @@ class ModelFolder:
 
     @cached_property
     def tokenizer_head(self) -> Mapping[str, Any]:
-        """The sections of its tokenizer.json but for the list of tokens; none if there is no such file nearby."""
+        """The sections of its tokenizer.json without the list of tokens; empty if it has none on this machine."""
         if self.vocabulary != VOCABULARIES[0] or scheme_of(self._file(self.vocabulary).path):
             return {}
         return tokenizer_head(self.read(self.vocabulary, LARGEST))

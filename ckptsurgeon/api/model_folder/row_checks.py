@@ -184,7 +184,7 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on a label that ``label2id`` gives the row of another one; default names are no contradiction."""
+    """Yield a note if ``label2id`` gives a label the row of another label; default names are not compared."""
     labels, rows = config.get("id2label"), config.get("label2id")
     if not isinstance(labels, dict) or not isinstance(rows, dict) or _is_default(rows) or _is_default(labels.values()):
         return

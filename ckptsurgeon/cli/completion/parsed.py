@@ -20,7 +20,7 @@ class TypedLine:
     """A typed line: ``words`` without the program's name, ``current`` without quotes.
 
     ``kept`` is the beginning of ``current``, up to an equals sign, which bash treats as a separate word and does not
-    replace. ``plain`` is set if there are no quotes or escapes, except perhaps one quote at the beginning.
+    replace. ``plain`` is set if nothing is quoted or escaped, except perhaps by one quote at the beginning.
     """
 
     words: tuple[str, ...]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Json, Root, Verbose
+from ..options import Json, Root, Task, Verbose
 from ..sink import Sink
 
 NAME = "match"
@@ -29,6 +29,7 @@ def run(
     destination: Annotated[
         str, typer.Argument(metavar="DST", help="A configuration or checkpoint that has the names wanted.")
     ],
+    task: Task = None,
     root: Root = None,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the rules, one on each line.")] = False,
@@ -38,7 +39,7 @@ def run(
     from ...api.match import match
 
     sink = Sink(json, quiet, verbose)
-    found = match(source, destination, root=root)
+    found = match(source, destination, task=task, root=root)
     if sink.answer(found):
         return
     if quiet:

@@ -17,7 +17,7 @@ __all__ = ["SPELLED", "WORD", "role_notes", "special_id_notes"]
 
 # Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
 #
-# A role is only held against an id if the tokeniser itself names the token for another role, if the token is spelled
+# A role and an id are only compared if the tokeniser itself names the token for another role, if the token is spelled
 # like that role (``<pad>``, not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser has
 # the right token too.
 
