@@ -168,11 +168,12 @@ def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None
 
 def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | None) -> Explanation:
     """Explain a tensor; ``names`` are its names in the destination."""
-    given = step.source is not None and step.op != "keep"
+    source = plan.sources[step.source] if step.source is not None else None
+    given = source is not None and source.role != "destination"
     draws = step.draws and not any(source.role == "destination" for source in plan.sources)
     return Explanation(
         step,
-        source=plan.sources[step.source].name if given and step.source is not None else "",
+        source=source.name if source is not None and given else "",
         because=_because(step),
         seed=plan.seed if draws else None,
         ties=tuple(name for name in names if name != step.key),

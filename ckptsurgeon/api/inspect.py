@@ -72,8 +72,9 @@ def init_config(
     It is YAML, or JSON if ``output`` ends in ``.json``; ``wait`` is as in ``apply``.
 
     Headers have shapes and dtypes but no initialisers, so each tensor of a checkpoint gets the initialiser that its
-    name and shape suggest, to be reviewed. For a toolkit's configuration (ESPnet's ``config.yaml``) it names that
-    file, and copies what is frozen into ``train:``; ``task`` names the task of an ESPnet configuration, where its
+    name and shape suggest, to be reviewed. If they suggest none, as for buffers and parts of quantised tensors, it is
+    ``like``: the values of the checkpoint are kept. For a toolkit's configuration (ESPnet's ``config.yaml``) it names
+    that file, and copies what is frozen into ``train:``; ``task`` names the task of an ESPnet configuration, where its
     entries leave it open. Raises OutputError if the output exists, without ``force``.
     """
     from ..destinations._load import is_configuration
@@ -88,11 +89,12 @@ def init_config(
     if task is not None:
         raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave it out.")
     with open_checkpoint(path, root) as checkpoint:
-        document = {"model": _declared(checkpoint)}
-        return _written(document, "", target, checkpoint.open_files().values(), force=force, wait=wait)
+        document = {"model": _declared(checkpoint, target)}
+        said = f"# like: the values of {escape(checkpoint.path)} are kept\n" if "values" in document["model"] else ""
+        return _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait)
 
 
-def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
+def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
     from ..destinations.declared import declare
 
     opaque = [key for key, info in checkpoint.items() if info.opaque]
@@ -102,7 +104,16 @@ def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
             details=opaque,
             rule="opaque",
         )
-    return declare(checkpoint, checkpoint.ties)
+    coded = {key for one in checkpoint.codes.tensors for key in one.keys}
+    return declare(checkpoint, checkpoint.ties, coded, {} if checkpoint.in_memory else _values(checkpoint, output))
+
+
+def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
+    """Return the fields that name a checkpoint, relative to the folder of the output, and its state dict."""
+    path = checkpoint.path
+    if "://" not in path:
+        path = os.path.relpath(path, os.path.dirname(output or "") or os.curdir)
+    return {"values": path, **({"root": checkpoint.root} if checkpoint.root else {})}
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:

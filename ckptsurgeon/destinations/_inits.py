@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ._document import Document, check_fields
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Init", "drawn", "read_init", "suggested_init"]
+__all__ = ["DEVIATION", "LIKE", "Init", "drawn", "is_deviation", "read_init", "suggested_init"]
 
 _AT_LEAST_2 = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal")
 _ARGUMENTS = {
@@ -42,6 +43,8 @@ _NEEDED = {"constant": "val", "sparse": "sparsity"}
 _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 """Initialisers that can fill tensors of integers and booleans."""
 
+LIKE = "like"
+"""Stands for the values of a checkpoint, instead of an initialiser."""
 TORCH_SLOPE = 2.23607
 """The square root of 5: the ``a`` of ``reset_parameters`` in torch's linear and convolution layers."""
 
@@ -52,6 +55,20 @@ class Init:
 
     name: str
     arguments: Mapping[str, Any]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all values are zero."""
+        return self.name == "zeros" or (self.name == "constant" and self.arguments.get("val") == 0)
+
+
+DEVIATION = "a deviation, by which models divide"
+_DEVIATION = re.compile(r"(.*[._])?(?<!log_)(std|stddev|stdev|istd|var|variance|deviation)")
+
+
+def is_deviation(key: str) -> bool:
+    """Return whether a tensor is a standard deviation or a variance by its name, and not the logarithm of one."""
+    return _DEVIATION.fullmatch(key) is not None
 
 
 def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:
@@ -155,13 +172,26 @@ def _fill(tensor: torch.Tensor, init: Init) -> None:
         raise ConfigError(f"{init.name} with {dict(init.arguments)}: {escape(str(error))}.") from error
 
 
+_MATRIX = re.compile(r"(.*_)?(weight|kernel)|weight_v|weight_[ih]h_l\d+(_reverse)?|original1")
+_SCALE = re.compile(r"(.*_)?(weight|gamma|scale)|weight_g|original0|running_var")
+_SHIFT = re.compile(r"(.*_)?(bias|beta)|bias_[ih]h_l\d+(_reverse)?|bias_[kv]|running_mean")
+"""Names of tensors in torch's layers, and their usual variants, by how they start: drawn, ones and zeros."""
+
+
 def suggested_init(key: str, info: TensorInfo) -> str | dict[str, Any]:
-    """Return the initialiser that a tensor's name and shape suggest."""
-    leaf = key.rpartition(".")[2]
-    dtype = DTYPES[info.dtype]
+    """Return the initialiser that a tensor's name and shape suggest; "like" if nothing does, as for most buffers.
+
+    Known are the weights, biases and running statistics of torch's layers, counters and position ids.
+    """
+    leaf, dtype, dims = re.split(r"[./]", key)[-1], DTYPES[info.dtype], len(info.shape)
+    if leaf == "position_ids" and not _unfit(info, "arange"):
+        return "arange"
+    if leaf == "num_batches_tracked":
+        return "zeros"
     if dtype.kind != "float" or dtype.values > 1 or dtype.bits % 8:
-        counts = leaf == "position_ids" and not _unfit(info, "arange")
-        return "arange" if counts else "zeros"
-    if len(info.shape) >= 2:
+        return LIKE
+    if dims >= 2 and _MATRIX.fullmatch(leaf):
         return {"kaiming_uniform": {"a": TORCH_SLOPE}}
-    return "ones" if leaf in ("weight", "gamma", "scale", "running_var") or leaf.endswith("_g") else "zeros"
+    if _SCALE.fullmatch(leaf) and (dims == 1 or leaf in ("weight_g", "original0")):
+        return "ones"
+    return "zeros" if dims == 1 and _SHIFT.fullmatch(leaf) else LIKE

@@ -1,18 +1,23 @@
-"""Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``."""
+"""Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``.
+
+Tensors with ``init: like`` have the values of the checkpoint that ``values`` names (and ``root`` its state dict).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError
-from ..planning.target import TargetSpec
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.opening import open_checkpoint
+from ..errors import CheckpointError, ConfigError
+from ..planning.target import InitialFile, TargetSpec
 from ..storage.yaml_text import InlineMapping
 from ..tensors.dtypes import dtype_named
 from ..tensors.info import TensorInfo
-from ..util.text import brief_repr, escape
+from ..util.text import brief_repr, escape, shape_text
 from ._document import Document, check_fields
-from ._inits import Init, drawn, read_init, suggested_init
+from ._inits import DEVIATION, LIKE, Init, drawn, is_deviation, read_init, suggested_init
 
 __all__ = ["CONFIG", "declare"]
 
@@ -26,24 +31,34 @@ class _Declared:
 
     def load(self, document: Document) -> TargetSpec:
         """Read the declaration; raises ConfigError for unknown or malformed fields, or initialisers that do not fit."""
-        check_fields(document, "model", document.model, ("tensors", "tied"))
+        check_fields(document, "model", document.model, ("tensors", "tied", "values", "root"))
         rows = document.model["tensors"]
         if not isinstance(rows, dict) or not rows:
             raise document.fail("tensors is not a map from key to {shape, dtype, init}.")
         tensors: dict[str, TensorInfo] = {}
         inits: dict[str, Init] = {}
+        kept: dict[str, TensorInfo] = {}
         for key, row in rows.items():
             tensors[str(key)] = _info(document, key, row)
-            if row.get("init") is not None:
+            if row.get("init") == LIKE:
+                kept[str(key)] = tensors[str(key)]
+            elif row.get("init") is not None:
                 inits[str(key)] = read_init(document, str(key), tensors[str(key)], row["init"])
         ties = _ties(document, tensors, inits)
+        given = _given(document, {key: info for key, info in kept.items() if key not in ties})
         return TargetSpec(
             kind="tensors",
             name=document.name,
             tensors=tensors,
             ties=ties,
-            initial=lambda keys, seed: _draw(tensors, inits, keys, seed),
-            undrawable=frozenset(tensors.keys() - inits.keys() - ties.keys()),
+            initial=lambda keys, seed: _initial(tensors, inits, given, keys, seed),
+            given=given,
+            undrawable={
+                **dict.fromkeys(
+                    (key for key in tensors if key not in inits and key not in kept and key not in ties), ""
+                ),
+                **{key: DEVIATION for key, init in inits.items() if init.is_zero and is_deviation(key)},
+            },
             config=document.path,
         )
 
@@ -92,6 +107,67 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     return ties
 
 
+def _given(document: Document, kept: Mapping[str, TensorInfo]) -> tuple[InitialFile, ...]:
+    """Return the checkpoint that ``values`` names, from which the tensors ``kept`` have their initial values.
+
+    Raises ConfigError if it is not named, or lacks one of them in that shape.
+    """
+    values, root = document.model.get("values"), document.model.get("root")
+    if not kept:
+        if values is not None or root is not None:
+            raise document.fail("values and root are for tensors with init: like, and there are none.")
+        return ()
+    first = next(iter(kept))
+    if not isinstance(values, str) or not isinstance(root, (str, type(None))):
+        raise document.fail(f"{escape(first)} has init: like.", "Add values: FILE, the checkpoint that has its values.")
+    path = values if "://" in values else document.resolve(values)
+    try:
+        raw = open_checkpoint(path, root or ".", unwrap=False)
+    except CheckpointError as error:
+        error.message = f"{escape(document.name)}: values: {error.message}"
+        raise
+    with raw:
+        checkpoint = raw.unwrapped(destination=list(kept))
+        for key, info in kept.items():
+            _check_there(document, key, info, checkpoint)
+    keys = {key: key for key in kept}
+    return (InitialFile(path, root or ".", keys, "keep", "init: like", checkpoint.stripped),)
+
+
+def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Checkpoint) -> None:
+    there = checkpoint.get(key)
+    name = escape(checkpoint.path)
+    if there is None:
+        raise document.fail(f"{escape(key)} has init: like, but {name} has no such tensor.")
+    if there.opaque:
+        raise document.fail(f"{escape(key)} has init: like, but in {name} it cannot be read: {there.opaque}.")
+    if there.shape != info.shape:
+        raise document.fail(
+            f"{escape(key)} has init: like and is {shape_text(info.shape)}, but {shape_text(there.shape)} in {name}."
+        )
+
+
+def _initial(
+    tensors: Mapping[str, TensorInfo],
+    inits: Mapping[str, Init],
+    given: Sequence[InitialFile],
+    keys: Iterable[str],
+    seed: int,
+) -> Iterator[tuple[str, memoryview]]:
+    """Yield each key with its initial values: drawn, or those of the file that has them."""
+    for key in keys:
+        file = next((one for one in given if key in one.keys), None)
+        if file is None:
+            yield from _draw(tensors, inits, [key], seed)
+            continue
+        import torch
+
+        with open_checkpoint(file.path, file.root, unwrap=False) as raw:
+            checkpoint = raw.unwrapped(stripped=file.stripped)
+            values = checkpoint.tensor(file.keys[key]).to(getattr(torch, tensors[key].dtype), copy=True)
+        yield key, values.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def _draw(
     tensors: Mapping[str, TensorInfo], inits: Mapping[str, Init], keys: Iterable[str], seed: int
 ) -> Iterator[tuple[str, memoryview]]:
@@ -108,21 +184,27 @@ def _draw(
         yield key, data
 
 
-def declare(tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
+def declare(
+    tensors: Mapping[str, TensorInfo], ties: Mapping[str, str], coded: Container[str], values: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the model section that declares ``tensors``, each with the initialiser that its name and shape suggest.
 
     Weights of two or more dimensions get torch's default for linear and convolution layers; one-dimensional
-    weights, scales and variances get ones; the rest zeros.
+    weights, scales and variances get ones; biases zeros. All others, such as buffers, and the parts of quantised
+    tensors (``coded``) keep the values of the checkpoint that the fields ``values`` name (``values``, perhaps
+    ``root``); without such a field they have no initialiser.
     """
-    rows = {
-        key: InlineMapping(shape=list(info.shape), dtype=info.dtype, init=suggested_init(key, info))
-        for key, info in tensors.items()
-    }
+    rows = {}
+    for key, info in tensors.items():
+        init = LIKE if key in coded else suggested_init(key, info)
+        fields = {} if init == LIKE and not values else {"init": init}
+        rows[key] = InlineMapping(shape=list(info.shape), dtype=info.dtype, **fields)
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():
         groups.setdefault(owner, [owner]).append(alias)
-        rows[alias]["init"] = rows[owner]["init"]
-    model: dict[str, Any] = {"tensors": rows}
+        rows[alias].update({name: init for name, init in rows[owner].items() if name == "init"})
+    kept = any(row.get("init") == LIKE for row in rows.values())
+    model: dict[str, Any] = {**(values if kept else {}), "tensors": rows}
     if groups:
         model["tied"] = list(groups.values())
     return model

@@ -11,7 +11,7 @@ from ..tensors.info import TensorInfo
 from ..util.brief import Brief
 from ..util.text import count, escape
 
-__all__ = ["Companion", "Initial", "KnownLayout", "Recognise", "TargetSpec"]
+__all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
 """``initial(keys, seed)`` yields each key with its drawn values: little-endian bytes that the caller may change."""
@@ -24,6 +24,22 @@ class Companion(Brief):
     name: str
     path: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class InitialFile(Brief):
+    """A checkpoint that has initial values of some tensors; ``keys`` maps the destination's keys to its own.
+
+    ``stripped`` are the wrappers that its keys have and ``keys`` does not. ``op`` is "keep" if a declaration keeps
+    these values, "copy" if the model's constructor loads them; ``rule`` says so.
+    """
+
+    path: str
+    root: str
+    keys: Mapping[str, str]
+    op: str
+    rule: str
+    stripped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,12 +73,13 @@ class TargetSpec(Brief):
     ``ties`` maps each further key of a tensor to its first. ``layers`` are module prefixes in the model's own order,
     output layer last. ``vocabulary`` maps a key to its vocabulary axis. If the destination is a checkpoint, so that its
     values are kept if no source gives others, ``keeps`` is its path and ``keeps_root`` that of the state dict in it, or
-    ``kept`` is the checkpoint itself. ``undrawable`` are the keys without an initialiser. ``config`` is the path of the
-    configuration, ``files`` are those that it reads. ``ran`` names code that was run to find all this. ``recognise``
-    finds changes that a source needs because of its layout or older names. An output folder also gets the
-    ``companions``, and does not store the names in ``implied``, which whoever loads it ties to others. ``lists`` are
-    the files of the old and the new token list, if the destination was given another vocabulary. ``build`` makes the
-    live module, if the destination is one.
+    ``kept`` is the checkpoint itself. ``given`` are files that have the initial values of some tensors, instead of an
+    initialiser. ``undrawable`` maps keys without an initialiser that could be used to the reason, '' if there is none.
+    ``config`` is the path of the configuration, ``files`` are those that it reads. ``ran`` names code that was run to
+    find all this. ``recognise`` finds changes that a source needs because of its layout or older names. An output
+    folder also gets the ``companions``, and does not store the names in ``implied``, which whoever loads it ties to
+    others. ``lists`` are the files of the old and the new token list, if the destination was given another vocabulary.
+    ``build`` makes the live module, if the destination is one.
     """
 
     kind: str
@@ -75,7 +92,8 @@ class TargetSpec(Brief):
     keeps: str = ""
     keeps_root: str = ""
     kept: object = field(default=None, repr=False, compare=False)
-    undrawable: frozenset[str] = frozenset()
+    given: tuple[InitialFile, ...] = ()
+    undrawable: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     files: tuple[str, ...] = ()
     ran: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ def _facts(one: Explanation) -> Iterator[tuple[str, str]]:
     part = "where the source does not reach, " if one.source else ""
     if one.seed is not None:
         yield "drawn", f"{part}by the destination's own initialiser, seed {one.seed}"
-    elif step.op == "keep" or step.overlays:
+    elif (step.op == "keep" and not one.source) or step.overlays:
         yield "kept", f"{part}the destination's own value"
     if one.ties:
         yield "tied to", listing(one.ties)

@@ -92,7 +92,7 @@ def _reason(step: Step) -> str:
     if step.reason == "excluded":
         return f"excluded by {step.rule}" if step.rule.startswith("--") else step.rule
     if step.reason == "missing":
-        return "in no source"
+        return f"in no source, {step.rule}" if step.rule else "in no source"
     if step.reason:
         return step.rule
     if step.rows is not None:
@@ -184,7 +184,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 def _origin(step: Step, plan: Plan) -> str:
     """Return the origin of a tensor: its source, and its key there if that differs."""
-    if step.source is None or step.op == "keep":
+    if step.source is None or (step.op == "keep" and plan.sources[step.source].role == "destination"):
         return "-"
     keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")
     name = plan.sources[step.source].name

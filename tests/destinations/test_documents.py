@@ -165,7 +165,7 @@ model:
   tied: [[i, a]]
 """)
     assert spec.ties == {"i": "a"}
-    assert spec.undrawable == {"h"}
+    assert spec.undrawable == {"h": ""}
     drawn = {}
     for key, data in spec.initial(["f", "a", "b", "c", "d", "e", "g"], 3):
         drawn[key] = (
@@ -337,8 +337,10 @@ def test_a_module_with_a_sparse_buffer_is_no_destination() -> None:
 
 def test_init_suggests_by_name_and_shape_and_can_be_carried_out(tmp_path: Path) -> None:
     tensors = {
-        "w": torch.ones(3, 2), "norm.weight": torch.ones(3), "norm.bias": torch.ones(3), "bn.running_var": torch.ones(3),
-        "position_ids": torch.arange(4)[None], "steps": torch.tensor(5), "v_g": torch.ones(2),
+        "w.weight": torch.ones(3, 2), "norm.weight": torch.ones(3), "norm.bias": torch.ones(3),
+        "bn.running_var": torch.ones(3), "position_ids": torch.arange(4)[None], "steps": torch.tensor(5),
+        "v.weight_g": torch.ones(2, 1), "lstm.weight_ih_l0_reverse": torch.ones(4, 2), "lstm.bias_hh_l0": torch.ones(4),
+        "attn.bias": torch.ones(1, 1, 3, 3), "norm.std": torch.ones(3), "bn.num_batches_tracked": torch.tensor(3),
         "w8": torch.ones(4, 4).to(torch.float8_e4m3fn), "z": torch.ones(2, 2, dtype=torch.complex64),
     }  # fmt: skip
     torch.save(tensors, "src.pth")
@@ -348,10 +350,11 @@ def test_init_suggests_by_name_and_shape_and_can_be_carried_out(tmp_path: Path) 
         rows = (json.loads(text) if name.endswith("json") else yaml.safe_load(text))["model"]["tensors"]
         slope = {"kaiming_uniform": {"a": 2.23607}}
         assert {key: row["init"] for key, row in rows.items()} == {
-            "w": slope, "norm.weight": "ones", "norm.bias": "zeros", "bn.running_var": "ones", "position_ids": "arange",
-            "steps": "zeros", "v_g": "ones", "w8": slope, "z": "zeros",
+            "w.weight": slope, "norm.weight": "ones", "norm.bias": "zeros", "bn.running_var": "ones", "position_ids": "arange",
+            "steps": "like", "v.weight_g": "ones", "w8": "like", "z": "like", "lstm.weight_ih_l0_reverse": slope,
+            "lstm.bias_hh_l0": "zeros", "attn.bias": "like", "norm.std": "like", "bn.num_batches_tracked": "zeros",
         }  # fmt: skip
-        cs.apply(cs.transplant("src.pth", name, exclude=["w", "w8", "position_ids"]), "out.pth", force=True)
+        cs.apply(cs.transplant("src.pth", name, exclude=["w.weight", "w8", "position_ids"]), "out.pth", force=True)
         assert cs.verify("out.pth").ok
     assert text.count("\n") > 5
     lines = Path("made.yaml").read_text().splitlines()

@@ -15,6 +15,7 @@ from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.target import KnownLayout, TargetSpec
+from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
 from ...planning.transplant.select import PlanningInputs, SourceView, renamed_by_spec
 from ...planning.transplant.transplant import plan_transplant
@@ -119,6 +120,7 @@ def plan_into(
     ``by_place`` is set. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
+    initial_files: list[Checkpoint] = []
     try:
         for place, spec in enumerate(specs, 1):
             called = f"source {place}" if len(specs) > 1 else "source"
@@ -127,14 +129,16 @@ def plan_into(
         sources = recognised(opened, rows, specs, target)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened)
+        initial = _initial(target, names_of([spec.uri for spec in specs]), initial_files)
         wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
         plan = plan_transplant(
-            views, target, options, planned=plan_target(target), keeper=keeper, wanted=wanted, seed=seed,
-            arguments={**arguments, **_recorded_specs(specs)}, metadata=_metadata(opened[: len(specs)]),
+            views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
+            seed=seed, arguments={**arguments, **_recorded_specs(specs)}, metadata=_metadata(opened[: len(specs)]),
             notes=_notes(specs, sources, target),
         )  # fmt: skip
         check_converted(plan, sources)
-        check_codes(plan, [*(view.codes for view in views), wanted], wanted)
+        plan, initial_files = _used(plan, initial_files)
+        check_codes(plan, [*(view.codes for view in views), *(one.codes for one in initial_files), wanted], wanted)
         quantised_by = (config or {}).get("quantization_config")
         held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
         owner = len(specs) if len(opened) > len(specs) else None
@@ -159,10 +163,12 @@ def plan_into(
         plan = checked_rows(plan, folders, remedy=COPIED, allowed=by_place, declared=target.vocabulary)
         plan = with_model_files_pinned(plan, folders)
     except BaseException:
-        for checkpoint in opened:
+        for checkpoint in (*opened, *initial_files):
             checkpoint.close()
         raise
-    return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
+    return replace(
+        plan, inputs=PlanInputs((*held, *initial_files), target, others, PlanningInputs(views, target, options))
+    )
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
@@ -186,6 +192,32 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) 
         return None
     opened.append(open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False))
     return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
+
+
+def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> list[InitialView]:
+    """Return the files that have initial values of the destination, as sources of the plan; opens them."""
+    views = []
+    for file in target.given:
+        given.append(open_checkpoint(file.path, file.root, unwrap=False).unwrapped(stripped=file.stripped))
+        names = [*names, names_of([*names, file.path])[-1]]
+        views.append(InitialView(plan_source(names[-1], given[-1], role="initial"), given[-1], file))
+    return views
+
+
+def _used(plan: Plan, given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
+    """Return the plan and the open files of initial values, without those that no step reads; closes these."""
+    first = len(plan.sources) - len(given)
+    read = {step.source for step in plan.steps}
+    places = [place for place in range(first, len(plan.sources)) if place in read]
+    moved = {place: first + number for number, place in enumerate(places)}
+    for place, checkpoint in enumerate(given, first):
+        if place not in moved:
+            checkpoint.close()
+    steps = plan.steps
+    if len(places) < len(given):
+        steps = tuple(replace(one, source=moved.get(one.source or 0, one.source)) for one in steps)
+    sources = (*plan.sources[:first], *(plan.sources[place] for place in places))
+    return replace(plan, sources=sources, steps=steps), [given[place - first] for place in places]
 
 
 def _given(itself: object, path: str) -> CheckpointLike:

@@ -13,6 +13,7 @@ NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.
 
 From a checkpoint it declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape.
+What shows no initialiser, such as buffers, keeps the values of the checkpoint (init: like).
 Review and edit it: change a shape, remove a module, then transplant into it. From ESPnet's config.yaml it writes a
 configuration that names that file, and copies what is frozen (freeze_param) into the section train.
 """

@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, human_bytes, listing
+from .._inits import DEVIATION, is_deviation
 from .parts import own_part, whole
 from .recording.graph import Node, Recording, StorageView, Unrecordable
 from .recording.record import recording, release
@@ -97,10 +98,23 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
         tensors=built.infos,
         ties=built.ties,
         initial=source.initial,
+        undrawable=dict.fromkeys(_zero_deviations(source), DEVIATION),
         notes=notes,
         build=build,
         **fields,
     )
+
+
+def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
+    """Yield the keys of deviations that the constructor sets to zero, or never, until statistics are loaded."""
+    infos = source.built.infos
+    keys = [
+        key for key in infos if is_deviation(key) and not key.endswith("running_var") and key not in source.built.ties
+    ]
+    for key, data in source.initial([key for key in keys if infos[key].numel], 0):
+        values = torch.frombuffer(data, dtype=getattr(torch, infos[key].dtype))
+        if bool((values == 0).any()):
+            yield key
 
 
 def _record(build: Build, seed: int) -> _Built:

@@ -18,7 +18,8 @@ __all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
 class PlanSource(Brief):
     """An input of a plan: its name in messages, its path, the dotted path of its state dict, and its files' digests.
 
-    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are plain data:
+    ``role`` is "source", "destination" for a checkpoint whose own values are kept, or "initial" for a file that has the
+    initial values of some tensors. ``operations`` are plain data:
     they changed the tensors before rules selected any. A source in ``memory`` has no path; its digest covers keys,
     dtypes and shapes. ``beside`` are the files next to the weights that planning read, by name, with their SHA-256.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import ConfigError, FormatError, PlanError
@@ -12,16 +12,17 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..mismatch.fitting import fit
 from ..mismatch.policies import cast_fault, is_reshape
+from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
-from ..target import TargetSpec
+from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
 from .gates import PlanFaults, raise_faults
 from .options import Options
 from .select import Selection, TensorOrigin, operation_fields
 from .vocabulary import VocabularyAxes
 
-__all__ = ["Decisions", "decide", "dropped_layers", "origin_of"]
+__all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
 # ``--drop-last``: the layers of a destination to initialise, in its declared order; never by parts of names.
 
@@ -89,6 +90,15 @@ def _checksum(info: TensorInfo) -> int | None:
     return info.storage.crc32 if whole and info.storage is not None else None
 
 
+@dataclass(frozen=True)
+class InitialView:
+    """A file that has initial values: as a source of the plan, with its tensors, and the keys that it gives."""
+
+    source: PlanSource
+    tensors: Mapping[str, TensorInfo]
+    file: InitialFile
+
+
 @dataclass
 class Decisions:
     """The steps in state-dict order, the pairs of keys to compare before writing, and the names that are used."""
@@ -100,7 +110,14 @@ class Decisions:
 
 
 class _Decider:
-    def __init__(self, target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        target: TargetSpec,
+        selection: Selection,
+        options: Options,
+        names: Sequence[str],
+        initial: Sequence[InitialView],
+    ) -> None:
         self.target = target
         self.selection = selection
         self.options = options
@@ -108,6 +125,7 @@ class _Decider:
         self.faults = PlanFaults()
         self.changes: list[ShapeChange] = []
         self.keeper = len(names) if target.keeps else None
+        self._given = {key: (place, view) for place, view in enumerate(initial, len(names)) for key in view.file.keys}
         self.aliases: dict[str, list[str]] = {}
         for alias, owner in target.ties.items():
             self.aliases.setdefault(owner, []).append(alias)
@@ -183,13 +201,33 @@ class _Decider:
         fault = cast_fault(info.dtype, dtype)
         if fault:
             self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
-        if self.keeper is None and key in self.target.undrawable:
-            self.faults.undrawable.append(key)
+        if self.keeper is None and key in self._given:
+            return self._from_file(key, dtype, reason=reason, rule=rule, policy=policy)
+        if (
+            self.keeper is None
+            and key in self.target.undrawable
+            and not (reason == "reinit" and self._is_drawable(key))
+        ):
+            self.faults.add_undrawable(key, self.target.undrawable[key])
         if self.keeper is None:
             return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
         return Step(
             key, "keep", dtype, info.shape, self.keeper, key, info.dtype, info.shape,
             rule=rule, policy=policy, reason=reason,
+        )  # fmt: skip
+
+    def _is_drawable(self, key: str) -> bool:
+        """Return whether a tensor has an initialiser, which may be used if the user asks for it by --reinit."""
+        return bool(self.target.undrawable.get(key, "drawable"))
+
+    def _from_file(self, key: str, dtype: str, *, reason: str, rule: str, policy: str) -> Step:
+        """Return the step of a tensor whose initial values are in a file."""
+        place, view = self._given[key]
+        there = view.file.keys[key]
+        info = view.tensors[there]
+        return Step(
+            key, view.file.op, dtype, info.shape, place, there, info.dtype, info.shape,
+            rule=rule or view.file.rule, policy=policy, reason=reason,
         )  # fmt: skip
 
     def _mapped(self, step: Step) -> Step | None:
@@ -208,7 +246,7 @@ class _Decider:
         rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))
         made = replace(step, op="map", rows=rows, axis=axis, policy="vocab", rule=rule)
         if made.overlays and self.keeper is None and step.key in self.target.undrawable:
-            self.faults.undrawable.append(step.key)
+            self.faults.add_undrawable(step.key, self.target.undrawable[step.key])
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
@@ -243,7 +281,7 @@ class _Decider:
             info = self.target.tensors[step.key]
             return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
         if found.op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
-            self.faults.undrawable.append(step.key)
+            self.faults.add_undrawable(step.key, self.target.undrawable[step.key])
         return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
 
     def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
@@ -253,13 +291,21 @@ class _Decider:
         return choice if choice and DTYPES[wanted.dtype].kind == "float" else wanted.dtype
 
 
-def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
+def decide(
+    target: TargetSpec,
+    selection: Selection,
+    options: Options,
+    names: Sequence[str],
+    initial: Sequence[InitialView] = (),
+) -> Decisions:
     """Decide how every destination tensor is made; ``names`` are the names of the sources in messages.
+
+    ``initial`` are files that have initial values; in the plan they come after the sources.
 
     Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError
     if a selected tensor has no plain values.
     """
-    decider = _Decider(target, selection, options, names)
+    decider = _Decider(target, selection, options, names, initial)
     decisions = Decisions()
     owned: dict[str, Step] = {}
     for key in target.tensors:

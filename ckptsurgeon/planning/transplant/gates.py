@@ -31,6 +31,15 @@ class PlanFaults:
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
     undrawable: list[str] = field(default_factory=list)
+    zero: list[tuple[str, str]] = field(default_factory=list)
+
+    def add_undrawable(self, key: str, why: str) -> None:
+        """Add a tensor without an initialiser that could be used, and the reason, if it has one."""
+        if why:
+            self.zero.append((key, why))
+        else:
+            self.undrawable.append(key)
+
     coded: list[tuple[TensorOrigin, str]] = field(default_factory=list)
 
 
@@ -44,6 +53,12 @@ def raise_faults(
     if faults.mismatches:
         wrong = axes.of_no_list([step for step, _, _ in faults.mismatches]) if axes else None
         raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes else by_place)
+    if faults.zero:
+        raise PlanError(
+            f"{escape(target)} would start with zeros in {grouped(faults.zero)}.",
+            hint=f"Take it from a source, or --reinit {escape(faults.zero[0][0])} keeps the zeros.",
+            details=[key for key, _ in faults.zero],
+        )
     if faults.undrawable:
         raise PlanError(
             f"{escape(target)} does not say how to initialise {listing(faults.undrawable)}, "
@@ -93,7 +108,9 @@ def _module(key: str) -> str:
     return key.rpartition(".")[0] or key
 
 
-UNLOADED = ("initialised", "kept")
+def _is_unloaded(step: Step) -> bool:
+    """Return whether no source gives a tensor: its initial values are drawn, kept, or in a file of the destination."""
+    return bool(step.reason)
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
@@ -125,8 +142,7 @@ def check_gates(
     views: Sequence[SourceView] = (),
 ) -> None:
     """Raise PlanError if --on-missing error, --strict or --require is not met, or nothing would be loaded."""
-    loaded = [step for step in steps if step.kind not in UNLOADED]
-    if not loaded:
+    if all(_is_unloaded(step) for step in steps):
         raise _nothing_loaded(steps, unexpected, target, views)
     _check_required(steps, options)
     missing = [step.key for step in steps if step.reason == "missing"]
@@ -151,9 +167,9 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
     matcher = KeyMatcher([flag.pattern for flag in options.require])
     for step in steps if options.require else ():
         hits = matcher.match(step.key)
-        if hits and step.kind in UNLOADED:
+        if hits and _is_unloaded(step):
             flag = options.require[min(hits)]
-            unmet = [s.key for s in steps if s.kind in UNLOADED and min(hits) in matcher.match(s.key)]
+            unmet = [s.key for s in steps if _is_unloaded(s) and min(hits) in matcher.match(s.key)]
             come = "comes" if len(unmet) == 1 else "come"
             raise PlanError(
                 f"{flag} is not met: {count(len(unmet), 'tensor')} of it {come} from no source: {listing(unmet)}.",

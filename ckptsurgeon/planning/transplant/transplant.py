@@ -13,7 +13,7 @@ from ..plan.plan import Plan
 from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
-from .decide import decide
+from .decide import InitialView, decide
 from .gates import check_destination_patterns, check_gates, check_prefixes
 from .options import Options
 from .select import Selection, SourceView, TensorOrigin, select
@@ -31,6 +31,7 @@ def plan_transplant(
     *,
     planned: PlanTarget,
     keeper: PlanSource | None = None,
+    initial: Sequence[InitialView] = (),
     wanted: QuantisedTensors = NO_CODES,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
@@ -40,22 +41,23 @@ def plan_transplant(
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
     ``planned`` is the destination in the plan. ``keeper`` is the destination's own checkpoint, if values that no source
-    gives are kept; ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match
-    nothing, PlanError for impossible requests, FormatError for values that cannot be copied.
+    gives are kept; ``initial`` are files that have initial values of some tensors. ``wanted`` are the quantised tensors
+    of the destination. Raises PatternError for patterns that match nothing, PlanError for impossible requests,
+    FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
     selection = select(views, options)
     names = [view.source.name for view in views]
-    decisions = decide(target, selection, options, names)
+    decisions = decide(target, selection, options, names, initial)
     unexpected = _unexpected(selection, decisions.used)
     check_decoded(decisions.steps, selection, views)
     check_replaced(decisions.steps, selection, views, wanted)
     check_gates(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
-    sources = tuple(view.source for view in views)
+    kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
     return Plan(
         verb="transplant",
-        sources=(*sources, keeper) if keeper is not None else sources,
+        sources=(*(view.source for view in views), *kept),
         target=planned,
         steps=tuple(decisions.steps),
         unexpected=tuple((origin.source, origin.key) for origin in unexpected),
