@@ -29,7 +29,8 @@ class Document:
     ``content`` is None if our YAML reader refuses the file (because of a toolkit's own tags); then ``fault`` is its
     error. ``model`` is the section ``model:``, empty if the file has no such section. ``read`` collects the paths of
     the files that the configuration names, as they are read, and ``ran`` its code, as it is imported or called.
-    ``vocabulary`` replaces the vocabulary of the model, and ``task`` names the toolkit's task, if given.
+    ``vocabulary`` replaces the vocabulary of the model, and ``task`` names the toolkit's task, if given. Without
+    ``constructor_weights``, the model is built without the weights that its constructor would load.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Document:
     ran: list[str] = field(default_factory=list)
     vocabulary: NewVocabulary | None = None
     task: str | None = None
+    constructor_weights: bool = True
 
     @property
     def name(self) -> str:

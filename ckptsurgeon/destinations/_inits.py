@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..planning.target import Undrawable
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape
@@ -20,7 +21,7 @@ from ._document import Document, check_fields
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEVIATION", "LIKE", "Init", "drawn", "is_deviation", "read_init", "suggested_init"]
+__all__ = ["LIKE", "NO_INIT", "ZERO_DEVIATION", "Init", "drawn", "is_deviation", "read_init", "suggested_init"]
 
 _AT_LEAST_2 = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal")
 _ARGUMENTS = {
@@ -62,7 +63,15 @@ class Init:
         return self.name == "zeros" or (self.name == "constant" and self.arguments.get("val") == 0)
 
 
-DEVIATION = "a deviation, by which models divide"
+NO_INIT = Undrawable(
+    "does not say how to initialise {keys}, not taken whole from a source",
+    "Give each of them an init: in the destination's file.",
+)
+ZERO_DEVIATION = Undrawable(
+    "would start with zeros in {keys}, a deviation, by which models divide",
+    "Take it from a source; --reinit {key} uses the zeros all the same.",
+    allowed=True,
+)
 _DEVIATION = re.compile(r"(.*[._])?(?<!log_)(std|stddev|stdev|istd|var|variance|deviation)")
 
 

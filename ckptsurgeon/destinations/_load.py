@@ -68,23 +68,33 @@ def is_configuration(path: str) -> bool:
     return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
 
 
-def load_target(path: CheckpointLike, *, task: str | None = None) -> TargetSpec:
+def load_target(path: CheckpointLike, *, task: str | None = None, constructor_weights: bool = True) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
     Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``. Raises ConfigError
     if the configuration is wrong or a package is missing, with the code that has already run; for a checkpoint,
     raises what ``open_checkpoint`` raises. ``task`` names the task of an ESPnet configuration (asr, st, tts and
-    others), which it does not name itself.
+    others), which it does not name itself. Weights that the model's constructor loads from files are initial values;
+    without ``constructor_weights`` the model is built without them. Raises SourceError if the constructor needs a host
+    that cannot be reached.
     """
-    return target_with(path, None, task)
+    return target_with(path, None, task, constructor_weights=constructor_weights)
 
 
-def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None, task: str | None = None) -> TargetSpec:
+def target_with(
+    path: CheckpointLike,
+    vocabulary: NewVocabulary | None,
+    task: str | None = None,
+    *,
+    constructor_weights: bool = True,
+) -> TargetSpec:
     """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
 
     Token ids of its configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied.
     """
+    if not constructor_weights:
+        _check_built(path)
     if not isinstance(path, (str, os.PathLike)):
         return checkpoint_target(path)
     text = os.fspath(path)
@@ -96,7 +106,7 @@ def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None, task: st
         return _folder(text)
     if not is_configuration(text):
         return checkpoint_target(text)
-    document = replace(read_document(text), vocabulary=vocabulary, task=task)
+    document = replace(read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights)
     try:
         return _checked_kind(document).load(document)
     except CheckpointError as error:
@@ -108,6 +118,15 @@ def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None, task: st
             error.hint = f"{error.hint} It had already run: {said}.".lstrip()
             error.details = (*error.details, *(f"ran {code}" for code in ran))
         raise
+
+
+def _check_built(path: CheckpointLike) -> None:
+    """Raise ConfigError for a destination that no constructor builds, so that none can load weights."""
+    if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
+        raise ConfigError(
+            "--no-constructor-weights is for destinations that code builds: _target_, ESPnet's or SpeechBrain's.",
+            hint="Leave it out.",
+        )
 
 
 def code_named(path: str) -> tuple[str, ...]:

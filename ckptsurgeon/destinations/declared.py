@@ -17,7 +17,7 @@ from ..tensors.dtypes import dtype_named
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, shape_text
 from ._document import Document, check_fields
-from ._inits import DEVIATION, LIKE, Init, drawn, is_deviation, read_init, suggested_init
+from ._inits import LIKE, NO_INIT, ZERO_DEVIATION, Init, drawn, is_deviation, read_init, suggested_init
 
 __all__ = ["CONFIG", "declare"]
 
@@ -54,10 +54,8 @@ class _Declared:
             initial=lambda keys, seed: _initial(tensors, inits, given, keys, seed),
             given=given,
             undrawable={
-                **dict.fromkeys(
-                    (key for key in tensors if key not in inits and key not in kept and key not in ties), ""
-                ),
-                **{key: DEVIATION for key, init in inits.items() if init.is_zero and is_deviation(key)},
+                **{key: NO_INIT for key in tensors if key not in inits and key not in kept and key not in ties},
+                **{key: ZERO_DEVIATION for key, init in inits.items() if init.is_zero and is_deviation(key)},
             },
             config=document.path,
         )

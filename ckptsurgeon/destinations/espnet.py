@@ -90,7 +90,7 @@ class _Toolkit:
 
         spec = module_target(
             build, kind="espnet", name=document.name, config=document.path, files=read.files,
-            notes=(*read.notes, *notes),
+            weights=document.constructor_weights, notes=(*read.notes, *notes),
             ran=(f"{read.task.module}.{read.task.cls}.build_model from ESPnet{_version()}",),
         )  # fmt: skip
         tokens = getattr(given, "token_list", None) or ()

@@ -47,6 +47,7 @@ class _Factory:
             kind="factory",
             name=document.name,
             config=document.path,
+            weights=document.constructor_weights,
             files=tuple(dict.fromkeys(one.file for one in found if one.file)),
             ran=tuple(dict.fromkeys(f"{one.target} from {one.source}" for one in found)),
         )

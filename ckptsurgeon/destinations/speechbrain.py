@@ -93,8 +93,8 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
         return _module(document, entry, made)
 
     return module_target(
-        build, kind="speechbrain", name=document.name, config=document.path, files=read.files, ran=read.ran,
-        notes=read.notes,
+        build, kind="speechbrain", name=document.name, config=document.path, weights=document.constructor_weights,
+        files=read.files, ran=read.ran, notes=read.notes,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from ..tensors.info import TensorInfo
 from ..util.brief import Brief
 from ..util.text import count, escape
 
-__all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec"]
+__all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec", "Undrawable"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
 """``initial(keys, seed)`` yields each key with its drawn values: little-endian bytes that the caller may change."""
@@ -40,6 +40,18 @@ class InitialFile(Brief):
     op: str
     rule: str
     stripped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Undrawable:
+    """Why initial values of some tensors cannot be used, said of the destination, and what a user can do.
+
+    ``{keys}`` in ``why`` and ``{key}`` in ``hint`` are the tensors' keys. If ``allowed``, --reinit uses the values.
+    """
+
+    why: str
+    hint: str
+    allowed: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +86,7 @@ class TargetSpec(Brief):
     output layer last. ``vocabulary`` maps a key to its vocabulary axis. If the destination is a checkpoint, so that its
     values are kept if no source gives others, ``keeps`` is its path and ``keeps_root`` that of the state dict in it, or
     ``kept`` is the checkpoint itself. ``given`` are files that have the initial values of some tensors, instead of an
-    initialiser. ``undrawable`` maps keys without an initialiser that could be used to the reason, '' if there is none.
+    initialiser. ``undrawable`` are the keys without an initialiser, or with one that must not be used.
     ``config`` is the path of the configuration, ``files`` are those that it reads. ``ran`` names code that was run to
     find all this. ``recognise`` finds changes that a source needs because of its layout or older names. An output
     folder also gets the ``companions``, and does not store the names in ``implied``, which whoever loads it ties to
@@ -93,7 +105,7 @@ class TargetSpec(Brief):
     keeps_root: str = ""
     kept: object = field(default=None, repr=False, compare=False)
     given: tuple[InitialFile, ...] = ()
-    undrawable: Mapping[str, str] = field(default_factory=dict)
+    undrawable: Mapping[str, Undrawable] = field(default_factory=dict)
     config: str = ""
     files: tuple[str, ...] = ()
     ran: tuple[str, ...] = ()

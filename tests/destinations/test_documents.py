@@ -165,7 +165,7 @@ model:
   tied: [[i, a]]
 """)
     assert spec.ties == {"i": "a"}
-    assert spec.undrawable == {"h": ""}
+    assert list(spec.undrawable) == ["h"]
     drawn = {}
     for key, data in spec.initial(["f", "a", "b", "c", "d", "e", "g"], 3):
         drawn[key] = (

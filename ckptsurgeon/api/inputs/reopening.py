@@ -175,7 +175,11 @@ def inputs_of(plan: Plan) -> PlanInputs:
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan was made.", hint="Make a new plan.")
         change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
-        target = target_with(plan.target.config, change, plan.arguments.get("task")) if _draws(plan) else None
+        target = None
+        if _draws(plan):
+            weights = not plan.arguments.get("no_constructor_weights")
+            task = plan.arguments.get("task")
+            target = target_with(plan.target.config, change, task, constructor_weights=weights)
         _check_target(plan, target)
         inputs = replace(planned or PlanInputs(), sources=tuple(opened), target=target)
         keeper = inputs.keeper(plan)

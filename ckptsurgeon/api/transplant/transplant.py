@@ -72,6 +72,7 @@ def transplant(
     seed: int = 0,
     root: str | None = None,
     task: str | None = None,
+    constructor_weights: bool = True,
 ) -> Plan:
     """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
 
@@ -87,7 +88,8 @@ def transplant(
     channels, center) or a map from pattern to policy.
     ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
     ``dtype`` is "keep" or the dtype of all floating tensors. ``task`` names the task of an ESPnet configuration, where
-    its entries leave it open.
+    its entries leave it open. Without ``constructor_weights``, weights that the destination's constructor would load
+    from files are left out.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
@@ -96,7 +98,7 @@ def transplant(
     dtype = str(dtype) if dtype is not None else None
     lists = vocabulary_files(vocab)
     change = new_vocabulary(lists, token_map)
-    target = target_with(destination, change, task)
+    target = target_with(destination, change, task, constructor_weights=constructor_weights)
     options = Options.of(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
@@ -111,6 +113,7 @@ def transplant(
         vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
         drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root, task=task,
+        no_constructor_weights=not constructor_weights,
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(

@@ -148,6 +148,12 @@ def run(
     ] = None,
     root: Root = None,
     task: Task = None,
+    no_constructor_weights: Annotated[
+        bool,
+        typer.Option(
+            "--no-constructor-weights", help="Build the destination without the weights that its constructor loads."
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +181,7 @@ def run(
         ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
-        root=root, task=task,
+        root=root, task=task, constructor_weights=not no_constructor_weights,
     )  # fmt: skip
     if explain:
         show_explained(writing.sink, plan, explain)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
-from ...planning.target import TargetSpec
+from ...errors import ConfigError, SourceError
+from ...planning.target import InitialFile, TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, human_bytes, listing
-from .._inits import DEVIATION, is_deviation
+from .._inits import ZERO_DEVIATION, is_deviation
+from .constructor_weights import left_out, loaded_files, weights_left_out, weights_opened
+from .opened import watched
 from .parts import own_part, whole
 from .recording.graph import Node, Recording, StorageView, Unrecordable
 from .recording.record import recording, release
@@ -49,17 +53,48 @@ class _Built:
 class _ModuleSource:
     """Draws the initial values of a module that ``build`` constructs."""
 
-    def __init__(self, build: Build) -> None:
+    def __init__(self, build: Build, name: str, *, weights: bool) -> None:
         self._build = build
+        self._name = name
+        self.weights = weights
         self.built = self._construct(0)
 
     def _construct(self, seed: int) -> _Built:
+        with watched() as self.opened, nullcontext() if self.weights else weights_left_out():
+            try:
+                return self._constructed(seed)
+            except Exception as error:
+                raise self._unreachable(error) or error from None
+
+    def _constructed(self, seed: int) -> _Built:
         try:
             return _record(self._build, seed)
         except (ConfigError, TypeError, ImportError, SyntaxError):
             raise
         except Exception as error:  # if construction without storage fails, construct with storage
-            return _construct_for_real(self._build, seed, error)
+            if self.opened.unreachable:
+                raise
+            loads = any(weights_opened(self.opened.files))
+            why = Unrecordable("reads tensors from a file") if loads else error
+            return _construct_for_real(self._build, seed, why)
+
+    def _unreachable(self, error: Exception) -> SourceError | None:
+        """Return the error of a constructor that failed after a host did not answer; None if all hosts answered."""
+        if not self.opened.unreachable:
+            return None
+        return SourceError(
+            f"{escape(self._name)} cannot be built: its constructor asks {escape(self.opened.unreachable)}, which "
+            f"cannot be reached. {type(error).__name__}: {escape(str(error), 300)}",
+            hint="Build it once with a network, so that its files are in the cache, or name local files.",
+        )
+
+    def values(self, key: str) -> Tensor | None:
+        """Return the values of a key that are not drawn, and do not depend on the seed; None if they are drawn."""
+        if any(node.random for node in self.built.nodes.get(key, ())):
+            return None
+        ((_, data),) = self.initial([key], self.built.seed)
+        info = self.built.infos[key]
+        return torch.frombuffer(data, dtype=getattr(torch, info.dtype)).reshape(info.shape) if len(data) else None
 
     def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
         """Yield each key with its initial values as contiguous bytes, one at a time."""
@@ -77,19 +112,23 @@ class _ModuleSource:
             del tensor, data
 
 
-def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> TargetSpec:
+def module_target(build: Build, *, kind: str, name: str, weights: bool = True, **fields: Any) -> TargetSpec:
     """Return the destination whose tensors are those of the module that ``build()`` returns.
 
-    Raises ConfigError if it cannot be built or its shapes are not known without data.
+    ``weights`` are those that its constructor loads from files, which are found out; without them it is built from its
+    configuration. Raises ConfigError if it cannot be built or its shapes are not known without data, SourceError if it
+    needs a host that cannot be reached.
     """
     try:
-        source = _ModuleSource(build)
-    except ConfigError:
+        source = _ModuleSource(build, name, weights=weights)
+    except (ConfigError, SourceError):
         raise
     except Exception as error:
         raise ConfigError(f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}") from error
     built = source.built
-    notes = (*fields.pop("notes", ()), *built.notes, *_copies(built), *_unset(built))
+    given, more = _loaded(source, fields.get("files", ()))
+    read = {key: left_out(one.path) for one in given for key in one.keys} if not weights else {}
+    notes = (*fields.pop("notes", ()), *built.notes, *_copies(built), *_unset(built), *more)
     if built.skipped:
         notes = (*notes, f"not tensors, left out: {listing(built.skipped, where='')}")
     return TargetSpec(
@@ -98,11 +137,28 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
         tensors=built.infos,
         ties=built.ties,
         initial=source.initial,
-        undrawable=dict.fromkeys(_zero_deviations(source), DEVIATION),
+        given=tuple(given) if weights else (),
+        undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},
         notes=notes,
         build=build,
         **fields,
     )
+
+
+def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[InitialFile], list[str]]:
+    """Return the files that the constructor loads weights from, and notes on other files and hosts that it asks."""
+    hosts = list(source.opened.hosts)
+    notes = [f"its constructor asked {listing(hosts, where='')}"] if hosts else []
+    held = {os.path.abspath(path) for path in known}
+    paths = [path for path in weights_opened(source.opened.files) if os.path.abspath(path) not in held]
+    if not paths:
+        return [], notes
+    infos = {key: info for key, info in source.built.infos.items() if key not in source.built.ties}
+    found, others = loaded_files(paths, infos, source.values)
+    loads = [f"its constructor loads {count(len(one.keys), 'tensor')} from {escape(one.path)}" for one in found]
+    idle = "no tensor is copied from it unchanged" if source.weights else "its weights are left out"
+    reads = [f"its constructor reads {escape(path)}, and {idle}" for path in others]
+    return found, [*notes, *(loads if source.weights else ()), *reads]
 
 
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:

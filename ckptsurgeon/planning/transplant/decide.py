@@ -203,12 +203,8 @@ class _Decider:
             self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
         if self.keeper is None and key in self._given:
             return self._from_file(key, dtype, reason=reason, rule=rule, policy=policy)
-        if (
-            self.keeper is None
-            and key in self.target.undrawable
-            and not (reason == "reinit" and self._is_drawable(key))
-        ):
-            self.faults.add_undrawable(key, self.target.undrawable[key])
+        if self.keeper is None and key in self.target.undrawable:
+            self._add_undrawable(key, asked=reason == "reinit")
         if self.keeper is None:
             return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
         return Step(
@@ -216,9 +212,11 @@ class _Decider:
             rule=rule, policy=policy, reason=reason,
         )  # fmt: skip
 
-    def _is_drawable(self, key: str) -> bool:
-        """Return whether a tensor has an initialiser, which may be used if the user asks for it by --reinit."""
-        return bool(self.target.undrawable.get(key, "drawable"))
+    def _add_undrawable(self, key: str, *, asked: bool = False) -> None:
+        """Record a tensor whose initial value cannot be used, unless it is allowed and --reinit ``asked`` for it."""
+        why = self.target.undrawable[key]
+        if not (asked and why.allowed):
+            self.faults.undrawable[key] = why
 
     def _from_file(self, key: str, dtype: str, *, reason: str, rule: str, policy: str) -> Step:
         """Return the step of a tensor whose initial values are in a file."""
@@ -246,7 +244,7 @@ class _Decider:
         rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))
         made = replace(step, op="map", rows=rows, axis=axis, policy="vocab", rule=rule)
         if made.overlays and self.keeper is None and step.key in self.target.undrawable:
-            self.faults.add_undrawable(step.key, self.target.undrawable[step.key])
+            self._add_undrawable(step.key)
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
@@ -281,7 +279,7 @@ class _Decider:
             info = self.target.tensors[step.key]
             return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
         if found.op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
-            self.faults.add_undrawable(step.key, self.target.undrawable[step.key])
+            self._add_undrawable(step.key)
         return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
 
     def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:

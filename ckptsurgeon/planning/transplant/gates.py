@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PatternError, PlanError
@@ -13,7 +13,7 @@ from ..keys.matcher import KeyMatcher
 from ..mismatch.fitting import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing
-from ..target import TargetSpec
+from ..target import TargetSpec, Undrawable
 from .by_place import BY_TOKEN, PositionalRows
 from .options import Options
 from .select import Selection, SourceView, TensorOrigin
@@ -30,15 +30,7 @@ class PlanFaults:
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
-    undrawable: list[str] = field(default_factory=list)
-    zero: list[tuple[str, str]] = field(default_factory=list)
-
-    def add_undrawable(self, key: str, why: str) -> None:
-        """Add a tensor without an initialiser that could be used, and the reason, if it has one."""
-        if why:
-            self.zero.append((key, why))
-        else:
-            self.undrawable.append(key)
+    undrawable: dict[str, Undrawable] = field(default_factory=dict)
 
     coded: list[tuple[TensorOrigin, str]] = field(default_factory=list)
 
@@ -53,25 +45,26 @@ def raise_faults(
     if faults.mismatches:
         wrong = axes.of_no_list([step for step, _, _ in faults.mismatches]) if axes else None
         raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes else by_place)
-    if faults.zero:
-        raise PlanError(
-            f"{escape(target)} would start with zeros in {grouped(faults.zero)}.",
-            hint=f"Take it from a source, or --reinit {escape(faults.zero[0][0])} keeps the zeros.",
-            details=[key for key, _ in faults.zero],
-        )
     if faults.undrawable:
-        raise PlanError(
-            f"{escape(target)} does not say how to initialise {listing(faults.undrawable)}, "
-            "not taken whole from a source.",
-            hint="Give each of them an init: in the destination's file.",
-            details=faults.undrawable,
-        )
+        raise _undrawable_error(faults.undrawable, target)
     if faults.casts:
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
             hint=f"Exclude {'it' if len(faults.casts) == 1 else 'them'}, or use --dtype keep.",
             details=[f"{key} is {why}" for key, why in faults.casts],
         )
+
+
+def _undrawable_error(faults: Mapping[str, Undrawable], target: str) -> PlanError:
+    """Return the error for tensors whose initial values cannot be used, with the hint for the first."""
+    groups: dict[Undrawable, list[str]] = {}
+    for key, why in faults.items():
+        groups.setdefault(why, []).append(key)
+    said = [why.why.format(keys=listing(keys)) for why, keys in groups.items()]
+    (first, keys), *_ = groups.items()
+    return PlanError(
+        f"{escape(target)} {', and '.join(said)}.", hint=first.hint.format(key=escape(keys[0])), details=list(faults)
+    )
 
 
 def _mismatch_error(
