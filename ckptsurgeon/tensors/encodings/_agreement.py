@@ -112,7 +112,8 @@ def _groups(settings: Settings) -> Settings:
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
     """Return whether a part that tensors lack is that of other tensors, so that more than the settings is wrong."""
     part = fact.found.removeprefix("no ")
-    return fact.verb == "have" and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
+    lacks = fact.verb == "have" and part != fact.found
+    return lacks and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
 
 
 def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:

@@ -92,6 +92,9 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
             yield from _grouping(kind, one, parts[".weight_scale"].shape, scheme)
         if kind in ("packed", "int8") and scheme.symmetric is False and ".weight_zero_point" not in parts:
             yield Contradiction("symmetric", "false", "no weight_zero_point", "have")
+        zero = parts.get(".weight_zero_point")  # packed ones are only written for asymmetric codes; others may be zeros
+        if kind == "packed" and scheme.symmetric and zero is not None and zero.dtype == "int32":
+            yield Contradiction("symmetric", "true", "weight_zero_point", "have")
         if kind == "packed" and scheme.actorder in GROUPED and ".weight_g_idx" not in parts:
             yield Contradiction("actorder", scheme.actorder, "no weight_g_idx", "have")
 

@@ -24,7 +24,9 @@ def _files(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(f"    {key}: {{shape: {shape}, init: zeros}}\n" for key, shape in SHAPES.items())
     Path("dst.yaml").write_text(f"model:\n  tensors:\n{rows}")
     load = target_with
-    monkeypatch.setattr(planning, "target_with", lambda *args, **options: replace(load(*args, **options), layers=LAYERS))
+    monkeypatch.setattr(
+        planning, "target_with", lambda *args, **options: replace(load(*args, **options), layers=LAYERS)
+    )
 
 
 def anew(**options: Any) -> list[str]:

@@ -151,6 +151,17 @@ def without(one: Quantised, end: str) -> Quantised:
     return replace(one, store=lambda g: {name: tensor for name, tensor in one.store(g).items() if name != end})
 
 
+def with_zero_points(one: Quantised) -> Quantised:
+    """Codes that were packed with zero points, as only those of an asymmetric scheme are."""
+
+    def store(g: torch.Generator) -> dict[str, torch.Tensor]:
+        tensors = one.store(g)
+        rows, columns = tensors[".weight_scale"].shape
+        return {**tensors, ".weight_zero_point": torch.ones(rows // 8, columns, dtype=torch.int32)}
+
+    return replace(one, store=store)
+
+
 NUMBER = "the shapes of 2 quantised tensors say"
 CONTRADICTIONS = [
     (of("nvfp4", **compressed("pack-quantized", INT4)), f"format pack-quantized, but {NUMBER} nvfp4"),
@@ -161,6 +172,7 @@ CONTRADICTIONS = [
     (of_weights("w8a8", type="float"), f"type float, but {NUMBER} int8 with scales"),
     (of_weights("w4a16", strategy="channel", group_size=None), f"strategy channel, but {NUMBER} group"),
     (of_weights("w4a16", symmetric=False), "symmetric false, but 2 quantised tensors have no weight_zero_point"),
+    (with_zero_points(of("w4a16")), "symmetric true, but 2 quantised tensors have weight_zero_point"),
     (of_weights("w4a16", actorder="group"), "actorder group, but 2 quantised tensors have no weight_g_idx"),
     (without(of("gptq-order"), ".g_idx"), "desc_act true, but 2 quantised tensors have no g_idx"),
     (of("fp8-block", fmt="e5m2"), "fmt e5m2, but 2 quantised tensors are e4m3"),

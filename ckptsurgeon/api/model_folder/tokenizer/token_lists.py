@@ -14,6 +14,7 @@ from ....vocabulary.huggingface import doubled_number
 from ....vocabulary.read import vocabulary_of
 from ..documents import VOCABULARIES
 from ..folder import LARGEST, ModelFolder
+from .spaces import space_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
@@ -89,6 +90,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _around_texts(folder)
     yield from merge_rule_notes(folder)
     yield from _own_rules(folder)
+    yield from space_notes(folder)
 
 
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
