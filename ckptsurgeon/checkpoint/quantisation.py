@@ -39,11 +39,15 @@ _MLX = "quantization"
 _BYTES = 16 << 20
 
 
+OF_RUN = "best.safetensors"
+"""The best weights of a run of ``ckpt train``, beside which are the files of a model of transformers."""
+
+
 def folder_of_model(source: Source) -> Folder | None:
     """Return the model folder of a source: the source itself, or the folder of a file named like a model's weights."""
     if isinstance(source, Folder):
         return source
-    return source.folder() if has_weights([source.name]) else None
+    return source.folder() if has_weights([source.name]) or source.name == OF_RUN else None
 
 
 def folder_around(source: Source) -> Folder | None:

@@ -30,7 +30,8 @@ class Document:
     error. ``model`` is the section ``model:``, empty if the file has no such section. ``read`` collects the paths of
     the files that the configuration names, as they are read, and ``ran`` its code, as it is imported or called.
     ``vocabulary`` replaces the vocabulary of the model, and ``task`` names the toolkit's task, if given. Without
-    ``constructor_weights``, the model is built without the weights that its constructor would load.
+    ``constructor_weights``, the model is built without the weights that its constructor would load. ``train`` is the
+    section ``train:`` with the user's changes, empty if the file has none.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Document:
     vocabulary: NewVocabulary | None = None
     task: str | None = None
     constructor_weights: bool = True
+    train: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -95,8 +97,13 @@ def read_document(path: str, what: str = "destination") -> Document:
         content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
     except ConfigError as error:
         fault = error
-    model = content.get("model") if isinstance(content, dict) else None
-    return Document(path, text, content, model if isinstance(model, dict) else {}, fault)
+    model, train = (_section(content, name) for name in ("model", "train"))
+    return Document(path, text, content, model, fault, train=train)
+
+
+def _section(content: Any, name: str) -> Mapping[str, Any]:
+    found = content.get(name) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _json(text: str, path: str) -> Any:

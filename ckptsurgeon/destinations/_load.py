@@ -87,8 +87,11 @@ def target_with(
     task: str | None = None,
     *,
     constructor_weights: bool = True,
+    train: Mapping[str, Any] | None = None,
 ) -> TargetSpec:
     """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
+
+    ``train`` replaces the section ``train:`` of the document, by which its tokeniser and processors are made.
 
     Token ids of its configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied.
@@ -107,6 +110,7 @@ def target_with(
     if not is_configuration(text):
         return checkpoint_target(text)
     document = replace(read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights)
+    document = replace(document, train=train) if train is not None else document
     try:
         return _checked_kind(document).load(document)
     except CheckpointError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -291,6 +292,20 @@ def test_a_body_with_a_new_head_transcribes(kind: str, ckpt: Run, cheap: None) -
     assert by_name["frozen tensors did not move"].status == "PASS"
     assert by_name["trained tensors moved"].status in ("PASS", "WARN")
     assert {"loss", "cer", "blanks"} <= found.figures.keys()
+    beside = {"config.json", "preprocessor_config.json", "vocab.json", "tokenizer_config.json"}
+    assert beside <= set(os.listdir("run"))
+    cs.apply(cs.convert("run/best.safetensors"), "model/")
+    assert {*beside, "model.safetensors"} <= set(os.listdir("model"))
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    assert len(AutoProcessor.from_pretrained("model").tokenizer) == 3
+    assert not AutoModelForCTC.from_pretrained("model", output_loading_info=True)[1]["missing_keys"]
+    os.mkdir("mine")
+    Path("mine/vocab.json").write_text("{}")
+    done = ckpt("train", "ctc.yaml", *(f"--set={one}" for one in sets), "--run", "mine")
+    assert done.code == 5, done
+    assert "mine/vocab.json is in the way" in done.err
+    assert os.listdir("mine") == ["vocab.json"]
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])

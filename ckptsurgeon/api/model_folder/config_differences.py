@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import scheme_of
@@ -182,7 +183,6 @@ def _said(value: Any) -> str:
 
 # Notes on inputs that two combined models prepare differently, according to the files of their processors.
 
-PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 PREPROCESSORS = ("feature_extractor", "image_processor")
 """Sections of ``processor_config.json`` that hold the fields of a ``preprocessor_config.json``."""

@@ -16,7 +16,9 @@ from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
 from ...util.text import brief_repr, escape
 from .._document import Document
+from .files import companions
 from .overrides import FETCHING, check_overrides, merged_fields
+from .processors import processor_files
 from .written import WrittenConfig, files_of
 
 __all__ = ["ModelDescription", "describe", "library"]
@@ -76,8 +78,10 @@ def describe(document: Document, package: Any) -> ModelDescription:
         why = " ".join(str(error).split())
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
     config.architectures = [name]
-    files, said = files_of(document, WrittenConfig(config, fields, overrides), fields, folder)
-    return ModelDescription(model_class, config, files, (*notes, *said))
+    written = WrittenConfig(config, fields, overrides)
+    more, others = processor_files(document, written, name, companions(folder))
+    files, said = files_of(document, written, fields, folder)
+    return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others))
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:

@@ -15,6 +15,7 @@ __all__ = [
     "ADAPTER",
     "CONFIG",
     "GENERATION",
+    "PREPROCESSOR",
     "PROCESSORS",
     "companions",
     "is_of_tokenizer",
@@ -28,8 +29,9 @@ SETTINGS = (
     CONFIG, ADAPTER, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
 )  # fmt: skip
 """Configurations of the model, an adapter, generation, and quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
+PREPROCESSOR = "preprocessor_config.json"
 PROCESSORS = (
-    "audio_tokenizer_config.json", "feature_extractor_config.json", "preprocessor_config.json", "processor_config.json",
+    "audio_tokenizer_config.json", "feature_extractor_config.json", PREPROCESSOR, "processor_config.json",
     "video_preprocessor_config.json",
 )  # fmt: skip
 TOKENIZERS = (

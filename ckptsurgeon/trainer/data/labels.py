@@ -8,13 +8,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
 from ...errors import ConfigError
+from ...vocabulary.spoken import BLANKS, SPACES
 
 __all__ = ["Labels", "UnknownLetterError"]
 
-BLANKS = ("<blank>", "<blk>", "<pad>", "[PAD]", "<ctc_blank>")
-"""Names of the CTC blank in the toolkits, the most likely first."""
-SPACES = (" ", "<space>", "|")
-"""Tokens between words: Coqui STT, ESPnet, wav2vec2."""
 PIECE_SPACE = "▁"
 """The mark of sentencepiece for a space; its words begin with it."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...destinations._document import Document, read_document
-from ...destinations._load import load_target
+from ...destinations._load import target_with
 from ...destinations.torch_module.user_code import user_code
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
@@ -86,7 +86,8 @@ def build_job(
     if not cached:
         settings = replace(settings, data=replace(settings.data, cache=None))
     where = device if isinstance(device, torch.device) else choose_device(device)
-    target = load_target(config)
+    section = apply_overrides(train_section(document), sets)
+    target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
     parameter_rules(settings, keys)  # raises for a pattern that matches nothing, before anything slow is done
     task, splits, notes, tokens = load_task_data(settings, document, target)

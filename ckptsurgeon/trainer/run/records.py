@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...api.inputs.argument_types import Path
 from ...errors import ConfigError, FormatError
+from ...storage.small_files import read_file
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..checks.check import Check
@@ -132,6 +133,8 @@ def write_start_records(
         },
     )
     folder.write("config.yaml", used)
+    for one in job.target.companions:  # those of transformers, beside the best weights
+        folder.write(one.name, read_file(one.path) if one.path else one.text.encode())
     _write_checks(folder, checks)
 
 

@@ -50,16 +50,19 @@ def check_free(folder: RunFolder) -> None:
     try:
         read_lineage(folder)
     except CheckpointError as error:
-        raise OutputError(
-            f"{escape(folder.of(found[0]))} is in the way: a run writes a file of that name, and no run wrote this "
-            "one.",
-            hint="Name a folder of its own with --run.",
-        ) from error
+        raise _in_the_way(folder, found[0]) from error
     if folder.holds_a_run:
         raise ConfigError(
             f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
             hint="Go on with it by --resume, or start another with --run.",
         )
+
+
+def _in_the_way(folder: RunFolder, name: str) -> OutputError:
+    return OutputError(
+        f"{escape(folder.of(name))} is in the way: a run writes a file of that name, and no run wrote this one.",
+        hint="Name a folder of its own with --run.",
+    )
 
 
 def _is_empty_folder(path: str) -> bool:
@@ -81,8 +84,13 @@ def other_files_note(folder: RunFolder) -> tuple[str, ...]:
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
-    """Raise OutputError if the run would overwrite one of its inputs, which may lie in an old run folder."""
-    outputs = [os.path.realpath(folder.of(name)) for name in WRITTEN]
+    """Raise OutputError if the run would overwrite one of its inputs, or a model's files that no run wrote."""
+    beside = [one.name for one in job.target.companions]
+    if not os.path.lexists(folder.of(LINEAGE)):
+        for name in beside:
+            if os.path.lexists(folder.of(name)):
+                raise _in_the_way(folder, name)
+    outputs = [os.path.realpath(folder.of(name)) for name in (*WRITTEN, *beside)]
     for path in filter(None, _inputs(job)):
         real = os.path.realpath(path)
         if any(real == output or real.startswith(output + os.sep) for output in outputs):

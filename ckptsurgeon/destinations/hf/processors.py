@@ -1,0 +1,105 @@
+"""The tokeniser and feature extractor of a CTC model of waves, as files that transformers reads.
+
+Written for a destination whose ``train:`` section names the tokens, so that ``transformers.pipeline`` can use it.
+https://huggingface.co/docs/transformers/model_doc/wav2vec2
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...planning.target import Companion
+from ...util.text import escape
+from ...vocabulary.read import read_vocabulary
+from ...vocabulary.spoken import BLANKS, SPACES, first_of
+from ...vocabulary.token_ids import MovedIds
+from .._document import Document
+from .files import PREPROCESSOR
+from .written import WrittenConfig
+
+__all__ = ["processor_files"]
+
+VOCABULARY, TOKENIZER = "vocab.json", "tokenizer_config.json"
+PIECE = "▁"
+RATE = 16_000
+"""The sampling rate in Hz of ``train.features``, if none is given."""
+
+
+def processor_files(
+    document: Document, written: WrittenConfig, name: str, present: Sequence[Companion]
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return the files for a model of waves of the class ``name``, and notes.
+
+    No files are returned for other models, for documents without a ``train:`` section that takes waves, and where the
+    folder of the configuration has such files (``present``). The padding of ``written`` becomes the blank, because
+    transformers takes it for the blank.
+    """
+    features, config = _map(document.train.get("features")), written.config
+    if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":
+        return (), []
+    known = {one.name for one in present}
+    made = [] if PREPROCESSOR in known else [_extractor(config, features.get("rate"))]
+    named = _map(document.train.get("data")).get("tokens")
+    if not name.endswith("ForCTC") or not isinstance(named, str) or not known.isdisjoint((VOCABULARY, TOKENIZER)):
+        return tuple(made), []
+    tokens = read_vocabulary(document.resolve(named)).tokens
+    if why := _unfit(tokens, config):
+        return tuple(made), [f"no tokeniser is written for transformers: {escape(named)} {why}"]
+    notes = _with_blank(written, tokens) if "pad_token_id" not in document.model else []
+    return (*made, *_tokenizer(tokens)), notes
+
+
+def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:
+    """Make the blank the padding of a configuration; return a note if it was another token."""
+    blank = first_of(BLANKS, tokens)
+    number = tokens.index(blank) if blank is not None else None
+    if number is None or written.config.pad_token_id == number:
+        return []
+    written.apply(MovedIds({("pad_token_id",): number}))
+    return [f"pad_token_id becomes {number}, the blank {escape(blank or '')} of the tokens"]
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _extractor(config: Any, rate: object) -> Companion:
+    """Return the settings of transformers' Wav2Vec2FeatureExtractor; models with layer norms are told of padding."""
+    fields = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_side": "right",
+        "padding_value": 0.0, "sampling_rate": rate if type(rate) is int else RATE, "do_normalize": True,
+        "return_attention_mask": getattr(config, "feat_extract_norm", "group") == "layer",
+    }  # fmt: skip
+    return Companion(PREPROCESSOR, text=_text(fields))
+
+
+def _unfit(tokens: Sequence[str], config: Any) -> str:
+    """Return why transformers' Wav2Vec2CTCTokenizer cannot have these tokens, '' if it can."""
+    if first_of(BLANKS, tokens) is None:
+        return "has no blank"
+    if len(tokens) != config.vocab_size:
+        return f"has {len(tokens)} tokens, and the model {config.vocab_size} rows"
+    pieces = first_of(SPACES, tokens) is None and any(token[:1] == PIECE != token for token in tokens)
+    return "has pieces of words, and Wav2Vec2CTCTokenizer takes letters" if pieces else ""
+
+
+def _tokenizer(tokens: Sequence[str]) -> tuple[Companion, ...]:
+    """Return the files of a Wav2Vec2CTCTokenizer.
+
+    That class knows no blank: its padding is the blank. So are spaces and unknown letters, if no token is for them.
+    """
+    blank = first_of(BLANKS, tokens)
+    fields = {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": blank,
+        "word_delimiter_token": first_of(SPACES, tokens) or blank,
+        "unk_token": first_of(("<unk>", "[UNK]"), tokens) or blank, "bos_token": first_of(("<s>",), tokens),
+        "eos_token": first_of(("</s>",), tokens), "do_lower_case": False, "replace_word_delimiter_char": " ",
+    }  # fmt: skip
+    numbers = {token: number for number, token in enumerate(tokens)}
+    return Companion(VOCABULARY, text=_text(numbers)), Companion(TOKENIZER, text=_text(fields))
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"

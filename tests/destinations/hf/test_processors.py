@@ -1,0 +1,99 @@
+"""The tokeniser and feature extractor that a CTC model of waves gets, so that transformers can use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import ckptsurgeon as cs
+
+from ...helpers.transformers_models import WAV2VEC2, write_config
+
+TOKENS = ["a", "b", "<pad>", "|", "c"]
+TRAIN = {"task": "wav2vec2_ctc", "data": {"train": "t.csv", "tokens": "tokens.txt"}, "features": {"kind": "waves"}}
+
+
+def destination(tokens: list[str] = TOKENS, train: dict[str, Any] | None = None, **fields: Any) -> cs.TargetSpec:
+    write_config("config.json", WAV2VEC2, "Wav2Vec2ForCTC", pad_token_id=0)
+    Path("tokens.txt").write_text("\n".join(tokens) + "\n")
+    model = {"transformers": "config.json", "vocab_size": len(tokens), **fields}
+    Path("dst.yaml").write_text(yaml.safe_dump({"model": model, "train": train or TRAIN}))
+    return cs.load_target("dst.yaml")
+
+
+def names(spec: cs.TargetSpec) -> list[str]:
+    return [one.name for one in spec.companions]
+
+
+def content(spec: cs.TargetSpec, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(next(one.text for one in spec.companions if one.name == name))
+    return found
+
+
+def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
+    from transformers import AutoProcessor, pipeline
+
+    spec = destination()
+    assert "pad_token_id becomes 2, the blank <pad> of the tokens" in spec.notes
+    assert content(spec, "config.json")["pad_token_id"] == 2
+    cs.apply(cs.transplant({"lm_head.bias": np.zeros(5, np.float32)}, "dst.yaml"), "out/")
+    assert not cs.inspect("out").notes
+    processor = AutoProcessor.from_pretrained("out")
+    assert len(processor.tokenizer) == 5
+    assert processor.tokenizer.decode([0, 0, 2, 0, 3, 1, 4, 2]) == "aa bc"
+    assert processor.tokenizer("ab c").input_ids == [0, 1, 3, 4]
+    assert processor.feature_extractor.do_normalize
+    assert not processor.feature_extractor.return_attention_mask  # of models with a group norm
+    spoken = pipeline("automatic-speech-recognition", model="out")
+    assert isinstance(
+        spoken({"raw": np.random.default_rng(0).normal(size=16_000), "sampling_rate": 16_000})["text"], str
+    )
+
+
+def test_a_pretrained_model_has_a_feature_extractor_only() -> None:
+    train = {**TRAIN, "task": "wav2vec2_pretrain", "features": {"kind": "waves", "rate": 8000}}
+    spec = destination(train=train, architecture="Wav2Vec2ForPreTraining", feat_extract_norm="layer")
+    assert names(spec) == ["config.json", "preprocessor_config.json"]
+    made = content(spec, "preprocessor_config.json")
+    assert (made["sampling_rate"], made["return_attention_mask"]) == (8000, True)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [None, {"task": "mine.py:Task"}, {**TRAIN, "features": {"kind": "log_mel"}}, {**TRAIN, "features": 3}, "text"],
+)
+def test_nothing_is_made_for_what_takes_no_waves(train: Any) -> None:
+    spec = destination(train=train or {"task": "x"})
+    assert names(spec) == ["config.json"]
+    assert content(spec, "config.json")["pad_token_id"] == 0
+
+
+def test_files_beside_the_configuration_are_kept() -> None:
+    Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(TOKENS)}))
+    Path("preprocessor_config.json").write_text('{"sampling_rate": 8000}')
+    spec = destination()
+    assert sorted(names(spec)) == ["config.json", "preprocessor_config.json", "vocab.json"]
+    assert all(one.path for one in spec.companions if one.name != "config.json")
+
+
+def test_a_padding_that_is_asked_for_stays() -> None:
+    assert content(destination(pad_token_id=1), "config.json")["pad_token_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fields", "why"),
+    [
+        (["a", "b", "c"], {}, "has no blank"),
+        (TOKENS, {"vocab_size": 9}, "has 5 tokens, and the model 9 rows"),
+        (["<pad>", "▁the", "a"], {}, "has pieces of words, and Wav2Vec2CTCTokenizer takes letters"),
+    ],
+)
+def test_tokens_that_its_tokeniser_cannot_have_are_said(tokens: list[str], fields: dict[str, Any], why: str) -> None:
+    spec = destination(tokens, **fields)
+    assert names(spec) == ["config.json", "preprocessor_config.json"]
+    assert f"no tokeniser is written for transformers: tokens.txt {why}" in spec.notes
