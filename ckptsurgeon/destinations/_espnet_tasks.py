@@ -47,7 +47,7 @@ class Task:
         return f"espnet2.tasks.{self.name}"
 
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
-        """Return what of these entries the task does not declare; if nothing, which of their classes and options."""
+        """Return the entries that the task does not declare, or else their classes and options that it lacks."""
         if others := sorted(entries - self.entries):
             return others
         options = values.get("model_conf")

@@ -48,7 +48,10 @@ class _TorchDistributed:
         file = folder.file(METADATA)
         with naming(file):
             if file.size > limits.PICKLE_BYTES:
-                raise UnsafeError(f"{escape(file.uri)} has more bytes than the limit.", rule="pickle size")
+                raise UnsafeError(
+                    f"{escape(file.uri)} has {file.size} bytes, more than the limit of {limits.PICKLE_BYTES}.",
+                    rule="pickle size",
+                )
             raw = file.read(0, file.size)
             files = PieceFiles(folder)
             try:
@@ -131,7 +134,9 @@ def _places(storage_data: Any) -> dict[str, _Places]:
     if not isinstance(storage_data, dict):
         raise FormatError("it does not give the places of the tensors.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
-        raise UnsafeError(f"it lists {len(storage_data)} pieces, more than the limit.", rule="pieces")
+        raise UnsafeError(
+            f"it lists {len(storage_data)} pieces, more than the limit of {limits.PIECES}.", rule="pieces"
+        )
     places: dict[str, _Places] = {}
     for index, info in storage_data.items():
         at = _attributes(index.value if isinstance(index, Unhashable) else index, "MetadataIndex")

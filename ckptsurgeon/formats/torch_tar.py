@@ -103,7 +103,8 @@ class _MemberReader:
                 self._left -= machine.position
                 if self._left < 0:
                     raise UnsafeError(
-                        "the pickles of the tar archive have more bytes than the limit.", rule="tar pickles"
+                        "the pickles of the tar archive have more bytes than the limit for one file.",
+                        rule="tar pickles",
                     )
                 return value
 

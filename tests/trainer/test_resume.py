@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import random
@@ -12,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
@@ -219,3 +221,46 @@ def test_evaluations_without_a_better_figure_are_counted_from_the_last_better_on
         seen.append(loop.state.progress.waited)
     assert (seen, loop.state.progress.best) == (waited, best)
     assert os.path.exists("run/best.safetensors") == (best is not None)
+
+
+# A run that goes on for more steps than it was to have.
+
+
+def lineage() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("run/lineage.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) -> None:
+    toy.write()
+    same = ["toy.yaml", "--device", "cpu", "--set", f"schedule={schedule}"]
+    assert ckpt("train", *same, "--steps", "6").code == 0
+    done = ckpt("train", "--resume", "--steps", "12", "--device", "cpu")
+    assert done.code == 0, done
+    said = " ".join((done.out + done.err).split())
+    assert "steps was 6, is 12" in said
+    rate = "from step 6 on, the learning rate is that of the linear schedule over 12 steps, 0.00"
+    assert (rate in said) == (schedule == "linear")
+    assert lineage()["prolonged"] == [{"at": 6, "from": 6, "to": 12}]
+    assert [row["step"] for row in read_log("run/log.jsonl") if "loss" in row] == list(range(1, 13))
+    again = ckpt("train", "--resume", "--device", "cpu")  # without --steps: those of the last time
+    assert "the run was done, at step 12/12" in " ".join((again.out + again.err).split())
+    assert "was edited" not in again.err
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["train"]["steps"] == 12
+    assert len(lineage()["prolonged"]) == 1
+    assert ckpt("train", *same, "--steps", "12", "--run", "whole").code == 0
+    ours, whole = (load_file(f"{run}/last/model.safetensors") for run in ("run", "whole"))
+    assert all(ours[key].equal(value) for key, value in whole.items()) == (schedule == "constant")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
+    toy.write()
+    assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "6").code == 0
+    before = Path("run/lineage.json").read_bytes()
+    done = ckpt("train", "--resume", "--steps", "4", "--device", "cpu")
+    assert done.code == 2
+    assert "run has done 6 steps, and train.steps is 4" in done.err
+    assert Path("run/lineage.json").read_bytes() == before

@@ -199,7 +199,7 @@ def test_what_may_be_another_changes_no_bit_of_the_weights(name: str, value: obj
 def test_these_and_no_others_may_be_others() -> None:
     assert FREE == ("save_every", "keep", "data.workers", "data.cache")
     others = {
-        "steps": 13, "batch_size": 9, "accumulate": 2, "optimizer": "sgd", "lr": 0.1, "betas": [0.5, 0.5], "eps": 1e-6,
+        "batch_size": 9, "accumulate": 2, "optimizer": "sgd", "lr": 0.1, "betas": [0.5, 0.5], "eps": 1e-6,
         "weight_decay": 0.1, "schedule": "linear", "warmup": 3, "final_lr": 0.1, "clip": 1.0, "freeze": ["head"],
         "lr_scale": {"head": 2.0}, "ema": 0.9, "precision": "bf16", "label_smoothing": 0.1, "seed": 1,
         "evaluate_every": 3, "metric": "loss", "patience": 9, "nonfinite": 9, "deterministic": True,
@@ -209,11 +209,6 @@ def test_these_and_no_others_may_be_others() -> None:
         with pytest.raises(ConfigError, match=rf"other settings: train\.{name} was"):
             check_unchanged(toy.job(**{name: value}), began, RunFolder("run"))
     assert check_unchanged(toy.job(keep=7), began, RunFolder("run")) == []
-
-
-def test_more_steps_are_no_other_settings_where_the_rate_is_constant() -> None:
-    began = lineage_of(toy.job(schedule="constant"), None, RunFolder("run"), ())
-    assert check_unchanged(toy.job(schedule="constant", steps=99), began, RunFolder("run")) == []
 
 
 @pytest.mark.usefixtures("cheap")

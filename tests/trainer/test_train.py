@@ -314,7 +314,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert "run was started with other settings" in told
     assert "train.lr was 0.01, is 0.5" in told
     assert "train.data.min_s was 0.0, is 2.0" in told
-    assert "train.steps was 4, is 8" in refused(ckpt, "--resume", "--steps", "8")
+    assert "run has done 4 steps, and train.steps is 3" in refused(ckpt, "--resume", "--steps", "3")
     toy.write("other.yaml", model={"dropout": 0.5})
     assert "other.yaml describes another model" in refused(ckpt, "other.yaml", "--resume")
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"

@@ -181,8 +181,9 @@ def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int
 def interpolate(
     array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], *, dtype: str
 ) -> Array:
-    """Return the part ``box`` of a linearly interpolated tensor, from ``array``, the ``part`` of the source; as floats.
+    """Return the region ``box`` of a tensor that is interpolated linearly from one shape to another, as floats.
 
+    ``source`` and ``destination`` are the two shapes; ``array`` has only the region ``part`` of the source.
     Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
     ``align_corners=False``: the last dimension first.
     """

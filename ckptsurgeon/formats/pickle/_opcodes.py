@@ -57,13 +57,17 @@ class PickleOpcodes(MachineState):
     def op_long_bytes(self, raw: bytes) -> None:
         if len(raw) > limits.NUMBER_BYTES:
             raise UnsafeError(
-                f"the pickle has an integer of {len(raw)} bytes, more than the limit.", rule="integer size"
+                f"the pickle has an integer of {len(raw)} bytes, more than the limit of {limits.NUMBER_BYTES}.",
+                rule="integer size",
             )
         self.stack.append(int.from_bytes(raw, "little", signed=True))
 
     def op_float(self, raw: bytes) -> None:
         if len(raw) > limits.NUMBER_BYTES:
-            raise UnsafeError(f"the pickle has a number of {len(raw)} bytes, more than the limit.", rule="number size")
+            raise UnsafeError(
+                f"the pickle has a number of {len(raw)} bytes, more than the limit of {limits.NUMBER_BYTES}.",
+                rule="number size",
+            )
         self.stack.append(float(self._line(0x46, raw)))
 
     def op_binfloat(self, raw: bytes) -> None:

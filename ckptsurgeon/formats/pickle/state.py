@@ -64,7 +64,9 @@ class MachineState:
         self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0, stored: int = 0
     ) -> None:
         if len(data) > limits.PICKLE_BYTES:
-            raise UnsafeError(f"the pickle has {len(data)} bytes, more than the limit.", rule="pickle size")
+            raise UnsafeError(
+                f"the pickle has {len(data)} bytes, more than the limit of {limits.PICKLE_BYTES}.", rule="pickle size"
+            )
         self.data = data
         self.position = start
         self.stack: list[Any] = []

@@ -71,7 +71,9 @@ def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
     """Raise UnsafeError if there would be too many pieces: each parameter may have one on every rank."""
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
-        raise UnsafeError(f"there may be {pieces} pieces of parameters, more than the limit.", rule="pieces")
+        raise UnsafeError(
+            f"there may be {pieces} pieces of parameters, more than the limit of {limits.ZERO_PIECES}.", rule="pieces"
+        )
 
 
 def _taken(vector: TensorInfo, at: int, shape: tuple[int, ...], name: str) -> TensorInfo:

@@ -44,7 +44,8 @@ class Archive:
         most = limits.PICKLE_BYTES if most is None else most
         if entry.size > most or entry.stored > most:
             raise UnsafeError(
-                f"{record_at(self.file, name)} has {entry.size} bytes, more than the limit.", rule="record size"
+                f"{record_at(self.file, name)} has {entry.size} bytes, more than the limit of {most}.",
+                rule="record size",
             )
         if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
             raise UnsafeError(
@@ -117,7 +118,10 @@ def _find_directory(file: File) -> tuple[int, int, int]:
     if disk or start_disk or here != number:
         raise FormatError(f"{escape(file.uri)} is part of a split archive.", rule="zip disks")
     if number > limits.ZIP_ENTRIES or size > limits.ZIP_DIRECTORY_BYTES:
-        raise UnsafeError(f"{escape(file.uri)} lists {number} records, more than the limit.", rule="zip entries")
+        raise UnsafeError(
+            f"{escape(file.uri)} lists {number} records, more than the limit of {limits.ZIP_ENTRIES}.",
+            rule="zip entries",
+        )
     if offset + size != end:
         raise UnsafeError(
             f"{escape(file.uri)} has bytes before or after its zip directory; readers would disagree about it.",

@@ -145,7 +145,9 @@ def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[VocabularyRows,
     """Return the rows for each source in a plan or recipe, empty if it has none; raises ValueError and the like."""
     found = tuple(rows for one in data.get("vocabularies") or () if (rows := VocabularyRows.from_json(one)) is not None)
     if found and len(found) != sources:
-        raise ValueError(f"it has {len(found)} vocabularies for {sources} sources")
+        raise ValueError(
+            f"the number of vocabularies is {len(found)}, and that of sources {sources}; each source has one"
+        )
     if len({(len(rows.rows), rows.padded) for rows in found}) > 1:
-        raise ValueError("its vocabularies differ in length")
+        raise ValueError("the vocabularies differ in length")
     return found

@@ -14,7 +14,7 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def _four_bits(kind: str) -> Encoding:
-    """Return an encoding identified by its state, since the codes may have any dtype, even a floating one."""
+    """Return an encoding that its ``quant_state`` identifies: its codes may have any dtype, even a floating one."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes = parts.get("")  # two in a byte; their shape is a value of the state

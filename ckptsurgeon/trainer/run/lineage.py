@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ...destinations._document import RELATIVE_TO, Document
@@ -20,6 +20,7 @@ from ..data.loader import Batches
 from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
+from ..state.optimizer import lr_factor
 from ..tasks._load import task_file
 from .result import plain_json
 
@@ -37,6 +38,7 @@ __all__ = [
     "lineage_of",
     "metadata_of",
     "read_lineage",
+    "record_steps",
 ]
 
 
@@ -179,7 +181,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
             hint="Start another run: --run.",
         )
     old, new = lineage["settings"], plain_json(asdict(job.settings))
-    differing = _differing(old, new, job.settings)
+    differing = _differing(old, new)
     if differing:
         raise ConfigError(
             f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
@@ -192,12 +194,55 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
     if before != job.ranks.size:
         by = count(before, "process", "processes")
         changed.append(f"the run was trained by {by}, is by {job.ranks.size}: the run continues, but not bit for bit")
-    return [*check_data(job, lineage.get("data", {}), folder.path), *changed]
+    more = _other_steps(job.settings, old["steps"], folder)
+    return [*check_data(job, lineage.get("data", {}), folder.path), *changed, *more]
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[str]:
+def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str]:
+    """Return a note on another number of steps than the run was to have; raises ConfigError if it has done more."""
+    steps = settings.steps
+    if steps == before:
+        return []
+    done = folder.last_step()
+    if steps < done:
+        raise ConfigError(f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.")
+    if settings.schedule == "constant":
+        return [f"steps was {before}, is {steps}"]
+    rates = (settings.lr * lr_factor(replace(settings, steps=many), max(done - 1, 0)) for many in (before, steps))
+    was, now = (f"{rate:.3g}" for rate in rates)
+    return [
+        f"steps was {before}, is {steps}: from step {done} on, the learning rate is that of the {settings.schedule} "
+        f"schedule over {steps} steps, {now} where it was {was}"
+    ]
+
+
+def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> None:
+    """Record in the run folder that a resumed run has another number of steps: the next ``--resume`` goes on with it.
+
+    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. Raises OutputError.
+    """
+    before, steps = lineage["settings"]["steps"], job.settings.steps
+    if steps == before:
+        return
+    text = config_text(job, os.path.relpath(os.path.abspath(job.document.folder), os.path.abspath(folder.path)))
+    used = text.encode("utf-8", "surrogatepass")
+    change = {"at": folder.last_step(), "from": before, "to": steps}
+    folder.write_json(
+        LINEAGE,
+        {
+            **lineage,
+            "sets": [*lineage["sets"], f"steps={steps}"],
+            "settings": {**lineage["settings"], "steps": steps},
+            "prolonged": [*lineage.get("prolonged", ()), change],
+            KEPT: hashlib.sha256(used).hexdigest(),
+        },
+    )
+    folder.write("config.yaml", used)
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     flat_old, flat_new = _flat(old), _flat(new)
-    free = (*FREE, *NEARLY_FREE, *(("steps",) if settings.schedule == "constant" else ()))
+    free = (*FREE, *NEARLY_FREE, "steps")
     return [
         f"train.{name} was {flat_old.get(name)!r}, is {flat_new.get(name)!r}"
         for name in flat_new | flat_old

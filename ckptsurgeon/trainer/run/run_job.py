@@ -25,7 +25,7 @@ from ..state.run_progress import DONE, PATIENCE
 from ..system.signals import StopSignal, catch_stop_signals
 from ..tasks._task import Batch
 from .controls import run_controls
-from .lineage import LINEAGE, metadata_of
+from .lineage import LINEAGE, metadata_of, record_steps
 from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
 from .start import RunStart, check_free
@@ -76,6 +76,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
         fill_caches(job, options.observer)
         _request_training(job, start, options)
         loop, before = loop or _saved_loop(job, options), read_start_checks(options.folder)
+        record_steps(job, options.folder.read_json(LINEAGE), options.folder)
     else:
         built = job.parallel_model() if builds_first else None
         fill_caches(job, options.observer)

@@ -31,7 +31,7 @@ class Wav2Vec2CTC(CTC):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: nn.Module) -> None:
-        """Read the front end of the model."""
+        """Find out how many frames the model makes of a sound; raises ConfigError for a model without a CTC head."""
         if not hasattr(model, "lm_head"):
             raise ConfigError(
                 f"the task wav2vec2_ctc trains a model with a CTC head, but this is {type(model).__name__}.",
