@@ -99,7 +99,7 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size) if from_file else ()
+    planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size)
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
     return replace(
         receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *left]))

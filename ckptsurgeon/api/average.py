@@ -14,7 +14,7 @@ from ..planning.plan.plan import Plan
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.reopening import with_model_files_pinned
-from .model_folder.checks import with_sources_said
+from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
 from .model_folder.folder import model_folder
 from .model_folder.merged import merged_folder
@@ -64,8 +64,13 @@ def average(
         )
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)
-        plan = with_sources_said(plan, opened, folders, 0)
-        plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, allowed=vocab == PLACE)
+        plan = with_sources_said(plan, opened, folders)
+        plan = checked_rows(
+            without_repeats(merged_folder(plan, folders[0], folders), opened[0]),
+            folders,
+            remedy=AVERAGED,
+            allowed=vocab == PLACE,
+        )
         plan = with_model_files_pinned(plan, folders)
     except BaseException:
         for checkpoint in opened:

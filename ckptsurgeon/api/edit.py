@@ -21,6 +21,7 @@ from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, R
 from .inputs.inputs import names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
+from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.output import edited_folder
@@ -155,6 +156,7 @@ def _edit(
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap))
         folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
+        layers = source_layer_notes(checkpoint, folder)
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
@@ -171,7 +173,7 @@ def _edit(
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = with_settings_pinned(edited_folder(plan, folder, before, ties), folder)
+        plan = with_settings_pinned(with_layers_said(edited_folder(plan, folder, before, ties), layers), folder)
     except BaseException:
         checkpoint.close()
         raise

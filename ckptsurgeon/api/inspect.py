@@ -50,9 +50,11 @@ def inspect(
 
 
 def _contradictions(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on files in a model's folder that contradict the weights; for a single file, nothing is imported."""
+    """Return notes on layers without tensors, and on files in a model's folder that contradict the weights."""
     if checkpoint.folder is None:
-        return []
+        from .model_folder.layer_holes import gap_notes
+
+        return [] if checkpoint.elsewhere else list(gap_notes(list(checkpoint)))
     from .model_folder.checks import notes_beside
 
     return notes_beside(checkpoint)

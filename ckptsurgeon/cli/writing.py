@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..util.text import escape
@@ -84,13 +84,17 @@ class Writing:
             return
         from ..render.verification import receipt_view
 
-        self._show(plan)
+        shown = self._show(plan)
+        receipt = replace(receipt, notes=tuple(note for note in receipt.notes if note not in shown))
         self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"], every=self.sink.verbose))
 
-    def _show(self, plan: Plan) -> None:
+    def _show(self, plan: Plan) -> tuple[str, ...]:
+        """Show the plan; return the notes that were shown."""
         from ..api.apply import notes_of
 
-        show_plan(self.sink, plan, notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size))
+        notes = notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size)
+        show_plan(self.sink, plan, notes)
+        return notes
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:

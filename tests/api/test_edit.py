@@ -393,7 +393,8 @@ def test_a_cast_says_what_was_nan_or_infinite_before(dtype: str, special: int) -
 
 def test_cut_values_do_not_hide_a_nan_in_an_average() -> None:
     torch.save({"w": torch.tensor([torch.nan, 448.0]).to(torch.float8_e4m3fn)}, "s.pth")
-    (note,) = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
+    twice, note = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
+    assert twice == "s.pth is given twice, and counts twice"
     assert note == "NaN and infinite values come from the inputs: w (1 value)"
 
 

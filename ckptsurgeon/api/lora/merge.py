@@ -21,6 +21,7 @@ from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
+from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import with_settings
@@ -91,6 +92,7 @@ def lora_merge(
         plan = with_settings(plan, opened)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
+        plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]))
         plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
     except BaseException:

@@ -27,7 +27,7 @@ from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters,
 from ..inputs.inputs import names_of, plan_source, source_notes, view_of
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.checks import with_sources_said
+from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import merged_folder
@@ -203,8 +203,9 @@ def _plan_models(
             notes=source_notes(opened, unwrap=asked.unwrap),
         )  # fmt: skip
         plan = with_config_said(plan, folders, donor)
-        plan = with_sources_said(plan, opened, folders, donor)
+        plan = with_sources_said(plan, opened, folders)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
+        plan = without_repeats(plan, opened[donor])
         plan = checked_rows(plan, folders, remedy=MERGED, allowed=asked.vocabulary.is_by_place)
         plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, opened, donor=donor)

@@ -24,7 +24,7 @@ from ...vocabulary.read import tokens_beside
 from ..inputs.inputs import names_of, plan_source, source_notes, view_of
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.checks import with_sources_said
+from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config import layer_counts, not_by_layer, with_layers
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
@@ -230,7 +230,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
             plan = with_config_said(plan, merged.folders, merged.donor)
-            plan = with_sources_said(plan, opened, merged.folders, merged.donor)
+            plan = without_repeats(with_sources_said(plan, opened, merged.folders), opened[merged.donor])
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, allowed=asked.vocabulary.is_by_place)
             plan = with_model_files_pinned(plan, merged.folders)
             plan = asked.carried(plan, opened, path, donor=merged.donor)

@@ -21,6 +21,7 @@ from .documents import GENERATION, json_text
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
+from .layer_holes import gap_notes
 from .logical_tensors import logical_tensors
 from .part_checks import part_notes
 from .row_checks import output_notes, position_notes
@@ -33,28 +34,63 @@ from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import is_ctc
 from .unreadable import is_elsewhere, unreadable_files, unreadable_notes
 
-__all__ = ["folder_notes", "notes_beside", "weights_notes", "with_sources_said"]
+__all__ = [
+    "folder_notes",
+    "notes_beside",
+    "source_layer_notes",
+    "weights_notes",
+    "with_layers_said",
+    "with_sources_said",
+    "without_repeats",
+]
 
 # Notes on the files beside the sources of a plan, even if the output gets other files.
 
 
-def with_sources_said(
-    plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder], donor: int | None = None
-) -> Plan:
+def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]:
+    """Return notes on layers of a source that lack tensors or have other ones; none for a single shard.
+
+    Without files beside it, only layers of which it has nothing are noted.
+    """
+    if checkpoint.elsewhere:
+        return []
+    if not folder.files:
+        return list(gap_notes(list(checkpoint)))
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config)]
+
+
+def with_layers_said(plan: Plan, layers: Sequence[str]) -> Plan:
+    """Return a plan with the ``source_layer_notes`` of its source, which hold for an output of one file, too."""
+    target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in layers))
+    more = (note for note in layers if note not in plan.notes)
+    return replace(plan, target=target, notes=(*plan.notes, *more)) if layers else plan
+
+
+def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """Return a plan without notes on the files of the output that ``with_sources_said`` made of the source, too."""
+    begin = f"{escape(checkpoint.path)}: "
+    said = {note.removeprefix(begin) for note in plan.notes if note.startswith(begin)}
+    target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in said))
+    return replace(plan, target=target, notes=tuple(note for note in plan.notes if note not in said)) if said else plan
+
+
+def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
-    ``folders`` are the folders of the ``opened`` sources. The source at ``donor`` is skipped: the output has its files,
-    which are checked in full.
+    ``folders`` are the folders of the ``opened`` sources.
     """
     found = dict[str, None]()
-    for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
-        if number != donor and folder.files and not checkpoint.elsewhere:
-            tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    for checkpoint, folder in zip(opened, folders, strict=False):
+        layers = source_layer_notes(checkpoint, folder)
+        if not folder.files or checkpoint.elsewhere:
+            found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in layers)
+        else:
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             names = (*name_notes(apart), *added_notes(apart, folder))
             lists = (*token_list_notes(folder), *names, *special_id_notes(apart, folder), *end_notes(apart, folder))
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
-            notes = (*unread, *layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *lists)
+            notes = (*unread, *layers, *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.merge.layers import LayerList, layers_of, numbered_lists
+from ...planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
 from ...util.text import count, escape, shape_text, together
 from .logical_tensors import shapes_of_codes
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["STACKS", "dtype_notes", "hole_notes", "is_stack", "uneven_notes"]
+__all__ = ["STACKS", "dtype_notes", "gap_notes", "hole_notes", "is_stack", "uneven_notes"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
@@ -65,7 +65,8 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
     if not config or any(name in config for name in OWN_LAYERS):
         return
     kind = config.get("model_type")
-    for one in lists:
+    gaps = (LayerList(prefix, len(numbers)) for prefix, numbers in lists_with_gaps(keys).items())
+    for one in (*lists, *gaps):
         if is_stack(one.prefix) and one.count > 1:
             layers = {number: dict.fromkeys(rests) for number, rests in layers_of(one, keys).items()}
             if kind in ALIKE:
@@ -77,6 +78,23 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
                 more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
                 lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
                 yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
+
+
+def gap_notes(keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note on layers between others of which a checkpoint without a configuration has no tensor.
+
+    Most layers must have the same tensors, several in modules: in a ``Sequential``, modules without weights have
+    numbers as well.
+    """
+    for prefix, numbers in lists_with_gaps(keys).items():
+        lost = [number for number in range(min(numbers), max(numbers)) if number not in numbers]
+        if not is_stack(prefix) or not lost or len(numbers) < FEWEST:
+            continue
+        layers = layers_of(LayerList(prefix, len(numbers)), keys).values()
+        usual, alike = Counter(frozenset(rests) for rests in layers).most_common(1)[0]
+        if alike * 2 > len(numbers) and sum("." in rest for rest in usual) >= FEWEST:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            yield f"{escape(prefix)} has layers {min(numbers)} to {max(numbers)}, but nothing of layer {lost[0]}{more}"
 
 
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from ..inputs.inputs import names_of, plan_source, plan_target
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..inputs.reopening import with_model_files_pinned
 from ..lora.adapter_files import with_scales_checked
-from ..model_folder.checks import folder_notes, with_sources_said
+from ..model_folder.checks import folder_notes, source_layer_notes, with_layers_said, with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
@@ -140,7 +140,7 @@ def plan_into(
         plan, initial_files = _used(plan, initial_files)
         check_codes(plan, [*(view.codes for view in views), *(one.codes for one in initial_files), wanted], wanted)
         quantised_by = (config or {}).get("quantization_config")
-        held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
+        held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
         owner = len(specs) if len(opened) > len(specs) else None
         check_settings(plan, held, owner, quantised_by)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
@@ -152,7 +152,11 @@ def plan_into(
             plan = kept_folder(plan, folders[-1], target, change)
         else:
             plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions))))
+        if has_file:
+            plan = with_layers_said(plan, source_layer_notes(opened[-1], folders[-1]))
         plan = with_sources_said(plan, opened[: len(specs)], folders)
+        plan = without_repeats(plan, opened[-1]) if has_file else plan
+        plan = _with_files_said(plan, initial_files)
         plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:
@@ -166,9 +170,7 @@ def plan_into(
         for checkpoint in (*opened, *initial_files):
             checkpoint.close()
         raise
-    return replace(
-        plan, inputs=PlanInputs((*held, *initial_files), target, others, PlanningInputs(views, target, options))
-    )
+    return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
@@ -218,6 +220,13 @@ def _used(plan: Plan, given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoin
         steps = tuple(replace(one, source=moved.get(one.source or 0, one.source)) for one in steps)
     sources = (*plan.sources[:first], *(plan.sources[place] for place in places))
     return replace(plan, sources=sources, steps=steps), [given[place - first] for place in places]
+
+
+def _with_files_said(plan: Plan, files: Sequence[Checkpoint]) -> Plan:
+    """Return the plan with notes on files that have initial values, and on what lies beside them."""
+    notes = (note for one in files for note in one.notes if note not in plan.notes)
+    plan = replace(plan, notes=(*plan.notes, *notes))
+    return with_sources_said(plan, files, list(map(model_folder, files)))
 
 
 def _given(itself: object, path: str) -> CheckpointLike:

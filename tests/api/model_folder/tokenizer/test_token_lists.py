@@ -101,7 +101,7 @@ def test_an_average_says_why_such_lists_cannot_be_compared() -> None:
     whole("m", [{"id": 5, "content": "<new>"}]), whole("n")
     said = "tokenizer.json gives two tokens one number: 5 is 'b' and '<new>'"
     assert f"m: {said}" in cs.average(["n", "m"]).notes
-    assert said in cs.average(["m", "n"]).notes
+    assert [note for note in cs.average(["m", "n"]).notes if said in note] == [f"m: {said}"]
 
 
 def template(row: int, *, is_used: bool = True) -> dict[str, Any]:
