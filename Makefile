@@ -44,6 +44,9 @@ test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it insta
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 	$(BIN)/python -m pytest -m browser -n 2 tests/analysis/page
 
+test-speech: $(STAMP)  ## train as docs/howto/wav2vec2.md says, to the end: four minutes
+	$(BIN)/python -m pytest -m speech tests/trainer
+
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
 	$(BIN)/python -m pytest -m '' -n 2 tests/faults

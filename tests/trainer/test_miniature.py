@@ -12,6 +12,7 @@ import yaml
 
 from ckptsurgeon.trainer.speech.demo import demo_data
 
+from ..helpers.examples import ROOT, Reader, examples
 from .waves import MINIATURE
 
 pytest.importorskip("transformers")
@@ -61,3 +62,20 @@ def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., 
     ):
         assert checks[name] == "PASS", (name, checks)
     assert found["figures"]["loss"] < 6, found["figures"]
+
+
+@pytest.mark.speech
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("another_process")
+def test_the_page_trains_to_letters_that_transformers_transcribes(ckpt: Callable[..., Any]) -> None:
+    reader = Reader(ckpt, {})
+    for example in examples(ROOT / "docs/howto/wav2vec2.md"):
+        reader.run(example)
+    found = json.loads(Path("letters/result.json").read_text())
+    assert found["best"] < 0.15, found["figures"]
+    assert all(check["status"] != "FAIL" for check in found["checks"]), found["checks"]
+    body = json.loads(Path("body/result.json").read_text())["figures"]
+    assert body["accuracy"] > 0.35, body
+    assert {"config.json", "preprocessor_config.json", "vocab.json"} <= {
+        one.name for one in Path("letters-hf").iterdir()
+    }

@@ -1,0 +1,116 @@
+"""Training of a model of ESPnet by its own loss, whatever its task: recognition, translation, language identification.
+
+``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, figures by name, and the
+number of examples that the mean is of (espnet2/train/abs_espnet_model.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...util.text import listing
+from ..config.settings import Settings
+from ..data.sound import Clip
+from ._sounds import TranscribedTask
+from ._task import Batch, Loss, Task
+
+__all__ = ["TASK", "ESPnet"]
+
+INPUTS = ("speech", "speech_lengths", "text", "text_lengths")
+PADDING = -1
+"""What ESPnet's collate function puts behind shorter texts (espnet2/train/collate_fn.py)."""
+
+
+class ESPnet(TranscribedTask):
+    """The loss and the figures of a model of ESPnet. Items are examples.
+
+    Its figures (``acc``, ``cer_ctc`` and others) are means over examples; ``train.metric`` names the one that decides
+    which model is best, by default the loss.
+    """
+
+    metric = "loss"
+    higher = ("acc", "acc_asr", "acc_mt", "acc_st", "bleu")
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        if settings.features.kind != "waves":
+            raise ConfigError(
+                f"a model of ESPnet computes features itself, and train.features gives {settings.features.kind}.",
+                hint="Write train.features: {kind: waves}.",
+            )
+        super().__init__(settings, tokens)
+
+    def meet(self, model: nn.Module) -> None:
+        """Check that the model has ESPnet's interface, and the tokens that the data have."""
+        taken = inspect.signature(model.forward).parameters
+        if lacking := [name for name in INPUTS if name not in taken]:
+            raise ConfigError(
+                f"the task espnet trains models with ESPnet's interface, and {type(model).__name__} takes no "
+                f"{listing(lacking, where='')}.",
+                hint="Tasks of transcription for other models are ctc, hybrid and wav2vec2_ctc.",
+            )
+        own: Any = getattr(model, "token_list", None)
+        if isinstance(own, (list, tuple)) and tuple(own) != self.labels.tokens:
+            raise ConfigError(
+                f"the token list of the model has {len(own)} tokens, and train.data.tokens others "
+                f"({len(self.labels)}).",
+                hint="Name the same list in ESPnet's token_list and in train.data.tokens.",
+            )
+
+    def fits(self, clip: Clip) -> bool:
+        """Return True: what is too short for its text, ESPnet's model finds itself."""
+        return True
+
+    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
+        """Return the mean loss of a batch, the figures, and of how many examples they are."""
+        places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+        text = batch.labels.masked_fill(places[None] >= batch.label_lengths[:, None], PADDING)
+        found = model(speech=batch.inputs, speech_lengths=batch.lengths, text=text, text_lengths=batch.label_lengths)
+        if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[0], Tensor):
+            raise ConfigError(
+                f"the model returns {type(found).__name__}, not a loss, figures and a weight, as ESPnet's do."
+            )
+        return found
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of a batch, as a sum over its examples."""
+        mean, stats, weight = self._run(model, batch)
+        items = _first(weight)
+        numbers = {name: value for name, value in stats.items() if isinstance(value, Tensor) and value.numel() == 1}
+        parts = {name: value.detach().float().reshape(()) * items for name, value in numbers.items()}
+        return Loss((mean * items).sum(), items, parts)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the mean loss and the means of the model's figures over the examples for which it has them."""
+        sums: dict[str, list[float]] = {}
+        for batch in batches:
+            mean, stats, weight = self._run(model, batch)
+            items = float(_first(weight))
+            figures = {name: _number(value) for name, value in stats.items()} | {"loss": _number(mean)}
+            for name, value in figures.items():
+                if value is not None:
+                    total = sums.setdefault(name, [0.0, 0.0])
+                    total[0] += value * items
+                    total[1] += items
+        return {name: total / items if items else math.nan for name, (total, items) in sums.items()}
+
+
+def _first(weight: Any) -> Any:
+    """Return a weight as a number or a 0-d tensor: ESPnet's are tensors of one element, which GPUs can gather."""
+    return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+TASK: type[Task] = ESPnet

@@ -1,0 +1,109 @@
+"""The task ``espnet``: a model with ESPnet's interface is trained by its own loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.log import read_log
+from ckptsurgeon.trainer.tasks.espnet import ESPnet
+
+from .sounds import corpus
+
+NET = '''
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    """Counts letters; as ESPnet's models, it gives a mean loss, figures and the number of examples."""
+
+    def __init__(self, token_list=None):
+        super().__init__()
+        self.body = nn.Linear(4, 8)
+        self.head = nn.Linear(8, 1)
+        if token_list:
+            self.token_list = token_list
+
+    def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
+        assert (text >= 0).sum(1).equal(text_lengths), "padding is not -1"
+        features = torch.stack([speech.abs().mean(1), speech.std(1), speech_lengths / 16000, speech.amax(1)], 1)
+        counts = self.head(torch.tanh(self.body(features)))[:, 0]
+        loss = (counts - text_lengths).square().mean()
+        near = ((counts - text_lengths).abs() < 1).float().mean()
+        stats = {"loss": loss.detach(), "acc": near, "cer": None}
+        return loss[None], {k: v[None] if v is not None else v for k, v in stats.items()}, torch.tensor([len(text)])
+'''
+
+
+def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
+    corpus("train.csv", ["a" * (1 + number % 5) for number in range(12)])
+    corpus("dev.csv", ["ab", "b", "aab", "ba", "a"])
+    Path("counting.py").write_text(NET)
+    Path("tokens.txt").write_text("<blank>\na\nb\n<sos/eos>\n")
+    data = {"train": "train.csv", "dev": "dev.csv", "tokens": "tokens.txt"}
+    train = {"task": "espnet", "data": data, "features": {"kind": "waves"}, "batch_size": 4, "steps": 30, "lr": 0.05}
+    document = {"model": {"_target_": "counting.Net", **(model or {})}, "train": {**train, **settings}}
+    Path("net.yaml").write_text(yaml.safe_dump(document))
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_model_is_trained_by_its_own_loss_and_judged_by_its_own_figures() -> None:
+    write(metric="acc", evaluate_every=10)
+    found = cs.train("net.yaml", device="cpu")
+    assert found.ended == "done"
+    assert found.metric == "acc"
+    rows = [row["dev"] for row in read_log("run/log.jsonl") if "dev" in row]
+    assert all(row.keys() == {"loss", "acc"} for row in rows)
+    assert found.best == max(row["acc"] for row in rows)
+    assert found.last_loss < found.first_loss / 2
+
+
+def test_figures_are_means_over_examples_whatever_the_batches() -> None:
+    names: dict[str, Any] = {}
+    exec(NET, names)  # noqa: S102
+    torch.manual_seed(0)
+    model = names["Net"]()
+    task = ESPnet(parse_settings({"task": "espnet", "features": {"kind": "waves"}}, "x"), ["<blank>", "a", "b"])
+    examples = [
+        {"input": torch.rand(400 * n), "label": torch.ones(n, dtype=torch.int64), "seconds": 1.0, "name": str(n)}
+        for n in (1, 2, 3, 4, 5)
+    ]
+    three, two = task.collate(examples[:3]), task.collate(examples[3:])
+    whole, first, second = (task.evaluate(model, batches) for batches in ([three, two], [three], [two]))
+    assert whole.keys() == {"loss", "acc"}
+    for name, value in whole.items():
+        assert value == pytest.approx((3 * first[name] + 2 * second[name]) / 5)
+    made = task.loss(model, three)
+    assert (float(made.items), made.total.dim()) == (3, 0)
+    assert float(made.total.detach()) == pytest.approx(3 * first["loss"])
+    assert float(made.parts["loss"]) == pytest.approx(3 * first["loss"])
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "why"),
+    [
+        ({}, {"features": {"kind": "log_mel"}}, "computes features itself, and train.features gives log_mel"),
+        ({"token_list": ["<blank>", "b", "a", "<sos/eos>"]}, {}, "the token list of the model has 4 tokens"),
+        ({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}, {}, "Linear takes no speech, speech_l"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(model: dict[str, Any], settings: dict[str, Any], why: str) -> None:
+    write(model, **settings)
+    with pytest.raises(cs.ConfigError, match=why):
+        cs.train("net.yaml", device="cpu", check_only=True)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_what_returns_something_else_is_an_error() -> None:
+    write()
+    Path("counting.py").write_text(
+        NET.replace("return loss[None], ", "return loss, ").replace(", torch.tensor([len(text)])", "")
+    )
+    with pytest.raises(cs.ConfigError, match="the model returns tuple, not a loss, figures and a weight"):
+        cs.train("net.yaml", device="cpu", check_only=True)
