@@ -31,6 +31,7 @@ from .state import infos_of, state_of, ties_of
 __all__ = ["live_target", "module_target"]
 
 Build = Callable[[], nn.Module]
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass
@@ -164,10 +165,9 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
     """Yield the keys of deviations that the constructor sets to zero, or never, until statistics are loaded."""
     infos = source.built.infos
-    keys = [
-        key for key in infos if is_deviation(key) and not key.endswith("running_var") and key not in source.built.ties
-    ]
-    for key, data in source.initial([key for key in keys if infos[key].numel], 0):
+    keys = [key for key, info in infos.items() if is_deviation(key) and info.numel and info.dtype in FLOATS]
+    others = {key for key in keys if key.endswith("running_var") or key in source.built.ties}
+    for key, data in source.initial([key for key in keys if key not in others], 0):
         values = torch.frombuffer(data, dtype=getattr(torch, infos[key].dtype))
         if bool((values == 0).any()):
             yield key
