@@ -198,7 +198,7 @@ def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     if isinstance(array, Array) and array.shape != info.shape:
         raise FormatError("a tensor and the array that holds its values differ in shape.", rule="numpy")
     if not isinstance(array, Array) or not array.dtype:
-        raise FormatError("the array that holds a tensor's values is an array of objects.", rule="numpy")
+        raise FormatError("the values of a tensor are an array of Python objects, not of numbers.", rule="numpy")
     order = array.shape[::-1] if array.fortran else array.shape
     flat = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
     dtype: torch.dtype = getattr(torch, array.dtype)

@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import SourceError
+from ..formats._archive import open_member
 from ..formats._open import read_header
 from ..formats.base.header import Header
 from ..storage.read.base import Folder, Source
@@ -38,8 +40,19 @@ def open_checkpoint(
     if not isinstance(path, (str, os.PathLike)):
         return _in_memory(path, root, unwrap=unwrap, called=called)
     uri = os.fspath(path)
-    source = open_source(uri)
+    source = _source(uri)
     return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap, notes=page_notes(uri))
+
+
+def _source(uri: str) -> Source:
+    """Return the file or folder at a path or URI, or the member of an archive that a path leads to."""
+    try:
+        return open_source(uri)
+    except SourceError:
+        member = open_member(uri)
+        if member is None:
+            raise
+        return member
 
 
 def checkpoint_of(

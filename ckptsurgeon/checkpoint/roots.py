@@ -43,7 +43,11 @@ class SearchLimit:
         self.modules -= modules
         self.tensors -= tensors
         if self.modules < 0 or self.tensors < 0:
-            raise UnsafeError("a pickled module nests too deeply or shares too much.", rule="module tree")
+            raise UnsafeError(
+                "a pickled module has more submodules or tensors than the limit.",
+                hint="Save its state_dict() instead.",
+                rule="module tree",
+            )
 
 
 def is_module(node: Any) -> bool:
@@ -60,7 +64,11 @@ def module_tensors(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
     while waiting:
         prefix, module, depth = waiting.pop()
         if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
-            raise UnsafeError("a pickled module nests too deeply.", rule="module tree")
+            raise UnsafeError(
+                f"a pickled module is nested more than {limits.TREE_DEPTH} deep, or has a longer name than the limit.",
+                hint="Save its state_dict() instead.",
+                rule="module tree",
+            )
         allowed.take(modules=1)
         yield from ((f"{prefix}{name}", value) for name, value in _own_tensors(module, allowed))
         children = module.attributes().get("_modules")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-from ..planning.target import TargetSpec
+from ..planning.target import Companion, TargetSpec
 from ..util.registry import discover, module_names
 from ..util.text import brief_repr
 from ._document import Document, check_fields
@@ -26,7 +26,8 @@ class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
     The fields listed in ``files`` name text files, whose texts are given to ``build``. ``vocabulary`` maps keys to the
-    axis that has a row for each token. ``layers`` gives the modules in the order of computation, the output last.
+    axis that has a row for each token. ``layers`` gives the modules in the order of computation, the output last;
+    ``companions`` the files that lie beside its weights in the toolkit it is from.
     """
 
     fields: ClassVar[dict[str, Any]]
@@ -34,6 +35,8 @@ class _Model(Protocol):
     vocabulary: ClassVar[dict[str, int]]
 
     def layers(self, fields: dict[str, Any]) -> tuple[str, ...]: ...
+
+    def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]: ...
 
     def build(self, fields: dict[str, Any]) -> nn.Module: ...
 
@@ -68,7 +71,8 @@ class _Bundled:
             files=tuple(document.read),
             vocabulary=model.vocabulary,
         )
-        return replace(target, layers=model.layers(fields))  # after building, which checks the fields
+        # after building, which checks the fields
+        return replace(target, layers=model.layers(fields), companions=model.companions(fields))
 
 
 CONFIG = _Bundled()

@@ -180,12 +180,8 @@ def _staged(
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
         return
-    present = [
-        *existing_checkpoint(path),
-        *_existing_companions(path, plan),
-        *stale,
-        *_existing_signature(path, options),
-    ]
+    found = (*existing_checkpoint(path), *_existing_files(path, shape, plan), *stale)
+    present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
@@ -196,8 +192,9 @@ def _staged(
         yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
 
 
-def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
-    names = [one.name for one in plan.target.companions] + ([plan.target.weights] if plan.target.weights else [])
+def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
+    """Yield the files of the output that exist already."""
+    names = (*shape.names, *(one.name for one in plan.target.companions))
     return (name for name in names if os.path.lexists(os.path.join(path, name)))
 
 
@@ -235,8 +232,8 @@ def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) ->
             digest.update(data)
             run.files[part.name].write(offset, data)
         digests[part.name] = digest.hexdigest()
-    name, index = run.shape.index
-    if name:
+    for name, index_of in run.shape.index.items():
+        index = index_of(lambda name, offset, nbytes: run.files[name].read(offset, nbytes))
         folder.write(name, index)
         digests[name] = hashlib.sha256(index).hexdigest()
     digests[RECIPE_FILE] = hashlib.sha256("".join(recipe).encode()).hexdigest()

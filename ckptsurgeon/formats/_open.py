@@ -13,6 +13,7 @@ from ..storage.read.remote import notes_of
 from ..util.collection import no_collection
 from ..util.registry import discover
 from ..util.text import escape, listing
+from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, has_weights, is_weights, note_of
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
@@ -43,6 +44,8 @@ def read_header(source: Source, name: str = "") -> Header:
 
     Raises FormatError if the source is not a checkpoint, or is a broken one.
     """
+    if isinstance(source, Member) and not name:
+        return of_archive(read_header(source, source.path), source.folder())
     if isinstance(source, File):
         if source.size == 0:
             raise FormatError(f"{escape(source.uri)} is empty.", rule="empty")
@@ -96,7 +99,10 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
     except FormatError as error:
         if not isinstance(source, File):
             raise
-        raise _more_precise(source, head, error) from error.__cause__
+        folder = archive_folder(source, head)
+        if folder is None:
+            raise _more_precise(source, head, error) from error.__cause__
+        return of_archive(read_header(folder), folder)
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:

@@ -1,4 +1,4 @@
-"""Reads TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
+"""TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
 
 A user gives the index, ``NAME`` alone, or the folder, in which the file ``best_dev_checkpoint`` or ``checkpoint`` names
 the checkpoint. The index describes the tensors; the data files have only their bytes.
@@ -13,16 +13,20 @@ from math import prod
 from typing import Any
 
 from ..errors import FormatError, SourceError, UnsafeError
-from ..storage.read.base import File, Source
+from ..storage.read.base import File, Folder, Source
+from ..tensors.composition import leaves
 from ..tensors.dtypes import DTYPES as SIZES
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from .base.header import FilePrint, Header, naming
+from .base.header_digest import digest_outside
+from .base.sharded_writer import folder_frame, folder_recipe
 from .base.untrusted import check_sizes
 from .pickle.values import GlobalName, OpaqueResult
 from .tf.bundle import DTYPES, Bundle, BundleEntry, join_slices, read_bundle, slice_key
-from .tf.folder import chosen, is_folder, key_of, training_files, tree_of
+from .tf.folder import LAST, chosen, is_folder, key_of, small_file, training_files, tree_of
 from .tf.leveldb import is_table
+from .tf.writer import TensorFlowWriter
 
 __all__ = ["FORMAT"]
 
@@ -34,6 +38,7 @@ _KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16
 
 class _TensorFlow:
     name = "tensorflow"
+    writer = TensorFlowWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a file ends like a LevelDB table, or a folder has such files with their data files."""
@@ -41,11 +46,14 @@ class _TensorFlow:
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header of an index; raises FormatError if it breaks a rule or does not fit the data files."""
+        folder: Folder | None = None
+        named: list[FilePrint] = []
         notes = []
         if not isinstance(source, File):
-            prefix, note = chosen(source)
-            notes.append(note)
-            source = source.file(prefix + _INDEX)
+            folder, choice = source, chosen(source)
+            notes.append(choice.note)
+            named.append(choice.file)
+            source = source.file(choice.prefix + _INDEX)
         with naming(source):
             bundle = read_bundle(source)
         files = {source.name: source}
@@ -55,9 +63,11 @@ class _TensorFlow:
             return Header(
                 format=self.name,
                 tree={**dict(training_files(source)), **tree},
-                files=tuple(_file_header(file) for file in files.values()),
+                files=(*(_file_header(file) for file in files.values()), *named),
                 handles=files,
                 notes=tuple(notes),
+                recipe=folder_recipe(folder) if folder is not None else None,
+                frame=lambda: _frame(folder, files, tree) if folder is not None else "",
             )
         except BaseException:
             for file in files.values():
@@ -69,6 +79,18 @@ def _file_header(file: File) -> FilePrint:
     """Return the fingerprint of an open file: with the digest of an index; a data file has no header to digest."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
+
+
+def _frame(folder: Folder, files: Mapping[str, File], tree: Mapping[str, Any]) -> str:
+    """Return the digest of everything outside the model's tensors: index, training state, recipe."""
+    payload: dict[str, list[tuple[int, int]]] = {name: [] for name in files}
+    for info in tree.get("model", {}).values():
+        for leaf in leaves(info):
+            if leaf.storage is not None:
+                payload[leaf.storage.file].append((leaf.storage.offset, leaf.storage.offset + leaf.storage.nbytes))
+    digests = {name: digest_outside(file, sorted(payload[name])) for name, file in files.items()}
+    digests[LAST] = hashlib.sha256(small_file(folder, LAST) or b"").hexdigest()
+    return folder_frame(folder, digests)
 
 
 class _Shards:

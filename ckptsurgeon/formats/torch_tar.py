@@ -171,7 +171,10 @@ def _tensors(stream: _MemberReader, storages: Storages) -> dict[str, TensorInfo]
         key, at, _ = _fields(stream.value(), 3)
         dimensions, _ = stream.numbers("<ii")
         if not 0 <= dimensions <= limits.DIMENSIONS:
-            raise FormatError(f"a tensor of the tar archive has {dimensions} dimensions.", rule="tensor size")
+            raise FormatError(
+                f"a tensor of the tar archive has {dimensions} dimensions; from 0 to {limits.DIMENSIONS} are valid.",
+                rule="tensor size",
+            )
         size, stride = (stream.numbers(f"<{dimensions}q") for _ in range(2))
         (offset,) = stream.numbers("<q")
         storage = storages.get(_key(at))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.uint32]
 
-__all__ = ["SHORT", "SHORTEST", "crc32c", "unmasked"]
+__all__ = ["SHORT", "SHORTEST", "crc32c", "masked", "unmasked"]
 
 _POLYNOMIAL = 0x82F63B78
 """The polynomial in reflected form, as everywhere in this file: the lowest bit is the highest power."""
@@ -32,6 +32,11 @@ def unmasked(stored: int) -> int:
     """Return the checksum that LevelDB stores in the masked form ``stored`` (leveldb's ``util/crc32c.h``)."""
     turned = (stored - _MASK_DELTA) & 0xFFFFFFFF
     return (turned >> 17 | turned << 15) & 0xFFFFFFFF
+
+
+def masked(crc: int) -> int:
+    """Return the form in which LevelDB stores a checksum."""
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, *, short: int = SHORT) -> int:

@@ -23,7 +23,7 @@ def lines_of(name: str, data: bytes) -> list[str]:
     except UnicodeDecodeError:
         raise ConfigError(f"{name} is not a list of tokens: it is not UTF-8.") from None
     if "\0" in text:
-        raise ConfigError(f"{name} is not a list of tokens: it has zero bytes.")
+        raise ConfigError(f"{name} is not a list of tokens: it has bytes of value 0, which no text has.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 

@@ -61,7 +61,7 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
-        raise ConfigError(f"{name} is not a list of tokens: it is not a JSON object.")
+        raise ConfigError(f"{name} is not a vocabulary: its JSON is no object that gives each token its number.")
     return plain.VOCABULARY.read(name, data)
 
 

@@ -26,6 +26,8 @@ _MAPS = {
     "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
 }  # fmt: skip
 """Fields that map names to ids, and how a token is spelled with a name in place of ``{}``."""
+_NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
+"""Fields whose token has one spelling: those of Whisper."""
 _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
 """Beginnings of the names of fields whose ids are not of text tokens, but of audio codes or units of speech."""
@@ -200,6 +202,7 @@ class _Mover:
 
     def __init__(self, numbers: Renumbering) -> None:
         self._numbers = numbers
+        self._known = frozenset(numbers.old) if numbers.words else frozenset[str]()
         self.lost: list[LostId] = []
         self.dropped: list[str] = []
         self.stale: list[LostId] = []
@@ -228,15 +231,25 @@ class _Mover:
             return [self.moved(field, name, one) for one in value]
         if isinstance(value, list):
             return [self._needed(field, one) for one in value]
+        named = _NAMED.get(name, "")
+        if type(value) is int and self._is_stale(named, value):
+            self.stale.append(LostId(field, value, self._numbers.token(value)))
+            place = self._numbers.place_of(named)
+            if place is None:
+                self.lost.append(LostId(field, value, named))
+            return value if place is None else place
         return self._needed(field, value)
+
+    def _is_stale(self, named: str, number: int) -> bool:
+        """Tell whether the old tokens have the one that a field names, under another number."""
+        return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return a map from names to new ids, found by the names' tokens if the old tokens are known."""
-        known = frozenset(self._numbers.old) if self._numbers.words else frozenset[str]()
         found = {}
         for key, one in value.items():
             named = pattern.format(key)
-            if named in known and type(one) is int and self._numbers.token(one) != named:
+            if type(one) is int and self._is_stale(named, one):
                 self.stale.append(LostId(f"{field}.{key}", one, self._numbers.token(one)))
                 found[key] = self._numbers.place_of(named)
             else:

@@ -309,7 +309,7 @@ def test_a_plan_edited_into_the_impossible_is_refused(change: dict[str, Any]) ->
 def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
     torch.save({"a": torch.ones(2, dtype=torch.complex128)}, "src.pth")
     with pytest.raises(
-        cs.OutputError, match=r"safetensors does not support complex128, the dtype of a. Use --to pth"
+        cs.OutputError, match=r"safetensors does not support complex128, the dtype of a. Use to=.pth."
     ) as caught:
         cs.apply(cs.transplant("src.pth", "src.pth"), "out.safetensors")
     assert caught.value.exit_code == 5
@@ -320,11 +320,11 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
     ("output", "options", "why"),
     [
         ("out.xyz", {}, "is not that of a format"),
-        ("out.pth", {"to": "magic"}, "--to magic is unknown"),
+        ("out.pth", {"to": "magic"}, "to=.magic. is unknown"),
         ("out", {"max_shard_size": "many"}, "is not a valid size"),
         ("out", {"max_shard_size": "0GB"}, "is not a valid size"),
         ("out", {"max_shard_size": "9" * 400}, "is not a valid size"),
-        ("out", {"max_shard_size": "5"}, "--max-shard-size 5 is 5 bytes. Write 5GB or 5MB"),
+        ("out", {"max_shard_size": "5"}, "max_shard_size=.5. is 5 bytes. Write 5GB or 5MB"),
         ("out", {"max_shard_size": "999999"}, "is 999999 bytes"),
     ],
 )
@@ -339,7 +339,7 @@ def test_an_unknown_format_or_size_is_usage(output: str, options: dict[str, str]
 def test_a_size_that_gives_every_tensor_a_shard_is_refused(size: str, to: str) -> None:
     torch.save({f"w{i}": torch.ones(20) * i for i in range(56)}, "src.pth")
     plan = cs.convert("src.pth")
-    with pytest.raises(cs.ConfigError, match=f"--max-shard-size {size} makes 56 shards, one for each tensor"):
+    with pytest.raises(cs.ConfigError, match=f'max_shard_size="{size}" makes 56 shards, one for each tensor'):
         cs.apply(plan, "out", to=to, max_shard_size=size)
     assert not Path("out").exists()
 

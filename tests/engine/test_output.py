@@ -47,7 +47,7 @@ INPUTS = ["dst.yaml", "src.pth"]
 
 def test_an_output_that_exists_needs_force() -> None:
     Path("out.safetensors").write_text("old")
-    with pytest.raises(cs.OutputError, match="out.safetensors exists. Use --force") as caught:
+    with pytest.raises(cs.OutputError, match="out.safetensors exists. Use force=True") as caught:
         write()
     assert caught.value.exit_code == 5
     assert Path("out.safetensors").read_text() == "old"

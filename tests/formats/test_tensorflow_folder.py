@@ -16,7 +16,8 @@ def test_the_best_checkpoint_of_a_folder_comes_before_the_last(stt: Path) -> Non
     """Its text names it by a path of the machine that trained it."""
     assert 'path: "/home/coqui/en/best_dev-1000"' in (stt / "best_dev_checkpoint").read_text()
     with cs.open_checkpoint(stt) as checkpoint:
-        assert {file.name for file in checkpoint.files} == {f"{BEST}.index", f"{BEST}.data-00000-of-00001"}
+        weights = {f"{BEST}.index", f"{BEST}.data-00000-of-00001"}
+        assert {file.name for file in checkpoint.files} == {*weights, "best_dev_checkpoint"}
         assert checkpoint.notes == (f"read {BEST}, as best_dev_checkpoint says; also in the folder: train-1200",)
     (stt / "best_dev_checkpoint").unlink()
     with cs.open_checkpoint(stt) as checkpoint:

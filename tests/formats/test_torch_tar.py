@@ -84,8 +84,8 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no storages": ("tar members", lambda: without("storages")),
     "no pickle": ("tar members", lambda: without("pickle")),
     "another member": ("tar members", lambda: archive({**parts(), "evil": b""})),
-    "a member outside": ("tar members", lambda: archive({**parts(), "../evil": b""})),
-    "a member by an absolute name": ("tar members", lambda: archive({**parts(), "/tmp/evil": b""})),
+    "a member outside": ("tar name", lambda: archive({**parts(), "../evil": b""})),
+    "a member by an absolute name": ("tar name", lambda: archive({**parts(), "/tmp/evil": b""})),
     "a member twice": ("tar members", lambda: archive(parts())[:-10240] + archive({"pickle": b"N."})),
     "a symbolic link": ("tar members", lambda: kept(lambda info: info.name == "pickle" and link(info, tarfile.SYMTYPE))),
     "a hard link": ("tar members", lambda: kept(lambda info: info.name == "pickle" and link(info, tarfile.LNKTYPE))),
@@ -137,8 +137,9 @@ def test_a_broken_archive_is_refused_by_its_rule(kind: str) -> None:
 def test_a_tar_archive_of_anything_else_says_so() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
-        made.addfile(tarfile.TarInfo("model.pth"), io.BytesIO())
+        for name in ("readme", "net/model.pth"):
+            made.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(
-        cs.FormatError, match=r"a tar archive with model.pth in it\. Unpack model.pth, and name it: tar xf"
+        cs.FormatError, match=r"a tar archive with net/model.pth in it\. Unpack model.pth, and name it: tar xf"
     ):
         cs.open_checkpoint(write(out.getvalue()))

@@ -38,7 +38,7 @@ TARS = [
     Case(
         f"a tar archive: {name}",
         LEGACY,
-        (unsafe if rule == "tensors" else broken)(rule),
+        (unsafe if rule in ("tensors", "tar name") else broken)(rule),
         lambda make=make: written("x.pt", make())(),
     )
     for name, (rule, make) in BROKEN_TARS.items()

@@ -148,7 +148,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "one token": ("t.txt", "a\n", "has 1 token"),
     "a token twice": ("t.txt", "a\nb\na\n", "has tokens twice: 'a'"),
     "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
-    "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes"),
+    "zero bytes": ("t.txt", b"PK\0\0\nab", "bytes of value 0"),
     "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Give that file"),
     "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list of texts"),
     "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),

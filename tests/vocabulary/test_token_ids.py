@@ -127,3 +127,20 @@ def test_an_id_of_another_token_than_it_is_called_by_goes_to_that_one(
     assert list(moved.applied(fields).values()) == [changed]
     assert [one.field for one in moved.stale] == stale
     assert not moved_ids(fields, Renumbering.first(4, 7)).stale
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed", "lost"),
+    [
+        ({"no_timestamps_token_id": 1}, {"no_timestamps_token_id": 2}, []),  # the id of another version
+        ({"no_timestamps_token_id": 0}, {"no_timestamps_token_id": 2}, []),
+        ({"prev_sot_token_id": 0}, {"prev_sot_token_id": 0}, ["prev_sot_token_id"]),  # the new vocabulary has none
+    ],
+)
+def test_an_id_of_whisper_goes_to_the_token_that_its_field_is_for(
+    fields: dict[str, Any], changed: dict[str, int], lost: list[str]
+) -> None:
+    numbers = Renumbering.of(["<|notimestamps|>", "a", "<|startofprev|>"], ["b", "a", "<|notimestamps|>"])
+    moved = moved_ids(fields, numbers)
+    assert moved.applied(fields) == changed
+    assert [one.field for one in moved.lost] == lost

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ALPHABET, FLAGS
 from ...engine.inputs import PlanInputs
 from ...errors import SourceError
 from ...formats.base.header import FilePrint
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "close_inputs",
     "close_plan",
+    "extras_left",
     "file_print",
     "memory_print",
     "merged_notes",
@@ -115,10 +117,15 @@ def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
 
 def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     """Return the notes on inputs, with one on entries that are left out because they are not tensors."""
-    names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
+    names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
     notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
     notes += unwrap_notes(opened, asked=unwrap)
     return [*notes, f"left out: {listing(names)}"] if names else notes
+
+
+def extras_left(checkpoint: Checkpoint) -> list[str]:
+    """Return the entries of a checkpoint that are not tensors; files beside Coqui STT's are not among them."""
+    return [extra.key for extra in checkpoint.extras if extra.key not in (ALPHABET, FLAGS)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

@@ -46,6 +46,7 @@ __all__ = [
     "find_sources",
     "inputs_of",
     "read_plan",
+    "reopen",
     "with_model_files_pinned",
     "with_settings_pinned",
 ]
@@ -166,7 +167,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
     opened: list[Checkpoint] = []
     try:
         for source in plan.sources:
-            opened.append(_reopen(source))
+            opened.append(reopen(source))
             _check_prints(source, opened[-1])
             _check_validators(source, opened[-1])
             check_model_files(source, opened[-1])
@@ -203,7 +204,7 @@ def _check_reopenable(plan: Plan) -> None:
         raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
 
 
-def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
+def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
     """Open a source again, from its path or from ``given``."""
     root = source.root or "."
     found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
@@ -275,7 +276,7 @@ def find_sources(
             continue
         given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
         try:
-            checkpoint = stack.enter_context(_reopen(source, given))
+            checkpoint = stack.enter_context(reopen(source, given))
             _check_prints(replace(source, path=path_of(given)), checkpoint)
         except SourceError:
             if source.name in moved:

@@ -1,4 +1,4 @@
-"""The small files in a model's folder of transformers: configuration, tokeniser, processors."""
+"""The small files in a model's folder: configuration, tokeniser, processors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ...storage.read.uri import open_source
 
 __all__ = [
     "ADAPTER",
+    "ALPHABET",
     "CONFIG",
+    "FLAGS",
     "GENERATION",
     "PREPROCESSOR",
     "PROCESSORS",
@@ -25,24 +27,27 @@ __all__ = [
 ]
 
 CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
+ALPHABET, FLAGS = "alphabet.txt", "flags.txt"
+"""The token list of Coqui STT, and the flags of its training in JSON, which lie beside its checkpoints."""
 SETTINGS = (
-    CONFIG, ADAPTER, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
+    CONFIG, ADAPTER, FLAGS, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
 )  # fmt: skip
-"""Configurations of the model, an adapter, generation, and quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
+"""Configurations of the model, an adapter, training, generation, quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSORS = (
     "audio_tokenizer_config.json", "feature_extractor_config.json", PREPROCESSOR, "processor_config.json",
     "video_preprocessor_config.json",
 )  # fmt: skip
 TOKENIZERS = (
-    "added_tokens.json", "alphabet.json", "bpe.codes", "byte_maps.json", "chat_template.jinja", "chat_template.json",
-    "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt", "normalizer.json", "phonemes.json",
-    "prophetnet.tokenizer", "qwen.tiktoken", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm",
-    "special_tokens_map.json", "spiece.model", "spm.model", "spm_char.model", "target.spm", "target_vocab.json",
-    "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab-src.json",
-    "vocab-tgt.json", "vocab.bpe", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
+    "added_tokens.json", "alphabet.json", ALPHABET, "bpe.codes", "byte_maps.json", "chat_template.jinja",
+    "chat_template.json", "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt", "normalizer.json",
+    "phonemes.json", "prophetnet.tokenizer", "qwen.tiktoken", "sentencepiece.bpe.model", "sentencepiece.model",
+    "source.spm", "special_tokens_map.json", "spiece.model", "spm.model", "spm_char.model", "target.spm",
+    "target_vocab.json", "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab-src.json", "vocab-tgt.json", "vocab.bpe", "vocab.json", "vocab.txt",
+    "word_pronunciation.json", "word_shape.json",
 )  # fmt: skip
-"""The file names of tokenisers that transformers looks for; other files and code are never copied."""
+"""The file names of tokenisers that transformers or Coqui STT looks for; other files and code are never copied."""
 
 
 def is_of_tokenizer(name: str) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
+from ...errors import ConfigError, SourceError
 from ...planning.target import Companion
-from ...util.text import escape
+from ...util.text import brief_repr, escape
 from ...vocabulary.read import read_vocabulary
 from ...vocabulary.spoken import BLANKS, SPACES, first_of
 from ...vocabulary.token_ids import MovedIds
@@ -42,13 +44,39 @@ def processor_files(
     known = {one.name for one in present}
     made = [] if PREPROCESSOR in known else [_extractor(config, features.get("rate"))]
     named = _map(document.train.get("data")).get("tokens")
-    if not name.endswith("ForCTC") or not isinstance(named, str) or not known.isdisjoint((VOCABULARY, TOKENIZER)):
+    if not name.endswith("ForCTC") or not isinstance(named, str):
         return tuple(made), []
-    tokens = read_vocabulary(document.resolve(named)).tokens
+    try:
+        tokens = read_vocabulary(document.resolve(named)).tokens
+    except (ConfigError, SourceError) as error:  # the weights do not need it; training names it again
+        return tuple(made), [f"no tokeniser is written for transformers: {error.message.rstrip('.')}"]
+    if not known.isdisjoint((VOCABULARY, TOKENIZER)):
+        return tuple(made), _other_tokens(present, tokens, named)
     if why := _unfit(tokens, config):
         return tuple(made), [f"no tokeniser is written for transformers: {escape(named)} {why}"]
     notes = _with_blank(written, tokens) if "pad_token_id" not in document.model else []
     return (*made, *_tokenizer(tokens)), notes
+
+
+def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> list[str]:
+    """Return a note if the vocab.json beside a configuration has other tokens than those that are trained.
+
+    The blank, the space and tokens for unknown letters may be spelled otherwise.
+    """
+    path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
+    spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}
+    try:
+        theirs = read_vocabulary(path).tokens if path else tuple(tokens)
+    except (ConfigError, SourceError):
+        return []  # said where the file is copied
+    rows = zip_longest(tokens, theirs)
+    for number, (ours, other) in enumerate(rows):
+        if ours != other and not {ours, other} <= spelled:
+            return [
+                f"the {VOCABULARY} beside the configuration has {brief_repr(other)} in row {number}, and "
+                f"{escape(named)} {brief_repr(ours)}: transformers.pipeline would write other letters than were trained"
+            ]
+    return []
 
 
 def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:

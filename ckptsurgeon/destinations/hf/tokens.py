@@ -166,7 +166,12 @@ def with_tokenizer_of(
         return rest, [f"{note}; make one that gives each token its number in this list"]
     if not missing:
         return (*rest, *theirs), []
-    return (*rest, *theirs), [f"left out, as there is none beside {escape(path)}: {listing(missing, 12, where='')}"]
+    beside = {one.name for one in tokenizer_beside(path)}
+    other, absent = [one for one in missing if one in beside], [one for one in missing if one not in beside]
+    notes = [f"left out, as there is none beside {escape(path)}: {listing(absent, 12, where='')}"] if absent else []
+    if other:
+        notes.append(f"left out, as the one beside {escape(path)} has other tokens: {listing(other, 12, where='')}")
+    return (*rest, *theirs), notes
 
 
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:

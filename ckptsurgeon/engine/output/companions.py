@@ -61,9 +61,10 @@ class StaleCompanions:
 
 
 def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
-    """Return the companions that the recipe in a folder lists and that the new output does not replace.
+    """Return the companions of an earlier output that the new one would leave in the folder.
 
-    They include the weights of an earlier adapter, if the new output is a model: its weights have another name.
+    Those that are as they were written are told from those that were changed. If a model takes the place of an adapter,
+    the adapter's file of weights is among the first: the model's has another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
-from ...formats.base.header import ExtraEntries, OutputLayout, OutTensor, Writer
+from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, Writer
 from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
@@ -98,16 +98,21 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputShape:
-    """All files of an output, known before a byte is written; ``index`` is the name and text of a folder's index."""
+    """All files of an output, known before a byte is written; ``index`` are the files of a folder without tensors."""
 
     parts: tuple[OutputFile, ...]
     folder: bool
-    index: tuple[str, bytes] = ("", b"")
+    index: Mapping[str, IndexFile] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(part.layout.size for part in self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of a folder's files."""
+        return (*(part.name for part in self.parts), *self.index)
 
 
 def is_folder(options: OutputOptions) -> bool:

@@ -17,8 +17,10 @@ __all__ = [
     "FilePrint",
     "Format",
     "Header",
+    "IndexFile",
     "OutTensor",
     "OutputLayout",
+    "ReadWritten",
     "Sharding",
     "Writer",
     "naming",
@@ -139,6 +141,12 @@ class OutputLayout(Protocol):
         ...
 
 
+ReadWritten = Callable[[str, int, int], bytes]
+"""Returns bytes of a file that was written: its name in the folder, an offset, and how many."""
+IndexFile = Callable[[ReadWritten], bytes]
+"""Returns the bytes of an index, once the files that it describes are written."""
+
+
 class Sharding(Protocol):
     """How a format writes a checkpoint as several files in a folder: their names and the index."""
 
@@ -146,8 +154,11 @@ class Sharding(Protocol):
         """Return the names of ``number`` files."""
         ...
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of the index, which gives each tensor's file; both empty if none is needed."""
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return the files besides those of the tensors by name, such as an index; none if none is needed.
+
+        Raises OutputError if the format cannot have these keys.
+        """
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:

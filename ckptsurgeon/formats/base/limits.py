@@ -50,6 +50,9 @@ TAR_PICKLES_BYTES = 32 << 20
 TAR_RECORDS_BYTES = 1 << 16
 """Bytes of an extended header in a tar archive; one that Python writes has some 30 bytes."""
 
+TAR_MEMBERS = 100_000
+"""Members of a tar archive with a checkpoint in it; their headers are read one by one."""
+
 DIMENSIONS = 64
 """Dimensions of a tensor: torch's own limit."""
 

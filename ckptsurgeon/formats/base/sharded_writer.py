@@ -14,7 +14,7 @@ from itertools import islice
 from ...errors import UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
-from .header import OutputLayout, OutTensor
+from .header import IndexFile, OutputLayout, OutTensor
 from .header_digest import UNSEALED, seal_of
 from .limits import RECIPE_BYTES
 
@@ -145,15 +145,15 @@ class IndexedShards:
             return [self._stem + self._suffix]
         return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of the index; both empty if there is only one file."""
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return the index, or nothing if there is only one file."""
         if len(files) == 1:
-            return "", b""
+            return {}
         total = sum(t.nbytes for tensors, _ in files.values() for t in tensors)
         weight_map = {t.key: name for name, (tensors, _) in files.items() for t in tensors}
         document = {"metadata": {"total_size": total}, "weight_map": weight_map}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-        return self._index_name, text.encode("utf-8", "surrogatepass")
+        return {self._index_name: lambda _: text.encode("utf-8", "surrogatepass")}
 
     @property
     def _index_name(self) -> str:

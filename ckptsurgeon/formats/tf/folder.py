@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, NamedTuple
 
 from ...errors import FormatError, SourceError
 from ...storage.read.base import File, Folder
@@ -12,9 +14,22 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from .._choosing import is_weights
 from ..base import limits
+from ..base.header import FilePrint
 from ..base.untrusted import parse_json
+from .coqui import MOMENTS
 
-__all__ = ["STATES", "chosen", "is_folder", "key_of", "training_files", "tree_of"]
+__all__ = [
+    "LAST",
+    "STATES",
+    "chosen",
+    "is_folder",
+    "key_of",
+    "named_in",
+    "place_of",
+    "small_file",
+    "training_files",
+    "tree_of",
+]
 
 # Sorts TensorFlow's variables by their names: the model's, and those of training.
 #
@@ -30,8 +45,6 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "ExponentialMovingAverage": ("model_ema",),
 }
 """The suffixes of values that TensorFlow 1 stores for a variable, and the dicts in which a Header has them."""
-_MOMENTS = ("Adam", "Adam_1")
-"""If both suffixes occur, they are Adam's even if the variable is missing: cuDNN's LSTM is saved under other names."""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
 """Scalars of the training state, such as the number of steps."""
 
@@ -48,20 +61,23 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {}
     for name, info in variables.items():
-        *path, key = _place(name, info, variables)
+        *path, key = place_of(name, info.shape, variables)
         node = tree
         for part in path:
             node = node.setdefault(part, {})
         if key in node:
-            raise FormatError(f"two of its variables would have the key {escape(key)}.", rule="keys")
+            raise FormatError(
+                f"the variable {escape(name)} and another would both have the key {escape(key)}.", rule="keys"
+            )
         node[key] = info
     return tree
 
 
-def _place(name: str, info: TensorInfo, names: Collection[str]) -> tuple[str, ...]:
-    """Return the path of a variable in the tree, its key last."""
+def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple[str, ...]:
+    """Return the path of a variable in the tree, its key last; ``names`` are those of all variables."""
     owner, _, slot = name.rpartition("/")
-    if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in _MOMENTS)):
+    # both moments are Adam's even if the variable is missing: cuDNN's LSTM is saved under other names
+    if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in MOMENTS)):
         return (*_SLOTS[slot], key_of(owner))
     key = key_of(name)
     if _SLOT in name:
@@ -69,12 +85,13 @@ def _place(name: str, info: TensorInfo, names: Collection[str]) -> tuple[str, ..
         return ("optimizer", slot.replace("/", "."), key_of(owner))
     if key.startswith("optimizer.") and name.endswith(_VALUE):
         return ("optimizer", key.removeprefix("optimizer."))
-    if key in _TRAINING and not info.shape:
+    if key in _TRAINING and not shape:
         return ("optimizer", key)
     return ("model", key)
 
 
-STATES = ("best_dev_checkpoint", "checkpoint")
+LAST = "checkpoint"
+STATES = ("best_dev_checkpoint", LAST)
 """Files that name a checkpoint, in the order in which Coqui STT looks for them: the best, then the last."""
 _NAMED = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.S)
@@ -97,8 +114,16 @@ def _prefixes(names: Sequence[str]) -> list[str]:
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 
 
-def chosen(folder: Folder) -> tuple[str, str]:
-    """Return the checkpoint that a folder names as its best, or else as its last, and a note with the choice.
+class Chosen(NamedTuple):
+    """The checkpoint of a folder that is read: its prefix, a note on it, the fingerprint of the file that names it."""
+
+    prefix: str
+    note: str
+    file: FilePrint
+
+
+def chosen(folder: Folder) -> Chosen:
+    """Return the checkpoint that a folder names as its best, or else as its last.
 
     Paths in ``STATES`` are those of the machine that trained, so only their last part is used. Raises FormatError if no
     file names a checkpoint, or the checkpoint is missing.
@@ -117,12 +142,17 @@ def chosen(folder: Folder) -> tuple[str, str]:
             )
         others = [prefix for prefix in prefixes if prefix != named]
         also = f"; also in the folder: {listing(others, where='')}" if others else ""
-        return named, f"read {escape(named)}, as {state} says{also}"
+        return Chosen(named, f"read {escape(named)}, as {state} says{also}", _print_of(folder, state))
     raise FormatError(
         f"{escape(folder.uri)} has neither {STATES[0]} nor {STATES[1]}, which name the checkpoint to read.",
         hint=_which(folder, prefixes),
         rule="no checkpoint",
     )
+
+
+def _print_of(folder: Folder, name: str) -> FilePrint:
+    with closing(folder.file(name)) as file:
+        return FilePrint.of(file, hashlib.sha256(file.read(0, file.size)).hexdigest(), name)
 
 
 def _which(folder: Folder, prefixes: Sequence[str]) -> str:
@@ -131,7 +161,12 @@ def _which(folder: Folder, prefixes: Sequence[str]) -> str:
 
 def _named(folder: Folder, state: str) -> str | None:
     """Return the checkpoint that the file ``state`` names, without folders; None if it does not name any."""
-    found = _NAMED.search(_small(folder, state) or b"")
+    return named_in(small_file(folder, state) or b"")
+
+
+def named_in(text: bytes) -> str | None:
+    """Return the checkpoint that the text of such a file names, without folders; None if it does not name any."""
+    found = _NAMED.search(text)
     if found is None:
         return None
     path = _ESCAPE.sub(_unescaped, found[1]).decode("utf-8", "replace")
@@ -143,7 +178,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return bytes([int(text, 8) & 0xFF]) if text[:1].isdigit() else text
 
 
-def _small(folder: Folder, name: str) -> bytes | None:
+def small_file(folder: Folder, name: str) -> bytes | None:
     """Return the bytes of a small file of a folder; None if it cannot be read or is too large."""
     try:
         file = folder.file(name)
@@ -163,7 +198,7 @@ def training_files(file: File) -> Iterator[tuple[str, Any]]:
     except SourceError:
         return
     for name in (_FLAGS, _ALPHABET):
-        raw = _small(folder, name) if name in names else None
+        raw = small_file(folder, name) if name in names else None
         if raw is None:
             continue
         try:

@@ -19,7 +19,7 @@ from ...util.text import escape
 from ..base import limits
 from .protobuf import varint
 
-__all__ = ["FOOTER", "decompress_snappy", "entries", "is_table"]
+__all__ = ["FOOTER", "MAGIC", "decompress_snappy", "entries", "is_table"]
 
 # Snappy's block format, which LevelDB's tables may be compressed with (google/snappy, format_description.txt).
 
@@ -54,7 +54,7 @@ def _length(data: bytes) -> tuple[int, int]:
         size |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
             return size, at + 1
-    raise FormatError("a compressed block has no length.", rule="snappy")
+    raise FormatError("the index is damaged: a compressed block does not begin with its length.", rule="snappy")
 
 
 def _element(data: bytes, at: int, out: bytearray) -> int:
@@ -95,7 +95,7 @@ def _literal(data: bytes, at: int, out: bytearray) -> int:
 
 
 FOOTER = 48
-_MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
+MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _TRAILER = 5
 _PLAIN, _SNAPPY = 0, 1
 _MANY = 1 << 16
@@ -124,7 +124,7 @@ class _TableLimits:
 
 def is_table(file: File) -> bool:
     """Return whether a file ends with the magic number of a table."""
-    return file.size >= FOOTER and file.read(file.size - len(_MAGIC), len(_MAGIC)) == _MAGIC
+    return file.size >= FOOTER and file.read(file.size - len(MAGIC), len(MAGIC)) == MAGIC
 
 
 def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
@@ -161,11 +161,11 @@ def _fault(why: str) -> FormatError:
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
     """Return the places of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
     footer = raw[-FOOTER:]
-    if len(footer) < FOOTER or not footer.endswith(_MAGIC):
+    if len(footer) < FOOTER or not footer.endswith(MAGIC):
         raise _fault("it does not end as a table does: it is cut short, or not a table")
     others, at = _handle(footer, 0)
     index, at = _handle(footer, at)
-    if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(_MAGIC)].strip(b"\0"):
+    if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(MAGIC)].strip(b"\0"):
         raise _fault("its footer names an index beyond the file: it is cut short")
     return others, index
 

@@ -1,13 +1,13 @@
-"""Reads protocol buffers as far as needed here: (field number, value) of each field, in order.
+"""Reads and writes protocol buffers as far as needed here: (field number, value) of each field, in order.
 
-https://protobuf.dev/programming-guides/encoding. Raises ValueError for bytes that are not a message.
+https://protobuf.dev/programming-guides/encoding. Reading raises ValueError for bytes that are not a message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["fields", "signed", "varint"]
+__all__ = ["field", "field32", "fields", "signed", "varint", "varint_bytes"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
@@ -55,3 +55,24 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         raw = data[at : at + length]
         yield tag >> 3, raw if kind == _BYTES else int.from_bytes(raw, "little")
         at += length
+
+
+def varint_bytes(value: int) -> bytes:
+    """Return the bytes of a number from 0 on."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Return a field with a number or a text; nothing for the number 0, which is what a missing field means."""
+    if isinstance(value, bytes):
+        return varint_bytes(number << 3 | _BYTES) + varint_bytes(len(value)) + value
+    return varint_bytes(number << 3 | _VARINT) + varint_bytes(value) if value else b""
+
+
+def field32(number: int, value: int) -> bytes:
+    """Return a field of four bytes."""
+    return varint_bytes(number << 3 | _FIXED32) + value.to_bytes(4, "little")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from ..base.header import ExtraEntries, OutputLayout, OutTensor
+from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import PIECES
 from .pickle_writer import PickleWriter, tensor_pickle
 from .zip_writer import ZipLayout, ZipWriter
@@ -59,9 +59,9 @@ class _Distributed:
         """Return the names of ``number`` files."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> tuple[str, bytes]:
-        """Return the name and the bytes of ``.metadata``."""
-        return METADATA, _metadata(files)
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return ``.metadata``."""
+        return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
         """Return which of the files ``present`` in a folder belong to such a checkpoint."""

@@ -78,7 +78,7 @@ def _wrapped(kind: Any, dtype: Any, size: Any, *_: Any) -> TensorInfo:
 
 def _nested(data: Any, *_: Any) -> TensorInfo:
     if not isinstance(data, TensorInfo):
-        raise FormatError("a nested tensor has no values.", rule="nested")
+        raise FormatError("the file is damaged: a nested tensor is stored without its values.", rule="nested")
     return TensorInfo(data.dtype, (), opaque=NESTED)
 
 

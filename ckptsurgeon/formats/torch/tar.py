@@ -9,17 +9,21 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ...errors import FormatError
+from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
 
-__all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records"]
+__all__ = ["TarMember", "is_tar", "members", "names_in", "pax_records", "plain_members"]
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
 """Archives are filled with zeros up to a multiple of this many bytes."""
-_PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
+_PLAIN, _EXTENDED, _LONG_NAME = (b"0", b"\0"), b"x", b"L"
+_PASSED = (b"g", b"K")
+"""Headers that say nothing of a plain file: those for the whole archive, and GNU's long target of a link."""
+_LINKS = (b"1", b"2", b"3", b"4", b"5", b"6")
+"""Members without data, whatever size their header gives: links, devices, folders."""
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
 """How many names of members are read from an archive that torch did not write: each may cost a request."""
@@ -85,6 +89,65 @@ def names_in(file: File) -> list[str]:
     return found
 
 
+def plain_members(file: File) -> Iterator[TarMember]:
+    """Yield the plain files of any archive, with their paths in it; folders and links are passed over.
+
+    Raises FormatError if the archive is malformed, UnsafeError for names that lead out of it or that occur twice.
+    """
+    at, seen = 0, set[str]()
+    said: dict[str, str] = {}
+    for _ in range(limits.TAR_MEMBERS):
+        header = file.read(at, min(_BLOCK, file.size - at))
+        if not header.strip(b"\0"):
+            return
+        _check_sum(header)
+        begin, kind = at + _BLOCK, header[156:157]
+        size = int(said["size"]) if said.get("size", "").isdigit() else _number(header[124:136], 8)
+        end = begin + (0 if kind in _LINKS else size)
+        at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
+        if end > file.size:
+            raise FormatError("the tar archive is cut short.", rule="tar size")
+        if kind in (_EXTENDED, _LONG_NAME):
+            said |= _said_of_next(file, begin, end, kind)
+        elif kind not in _PASSED:
+            name = _plain_name(said.get("path") or _name(header))
+            said = {}
+            if kind in _PLAIN:
+                if name in seen:
+                    raise UnsafeError(f"{escape(name)} occurs twice in the tar archive.", rule="tar members")
+                seen.add(name)
+                yield TarMember(name, begin, end)
+    raise UnsafeError(f"the tar archive has over {limits.TAR_MEMBERS} members.", rule="tar members")
+
+
+def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
+    """Return what an extended header of pax, or GNU's header of a long name, says of the next member."""
+    if end - begin > limits.TAR_RECORDS_BYTES:
+        raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
+    raw = file.read(begin, end - begin)
+    if kind == _LONG_NAME:
+        return {"path": raw.partition(b"\0")[0].decode("utf-8", "replace")}
+    try:
+        return {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pax_records(raw)}
+    except ValueError:
+        raise FormatError("an extended header of the tar archive is malformed.", rule="tar header") from None
+
+
+def _name(header: bytes) -> str:
+    """Return the name in a header; POSIX has the folders of a long one apart, in its prefix."""
+    name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
+    is_posix = header[257:263] == b"ustar\0"
+    return (prefix + b"/" + name if prefix and is_posix else name).decode("utf-8", "replace")
+
+
+def _plain_name(name: str) -> str:
+    """Return a member's path without steps that stay where they are; raises UnsafeError if it leads out."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise UnsafeError(f"{escape(name)} of the tar archive points outside it.", rule="tar name")
+    return "/".join(parts)
+
+
 def _check_end(file: File, at: int) -> None:
     rest = file.size - at
     if rest > 2 * _PADDING or file.read(at, max(rest, 0)).strip(b"\0"):
@@ -100,6 +163,9 @@ def _check_sum(header: bytes) -> None:
 
 
 def _number(raw: bytes, base: int) -> int:
+    """Return the number in a field of a header, as text or, for members over 8 GiB in GNU's archives, in base 256."""
+    if raw[:1] == b"\x80" and base == 8:
+        return int.from_bytes(raw[1:], "big")
     text = raw.strip(b" \0")
     if not text.isdigit() or len(text) > 20:
         raise FormatError("a header of the tar archive has a field that is not a number.", rule="tar header")

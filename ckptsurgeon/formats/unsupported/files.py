@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ...util.text import escape, listing
 from .._choosing import is_weights
+from ..zip.archive import is_of_torch
 from .text import UnreadableFile, argument, text_kind
 
 __all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
@@ -88,7 +89,7 @@ def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
 def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
     """Return the kind of a zip archive whose records have these names; None if it is unknown, or one of torch's."""
     bare = {one.rpartition("/")[2] for one in names}
-    if any(one.count("/") <= 1 and f"/{one}".endswith("/data.pkl") for one in names):
+    if is_of_torch(names):
         return None
     if bare & {"archive_format", "serialized_exported_program.json"}:
         advice = "Load it with torch.export.load, and save its state_dict() with torch.save."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import FormatError, UnsafeError
@@ -18,7 +19,7 @@ from ..base import limits
 from .records import DEFLATED, FULL, Listed, ZipEntry, locate, record_at, wide_sizes
 from .remote import locate_remote
 
-__all__ = ["Archive", "ZipEntry", "names_in", "read_archive"]
+__all__ = ["Archive", "ZipEntry", "is_of_torch", "names_in", "read_archive"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -94,6 +95,11 @@ def names_in(file: File) -> list[str]:
     """Return the names of an archive's records, from its directory; raises FormatError if it is broken."""
     number, size, offset = _find_directory(file)
     return [name for name, *_ in _listed(file, file.read(offset, size), number)]
+
+
+def is_of_torch(names: Iterable[str]) -> bool:
+    """Return whether an archive with these records is one of torch's: it has ``data.pkl``, in a folder or not."""
+    return any(name.count("/") <= 1 and f"/{name}".endswith("/data.pkl") for name in names)
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:

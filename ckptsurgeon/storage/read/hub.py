@@ -30,7 +30,7 @@ class HubFolder:
         self._found: FolderListing | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted; raises SourceError if the hub does not list them."""
+        """Return the names of the repository's files, sorted; raises SourceError if the hub does not list them."""
         return self._listed().names
 
     def folders(self) -> list[str]:

@@ -101,6 +101,14 @@ class StagedFile:
         except OSError as error:
             raise output_error(self.shown, error) from error
 
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return bytes that were written; raises OutputError."""
+        try:
+            with self.descriptor() as fd:
+                return os.pread(fd, nbytes, offset)
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
     def flush(self, size: int | None) -> None:
         """Wait until the bytes are on disk; raises OutputError if the file does not have ``size`` bytes (None: any)."""
         try:

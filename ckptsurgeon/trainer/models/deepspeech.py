@@ -6,13 +6,16 @@ and ``layer_6``, the output; there is no ``layer_4``.
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
+from ...destinations.hf.files import ALPHABET, FLAGS
 from ...errors import ConfigError
-from ...vocabulary.coqui import VOCABULARY as ALPHABET
+from ...planning.target import Companion
+from ...vocabulary.coqui import VOCABULARY, alphabet_text
 from ...vocabulary.read import BYTES, read_vocabulary
 from ._layers import padding_mask
 
@@ -95,6 +98,18 @@ class _DeepSpeechModel:
         """Return the layers in the order of the network."""
         return LAYERS
 
+    def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
+        """Return the files that Coqui STT keeps beside a checkpoint: its flags, and the alphabet if there is one."""
+        flags = {
+            "n_hidden": fields["n_hidden"],
+            "dropout_rate": fields["dropout"],
+            "bytes_output_mode": fields["bytes"],
+        }
+        made = Companion(FLAGS, text=json.dumps(flags, indent=2) + "\n")
+        if fields["alphabet"] is None:
+            return (made,)
+        return Companion(ALPHABET, text=alphabet_text(_labels(fields["alphabet"])[:-1])), made
+
     def build(self, fields: dict[str, Any]) -> nn.Module:
         """Build the model; ``alphabet`` is the text of an ``alphabet.txt``."""
         for name, least in (("n_hidden", 1), ("n_input", 1), ("n_context", 0)):
@@ -117,7 +132,12 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
         )
     if alphabet is None:
         return len(read_vocabulary(BYTES).tokens)
-    return len(ALPHABET.read("deepspeech: the alphabet", alphabet.encode()).tokens)
+    return len(_labels(alphabet))
+
+
+def _labels(alphabet: str) -> tuple[str, ...]:
+    """Return the labels of an alphabet, the blank last."""
+    return VOCABULARY.read("deepspeech: the alphabet", alphabet.encode()).tokens
 
 
 MODEL = _DeepSpeechModel()

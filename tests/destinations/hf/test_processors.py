@@ -97,3 +97,20 @@ def test_tokens_that_its_tokeniser_cannot_have_are_said(tokens: list[str], field
     spec = destination(tokens, **fields)
     assert names(spec) == ["config.json", "preprocessor_config.json"]
     assert f"no tokeniser is written for transformers: tokens.txt {why}" in spec.notes
+
+
+def test_tokens_that_are_not_there_stop_no_transplant() -> None:
+    train = {**TRAIN, "data": {"train": "t.csv", "tokens": "other.txt"}}
+    spec = destination(train=train)
+    assert any(
+        note.startswith("no tokeniser is written for transformers: ") and "other.txt" in note for note in spec.notes
+    )
+
+
+def test_another_vocabulary_beside_the_configuration_is_said() -> None:
+    mine = [*TOKENS[:-1], "x"] if TOKENS[-1] != "x" else [*TOKENS[:-1], "y"]
+    Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(mine)}))
+    (note,) = [note for note in destination().notes if "vocab.json beside the configuration" in note]
+    assert f"has '{mine[-1]}' in row {len(mine) - 1}, and tokens.txt '{TOKENS[-1]}'" in note
+    Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(TOKENS)}))
+    assert not any("vocab.json beside" in note for note in destination().notes)

@@ -109,6 +109,10 @@ def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along(
     Path("new/tokenizer.json").write_text(json.dumps(stale))
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert {one.name for one in plan.target.companions} == {"config.json", "vocab.txt", "tokenizer_config.json"}
+    Path("bert/tokenizer.json").write_text(json.dumps(stale))
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    assert "left out, as the one beside new/vocab.txt has other tokens: tokenizer.json" in told(plan)
+    assert "there is none beside" not in told(plan)
 
 
 def pieces(*texts: str) -> bytes:

@@ -49,7 +49,7 @@ class KeptSpool(Spool):
                 self._note()
 
     def close(self) -> None:
-        """Close the file; the file stays if the run that needs it has not succeeded, else it is removed."""
+        """Close the cache file, and remove it if the run succeeded; else it stays, so that the next run can use it."""
         if self._fd < 0:
             return
         try:

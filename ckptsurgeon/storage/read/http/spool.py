@@ -173,7 +173,9 @@ class Spool:
             try:
                 got = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                raise SourceError(f"{escape(self._uri)} cannot be read again: {error.strerror}.") from error
+                raise SourceError(
+                    f"what was fetched of {escape(self._uri)} cannot be read from the temporary file: {error.strerror}."
+                ) from error
             if not got:
                 raise SourceError(f"{escape(self._uri)}: the part fetched before is no longer on this machine.")
             done += got

@@ -1,0 +1,55 @@
+"""Coqui STT's alphabet beside the weights of its network, and what an output in TensorFlow's format gets for Coqui."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from ...destinations.hf.files import ALPHABET, FLAGS
+from ...errors import CheckpointError
+from ...formats.tf.coqui import is_network
+from ...planning.operations.conversions import CONVERSIONS
+from ...planning.plan.plan import Plan
+from ...planning.target import Companion
+from ...tensors.info import TensorInfo
+from ...util.text import count
+from .folder import ModelFolder
+from .shape_checks import DescribedTensor
+
+__all__ = ["alphabet_notes", "tensorflow_notes"]
+
+_OUTPUT = "layer_6.bias"
+_RULESET = "coqui-stt-tensorflow"
+_BYTES = "bytes_output_mode"
+
+
+def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if the alphabet of a folder has another size than the output layer of its network.
+
+    ``read`` has the same vocabulary, which may have been read.
+    """
+    rows = next((one.shape[0] for one in tensors if one.key == _OUTPUT and len(one.shape) == 1), 0)
+    if not rows or folder.vocabulary != ALPHABET or _is_of_bytes(folder):
+        return
+    if read.tokens is not None and len(read.tokens) != rows:
+        labels = count(len(read.tokens) - 1, "label")
+        yield f"{ALPHABET} has {labels} and the blank, but {_OUTPUT} has {rows} values"
+
+
+def _is_of_bytes(folder: ModelFolder) -> bool:
+    """Return whether the flags beside a network say that its outputs are bytes, so that it has no alphabet."""
+    with suppress(CheckpointError, ValueError):
+        return any(one.name == FLAGS for one in folder.files) and folder.document(FLAGS).get(_BYTES) is True
+    return False
+
+
+def tensorflow_notes(plan: Plan) -> Iterator[str]:
+    """Yield notes on a plan whose output is in TensorFlow's format: what Coqui STT finds in it, or lacks."""
+    tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
+    if is_network(tensors):
+        yield "for Coqui STT: the state of an Adam before its first step, with moments of zero, and global_step 0"
+        files = tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions)
+        if all(one.name != ALPHABET for one in files) and not _is_of_bytes(ModelFolder("", files)):
+            yield f"no {ALPHABET} lies beside the weights: Coqui STT needs one as --alphabet_config_path"
+    elif CONVERSIONS[_RULESET].converts(tensors):
+        yield f"Coqui STT cannot read PyTorch's layout: convert the output with ckpt rename --ruleset {_RULESET}"

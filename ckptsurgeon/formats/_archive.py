@@ -1,0 +1,171 @@
+"""A zip or tar archive with a checkpoint in it, as a folder: members are read in place, never extracted.
+
+ESPnet packs models so (``espnet2.bin.pack``: a zip), and NeMo (``.nemo``: a tar). Members must be stored without
+compression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..errors import FormatError
+from ..storage.read.base import File, Source
+from ..storage.read.uri import open_source
+from ..util.text import escape, listing
+from ._choosing import is_weights
+from ._espnet_pack import META
+from .base.header import FilePrint, Header, naming
+from .base.slice import FileSlice
+from .torch.tar import is_tar, plain_members
+from .zip.archive import is_of_torch, read_archive
+from .zip.records import STORED
+
+__all__ = ["ArchiveFolder", "Member", "archive_folder", "of_archive", "open_member"]
+
+HEAD = 512
+"""The first bytes of an archive, which tell its kind."""
+_SAVED = ("CKPT.yaml", META, ".metadata")
+"""Names, besides those of weights, that make a folder a checkpoint: of SpeechBrain, ESPnet, torch distributed."""
+
+
+_NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
+"""A ``.nemo`` of a large model has a folder of torch distributed in place of one file of weights."""
+
+
+class _Place(NamedTuple):
+    """Where a member's bytes are in the archive: offset and number."""
+
+    offset: int
+    size: int
+
+
+def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
+    """Return an archive as a folder; None if the file is not one, or if no checkpoint in it can be read in place.
+
+    A folder that alone holds everything is entered. Raises FormatError or UnsafeError if the archive is broken.
+    """
+    folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
+    if folder is None:
+        return None
+    while not folder.has_checkpoint and (name := folder.way_in):
+        folder = folder.inside(name)
+    return folder if folder.has_checkpoint else None
+
+
+def _whole(file: File, head: bytes) -> ArchiveFolder | None:
+    """Return the whole archive; None if it is none, or one of torch's, or if a checkpoint in it is compressed."""
+    if head.startswith(b"PK"):
+        archive = read_archive(file)
+        packed = [name for name, one in archive.entries.items() if one.method != STORED and is_weights(name)]
+        if packed or is_of_torch(archive.entries):
+            return None
+        plain = [one for one in archive.entries.values() if one.method == STORED and not one.name.endswith("/")]
+        return ArchiveFolder(archive.file, {one.name: _Place(one.data, one.stored) for one in plain})
+    if is_tar(head):
+        with naming(file):
+            members = {one.name: _Place(one.begin, one.end - one.begin) for one in plain_members(file)}
+        return ArchiveFolder(file, members)
+    return None
+
+
+def open_member(path: str) -> Member | None:
+    """Return the member of an archive that a path leads to, as in ``models.zip/a.pth``; None if there is none.
+
+    Raises FormatError or UnsafeError if the archive is broken.
+    """
+    archive = os.path.dirname(path)
+    while archive and not os.path.lexists(archive) and os.path.dirname(archive) != archive:
+        archive = os.path.dirname(archive)
+    if "://" in path or not os.path.isfile(archive):
+        return None
+    file, name = open_source(archive), path[len(archive) :].strip("/")
+    assert isinstance(file, File)
+    head = file.read(0, min(HEAD, file.size))
+    folder = _whole(file, head)
+    if folder is None and head.startswith(b"PK"):
+        hint = f"Unpack it, and name what comes out: unzip {escape(archive)} {escape(name)}"
+        raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read in place.", hint=hint)
+    return folder.file(name) if folder is not None else None
+
+
+def of_archive(header: Header, folder: ArchiveFolder) -> Header:
+    """Return the header of a checkpoint in an archive, with the archive among its files and with a note on it."""
+    read = {one.name for one in header.files}
+    others = [name for name in folder.names() if name not in read]
+    note = f"read in place, in the archive: {listing(sorted(read), 2, where='')}"
+    note += f"; its other files are not copied: {listing(others, 4, where='')}" if others else ""
+    return replace(
+        header,
+        files=(folder.fingerprint(), *header.files),
+        handles={**header.handles, "": folder.archive},
+        notes=(note, *header.notes),
+    )
+
+
+class ArchiveFolder:
+    """A folder in an archive, or the whole archive; ``within`` is its path in it, '' or ending in a slash."""
+
+    def __init__(self, archive: File, places: Mapping[str, _Place], within: str = "") -> None:
+        self.uri = f"{archive.uri}/{within}".rstrip("/")
+        self.name = within.rstrip("/").rpartition("/")[2] or archive.name
+        self.archive = archive
+        self._places = places
+        self._within = within
+        self._paths = [name.removeprefix(within) for name in places if name.startswith(within)]
+
+    def fingerprint(self) -> FilePrint:
+        """Return the fingerprint of the archive, with a digest of its members' names and places."""
+        return FilePrint.of(self.archive, hashlib.sha256(repr(sorted(self._places.items())).encode()).hexdigest(), "")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether one of its files is a checkpoint by its name, or names one."""
+        return any(is_weights(name) or name in _SAVED for name in self.names())
+
+    @property
+    def way_in(self) -> str:
+        """The folder in it to look for a checkpoint in: the only one if there is nothing else, or NeMo's; else ''."""
+        names, folders = self.names(), self.folders()
+        if _NEMO_CONFIG in names:
+            return _NEMO_WEIGHTS if _NEMO_WEIGHTS in folders else ""
+        return folders[0] if len(folders) == 1 and not names else ""
+
+    def names(self) -> list[str]:
+        """Return the names of the files in it, sorted."""
+        return sorted(path for path in self._paths if "/" not in path)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        return sorted({path.partition("/")[0] for path in self._paths if "/" in path})
+
+    def inside(self, name: str) -> ArchiveFolder:
+        """Return a folder in it."""
+        return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/")
+
+    def file(self, name: str) -> Member:
+        """Return a file in it; raises FormatError if there is none."""
+        place = self._places.get(self._within + name)
+        if place is None:
+            raise FormatError(f"{escape(self.uri)} has no {escape(name)} in it.", rule="missing member")
+        return Member(self, name, place)
+
+
+class Member(FileSlice):
+    """A member of an archive, as a file of its own; ``path`` is its path in its folder."""
+
+    def __init__(self, folder: ArchiveFolder, name: str, place: _Place) -> None:
+        super().__init__(folder.archive, place.offset, place.size)
+        self.uri = f"{folder.uri}/{name}"
+        self.name = name.rpartition("/")[2]
+        self.path = name
+        self.mtime_ns = folder.archive.mtime_ns
+        self.validator = folder.archive.validator
+        self._folder = folder
+
+    def folder(self) -> ArchiveFolder:
+        """Return the folder in the archive."""
+        return self._folder

@@ -1,0 +1,188 @@
+"""Writes TensorFlow's V2 checkpoints into folders: an index, data files, and ``checkpoint``, which names them.
+
+``tf.train.load_checkpoint`` and ``tf.compat.v1.train.Saver`` read them. A key's dots become slashes: ``layer_1.bias``
+is the variable ``layer_1/bias``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+
+from ...errors import OutputError
+from ...storage.crc32c import crc32c, masked
+from ...util.text import count, escape
+from ..base import limits
+from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, ReadWritten
+from .bundle import DTYPES
+from .coqui import fresh_state, is_network
+from .folder import LAST, STATES, named_in, place_of
+from .leveldb_writer import table
+from .protobuf import field, field32
+
+__all__ = ["TensorFlowWriter"]
+
+_NAME = "model"
+_FILE = re.compile(rf"{_NAME}(\.index|\.data-\d{{5,}}-of-\d{{5,}})")
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+_VERSION = field(3, field(1, 1))
+"""The last field of a BundleHeaderProto: the version 1 of its writer."""
+_BLOCK = 1 << 20
+
+
+class _DataFile:
+    """The layout of one data file: the tensors one after another, then the training state that Coqui STT needs.
+
+    ``state`` has the tensors of the latter with their offsets.
+    """
+
+    def __init__(self, tensors: Sequence[OutTensor]) -> None:
+        self.slots: dict[str, tuple[int, int]] = {}
+        self.state: list[tuple[OutTensor, int]] = []
+        self._values: list[bytes] = []
+        self.size = 0
+        for tensor in tensors:
+            self.slots[tensor.key] = self._place(tensor), tensor.nbytes
+        for tensor, value in fresh_state(tensors):
+            self.state.append((tensor, self._place(tensor)))
+            self._values.append(value)
+
+    def _place(self, tensor: OutTensor) -> int:
+        offset, self.size = self.size, self.size + tensor.nbytes
+        return offset
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield the training state, as (offset, bytes) in order."""
+        for (tensor, offset), value in zip(self.state, self._values, strict=True):
+            if value:
+                yield offset, value
+            for done in range(0, 0 if value else tensor.nbytes, _BLOCK):
+                yield offset + done, bytes(min(_BLOCK, tensor.nbytes - done))
+
+
+class _Bundle:
+    """Names the files of a checkpoint and writes its index, which has the checksums of what was written."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of ``number`` data files."""
+        return [f"{_NAME}.data-{i:05d}-of-{number:05d}" for i in range(number)]
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return the index and ``checkpoint``; raises OutputError for keys that could not be read again as they are."""
+        tensors = [tensor for tensors, _ in files.values() for tensor in tensors]
+        added = [tensor for _, layout in files.values() for tensor, _ in _placed(layout).state]
+        _check_names(tensors, added)
+        _check_readable([*tensors, *added])
+        if len(files) > 1 and is_network({tensor.key for tensor in tensors}):
+            raise OutputError(
+                f"Coqui STT's network would be in {len(files)} files, and its training state in none.",
+                hint="Write one file: leave --max-shard-size out.",
+            )
+        state = f'model_checkpoint_path: "{_NAME}"\nall_model_checkpoint_paths: "{_NAME}"\n'
+        return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files ``present`` in a folder belong to such a checkpoint, or name another one.
+
+        The latter would be read in its place.
+        """
+        found = {name for name in present if _FILE.fullmatch(name)}
+        for name in STATES:
+            with suppress(OSError):
+                if name in present and named_in(read(name)):
+                    found.add(name)
+        return found
+
+
+def _placed(layout: OutputLayout) -> _DataFile:
+    assert isinstance(layout, _DataFile)  # TensorFlowWriter made it
+    return layout
+
+
+def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> None:
+    """Raise OutputError if a key, written as the name of a variable, would be read as another key.
+
+    ``added`` is the training state, whose names no tensor may have.
+    """
+    taken = {tensor.key for tensor in added}
+    names = {tensor.key: _variable(tensor.key) for tensor in tensors}
+    all_names = set(names.values())
+    for tensor in tensors:
+        found = place_of(names[tensor.key], tensor.shape, all_names)
+        if not tensor.key or tensor.key in taken or found != ("model", tensor.key):
+            why = f"would be read as {escape('.'.join(found))} from" if tensor.key else "cannot be named in"
+            why = "is a name of Coqui STT's training state in" if tensor.key in taken else why
+            raise OutputError(
+                f"{escape(tensor.key) or 'the empty key'} {why} a TensorFlow checkpoint.",
+                hint="Rename it, with ckpt rename, or exclude it.",
+            )
+
+
+def _check_readable(tensors: Sequence[OutTensor]) -> None:
+    """Raise OutputError if the index would be larger than what ckptsurgeon itself reads."""
+    keys = sum(len(_name(tensor)) for tensor in tensors)
+    entries = sum(len(_entry(tensor, limits.SHARDS, 1 << 62, 0)) for tensor in tensors)
+    names = keys + keys // 4  # the index of the blocks has the last name of each again
+    if names > limits.PATH_CHARACTERS or entries > limits.TABLE_MESSAGES or names + 2 * entries > limits.TABLE_BYTES:
+        raise OutputError(
+            f"{count(len(tensors), 'tensor')} with names of {keys} bytes are too many for tensorflow: "
+            "its index could not be read again.",
+            hint="Use --to safetensors.",
+        )
+
+
+def _name(tensor: OutTensor) -> bytes:
+    return _variable(tensor.key).encode("utf-8", "surrogatepass")
+
+
+def _variable(key: str) -> str:
+    return key.replace(".", "/")
+
+
+def _index(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]], read: ReadWritten) -> bytes:
+    """Return the table of the index: the header, then an entry of each tensor in the order of their names."""
+    rows = {b"": field(1, len(files)) + _VERSION}
+    for shard, (name, (tensors, layout)) in enumerate(files.items()):
+        placed = ((tensor, layout.slots[tensor.key][0]) for tensor in tensors)
+        for tensor, offset in chain(placed, _placed(layout).state):
+            rows[_name(tensor)] = _entry(tensor, shard, offset, _checksum(name, offset, tensor.nbytes, read))
+    return table(sorted(rows.items()))
+
+
+def _checksum(name: str, offset: int, nbytes: int, read: ReadWritten) -> int:
+    """Return the CRC-32C of a part of a file."""
+    crc = 0
+    for done in range(0, nbytes, _BLOCK):
+        crc = crc32c(read(name, offset + done, min(_BLOCK, nbytes - done)), crc)
+    return crc
+
+
+def _entry(tensor: OutTensor, shard: int, offset: int, crc: int) -> bytes:
+    """Return a BundleEntryProto."""
+    sizes = b"".join(field(2, field(1, size)) for size in tensor.shape)
+    place = field(3, shard) + field(4, offset) + field(5, tensor.nbytes)
+    return field(1, _NUMBERS[tensor.dtype]) + field(2, sizes) + place + field32(6, masked(crc))
+
+
+class TensorFlowWriter:
+    """Writes folders that TensorFlow loads."""
+
+    name = "tensorflow"
+    sharding = _Bundle()
+    suffixes: tuple[str, ...] = ()
+    carries = False
+    shares = False
+    most = limits.TENSORS // 4
+    dtypes = frozenset(_NUMBERS)
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: ExtraEntries | None = None,
+    ) -> _DataFile:
+        """Return the layout of a data file; ``metadata`` is not in the file, but in the recipe file next to it."""
+        return _DataFile(tensors)
