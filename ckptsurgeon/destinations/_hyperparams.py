@@ -26,6 +26,7 @@ __all__ = [
     "Hyperparams",
     "calls_kept",
     "code_in",
+    "entry_names",
     "error_text",
     "has_hyperparams_tags",
     "needed_by",
@@ -47,9 +48,9 @@ def tag_of(node: Any) -> str:
     return str(getattr(getattr(node, "tag", None), "value", "") or "")
 
 
-def needed_by(tree: Any, entry: str) -> set[str]:
-    """Return the entry and all entries that it refers to, directly or indirectly."""
-    needed, waiting = set[str](), [entry]
+def needed_by(tree: Any, *entries: str) -> set[str]:
+    """Return the entries and all entries that they refer to, directly or indirectly."""
+    needed, waiting = set[str](), [*entries]
     while waiting:
         name = waiting.pop()
         if name not in needed:
@@ -122,20 +123,20 @@ def code_in(document: Document) -> tuple[str, ...]:
     return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
 
 
-def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
-    """Reduce a document to what an entry needs, resolve its references and import the code that it names.
+def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries: str) -> Hyperparams:
+    """Reduce a document to what the entries need, resolve its references and import the code that it names.
 
-    Raises ConfigError if hyperpyyaml is not installed, the entry or an override is unknown, the entry needs a
+    Raises ConfigError if hyperpyyaml is not installed, an entry or an override is unknown, an entry needs a
     placeholder without a value, or code cannot be imported.
     """
     hyperpyyaml = toolkit(document)
     tree = _tree(document)
     _override(document, hyperpyyaml, tree, overrides)
-    top = entry.partition(".")[0]
-    if top not in tree:
-        raise _no_entry(document, top, tree)
-    needed = needed_by(tree, top)
-    _check_placeholders(document, top, {name: tree[name] for name in needed})
+    for entry in entries:
+        if entry not in tree:
+            raise _no_entry(document, entry, tree)
+        _check_placeholders(document, entry, {name: tree[name] for name in needed_by(tree, entry)})
+    needed = needed_by(tree, *entries)
     others = len(tree) - len(needed)
     for name in [name for name in tree if name not in needed]:
         del tree[name]
@@ -146,9 +147,16 @@ def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any
         names = list(tagged(_ruamel().YAML().load(text), *_RUNS))
     ran, files = imported(document, names)
     notes = (
-        (f"built what {escape(top)} needs; {count(others, 'other entry', 'other entries')} not run",) if others else ()
+        (f"built what {escape(entries[0])} needs; {count(others, 'other entry', 'other entries')} not run",)
+        if others
+        else ()
     )
     return Hyperparams(text, ran, (*files, *included), notes)
+
+
+def entry_names(document: Document) -> tuple[str, ...]:
+    """Return the names of all entries of a document, in order."""
+    return tuple(map(str, _tree(document)))
 
 
 def toolkit(document: Document) -> Any:

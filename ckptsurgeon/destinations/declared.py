@@ -26,7 +26,7 @@ class _Declared:
     field = "tensors"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): the code of the initialisers is our own."""
+        """Return (): such a destination names no code to run; its initialisers are built in."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
@@ -45,7 +45,7 @@ class _Declared:
             elif row.get("init") is not None:
                 inits[str(key)] = read_init(document, str(key), tensors[str(key)], row["init"])
         ties = _ties(document, tensors, inits)
-        given = _given(document, {key: info for key, info in kept.items() if key not in ties})
+        given = _given(document, kept, ties)
         return TargetSpec(
             kind="tensors",
             name=document.name,
@@ -105,16 +105,19 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     return ties
 
 
-def _given(document: Document, kept: Mapping[str, TensorInfo]) -> tuple[InitialFile, ...]:
+def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
     """Return the checkpoint that ``values`` names, from which the tensors ``kept`` have their initial values.
 
-    Raises ConfigError if it is not named, or lacks one of them in that shape.
+    Raises ConfigError if it is not named, lacks one of them in that shape, or has others for one tied to it.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
         if values is not None or root is not None:
             raise document.fail("values and root are for tensors with init: like, and there are none.")
         return ()
+    for key in kept:
+        if ties.get(key, key) not in kept:
+            raise document.fail(f"{escape(key)} is tied to {escape(ties[key])}, but has another initialiser.")
     first = next(iter(kept))
     if not isinstance(values, str) or not isinstance(root, (str, type(None))):
         raise document.fail(f"{escape(first)} has init: like.", "Add values: FILE, the checkpoint that has its values.")
@@ -127,8 +130,15 @@ def _given(document: Document, kept: Mapping[str, TensorInfo]) -> tuple[InitialF
     with raw:
         checkpoint = raw.unwrapped(destination=list(kept))
         for key, info in kept.items():
+            owner = ties.get(key, key)
+            if owner != key and key not in checkpoint:
+                continue
             _check_there(document, key, info, checkpoint)
-    keys = {key: key for key in kept}
+            if owner in checkpoint and not checkpoint.tensor(key).equal(checkpoint.tensor(owner)):
+                raise document.fail(
+                    f"{escape(key)} is tied to {escape(owner)}, but has other values in {escape(checkpoint.path)}."
+                )
+    keys = {key: key for key in kept if key not in ties}
     return (InitialFile(path, root or ".", keys, "keep", "init: like", checkpoint.stripped),)
 
 

@@ -67,11 +67,17 @@ class _Toolkit:
         return plain and bool(told or (chosen and "token_list" in content))
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return the fields for our ``train:`` section: ``freeze``, the names to freeze."""
+        """Return the fields for our ``train:`` section, if the model freezes anything: ``freeze``, the names.
+
+        For a task that ``ckpt train`` has, the section also names that task and files of data to be provided.
+        """
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise document.fail(f"freeze_param is {brief_repr(names, 80)}, not a list of names.")
-        return {"freeze": names} if names else {}
+        if not names:
+            return {}
+        trained = task_of(document, document.content).name in TRAINED
+        return {**(TRAIN if trained else {}), "freeze": names}
 
     def load(self, document: Document) -> TargetSpec:
         """Build the model without storage; raises ConfigError if ESPnet is not installed or cannot build it."""
@@ -96,6 +102,15 @@ class _Toolkit:
         tokens = getattr(given, "token_list", None) or ()
         vocabulary = vocabulary_of(spec.tensors, len(tokens), getattr(given, "decoder", None))
         return replace(spec, vocabulary=vocabulary, layers=layers_of(spec.tensors))
+
+
+TRAINED = ("asr", "asr_transducer", "slu", "st")
+"""Tasks whose models need only speech and text: ``ckpt train`` trains them by ``task: espnet``."""
+TRAIN = {
+    "task": "espnet",
+    "features": {"kind": "waves"},
+    "data": {"train": "train.csv", "dev": "dev.csv", "tokens": "tokens.txt"},
+}
 
 
 class _Named:

@@ -15,7 +15,16 @@ from typing import Any
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
-from ._hyperparams import calls_kept, code_in, error_text, has_hyperparams_tags, read_hyperparams, restored, toolkit
+from ._hyperparams import (
+    calls_kept,
+    code_in,
+    entry_names,
+    error_text,
+    has_hyperparams_tags,
+    read_hyperparams,
+    restored,
+    toolkit,
+)
 from .torch_module.user_code import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
@@ -81,16 +90,12 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
     from .torch_module.module import module_target
 
     with user_code(document):
-        read = read_hyperparams(document, entry, overrides)
-        hyperpyyaml = toolkit(document)
+        read = read_hyperparams(document, overrides, entry.partition(".")[0])
+        toolkit(document)
 
     def build() -> Any:
-        with user_code(document), restored(), calls_kept(hyperpyyaml, document.ran):
-            try:
-                made = hyperpyyaml.load_hyperpyyaml(io.StringIO(read.text))
-            except TypeError as error:
-                raise document.fail(error_text(error)) from error
-        return _module(document, entry, made)
+        found = _module(document, entry, _made(document, read.text))
+        return found if not isinstance(found, dict) else _with_entries(document, overrides, found)
 
     return module_target(
         build, kind="speechbrain", name=document.name, config=document.path, weights=document.constructor_weights,
@@ -98,8 +103,33 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
     )  # fmt: skip
 
 
+def _made(document: Document, text: str) -> dict[str, Any]:
+    """Return what hyperpyyaml makes of a text with resolved references; raises ConfigError where a call is wrong."""
+    hyperpyyaml = toolkit(document)
+    with user_code(document), restored(), calls_kept(hyperpyyaml, document.ran):
+        try:
+            return dict(hyperpyyaml.load_hyperpyyaml(io.StringIO(text)))
+        except TypeError as error:
+            raise document.fail(error_text(error)) from error
+
+
+def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dict[str, Any]) -> Any:
+    """Return modules as one that can make the other entries of the file for itself, for who trains it."""
+    from ._brain_modules import BrainModules
+
+    def make(names: Sequence[str]) -> dict[str, Any]:
+        with user_code(document):
+            read = read_hyperparams(document, overrides, MODULES, *names)
+        return _made(document, read.text)
+
+    return BrainModules(modules, entry_names(document), make)
+
+
 def _module(document: Document, entry: str, made: Any) -> Any:
-    """Return an entry as one module; raises ConfigError if it is neither a module nor a mapping of modules."""
+    """Return an entry: one module, the modules of ``modules`` by name, or those of another mapping as one module.
+
+    Raises ConfigError if it is neither a module nor a mapping of modules.
+    """
     from torch import nn
 
     found = made
@@ -115,7 +145,7 @@ def _module(document: Document, entry: str, made: Any) -> Any:
     others = [str(name) for name, value in found.items() if not isinstance(value, nn.Module)]
     if others:
         raise document.fail(f"{listing(others)} of {escape(entry)} is not a module.")
-    return nn.ModuleDict(dict(found))
+    return dict(found) if entry == MODULES else nn.ModuleDict(dict(found))
 
 
 CONFIG = _Named()

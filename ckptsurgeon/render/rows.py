@@ -23,7 +23,10 @@ NAME = 400
 
 @dataclass(frozen=True)
 class TreeRow:
-    """One line of the tree: a module or a tensor, with the shapes after its name, its dtypes and its count."""
+    """One line of the tree: a module or a tensor.
+
+    ``shapes`` and ``dtypes`` are printed after its name; the line stands for ``times`` equal modules.
+    """
 
     level: int
     branch: Branch

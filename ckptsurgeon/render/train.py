@@ -167,7 +167,7 @@ class _Fitting:
 
 
 def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> RenderableType:
-    """Return a step of the log in one line, always with the remaining time in seconds."""
+    """Return a step of the log in one line; if it is too long, words are left out, but not the remaining time."""
     loss, norm = (row[name] for name in ("loss", "grad_norm"))
     rate = max(row["lr"].values(), default=0.0)
     words = [

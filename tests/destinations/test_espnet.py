@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
+from ckptsurgeon.destinations import espnet
 from ckptsurgeon.destinations._document import Document
 from ckptsurgeon.destinations._espnet_tasks import task_of, tasks
 from fixtures.espnet_models import GOLDEN, layouts, recorded, state_of
@@ -283,7 +284,7 @@ def test_a_task_that_does_not_fit_is_an_error(name: str, task: str, why: str) ->
     torch.save(state_of(LAYOUTS["toy"]), "src.pth")
     with pytest.raises(cs.ConfigError, match=why):
         cs.load_target(name, task=task)
-    with pytest.raises(cs.ConfigError, match={"src.pth": "--task", "dst.yaml": "already"}.get(name, why)):
+    with pytest.raises(cs.ConfigError, match={"src.pth": "task is only", "dst.yaml": "already"}.get(name, why)):
         cs.init_config(name, task=task)
 
 
@@ -436,14 +437,28 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
     assert text.startswith("# ran espnet2.tasks.asr.ASRTask.build_model from ESPnet 202511\n")
     assert yaml.safe_load(text) == {
         "model": {"espnet": "exp/config.yaml"},
-        "train": {"freeze": ["encoder.embed", "normalize"]},
+        "train": {
+            "task": "espnet",
+            "features": {"kind": "waves"},
+            "data": {"train": "train.csv", "dev": "dev.csv", "tokens": "tokens.txt"},
+            "freeze": ["encoder.embed", "normalize"],
+        },
     }
+    assert "# train.data names files that you provide" in text
     spec = cs.load_target("dst.yaml")
     assert [[k, i.dtype, list(i.shape)] for k, i in spec.tensors.items()] == MODELS["conformer"]["layout"]
     assert (spec.name, spec.config, spec.files) == ("dst.yaml", "dst.yaml", ("exp/config.yaml", "stats.npz"))
     cs.init_config("exp/config.yaml", output="exp/dst.json")
     assert cs.load_target("exp/dst.json").files[0] == "exp/config.yaml"
     assert yaml.safe_load(cs.init_config("exp/config.yaml"))["model"] == {"espnet": "exp/config.yaml"}
+
+
+@pytest.mark.usefixtures("_espnet")
+def test_what_no_task_of_ours_trains_gets_a_comment_instead_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(espnet, "TRAINED", ())
+    text = cs.init_config(config())
+    assert "# frozen there: encoder.embed, normalize; ckpt train has no task for this model\n" in text
+    assert yaml.safe_load(text) == {"model": {"espnet": "config.yaml"}}
 
 
 @pytest.mark.usefixtures("_espnet")
@@ -496,7 +511,7 @@ def test_a_document_that_names_something_else_says_so(model: str, why: str) -> N
 
 @pytest.mark.usefixtures("_espnet")
 def test_init_refuses_what_it_cannot_name() -> None:
-    with pytest.raises(cs.ConfigError, match="--root is only for checkpoints"):
+    with pytest.raises(cs.ConfigError, match="root is only for checkpoints"):
         cs.init_config("conformer.yaml", root="model")
     Path("ours.yaml").write_text("model: {tensors: {a: {shape: [2]}}}\n")
     with pytest.raises(cs.ConfigError, match="ours.yaml: it is already a destination"):

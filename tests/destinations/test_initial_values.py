@@ -73,6 +73,27 @@ def test_a_plan_in_a_file_opens_the_kept_values_again_and_refuses_changed_ones()
         cs.apply(plan, "again.pth")
 
 
+def test_the_file_of_values_is_never_replaced() -> None:
+    torch.save({key.removeprefix("module."): value for key, value in FRONT.items()}, "src.pth")
+    plan = cs.transplant("src.pth", "conf/dst.yaml")
+    assert [one.name for one in plan.sources] == ["src.pth"]
+    with pytest.raises(cs.OutputError, match="front.pth is an input"):
+        cs.apply(plan, "front.pth", force=True)
+
+
+def test_what_fills_a_grown_tensor_is_an_input_too() -> None:
+    torch.save({"enc.weight": torch.ones(4, 4), "normalize.std": torch.full((3,), 9.0)}, "src.pth")
+    plan = cs.transplant(
+        "src.pth", "conf/dst.yaml", on_mismatch="normalize.std=overlap", reinit=["normalize.mean", "front"]
+    )
+    assert [one.name for one in plan.sources] == ["src.pth", "front.pth"]
+    cs.apply(plan, "out.pth")
+    assert torch.load("out.pth")["normalize.std"].tolist() == [9, 9, 9, 4, 5, 6]
+    torch.save({"state": {"model": {**FRONT, "module.normalize.std": -torch.ones(6)}}}, "front.pth")
+    with pytest.raises(cs.PlanError, match=r"front.pth has changed"):
+        cs.apply(cs.Plan.from_json(plan.to_json()), "again.pth")
+
+
 def test_verify_finds_a_kept_value_that_was_changed(ckpt: Any) -> None:
     cs.apply(cs.transplant("src.pth", "conf/dst.yaml"), "out.safetensors")
     raw = bytearray(Path("out.safetensors").read_bytes())
@@ -209,3 +230,17 @@ class Net(torch.nn.Module):
     with pytest.raises(cs.PlanError, match="would start with zeros in std"):
         cs.transplant("src.pth", "net.yaml")
     assert cs.transplant("src.pth", "net.yaml", reinit=["std"]).counts == {"copied": 2, "initialised": 7}
+
+
+def tied(first: str, second: str) -> str:
+    torch.save({"a": torch.ones(2), "b": torch.full((2,), 5.0)}, "two.pth")
+    rows = "".join(f"    {key}: {{shape: [2], init: {init}}}\n" for key, init in (("a", first), ("b", second)))
+    Path("tied.yaml").write_text(f"model:\n  values: two.pth\n  tied: [[a, b]]\n  tensors:\n{rows}")
+    return "tied.yaml"
+
+
+def test_tied_keys_keep_one_value() -> None:
+    with pytest.raises(cs.ConfigError, match=r"b is tied to a, but has other values in two.pth"):
+        cs.transplant("src.pth", tied("like", "like"))
+    with pytest.raises(cs.ConfigError, match=r"b is tied to a, but has another initialiser"):
+        cs.transplant("src.pth", tied("zeros", "like"))

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.activations import LayerActivations, activation_scale, dead_units
+from ckptsurgeon.trainer.checks.activations import (
+    LayerActivations,
+    activation_scale,
+    dead_units,
+    layer_activations,
+)
 from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks.figures import blank_share, clips_long_enough, overfits_one_batch
 from ckptsurgeon.trainer.checks.finite import finite_figures, finite_tensors
@@ -33,6 +38,7 @@ from ckptsurgeon.trainer.run.controls import knowledge_moved, permute, run_contr
 from ckptsurgeon.trainer.run.result import Arm, Controls
 from ckptsurgeon.trainer.state.model_tensors import initialise, state_tensors
 from ckptsurgeon.trainer.state.run_progress import RunProgress
+from ckptsurgeon.trainer.tasks._task import Loss
 
 from . import toy
 
@@ -276,6 +282,28 @@ def test_a_sound_run_passes() -> None:
     found = during(loop)
     assert {check.status for check in found.values()} <= {PASS, NOT_RUN}, found
     assert found["frozen tensors did not move"].says == "4 of 4, bit for bit, 2 thawed since"
+
+
+class Decoder(nn.Module):
+    """Begins with the same state for every clip, as decoders begin with the same token."""
+
+    def __init__(self, dead: bool) -> None:
+        super().__init__()
+        self.cell, self.dead = nn.Linear(3, 3), dead
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        first = self.cell(torch.ones_like(clips))
+        return self.cell(torch.ones_like(clips) if self.dead else clips) + first
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_layer_that_runs_several_times_is_judged_by_all_its_outputs(dead: bool) -> None:
+    class Sums:
+        def loss(self, model: nn.Module, batch: Any) -> Loss:
+            return Loss(model(batch).sum(), 1, {})
+
+    (found,) = layer_activations(Decoder(dead), Sums(), torch.rand(4, 3), settings=toy.job().settings)  # type: ignore[arg-type]
+    assert (found.units, found.dead) == (3, 3 if dead else 0)
 
 
 def test_a_frozen_layer_that_moves_fails() -> None:

@@ -229,7 +229,7 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
         ({"_target_": "my_data.py:some"}, "write it as package.module.function. Write my_data.some."),
         ({"_target_": "my_data.Squares", "seed": "${x}"}, "is an interpolation, which is not resolved here"),
         ({**SOME, "_partial_": True}, "my_data.some returns partial, not a map-style dataset."),
-        ({"target": "my_data.some"}, "not a text, a map with _target_, or a list of them."),
+        ({"target": "my_data.some"}, "not a text, a map with hf_dataset or _target_, or a list of them."),
         ([SOME, "x.csv"], "train.data.train names a function and something else."),
         (["my_data.py:train_set", "x.csv"], "train.data.train names a function and something else."),
     ],

@@ -99,6 +99,14 @@ def test_what_does_not_fit_is_an_error(model: dict[str, Any], settings: dict[str
         cs.train("net.yaml", device="cpu", check_only=True)
 
 
+def test_a_model_that_needs_more_than_speech_and_text_is_an_error_before_any_data_are_read() -> None:
+    write()
+    Path("counting.py").write_text(NET.replace("text_lengths, **kwargs", "text_lengths, text_prev, **kwargs"))
+    Path("train.csv").unlink()
+    with pytest.raises(cs.ConfigError, match="Net also needs text_prev, which the task espnet does not have"):
+        cs.train("net.yaml", device="cpu", check_only=True)
+
+
 @pytest.mark.usefixtures("cheap")
 def test_what_returns_something_else_is_an_error() -> None:
     write()

@@ -256,6 +256,33 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
 
 
 @pytest.mark.usefixtures("cheap")
+def test_a_configuration_may_be_edited_again_and_again(ckpt: Any) -> None:
+    toy.write()
+    text = Path("toy.yaml").read_text()
+    document = yaml.safe_load(text)
+    for steps in (6, 12, 18):
+        document["train"]["steps"] = steps
+        Path("toy.yaml").write_text(yaml.safe_dump(document))
+        done = ckpt("train", "toy.yaml", "--device", "cpu", *(["--resume"] if steps > 6 else []))
+        assert done.code == 0, done
+        assert f"{steps}/{steps} steps" in " ".join((done.out + done.err).split())
+    assert lineage()["sets"] == []
+    assert [change["to"] for change in lineage()["prolonged"]] == [12, 18]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
+    toy.write()
+    impatient = ["--set", "patience=2", "--set", "evaluate_every=1", "--set", "lr=1e-9"]
+    ckpt("train", "toy.yaml", "--device", "cpu", *impatient, "--steps", "20")
+    before = Path("run/lineage.json").read_bytes()
+    done = ckpt("train", "--resume", "--steps", "40", "--device", "cpu")
+    assert done.code == 2
+    assert "since 2 evaluations in a row brought no better model (train.patience)" in " ".join(done.err.split())
+    assert Path("run/lineage.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("cheap")
 def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
     toy.write()
     assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "6").code == 0

@@ -42,14 +42,16 @@ def run(
     sink: Sink,
 ) -> None:
     """Write a destination configuration."""
-    from ...api.inspect import init_config
+    from ...api.inspect import initial_config
 
     if output is not None:
         check_output(output)
     with sink.working("writing", output or ""):
-        text = init_config(source, root=root, task=task, output=output, force=force, wait=wait)
-    if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
+        text, notes = initial_config(source, root=root, task=task, output=output, force=force, wait=wait)
+    config = text if output is None else None
+    if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": config, "notes": notes}):
         return
+    sink.notes(notes)
     if output is None:
         sink.lines([text.rstrip("\n")])
         return

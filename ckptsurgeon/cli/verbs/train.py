@@ -46,6 +46,13 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the section train:, as lr=1e-3. Repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Train this many steps.")] = None,
+    keep_optimizer: Annotated[
+        bool,
+        typer.Option(
+            "--keep-optimizer",
+            help="Begin with the moments of the Adam that trained the source, as Coqui STT saves them.",
+        ),
+    ] = False,
     device: Annotated[
         str | None,
         typer.Option("--device", metavar="cpu|cuda", help="Compute on this device. [default: a GPU if there is one]"),
@@ -96,6 +103,7 @@ def run(
     if report:
         _check_report(
             init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
+            keep_optimizer=keep_optimizer,
             controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
         )  # fmt: skip
         if config is not None and folder is not None:
@@ -109,7 +117,8 @@ def run(
         return
     with unwinding(), training_progress(sink) as watch:
         found = train(
-            config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
+            config, init=init, run=folder, resume=resume, sets=_sets(sets, keep_optimizer=keep_optimizer),
+            steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, strategy=strategy,
             observer=watch.observe,
@@ -121,6 +130,11 @@ def run(
         sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=sink.verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
+
+
+def _sets(sets: list[str] | None, *, keep_optimizer: bool) -> list[str]:
+    """Return what --set gives, and the setting that --keep-optimizer stands for."""
+    return [*(sets or []), *(["keep_optimizer=true"] if keep_optimizer else [])]
 
 
 def _check_report(**asked: object) -> None:

@@ -6,10 +6,10 @@ repeated value, such as zero biases, count only if the names agree, too.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError, FormatError
 from ...planning.target import InitialFile, Undrawable
+from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape
+from .changed_files import changed_values, digest_of
+from .opened import Opened
 
-__all__ = ["RULE", "left_out", "loaded_files", "weights_left_out", "weights_opened"]
+__all__ = ["RULE", "confirmed", "holds_tensors", "left_out", "loaded_files", "weights_left_out", "weights_opened"]
 
 RULE = "loaded by its constructor"
 
@@ -48,44 +51,67 @@ def _is_file(path: str) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
+def holds_tensors(path: str) -> bool:
+    """Return whether a file is a checkpoint of some format, or at least has a tensor."""
+    return _roots(path) is not None
+
+
 def loaded_files(
     paths: Iterable[str], tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor | None]
 ) -> tuple[list[InitialFile], list[str]]:
-    """Return the files whose tensors a model has, and the other checkpoints among ``paths``.
+    """Return the files whose tensors a model has, and the other files with tensors among ``paths``.
 
     ``values`` returns the initial values of a key, None if they are drawn. Files in one folder that is itself a
-    checkpoint are given as that folder.
+    checkpoint are given as that folder; a file with several state dicts is given once for each that the model has.
     """
     found: list[InitialFile] = []
     others: list[str] = []
     left = dict(tensors)
-    for path, checkpoint in _opened(paths):
-        with checkpoint:
-            keys = _matched(checkpoint, left, values)
-            if keys:
-                found.append(InitialFile(path, checkpoint.root or ".", keys, "copy", RULE))
-                left = {key: info for key, info in left.items() if key not in keys}
-            else:
-                others.append(path)
+    for path, roots in _with_roots(paths):
+        before = len(left)
+        for root in roots:
+            with open_checkpoint(path, root, unwrap=False) as checkpoint:
+                keys = _matched(checkpoint, left, values)
+                if keys:
+                    found.append(InitialFile(path, checkpoint.root or ".", keys, "copy", RULE))
+                    left = {key: info for key, info in left.items() if key not in keys}
+        if len(left) == before:
+            others.append(path)
     return found, others
 
 
-def _opened(paths: Iterable[str]) -> Iterator[tuple[str, Checkpoint]]:
-    """Yield the checkpoints among files: of several in one folder the folder, if it is a checkpoint."""
+def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
+    """Yield files with tensors, and their state dicts; of several in one folder the folder, if it is a checkpoint."""
     by_folder: dict[str, list[str]] = {}
     for path in paths:
         by_folder.setdefault(os.path.dirname(path), []).append(path)
     for folder, files in by_folder.items():
-        for path in [folder] if len(files) > 1 and _checkpoint(folder) else files:
-            checkpoint = _checkpoint(path)
-            if checkpoint is not None:
-                yield path, checkpoint
+        whole = _roots(folder) if len(files) > 1 and _files_of(folder) <= set(map(os.path.basename, files)) else None
+        for path, roots in [(folder, whole)] if whole else ((path, _roots(path)) for path in files):
+            if roots is not None:
+                yield path, roots
 
 
-def _checkpoint(path: str) -> Checkpoint | None:
-    with suppress(CheckpointError):
-        return open_checkpoint(path, unwrap=False)
-    return None
+def _files_of(folder: str) -> set[str]:
+    """Return the files with tensors of a folder's checkpoint, by name; those of an index are not among them."""
+    try:
+        with open_checkpoint(folder, unwrap=False) as checkpoint:
+            return {name for name in checkpoint.open_files() if name and not name.endswith(".json")}
+    except CheckpointError:
+        return set()
+
+
+def _roots(path: str) -> Sequence[str | None] | None:
+    """Return the state dicts of a file, the usual one first as None; () if it has only tensors, None if it has none."""
+    try:
+        with open_checkpoint(path, unwrap=False) as checkpoint:
+            return (None, *checkpoint.passed)
+    except ConfigError as error:
+        return error.details
+    except FormatError as error:
+        return () if error.rule == "no state dict" else None
+    except CheckpointError:
+        return None
 
 
 def _matched(
@@ -97,20 +123,17 @@ def _matched(
     for key, info in tensors.items():
         if info.shape in shapes and info.numel and (tensor := values(key)) is not None:
             constant = bool((tensor == tensor.flatten()[0]).all())
-            wanted.setdefault(info.shape, {}).setdefault(info.dtype, []).append((key, _digest(tensor), constant))
+            wanted.setdefault(info.shape, {}).setdefault(info.dtype, []).append((key, digest_of(tensor), constant))
     candidates: dict[str, list[str]] = {}
     for there, info in checkpoint.items():
         for dtype, rows in wanted.get(info.shape, {}).items() if not info.opaque else ():
-            digest = _digest(checkpoint.tensor(there).to(getattr(torch, dtype)))
+            if dtype != info.dtype and {DTYPES[dtype].kind, DTYPES[info.dtype].kind} != {"float"}:
+                continue
+            digest = digest_of(checkpoint.tensor(there).to(getattr(torch, dtype)))
             for key, digest_here, constant in rows:
                 if digest == digest_here and (not constant or _agree(key, there)):
                     candidates.setdefault(key, []).append(there)
     return {key: max(found, key=partial(_likeness, key)) for key, found in candidates.items()}
-
-
-def _digest(tensor: Tensor) -> str:
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _agree(key: str, there: str) -> bool:
@@ -136,25 +159,61 @@ def _braced(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
+def confirmed(
+    found: Iterable[InitialFile],
+    values: Callable[[str], Tensor | None],
+    build: Callable[[], Mapping[str, Tensor]],
+) -> list[InitialFile]:
+    """Return the files with those keys whose values really come from them; ``build`` constructs the module again.
+
+    The others have the same values by chance, such as position numbers or the ones of a norm. Keys are kept where this
+    cannot be found out.
+    """
+    found = list(found)
+    made = changed_values(build) if found else None
+    if made is None:
+        return found
+    changed, readers = made
+
+    def is_read(one: InitialFile, key: str) -> bool:
+        before = values(key)
+        if before is None or key not in changed or not readers.knows(one.path):
+            return True
+        digest, is_float = changed[key]
+        return (not is_float and not readers.integers) or digest != digest_of(before)
+
+    kept = (replace(one, keys={key: there for key, there in one.keys.items() if is_read(one, key)}) for one in found)
+    return [one for one in kept if one.keys]
+
+
 # Building a model without the weights that its constructor would load.
 
 
 @contextmanager
-def weights_left_out() -> Iterator[None]:
-    """Let ``load_state_dict`` load nothing during the block, and ``from_pretrained`` build from the configuration."""
-    loads_nothing = mock.patch.object(nn.Module, "load_state_dict", _loads_nothing)
-    if find_spec("transformers") is None:
-        with loads_nothing:
-            yield
-        return
-    from transformers import PreTrainedModel
+def weights_left_out(seen: Opened) -> Iterator[None]:
+    """Let ``load_state_dict`` load nothing during the block, and ``from_pretrained`` build from the configuration.
 
-    with loads_nothing, mock.patch.object(PreTrainedModel, "from_pretrained", classmethod(_from_configuration)):
+    Threads whose files ``seen`` does not hear are left alone.
+    """
+    load = nn.Module.load_state_dict
+
+    def loads_nothing(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not seen.threads.is_here:
+            return load(module, *args, **kwargs)
+        return nn.modules.module._IncompatibleKeys([], [])
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(nn.Module, "load_state_dict", loads_nothing))
+        if find_spec("transformers") is not None:
+            from transformers import PreTrainedModel
+
+            original = PreTrainedModel.__dict__["from_pretrained"].__func__
+
+            def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+                return (_from_configuration if seen.threads.is_here else original)(cls, *args, **kwargs)
+
+            stack.enter_context(mock.patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)))
         yield
-
-
-def _loads_nothing(module: nn.Module, *_: object, **__: object) -> Any:
-    return nn.modules.module._IncompatibleKeys([], [])
 
 
 def _from_configuration(cls: Any, name: Any, /, *args: Any, config: Any = None, **kwargs: Any) -> Any:

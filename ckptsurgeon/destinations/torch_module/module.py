@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +19,15 @@ from ...planning.target import InitialFile, TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, human_bytes, listing
 from .._inits import ZERO_DEVIATION, is_deviation
-from .constructor_weights import left_out, loaded_files, weights_left_out, weights_opened
-from .opened import watched
+from .constructor_weights import (
+    confirmed,
+    holds_tensors,
+    left_out,
+    loaded_files,
+    weights_left_out,
+    weights_opened,
+)
+from .opened import Opened, watched
 from .parts import own_part, whole
 from .recording.graph import Node, Recording, StorageView, Unrecordable
 from .recording.record import recording, release
@@ -49,6 +56,7 @@ class _Built:
     seed: int = 0
     uses_python_random: bool = False
     notes: tuple[str, ...] = ()
+    opened: Opened = field(default_factory=Opened)
 
 
 class _ModuleSource:
@@ -61,30 +69,43 @@ class _ModuleSource:
         self.built = self._construct(0)
 
     def _construct(self, seed: int) -> _Built:
-        with watched() as self.opened, nullcontext() if self.weights else weights_left_out():
+        with self._watched() as opened:
             try:
-                return self._constructed(seed)
+                built = self._constructed(seed, opened)
             except Exception as error:
-                raise self._unreachable(error) or error from None
+                raise self._unreachable(error, opened) or error from None
+        built.opened = opened
+        return built
 
-    def _constructed(self, seed: int) -> _Built:
+    @contextmanager
+    def _watched(self) -> Iterator[Opened]:
+        """Give what a constructor in the block opens, which loads no weights if these are to be left out."""
+        with watched() as opened, nullcontext() if self.weights else weights_left_out(opened):
+            yield opened
+
+    def _constructed(self, seed: int, opened: Opened) -> _Built:
         try:
             return _record(self._build, seed)
         except (ConfigError, TypeError, ImportError, SyntaxError):
             raise
         except Exception as error:  # if construction without storage fails, construct with storage
-            if self.opened.unreachable:
+            if opened.unreachable:
                 raise
-            loads = any(weights_opened(self.opened.files))
+            loads = any(map(holds_tensors, weights_opened(opened.files)))
             why = Unrecordable("reads tensors from a file") if loads else error
             return _construct_for_real(self._build, seed, why)
 
-    def _unreachable(self, error: Exception) -> SourceError | None:
+    def tensors_again(self) -> Mapping[str, Tensor]:
+        """Construct the module once more, with storage, and return its tensors."""
+        with self._watched(), python_random(self.built.seed):
+            return _real_tensors(self._build, self.built.seed)[0]
+
+    def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
         """Return the error of a constructor that failed after a host did not answer; None if all hosts answered."""
-        if not self.opened.unreachable:
+        if not opened.unreachable:
             return None
         return SourceError(
-            f"{escape(self._name)} cannot be built: its constructor asks {escape(self.opened.unreachable)}, which "
+            f"{escape(self._name)} cannot be built: its constructor asks {escape(opened.unreachable)}, which "
             f"cannot be reached. {type(error).__name__}: {escape(str(error), 300)}",
             hint="Build it once with a network, so that its files are in the cache, or name local files.",
         )
@@ -148,14 +169,17 @@ def module_target(build: Build, *, kind: str, name: str, weights: bool = True, *
 
 def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[InitialFile], list[str]]:
     """Return the files that the constructor loads weights from, and notes on other files and hosts that it asks."""
-    hosts = list(source.opened.hosts)
+    opened = source.built.opened
+    hosts = list(opened.hosts)
     notes = [f"its constructor asked {listing(hosts, where='')}"] if hosts else []
     held = {os.path.abspath(path) for path in known}
-    paths = [path for path in weights_opened(source.opened.files) if os.path.abspath(path) not in held]
+    paths = [path for path in weights_opened(opened.files) if os.path.abspath(path) not in held]
     if not paths:
         return [], notes
     infos = {key: info for key, info in source.built.infos.items() if key not in source.built.ties}
-    found, others = loaded_files(paths, infos, source.values)
+    matched, others = loaded_files(paths, infos, source.values)
+    found = confirmed(matched, source.values, source.tensors_again)
+    others += {one.path: None for one in matched if all(one.path != kept.path for kept in found)}
     loads = [f"its constructor loads {count(len(one.keys), 'tensor')} from {escape(one.path)}" for one in found]
     idle = "no tensor is copied from it unchanged" if source.weights else "its weights are left out"
     reads = [f"its constructor reads {escape(path)}, and {idle}" for path in others]
@@ -204,12 +228,18 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
     return streams
 
 
+def _real_tensors(build: Build, seed: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Construct a module with storage; return its tensors, and the names of its other entries."""
+    with drawing(), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        return state_of(build())
+
+
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     """Construct a module with storage, and add a note on the time and memory that this took."""
     began = time.perf_counter()
-    with python_random(seed) as used, drawing(), torch.enable_grad():
-        torch.default_generator.manual_seed(seed)
-        tensors, skipped = state_of(build())
+    with python_random(seed) as used:
+        tensors, skipped = _real_tensors(build, seed)
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Finds out which files a constructor opens and which hosts it asks, through Python's audit events (PEP 578).
 
-safetensors opens its files outside of Python, without an event, so its ``safe_open`` is replaced meanwhile.
+safetensors and TorchScript open their files outside of Python, without an event, so their functions are replaced
+meanwhile. What other threads open that ran before is not heard.
 """
 
 from __future__ import annotations
@@ -8,31 +9,80 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
+from unittest import mock
+from weakref import WeakSet
 
 import safetensors
+import torch
 
-__all__ = ["Opened", "watched"]
+__all__ = ["CONSTRUCTING", "Opened", "OwnThreads", "exchanged", "stand_in", "watched", "writes"]
+
+READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, "load"))
+CONSTRUCTING = threading.RLock()
+"""Held while a constructor is watched: functions of other modules are replaced for the whole process."""
 
 
-@dataclass
+class OwnThreads:
+    """The thread that makes it, and those that it starts, or that they start, in the block ``starting``."""
+
+    def __init__(self) -> None:
+        self._own = WeakSet([threading.current_thread()])
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of them."""
+        return threading.current_thread() in self._own
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Take in the threads that these start."""
+        start = threading.Thread.start
+
+        def started(thread: threading.Thread) -> None:
+            if self.is_here:
+                self._own.add(thread)
+            start(thread)
+
+        with mock.patch.object(threading.Thread, "start", started):
+            yield
+
+
+@dataclass(eq=False)
 class Opened:
     """What the code in a block opened, each in the order of first use.
 
-    ``files`` are paths of files that were read, ``hosts`` are names of hosts that it looked up, and ``unreachable`` is
-    the first host that did not answer, '' if all did.
+    ``files`` are paths of files that were read, without those that the code had written, unless it asked a host and
+    they are downloads; ``hosts`` are names of hosts that it looked up, and ``unreachable`` is the first host that did
+    not answer, '' if all did. ``threads`` are those whose files are heard.
     """
 
     files: dict[str, None] = field(default_factory=dict)
     hosts: dict[str, None] = field(default_factory=dict)
     unreachable: str = ""
+    threads: OwnThreads = field(default_factory=OwnThreads)
+    written: set[str] = field(default_factory=set)
+
+    def read(self, path: Any) -> None:
+        """Add the path of a file that is read; anything else is passed over."""
+        if isinstance(path, (str, bytes, os.PathLike)) and self.threads.is_here:
+            name = os.fsdecode(path)
+            if self.hosts or os.path.abspath(name) not in self.written:
+                self.files[name] = None
+
+    def wrote(self, path: Any) -> None:
+        """Add the path of a file that is written; anything else is passed over."""
+        if isinstance(path, (str, bytes, os.PathLike)) and self.threads.is_here:
+            self.written.add(os.path.abspath(os.fsdecode(path)))
 
 
-_watching: list[Opened] = []
+_now: Opened | None = None
+"""What is being watched; None outside of a block."""
 
 
 @cache
@@ -42,71 +92,127 @@ def _listen() -> None:
 
 
 def _heard(event: str, args: tuple[Any, ...]) -> None:
-    if not _watching:
+    seen = _now
+    if seen is None or event not in ("open", "socket.getaddrinfo") or not isinstance(args[0], (str, bytes)):
         return
-    if event == "open" and isinstance(args[0], (str, bytes)):
-        written = args[1] is not None and not {"w", "a", "x", "+"}.isdisjoint(args[1])
-        if not written:
-            _watching[-1].files[os.fsdecode(args[0])] = None
-    elif event == "socket.getaddrinfo" and isinstance(args[0], (str, bytes)):
-        _watching[-1].hosts[os.fsdecode(args[0])] = None
+    if not seen.threads.is_here:
+        return
+    if event == "socket.getaddrinfo":
+        seen.hosts[os.fsdecode(args[0])] = None
+    elif writes(args[1], args[2]):
+        seen.wrote(args[0])
+    else:
+        seen.read(args[0])
+
+
+def writes(mode: object, flags: object) -> bool:
+    """Return whether the audit event of opening a file, with this mode and these flags, is one of writing."""
+    if isinstance(mode, str):
+        return not {"w", "a", "x", "+"}.isdisjoint(mode)
+    return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY  # os.open gives no mode
 
 
 @contextmanager
 def watched() -> Iterator[Opened]:
-    """Give what the code in the block opens.
+    """Give what the code in the block opens; one thread at a time is in such a block.
 
     Once a host does not answer, the hub's library works offline until the end of the block: it looks into its cache,
     and fails at once instead of trying again for a minute.
     """
+    global _now
     _listen()
-    seen = Opened()
-    _watching.append(seen)
-    with ExitStack() as stack:
-        stack.callback(_watching.remove, seen)
-        stack.enter_context(_safe_open_heard(seen))
+    with CONSTRUCTING, ExitStack() as stack:
+        seen = Opened()
+        before, _now = _now, seen
+        stack.callback(_again, before)
+        stack.enter_context(seen.threads.starting())
+        for module, name in READERS:
+            stack.enter_context(exchanged(getattr(module, name), name, partial(_reading, seen)))
+        stack.enter_context(exchanged(torch.save, "save", partial(_writing, seen)))
         stack.enter_context(_offline_after_failure(seen))
         yield seen
 
 
+def _again(before: Opened | None) -> None:
+    global _now
+    _now = before
+
+
+def _reading(seen: Opened, original: Any) -> Any:
+    """Return what adds the file that ``original`` opens to what was seen."""
+
+    def heard(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if _now is seen:
+            seen.read(file)
+        return original(file, *args, **kwargs)
+
+    return stand_in(original, heard)
+
+
+def _writing(seen: Opened, original: Any) -> Any:
+    def heard(content: Any, file: Any, *args: Any, **kwargs: Any) -> Any:
+        if _now is seen:
+            seen.wrote(file)
+        return original(content, file, *args, **kwargs)
+
+    return heard
+
+
+def stand_in(original: Any, call: Callable[..., Any]) -> Any:
+    """Return what calls ``call`` and is otherwise like ``original``: a class if that is one."""
+    if not isinstance(original, type):
+        return call
+
+    class Same(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return call(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original)
+
+    return Same(original.__name__, (), {"__doc__": original.__doc__})
+
+
 @contextmanager
-def _safe_open_heard(seen: Opened) -> Iterator[None]:
-    """Hear of the files that ``safe_open`` of safetensors opens, by whatever module it was imported."""
-    original = safetensors.safe_open
+def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace a function or class by ``make(original)`` in every imported module that has it under its name.
 
-    def heard(filename: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.files[os.fsdecode(filename)] = None
-        return original(filename, *args, **kwargs)
-
-    _exchange(original, heard)
+    Modules that are imported meanwhile may have it under any name.
+    """
+    made, before = make(original), set(sys.modules)
+    _exchange(name, original, made)
     try:
         yield
     finally:
-        _exchange(heard, original)
+        _exchange(name, made, original)
+        for module in set(sys.modules) - before:
+            names = getattr(sys.modules.get(module), "__dict__", {})
+            for other in [key for key, value in names.items() if value is made] if isinstance(names, dict) else ():
+                names[other] = original
 
 
-def _exchange(old: object, new: object) -> None:
-    """Replace ``safe_open`` in every imported module that has it."""
+def _exchange(name: str, old: object, new: object) -> None:
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", {})
-        if isinstance(names, dict) and names.get("safe_open") is old:
-            names["safe_open"] = new
+        if isinstance(names, dict) and names.get(name) is old:
+            names[name] = new
 
 
 @contextmanager
 def _offline_after_failure(seen: Opened) -> Iterator[None]:
-    hub = _hub_constants()
-    before = getattr(hub, "HF_HUB_OFFLINE", None)
+    changed: list[tuple[Any, Any]] = []
 
     def failing(original: Callable[..., Any]) -> Callable[..., Any]:
         def tried(host: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return original(host, *args, **kwargs)
             except OSError:
-                seen.unreachable = seen.unreachable or str(host[0] if isinstance(host, tuple) else host)
-                constants = _hub_constants()
-                if constants is not None:
-                    constants.HF_HUB_OFFLINE = True
+                if seen.threads.is_here:
+                    seen.unreachable = seen.unreachable or str(host[0] if isinstance(host, tuple) else host)
+                    constants: Any = sys.modules.get("huggingface_hub.constants")
+                    if constants is not None and not changed:
+                        changed.append((constants, constants.HF_HUB_OFFLINE))
+                        constants.HF_HUB_OFFLINE = True
                 raise
 
         return tried
@@ -117,9 +223,5 @@ def _offline_after_failure(seen: Opened) -> Iterator[None]:
         yield
     finally:
         socket.getaddrinfo, socket.create_connection = originals
-        if hub is not None and before is not None:
-            hub.HF_HUB_OFFLINE = before
-
-
-def _hub_constants() -> Any:
-    return sys.modules.get("huggingface_hub.constants")
+        for constants, before in changed:
+            constants.HF_HUB_OFFLINE = before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +24,10 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """One layer in a batch: the root mean squares of its output and its input, its units and how many are dead."""
+    """One layer in a batch: the root mean squares of its first output and input, its units and how many are dead.
+
+    Of a layer that runs several times, as in a recurrent decoder, units are dead that are so in all runs together.
+    """
 
     name: str
     rms: float
@@ -34,9 +37,28 @@ class LayerActivations:
     norm: bool
 
 
+class _Constant:
+    """The units of a layer that had one value in all of its outputs."""
+
+    def __init__(self, units: Tensor) -> None:
+        self.value = units[:, 0]
+        self.still = (units == units[:, :1]).all(1) if units.shape[1] > 1 else units.new_ones(len(units)).bool()
+        self.seen = units.shape[1]
+
+    def add(self, units: Tensor) -> None:
+        if units.shape[0] == self.value.shape[0]:
+            self.still &= (units == self.value[:, None]).all(1)
+            self.seen += units.shape[1]
+
+    @property
+    def dead(self) -> int:
+        return int(self.still.sum()) if self.seen > 1 else 0
+
+
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
     """Run a batch and return the activations of each leaf module, in the order in which the modules ran."""
     found: dict[str, LayerActivations] = {}
+    constant: dict[str, _Constant] = {}
     channels: dict[tuple[int, ...], int] = {}
     hooks = []
 
@@ -44,7 +66,13 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             value = output[0] if isinstance(output, tuple) and output else output
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.numel():
-                found.setdefault(name, _layer(name, module, inputs, value.detach().float(), channels=channels))
+                value = value.detach().float()
+                units = _units(module, value, channels=channels)
+                if name in found:
+                    constant[name].add(units)
+                else:
+                    constant[name] = _Constant(units)
+                    found[name] = _layer(name, module, inputs, value, len(units))
 
         return hook
 
@@ -58,24 +86,25 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
     finally:
         for hook in hooks:
             hook.remove()
-    return list(found.values())
+    return [replace(layer, dead=constant[name].dead) for name, layer in found.items()]
 
 
-def _layer(
-    name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, *, channels: dict[Any, int]
-) -> LayerActivations:
+def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
+    """Return the values of each unit as (units, values)."""
     # An activation function has its units on the same axis as the layer before it.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
     if list(module.parameters()):
         axis = channels[shape] = 1 if isinstance(module, _CHANNELS_SECOND) else value.dim() - 1
-    units = value.transpose(0, axis).reshape(shape[axis], -1)
-    dead = int((units == units[:, :1]).all(1).sum()) if units.shape[1] > 1 else 0
+    return value.transpose(0, axis).reshape(shape[axis], -1)
+
+
+def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, units: int) -> LayerActivations:
     given = inputs[0] if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point() else None
     learns = bool(list(module.parameters()))
     return LayerActivations(
         name, _rms(value), _rms(given.detach().float()) if given is not None and learns else None,
-        shape[axis], dead, isinstance(module, _NORMS),
+        units, 0, isinstance(module, _NORMS),
     )  # fmt: skip
 
 

@@ -46,6 +46,9 @@ def _loss(job: Job, saved: Mapping[str, Any]) -> float:
     model = job.empty_model()
     load_into(model, saved["weights"], strict=True, on_missing="error")
     model.to(job.device)
+    begin_step = getattr(job.task, "begin_step", None)
+    if begin_step is not None:
+        begin_step(model, saved["step"])
     if saved["dev"]:
         assert job.dev is not None
         return evaluate(model, job.task, job.dev.read(0, 0), settings=job.settings)["loss"]
@@ -60,12 +63,16 @@ TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """A file of weights, and the loss of its model over ``dev`` or on the first batch of training."""
+    """A file of weights, and the loss of its model over ``dev`` or on the first batch of training.
+
+    ``step`` is the last step that the task had begun when the loss was computed; a loss may depend on it.
+    """
 
     name: str
     weights: str
     loss: float
     dev: bool = False
+    step: int = 0
 
 
 def reload_in_new_process(

@@ -144,7 +144,7 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
     if folder.last_step() != step:
         return Check(REOPENED, NOT_RUN, f"step {step} was not saved, but step {folder.last_step()}")
-    return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop))
+    return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop), step=max(step - 1, 0))
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
@@ -155,13 +155,15 @@ def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
     if loop.job.dev is not None:
         if progress.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
-        return SavedWeights(BEST_REOPENED, folder.of(BEST), progress.best_loss, dev=True)
+        return SavedWeights(
+            BEST_REOPENED, folder.of(BEST), progress.best_loss, dev=True, step=max(progress.best_step - 1, 0)
+        )
     if loop.state.parallel.is_sharded:
         return Check(BEST_REOPENED, NOT_RUN, SHARDED)
     if progress.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.state.ema.applied() if loop.state.ema is not None else nullcontext():
-        return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop))
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop), step=max(progress.step - 1, 0))
 
 
 def _first_loss(loop: TrainingLoop) -> float:

@@ -21,14 +21,14 @@ from ...util.text import escape
 __all__ = ["load_from_user_file", "require_package", "split_file_name", "user_code_in"]
 
 
-def require_package(name: str) -> Any:
-    """Import a package; raises ConfigError if it, or a library that it needs, is missing."""
+def require_package(name: str, *, extra: str = "train") -> Any:
+    """Import a package of an extra; raises ConfigError if it, or a library that it needs, is missing."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
         raise ConfigError(
             f"this needs the package {name}, which cannot be imported: {error}.",
-            hint="pip install 'ckptsurgeon[train]' installs it.",
+            hint=f"pip install 'ckptsurgeon[{extra}]' installs it.",
         ) from error
 
 

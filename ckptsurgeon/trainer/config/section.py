@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from .bounds import find_fault
-from .settings import CHOICES, Data, Features, Named, Pretrain, Settings
+from .settings import CHOICES, DATASET, Data, Features, Named, Pretrain, Settings
 
 __all__ = ["apply_overrides", "check_section", "parse_settings"]
 
@@ -142,13 +142,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> tuple[Named, ...]:
-    """Return the sources of a split as a tuple: texts, or entries with ``_target_`` that make a dataset."""
+    """Return the sources of a split as a tuple: texts, or entries with ``hf_dataset`` or ``_target_``."""
     several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
     return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
 
 
 def _factory(value: Mapping[Any, Any]) -> dict[str, Any]:
-    _text(value.get("_target_"))
+    _text(value.get(DATASET, value.get("_target_")))
     return {_text(name): one for name, one in value.items()}
 
 
@@ -195,7 +195,7 @@ _MEANT = {
     "bool": "true or false",
     "tuple[str, ...]": "a text or a list of texts",
     "tuple[float, ...]": "a list of numbers",
-    "tuple[Named, ...]": "a text, a map with _target_, or a list of them",
+    "tuple[Named, ...]": "a text, a map with hf_dataset or _target_, or a list of them",
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CHOICES", "Data", "Features", "Named", "Pretrain", "Settings"]
+__all__ = ["CHOICES", "DATASET", "Data", "Features", "Named", "Pretrain", "Settings"]
 
 Named = str | Mapping[str, Any]
-"""A source of clips or examples: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
+"""A source of clips or examples: a manifest, ``my_data.py:function``, an entry with ``hf_dataset`` or ``_target_``."""
+DATASET = "hf_dataset"
+"""The field that names a dataset of Hugging Face's `datasets`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Settings:
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
     ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number of prefixes of ``joint``.
     ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for batches of one shape. ``nonfinite`` is
-    how many steps with a loss or gradient that is not finite may be skipped in a row.
+    how many steps with a loss or gradient that is not finite may be skipped in a row. ``keep_optimizer`` begins with
+    the moments of the Adam that trained the source of the init.
     """
 
     task: str = "ctc"
@@ -113,6 +116,7 @@ class Settings:
     nonfinite: int = 10
     threads: int = 1
     deterministic: bool = False
+    keep_optimizer: bool = False
 
 
 CHOICES = {

@@ -25,6 +25,7 @@ from ...storage.small_files import open_file
 from ...storage.write.staging import staged_file
 from ...util.text import escape
 from ..config.settings import Features
+from .arrow import Cell
 from .sound import Clip
 
 __all__ = ["FeatureCache", "Place"]
@@ -36,13 +37,13 @@ VERSION = 2
 MOST_CLIPS, MOST_S = 256, 600.0
 """The most clips and seconds of sound in a file: few enough that it is computed in seconds and fits into memory."""
 
-Place = tuple[str, float, float]
-"""Identifies the sound of a clip: path, begin and length."""
+Place = tuple[str, float, float, Cell | None]
+"""Identifies the sound of a clip: path, begin, length, and the cell of a table."""
 
 
 def place_of(clip: Clip) -> Place:
-    """Return the path, begin and length of a clip."""
-    return clip.path, clip.begin_s, clip.seconds
+    """Return what identifies the sound of a clip."""
+    return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 
 class FeatureCache:
@@ -129,7 +130,8 @@ class FeatureCache:
             except OSError as error:
                 raise SourceError(f"{clip.where}: {escape(clip.path)}: {error.strerror}.") from error
             path = os.path.realpath(clip.path)
-            yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}"
+            cell = "" if clip.cell is None else f" {clip.cell.column} {clip.cell.row}"
+            yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}{cell}"
 
 
 class _CachedClip(NamedTuple):

@@ -33,19 +33,19 @@ class Labels:
     """The tokens of a model's output, in the order of its rows, and the meaning of the special ones.
 
     A text is cut into the longest tokens, from its beginning. Tokens of single bytes (Coqui STT's bytes output mode)
-    spell its UTF-8.
+    spell its UTF-8. Without ``needs_blank``, a list may lack one; ``blank`` is -1 then.
     """
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True) -> None:
         self.tokens = tuple(tokens)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         blank = _first(BLANKS, self._ids)
-        if blank is None:
+        if blank is None and needs_blank:
             raise ConfigError(
                 "the token list has no blank, which CTC needs.",
                 hint=f"It is one of {', '.join(BLANKS)}, first or last.",
             )
-        self.blank = blank
+        self.blank = -1 if blank is None else blank
         self.start, self.end = _first(STARTS, self._ids), _first(ENDS, self._ids)
         byte_tokens = {int(found[1], 16): i for i, token in enumerate(tokens) if (found := _BYTE.fullmatch(token))}
         self._bytes = byte_tokens if len(byte_tokens) == len(tokens) - 1 else {}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...errors import SourceError
 from ...storage.small_files import open_file
 from ...util.text import escape
 from ..config.imports import require_package
+from .arrow import Cell, read_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +36,7 @@ __all__ = [
 class Clip:
     """One utterance. ``where`` is the file and line (or key) it was read from, ``text`` its transcript or its class.
 
-    ``seconds`` is its length, ``begin_s`` its begin in the file.
+    ``seconds`` is its length, ``begin_s`` its begin in the file. If the file is a table, ``cell`` is the sound in it.
     """
 
     path: str
@@ -41,19 +44,21 @@ class Clip:
     where: str
     seconds: float
     begin_s: float = 0.0
+    cell: Cell | None = None
 
 
 OPEN_ENDED = 0x7FFF_0000
 """Sizes of at least this mean that the end was unknown when the header was written, as for a pipe."""
 
 
-def missing_bytes(path: str) -> int:
+def missing_bytes(sound: str | BinaryIO) -> int:
     """Return how many bytes of sound are missing from a WAV file, 0 for a complete or another file; raises OSError.
 
     http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html
     """
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with open_file(sound) if isinstance(sound, str) else nullcontext(sound) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
             return 0
@@ -77,16 +82,18 @@ def is_array(path: str) -> bool:
     return path.endswith(".npy")
 
 
-def sound_seconds(path: str, where: str) -> float:
+def sound_seconds(clip: Clip) -> float:
     """Return the seconds of a sound, from its header; raises SourceError, also for a sound that is cut short."""
-    header = _header(path, where)
+    sound = _sound_of(clip)
+    header = _header(sound, clip.path, clip.where)
     try:
-        missing = missing_bytes(path)
+        missing = missing_bytes(sound)
     except OSError as error:
-        raise _unreadable(path, where, error) from error
+        raise _unreadable(clip.path, clip.where, error) from error
     if missing:
         raise SourceError(
-            f"{where}: {escape(path)} is cut short: {missing} bytes of the sound that its header tells of are missing.",
+            f"{clip.where}: {escape(clip.path)} is cut short: {missing} bytes of the sound that its header tells of "
+            "are missing.",
             hint="Copy it again, or remove it from the manifest.",
         )
     return float(header.frames / header.samplerate)
@@ -94,13 +101,18 @@ def sound_seconds(path: str, where: str) -> float:
 
 def sound_rate(path: str, where: str) -> int:
     """Return a sound's sampling rate, from its header; raises SourceError."""
-    return int(_header(path, where).samplerate)
+    return int(_header(path, path, where).samplerate)
 
 
-def _header(path: str, where: str) -> Any:
+def _sound_of(clip: Clip) -> str | BinaryIO:
+    """Return what soundfile opens: the path of a file, or the bytes of a cell as a file."""
+    return clip.path if clip.cell is None else io.BytesIO(read_cell(clip.path, clip.cell, clip.where))
+
+
+def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
     soundfile = require_package("soundfile")
     try:
-        return soundfile.info(path)
+        return soundfile.info(sound)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(path, where, error) from error
 
@@ -114,7 +126,7 @@ def read_sound(clip: Clip, rate: int) -> Samples:
 
     soundfile = require_package("soundfile")
     try:
-        with soundfile.SoundFile(clip.path) as file:
+        with soundfile.SoundFile(_sound_of(clip)) as file:
             own = file.samplerate
             file.seek(min(round(clip.begin_s * own), file.frames))
             promised = min(round(clip.seconds * own), file.frames - file.tell())

@@ -7,12 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...errors import ConfigError
 from ...util.text import count, escape
 from ...vocabulary.read import BYTES
 from ..config.error_collector import ErrorCollector
-from ..config.settings import Data, Named
+from ..config.settings import DATASET, Data, Named
 from ..manifests.read import read_manifests
 from .sound import Clip
 
@@ -60,7 +61,10 @@ def resolve_paths(data: Data, folder: str) -> Data:
         return os.path.normpath(os.path.join(folder, name))
 
     def paths(several: Sequence[Named]) -> tuple[Named, ...]:
-        return tuple(path(one) if isinstance(one, str) else one for one in several)
+        return tuple(path(one) if isinstance(one, str) else dataset(one) for one in several)
+
+    def dataset(one: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**one, DATASET: path(str(one[DATASET]))} if DATASET in one else one
 
     tokens = data.tokens
     if tokens is not None and tokens != BYTES:
@@ -84,12 +88,12 @@ def read_split(
     Raises ConfigError for a wrong manifest or if no clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
-    paths = [one for one in named if isinstance(one, str)]
-    if not paths or len(paths) < len(named):
+    read = [one for one in named if isinstance(one, str) or DATASET in one]
+    if not read or len(read) < len(named):
         why = "has a _target_: this task reads manifests" if named else "names no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
     faults = ErrorCollector()
-    clips = read_manifests(paths, faults)
+    clips = read_manifests(read, faults)
     with faults.gathering():
         check(clips)
     faults.check()

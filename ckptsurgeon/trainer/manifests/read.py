@@ -16,7 +16,9 @@ from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import escape
 from ..config.error_collector import ErrorCollector
+from ..config.settings import Named
 from ..data.sound import TOLERANCE_S, Clip, is_array, sound_seconds
+from . import hugging_face
 from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]
@@ -44,14 +46,14 @@ class Manifest(Protocol):
         ...
 
 
-def read_manifests(paths: Sequence[str], faults: ErrorCollector | None = None) -> list[Clip]:
-    """Return the clips of manifests, in their order, with their lengths.
+def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None) -> list[Clip]:
+    """Return the clips of manifests, and of datasets named by ``hf_dataset``, in their order, with their lengths.
 
     Errors in sounds are added to ``faults``, or raised as SourceError if it is None. Raises ConfigError if a manifest
     has no known format, is malformed, or names a clip twice.
     """
     own = ErrorCollector() if faults is None else faults
-    clips = [clip for path in paths for clip in _read(path)]
+    clips = [clip for one in named for clip in (_read(one) if isinstance(one, str) else hugging_face.read_dataset(one))]
     _check_twice(clips)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(_measured, clips))
@@ -115,9 +117,9 @@ def _known_hint(path: str) -> str:
 
 
 def _check_twice(clips: Sequence[Clip]) -> None:
-    seen: dict[tuple[str, float], Clip] = {}
+    seen: dict[tuple[object, ...], Clip] = {}
     for clip in clips:
-        first = seen.setdefault((clip.path, clip.begin_s), clip)
+        first = seen.setdefault((clip.path, clip.begin_s, clip.cell), clip)
         if first is not clip:
             raise ConfigError(
                 f"{clip.where}: the clip {escape(clip.path)} is in {first.where}, too.", hint="Remove one."
@@ -164,7 +166,7 @@ def _measured(clip: Clip) -> Clip | CheckpointError:
 def _with_length(clip: Clip) -> Clip:
     if is_array(clip.path):
         return dataclasses.replace(clip, seconds=0.0)
-    whole = sound_seconds(clip.path, clip.where)
+    whole = sound_seconds(clip)
     end_s = whole if math.isnan(clip.seconds) else clip.begin_s + clip.seconds
     if end_s > whole + TOLERANCE_S or clip.begin_s > whole:
         until = f"from {clip.begin_s:g} s to {end_s:g} s" if end_s > clip.begin_s else f"from {clip.begin_s:g} s on"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...planning.target import Companion
 from ._layers import ConformerBlock, ConvSubsampling, LogMel, add_positions, padding_mask
 
 __all__ = ["MODEL", "HybridASR", "HybridOutput"]
@@ -147,6 +148,10 @@ class _HybridASRModel:
         """Return the layers in the order of the network; decoder and CTC head, which read the encoder, come last."""
         encoder = [f"encoder.layers.{n}" for n in range(fields["encoder_layers"])]
         return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
+
+    def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
+        """Return (): no toolkit expects files beside its weights."""
+        return ()
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
         """Build the model; ``tokens`` is the text of the token list, one a line, blank first."""

@@ -152,7 +152,12 @@ def check_controls(job: Job, seeds: int) -> None:
 def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
     """Train one start with one seed; returns the metric at the end, and whether anything was learned."""
     settings = replace(
-        job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
+        job.settings,
+        seed=seed,
+        patience=None,
+        evaluate_every=job.settings.steps,
+        save_every=job.settings.steps,
+        keep_optimizer=job.settings.keep_optimizer and way == "warm",
     )
     own = replace(job, settings=settings)
     loop = TrainingLoop(own, _initial_model(own, way), frozen=_loaded_keys(job) if frozen else ())

@@ -21,6 +21,7 @@ from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
 from ..state.optimizer import lr_factor
+from ..state.run_progress import PATIENCE
 from ..tasks._load import task_file
 from .result import plain_json
 
@@ -57,7 +58,7 @@ def data_digests(job: Job) -> dict[str, str]:
 
 def _line(clip: Clip, home: str) -> str:
     path = os.path.relpath(os.path.abspath(clip.path), home) if clip.path else clip.where
-    return json.dumps([path, clip.text, clip.seconds, clip.begin_s])
+    return json.dumps([path, clip.text, clip.seconds, clip.begin_s, *(clip.cell or ())])
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -199,11 +200,20 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
 
 
 def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str]:
-    """Return a note on another number of steps than the run was to have; raises ConfigError if it has done more."""
+    """Return a note on another number of steps than the run was to have.
+
+    Raises ConfigError if it has done more, or if it ended because no evaluation was better: it would end at once again.
+    """
     steps = settings.steps
     if steps == before:
         return []
     done = folder.last_step()
+    if _lost_patience(folder):
+        raise ConfigError(
+            f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
+            f"row brought no better model (train.patience): {steps} steps would not make it go on.",
+            hint="Start another run from its best weights, with transplant and --run, or without train.patience.",
+        )
     if steps < done:
         raise ConfigError(f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.")
     if settings.schedule == "constant":
@@ -216,14 +226,25 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     ]
 
 
-def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> None:
+def _lost_patience(folder: RunFolder) -> bool:
+    """Return whether the last result of a run says that it ended for want of a better model."""
+    if not os.path.exists(folder.of("result.json")):
+        return False
+    result = folder.read_json("result.json")
+    return isinstance(result, dict) and result.get("ended") == PATIENCE
+
+
+def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: Sequence[str]) -> None:
     """Record in the run folder that a resumed run has another number of steps: the next ``--resume`` goes on with it.
 
-    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. Raises OutputError.
+    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. ``sets`` are all changes
+    of the configuration, those of this call last; what the configuration itself says is not among them. Raises
+    OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:
         return
+    known = lineage["sets"]
     text = config_text(job, os.path.relpath(os.path.abspath(job.document.folder), os.path.abspath(folder.path)))
     used = text.encode("utf-8", "surrogatepass")
     change = {"at": folder.last_step(), "from": before, "to": steps}
@@ -231,7 +252,7 @@ def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> Non
         LINEAGE,
         {
             **lineage,
-            "sets": [*lineage["sets"], f"steps={steps}"],
+            "sets": [*known, *(one for one in sets[len(known) :] if one.startswith("steps="))],
             "settings": {**lineage["settings"], "steps": steps},
             "prolonged": [*lineage.get("prolonged", ()), change],
             KEPT: hashlib.sha256(used).hexdigest(),

@@ -76,7 +76,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
         fill_caches(job, options.observer)
         _request_training(job, start, options)
         loop, before = loop or _saved_loop(job, options), read_start_checks(options.folder)
-        record_steps(job, options.folder.read_json(LINEAGE), options.folder)
+        record_steps(job, options.folder.read_json(LINEAGE), options.folder, options.sets)
     else:
         built = job.parallel_model() if builds_first else None
         fill_caches(job, options.observer)

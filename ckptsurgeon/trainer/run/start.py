@@ -15,6 +15,7 @@ from ...errors import CheckpointError, ConfigError, OutputError
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ..config.imports import user_code_in
+from ..config.settings import DATASET
 from ..data.split import resolve_paths
 from ..folder.run_folder import BEST, RunFolder
 from ..folder.run_lock import RunLock
@@ -106,7 +107,10 @@ def _inputs(job: Job) -> Iterator[str]:
     data = resolve_paths(job.settings.data, home)
     yield job.document.path
     yield task_file(job.settings.task, home)
-    yield from (path for path in (*data.train, *data.dev, *data.test, data.tokens) if isinstance(path, str))
+    for one in (*data.train, *data.dev, *data.test, data.tokens):
+        path = one.get(DATASET) if isinstance(one, Mapping) else one
+        if isinstance(path, str):
+            yield path
     if job.init is not None:
         yield job.init.path
 

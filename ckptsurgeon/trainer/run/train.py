@@ -19,6 +19,7 @@ from ..job.job import Job
 from ..loop import Observer
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
+from ..state.source_moments import check_moments
 from ..system.compiling import explain_compile_errors
 from ..system.device import choose_device, explain_out_of_memory, torch_settings
 from .controls import check_controls
@@ -116,6 +117,13 @@ def train(
             ranks=ranks,
             strategy=strategy,
         )
+        if start.known is None and job.settings.keep_optimizer:
+            if job.is_sharded:
+                raise ConfigError(
+                    "train.keep_optimizer needs the whole model in one process.", hint="Use --strategy ddp."
+                )
+            said = check_moments(job.init, job.settings.optimizer, list(job.target.tensors))
+            start = replace(start, notes=(*start.notes, said))
         if start.known is not None:
             start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
         elif writes:

@@ -21,6 +21,7 @@ from .model_tensors import restore_tensors, unsaved_buffers
 from .optimizer import Optimizer
 from .run_progress import RunProgress
 from .sharded_state import load_moments, shard_state, state_without_moments
+from .source_moments import keep_moments
 
 __all__ = ["TrainingState"]
 
@@ -44,6 +45,8 @@ class TrainingState:
             job.settings, self.parallel.optimizer_parameters(parameters), self.freezing.rules,
             job.ranks if self.parallel.is_sharded else SINGLE_PROCESS,
         )  # fmt: skip
+        if job.settings.keep_optimizer and job.init is not None:
+            keep_moments(self.optimizer, job.init, self.freezing.frozen(0))
         if job.settings.gradient_checkpointing:
             enable_gradient_checkpointing(self.model)
         self.ema = EMA(self.model, job.settings.ema) if job.settings.ema is not None else None

@@ -35,11 +35,17 @@ def task_file(name: str, folder: str) -> str:
 def load_task(name: str, folder: str) -> type[Task]:
     """Return the class of a task: ``ctc``, or ``my_task.py:MyTask``, whose file is the user's own code and is run.
 
+    ``train.py:ASR`` may also be a Brain of SpeechBrain.
+
     Raises ConfigError for an unknown name, with the nearest known one, for a file that cannot be imported, and for a
     class that lacks a required member.
     """
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
+    if path and is_brain(found):
+        from .speechbrain import brain_task
+
+        return brain_task(cast(type, found))
     lacking = [member for member in REQUIRED if not hasattr(found, member)]
     lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
     if not isinstance(found, type) or lacking:
@@ -80,6 +86,13 @@ def _where(error: Exception, name: str) -> str:
     file = os.path.basename(name.rpartition(":")[0])
     lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
     return f" in line {lines[-1]}" if lines else ""
+
+
+def is_brain(found: object) -> bool:
+    """Return whether a class is a Brain of SpeechBrain."""
+    return isinstance(found, type) and any(
+        one.__name__ == "Brain" and one.__module__.startswith("speechbrain") for one in found.__mro__
+    )
 
 
 def _ours(name: str) -> object:

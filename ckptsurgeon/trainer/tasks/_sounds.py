@@ -123,7 +123,9 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are texts, in the tokens of a list."""
+    """A task whose labels are texts, in the tokens of a list. ``needs_blank``: the list has to have one, for CTC."""
+
+    needs_blank = True
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -132,7 +134,7 @@ class TranscribedTask(SoundTask):
                 f"the task {escape(settings.task)} needs to know its letters.",
                 hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
             )
-        self.labels = Labels(tokens)
+        self.labels = Labels(tokens, needs_blank=self.needs_blank)
 
     def label(self, clip: Clip) -> Tensor:
         """Return the numbers of a clip's tokens."""

@@ -1,4 +1,4 @@
-"""Training of a model of ESPnet by its own loss, whatever its task: recognition, translation, language identification.
+"""Training of a model of ESPnet by its own loss, for tasks of speech and text: recognition, translation.
 
 ``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, figures by name, and the
 number of examples that the mean is of (espnet2/train/abs_espnet_model.py).
@@ -24,6 +24,7 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "ESPnet"]
 
 INPUTS = ("speech", "speech_lengths", "text", "text_lengths")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 PADDING = -1
 """What ESPnet's collate function puts behind shorter texts (espnet2/train/collate_fn.py)."""
 
@@ -54,6 +55,12 @@ class ESPnet(TranscribedTask):
                 f"the task espnet trains models with ESPnet's interface, and {type(model).__name__} takes no "
                 f"{listing(lacking, where='')}.",
                 hint="Tasks of transcription for other models are ctc, hybrid and wav2vec2_ctc.",
+            )
+        needed = [name for name, one in taken.items() if one.default is one.empty and one.kind in _NAMED]
+        if others := [name for name in needed if name not in INPUTS]:
+            raise ConfigError(
+                f"{type(model).__name__} also needs {listing(others, where='')}, which the task espnet does not have.",
+                hint="Train it with ESPnet's own recipe.",
             )
         own: Any = getattr(model, "token_list", None)
         if isinstance(own, (list, tuple)) and tuple(own) != self.labels.tokens:

@@ -1,0 +1,225 @@
+"""Finds which tensors of a module are read from files: those that change when the values in the files are changed.
+
+A module is constructed again while the usual readers give other values than the files have. A tensor that stays as it
+was is computed by the constructor, even if a file has the same values: ones, position numbers, sinusoids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy
+import safetensors
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from .child import in_child
+from .opened import exchanged, stand_in
+
+__all__ = ["ChangedReaders", "changed_values", "digest_of"]
+
+Digest = tuple[str, bool]
+"""The digest of a tensor's bytes, and whether it has floats."""
+
+
+class ChangedReaders:
+    """The readers of torch, safetensors, TorchScript and numpy, which give changed values.
+
+    ``paths`` are the files that they read; ``integers`` tells whether integers are changed, too.
+    """
+
+    def __init__(self, *, integers: bool) -> None:
+        self.paths: set[str] = set()
+        self.integers = integers
+
+    def knows(self, path: str) -> bool:
+        """Return whether a file, or one in a folder, gave changed values."""
+        place = os.path.abspath(path)
+        return any(one == place or one.startswith(place + os.sep) for one in self.paths)
+
+    def seen(self, file: Any) -> None:
+        """Add the path of a file that gave changed values."""
+        path = file if isinstance(file, (str, bytes, os.PathLike)) else getattr(file, "name", None)
+        if isinstance(path, (str, bytes, os.PathLike)):
+            self.paths.add(os.path.abspath(os.fsdecode(path)))
+
+    def changed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with every value changed; booleans, and integers if they are not to change, stay."""
+        kept = tensor.dtype == torch.bool or (not self.integers and not tensor.is_floating_point())
+        if kept or tensor.is_quantized or tensor.is_meta:
+            return tensor
+        with torch.no_grad():
+            if not tensor.is_floating_point():
+                return tensor + 1
+            wide = tensor.to(torch.float64)
+            return torch.where(wide == 0, torch.ones_like(wide), -wide).to(tensor.dtype)
+
+    def in_place(self, module: nn.Module) -> None:
+        """Change the tensors of a module that was loaded as a whole."""
+        with torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.copy_(self.changed(tensor))
+
+    def of_torch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return torch.load with changed values."""
+
+        def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+            leaves, spec = _pytree.tree_flatten(original(file, *args, **kwargs))
+            for place, leaf in enumerate(leaves):
+                if isinstance(leaf, Tensor):
+                    leaves[place] = self.changed(leaf)
+                    self.seen(file)
+                elif isinstance(leaf, nn.Module):
+                    self.in_place(leaf)
+                    self.seen(file)
+            return _pytree.tree_unflatten(leaves, spec)
+
+        return load
+
+    def of_script(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return torch.jit.load with changed values."""
+
+        def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+            module = original(file, *args, **kwargs)
+            self.in_place(module)
+            self.seen(file)
+            return module
+
+        return load
+
+    def of_numpy(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return numpy.load with changed values: of an array, or of each array of an archive."""
+
+        def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+            found = original(file, *args, **kwargs)
+            if isinstance(found, numpy.lib.npyio.NpzFile):
+                self.seen(file)
+                return _Arrays({name: self.changed_array(found[name]) for name in found.files})
+            self.seen(file)
+            return self.changed_array(found)
+
+        return load
+
+    def changed_array(self, array: Any) -> Any:
+        """Return an array of numpy with every value changed."""
+        kind = getattr(array, "dtype", numpy.dtype("O")).kind
+        if kind == "f":
+            return numpy.where(array == 0, array.dtype.type(1), -array).astype(array.dtype)
+        return array + array.dtype.type(1) if kind in ("ciu" if self.integers else "c") else array
+
+    def of_safetensors(self, original: Any) -> Any:
+        """Return safe_open with changed values."""
+        return stand_in(original, partial(_SafeOpen, self, original))
+
+
+class _Arrays(dict[str, Any]):
+    """The arrays of an archive, as numpy.load gives them."""
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self)
+
+    def __enter__(self) -> _Arrays:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Do nothing: the arrays are in memory."""
+
+
+class _SafeOpen:
+    """An open file of safetensors that gives changed values."""
+
+    def __init__(self, readers: ChangedReaders, original: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._readers = readers
+        self._path = file
+        self._file = original(file, *args, **kwargs)
+
+    def __enter__(self) -> _SafeOpen:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._file.__exit__(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def get_tensor(self, name: str) -> Any:
+        """Return a tensor with changed values."""
+        return self.changed(self._file.get_tensor(name))
+
+    def get_tensors(self, *args: Any) -> Any:
+        """Return all tensors with changed values."""
+        return {name: self.changed(found) for name, found in self._file.get_tensors(*args).items()}
+
+    def get_slice(self, name: str) -> Any:
+        """Return a tensor of which parts can be read."""
+        return _Slice(self, self._file.get_slice(name))
+
+    def changed(self, found: Any) -> Any:
+        """Return a tensor or an array with changed values."""
+        self._readers.seen(self._path)
+        return self._readers.changed(found) if isinstance(found, Tensor) else self._readers.changed_array(found)
+
+
+class _Slice:
+    """A tensor in such a file."""
+
+    def __init__(self, file: _SafeOpen, inner: Any) -> None:
+        self._of = file
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._of.changed(self._inner[place])
+
+
+@contextmanager
+def _reading(readers: ChangedReaders) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module, name, make in (
+            (torch, "load", readers.of_torch), (torch.jit, "load", readers.of_script),
+            (numpy, "load", readers.of_numpy), (safetensors, "safe_open", readers.of_safetensors),
+        ):  # fmt: skip
+            stack.enter_context(exchanged(getattr(module, name), name, make))
+        yield
+
+
+def changed_values(build: Callable[[], Mapping[str, Tensor]]) -> tuple[Mapping[str, Digest], ChangedReaders] | None:
+    """Return a digest of each tensor that ``build`` gives while files have other values, and the readers.
+
+    Returns None if it fails. It is built in a child process, which may not write, remove or rename files, start
+    programs or use the network: what the constructor keeps or saves of what it reads would be wrong. If it fails with
+    changed integers, they stay as they are.
+    """
+    for integers in (True, False):
+        readers = ChangedReaders(integers=integers)
+        found = in_child(partial(_digests, build, readers))
+        if found is not None:
+            digests, readers.paths = found
+            return digests, readers
+    return None
+
+
+def _digests(build: Callable[[], Mapping[str, Tensor]], readers: ChangedReaders) -> tuple[dict[str, Digest], set[str]]:
+    with _reading(readers):
+        made = build()
+    return {key: (digest_of(tensor), tensor.is_floating_point()) for key, tensor in made.items()}, readers.paths
+
+
+def digest_of(tensor: Tensor) -> str:
+    """Return a digest of a tensor's bytes."""
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

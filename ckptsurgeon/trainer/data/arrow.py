@@ -1,0 +1,58 @@
+"""Tables of Apache Arrow, as Hugging Face's `datasets` saves them: columns, and the sounds in their cells.
+
+The files are mapped, so that a table takes no memory; each process opens a file once.
+https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ...errors import SourceError
+from ...util.text import escape
+from ..config.imports import require_package
+
+__all__ = ["Cell", "open_table", "read_cell"]
+
+FILES_OPEN = 256
+"""The most tables that a process keeps open."""
+
+
+class Cell(NamedTuple):
+    """A place in a table: the name of a column, whose entries have ``bytes``, and the number of a row."""
+
+    column: str
+    row: int
+
+
+def open_table(path: str, columns: tuple[str, ...]) -> Any:
+    """Return the columns of a file that it has (``pyarrow.Table``); raises SourceError if they cannot be read."""
+    if not os.path.isfile(path):
+        raise SourceError(f"{escape(path)} {'is not a regular file' if os.path.exists(path) else 'does not exist'}.")
+    found = os.stat(path)
+    return _table(os.path.abspath(path), columns, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(FILES_OPEN)
+def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
+    """Return the columns of a file; its inode, size and time tell a file from another that replaced it."""
+    pyarrow = require_package("pyarrow", extra="datasets")
+    try:
+        with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as stream:
+            table = stream.read_all()
+            found = table.select([name for name in columns if name in table.column_names])
+            found.validate(full=True)  # offsets in a damaged file would lead out of its memory
+            return found
+    except (OSError, pyarrow.ArrowException) as error:
+        raise SourceError(f"{escape(path)} cannot be read as a table of Arrow: {escape(str(error), 200)}.") from error
+
+
+def read_cell(path: str, cell: Cell, where: str) -> bytes:
+    """Return the bytes in a cell; raises SourceError if it has none."""
+    found = open_table(path, (cell.column,)).column(cell.column)[cell.row].as_py()
+    data = found.get("bytes") if isinstance(found, dict) else None
+    if not isinstance(data, bytes) or not data:
+        raise SourceError(f"{where}: there is no sound in its column {escape(cell.column)}.")
+    return data

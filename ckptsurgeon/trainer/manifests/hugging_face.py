@@ -1,0 +1,217 @@
+"""Speech in datasets of Hugging Face's `datasets`: a saved folder, one of its splits, or its cache.
+
+``{hf_dataset: PATH, split: train, text: sentence, audio: audio}``: a folder of ``save_to_disk``, or one in the cache
+(``~/.cache/huggingface/datasets/…``). The tables are mapped, and sounds are read from them one by one, so that a set
+larger than the memory can be trained on. Nothing of a dataset is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...storage.small_files import read_file
+from ...util.did_you_mean import did_you_mean
+from ...util.text import brief_repr, escape, listing
+from ..config.settings import DATASET
+from ..data.arrow import Cell, open_table
+from ..data.sound import Clip
+
+__all__ = ["read_dataset"]
+
+FIELDS = (DATASET, "split", "text", "audio")
+INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
+TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "label")
+"""Columns with the transcript or the class, unless ``text`` names one."""
+DEEPEST = 6
+"""Folders between the name of a dataset and its files, in the cache."""
+LARGEST = 64 << 20
+"""The most bytes of a JSON file of a dataset."""
+
+
+def read_dataset(named: Mapping[str, Any]) -> list[Clip]:
+    """Return the clips of a dataset; raises ConfigError if a split or column is missing or not the only one."""
+    unknown = [one for one in named if one not in FIELDS]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], FIELDS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
+        raise ConfigError(f"a dataset of train.data has no field {escape(unknown[0])}.", hint=hint)
+    wrong = next((one for one in FIELDS if one in named and not isinstance(named[one], str)), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong} of a dataset is {brief_repr(named[wrong])}, not a text.")
+    path = named[DATASET]
+    if not os.path.isdir(path):
+        what = "is a file" if os.path.exists(path) else "does not exist"
+        hint = did_you_mean(path, "It is a folder that save_to_disk wrote, or one in the cache of datasets.")
+        raise ConfigError(f"the dataset {escape(path)} {what}.", hint=hint)
+    folder, files = _files(path, named.get("split", ""))
+    features = _features(folder)
+    audio = _audio(folder, features, named.get("audio", ""))
+    text = _text(folder, features, named.get("text", ""))
+    clips = [clip for file in files for clip in _clips(file, folder, audio, text, features.get(text))]
+    if not clips:
+        raise ConfigError(f"{escape(folder)} has no clip.")
+    return clips
+
+
+def _files(path: str, split: str) -> tuple[str, list[str]]:
+    """Return the folder of a split, and its tables in their order."""
+    if os.path.isfile(os.path.join(path, SPLITS)):
+        splits = _json(path, SPLITS).get("splits")
+        names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
+        path = os.path.join(path, _chosen(path, names, split))
+    elif os.path.isfile(os.path.join(path, STATE)):
+        own = _json(path, STATE).get("_split")
+        if split and isinstance(own, str) and own != split:
+            raise ConfigError(
+                f"{escape(path)} is the split {escape(own)}, not {escape(split)}.", hint="Leave split out."
+            )
+    if os.path.isfile(os.path.join(path, STATE)):
+        return path, _listed(path)
+    return _cached(path, split)
+
+
+def _listed(path: str) -> list[str]:
+    """Return the tables of a folder that save_to_disk wrote."""
+    state = _json(path, STATE)
+    listed = state.get("_data_files")
+    given = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    if state.get("_indices_files"):
+        raise ConfigError(
+            f"{escape(path)} selects rows by another file.",
+            hint="Save it again: dataset.flatten_indices().save_to_disk().",
+        )
+    names = [name for name in given if isinstance(name, str) and os.path.basename(name) == name]
+    other = next((name for name in given if name not in names), None)
+    if other is not None or len(names) < len(given):
+        raise ConfigError(f"{escape(path)}: {STATE} names {brief_repr(other)}, which is not a file in the folder.")
+    if not names:
+        raise ConfigError(f"{escape(path)}: {STATE} names no data file.")
+    return [os.path.join(path, name) for name in names]
+
+
+_OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
+"""A table of the cache: ``librispeech-train.100-00000-of-00014.arrow``."""
+
+
+def _cached(path: str, split: str) -> tuple[str, list[str]]:
+    """Return the only folder with a dataset at or below ``path``, as the cache has it, and the tables of a split."""
+    found = sorted(_with_info(path))
+    if len(found) != 1:
+        why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not a folder of a dataset"
+        raise ConfigError(
+            f"{escape(path)} {why}.", hint=f"Name one of them; it has a {INFO} and tables (.arrow)." if found else ""
+        )
+    (folder,) = found
+    splits = _json(folder, INFO).get("splits")
+    tables: dict[str, list[tuple[int, int, str]]] = {}
+    for name in sorted(os.listdir(folder)):
+        match = _OF_CACHE.fullmatch(name)
+        of = match[1].rpartition("-")[2] if match else ""
+        if match and (not isinstance(splits, dict) or of in splits):  # results of map() lie beside them
+            tables.setdefault(of, []).append((int(match[2] or 0), int(match[3] or 1), name))
+    chosen = _chosen(folder, list(tables), split)
+    several = sorted(tables[chosen])
+    if [number for number, _, _ in several] != list(range(several[0][1])):
+        raise ConfigError(
+            f"{escape(folder)} has {len(several)} of {several[0][1]} tables of the split {escape(chosen)}."
+        )
+    return folder, [os.path.join(folder, name) for _, _, name in several]
+
+
+def _with_info(path: str) -> Iterator[str]:
+    """Yield the folders at or below a path that have a description of a dataset beside its tables."""
+    for folder, inner, names in os.walk(path):
+        if INFO in names and any(name.endswith(".arrow") for name in names):
+            yield folder
+        if os.path.relpath(folder, path).count(os.sep) + 1 >= DEEPEST:
+            inner.clear()
+
+
+def _chosen(path: str, splits: Sequence[str], split: str) -> str:
+    """Return the split that is named, or the only one."""
+    if split in splits or (not split and len(splits) == 1):
+        return split or splits[0]
+    there = f"It has {', '.join(map(escape, splits))}." if splits else "It has none."
+    why = f"has no split {escape(split)}" if split else "has several splits"
+    raise ConfigError(f"{escape(path)} {why}.", hint=there if split else f"Name one with split. {there}")
+
+
+def _features(folder: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the types of the columns."""
+    found = _json(folder, INFO).get("features")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{escape(folder)}: {INFO} does not say which columns there are.")
+    return {name: value if isinstance(value, dict) else {} for name, value in found.items()}
+
+
+def _audio(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) -> str:
+    return _column(
+        folder, features, named, "audio", [one for one, it in features.items() if it.get("_type") == "Audio"]
+    )
+
+
+def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) -> str:
+    return _column(folder, features, named, "text", [name for name in TEXTS if name in features])
+
+
+def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
+    """Return the column that is named, or the only likely one."""
+    if named in features:
+        return named
+    if not named and len(likely) == 1:
+        return likely[0]
+    why = (
+        f"has no column {escape(named)}" if named else f"has {'several columns' if likely else 'no column'} for {field}"
+    )
+    more = f": {', '.join(map(escape, likely))}" if likely and not named else ""
+    hint = f"Name it with {field}; the columns are {listing(list(features), 12, where='')}."
+    raise ConfigError(f"{escape(folder)} {why}{more}.", hint=hint)
+
+
+def _clips(file: str, folder: str, audio: str, text: str, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
+    """Yield the clips of a table. A number of a class (ClassLabel) becomes its name."""
+    table = open_table(file, (audio, text))
+    lacking = [name for name in (audio, text) if name not in table.column_names]
+    if lacking:
+        raise ConfigError(f"{escape(file)} has no column {escape(lacking[0])}, which {INFO} names.")
+    names = (kind or {}).get("names") if (kind or {}).get("_type") == "ClassLabel" else None
+    paths = _paths(table.column(audio))
+    for row, (value, path) in enumerate(zip(table.column(text).to_pylist(), paths, strict=True)):
+        where = f"{escape(file)}, row {row}"
+        if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
+            value = names[value]
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: its {escape(text)} is {brief_repr(value)}, not a text.")
+        if path is None:
+            yield Clip(file, value, where, math.nan, cell=Cell(audio, row))
+        else:
+            yield Clip(os.path.join(folder, path), value, where, math.nan)
+
+
+def _paths(column: Any) -> Iterator[str | None]:
+    """Yield for each sound its path if only that is stored, None if the sound itself is."""
+    for chunk in column.chunks:
+        if not hasattr(chunk, "field"):
+            yield from (None for _ in range(len(chunk)))
+            continue
+        stored, paths = chunk.field("bytes").is_valid().to_pylist(), chunk.field("path").to_pylist()
+        yield from (None if has else path for has, path in zip(stored, paths, strict=True))
+
+
+def _json(folder: str, name: str) -> Mapping[str, Any]:
+    """Return a JSON object of a dataset; raises ConfigError if it cannot be read."""
+    path = os.path.join(folder, name)
+    try:
+        found = json.loads(read_file(path, LARGEST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{escape(path)} cannot be read: {escape(str(error), 120)}.") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{escape(path)} is not a JSON object.")
+    return found

@@ -1,0 +1,133 @@
+"""The moments of the Adam that trained a source, for the parameters that an init copied from it.
+
+Coqui STT's checkpoints have them by the names of the weights, at the roots ``optimizer.adam_m`` and
+``optimizer.adam_v``; ``global_step`` of ``optimizer`` is the number of steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...api.inputs.operations import operate
+from ...api.inputs.reopening import find_sources, reopen
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...errors import CheckpointError, ConfigError
+from ...planning.plan.files import PlanSource
+from ...planning.recipe import RecipeEntry
+from ...util.text import count, escape, listing
+from ..job.init_checkpoint import InitCheckpoint
+from .optimizer import Optimizer
+
+__all__ = ["check_moments", "keep_moments"]
+
+FIRST, SECOND, STATE = "optimizer.adam_m", "optimizer.adam_v", "optimizer"
+STEP = "global_step"
+OPTION = "train.keep_optimizer"
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """The open moments of one source, by the keys of its tensors after its operations, and the step.
+
+    ``ones`` is a state dict of ones after the same operations: what is still 1 was only moved.
+    """
+
+    name: str
+    first: Checkpoint
+    second: Checkpoint
+    ones: Checkpoint
+    step: int
+
+    def has(self, key: str) -> bool:
+        """Return whether there are moments for a tensor that operations moved, but did not scale or add to."""
+        return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
+
+
+def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
+    """Return a note on the parameters of ``keys`` that begin with moments; raises ConfigError if none can."""
+    if kind != "adamw":
+        raise ConfigError(f"{OPTION} is for Adam's moments, and train.optimizer is {kind}.", hint="Leave one out.")
+    if init is None or init.recipe is None:
+        raise ConfigError(
+            f"{OPTION} needs an init that ckpt wrote: its recipe names the source with the moments.",
+            hint="ckpt transplant SRC dst.yaml makes one.",
+        )
+    with ExitStack() as stack:
+        found = _open(init, stack)
+        entries = _kept(init, found, keys)
+        fresh = [key for key in keys if key not in entries]
+        step = max(one.step for one in found.values())
+    rest = f"; without: {listing(fresh, 3, where='')}" if fresh else ""
+    names = listing([escape(one.name) for one in found.values()], where="")
+    return f"the moments of Adam for {count(len(entries), 'tensor')} come from {names}, after step {step}{rest}"
+
+
+def keep_moments(optimizer: Optimizer, init: InitCheckpoint, frozen: Collection[str]) -> None:
+    """Give an Adam the moments of the source for each parameter that the init copied from it, and is not frozen."""
+    keys = [key for key in optimizer.order if key not in frozen]
+    with ExitStack() as stack:
+        found = _open(init, stack)
+        for key, entry in _kept(init, found, keys).items():
+            assert entry.source is not None
+            moments, parameter = found[entry.source], optimizer.parameters[optimizer.order.index(key)]
+            optimizer.inner.state[parameter] = {
+                "step": torch.tensor(float(moments.step), device=parameter.device),
+                "exp_avg": _like(parameter, moments.first.tensor(entry.source_key)),
+                "exp_avg_sq": _like(parameter, moments.second.tensor(entry.source_key)),
+            }
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    return value.to(parameter.dtype).reshape(parameter.shape).to(parameter.device, copy=True)
+
+
+def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
+    """Open the moments of the init's sources, by number; raises ConfigError if no source has any."""
+    assert init.recipe is not None
+    sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
+    there, absent = find_sources(sources, folder, {}, stack)
+    found = {number: one for number in there if (one := _moments(sources[number], folder, stack)) is not None}
+    if not found:
+        why = "; ".join(absent.values()) or f"{listing([escape(one.name) for one in sources], where='')} has none"
+        raise ConfigError(
+            f"{OPTION}: no moments of Adam were found for {escape(init.path)}: {why}.",
+            hint=f"They are read from checkpoints of Coqui STT ({FIRST} and {SECOND}).",
+        )
+    return found
+
+
+def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
+    """Open the moments of a source as the source was opened, with its operations; None if it has none."""
+    path = os.path.join(folder, source.path)
+    try:
+        first, second = (stack.enter_context(reopen(replace(source, root=root), path)) for root in (FIRST, SECOND))
+        state = stack.enter_context(reopen(replace(source, root=STATE, operations=()), path))
+        plain = stack.enter_context(reopen(replace(source, root=FIRST, operations=()), path))
+        ones = open_checkpoint({key: torch.ones(info.shape) for key, info in plain.items()}, unwrap=False)
+        moved = operate([ones], source.operations)[0].checkpoint
+        return _Moments(source.name, first, second, stack.enter_context(moved), int(state.tensor(STEP)))
+    except (CheckpointError, KeyError):
+        return None
+
+
+def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
+    """Return the recipe's entries of tensors that are whole copies of a tensor with moments."""
+    assert init.recipe is not None
+    made = init.recipe.tensors
+    return {key: made[key] for key in keys if key in made and _is_copy(made[key], found)}
+
+
+COPIES: Sequence[str] = ("copy", "cast")
+
+
+def _is_copy(entry: RecipeEntry, found: Mapping[int, _Moments]) -> bool:
+    moments = found.get(entry.source) if entry.source is not None else None
+    is_whole = entry.op in COPIES and not entry.policy and not entry.more and not entry.tied_to
+    return is_whole and moments is not None and moments.has(entry.source_key)
