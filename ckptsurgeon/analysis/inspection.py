@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.extras import Extra
+from ..formats.base.header import FilePrint
 from ..planning.keys.hints import chosen_keys
 from ..tensors.composition import leaves
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensors
@@ -270,11 +271,16 @@ def inspection_of(
         extras=checkpoint.extras,
         metadata=checkpoint.metadata,
         notes=(*checkpoint.notes, *chosen.notes),
-        nbytes_files=sum(file.size for file in checkpoint.files),
+        nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
         stats=_stats(checkpoint, tensors) if stats else None,
         codes=checkpoint.codes.only(tensors),
     )
+
+
+def _on_disk(files: Sequence[FilePrint]) -> int:
+    """Return the bytes of all files; those in an archive, which has no name of its own, are part of it."""
+    return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
 
 
 def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:

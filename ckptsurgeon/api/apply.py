@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..formats.base.sharded_writer import RECIPE_FILE
+from ..formats.tf.writer import TensorFlowWriter
 from ..planning.lora_extract.config import check_adapter
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
@@ -49,12 +50,12 @@ def apply(
     A recipe (YAML) may name the output and how to write it; the arguments given here win. The receipt of a file has
     the notes of its plan, too.
 
-    The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the
-    same output. ``memory`` limits the memory to compute merges, also of adapters, as in "512MB"; ``plugin`` is a file
-    with your own merge methods, which is run. ``key`` is the file of a private key (Ed25519) that signs every file of
-    the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with (bytes done, bytes
-    in all).
+    The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp", "tensorflow"); a folder, or
+    ``max_shard_size`` as in "5GB", gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait
+    for another run that writes the same output. ``memory`` limits the memory to compute merges, also of adapters, as in
+    "512MB"; ``plugin`` is a file with your own merge methods, which is run. ``key`` is the file of a private key
+    (Ed25519) that signs every file of the output, in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress``
+    is called with (bytes done, bytes in all).
 
     Raises PlanError if an input has changed since the plan or ``memory`` is too small, OutputError if the output
     exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError if an
@@ -181,7 +182,14 @@ def notes_of(
     """Return the notes of a plan; for a single file, without those on the files next to the weights."""
     from ..engine.output.companions import as_written
 
-    return (plan if output is None else as_written(plan, _options(output, to, max_shard_size))).notes
+    if output is None:
+        return plan.notes
+    written = as_written(plan, _options(output, to, max_shard_size))
+    if to != TensorFlowWriter.name:
+        return written.notes
+    from .model_folder.coqui import tensorflow_notes
+
+    return (*written.notes, *tensorflow_notes(written))
 
 
 def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:

@@ -18,7 +18,7 @@ from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
-from .inputs.inputs import names_of, plan_source, unwrap_notes, view_of
+from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .model_folder.checks import source_layer_notes, with_layers_said
@@ -153,9 +153,9 @@ def _edit(
     """Open the source, plan, and leave the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
+        folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap))
-        folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
         layers = source_layer_notes(checkpoint, folder)
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint
@@ -173,7 +173,9 @@ def _edit(
         check_codes(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = with_settings_pinned(with_layers_said(edited_folder(plan, folder, before, ties), layers), folder)
+        plan = with_settings_pinned(
+            with_layers_said(edited_folder(plan, folder, before, ties), layers, checkpoint.path, folder.config), folder
+        )
     except BaseException:
         checkpoint.close()
         raise
@@ -194,7 +196,7 @@ def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, s
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
     """Return the extras to keep, the names of those among the tensors, and notes on the rest."""
     if not keep:
-        names = [extra.key for extra in checkpoint.extras]
+        names = extras_left(checkpoint)
         return CarriedEntries(), [], [f"left out: {listing(names)}"] if names else []
     entries = checkpoint.to_carry()
     rest = [(entry.name, entry.why) for entry in entries if entry.why]

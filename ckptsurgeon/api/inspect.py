@@ -24,7 +24,7 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
 from .lora.adapter_files import adapter_of
 
-__all__ = ["init_config", "inspect"]
+__all__ = ["init_config", "initial_config", "inspect"]
 
 
 def inspect(
@@ -43,21 +43,12 @@ def inspect(
     which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
     matches nothing.
     """
+    from .model_folder.checks import contradictions
+
     with open_checkpoint(path, root) as checkpoint:
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats)
-        return replace(found, adapter=adapter, notes=(*found.notes, *notes, *_contradictions(checkpoint)))
-
-
-def _contradictions(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on layers without tensors, and on files in a model's folder that contradict the weights."""
-    if checkpoint.folder is None:
-        from .model_folder.layer_holes import gap_notes
-
-        return [] if checkpoint.elsewhere else list(gap_notes(list(checkpoint)))
-    from .model_folder.checks import notes_beside
-
-    return notes_beside(checkpoint)
+        return replace(found, adapter=adapter, notes=(*found.notes, *notes, *contradictions(checkpoint)))
 
 
 def init_config(
@@ -75,11 +66,26 @@ def init_config(
 
     Headers have shapes and dtypes but no initialisers, so each tensor of a checkpoint gets the initialiser that its
     name and shape suggest, to be reviewed. If they suggest none, as for buffers and parts of quantised tensors, it is
-    ``like``: the values of the checkpoint are kept. For a toolkit's configuration (ESPnet's ``config.yaml``) it names
-    that file, and copies what is frozen into ``train:``; ``task`` names the task of an ESPnet configuration, where its
-    entries leave it open. Raises OutputError if the output exists, without ``force``.
+    ``like``: the values of the checkpoint are kept. What ``inspect`` would note on the checkpoint is a comment at the
+    beginning. For a toolkit's configuration (ESPnet's ``config.yaml``) it names that file, and copies what is frozen
+    into ``train:``; ``task`` names the task of an ESPnet configuration, where its entries leave it open. Raises
+    OutputError if the output exists, without ``force``.
     """
+    return initial_config(path, root=root, task=task, output=output, force=force, wait=wait)[0]
+
+
+def initial_config(
+    path: CheckpointLike,
+    *,
+    root: str | None = None,
+    task: str | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    wait: float | None = None,
+) -> tuple[str, list[str]]:
+    """Do what ``init_config`` does; return the configuration and the notes on the checkpoint."""
     from ..destinations._load import is_configuration
+    from .model_folder.checks import contradictions
 
     source, target = place_of(path), None if output is None else os.fspath(output)
     if is_configuration(source):
@@ -87,13 +93,15 @@ def init_config(
             raise ConfigError("--root is only for checkpoints.", hint="Leave it out.")
         document, said = _adopted(source, target, task)
         with closing(cast("File", open_source(source))) as file:
-            return _written(document, said, target, [file], force=force, wait=wait)
+            return _written(document, said, target, [file], force=force, wait=wait), []
     if task is not None:
         raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave it out.")
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint, target)}
-        said = f"# like: the values of {escape(checkpoint.path)} are kept\n" if "values" in document["model"] else ""
-        return _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait)
+        notes = [*checkpoint.notes, *contradictions(checkpoint)]
+        kept = [f"like: the values of {escape(checkpoint.path)} are kept"] if "values" in document["model"] else []
+        said = "".join(f"# {line}\n" for line in (*kept, *(f"note: {note}" for note in notes)))
+        return _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait), notes
 
 
 def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
@@ -124,9 +132,15 @@ def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str,
 
     document, target = adopt(path, os.path.dirname(output or ""), task)
     train = document.get("train", {})
+    said = [f"ran {code}" for code in target.ran]
     if "freeze" in train:
         train["freeze"] = [_pattern(name, list(target.tensors)) for name in train["freeze"]]
-    return document, "".join(f"# ran {code}\n" for code in target.ran)
+    if "data" in train:
+        said.append("train.data names files that you provide: manifests, and the token list of the model")
+    elif train:
+        said.append(f"frozen there: {', '.join(train['freeze'])}; ckpt train has no task for this model")
+        del document["train"]
+    return document, "".join(f"# {line}\n" for line in said)
 
 
 def _pattern(name: str, keys: list[str]) -> str:

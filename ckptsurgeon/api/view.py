@@ -104,7 +104,13 @@ def _files(run: Run | None) -> Iterator[File]:
 
 def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[PageContents, tuple[str, ...]]:
     """Return what the page shows from headers and, with ``stats``, from values; and the notes."""
-    found = [inspection_of(one, stats=stats) for one in opened]
+    from .model_folder.checks import contradictions
+
+    described = [inspection_of(one, stats=stats) for one in opened]
+    found = [
+        replace(one, notes=(*one.notes, *_said_of(checkpoint, contradictions(checkpoint), len(opened))))
+        for checkpoint, one in zip(opened, described, strict=True)
+    ]
     notes = [note for one in found for note in one.notes]
     histograms: dict[str, tuple[int, ...]] = {}
     if stats:
@@ -122,6 +128,11 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     return PageContents(first, second, recipe=recipe, run=run, histograms=histograms), tuple(notes)
 
 
+def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
+    """Return the notes on one of ``of`` checkpoints; with its name, if there are two."""
+    return [f"{escape(checkpoint.path)}: {note}" if of > 1 else note for note in notes]
+
+
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
     """Return the recipe in a checkpoint, or None, and notes on a recipe that cannot be read."""
     if checkpoint.recipe is None:
@@ -129,7 +140,7 @@ def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
     try:
         return parse_recipe(checkpoint.recipe), []
     except VerifyError as error:
-        return None, [f"{escape(checkpoint.path)}: {error}"]
+        return None, [f"{escape(checkpoint.path)}: {error.said}"]
 
 
 def _compared(

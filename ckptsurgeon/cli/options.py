@@ -66,7 +66,11 @@ Output = Annotated[
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="FORMAT", help="Write safetensors, pth or dcp, whatever the suffix of the output is."),
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="Write safetensors, pth, dcp or tensorflow, whatever the output's suffix is.",
+    ),
 ]
 MaxShard = Annotated[
     str | None,

@@ -133,9 +133,9 @@ def test_nothing_left_and_nothing_matched_are_errors() -> None:
     with pytest.raises(cs.PlanError, match="nothing is left of training.pth") as caught:
         cs.filter("training.pth", exclude=["**"])
     assert caught.value.exit_code == 4
-    with pytest.raises(cs.PatternError, match="--exclude decoder matches none"):
+    with pytest.raises(cs.PatternError, match="exclude=.decoder. matches none"):
         cs.filter("training.pth", exclude=["decoder"])
-    with pytest.raises(cs.PatternError, match="--map nothing=x matches none"):
+    with pytest.raises(cs.PatternError, match="map=.nothing=x. matches none"):
         cs.rename("training.pth", map=["nothing=x"])
     with pytest.raises(cs.ConfigError, match="no rule given"):
         cs.rename("training.pth")

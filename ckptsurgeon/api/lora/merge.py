@@ -92,7 +92,7 @@ def lora_merge(
         plan = with_settings(plan, opened)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
-        plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]))
+        plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]), opened[0].path, folders[0].config)
         plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
     except BaseException:

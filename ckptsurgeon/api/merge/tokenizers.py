@@ -163,7 +163,7 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
     if row >= rows.size:
         raise ConfigError(
             f"{escape(one.where)}: {escape(rows.source)} has no row for {escape(brief_repr(wanted))}.",
-            hint="Take another's: source: {kind: model_token, model: …, token: …}.",
+            hint="Take the row of another token: source: {kind: model_token, model: …, token: …}.",
         )
     return row
 

@@ -21,7 +21,7 @@ from ...vocabulary.union import rows_in, united
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.argument_types import Patterns, Rules
 from ..model_folder.folder import ModelFolder
-from ..model_folder.rows_by_place import PLACE
+from ..model_folder.rows_by_place import PLACE, other_list_notes
 from ..transplant.vocabulary import vocabulary_key
 from .tokenizers import RowsRequest, chosen_rows
 
@@ -117,9 +117,15 @@ def merge_vocabulary(
     new = "others or zero" if asked.rows is not None else "others"
     sizes = [one.size(len(own.tokens)) for one, own in zip(models, lists, strict=True)]
     rows = tuple(rows_in(own, output, size=size, new=new) for own, size in zip(lists, sizes, strict=True))
-    notes: list[str] = []
+    notes = [
+        note
+        for one, own, path in zip(models, lists, found, strict=True)
+        if asked.tokens and one.folder.vocabulary and not _is_beside(path, one)
+        for note in other_list_notes((own.tokens, path), one.folder.tokens or (), one.view.source.name, "--tokens")
+    ]
     if asked.rows is not None:
-        rows, notes = chosen_rows(asked.rows, rows, lists, output.tokens)
+        rows, more = chosen_rows(asked.rows, rows, lists, output.tokens)
+        notes += more
     if (
         not named and len(set(sizes)) == 1
     ):  # all sizes are equal: shapes do not show the tensors, but names of transformers' models do
@@ -130,6 +136,11 @@ def merge_vocabulary(
     of = next((number for number in (first, *range(len(lists))) if lists[number].tokens == output.tokens), None)
     path = found[of] if of is not None else "" if added else path
     return chosen, ModelTokens(tuple(found), lists, output, chosen.size, of, path, begins, added, tuple(notes))
+
+
+def _is_beside(path: str, model: MergedModel) -> bool:
+    """Return whether a list lies in the folder of a model, whose lists are compared with each other anyway."""
+    return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
 def known_keys(models: Sequence[MergedModel]) -> list[str]:

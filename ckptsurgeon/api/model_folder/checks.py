@@ -17,6 +17,7 @@ from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .alignment import alignment_notes
 from .config import vocabulary_sizes
+from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
@@ -31,10 +32,11 @@ from .tokenizer.ends import end_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
-from .tokenizer.tokenizer_files import is_ctc
+from .tokenizer.tokenizer_files import is_ctc, local_tokens
 from .unreadable import is_elsewhere, unreadable_files, unreadable_notes
 
 __all__ = [
+    "contradictions",
     "folder_notes",
     "notes_beside",
     "source_layer_notes",
@@ -50,21 +52,33 @@ __all__ = [
 def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]:
     """Return notes on layers of a source that lack tensors or have other ones; none for a single shard.
 
-    Without files beside it, only layers of which it has nothing are noted.
+    Without a configuration, only layers of which it has nothing are noted.
     """
     if checkpoint.elsewhere:
         return []
-    if not folder.files:
+    if not _is_configured(folder):
         return list(gap_notes(list(checkpoint)))
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config)]
 
 
-def with_layers_said(plan: Plan, layers: Sequence[str]) -> Plan:
-    """Return a plan with the ``source_layer_notes`` of its source, which hold for an output of one file, too."""
+def _is_configured(folder: ModelFolder) -> bool:
+    """Return whether a folder says which layers its model has; an adapter's need not have all."""
+    return bool(folder.config) or any(one.name in (CONFIG, ADAPTER) for one in folder.files)
+
+
+def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
+    """Return a plan with the ``source_layer_notes`` of its source, which also hold for an output of one file.
+
+    ``path`` is the source's, and ``config`` its configuration. A note that is not true of the output names the source.
+    """
+    if not layers:
+        return plan
+    tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    own = {*layer_notes(tensors, config), *part_notes(tensors, config), *gap_notes([one.key for one in tensors])}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in layers))
-    more = (note for note in layers if note not in plan.notes)
-    return replace(plan, target=target, notes=(*plan.notes, *more)) if layers else plan
+    said = (note if note in own else f"{escape(path)}: {note}" for note in layers)
+    return replace(plan, target=target, notes=(*plan.notes, *(note for note in said if note not in plan.notes)))
 
 
 def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
@@ -88,7 +102,10 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
         else:
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
             names = (*name_notes(apart), *added_notes(apart, folder))
-            lists = (*token_list_notes(folder), *names, *special_id_notes(apart, folder), *end_notes(apart, folder))
+            tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+            ids = (*special_id_notes(apart, folder), *end_notes(apart, folder))
+            ids = (*ids, *_without_configuration(apart, folder, tensors, {}))
+            lists = (*token_list_notes(folder), *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layers, *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
@@ -99,6 +116,8 @@ WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields that give the width of the model, or of an embedding with a width of its own."""
 NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
 """Words in the names of fields that do not, although they have one of those words."""
+TYPE = ("architectures", "model_type")
+"""Fields of config.json that say what kind of model it is."""
 LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
 """Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for sounds)."""
 
@@ -112,23 +131,35 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     notes = [*unreadable_notes(folder, read), *weights_notes(tensors, folder, read)]
-    if origin is None or not origin.config or not _lost_configuration(folder):
-        return notes
-    described = _described(folder, origin)
-    more = (*_beyond(described), *special_id_notes(described, read), *end_notes(described, read))
-    return list(dict.fromkeys((*notes, *more)))
+    known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
+    rows = 0 if origin is None else origin.rows
+    return list(dict.fromkeys((*notes, *_without_configuration(folder, read, tensors, known, rows))))
 
 
-def _lost_configuration(folder: ModelFolder) -> bool:
+def _without_configuration(
+    folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
+) -> Iterator[str]:
+    """Yield notes on the ids in generation_config.json of a folder without config.json, as rename and filter write.
+
+    ``known`` is what is known of the model's type, and ``rows`` its vocabulary's size: if that is 0, the rows of the
+    largest embedding, or the number of tokens.
+    """
     names = {one.name for one in folder.files}
-    return GENERATION in names and names.isdisjoint((CONFIG, ADAPTER))
+    if GENERATION not in names or not names.isdisjoint((CONFIG, ADAPTER)):
+        return
+    rows = rows or max((one.shape[0] for one in _embeddings(logical_tensors(tensors, {}))), default=0)
+    size = rows or len(local_tokens(read))  # without an embedding, only ids of tokens can be judged
+    text = json_text({**known, **({"vocab_size": size} if size else {})})
+    described = ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
+    beyond = _beyond(described) if rows else []
+    yield from (*beyond, *special_id_notes(described, read), *end_notes(described, read))
 
 
-def _described(folder: ModelFolder, origin: ModelFolder) -> ModelFolder:
-    """Return a folder without config.json together with the type and sizes of the model in ``origin``'s."""
-    fields = {name: origin.config[name] for name in ("architectures", "model_type") if name in origin.config}
-    sizes = {"vocab_size": origin.rows} if origin.rows else {}
-    return ModelFolder("", (*folder.files, Companion(CONFIG, text=json_text({**fields, **sizes}))))
+def contradictions(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on layers without tensors, and on files in a model's folder that contradict the weights."""
+    if checkpoint.folder is None:
+        return [] if checkpoint.elsewhere else list(gap_notes(list(checkpoint)))
+    return notes_beside(checkpoint)
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
@@ -137,15 +168,20 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     There are no notes for a single shard, nor for a file in a folder that is not a model's.
     """
     folder = folder or model_folder(checkpoint)
-    if not folder.files or checkpoint.elsewhere:
+    if checkpoint.elsewhere:
         return []
+    gaps = [] if _is_configured(folder) else list(gap_notes(list(checkpoint)))
+    if not folder.files:
+        return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else []
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     unreadable = [f"{name}: {why}" for name, why in unreadable_files(folder, folder)]
     return [
+        *gaps,
         *([folder.fault.removesuffix(".")] if folder.fault else []),
         *unreadable,
         *weights_notes(tensors, folder, folder),
+        *_without_configuration(folder, folder, tensors, {}),
     ]
 
 
@@ -161,6 +197,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *output_notes(logical, config),
         *position_notes(logical, folder),
         *head_notes(tensors, folder),
+        *alphabet_notes(tensors, folder, read),
         *_beyond(folder),
         *alignment_notes(folder),
         *token_list_notes(read),

@@ -8,11 +8,15 @@ from typing import Any
 from ...planning.merge.layers import LayerList
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._find import find_codes
+from ...tensors.encodings._settings import quantisation_of
+from ...tensors.info import TensorInfo
 
 __all__ = [
     "TIES",
     "UNTIED",
     "declared_layers",
+    "float_dtypes",
     "has_parts",
     "layer_counts",
     "model_type_of",
@@ -199,9 +203,20 @@ def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
     return own or paths
 
 
+def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+    """Return the dtypes of a plan's floating tensors, without codes and scales: no loader casts those."""
+    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
+    coded = find_codes(infos, lambda: quantisation_of(config)).by_key
+    return sorted(
+        {info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
+    )
+
+
 def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
     """Return a configuration with the dtype of a plan's weights, and a note if the dtype could not be set, else ''."""
-    planned = sorted({step.dtype for step in plan.steps if DTYPES[step.dtype].kind == "float"})
+    planned = float_dtypes(plan, config)
+    if not planned:
+        return dict(config), ""
     if len(planned) == 1 and planned[0] in OF_MODELS:
         return _named(config, planned[0], top=True), ""
     declared = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])

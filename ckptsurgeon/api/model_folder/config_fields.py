@@ -17,6 +17,7 @@ from ...planning.transplant.by_place import is_of_labels
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._modules import Modules, renamed_modules
 from ...util.text import count, escape
+from .config import float_dtypes
 
 __all__ = [
     "IGNORED_PARTS",
@@ -47,8 +48,8 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
         return plan
     fields = json.loads(config.text)
     declared = fields.get("dtype") or _OF_MODELS[0]
-    planned = sorted({step.dtype for step in floating})
-    if planned == [declared]:
+    planned = float_dtypes(plan, fields)
+    if planned in ([], [declared]):
         return plan
     if len(planned) > 1 or planned[0] not in _OF_MODELS:
         dtypes = " and ".join(planned)

@@ -48,6 +48,7 @@ VOCABULARIES = (
     "dict.txt",
     "vocab-src.json",
     "prophetnet.tokenizer",
+    "alphabet.txt",
 )
 """Files that may hold a tokeniser's vocabulary; the first that exists is used."""
 SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")

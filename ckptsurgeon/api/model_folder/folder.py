@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...destinations.hf.files import ADAPTER, CONFIG, is_of_tokenizer, linked_away, model_files
+from ...destinations.hf.files import ADAPTER, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import FilePrint
@@ -269,7 +269,7 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path, unlisted=True)
     files = model_files(folder)
-    if path != folder.uri and not any(one.name in (CONFIG, ADAPTER) for one in files):
+    if path != folder.uri and not any(one.name in (CONFIG, ADAPTER, FLAGS) for one in files):
         return ModelFolder(path)  # a single file was opened, and its folder is not a model's
     linked = linked_away(folder)
     known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}

@@ -18,7 +18,7 @@ from .unreadable import vocabulary_fault
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",
-    "checked_rows", "difference", "token_note",
+    "checked_rows", "difference", "other_list_notes", "token_note",
 ]  # fmt: skip
 
 PLACE = "place"
@@ -91,24 +91,34 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
 
     Raises PlanError if the two lists were given in the wrong order.
     """
-    notes = []
+    notes: list[str] = []
     for source, folder in zip(plan.sources, folders, strict=False):
         theirs = folder.tokens if change is not None and folder.vocabulary and source.role == "source" else None
         if change is None or theirs is None or theirs == change.source.tokens:
             continue
-        old, new = map(escape, change.paths)
+        new = escape(change.paths[1])
         if theirs == change.new.tokens:
             raise PlanError(
                 f"--vocab has {new} as the destination's list, but it is that of the source {escape(source.name)}.",
-                hint=f"Put the source's list first: --vocab {new}:{old}.",
+                hint=f"Put the source's list first: --vocab {new}:{escape(change.paths[0])}.",
             )
-        pairs = enumerate(zip(change.source.tokens, theirs, strict=False))
-        found = next(((row, ours, own) for row, (ours, own) in pairs if ours != own), None)
-        if found is not None:
-            row, ours, own = found
-            told = f"row {row} is {_token(ours)} in {old} and {_token(own)} in the tokeniser of {escape(source.name)}"
-            notes.append(f"{told}: the list of --vocab is used")
+        notes += other_list_notes((change.source.tokens, change.paths[0]), theirs, source.name, "--vocab")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model: str, option: str) -> Iterator[str]:
+    """Yield a note if a token list that the user named differs from the tokeniser beside a model: the first such row.
+
+    ``given`` are the tokens and the path of the list, ``own`` those of the tokeniser.
+    """
+    tokens, path = given
+    for row, (one, other) in enumerate(zip(tokens, own, strict=False)):
+        if one != other:
+            told = (
+                f"row {row} is {_token(one)} in {escape(path)} and {_token(other)} in the tokeniser of {escape(model)}"
+            )
+            yield f"{told}: the list of {option} is used"
+            return
 
 
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:

@@ -32,6 +32,7 @@ from ..model_folder.checks import folder_notes, source_layer_notes, with_layers_
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.layer_holes import gap_notes
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import check_settings, parts_elsewhere, unsettled_notes, with_settings
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
@@ -137,7 +138,7 @@ def plan_into(
             notes=_notes(specs, sources, target),
         )  # fmt: skip
         check_converted(plan, sources)
-        plan, initial_files = _used(plan, initial_files)
+        plan, initial_files = _used(plan, initial, initial_files)
         check_codes(plan, [*(view.codes for view in views), *(one.codes for one in initial_files), wanted], wanted)
         quantised_by = (config or {}).get("quantization_config")
         held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
@@ -151,9 +152,11 @@ def plan_into(
         if has_file:
             plan = kept_folder(plan, folders[-1], target, change)
         else:
-            plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions))))
+            gaps = gap_notes([step.key for step in plan.steps]) if target.kind == "tensors" else ()
+            plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions)), *gaps))
         if has_file:
-            plan = with_layers_said(plan, source_layer_notes(opened[-1], folders[-1]))
+            layers = source_layer_notes(opened[-1], folders[-1])
+            plan = with_layers_said(plan, layers, opened[-1].path, folders[-1].config)
         plan = with_sources_said(plan, opened[: len(specs)], folders)
         plan = without_repeats(plan, opened[-1]) if has_file else plan
         plan = _with_files_said(plan, initial_files)
@@ -170,6 +173,7 @@ def plan_into(
         for checkpoint in (*opened, *initial_files):
             checkpoint.close()
         raise
+    others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
@@ -206,17 +210,22 @@ def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> l
     return views
 
 
-def _used(plan: Plan, given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
-    """Return the plan and the open files of initial values, without those that no step reads; closes these."""
-    first = len(plan.sources) - len(given)
+def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
+    """Return the plan and the open files of initial values, without those that no step reads; closes these.
+
+    A step reads one if it copies from it, or if it fills with its values what a source's tensor leaves.
+    """
+    first = len(plan.sources) - len(views)
+    filled = {step.key for step in plan.steps if step.overlays}
     read = {step.source for step in plan.steps}
+    read |= {place for place, view in enumerate(views, first) if not filled.isdisjoint(view.file.keys)}
     places = [place for place in range(first, len(plan.sources)) if place in read]
     moved = {place: first + number for number, place in enumerate(places)}
     for place, checkpoint in enumerate(given, first):
         if place not in moved:
             checkpoint.close()
     steps = plan.steps
-    if len(places) < len(given):
+    if len(places) < len(views):
         steps = tuple(replace(one, source=moved.get(one.source or 0, one.source)) for one in steps)
     sources = (*plan.sources[:first], *(plan.sources[place] for place in places))
     return replace(plan, sources=sources, steps=steps), [given[place - first] for place in places]

@@ -80,10 +80,10 @@ def transplant(
     checkpoint or a dict of tensors. ``map`` has rules FROM=TO, or maps one to the other; ``map_file`` names a file with
     more; ``ruleset`` names sets of rules that ship with ckptsurgeon. ``operations`` (split, concat and others, as data
     or as a YAML file) change the sources' tensors before anything is selected. ``vocab`` names the token lists of
-    source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows ("place": rows are copied by
-    place, even if the models' tokenisers differ); ``new_tokens`` is for all other tokens (init, mean, zero, subword),
-    ``token_map`` maps tokens of the source to other tokens, ``vocab_keys`` names the tensors with rows by token (GLOB
-    or GLOB=AXIS) if the destination does not.
+    source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows (the text "place"
+    instead: rows are copied by place, even if the models' tokenisers differ). ``new_tokens`` is for all other tokens
+    (init, mean, zero, subword), ``token_map`` maps tokens of the source to other tokens, ``vocab_keys`` names the
+    tensors with rows by token (GLOB or GLOB=AXIS) if the destination does not.
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
     channels, center) or a map from pattern to policy.
     ``drop_last`` initialises that many of the destination's last layers, even if a source has them.

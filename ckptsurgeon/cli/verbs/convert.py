@@ -13,8 +13,9 @@ NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.
 
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
-torch.distributed.checkpoint loads. --dtype casts all real floats and leaves integers as they are; a note counts values
-that become infinite. Metadata is copied; --set-metadata sets or removes entries.
+torch.distributed.checkpoint loads, --to tensorflow one that TensorFlow loads. --dtype casts all real floats and leaves
+integers as they are; a note counts values that become infinite. Metadata is copied; --set-metadata sets or removes
+entries.
 """
 EXAMPLES = """\b
 Examples:

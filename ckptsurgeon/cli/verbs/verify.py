@@ -53,7 +53,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Check an output."""
+    """Check an output against its recipe; exit with 1 if anything differs."""
     from ...api.verify import verify
 
     with sink.working("checking") as progress:

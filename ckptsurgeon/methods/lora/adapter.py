@@ -263,7 +263,7 @@ def _module(
             raise ConfigError(
                 f"{escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, but its factors have "
                 f"rank {rank}.",
-                hint="Use the configuration of this adapter.",
+                hint="Put the adapter_config.json that was saved with these weights beside them.",
             )
         scale = configured.scale_of(module)
     else:
@@ -272,7 +272,7 @@ def _module(
         has = "has" if "magnitude" in keys else "lacks"
         raise ConfigError(
             f"{escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} {has} magnitudes.",
-            hint="Use the configuration of this adapter.",
+            hint="Put the adapter_config.json that was saved with these weights beside them.",
         )
     return AdapterModule(
         part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),

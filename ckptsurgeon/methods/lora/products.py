@@ -63,7 +63,7 @@ class LowRankChange:
 
 
 def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, CastLosses]:
-    """Return rows of a tensor, from ``begin`` on, with all changes; every element is summed in order.
+    """Return rows of a tensor, from ``begin`` on, with all changes, added in the order given.
 
     The second result counts the values that became infinite or NaN but are finite in the base.
     """

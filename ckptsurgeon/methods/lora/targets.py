@@ -33,7 +33,10 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """A table of values by pattern (``rank_pattern``); raises ValueError for a pattern that might take too long."""
+    """Values by patterns of module names, as in PEFT's ``rank_pattern``.
+
+    Raises ValueError for a regular expression that could take very long to match.
+    """
 
     def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
         self._names: dict[str, tuple[int, Any]] = {}

@@ -20,7 +20,10 @@ _MOST_BITS = 8
 
 
 def _turned(method: str, telling: str) -> Encoding:
-    """Return an encoding of weights with random signs: ``SU`` has a sign for each input, ``SV`` for each output."""
+    """Return the encoding of a method that turns weights by random signs before it quantises them, such as QuIP#.
+
+    ``SU`` has a sign for each input, ``SV`` for each output; ``telling`` is the suffix of the keys of the codes.
+    """
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes, inputs, outputs = parts[telling], parts.get(".SU"), parts.get(".SV")

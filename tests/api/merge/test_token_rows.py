@@ -274,7 +274,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
     ),
     "a model that lacks it": (
         {"tokens": {"<|im_end|>": {"source": "a"}}}, 2,
-        "tokenizer.tokens.<|im_end|>: a has no row for '<|im_end|>'. Take another's: source: {kind: model_token",
+        "tokenizer.tokens.<|im_end|>: a has no row for '<|im_end|>'. Take the row of another token: source: {kind: model_token",
     ),
     "a number beyond": (
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token_id": 32}}}}, 2,

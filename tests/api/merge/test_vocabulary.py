@@ -305,3 +305,16 @@ def test_a_recipe_says_it_too(states: dict[str, State]) -> None:
     cs.apply("sub/recipe.yaml")
     found = load_file("sub/out/model.safetensors")
     assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)
+
+
+@pytest.mark.usefixtures("states")
+def test_a_list_that_differs_from_the_tokeniser_of_its_model_is_said() -> None:
+    Path("other.txt").write_text("".join(f"{token}\n" for token in reversed(TOKENS["a"])))
+    for name, tokens in TOKENS.items():
+        Path(f"{name}/tokens.txt").rename(f"{name}/vocab.txt")
+        Path(f"{name}/config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": len(tokens)}))
+    how: dict[str, Any] = {"method": "linear", "weights": [1, 1], "vocab": "union"}
+    said = "row 0 is 'e' in other.txt and 'a' in the tokeniser of a: the list of --tokens is used"
+    assert said in cs.merge(["a", "b"], tokens={"a": "other.txt"}, **how).notes
+    assert said not in cs.merge(["a", "b"], **how).notes
+    assert not any("--tokens" in note for note in cs.merge(["a", "b"], tokens={"a": "a/vocab.txt"}, **how).notes)

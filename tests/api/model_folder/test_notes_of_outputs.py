@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 
 from .test_family_checks import keys, model
+from .test_model_folders import model as folder
 
 GAP = "model.layers has layers up to 4 but lacks 1 layer, the first is 3"
 HOLE = "model.layers.2 lacks mlp.up_proj.weight"
@@ -46,6 +47,25 @@ def test_a_lost_shard_is_said_of_every_output(verb: str, output: str) -> None:
     plan = VERBS[verb]()
     notes = [note.removeprefix("m: ") for note in cs.apply(plan, output).notes]
     assert [sum(note.startswith(said) for note in notes) for said in (GAP, HOLE)] == [1, 1]
+
+
+def test_what_an_output_no_longer_has_is_said_of_its_source() -> None:
+    model([key for key in keys() if ".2." not in key], model_type="llama", num_hidden_layers=4)
+    for plan in (
+        cs.filter("m", exclude=["model.layers.{3,4}"]),
+        cs.rename("m", map={"model.layers.3": "model.layers.2"}),
+    ):
+        (note,) = [note for note in plan.notes if "lacks 1 layer" in note]
+        assert note.startswith("m: model.layers has layers up to")
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_folder_without_a_configuration_shows_it_too() -> None:
+    cs.apply(cs.rename("m", map={"model.layers": "net.layers"}), "other/")
+    said = "net.layers has layers 0 to 4, but nothing of layer 3"
+    assert said in cs.inspect("other").notes
+    assert said in cs.apply(cs.convert("other"), "again/").notes
+    assert said in cs.inspect("again").notes
 
 
 @pytest.mark.usefixtures("_short")
@@ -139,3 +159,44 @@ def test_codes_that_a_declaration_keeps_bring_their_settings_and_what_is_wrong_w
     cs.apply(plan, "out.safetensors")
     assert json.loads(cs.open_checkpoint("out.safetensors").metadata["quantization_config"]) == settings
     assert load_file("out.safetensors")["l.weight"].float().eq(1).all()
+
+
+@pytest.mark.usefixtures("_short")
+def test_verbs_that_write_no_checkpoint_say_it_too(ckpt: Any) -> None:
+    cs.apply(cs.convert("m"), "out/")
+    for command in (["verify", "out"], ["view", "m", "-o", "a.html"], ["init", "m", "-o", "a.yaml"], ["init", "m"]):
+        done = ckpt(*command)
+        assert done.code == 0
+        assert " ".join((done.out + done.err).split()).count(GAP) == (1 if "-o" in command or "out" in command else 2)
+    assert f"# note: {GAP}" in Path("a.yaml").read_text()
+    assert any(GAP in note for note in json.loads(ckpt("init", "m", "--json").out)["notes"])
+    assert ckpt("verify", "out", "--json").out.count(GAP) == 1
+    of_two = cs.view("m", "out", values=False).notes
+    assert [sum(note.startswith(f"{name}: {GAP}") for note in of_two) for name in ("m", "out")] == [1, 1]
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_gap_that_a_declaration_took_over_is_said_of_what_is_transplanted_into_it() -> None:
+    cs.init_config("m", output="m.yaml")
+    save_file({"model.layers.0.mlp.up_proj.weight": torch.ones(4, 4)}, "s.safetensors")
+    plan = cs.transplant("s.safetensors", "m.yaml", on_mismatch="init")
+    assert sum(ALONE in note for note in plan.notes) == 1
+    assert sum(ALONE in note for note in cs.apply(plan, "o/").notes) == 1
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+def test_ids_of_other_words_are_said_where_no_configuration_says_what_model_it_is(embedding: bool) -> None:
+    folder("m", tokens=["<pad>", "<s>", "</s>", "a", "b"])
+    Path("m/config.json").unlink()
+    if not embedding:
+        save_file({"head": torch.ones(3)}, "m/model.safetensors")
+    Path("m/tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    Path("m/generation_config.json").write_text(json.dumps({"eos_token_id": 3, "bos_token_id": 900}))
+    said = [
+        "ids of special tokens that are other words in the tokeniser: "
+        "eos_token_id of generation_config.json is 3 ('a'), while eos_token is '</s>' (2)",
+        *(["bos_token_id of generation_config.json is 900"] if embedding else []),
+    ]
+    for notes in (cs.inspect("m").notes, cs.apply(cs.convert("m"), "out/").notes, cs.transplant("m", "m").notes):
+        for one in said:
+            assert sum(one in note for note in notes) == 1, notes

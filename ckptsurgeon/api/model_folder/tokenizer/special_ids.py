@@ -45,8 +45,11 @@ SHARED = {
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
 """Fields that an encoder does not use: valid ones have whatever the default of their class is (Nystromformer)."""
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
-TRANSCRIPT = "<|startoftranscript|>"
-"""The token that a decoder of Whisper begins with."""
+TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
+"""The token that a decoder of Whisper begins with, and its first task; the languages are between them."""
+SUPPRESSED = "suppress_tokens"
+RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)
+"""Tokens that no text has, kept for later use: of Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
 
 
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
@@ -67,7 +70,9 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
                 yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
+            yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
     yield from _starts(folder, places)
+    yield from _suppressed_languages(object_in(folder, GENERATION), places)
 
 
 def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[str, int]) -> bool:
@@ -117,6 +122,33 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
         named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
         meant = f"{brief_token(names['eos_token'])} ({end})"
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
+
+
+def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if every end is a token that is reserved for later use, and the tokeniser has another end.
+
+    Ends that are used, such as ``<|im_end|>``, get no note: models for chats have one that the tokeniser does not name.
+    """
+    ids = value if isinstance(value, list) else [value]
+    end = names.get("eos_token", "")
+    reserved = {row: token for token, row in places.items() if row in ids and RESERVED.fullmatch(token)}
+    if reserved and end in places and len(reserved) == len(ids) and places[end] not in reserved:
+        own = listing([f"{row} ({brief_token(token)})" for row, token in reserved.items()], 2, where="")
+        what = "reserved tokens" if len(reserved) > 1 else "a reserved token"
+        yield f"eos_token_id of {file} is {own}, {what}, while eos_token is {brief_token(end)} ({places[end]})"
+
+
+def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if Whisper may never generate a language token: it is suppressed, as ids of another version are."""
+    first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
+    listed = fields.get(SUPPRESSED)
+    if first is None or last is None or not isinstance(listed, list):
+        return
+    tokens = {row: token for token, row in places.items() if first < row < last}
+    found = [f"{one} ({brief_token(tokens[one])})" for one in listed if type(one) is int and one in tokens]
+    if found:
+        what = "languages" if len(found) > 1 else "a language"
+        yield f"{SUPPRESSED} of {GENERATION} has {listing(found, 3, where='')}, {what} of the tokeniser beside it"
 
 
 def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:

@@ -127,9 +127,10 @@ def cuts(
     columns: int | None = None,
     settle: bool = True,
 ) -> list[MagnitudeCut]:
-    """Return the threshold of each rank; reads the tensors several times, in pieces with whole rows of ``columns``.
+    """Return, for each of the ``ranks`` (the number of values to select), the threshold of the magnitudes.
 
-    Without ``settle`` all values that equal the threshold are selected.
+    The tensors are read several times, in pieces; no piece ends within a row of ``columns`` values. With ``settle``,
+    exactly so many values are selected, otherwise also all others that equal the threshold.
     """
     total = math.prod(tensors.shape)
     searches = {

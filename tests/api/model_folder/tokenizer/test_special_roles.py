@@ -115,3 +115,47 @@ def test_nothing_is_said_of_what_valid_models_have(
     config: dict[str, Any], generation: dict[str, Any] | None, names: dict[str, str]
 ) -> None:
     assert notes(config, generation, names) == []
+
+
+RESERVED = [*TOKENS[:9], "<|reserved_special_token_7|>", "<unused3>", "<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (9, "9 ('<|reserve..._token_7|>'), a reserved token"),
+        ([9, 10], "9 ('<|reserve..._token_7|>'), 10 ('<unused3>'), reserved tokens"),
+        ([9, 11], ""),  # another end is used
+        (11, ""),
+        ([9, 2], ""),
+        ([], ""),
+    ],
+)
+def test_an_end_that_is_a_reserved_token_is_said(ends: Any, said: str) -> None:
+    found = notes({}, {"eos_token_id": ends}, LLAMA, RESERVED)
+    told = f"eos_token_id of generation_config.json is {said}, while eos_token is '</s>' (2)"
+    assert found == ([told] if said else [])
+
+
+def test_an_end_that_is_reserved_in_the_tokeniser_too_is_none() -> None:
+    names = LLAMA | {"eos_token": RESERVED[9]}
+    assert notes({}, {"eos_token_id": 9}, names, RESERVED) == []
+
+
+OF_WHISPER = [*TOKENS[:4], WHISPER, "<|en|>", "<|yue|>", "<|translate|>", "<|startofprev|>", "<|notimestamps|>"]
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
+    shift = int(stale)
+    ids = {"no_timestamps_token_id": 9 - shift, "prev_sot_token_id": 8 - shift}
+    found = notes({}, {**ids, "suppress_tokens": [0, 4, 7 - shift, 8 - shift]}, {}, OF_WHISPER)
+    assert found == (
+        [
+            "ids whose tokens are not the ones that their fields name: no_timestamps_token_id of generation_config.json "
+            "is 8 ('<|startofprev|>'), prev_sot_token_id of generation_config.json is 7 ('<|translate|>')",
+            "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser beside it",
+        ]
+        if stale
+        else []
+    )
