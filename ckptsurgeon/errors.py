@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .util.arguments import as_arguments
 from .util.text import without_secrets
 
 __all__ = [
@@ -36,8 +37,9 @@ __all__ = [
 class CheckpointError(Exception):
     """Base of every error that ckptsurgeon raises on purpose.
 
-    ``hint`` says what to do; ``details`` lists every key or file concerned; ``rule`` is the short name of the violated
-    rule.
+    ``message`` and ``hint`` say what is wrong and what to do, with options of the command line; ``str()`` of the error
+    has arguments in their place. ``details`` lists every key or file concerned; ``rule`` is the short name of the
+    violated rule.
     """
 
     exit_code = 1
@@ -49,8 +51,13 @@ class CheckpointError(Exception):
         super().__init__(self.message)
         self.rule = rule
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """The message and the hint, with options of the command line."""
         return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def __str__(self) -> str:
+        return as_arguments(self.said)
 
 
 class PatternError(CheckpointError):

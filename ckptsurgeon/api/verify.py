@@ -53,13 +53,13 @@ def verify(
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
         except FormatError as error:  # too damaged to open
-            return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
+            return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
         folder = os.path.dirname(os.path.abspath(path_of(output).rstrip("/")))
         if checkpoint.recipe is not None:
             try:
                 recipe = parse_recipe(checkpoint.recipe)
             except VerifyError as error:
-                return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
+                return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
             named = recipe.sources
             found, absent = find_sources(named, folder, sources or {}, stack)
             expected = expected_of_recipe(recipe, found, absent, context)
@@ -75,10 +75,13 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
-        return replace(result, notes=(*result.notes, *changed_model_files(named, found), *_of_codes(checkpoint)))
+        return replace(result, notes=(*result.notes, *changed_model_files(named, found), *_of_model(checkpoint)))
 
 
-def _of_codes(checkpoint: Checkpoint) -> Iterator[Note]:
-    """Yield notes on missing parts of quantised tensors, and on settings that contradict them."""
+def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
+    """Yield notes on quantised tensors and layers that lack parts, and on files that contradict the weights."""
+    from .model_folder.checks import contradictions
+
     name = escape(checkpoint.path)
-    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in checkpoint.quantisation_notes)
+    notes = (*checkpoint.quantisation_notes, *contradictions(checkpoint))
+    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in notes)

@@ -191,8 +191,10 @@ def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
 
 
 def _bug(error: Exception) -> CheckpointError:
+    written = output_in_place()
     return CheckpointError(
-        f"this is a bug: {type(error).__name__}: {error}.", hint="CKPT_DEBUG=1 shows where it happened."
+        f"this is a bug: {type(error).__name__}: {error}.",
+        hint=f"{f'{written} is written. ' if written else ''}CKPT_DEBUG=1 shows where it happened.",
     )
 
 

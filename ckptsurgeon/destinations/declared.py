@@ -73,7 +73,7 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
     try:
         return TensorInfo(dtype_named(str(row.get("dtype", "float32"))), tuple(shape))
     except ConfigError as error:
-        raise document.fail(f"{escape(key)}: {error}") from None
+        raise document.fail(f"{escape(key)}: {error.said}") from None
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:

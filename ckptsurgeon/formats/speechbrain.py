@@ -120,7 +120,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     except UnicodeDecodeError:
         return _Meta({}, header, (f"{escape(name)} cannot be read: it is not UTF-8",))
     except ConfigError as error:
-        return _Meta({}, header, (f"{escape(name)} cannot be read: {error}",))
+        return _Meta({}, header, (f"{escape(name)} cannot be read: {error.said}",))
     if not isinstance(read, dict):
         return _Meta({}, header, (f"{escape(name)} cannot be read: it is not a mapping",))
     unread = [f"{escape(str(key))} ({value!r})" for key, value in read.items() if isinstance(value, OpaqueResult)]

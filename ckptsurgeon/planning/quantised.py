@@ -197,8 +197,8 @@ def check_replaced(
     if passed:
         first = next(iter(passed))
         raise PlanError(
-            f"{escape(first)} would be kept as codes, although {_why(passed)}.",
-            hint=f"Name a destination that is not quantised; --exclude {escape(first)} keeps the codes anyway.",
+            f"{escape(first)} is quantised in the destination and would stay as it is, although {_why(passed)}.",
+            hint=f"Name a destination that is not quantised. If it is to stay, say so: --exclude {escape(first)}.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
 

@@ -99,13 +99,13 @@ def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
     if type(value) is not int:
         return Merge.from_json(value)
     if not 0 <= value < len(merges):
-        raise ValueError(f"{value!r:.40} is not the number of one of {len(merges)} merges")
+        raise ValueError(f"{value!r:.40} is no merge of the recipe, which has {len(merges)}, counted from 0")
     return merges[value]
 
 
 def _rule(number: Any, rules: Sequence[str]) -> str:
     if type(number) is not int or not 0 <= number < len(rules):
-        raise ValueError(f"{number!r:.40} is not the number of one of {len(rules)} rules")
+        raise ValueError(f"{number!r:.40} is no rule of the recipe, which has {len(rules)}, counted from 0")
     return rules[number]
 
 

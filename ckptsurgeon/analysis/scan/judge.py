@@ -82,9 +82,9 @@ def _judge(place: ScanItem) -> bool:
             )
             break
         except FormatError as error:
-            place.add("damaged", fault=Fault("corrupt", str(error)))
+            place.add("damaged", fault=Fault("corrupt", error.said))
         except CheckpointError as error:
-            place.add("unreadable", fault=Fault("unreadable", str(error)))
+            place.add("unreadable", fault=Fault("unreadable", error.said))
     return len(place.state.found) > before
 
 

@@ -74,7 +74,7 @@ def _walk_far(folder: Folder, uri: str, below: str, depth: int) -> Iterator[Foun
     try:
         names, folders = folder.names(), folder.folders()
     except SourceError as error:
-        yield FoundFile(below.rstrip("/") or ".", str(error))
+        yield FoundFile(below.rstrip("/") or ".", error.said)
         return
     for name in sorted({*names, *folders}, key=natural_key):
         path = f"{below}{name}"
@@ -90,7 +90,7 @@ def _inside_far(uri: str, path: str, depth: int) -> Iterator[FoundFile]:
     try:
         inner = open_source(uri)
     except CheckpointError as error:
-        yield FoundFile(path, str(error))
+        yield FoundFile(path, error.said)
         return
     if isinstance(inner, File):
         yield FoundFile(path, open=lambda: inner)
@@ -185,7 +185,7 @@ def _one(one: FoundFile) -> tuple[int, list[Finding]]:
     try:
         file = one.open()
     except CheckpointError as error:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", str(error)))]
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", error.said))]
     with closing(file):
         return file.size, _look(one.path, file)
 

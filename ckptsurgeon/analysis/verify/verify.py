@@ -143,7 +143,7 @@ def verify_output(
         try:
             check_values(check, key)
         except CheckpointError as error:
-            check.fail(key, str(error))
+            check.fail(key, error.said)
     _check_ties(check)
     return Verification(
         output=output.path,

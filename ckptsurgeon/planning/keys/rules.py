@@ -29,7 +29,7 @@ _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 class Rule(Brief):
     """A rule: the keys that it matches, and their new names. Without a ``pattern`` it adds a prefix to all keys.
 
-    A ``lenient`` rule, as those of a set, may match keys without renaming any, since earlier rules rename them all.
+    A ``lenient`` rule need not rename anything: in a ruleset, earlier rules may have renamed all keys that it matches.
     An ``again`` rule is applied to its own result until it no longer matches.
     """
 
@@ -104,7 +104,9 @@ def parse_rule(text: str) -> Rule:
 
 
 def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
-    """Return the rule from a parsed pattern to a target, which may also use the names in ``also``.
+    """Return the rule that renames what a pattern matches to a target, written with the pattern's captures.
+
+    ``also`` are names of further captures that the target may use; ``label`` is the rule's name in errors.
 
     Raises PatternError if the target is empty, malformed, or uses something that is not captured.
     """

@@ -189,7 +189,7 @@ def _evaluate(node: ast.expr, named: Mapping[str, str]) -> int:
     if isinstance(node, ast.Name):
         text = named[node.id]
         if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-            raise ValueError(f"{node.id} caught {text!r}, which is not a number to compute with")
+            raise ValueError(f"{node.id} caught {text!r}, and the target computes with it: it must be a number")
         return int(text)
     assert isinstance(node, ast.BinOp)  # by _is_arithmetic
     left, right = _evaluate(node.left, named), _evaluate(node.right, named)

@@ -55,7 +55,7 @@ class MissingTensors:
         return escape(self._views[source].source.name)
 
     def _are_wrapped(self) -> bool:
-        """Return whether the models have all missing tensors, but with other wrappers around their keys."""
+        """Return whether every key that was not found would be found without wrappers such as ``module.``."""
         bare = {source: {_WRAPPERS.sub("", key) for key in self._views[source].tensors} for source in self._keys}
         return all(_WRAPPERS.sub("", key) in bare[source] for source, keys in self._keys.items() for key in keys)
 
@@ -78,7 +78,7 @@ class FittedInputs(NamedTuple):
 
 
 def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
-    """Return a tensor that a source has as the input of a step."""
+    """Return the Input of a step that describes one tensor of a source: its key, dtype and shape."""
     info = views[place.source].tensors[place.key]
     return Input(place.source, place.key, info.dtype, info.shape)
 

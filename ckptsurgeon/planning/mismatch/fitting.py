@@ -76,7 +76,8 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
 def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
     """Return the policies that would make the shape of a tensor called ``key`` fit, the simplest first.
 
-    ``positions-1d`` is never among them: it fits every table, and without prefix tokens it equals ``interpolate``.
+    ``positions-1d`` is never suggested: it could be for every table, and without prefix tokens it does the same as
+    ``interpolate``.
     ``positions-2d`` is only for tensors with the name or shape of positions: many tables have a square number of rows.
     """
     left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ...formats.tf.coqui import CELL
 from ...tensors.info import TensorInfo
 from ...util.text import count
 from ..target import KnownLayout, Recognise
@@ -41,7 +42,6 @@ class Conversion:
 
 Shapes = dict[str, tuple[int, ...]]
 
-_CELL = "cudnn_lstm.rnn.multi_rnn_cell.cell_0.cudnn_compatible_lstm_cell"
 _TENSORFLOW_GATES, _PYTORCH_GATES = "icfo", "ifco"
 
 
@@ -55,14 +55,14 @@ def _tensorflow(inputs: int, hidden: int, outputs: int) -> Shapes:
     dense = {1: (inputs, hidden), **dict.fromkeys((2, 3, 5), (hidden, hidden)), 6: (hidden, outputs)}
     weights: Shapes = {f"layer_{n}.weights": shape for n, shape in dense.items()}
     biases: Shapes = {f"layer_{n}.bias": shape[1:] for n, shape in dense.items()}
-    return {**weights, **biases, f"{_CELL}.kernel": (2 * hidden, 4 * hidden), f"{_CELL}.bias": (4 * hidden,)}
+    return {**weights, **biases, f"{CELL}.kernel": (2 * hidden, 4 * hidden), f"{CELL}.bias": (4 * hidden,)}
 
 
 def _pytorch(inputs: int, hidden: int, outputs: int) -> Shapes:
     """Return the parameters of the same network and their shapes, as PyTorch has them."""
     shapes: Shapes = {}
     for key, shape in _tensorflow(inputs, hidden, outputs).items():
-        if not key.startswith(_CELL):
+        if not key.startswith(CELL):
             shapes[key.replace("weights", "weight")] = shape[::-1]
     for source in ("ih", "hh"):
         shapes[f"lstm.weight_{source}_l0"], shapes[f"lstm.bias_{source}_l0"] = (4 * hidden, hidden), (4 * hidden,)
@@ -96,9 +96,9 @@ COQUI = (
         rows=(
             {"copy": "layer_{n}.weights", "into": ["layer_{n}.weight"]},
             {"transpose": "layer_{1,2,3,5,6}.weight"},
-            {"split": f"{_CELL}.kernel", "into": ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]},
+            {"split": f"{CELL}.kernel", "into": ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]},
             {"transpose": "lstm.weight_*_l0"},
-            {"copy": f"{_CELL}.bias", "into": ["lstm.bias_ih_l0", "lstm.bias_hh_l0"]},
+            {"copy": f"{CELL}.bias", "into": ["lstm.bias_ih_l0", "lstm.bias_hh_l0"]},
             {"scale": "lstm.bias_hh_l0", "by": 0},
             {"split": "lstm.*", "into": _gates(_TENSORFLOW_GATES)},
             {"concat": _gates(_PYTORCH_GATES), "into": "lstm.*"},
@@ -114,8 +114,8 @@ COQUI = (
             {"split": "lstm.*", "into": _gates(_PYTORCH_GATES)},
             {"concat": _gates(_TENSORFLOW_GATES), "into": "lstm.*"},
             {"transpose": "lstm.weight_*_l0"},
-            {"concat": ["lstm.weight_ih_l0", "lstm.weight_hh_l0"], "into": f"{_CELL}.kernel"},
-            {"copy": "lstm.bias", "into": [f"{_CELL}.bias"]},
+            {"concat": ["lstm.weight_ih_l0", "lstm.weight_hh_l0"], "into": f"{CELL}.kernel"},
+            {"copy": "lstm.bias", "into": [f"{CELL}.bias"]},
             {"copy": "layer_{n}.weight", "into": ["layer_{n}.weights"]},
             {"transpose": "layer_{1,2,3,5,6}.weights"},
         ),

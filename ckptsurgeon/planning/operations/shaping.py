@@ -142,7 +142,10 @@ def joined(
     for name, found in groups.items():
         keys = _ordered(operation, name, found)
         if len(set(keys)) != len(keys):
-            raise PlanError(f"{operation}: {escape(name)} would be made of {escape(keys[0])} twice.")
+            raise PlanError(
+                f"{operation}: two patterns match {escape(keys[0])}, so that {escape(name)} would have it twice.",
+                hint="Let each pattern match other keys.",
+            )
         made[tuple(keys)] = {name: _join(operation, name, keys, tensors)}
     _check_disjoint(operation, made)
     return made

@@ -156,7 +156,7 @@ def vocabulary_keys(keys: Iterable[str]) -> list[str]:
 
 
 def is_embedding(key: str) -> bool:
-    """Return whether a key is that of an input embedding of a vocabulary."""
+    """Return whether a key is, by its name, that of a token embedding."""
     return EMBEDDING.search(key) is not None
 
 

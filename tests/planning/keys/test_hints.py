@@ -22,7 +22,7 @@ def said(pattern: str) -> str:
 
 
 def test_a_misspelt_module_names_the_nearest_with_its_count() -> None:
-    assert said("decodr") == "--exclude decodr matches none of the 51 source keys. Did you mean decoder (3 keys)?"
+    assert said("decodr") == 'exclude="decodr" matches none of the 51 source keys. Did you mean decoder (3 keys)?'
 
 
 def test_a_name_that_stands_deeper_says_so() -> None:

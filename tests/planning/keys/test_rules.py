@@ -100,7 +100,7 @@ def test_a_list_in_a_target_gives_a_key_several_names(rule: str, key: str, names
         ("l.{n}=l.{10//n}", "l.0.w", "division by zero"),
         ("l.{n}=l.{n-1}", "l.0.w", "is -1, below zero"),
         ("module=", "module", "leaves nothing"),
-        (r"re:(?P<n>\w+)={n+1}", "abc", "not a number"),
+        (r"re:(?P<n>\w+)={n+1}", "abc", "must be a number"),
     ],
 )
 def test_what_cannot_be_applied_says_why(rule: str, key: str, why: str) -> None:

@@ -74,17 +74,17 @@ def test_what_is_excluded_is_neither_missing_nor_unexpected() -> None:
     [
         (
             {"exclude": ["decodr"]},
-            r"--exclude decodr matches none of the 5 source keys. Did you mean decoder \(2 keys\)",
+            r"exclude=.decodr. matches none of the 5 source keys. Did you mean decoder \(2 keys\)",
         ),
         ({"include": ["w"]}, r"Did you mean \*\*.w\? It matches 3 keys"),
-        ({"map": ["encodr=e"]}, "--map encodr=e matches none"),
-        ({"reinit": ["decodr"]}, "--reinit decodr matches none of the 5 destination keys"),
-        ({"require": ["decodr"]}, "--require decodr matches none of the 5 destination keys"),
-        ({"on_mismatch": {"decodr": "init"}}, "--on-mismatch decodr matches none of the 5 destination keys"),
-        ({"exclude": [""]}, "--exclude is empty"),
-        ({"include": [""]}, "--include is empty"),
+        ({"map": ["encodr=e"]}, "map=.encodr=e. matches none"),
+        ({"reinit": ["decodr"]}, "reinit=.decodr. matches none of the 5 destination keys"),
+        ({"require": ["decodr"]}, "require=.decodr. matches none of the 5 destination keys"),
+        ({"on_mismatch": {"decodr": "init"}}, "on_mismatch=.decodr. matches none of the 5 destination keys"),
+        ({"exclude": [""]}, "exclude is empty"),
+        ({"include": [""]}, "include is empty"),
         ({"on_mismatch": "magic"}, "no policy 'magic'"),
-        ({"on_missing": "magic"}, "--on-missing magic"),
+        ({"on_missing": "magic"}, "on_missing=.magic."),
         ({"dtype": "float31"}, "no dtype"),
         ({"map": ["encoder"]}, "no '='"),
     ],
@@ -137,7 +137,7 @@ def test_mismatches_are_listed_with_what_would_settle_them() -> None:
     assert error.exit_code == 4
     assert str(error) == (
         "shape mismatch: decoder.out.w is (5, 4) in src.pth, (7, 4) in dst.yaml; 1 other too: decoder.out.b. "
-        "Use --on-mismatch decoder.out=init (or pad, overlap, interpolate), or --exclude decoder.out."
+        'Use on_mismatch="decoder.out=init" (or pad, overlap, interpolate), or exclude="decoder.out".'
     )
     assert error.details == (
         "decoder.out.w is (5, 4) in src.pth, (7, 4) in dst.yaml: "
@@ -240,15 +240,15 @@ def test_require_fails_unless_everything_under_it_is_loaded() -> None:
     plan(MODEL, MODEL, require=["encoder"])
     with pytest.raises(
         cs.PlanError,
-        match=r"--require encoder is not met: 1 tensor of it comes from no source: encoder.b. encoder.b is left out",
+        match=r"require=.encoder. is not met: 1 tensor of it comes from no source: encoder.b. encoder.b is left out",
     ):
         plan(MODEL, MODEL, require=["encoder"], exclude=["encoder.b"])
 
 
 def test_nothing_loaded_is_an_error_that_says_what_would_help() -> None:
-    with pytest.raises(cs.PlanError, match=r"nothing would be loaded.*--map 'model=' would match 5 of 5"):
+    with pytest.raises(cs.PlanError, match=r"nothing would be loaded.*map=.model=. would match 5 of 5"):
         plan({f"model.{key}": shape for key, shape in MODEL.items()}, MODEL)
-    with pytest.raises(cs.PlanError, match=r"--map '=net' would match 5 of 5"):
+    with pytest.raises(cs.PlanError, match=r'map="=net" would match 5 of 5'):
         plan(MODEL, {f"net.{key}": shape for key, shape in MODEL.items()})
     with pytest.raises(cs.PlanError, match=r"The source has x \(1\); the destination has y \(1\)"):
         plan({"x.a": (1,)}, {"y.b": (1,)})
@@ -336,7 +336,7 @@ def test_sources_of_the_same_name_are_told_apart() -> None:
 def test_values_that_are_no_plain_bytes_are_said() -> None:
     torch.save({"a": torch.ones(2), "s": torch.eye(3).to_sparse()}, "src.pth")
     declare("dst.yaml", {"a": (2,), "s": (3, 3)})
-    with pytest.raises(cs.FormatError, match=r"s of src.pth cannot be copied: it is sparse. Use --exclude s") as caught:
+    with pytest.raises(cs.FormatError, match=r"s of src.pth cannot be copied: it is sparse. Use exclude=.s.") as caught:
         cs.transplant("src.pth", "dst.yaml")
     assert caught.value.exit_code == 3
     assert cs.transplant("src.pth", "dst.yaml", exclude=["s"]).counts == {"copied": 1, "initialised": 1}
@@ -417,7 +417,7 @@ def test_what_is_no_plan_is_usage(change: Any, why: str) -> None:
 
 
 def test_two_policies_for_everything_contradict_each_other() -> None:
-    with pytest.raises(cs.ConfigError, match="--on-mismatch init and --on-mismatch pad contradict"):
+    with pytest.raises(cs.ConfigError, match="on_mismatch=.init. and on_mismatch=.pad. contradict"):
         plan(MODEL, MODEL, on_mismatch=["init", "pad"])
     assert plan(MODEL, MODEL, on_mismatch=["init", "init", "decoder=pad"]).counts == {"copied": 5}
 
@@ -512,11 +512,11 @@ def test_sources_of_one_name_are_told_apart_without_absolute_paths(tmp_path: Any
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ({"exclude": ["**"]}, r"because of --exclude \*\* \(5\)"),
-        ({"reinit": ["**"]}, r"because of --reinit \*\* \(5\)"),
+        ({"exclude": ["**"]}, r'because of exclude="\*\*" \(5\)'),
+        ({"reinit": ["**"]}, r'because of reinit="\*\*" \(5\)'),
         (
             {"include": ["decoder"], "exclude": ["decoder"]},
-            r"because of not in --include \(3\), --exclude decoder \(2\)",
+            r'because of not in include \(3\), exclude="decoder" \(2\)',
         ),
     ],
 )
@@ -526,9 +526,9 @@ def test_options_that_leave_everything_are_named(options: dict[str, Any], hint: 
 
 
 def test_what_is_required_and_not_loaded_says_why() -> None:
-    with pytest.raises(cs.PlanError, match="No source has new under that name; --map"):
+    with pytest.raises(cs.PlanError, match="No source has new under that name; map"):
         plan(MODEL, {**MODEL, "new": (2,)}, require=["new"])
-    with pytest.raises(cs.PlanError, match="decoder.out.w is initialised by --reinit decoder"):
+    with pytest.raises(cs.PlanError, match="decoder.out.w is initialised by reinit=.decoder."):
         plan(MODEL, MODEL, require=["decoder"], reinit=["decoder"])
     with pytest.raises(cs.PlanError) as caught:
         plan(MODEL, {**MODEL, "new": (2,), "other": (1,)}, require=["encoder", "new"])

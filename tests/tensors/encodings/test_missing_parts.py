@@ -86,7 +86,8 @@ def test_verify_says_so(name: str, edit: Callable[[State], object], why: str, tm
     cs.apply(cs.convert(folder), tmp_path / "out")
     found = cs.verify(tmp_path / "out")
     assert found.ok
-    ((path, said),) = [(note.name, note.why) for note in found.notes]
+    (path, said), other = [(note.name, note.why) for note in found.notes]
+    assert "tie_word_embeddings" in other[1]
     assert path == str(tmp_path / "out")
     assert said.startswith(why)
 

@@ -121,7 +121,9 @@ def test_merge_with_a_model_that_is_not_quantised_is_refused(
 
 @each_encoding
 def test_a_merge_that_only_passes_one_model_through_copies_codes(model: Quantised, tmp_path: Path) -> None:
-    cs.apply(cs.merge([model.folder(tmp_path / "a")], method="passthrough"), tmp_path / "out.safetensors")
+    plan = cs.merge([model.folder(tmp_path / "a")], method="passthrough")
+    assert not any("casts them" in note and "float8" in note for note in plan.notes)  # codes are not cast
+    cs.apply(plan, tmp_path / "out.safetensors")
     same(tmp_path / "out.safetensors", model.tensors())
 
 
@@ -278,7 +280,8 @@ def test_every_offender_is_listed_once(tmp_path: Path) -> None:
 def test_numbers_never_pass_by_a_destination_that_keeps_its_codes(name: str, tmp_path: Path) -> None:
     source, folder = plain(tmp_path / "a.safetensors"), BY_NAME[name].folder(tmp_path / "m")
     with pytest.raises(
-        cs.PlanError, match=r"would be kept as codes, although a\.safetensors has it as numbers"
+        cs.PlanError,
+        match=r"is quantised in the destination and would stay as it is, although a\.safetensors has it as numbers",
     ) as error:
         cs.transplant(source, folder)
     assert error.value.exit_code == 4

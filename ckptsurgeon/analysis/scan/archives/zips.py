@@ -139,7 +139,7 @@ def look_at_zip(place: ScanItem) -> None:
     try:
         archive = read_archive(place.file)
     except FormatError as error:
-        _look_at_odd(place, Fault("unreadable" if error.rule in _NOT_READ else "corrupt", str(error)))
+        _look_at_odd(place, Fault("unreadable" if error.rule in _NOT_READ else "corrupt", error.said))
         return
     _look_at_archive(place, archive)
 
@@ -203,7 +203,7 @@ def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | No
         place.state.budget.take("unpacked", entry.size)
         return place.unpacked(archive.read(entry.name, limits.PICKLE_BYTES), entry.name)
     except FormatError as error:
-        place.inside(place.file, entry.name).add("zip record", fault=Fault("unreadable", str(error)))
+        place.inside(place.file, entry.name).add("zip record", fault=Fault("unreadable", error.said))
         return None
 
 

@@ -1,0 +1,72 @@
+"""Messages for who calls from Python: options of the command line become the arguments of the same meaning."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["as_arguments"]
+
+# Messages are written once, with options: ``Use --vocab SRC:DST``. Raised in Python they say ``Use vocab="SRC:DST"``.
+
+NAMES = frozenset((
+    "adapters", "alpha", "atol", "base", "by_rows", "check_only", "compute", "controls", "device", "drop_last",
+    "dtype", "ema", "embeddings", "exclude", "fan_in_fan_out", "force", "include", "init", "int_buffers",
+    "keep_extras", "key", "map", "map_file", "max_shard_size", "memory", "metadata", "method", "new_tokens",
+    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "plan", "plugin", "preprocess_only",
+    "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run", "sample", "save_modules",
+    "seed", "seeds", "steps", "strategy", "strict", "task", "to", "token_map", "tokens", "unwrap", "vocab",
+    "vocab_keys", "wait", "weights",
+))  # fmt: skip
+"""Arguments whose option is their name with dashes."""
+OTHERS = {
+    "no-constructor-weights": "constructor_weights=False",
+    "no-values": "values=False",
+    "param": "parameters",
+    "set": "sets",
+    "source": "sources",
+}
+"""Options that have another name as arguments."""
+SWITCHES = frozenset((
+    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "overfit_one_batch", "preprocess_only",
+    "resume", "strict",
+))  # fmt: skip
+"""Arguments that are True where the option stands alone."""
+WORDS = frozenset((
+    "a", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "changes", "compares", "continues",
+    "contradict", "copies", "do", "does", "finds", "fits", "for", "from", "gives", "go", "goes", "has", "have", "if",
+    "in", "initialises", "instead", "is", "it", "keeps", "leaves", "lists", "loads", "makes", "maps", "match",
+    "means", "must", "names", "need", "needs", "of", "on", "only", "or", "out", "prints", "reads", "renames",
+    "replaces", "runs", "saves", "says", "sets", "shows", "stands", "strips", "takes", "than", "that", "the", "them",
+    "then", "to", "too", "uses", "was", "were", "with", "would", "writes",
+))  # fmt: skip
+"""Words of a sentence behind an option; any other word there is its value."""
+
+_COMMAND = r"\bckpt [a-z]+ [^;]*?(?=[.;]\s|[.;]$|$)"
+_VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\()(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]"
+_NUMBERS = re.compile(r"\d[\d.]*(e-?\d+)?(,\d[\d.]*)*")
+_QUOTES = "'\""
+_PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?")
+
+
+def as_arguments(text: str) -> str:
+    """Return a message with arguments in place of options; commands (``ckpt verify out``) stay as they are."""
+    return _PIECE.sub(_argument, text) if "--" in text else text
+
+
+def _argument(found: re.Match[str]) -> str:
+    command, option, value = found.groups()
+    name = OTHERS.get(option or "") or (option or "").replace("-", "_")
+    if command or (option not in OTHERS and name not in NAMES):
+        return found[0]
+    if name in SWITCHES:
+        return f"{name}=True {value}" if value else f"{name}=True"
+    if value is None or value in WORDS:
+        return f"{name} {value}" if value else name
+    return f"{name}={_literal(value)}"
+
+
+def _literal(value: str) -> str:
+    """Return the value of an option as Python writes it: ``3``, ``[0.7, 0.3]`` or ``"a text"``."""
+    if _NUMBERS.fullmatch(value):
+        return f"[{value.replace(',', ', ')}]" if "," in value else value
+    return f'"{value.strip(_QUOTES)}"'

@@ -1,0 +1,78 @@
+"""Errors in Python speak of arguments; on the command line of options."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.util.arguments import NAMES, OTHERS, SWITCHES, as_arguments
+
+from ..project.test_architecture import ROOT
+
+
+@pytest.mark.parametrize(
+    ("option", "argument"),
+    [
+        ("Use --on-mismatch x=init, or --exclude x.", 'Use on_mismatch="x=init", or exclude="x".'),
+        ("Use --exclude 'a b'.", 'Use exclude="a b".'),
+        ("--exclude=decoder matches no key.", 'exclude="decoder" matches no key.'),
+        ("--force replaces it.", "force=True replaces it."),
+        ("Or do without --strict.", "Or do without strict=True."),
+        ("Leave it out with --exclude.", "Leave it out with exclude."),
+        ("--vocab maps no tensor.", "vocab maps no tensor."),
+        ("as in --weights 0.7,0.3.", "as in weights=[0.7, 0.3]."),
+        ("for example --wait 60.", "for example wait=60."),
+        ("Allow more: --memory 3.5 GB.", 'Allow more: memory="3.5 GB".'),
+        ("--no-constructor-weights loads none.", "constructor_weights=False loads none."),
+        ("--param x=2 and --set lr=1", 'parameters="x=2" and sets="lr=1"'),
+        ("Name it: ckpt filter --exclude x.", "Name it: ckpt filter --exclude x."),
+        ("ckpt verify out --plan p; --seed 3", "ckpt verify out --plan p; seed=3"),
+        ("--json lists all, --nproc-per-node too", "--json lists all, --nproc-per-node too"),
+        ("a--b, and -- alone", "a--b, and -- alone"),
+    ],
+)
+def test_options_become_arguments(option: str, argument: str) -> None:
+    assert as_arguments(option) == argument
+    assert as_arguments(argument) == argument
+
+
+def parameters() -> Iterator[str]:
+    for value in (getattr(cs, name) for name in cs.__all__):
+        members = vars(value).values() if inspect.isclass(value) else ()
+        for one in filter(inspect.isfunction, (value, *members)):
+            yield from inspect.signature(one).parameters
+
+
+def test_every_argument_that_is_named_exists() -> None:
+    known = set(parameters())
+    assert known > NAMES
+    assert known > {argument.partition("=")[0] for argument in OTHERS.values()}
+    assert NAMES > SWITCHES
+
+
+def texts() -> Iterator[str]:
+    """Yield every text of the package but those of the command line, where values are ``X``."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if "cli" in path.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+
+
+def test_no_text_of_the_package_keeps_an_option_that_is_an_argument() -> None:
+    options = {f"--{name.replace('_', '-')}" for name in NAMES}
+    found = [text for text in texts() if "ckpt " not in text and set(re.findall(r"--[a-z-]+\b", text)) & options]
+    assert len(found) > 100
+    assert [text for text in found if set(re.findall(r"(?<![a-z])--[a-z-]+\b", as_arguments(text))) & options] == []
+
+
+def test_an_error_has_both() -> None:
+    error = cs.PlanError("--strict: missing.", hint="Use --exclude x.")
+    assert str(error) == 'strict=True: missing. Use exclude="x".'
+    assert error.said == "--strict: missing. Use --exclude x."
