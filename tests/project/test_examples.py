@@ -25,7 +25,7 @@ NOT_RUN: dict[str, tuple[str | tuple[str, ...], str]] = {
     "docs/howto/coqui.md": ("python -m coqui_stt_training.train", "Coqui STT's own, which needs TensorFlow 1.15"),
     "docs/howto/espnet.md": ("./asr.sh", "ESPnet's own recipe, which needs a corpus and hours"),
     "docs/howto/wav2vec2.md": (
-        ("ckpt demo-data demo --lang en --force", "import soundfile"),
+        ("$ ckpt demo-data demo --lang en --force", "import soundfile"),
         "training to the end takes minutes: make test-speech runs them",
     ),
     "docs/howto/speechbrain.md": ("from speechbrain.utils", "SpeechBrain's own class, from its tutorial"),
@@ -81,7 +81,8 @@ def read(reader: Reader, every: Iterable[Example]) -> None:
 
 def test_every_exception_is_an_example_that_there_is() -> None:
     for name, (begin, why) in NOT_RUN.items():
-        assert [one for one in examples(ROOT / name) if one.text.startswith(begin)], (name, begin)
+        for text in (begin,) if isinstance(begin, str) else begin:
+            assert [one for one in examples(ROOT / name) if one.text.startswith(text)], (name, text)
         assert why
     assert (HERE.keys() | AT_ADDRESSES.keys()) <= {name_of(page) for page in RUN}
 
