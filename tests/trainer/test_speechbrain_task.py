@@ -240,7 +240,7 @@ def test_a_batch_has_the_names_that_recipes_use() -> None:
     hparams = type("Hparams", (), {"bos_index": 7, "eos_index": 9})
     made = BrainBatch(batch, labels, hparams)
     assert (len(made), made.id, made.words, made["wrd"]) == (2, ["x", "y"], ["a b", "b"], ["a b", "b"])
-    assert made.sig.lengths.tolist() == [1.0, 0.5]
+    assert made.sig.lengths.tolist() == made.signal.lengths.tolist() == made["wav"].lengths.tolist() == [1.0, 0.5]
     assert made.tokens.data is batch.labels
     assert made.phn_encoded_bos.data.tolist() == [[7, 1, 3, 2], [7, 2, 0, 0]]
     assert made.tokens_eos.data.tolist() == [[1, 3, 2, 9], [2, 9, 0, 0]]

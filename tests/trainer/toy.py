@@ -68,12 +68,15 @@ class Net(Plain):
         super().__init__(**options)
         self.register_buffer("seen", torch.zeros(()), persistent=False)
         self.body.register_buffer("noise", torch.ones(1), persistent=False)
+        self.body.calls, self.body.share = 0, 0.5
 
     def forward(self, x, lengths):
         if self.training:
             self.seen += len(x)
+            self.body.calls, self.body.share = self.body.calls + 1, self.body.share * 0.9
             self.body.noise = torch.full((1 + int(self.seen) % 3,), random.random() + numpy.random.random())
-        return super().forward(x * (1 + 0.1 * self.body.noise.sum() + 0.001 * self.seen), lengths)
+        gain = 1 + 0.1 * self.body.noise.sum() + 0.001 * self.seen + 0.01 * self.body.calls + self.body.share
+        return super().forward(x * gain, lengths)
 '''
 
 TASK = '''

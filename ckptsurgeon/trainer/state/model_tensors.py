@@ -27,6 +27,8 @@ __all__ = [
     "digests",
     "initial_values",
     "initialise",
+    "own_numbers",
+    "restore_numbers",
     "restore_tensors",
     "safetensors_bytes",
     "state_tensors",
@@ -60,6 +62,26 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that are not in a state dict (``persistent=False``), such as counters or caches."""
     saved = model.state_dict(keep_vars=True).keys()
     return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
+
+
+def own_numbers(model: nn.Module) -> dict[str, int | float]:
+    """Return the attributes of modules that are plain numbers, by module and name.
+
+    Some modules count in them (``drop_mask_cnt`` of SpeechBrain's LiGRU): they decide how a run continues.
+    """
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) in (int, float)
+    }
+
+
+def restore_numbers(model: nn.Module, numbers: Mapping[str, int | float]) -> None:
+    """Set attributes of modules that ``own_numbers`` returned."""
+    for key, number in numbers.items():
+        path, _, name = key.rpartition(".")
+        setattr(model.get_submodule(path), name, number)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ..system.gradient_checkpointing import enable_gradient_checkpointing
 from ..system.random_state import random_state, seed_all, seed_from, set_random_state
 from .ema import EMA
 from .freezing import FreezeSchedule
-from .model_tensors import restore_tensors, unsaved_buffers
+from .model_tensors import own_numbers, restore_numbers, restore_tensors, unsaved_buffers
 from .optimizer import Optimizer
 from .run_progress import RunProgress
 from .sharded_state import load_moments, shard_state, state_without_moments
@@ -57,6 +57,7 @@ class TrainingState:
         self.lost_ranks: Mapping[int, str] = {}
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
+        self._numbers = own_numbers(self.model)
 
     @property
     def model(self) -> nn.Module:
@@ -105,11 +106,13 @@ class TrainingState:
             "before": self.freezing.digests_before,
             "moved": self.freezing.moved_while_frozen,
             "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_buffers(self.model).items()},
+            "numbers": dict(own_numbers(self.model).items() - self._numbers.items()),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore the weights and the ``state_dict`` of a saved run; raises FormatError if it is of another model."""
         restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
+        restore_numbers(self.model, state.get("numbers", {}))
         self.progress = RunProgress(**state["standing"])
         self.progress.ended = ""
         self.stream.seek(tuple(state["position"]))

@@ -184,6 +184,7 @@ class Padded(NamedTuple):
 
 TOKENS = re.compile(r"(?:tokens|(?:phn|char|wrd|word|token)_encoded)(_bos|_eos|_list)?")
 TEXTS = ("wrd", "words", "txt", "text", "transcript", "transcription", "phn", "char")
+SIGNALS = ("sig", "signal", "wav")
 LISTS = ("phn_list", "char_list", "wrd_list")
 
 
@@ -197,7 +198,7 @@ class BrainBatch:
         found = TOKENS.fullmatch(name)
         if found is not None:
             return self._tokens(found[1] or "")
-        if name == "sig":
+        if name in SIGNALS:
             return Padded(self._batch.inputs, _relative(self._batch.lengths, self._batch.inputs.shape[1]))
         if name == "id":
             return list(self._batch.names)
@@ -207,7 +208,7 @@ class BrainBatch:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
             f"the Brain asks for batch.{escape(name)}, which a batch of ckpt does not have.",
-            hint=f"It has sig, id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), {listing(TEXTS, 9)}.",
+            hint=f"It has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), {listing(TEXTS, 9)}.",
         )
 
     def __getitem__(self, name: str) -> Any:
