@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import yaml
 from safetensors.torch import save
 
 import ckptsurgeon as cs
-from fixtures.espnet_models import GOLDEN
+from fixtures.espnet_models import GOLDEN, layouts, trained
 
 from .adapters import factors, peft_folder
 from .espnet_stub import write_stub
@@ -60,9 +61,20 @@ def espnet() -> None:
     Path("conf").mkdir()
     recipe = {name: value for name, value in document.items() if name != "use_lang_prompt"}
     Path("conf/train_asr.yaml").write_text(yaml.safe_dump({**recipe, "token_list": tokens}))
+    Path("41epoch.pth").write_text("<!DOCTYPE html><html><head><title>41epoch.pth at main</title></head></html>")
     for path in GOLDEN.iterdir():
         if path.suffix not in (".json", ".yaml"):
             shutil.copy(path, path.name)
+
+
+def espnet_hub(hub: Hub) -> dict[str, str]:
+    """A model as ESPnet packs it, on the hub."""
+    weights = io.BytesIO()
+    torch.save(trained(layouts()["conformer"]), weights)
+    best = "exp/asr_train_asr_raw_bpe1000/41epoch.pth"
+    meta = {"espnet": "202511", "files": {"asr_model_file": best}, "yaml_files": {}}
+    hub.repository("espnet/bn_openslr53", {best: weights.getvalue(), "meta.yaml": yaml.safe_dump(meta).encode()})
+    return {"https://huggingface.co/": f"{hub.url}/"}
 
 
 def transformers() -> None:
@@ -118,6 +130,7 @@ HERE: Mapping[str, Callable[[], None]] = {
 """By page: what makes its files."""
 
 AT_ADDRESSES: Mapping[str, Callable[[Hub], dict[str, str]]] = {
+    "docs/howto/espnet.md": espnet_hub,
     "docs/howto/fetch.md": fetch,
     "docs/howto/remote.md": remote,
 }
