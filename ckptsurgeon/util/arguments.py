@@ -31,6 +31,10 @@ SWITCHES = frozenset((
     "resume", "strict",
 ))  # fmt: skip
 """Arguments that are True where the option stands alone."""
+NUMBERS = frozenset((
+    "alpha", "atol", "drop_last", "ema", "rank", "rtol", "sample", "seed", "seeds", "steps", "wait", "weights",
+))  # fmt: skip
+"""Arguments that are numbers, or lists of them."""
 WORDS = frozenset((
     "a", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "changes", "compares", "continues",
     "contradict", "copies", "do", "does", "finds", "fits", "for", "from", "gives", "go", "goes", "has", "have", "if",
@@ -42,8 +46,7 @@ WORDS = frozenset((
 """Words of a sentence behind an option; any other word there is its value."""
 
 _COMMAND = r"\bckpt [a-z]+ [^;]*?(?=[.;]\s|[.;]$|$)"
-_VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\()(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]"
-_NUMBERS = re.compile(r"\d[\d.]*(e-?\d+)?(,\d[\d.]*)*")
+_VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\()(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]|\.(?=[\s).])"
 _QUOTES = "'\""
 _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?")
 
@@ -62,11 +65,9 @@ def _argument(found: re.Match[str]) -> str:
         return f"{name}=True {value}" if value else f"{name}=True"
     if value is None or value in WORDS:
         return f"{name} {value}" if value else name
-    return f"{name}={_literal(value)}"
+    return f"{name}={_number(value)}" if name in NUMBERS else f'{name}="{value.strip(_QUOTES)}"'
 
 
-def _literal(value: str) -> str:
-    """Return the value of an option as Python writes it: ``3``, ``[0.7, 0.3]`` or ``"a text"``."""
-    if _NUMBERS.fullmatch(value):
-        return f"[{value.replace(',', ', ')}]" if "," in value else value
-    return f'"{value.strip(_QUOTES)}"'
+def _number(value: str) -> str:
+    """Return a number, or a list of them, as Python writes it."""
+    return f"[{value.replace(',', ', ')}]" if "," in value else value

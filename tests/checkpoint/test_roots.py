@@ -54,7 +54,7 @@ def test_several_entries_of_other_names_ask_which() -> None:
     with pytest.raises(cs.ConfigError, match="several state dicts: generator .*, critic") as caught:
         opened({"generator": {"a": T}, "critic": {"b": T}})
     assert caught.value.exit_code == 2
-    assert "--root generator" in str(caught.value)
+    assert 'root="generator"' in str(caught.value)
     assert list(opened({"generator": {"a": T}, "critic": {"b": T}}, "critic")) == ["b"]
 
 
@@ -116,7 +116,7 @@ def test_as_many_tensors_at_the_top_as_in_a_named_entry_make_the_top_the_state_d
 
 def test_the_top_level_is_called_so() -> None:
     with pytest.raises(
-        cs.ConfigError, match=r"--root foo has no tensors in x.pth. There is the top level \(--root \.\)\.$"
+        cs.ConfigError, match=r"root=.foo. has no tensors in x.pth. There is the top level \(root=.\..\)\.$"
     ):
         opened({"a": T}, "foo")
 
@@ -149,7 +149,7 @@ def test_a_root_may_hang_deep_and_its_keys_may_hold_dots() -> None:
     value = {"a.b": {"c": [{"w": T}, {"v": T}]}, "other": {"x": T}}
     assert list(opened(value, "a.b.c.1")) == ["v"]
     assert list(opened(value, "other")) == ["x"]
-    with pytest.raises(cs.ConfigError, match=r"--root nothing has no tensors"):
+    with pytest.raises(cs.ConfigError, match=r"root=.nothing. has no tensors"):
         opened(value, "nothing")
 
 

@@ -139,7 +139,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(options: dict[str, Any],
 def test_a_folder_that_exists_needs_force_and_keeps_what_is_not_ours() -> None:
     demo_data("demo", ["ru"], n=3)
     Path("demo/notes.txt").write_text("mine")
-    with pytest.raises(cs.OutputError, match="demo exists. Use --force"):
+    with pytest.raises(cs.OutputError, match="demo exists. Use force=True"):
         demo_data("demo", ["en"], n=3)
     demo_data("demo", ["en"], n=3, force=True)
     demo_data("demo", ["en"], n=2, force=True)

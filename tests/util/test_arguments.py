@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.util.arguments import NAMES, OTHERS, SWITCHES, as_arguments
+from ckptsurgeon.util.arguments import NAMES, NUMBERS, OTHERS, SWITCHES, as_arguments
 
 from ..project.test_architecture import ROOT
 
@@ -27,6 +27,7 @@ from ..project.test_architecture import ROOT
         ("--vocab maps no tensor.", "vocab maps no tensor."),
         ("as in --weights 0.7,0.3.", "as in weights=[0.7, 0.3]."),
         ("for example --wait 60.", "for example wait=60."),
+        ("There is the top level (--root .).", 'There is the top level (root=".").'),
         ("Allow more: --memory 3.5 GB.", 'Allow more: memory="3.5 GB".'),
         ("--no-constructor-weights loads none.", "constructor_weights=False loads none."),
         ("--param x=2 and --set lr=1", 'parameters="x=2" and sets="lr=1"'),
@@ -52,7 +53,7 @@ def test_every_argument_that_is_named_exists() -> None:
     known = set(parameters())
     assert known > NAMES
     assert known > {argument.partition("=")[0] for argument in OTHERS.values()}
-    assert NAMES > SWITCHES
+    assert NAMES > SWITCHES | NUMBERS
 
 
 def texts() -> Iterator[str]:

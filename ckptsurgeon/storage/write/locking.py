@@ -65,7 +65,7 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
         if left <= 0:
             raise OutputError(
                 f"{escape(path)} is being written by {_holder(folder, name)}.",
-                hint="Wait for it with --wait, or name another output.",
+                hint="Use --wait SECONDS, or name another output.",
             )
         time.sleep(min(PAUSE_S, left))
 

@@ -179,7 +179,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(
             f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
-            hint="Start another run: --run.",
+            hint="Start another run: --run DIR.",
         )
     old, new = lineage["settings"], plain_json(asdict(job.settings))
     differing = _differing(old, new)

@@ -154,7 +154,7 @@ def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
     if asked and not began:
         raise ConfigError(
             f"{escape(folder.path)} was started without --overfit-one-batch: it learns from all of its data.",
-            hint="Leave it out, or start another run: --run.",
+            hint="Leave it out, or start another run: --run DIR.",
         )
     return began
 

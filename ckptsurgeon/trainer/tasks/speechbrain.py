@@ -208,7 +208,8 @@ class BrainBatch:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
             f"the Brain asks for batch.{escape(name)}, which a batch of ckpt does not have.",
-            hint=f"It has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), {listing(TEXTS, 9)}.",
+            hint="It has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), "
+            f"{listing(TEXTS, 9)}.",
         )
 
     def __getitem__(self, name: str) -> Any:

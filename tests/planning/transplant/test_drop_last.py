@@ -50,7 +50,7 @@ def test_it_comes_before_every_policy_and_after_reinit() -> None:
 
 
 def test_what_is_required_and_dropped_is_an_error_that_says_so() -> None:
-    with pytest.raises(cs.PlanError, match=r"rnn\.w2 is initialised by drop_last=.2."):
+    with pytest.raises(cs.PlanError, match=r"rnn\.w2 is initialised by drop_last=2"):
         cs.transplant("src.pth", "dst.yaml", drop_last=2, require=["rnn"])
 
 

@@ -89,7 +89,7 @@ def test_a_second_writer_of_a_folder_is_told(
     with ThreadPoolExecutor(1) as pool, in_commit(monkeypatch) as (there, on):
         began = pool.submit(write, 0.0, force=force, **KINDS[first])
         assert there.wait(60)
-        with pytest.raises(cs.OutputError, match=rf"out is being written by process {os.getpid()}\. .*--wait") as told:
+        with pytest.raises(cs.OutputError, match=rf"out is being written by process {os.getpid()}\. .*wait=") as told:
             write(1.0, force=force, **KINDS[second])
         assert told.value.exit_code == 5
         on.set()
