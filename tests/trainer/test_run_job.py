@@ -99,7 +99,9 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
 def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(init: str) -> None:
     stop_at(2, device="cpu", steps=4)
     shutil.move(init, "kept")
-    assert refused(controls=True).startswith("controls=True start from the run's init, and toy.init.safetensors is gone.")
+    assert refused(controls=True).startswith(
+        "controls=True start from the run's init, and toy.init.safetensors is gone."
+    )
     save_file({key: value + 1 for key, value in load_file("kept").items()}, init)
     assert "is another than the run was started from" in refused(controls=True)
     shutil.move("kept", init)
