@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["BrainModules"]
+__all__ = ["BrainModules", "has_statistics", "keep_statistics"]
 
 MODULES = "modules"
+COUNT, MEAN, DEVIATION = "count", "glob_mean", "glob_std"
+"""What SpeechBrain's ``InputNormalization`` collects: a number of frames, and two tensors of one value per feature."""
 
 
 class BrainModules(nn.ModuleDict):
@@ -41,3 +44,36 @@ class BrainModules(nn.ModuleDict):
                 if path in others:
                     others[path].__dict__ = inner.__dict__
         return {name: made[name] for name in names}
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Return whether a module normalises by statistics that it collects in training and that no state dict has."""
+    return getattr(module, "norm_type", "") == "global" and {COUNT, MEAN, DEVIATION} <= vars(module).keys()
+
+
+def keep_statistics(module: nn.Module, features: int) -> None:
+    """Make the statistics of a module buffers, so that they are saved, loaded and transplanted with its weights.
+
+    SpeechBrain saves them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module runs,
+    as its code expects. If a source gave statistics and no count, they stay as they are.
+    """
+    for name, value in ((COUNT, 0.0), (MEAN, 0.0), (DEVIATION, 1.0)):
+        delattr(module, name)
+        module.register_buffer(name, torch.full((() if name == COUNT else (features,)), value, dtype=_DTYPES[name]))
+    module.register_forward_pre_hook(_number_out)
+    module.register_forward_hook(_number_in, always_call=True)
+
+
+_DTYPES = {COUNT: torch.int64, MEAN: torch.float32, DEVIATION: torch.float32}
+
+
+def _number_out(module: nn.Module, _: Any) -> None:
+    count = int(module._buffers.pop(COUNT))  # type: ignore[arg-type]
+    module.__dict__[COUNT] = count
+    if module.training and not count and (bool(module.glob_mean.any()) or bool((module.glob_std != 1).any())):
+        module.training = False
+
+
+def _number_in(module: nn.Module, _: Any, __: Any) -> None:
+    count = module.__dict__.pop(COUNT)
+    module._buffers[COUNT] = torch.tensor(count, dtype=torch.int64, device=module.glob_mean.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from ..planning.target import TargetSpec
@@ -30,6 +31,8 @@ from .torch_module.user_code import user_code
 __all__ = ["CONFIG", "TOOLKIT"]
 
 MODULES = "modules"
+MOST_FEATURES = 1 << 20
+"""Of a module whose statistics are to be tensors: a guard against a slip of the pen."""
 
 
 class _Toolkit:
@@ -55,7 +58,10 @@ class _Toolkit:
 
 
 class _Named:
-    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: a file in our format that names one."""
+    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: a file in our format that names one.
+
+    ``statistics: {normalize: 80}`` makes the statistics of that module tensors, for so many features.
+    """
 
     field = "speechbrain"
 
@@ -65,7 +71,7 @@ class _Named:
 
     def load(self, document: Document) -> TargetSpec:
         """Load the chosen entry of the configuration that the document names relative to its own folder."""
-        check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides"))
+        check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides", "statistics"))
         entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
         if not isinstance(entry, str) or not entry:
@@ -73,8 +79,16 @@ class _Named:
         if not isinstance(overrides, dict):
             raise document.fail(f"overrides is {brief_repr(overrides)}.", "It maps entries to values.")
         inner = _inner(document)
-        spec = _load(inner, entry, overrides)
+        spec = _load(inner, entry, overrides, _sizes(document))
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
+
+
+def _sizes(document: Document) -> dict[str, int]:
+    """Return ``statistics``: the number of features of each module whose statistics are to be tensors."""
+    sizes = document.model.get("statistics") or {}
+    if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
+        raise document.fail(f"statistics is {brief_repr(sizes)}.", "It maps modules to their numbers of features.")
+    return {str(name): size for name, size in sizes.items()}
 
 
 def _inner(document: Document) -> Document:
@@ -85,7 +99,9 @@ def _inner(document: Document) -> Document:
     return replace(read_document(document.resolve(named)), ran=document.ran)
 
 
-def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> TargetSpec:
+def _load(
+    document: Document, entry: str, overrides: Mapping[str, Any], statistics: Mapping[str, int] = MappingProxyType({})
+) -> TargetSpec:
     """Build an entry without storage; raises ConfigError if it cannot be read, imported or built."""
     from .torch_module.module import module_target
 
@@ -95,12 +111,28 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
 
     def build() -> Any:
         found = _module(document, entry, _made(document, read.text))
-        return found if not isinstance(found, dict) else _with_entries(document, overrides, found)
+        built = found if not isinstance(found, dict) else _with_entries(document, overrides, found)
+        for name, features in statistics.items():
+            _keep_statistics(document, built, name, features)
+        return built
 
     return module_target(
         build, kind="speechbrain", name=document.name, config=document.path, weights=document.constructor_weights,
         files=read.files, ran=read.ran, notes=read.notes,
     )  # fmt: skip
+
+
+def _keep_statistics(document: Document, modules: Any, name: str, features: int) -> None:
+    from ._brain_modules import has_statistics, keep_statistics
+
+    module = dict(modules.named_modules()).get(name)
+    if module is None or not has_statistics(module):
+        names = [name for name, one in modules.named_modules() if has_statistics(one)]
+        raise document.fail(
+            f"statistics names {escape(name)}, which is not a module that collects statistics (norm_type: global).",
+            f"There is {listing(names)}." if names else "There is none.",
+        )
+    keep_statistics(module, features)
 
 
 def _made(document: Document, text: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels
@@ -216,14 +217,89 @@ def test_what_a_brain_asks_for_and_is_not_there_is_named(old: str, new: str, why
         cs.train("net.yaml", device="cpu", check_only=True)
 
 
+NORM = """
+class Norm(torch.nn.Module):
+    '''Running statistics in attributes, as those of SpeechBrain's InputNormalization.'''
+    def __init__(self):
+        super().__init__()
+        self.norm_type, self.count = "global", 0
+        self.glob_mean, self.glob_std = torch.empty(0), torch.empty(0)
+
+    def forward(self, x):
+        assert type(self.count) is int
+        if self.training:
+            mean, std = x.mean(0).detach(), x.std(0).detach() + 0.1
+            kept = self.count / (self.count + len(x))
+            self.glob_mean = kept * self.glob_mean + (1 - kept) * mean if self.count else mean
+            self.glob_std = kept * self.glob_std + (1 - kept) * std if self.count else std
+            self.count = self.count + len(x)
+        return (x - self.glob_mean) / self.glob_std
+
+class Count(Brain):
+"""
+
+
+def write_normalised(statistics: dict[str, Any]) -> None:
+    """Write a recipe that normalises its features, and a configuration with ``statistics``."""
+    write(model={"statistics": statistics})
+    text = RECIPE.replace("class Count(Brain):\n", NORM)
+    text = text.replace("self.modules.enc(torch", "self.modules.enc(self.modules.norm(torch")
+    Path("recipe.py").write_text(text.replace("lengths[:, None]], 1)))", "lengths[:, None]], 1))))"))
+    added = HPARAMS.replace("enc: !new", "norm: !new:recipe.Norm\nenc: !new", 1)
+    Path("hyperparams.yaml").write_text(added.replace("head: !ref <head>}", "head: !ref <head>, norm: !ref <norm>}"))
+
+
 def test_statistics_outside_the_state_dict_are_refused() -> None:
-    write()
-    told = "class Reader(torch.nn.Module):\n    norm_type = 'global'\n    def _statistics_dict(self): pass\n"
-    Path("recipe.py").write_text(RECIPE.replace("class Reader(torch.nn.Module):\n", told))
-    Path("hyperparams.yaml").write_text(
-        HPARAMS.replace("head: !ref <head>}", "head: !ref <head>, norm: !ref <reader>}")
-    )
-    with pytest.raises(cs.ConfigError, match=r"norm \(Reader\) collects statistics outside its state dict"):
+    write_normalised({})
+    with pytest.raises(cs.ConfigError, match=r"norm \(Norm\) collects statistics outside .*statistics: \{norm: 80\}"):
+        cs.train("net.yaml", device="cpu", check_only=True)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("another_process")
+def test_statistics_of_a_declared_size_are_tensors_of_the_model() -> None:
+    """They are trained, saved, resumed and reopened with it."""
+    write_normalised({"norm": 4})
+    found = cs.train("net.yaml", device="cpu", run="run")
+    checks = {check.name: check.status for check in found.checks}
+    assert checks["resumed is uninterrupted"] == checks["saved, reopened, the same loss"] == "PASS"
+    saved = load_file("run/last/model.safetensors")
+    assert (saved["norm.count"].dtype, saved["norm.glob_mean"].shape) == (torch.int64, (4,))
+    assert int(saved["norm.count"]) > 12
+    assert (saved["norm.glob_mean"] != 0).any()
+
+
+def statistics_after(source: dict[str, torch.Tensor]) -> tuple[int, list[float]]:
+    """Return the count and mean of a run that began with the statistics of a source."""
+    torch.save(source, "normalizer.ckpt")
+    cs.apply(cs.transplant("normalizer.ckpt::norm", "net.yaml"), "start.safetensors", force=True)
+    cs.train("net.yaml", init="start.safetensors", device="cpu", run="tuned")
+    saved = load_file("tuned/last/model.safetensors")
+    return int(saved["norm.count"]), saved["norm.glob_mean"].tolist()
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("count", [0, 10**6])
+def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> None:
+    write_normalised({"norm": 4})
+    source = {"glob_mean": torch.full((4,), 0.5), "glob_std": torch.full((4,), 2.0)}
+    end, mean = statistics_after({**source, **({"count": torch.tensor(count)} if count else {})})
+    assert (end == 0) if not count else (end > count)
+    assert (mean == [0.5] * 4) if not count else (mean != [0.5] * 4 and all(abs(one - 0.5) < 1e-3 for one in mean))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "why"),
+    [
+        ({"enc": 4}, "statistics names enc, which is not a module that collects statistics .* There is norm."),
+        ({"nrom": 4}, "statistics names nrom"),
+        ({"norm": 0}, "statistics is {'norm': 0}. It maps modules to their numbers of features."),
+        ([4], "statistics is \\[4\\]"),
+    ],
+)
+def test_statistics_that_cannot_be_are_said(statistics: Any, why: str) -> None:
+    write_normalised(statistics)
+    with pytest.raises(cs.ConfigError, match=why):
         cs.train("net.yaml", device="cpu", check_only=True)
 
 

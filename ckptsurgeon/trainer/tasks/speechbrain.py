@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...destinations._brain_modules import BrainModules
+from ...destinations._brain_modules import BrainModules, has_statistics
 from ...errors import ConfigError
 from ...util.text import escape, listing
 from ..config.settings import Settings
@@ -142,11 +142,11 @@ class SpeechBrain(TranscribedTask):
 def _check_state(modules: nn.Module) -> None:
     """Raise ConfigError for a module with statistics that are in no state dict: a checkpoint would be without them."""
     for name, module in modules.named_modules():
-        if hasattr(module, "_statistics_dict") and getattr(module, "norm_type", "global") == "global":
+        if has_statistics(module):
             raise ConfigError(
                 f"{escape(name)} ({type(module).__name__}) collects statistics outside its state dict, so that a "
                 "checkpoint would lack them.",
-                hint=f"Normalise by sentence: model: {{..., overrides: {{{escape(name)}: {{norm_type: sentence}}}}}}.",
+                hint=f"Say how many features it normalises: model: {{..., statistics: {{{escape(name)}: 80}}}}.",
             )
 
 
@@ -155,7 +155,7 @@ TOKENIZERS = ("tokenizer", "label_encoder")
 
 
 class Tokenizer:
-    """Tokens as texts, with the methods of SentencePiece and of SpeechBrain's label encoders."""
+    """Decodes token numbers by ``train.data.tokens``, with the methods that SentencePiece and label encoders have."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
