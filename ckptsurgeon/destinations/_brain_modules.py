@@ -54,8 +54,8 @@ def has_statistics(module: nn.Module) -> bool:
 def keep_statistics(module: nn.Module, features: int) -> None:
     """Make the statistics of a module buffers, so that they are saved, loaded and transplanted with its weights.
 
-    SpeechBrain saves them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module runs,
-    as its code expects. If a source gave statistics and no count, they stay as they are.
+    SpeechBrain saves them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module
+    runs, as its code expects. If a source gave statistics and no count, they stay as they are.
     """
     for name, value in ((COUNT, 0.0), (MEAN, 0.0), (DEVIATION, 1.0)):
         delattr(module, name)
@@ -68,12 +68,14 @@ _DTYPES = {COUNT: torch.int64, MEAN: torch.float32, DEVIATION: torch.float32}
 
 
 def _number_out(module: nn.Module, _: Any) -> None:
-    count = int(module._buffers.pop(COUNT))  # type: ignore[arg-type]
+    count = int(module.get_buffer(COUNT))
+    del module._buffers[COUNT]
     module.__dict__[COUNT] = count
-    if module.training and not count and (bool(module.glob_mean.any()) or bool((module.glob_std != 1).any())):
+    mean, deviation = module.get_buffer(MEAN), module.get_buffer(DEVIATION)
+    if module.training and not count and (bool(mean.any()) or bool((deviation != 1).any())):
         module.training = False
 
 
 def _number_in(module: nn.Module, _: Any, __: Any) -> None:
     count = module.__dict__.pop(COUNT)
-    module._buffers[COUNT] = torch.tensor(count, dtype=torch.int64, device=module.glob_mean.device)
+    module._buffers[COUNT] = torch.tensor(count, dtype=torch.int64, device=module.get_buffer(MEAN).device)

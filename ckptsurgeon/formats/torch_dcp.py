@@ -132,7 +132,7 @@ _DATA = "no tensor"
 def _places(storage_data: Any) -> dict[str, _Places]:
     """Return, for each key, where each piece is stored, by the piece's offsets in the tensor (none for other data)."""
     if not isinstance(storage_data, dict):
-        raise FormatError("it does not give the places of the tensors.", rule="dcp metadata")
+        raise FormatError("it does not say in which file each tensor is stored.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
         raise UnsafeError(
             f"it lists {len(storage_data)} pieces, more than the limit of {limits.PIECES}.", rule="pieces"

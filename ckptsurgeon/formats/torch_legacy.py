@@ -172,11 +172,14 @@ def _resolve(storages: dict[str, Storage], pid: Any) -> object:
     if view is None:
         return TypedStorage(storage, dtype)
     if type(view) is not tuple or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
-        raise FormatError("the pickle has a malformed view of a storage.", rule="legacy view")
+        raise FormatError(
+            "the pickle describes a part of a storage by something other than a name, an offset and a size.",
+            rule="legacy view",
+        )
     itemsize = DTYPES[dtype].bits // 8
     begin, size = view[1] * itemsize, view[2] * itemsize
     if begin + size > storage.nbytes:
-        raise FormatError("the pickle has a view beyond its storage.", rule="legacy view")
+        raise FormatError("the pickle has a tensor that reaches beyond the end of its storage.", rule="legacy view")
     return TypedStorage(storage, dtype, begin)
 
 

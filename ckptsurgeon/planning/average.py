@@ -50,7 +50,7 @@ def plan_average(
     tensor has no plain values.
     """
     if len(views) < 2:
-        found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
+        found = "only one checkpoint is given" if views else "there are no checkpoints to average"
         raise ConfigError(f"{found}.", hint="Name at least two.")
     if int_buffers not in INT_BUFFERS:
         raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")

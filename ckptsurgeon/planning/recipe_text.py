@@ -177,7 +177,10 @@ def _rows(
 
 
 def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
-    """Return the cache key of an entry: what it contains besides the checksum; None if that cannot be cached."""
+    """Return the key under which an entry's JSON is cached: all its fields but the checksum.
+
+    None if the JSON names the tensor, so that no other entry can have the same.
+    """
     if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
         return None
     if made.source_key not in ("", key):

@@ -149,7 +149,7 @@ def test_what_does_not_belong_together_is_an_error_that_names_the_file(change: d
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["0.pth", "-o", "o.pth"], "its average is itself"),
+        (["0.pth", "-o", "o.pth"], "only one checkpoint is given"),
         (["0.pth", "1.pth", "--ema", "1", "-o", "o.pth"], "is not a valid decay"),
         (["0.pth", "1.pth", "--int-buffers", "sum", "-o", "o.pth"], "--int-buffers sum is unknown"),
         (["0.pth", "1.pth"], "no output given"),

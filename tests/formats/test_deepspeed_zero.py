@@ -190,7 +190,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         "different dtypes: float16 and float32",
     ),
     "fewer groups": (
-        OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "different numbers of flat vectors",
+        OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "different numbers of parameter groups",
     ),
     "paddings that are none": (
         OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "parameters and their paddings",

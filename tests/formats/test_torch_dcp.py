@@ -256,7 +256,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
     "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
     "no place": (lambda m: m.storage_data.clear(), "does not give the place of a piece of w"),
-    "no places": (lambda m: setattr(m, "storage_data", None), "does not give the places"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "does not say in which file"),
     "no tensors": (lambda m: setattr(m, "state_dict_metadata", None), "lists no tensors"),
     "another dtype": (
         lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.float64), "declared as float64",
@@ -277,7 +277,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
                    m.state_dict_metadata.pop("w")),
         "two entries that would have the key a",
     ),
-    "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "invalid number"),
+    "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "size contains -1, not an integer"),
     "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "more or fewer dimensions"),
     "a dtype that is none": (
         lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown type",

@@ -124,7 +124,7 @@ def _here(path: str) -> bytes:
 
 
 def _beside(checkpoint: Checkpoint) -> bytes:
-    """Return the config.json next to a remote checkpoint; b'' if its URL does not show file names."""
+    """Return the config.json in a remote checkpoint's folder; b'' if there is none or it cannot be listed."""
     for weights in checkpoint.open_files().values():
         folder = weights.folder()
         if CONFIG not in folder.names():

@@ -100,7 +100,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return one flat tensor that consists of the given ones; neighbours in a file are read together."""
+    """Return a flat tensor with the elements of all given ones; neighbours in a file are read together."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind

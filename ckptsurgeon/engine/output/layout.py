@@ -245,7 +245,7 @@ def _check_adapter(options: OutputOptions) -> None:
     """Raise ConfigError if PEFT could not read the output as an adapter."""
     if not is_adapter(options):
         raise ConfigError(
-            f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",
+            f"{escape(options.path)} cannot hold an adapter: PEFT reads a folder with one safetensors file.",
             hint="Name a folder, without --to and --max-shard-size.",
         )
 

@@ -62,7 +62,7 @@ class FileSlice:
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def keep(self, wanted: bool) -> None:
-        """Keep the bytes of the whole file."""
+        """Set whether fetched bytes of the whole file are kept for the next run."""
         self._file.keep(wanted)
 
     @property

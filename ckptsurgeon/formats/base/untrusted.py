@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import FormatError, UnsafeError
 from ...storage.json_text import unique_keys
+from ...util.text import brief_repr
 from . import limits
 
 __all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segments", "parse_json", "unique_keys"]
@@ -50,7 +51,10 @@ def check_sizes(values: Any, what: str) -> None:
         )
     for value in values:
         if type(value) is not int or value < 0 or value > limits.ELEMENTS:
-            raise FormatError(f"a tensor's {what} has an invalid number.", rule=f"tensor {what}")
+            raise FormatError(
+                f"a tensor's {what} contains {brief_repr(value)}, not an integer from 0 to {limits.ELEMENTS}.",
+                rule=f"tensor {what}",
+            )
 
 
 def check_elements(shape: tuple[int, ...]) -> None:

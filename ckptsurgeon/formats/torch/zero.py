@@ -167,7 +167,10 @@ def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]
             raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
         flats.append(list(groups))
     if len({len(flat) for flat in flats}) > 1:
-        raise FormatError("the ranks have different numbers of flat vectors.", rule="zero states")
+        raise FormatError(
+            "the files of the ranks have different numbers of parameter groups: they are not of one checkpoint.",
+            rule="zero states",
+        )
     return flats
 
 

@@ -179,9 +179,9 @@ def _onnx(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a protocol buffer with a version and a message: a Core ML or a TensorFlow model.
+    """Return that a file is a Core ML model or the graph of a TensorFlow SavedModel; None if it is neither.
 
-    None if it is neither.
+    Both are protocol buffers that begin with a version number and a message; the suffix tells which it is.
     """
     if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
         return None

@@ -80,7 +80,7 @@ class PatternTable:
                 break
             self._tries += 1
             if self._tries > TRIES:
-                raise ConfigError("has so many patterns, for so many modules, that comparing them would take too long.")
+                raise ConfigError("has too many patterns: comparing them with all modules would take too long.")
             if pattern.match(tail):
                 self._used.add(number)
                 return other

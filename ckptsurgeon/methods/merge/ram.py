@@ -29,10 +29,10 @@ def ramplus_tl(
     alpha: Annotated[float, Between(0)] = 0.2,
     epsilon: Annotated[float, Between(0)] = 1e-5,
 ) -> Merging:
-    """Return what ram does, but with larger changes for elements that only one model has changed.
+    """Return what ``ram`` returns, but with larger deltas where only one model has changed an element.
 
-    These changes are multiplied by 1 + ``r`` times the ratio of elements of the tensor that the model has changed
-    together with others to those that only it has changed; the ratio is at most ``alpha``.
+    Such a delta is multiplied by 1 + ``r`` * min(s / u, ``alpha``). Of the elements of the tensor, s are those that the
+    model and at least one other have changed, u those that only this model has changed.
     """
     shared, alone = _counts(tensors, epsilon)
     ratios = [both / max(own, epsilon) if both else 0.0 for both, own in zip(shared, alone, strict=True)]

@@ -192,7 +192,7 @@ class MergeAxes:
             )
 
     def _had(self, source: int) -> str:
-        """Return a note: how many of the tokens a model has, and how many of its rows are moved or not used."""
+        """Return a note: how many of the result's tokens a model has, and how many of its rows move or are unused."""
         options, beyond = self._options, self._beyond.get(source, 0)
         rows, known = options.rows[source], options.lists[source]
         had = len(set(options.tokens).intersection(known[: rows.size]))

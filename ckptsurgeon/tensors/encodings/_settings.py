@@ -154,7 +154,7 @@ class StatedValues:
 
 
 def stated_by(settings: Settings) -> StatedValues:
-    """Return the values that settings state."""
+    """Return what a ``quantization_config`` says of method, bits, group sizes, blocks and formats, wherever in it."""
     schemes = [one for one in values_called(settings, "weights") if isinstance(one, dict)]
     return StatedValues(
         QuantisationSettings(settings).method[:_LONGEST],

@@ -145,7 +145,11 @@ def look_at_zip(place: ScanItem) -> None:
 
 
 def _look_at_odd(place: ScanItem, fault: Fault) -> None:
-    """Scan consecutive archives, as DCP writes them, or everything that can be found in a contradictory one."""
+    """Scan a file that cannot be read as one zip archive.
+
+    torch.distributed.checkpoint writes several archives one after the other: then each is scanned. Otherwise every
+    record is scanned that can be found in the bytes, and ``fault`` is reported.
+    """
     several = archives_in_turn(place)
     if several:
         place.add("several zip archives", notes=(f"{len(several)} archives one behind the other",))

@@ -192,7 +192,10 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def constant_size(func: Any, args: Any) -> Any:
-    """Return about how many elements an operation makes: the product of the sizes, or the largest number given."""
+    """Return an estimate from its arguments of how many elements an operation such as ``torch.arange`` makes.
+
+    Where it cannot be computed it is the largest number among the arguments.
+    """
     name = func._schema.name
     numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
     if name in ("aten::ones", "aten::zeros", "aten::full"):
