@@ -32,6 +32,13 @@ settings.load_profile("untimed")
 __all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a GPU from all tests but those that are asked for as ``gpu``: a command that names no device takes it."""
+    wanted = str(config.getoption("markexpr", "") or "")
+    if "gpu" not in wanted.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there by now out of garbage collection: it stays, and is millions of objects.
 

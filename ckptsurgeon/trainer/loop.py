@@ -30,12 +30,13 @@ from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
 from .step import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
 from .system.compiling import LossFunction, compiled_loss
-from .system.device import autocast, peak_bytes
+from .system.device import autocast, out_of_memory_error, peak_bytes
 from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
 from .tasks._load import explain_task_errors
 from .tasks._task import Batch, Loss, Task, is_higher_better
+from .try_out import try_longest_batch
 
 __all__ = ["Observer", "TrainingLoop", "gradient_step"]
 
@@ -88,12 +89,14 @@ class TrainingLoop:
                     self.checkpoints.save_best()  # nothing is evaluated, so the last model is the best
                 if ranks.size > 1:  # a signal after the last step: all ranks must take the same way from here, too
                     self.stopped = stop.name = next(filter(None, ranks.all_gather(stop.name)), "")
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if not self._save_alone() or not ranks.is_main:
+                raise
+            raise out_of_memory_error(self.settings, state.progress.step) from error
         except LostRanksError as error:
             state.lost_ranks, state.progress.ended = error.ranks, LOST
-            self._write_rows(time.perf_counter())
-            # With DDP every rank has the whole model. With FSDP the shards of the lost rank are gone.
-            if state.progress.step and not state.parallel.is_sharded:
-                self.save()
+            self._save_alone()
         finally:
             self._log.close()
         return state.progress.ended
@@ -102,6 +105,8 @@ class TrainingLoop:
         """Take steps until the run ends; returns why, '' if it only reached ``until``."""
         state, progress, settings = self.state, self.state.progress, self.settings
         state.apply_freezing()
+        if progress.step < until:
+            try_longest_batch(state)
         unfreeze_steps = state.freezing.unfreeze_steps()
         seconds_before, began = progress.seconds, time.perf_counter()
         since = began  # the pending rows began then; they share the time until they are written
@@ -232,6 +237,19 @@ class TrainingLoop:
         if progress.improves(value, higher_is_better=is_higher_better(job.task, job.metric)):
             self.checkpoints.save_best()
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
+
+    def _save_alone(self) -> bool:
+        """Save without the other ranks, which are gone or wait for this one; returns whether there was a step to save.
+
+        With DDP every rank has the whole model. With FSDP the shards of the other ranks are missing.
+        """
+        state = self.state
+        state.is_alone = True
+        self._write_rows(time.perf_counter())
+        if not state.progress.step or state.parallel.is_sharded:
+            return False
+        self.save()
+        return True
 
     def save(self) -> None:
         """Save a checkpoint to resume from, after syncing the log: a resumed run needs all rows up to its step."""

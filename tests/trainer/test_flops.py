@@ -124,16 +124,18 @@ def test_utilisation_is_a_share_of_a_known_peak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bf16", "float32"),
+    ("name", "bf16", "tf32", "float32"),
     [
-        ("NVIDIA H200", 989e12, 67e12),
-        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
-        ("NVIDIA H100 PCIe", 756e12, 51e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
-        ("NVIDIA L4", 121e12, 30.3e12),
-        ("NVIDIA L40S", 362e12, 91.6e12),
-        ("NVIDIA L40", None, None),
+        ("NVIDIA H200", 989e12, 494e12, 67e12),
+        ("NVIDIA H200 NVL", 835e12, 417e12, 60e12),
+        ("NVIDIA H100 NVL", 835e12, 417e12, 60e12),
+        ("NVIDIA H100 80GB HBM3", 989e12, 494e12, 67e12),
+        ("NVIDIA H100 PCIe", 756e12, 378e12, 51e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12, 156e12, 19.5e12),
+        ("NVIDIA L4", 121e12, 60e12, 30.3e12),
+        ("NVIDIA L40S", 362e12, 183e12, 91.6e12),
+        ("NVIDIA L40", None, None, None),
     ],
 )
-def test_peaks_are_known_by_name(name: str, bf16: float | None, float32: float | None) -> None:
-    assert (peak_of(name, "bf16"), peak_of(name, "float32")) == (bf16, float32)
+def test_peaks_are_known_by_name(name: str, bf16: float | None, tf32: float | None, float32: float | None) -> None:
+    assert tuple(peak_of(name, precision) for precision in ("bf16", "tf32", "float32")) == (bf16, tf32, float32)

@@ -15,6 +15,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from ...api.transplant.load_into import load_into
 from ...util.text import apart
 from ..data.source import first_batch
@@ -34,7 +36,7 @@ def main() -> None:
     """Print the losses of the files that stdin names."""
     order = json.load(sys.stdin)
     job = build_job(order["config"], sets=order["sets"], device=order["device"])
-    with torch_settings(job.settings), closing(job):
+    with torch_settings(job.settings, job.device), closing(job):
         if order["overfitting"]:
             job = with_one_batch(job)
         for saved in order["saved"]:
@@ -89,6 +91,8 @@ def reload_in_new_process(
         "saved": [asdict(one) for one in saved],
     }  # fmt: skip
     command = [sys.executable, "-m", __name__]
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()  # the new process shares the GPU with this one
     try:
         done = subprocess.run(
             command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder
@@ -102,7 +106,10 @@ def reload_in_new_process(
         yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
     last = (done.stderr.strip().splitlines() or ["it gave no message"])[-1]
     for one in saved[len(losses) :]:
-        yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
+        if "OutOfMemoryError" in last:
+            yield Check(one.name, NOT_RUN, "the GPU has no memory for a second process beside this one")
+        else:
+            yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
 
 
 def _same(saved: SavedWeights, found: float, near: float) -> Check:

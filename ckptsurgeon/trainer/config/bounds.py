@@ -23,6 +23,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
         "lr",
         "eps",
         "clip",
+        "batch_seconds",
         "ema",
         "data.max_s",
         "features.window_s",

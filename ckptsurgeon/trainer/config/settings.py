@@ -20,7 +20,8 @@ class Data:
     """The manifests of each split, in any format that ``manifests/`` reads; several are read one after the other.
 
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
-    out. ``cache`` is the folder for computed features; if it is None, they are computed each time.
+    out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` are the
+    processes that make batches; None: on a CPU none, on a GPU one for each core of a process's share, at most eight.
     """
 
     train: tuple[Named, ...] = ()
@@ -30,7 +31,7 @@ class Data:
     min_s: float = 0.0
     max_s: float = math.inf
     cache: str | None = None
-    workers: int = 0
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class Pretrain:
 class Settings:
     """Everything that decides a run besides the model and its initial weights.
 
-    ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps
-    patterns to a factor of the learning rate. ``final_lr`` is the share of ``lr`` at which a schedule ends, ``clip``
-    the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
-    ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number of prefixes of ``joint``.
-    ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for batches of one shape. ``nonfinite`` is
-    how many steps with a loss or gradient that is not finite may be skipped in a row. ``keep_optimizer`` begins with
-    the moments of the Adam that trained the source of the init.
+    A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as give so many seconds when
+    each is padded to the longest. ``freeze`` maps key patterns to the step from which their tensors are trained (None:
+    never), ``lr_scale`` maps patterns to a factor of the learning rate. ``precision``: ``float32`` is exact, ``tf32``
+    lets a GPU round the factors of products to 10 bits of mantissa, ``bf16`` computes them by autocast. ``final_lr`` is
+    the share of ``lr`` at which a schedule ends, ``clip`` the largest gradient norm. ``patience`` ends a run after so
+    many evaluations without a better ``metric``. ``decoding`` is how texts are decoded from a model with a decoder,
+    ``beam`` the number of prefixes of ``joint``. ``compile`` is whether torch.compile is used: ``auto`` does so on a
+    GPU for batches of one shape. ``nonfinite`` is how many steps with a loss or gradient that is not finite may be
+    skipped in a row. ``keep_optimizer`` begins with the moments of the Adam that trained the source of the init.
     """
 
     task: str = "ctc"
@@ -88,6 +91,7 @@ class Settings:
     pretrain: Pretrain = field(default_factory=Pretrain)
     steps: int = 1000
     batch_size: int = 32
+    batch_seconds: float | None = None
     accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -122,7 +126,7 @@ class Settings:
 CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
-    "precision": ("float32", "bf16"),
+    "precision": ("float32", "tf32", "bf16"),
     "compile": ("auto", "on", "off"),
     "decoding": ("ctc", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),

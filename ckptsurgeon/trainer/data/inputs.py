@@ -129,7 +129,7 @@ class ClipInputs:
 
     def __init__(self, settings: Settings) -> None:
         self.extractor = FeatureExtractor(settings.features)
-        self._workers = settings.data.workers
+        self._workers = settings.data.workers or 0
         folder = settings.data.cache
         self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
 

@@ -1,24 +1,24 @@
-"""The batches of a split: their order, and the DataLoader that makes them."""
+"""The batches of a split, made by torch's DataLoader."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...errors import CheckpointError
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
 from ..system.signals import ignore_stop_signals, start_loader
+from .order import BatchSize, epoch_batches, padding, sorted_batches
 from .split import Split
 
 if TYPE_CHECKING:
     from ..tasks._task import Batch, ClipTask
     from .inputs import ClipInputs
 
-__all__ = ["Batches", "epoch_batches", "padding", "sorted_batches"]
+__all__ = ["Batches"]
 
 AHEAD = 4
 """Batches that each worker prepares in advance."""
@@ -35,14 +35,16 @@ class Batches:
     """
 
     def __init__(
-        self, task: ClipTask, split: Split, *, batch_size: int, workers: int = 0, shuffled: bool = True,
+        self, task: ClipTask, split: Split, *, size: BatchSize, workers: int = 0, shuffled: bool = True,
         inputs: ClipInputs | None = None,
     ) -> None:  # fmt: skip
         self.split = split
-        self._batch_size, self._shuffled, self._inputs = batch_size, shuffled, inputs
+        self._size, self._shuffled, self._inputs = size, shuffled, inputs
+        self._orders: dict[tuple[int, int], list[list[int]]] = {}
         self._places = _BatchSampler()
+        self._dataset = _BatchDataset(task, split)
         self._loader = torch.utils.data.DataLoader(
-            _BatchDataset(task, split),
+            self._dataset,
             batch_sampler=self._places,
             collate_fn=_identity,
             num_workers=workers,
@@ -53,15 +55,32 @@ class Batches:
             generator=torch.Generator(),
         )
 
-    def size(self, epoch: int) -> int:
-        """Return how many batches an epoch has."""
-        return -(-len(self.split.clips) // self._batch_size)
+    def size(self, epoch: int, seed: int = 0) -> int:
+        """Return how many batches an epoch has; by seconds this depends on which clips come together."""
+        return len(self.order(seed, epoch))
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:
         """Return the indices of the clips in each batch of an epoch."""
-        if self._shuffled:
-            return epoch_batches(self.split.lengths, self._batch_size, seed=seed, epoch=epoch)
-        return sorted_batches(self.split.lengths, self._batch_size)
+        if (seed, epoch) not in self._orders:
+            lengths = self.split.lengths
+            self._orders = {
+                (seed, epoch): epoch_batches(lengths, self._size, seed=seed, epoch=epoch)
+                if self._shuffled
+                else sorted_batches(lengths, self._size)
+            }
+        return self._orders[seed, epoch]
+
+    def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
+        """Return the batch with the longest clips that any epoch may have; of several processes, the part of ``rank``.
+
+        It is made in this process; random numbers that it draws are not those of a batch of the run.
+        """
+        self.fill()
+        places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]
+        found = self._dataset.__getitems__([(0, 0, place) for place in places])
+        if isinstance(found, CheckpointError):
+            raise found
+        return found
 
     def padding(self, seed: int = 0, epoch: int = 0) -> float:
         """Return the share of padding in an epoch's batches."""
@@ -137,44 +156,3 @@ class _BatchDataset(torch.utils.data.Dataset[Any]):
 
 def _identity(batch: Any) -> Any:
     return batch
-
-
-T = TypeVar("T")
-POOL = 32
-"""Clips for so many batches are chosen at random and sorted by length, so that batches differ in every epoch."""
-
-
-def epoch_batches(lengths: Sequence[float], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Return the indices of the clips in each batch of an epoch; each clip is in one batch, the last may be smaller.
-
-    The order depends on the arguments alone, and is the same with every Python version: it comes from a generator of
-    its own, and only from its method ``random()``, since Python promises no stable sequence for ``shuffle()``.
-    """
-    chance = random.Random(f"{seed} {epoch}")
-    shuffled = _shuffled(range(len(lengths)), chance)
-    size = POOL * batch_size
-    batches = []
-    for begin in range(0, len(shuffled), size):
-        pool = sorted(shuffled[begin : begin + size], key=lengths.__getitem__)
-        batches += _cut(pool, batch_size)
-    return _shuffled(batches, chance)
-
-
-def sorted_batches(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
-    """Return batches of all clips for evaluation, the longest first: what does not fit into memory fails at once."""
-    return _cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), batch_size)
-
-
-def padding(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of padding in batches that are each padded to their longest clip."""
-    room = sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
-    return 1 - sum(lengths[place] for batch in batches for place in batch) / room if room else 0.0
-
-
-def _cut(places: Sequence[int], size: int) -> list[list[int]]:
-    return [list(places[begin : begin + size]) for begin in range(0, len(places), size)]
-
-
-def _shuffled(items: Sequence[T], chance: random.Random) -> list[T]:
-    keys = [chance.random() for _ in items]
-    return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]

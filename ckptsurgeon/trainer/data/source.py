@@ -52,7 +52,7 @@ class BatchStream:
 
     def __next__(self) -> Batch:
         epoch, used = self.position
-        if used >= self._source.size(epoch):
+        if used >= _epoch_size(self._source, self._seed, epoch):
             epoch, used, self._batches = epoch + 1, 0, None
         batch: Batch | None
         # torch's DataLoader draws from the global generator when an epoch begins, and a resumed run begins one more.
@@ -63,7 +63,7 @@ class BatchStream:
         else:
             batch = next(self._batches, None)
         if batch is None:
-            raise _missing_batch(epoch, used, self._source.size(epoch))
+            raise _missing_batch(epoch, used, _epoch_size(self._source, self._seed, epoch))
         self.position = (epoch, used + 1)
         return batch
 
@@ -75,6 +75,12 @@ def first_batch(source: BatchSource, seed: int) -> Batch:
     if batch is None:
         raise _missing_batch(0, 0, source.size(0))
     return batch
+
+
+def _epoch_size(source: BatchSource, seed: int, epoch: int) -> int:
+    """Return how many batches an epoch has; if they are made by seconds, this depends on the seed."""
+    whole = source.source if isinstance(source, RankBatches) else source
+    return whole.size(epoch, seed) if isinstance(whole, Batches) else whole.size(epoch)
 
 
 def _missing_batch(epoch: int, used: int, size: int) -> ConfigError:
@@ -114,16 +120,16 @@ class RankBatches:
     """
 
     def __init__(self, source: BatchSource, ranks: Ranks) -> None:
-        self._source, self._rank, self._size = source, ranks.rank, ranks.size
+        self.source, self._rank, self._size = source, ranks.rank, ranks.size
 
     def size(self, epoch: int) -> int:
         """Return how many batches an epoch has."""
-        return self._source.size(epoch)
+        return self.source.size(epoch)
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's parts of the batches of an epoch, from the ``start``-th on."""
-        if isinstance(self._source, Batches):  # it loads only these examples
-            yield from self._source.read(seed, epoch, start, rank=self._rank, of=self._size)
+        if isinstance(self.source, Batches):  # it loads only these examples
+            yield from self.source.read(seed, epoch, start, rank=self._rank, of=self._size)
             return
-        for batch in self._source.read(seed, epoch, start):
+        for batch in self.source.read(seed, epoch, start):
             yield batch.strided(self._rank, self._size)

@@ -25,7 +25,7 @@ from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.freezing import parameter_rules, pattern_notes
 from ..system.compiling import compile_notes
-from ..system.device import choose_device
+from ..system.device import choose_device, device_notes, usual_workers
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
 from ..tasks._load import explain_task_errors, load_task
 from ..tasks._task import Progress, Task
@@ -86,6 +86,8 @@ def build_job(
     if not cached:
         settings = replace(settings, data=replace(settings.data, cache=None))
     where = device if isinstance(device, torch.device) else choose_device(device)
+    if settings.data.workers is None:
+        settings = replace(settings, data=replace(settings.data, workers=usual_workers(where)))
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
@@ -95,7 +97,13 @@ def build_job(
         document, settings, target, where, task, splits["train"], splits.get("dev"), splits.get("test"),
         tokens=tuple(tokens), init=init, ranks=ranks, strategy=strategy,
     )  # fmt: skip
-    notes = (*notes, *pattern_notes(settings, keys), *useless_settings(settings), *compile_notes(job))
+    notes = (
+        *notes,
+        *pattern_notes(settings, keys),
+        *useless_settings(settings),
+        *device_notes(settings, where),
+        *compile_notes(job),
+    )
     return replace(job, notes=notes)
 
 

@@ -22,6 +22,7 @@ from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.model_tensors import initial_values, initialise
 from ..system.random_state import preserve_random_state, seed_all
+from ..system.recurrent import keep_recurrent_in_float32
 from ..tasks._task import Task
 from .init_checkpoint import InitCheckpoint
 
@@ -70,7 +71,7 @@ class Job:
         """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
         with preserve_random_state():
             seed_all(self.settings.seed)
-            return build_model(self.target, self.document)
+            return self._build()
 
     def model(self) -> tuple[nn.Module, Plan | None]:
         """Return the model with its initial values, and the plan by which the init was loaded.
@@ -111,8 +112,12 @@ class Job:
 
         with preserve_random_state():
             seed_all(self.settings.seed)
-            model = build_on_meta(lambda: build_model(self.target, self.document))
+            model = build_on_meta(self._build)
         return ShardedModel(model, self.ranks, self.device)
+
+    def _build(self) -> nn.Module:
+        model = build_model(self.target, self.document)
+        return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:
         """Load the whole init; raises PlanError if the init does not fit, which ``ckpt transplant`` can change."""

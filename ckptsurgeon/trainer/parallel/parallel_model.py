@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import nn
 
 from .ranks import SINGLE_PROCESS, Ranks
@@ -44,17 +44,17 @@ class ParallelModel:
         from torch.nn.parallel import DistributedDataParallel
 
         self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
-        proxy = ForwardProxy(self.module)
-        # find_unused_parameters, because a model may drop layers and a task may switch losses. torch warns if none is
-        # ever unused, so this one always is.
-        proxy.unused = nn.Parameter(torch.zeros((), device=next(self.module.parameters()).device))
-        self._wrapped = DistributedDataParallel(proxy, find_unused_parameters=True)
+        # find_unused_parameters, because a model may drop layers and a task may switch losses. A step in which all are
+        # used costs no more for it; one in which some are not waits for the GPU.
+        self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
         """Return ``function(module)``. If it returns several values, the first is the loss to go backward from."""
         if self._wrapped is None:
             return function(self.module)
-        return cast(T, self._wrapped(function))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")  # as is meant
+            return cast(T, self._wrapped(function))
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""

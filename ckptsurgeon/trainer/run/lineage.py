@@ -98,7 +98,7 @@ KEPT = "kept_sha256"
 """The field with the digest of config.yaml in the run folder."""
 FREE = ("save_every", "keep", "data.workers", "data.cache")
 """Settings that may change when a run is resumed: the weights do not depend on them."""
-NEARLY_FREE = ("threads", "compile")
+NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 """Settings that change only the order of sums, or what dropout draws."""
 
 

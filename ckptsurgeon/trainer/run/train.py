@@ -144,7 +144,7 @@ def train(
             start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
         options.observer({"event": "notes", "notes": start_notes(job, start)})
         with (
-            torch_settings(job.settings),
+            torch_settings(job.settings, job.device),
             closing(job),
             explain_out_of_memory(job.settings),
             explain_compile_errors(job.settings),

@@ -49,7 +49,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
     init = read_init(request.init) if request.init is not None else None
     job = build_job(request.config, sets=request.sets, device=device, init=init, ranks=ranks, strategy=request.strategy)
     with (
-        torch_settings(job.settings),
+        torch_settings(job.settings, job.device),
         closing(job),
         explain_out_of_memory(job.settings),
         explain_compile_errors(job.settings),

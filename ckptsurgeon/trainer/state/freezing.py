@@ -122,6 +122,10 @@ class FreezeSchedule:
         for key, tensor in self._tensors.items():
             if id(tensor) in self._requires_grad:
                 tensor.requires_grad_(key not in frozen)
+        for module in self._model.modules():
+            # Models of waves of transformers make their input require a gradient, frozen or not, unless this says no.
+            if isinstance(getattr(module, "_requires_grad", None), bool):
+                module._requires_grad = any(one.requires_grad for one in module.parameters())  # type: ignore[assignment]
         self.training(step)
 
     def training(self, step: int) -> None:

@@ -49,6 +49,8 @@ class Optimizer:
             {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
         ]
         self.inner: torch.optim.Optimizer
+        self.moments = 2 if settings.optimizer == "adamw" else int(settings.betas[0] > 0)
+        """How many tensors of its size the optimizer keeps for each parameter."""
         # Fused, on the CPU too: fused optimizers take a flag on the device to skip a step, which costs no wait.
         first, second = settings.betas
         if settings.optimizer == "adamw":

@@ -55,6 +55,8 @@ class TrainingState:
         self.flops_per_place: float | None = None
         """Operations for each place of a padded batch, counted in the first step."""
         self.lost_ranks: Mapping[int, str] = {}
+        self.is_alone = False
+        """Whether the other ranks are gone, or wait for this one: what is saved now is gathered from none of them."""
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)
@@ -80,12 +82,14 @@ class TrainingState:
         self._seeded = True
         rank, size = self.job.ranks.rank, self.job.ranks.size
         saved = self._random_states[rank] if len(self._random_states) == size else None
-        if saved is not None:
-            set_random_state(saved)
-        elif self._random_states or rank:
+        if self._random_states or rank:
             seed_from(self.settings.seed, self.progress.step, rank)
         else:
             seed_all(self.settings.seed)
+        if (
+            saved is not None
+        ):  # of a run on a CPU this has no state of a GPU, whose generator stays as it was just seeded
+            set_random_state(saved)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything besides the weights that decides how the run continues; every rank must call this.
@@ -130,8 +134,8 @@ class TrainingState:
         self._random_states = state["random"]
 
     def _gather_random_states(self) -> list[dict[str, Any] | None]:
-        """Return the random state of every rank; None for a rank that is lost, and for all others once one is."""
+        """Return the random state of every rank; None for all others if this rank is alone."""
         ranks = self.job.ranks
-        if self.lost_ranks:  # a collective would wait for ranks that are gone
+        if self.is_alone:
             return [random_state() if rank == ranks.rank else None for rank in range(ranks.size)]
         return list(ranks.all_gather(random_state()))

@@ -86,6 +86,8 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
             # From functions of transformers that look up installed packages, and from torch itself.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            # float32 that is not rounded to TF32 is what train.precision says.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
             yield
     except (CheckpointError, torch.OutOfMemoryError):
         raise

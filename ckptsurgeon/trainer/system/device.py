@@ -13,7 +13,19 @@ from ...errors import ConfigError
 from ...util.text import human_bytes
 from ..config.settings import Settings
 
-__all__ = ["autocast", "choose_device", "explain_out_of_memory", "peak_bytes", "torch_settings"]
+__all__ = [
+    "autocast",
+    "choose_device",
+    "device_notes",
+    "explain_out_of_memory",
+    "out_of_memory_error",
+    "peak_bytes",
+    "torch_settings",
+    "usual_workers",
+]
+
+MOST_WORKERS = 8
+"""The most processes that make batches for one GPU unless the settings say otherwise."""
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
@@ -37,16 +49,35 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
     return torch.device(kind, local)
 
 
+def usual_workers(device: torch.device) -> int:
+    """Return how many processes make batches: on a CPU none, on a GPU one for each core of its share, at most eight."""
+    if device.type == "cpu":
+        return 0
+    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
+
+
+def device_notes(settings: Settings, device: torch.device) -> list[str]:
+    """Return notes on settings that have no effect on a device, or starve it."""
+    notes = []
+    if settings.precision == "tf32" and device.type == "cpu":
+        notes.append("train.precision: tf32 is float32 on a CPU")
+    if settings.data.workers == 0 and device.type != "cpu":
+        notes.append("train.data.workers: 0: the GPU waits while each batch is read and made")
+    return notes
+
+
 @contextmanager
-def torch_settings(settings: Settings) -> Iterator[None]:
-    """Set threads and determinism in the block, and restore them.
+def torch_settings(settings: Settings, device: torch.device) -> Iterator[None]:
+    """Set threads, precision and determinism in the block, and restore them.
 
     The number of threads is always set: two threads on two busy cores took 15 times as long as one
-    (https://github.com/facebookresearch/fairseq/issues/3342).
+    (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions to
+    TF32 on a GPU, and those of other products not; here both are rounded, or neither.
     """
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.set_num_threads(settings.threads)
+    rounds = _set_tf32(settings.precision != "float32") if device.type == "cuda" else None
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -55,8 +86,17 @@ def torch_settings(settings: Settings) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+        if rounds is not None:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = rounds
         torch.use_deterministic_algorithms(exact)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _set_tf32(wanted: bool) -> tuple[bool, bool]:
+    """Set whether products and convolutions round to TF32; returns what was set before."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    return before
 
 
 def autocast(settings: Settings, device: torch.device) -> Any:
@@ -77,18 +117,32 @@ def peak_bytes(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if the GPU is out of memory. Half the clips, accumulated twice as often, are the same step."""
+    """Raise ConfigError if the GPU is out of memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        size, times = settings.batch_size, settings.accumulate
-        smaller = f"--set batch_size={-(-size // 2)} --set accumulate={2 * times}" if size > 1 else ""
-        less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
-        hint = " or ".join(filter(None, (smaller, less)))
-        raise ConfigError(
-            f"the GPU{_gpu_size()} has no memory for train.batch_size {size}.",
-            hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.",
-        ) from error
+        raise out_of_memory_error(settings) from error
+
+
+def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
+    """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved before the run ended.
+
+    Half the clips, accumulated twice as often, are the same step; a run that goes on keeps its batches, and may only
+    compute more and keep less.
+    """
+    less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
+    size: float
+    if settings.batch_seconds is None:
+        name, size, half = "batch_size", settings.batch_size, f"{-(-settings.batch_size // 2)}"
+    else:
+        name, size, half = "batch_seconds", settings.batch_seconds, f"{settings.batch_seconds / 2:g}"
+    where = f"the GPU{_gpu_size()} has no memory for train.{name} {size:g}"
+    if saved_step is not None:
+        hint = f"--resume {less} goes on from there." if less else "Start another run, with smaller batches."
+        return ConfigError(f"{where} after step {saved_step}, which is saved.", hint=hint)
+    smaller = f"--set {name}={half} --set accumulate={2 * settings.accumulate}" if size > 1 else ""
+    hint = " or ".join(filter(None, (smaller, less)))
+    return ConfigError(f"{where}.", hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.")
 
 
 def _gpu_size() -> str:

@@ -16,14 +16,18 @@ from ..config.settings import Settings
 
 __all__ = ["FlopCounter", "peak_flops"]
 
-PEAKS: Mapping[str, tuple[float, float]] = {
-    "H200|H100(?!.*PCIe)": (989e12, 67e12),
-    "H100.*PCIe": (756e12, 51e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "L4": (121e12, 30.3e12),
+PEAKS: Mapping[str, tuple[float, float, float]] = {
+    "H[12]00(?= NVL)": (835e12, 417e12, 60e12),
+    "H100(?= PCIe)": (756e12, 378e12, 51e12),
+    "H[12]00": (989e12, 494e12, 67e12),
+    "A100": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12),
+    "L4": (121e12, 60e12, 30.3e12),
 }
-"""Dense operations a second in bf16 and float32, by the name of a GPU, from NVIDIA's data sheets."""
+"""Dense operations a second in bf16, TF32 and float32, by the name of a GPU, from NVIDIA's data sheets.
+
+They give those with sparsity for bf16 and TF32: twice these. The first pattern that matches counts.
+"""
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -87,7 +91,7 @@ def peak_flops(settings: Settings, device: torch.device) -> float | None:
 
 def peak_of(name: str, precision: str) -> float | None:
     """Return the peak FLOP/s of a GPU by its name, for a precision; None for an unknown GPU."""
-    for pattern, (bf16, float32) in PEAKS.items():
+    for pattern, peaks in PEAKS.items():
         if re.search(rf"\b({pattern})\b", name):
-            return bf16 if precision == "bf16" else float32
+            return dict(zip(("bf16", "tf32", "float32"), peaks, strict=True))[precision]
     return None

@@ -40,21 +40,24 @@ def _number(of: Sequence[object]) -> int:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of all generators, in types that ``torch.load(weights_only=True)`` reads."""
+    """Return the states of the generators of this process, in types that ``torch.load(weights_only=True)`` reads.
+
+    Of several GPUs it is the one that this process uses: a run may go on where more or fewer are visible.
+    """
     name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype("int64")), place, has_gauss, gauss),
     }
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set the states of all generators."""
+    """Set the states of the generators that ``state`` has; the GPU's is not changed if it is another device's."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if len(state["cuda"]) == 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, words, *rest = state["numpy"]

@@ -86,11 +86,15 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip; 0 for a clip with too few frames."""
-    return nn.functional.ctc_loss(
-        log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths, blank,
-        reduction="none", zero_infinity=True,
-    )  # fmt: skip
+    """Return the CTC loss of each clip; 0 for a clip with too few frames.
+
+    In a deterministic run a GPU leaves it to the CPU: torch has no deterministic backward pass of it on a GPU.
+    """
+    given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths]
+    if torch.are_deterministic_algorithms_enabled():
+        given = [one.cpu() for one in given]
+    losses = nn.functional.ctc_loss(given[0], given[1], given[2], given[3], blank, reduction="none", zero_infinity=True)
+    return losses.to(log_probs.device)
 
 
 def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:

@@ -17,6 +17,7 @@ from ..config.settings import Settings
 from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
+from ..data.order import BatchSize
 from ..data.sound import Clip
 from ..data.split import Split, read_split
 from ._task import Batch, ClipTask, Progress
@@ -74,8 +75,9 @@ class SoundTask(ABC):
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
         task = cast(ClipTask, self)  # with the losses that a subclass adds
+        size = BatchSize(settings.batch_size, settings.batch_seconds)
         return Batches(
-            task, split, batch_size=settings.batch_size, workers=settings.data.workers,
+            task, split, size=size, workers=settings.data.workers or 0,
             shuffled=split.name == "train", inputs=self.inputs,
         )  # fmt: skip
 

@@ -1,0 +1,86 @@
+"""The order of batches: which clips are in each, as a pure function of lengths, seed and epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["BatchSize", "epoch_batches", "padding", "sorted_batches"]
+
+T = TypeVar("T")
+POOL, POOL_BY_SECONDS = 32, 64
+"""Clips for so many batches are chosen at random and sorted by length, so that batches differ in every epoch."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How large a batch is: so many ``clips``, or, if ``seconds`` is not None, so many seconds with the padding.
+
+    By seconds a batch has as many clips as fit when each is padded to the longest of them, and at least one.
+    """
+
+    clips: int = 1
+    seconds: float | None = None
+
+    def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
+        """Yield the places in lists that are enough for some dozens of batches each; the last may have fewer."""
+        if self.seconds is None:
+            size = POOL * self.clips
+            yield from (list(places[begin : begin + size]) for begin in range(0, len(places), size))
+            return
+        pool, room = [], POOL_BY_SECONDS * self.seconds
+        for place in places:
+            pool.append(place)
+            room -= lengths[place]
+            if room <= 0:
+                yield pool
+                pool, room = [], POOL_BY_SECONDS * self.seconds
+        if pool:
+            yield pool
+
+    def cut(self, places: Sequence[int], lengths: Sequence[float]) -> list[list[int]]:
+        """Return batches of places that are sorted by length, either way."""
+        if self.seconds is None:
+            return [list(places[begin : begin + self.clips]) for begin in range(0, len(places), self.clips)]
+        batches: list[list[int]] = []
+        longest = 0.0
+        for place in places:
+            both = max(longest, lengths[place])
+            if batches and (len(batches[-1]) + 1) * both <= self.seconds:
+                batches[-1].append(place)
+                longest = both
+            else:
+                batches.append([place])
+                longest = lengths[place]
+        return batches
+
+
+def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch: int) -> list[list[int]]:
+    """Return the indices of the clips in each batch of an epoch; each clip is in one batch.
+
+    The order depends on the arguments alone, and is the same with every Python version: it comes from a generator of
+    its own, and only from its method ``random()``, since Python promises no stable sequence for ``shuffle()``.
+    """
+    chance = random.Random(f"{seed} {epoch}")
+    batches = []
+    for pool in size.pools(_shuffled(range(len(lengths)), chance), lengths):
+        batches += size.cut(sorted(pool, key=lengths.__getitem__), lengths)
+    return _shuffled(batches, chance)
+
+
+def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]:
+    """Return batches of all clips for evaluation, the longest first: what does not fit into memory fails at once."""
+    return size.cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), lengths)
+
+
+def padding(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
+    """Return the share of padding in batches that are each padded to their longest clip."""
+    room = sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
+    return 1 - sum(lengths[place] for batch in batches for place in batch) / room if room else 0.0
+
+
+def _shuffled(items: Sequence[T], chance: random.Random) -> list[T]:
+    keys = [chance.random() for _ in items]
+    return [items[place] for place in sorted(range(len(items)), key=keys.__getitem__)]

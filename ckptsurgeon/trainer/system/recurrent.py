@@ -1,0 +1,40 @@
+"""Recurrent layers in runs with autocast: they compute in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["keep_recurrent_in_float32"]
+
+
+def keep_recurrent_in_float32(model: nn.Module) -> nn.Module:
+    """Let the LSTM, GRU and RNN layers of a model compute in float32 inside autocast; returns the model.
+
+    On a GPU autocast gives them float16, whatever dtype it was asked for: torch's ``_cudnn_rnn_cast_reflatten`` names
+    no other. Gradients in float16 need a loss that is scaled, which a run in bf16 does not have.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.forward = _without_autocast(module.forward)
+    return model
+
+
+def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def computed(inputs: Tensor | PackedSequence, state: Any = None) -> Any:
+        device = (inputs.data if isinstance(inputs, PackedSequence) else inputs).device
+        with torch.autocast(device.type, enabled=False):
+            return forward(inputs.float(), _as_float32(state))
+
+    return computed
+
+
+def _as_float32(state: Any) -> Any:
+    """Return a layer's state in float32: a tensor, a pair of them, or none."""
+    if isinstance(state, tuple):
+        return tuple(map(_as_float32, state))
+    return state.float() if isinstance(state, Tensor) else state

@@ -1,0 +1,83 @@
+"""Tries the longest batch before the first step, so that what does not fit into memory ends a run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..util.text import escape
+from .config.settings import Settings
+from .data.loader import Batches
+from .parallel.parallel_model import ParallelModel
+from .state.model_tensors import own_numbers, restore_numbers
+from .state.training_state import TrainingState
+from .step import BufferSnapshot
+from .system.device import autocast
+from .system.random_state import preserve_random_state
+from .tasks._task import Batch, Task
+
+__all__ = ["try_longest_batch"]
+
+
+def try_longest_batch(state: TrainingState) -> None:
+    """Run the longest batch forward and backward, as a step does, and forget it; the state stays bit for bit.
+
+    Only sources that ``Batches`` makes say which batch is the longest. Raises ConfigError if torch has no deterministic
+    backward pass of something, and torch.OutOfMemoryError.
+    """
+    job = state.job
+    if not isinstance(job.train, Batches) or state.parallel.is_sharded:
+        return
+    batch = job.train.longest(rank=job.ranks.rank, of=job.ranks.size)
+    begin_step = getattr(job.task, "begin_step", None)
+    if begin_step is not None:
+        begin_step(state.model, state.progress.step)
+    numbers, buffers = own_numbers(state.model), BufferSnapshot(state.model)
+    moments = _moments(state)
+    try:
+        with preserve_random_state(), _explained(job.settings):
+            _run(state.parallel, job.task, batch, job.settings)
+    finally:
+        del moments
+        state.model.zero_grad(set_to_none=True)
+        buffers.restore_if(torch.ones((), dtype=torch.bool))
+        restore_numbers(state.model, numbers)
+
+
+def _run(model: ParallelModel, task: Task, batch: Batch, settings: Settings) -> None:
+    device = next(model.module.parameters()).device
+    with model.no_sync():
+        with autocast(settings, device):
+            total: Tensor = model(partial(_total, task, batch.to(device)))
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+
+
+def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
+    return task.loss(module, batch).total
+
+
+def _moments(state: TrainingState) -> list[Tensor]:
+    """Return as much memory of a GPU as the optimizer will take in its first step; none if it has taken it."""
+    optimizer = state.optimizer
+    if state.job.device.type == "cpu" or optimizer.inner.state:
+        return []
+    return [torch.empty_like(one) for one in optimizer.parameters for _ in range(optimizer.moments)]
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Raise ConfigError if torch cannot compute something the same way twice, and the settings ask for that."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not settings.deterministic or "deterministic" not in str(error):
+            raise
+        raise ConfigError(
+            f"train.deterministic: {escape(str(error).splitlines()[0], 300)}.", hint="--set deterministic=false."
+        ) from error
