@@ -21,7 +21,10 @@ from ..storage.write.temp import sync
 from .folder.run_folder import RunFolder
 from .step import StepResult
 
-__all__ = ["TensorBoardLog", "TrainingLog", "log_rows", "read_log"]
+__all__ = ["Observer", "TensorBoardLog", "TrainingLog", "log_rows", "read_log"]
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""A function that gets each row of the log."""
 
 
 class TensorBoardLog:

@@ -9,10 +9,9 @@ processes run the same code, and every collective call below is reached by all o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from .config.settings import Settings
 from .evaluation import evaluate
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
-from .log import PendingStep, TrainingLog, log_rows
+from .log import Observer, PendingStep, TrainingLog, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
 from .state.checkpointing import CheckpointWriter
@@ -35,19 +34,16 @@ from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
 from .tasks._load import explain_task_errors
-from .tasks._task import Batch, Loss, Task, is_higher_better
+from .tasks._task import Batch, Loss, Task, begin_step, is_higher_better
 from .try_out import try_longest_batch
 
-__all__ = ["Observer", "TrainingLoop", "gradient_step"]
+__all__ = ["TrainingLoop", "gradient_step"]
 
 COLLAPSED_STEPS = 20
 """A run ends after so many steps in a row that the task calls collapsed."""
 
 ROWS_ON_GPU = 10
 """Log rows that are fetched from a GPU together: each fetch waits until the GPU has done all that was queued."""
-
-Observer = Callable[[Mapping[str, Any]], None]
-"""A function that gets each row of the log."""
 
 
 class TrainingLoop:
@@ -155,9 +151,7 @@ class TrainingLoop:
             unseen += state.stream.position[0] == 0  # in the first epoch the run sees every clip for the first time
         measures_updates = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
         weights = [one.detach().clone() for one in state.optimizer.parameters] if measures_updates else []
-        begin_step = getattr(task, "begin_step", None)
-        if begin_step is not None:
-            begin_step(state.model, step)
+        begin_step(task, state.model, step)
         # Operations are counted in the first step, which is not compiled: the counter cannot look into a graph.
         counts_flops = state.flops_per_place is None
         try:
@@ -239,17 +233,10 @@ class TrainingLoop:
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def _save_alone(self) -> bool:
-        """Save without the other ranks, which are gone or wait for this one; returns whether there was a step to save.
-
-        With DDP every rank has the whole model. With FSDP the shards of the other ranks are missing.
-        """
-        state = self.state
-        state.is_alone = True
+        """Log and save without the other ranks; returns whether that could be done."""
         self._write_rows(time.perf_counter())
-        if not state.progress.step or state.parallel.is_sharded:
-            return False
-        self.save()
-        return True
+        self._log.sync()
+        return self.checkpoints.save_alone()
 
     def save(self) -> None:
         """Save a checkpoint to resume from, after syncing the log: a resumed run needs all rows up to its step."""

@@ -19,7 +19,7 @@ from .state.training_state import TrainingState
 from .step import BufferSnapshot
 from .system.device import autocast
 from .system.random_state import preserve_random_state
-from .tasks._task import Batch, Task
+from .tasks._task import Batch, Task, begin_step
 
 __all__ = ["try_longest_batch"]
 
@@ -34,9 +34,7 @@ def try_longest_batch(state: TrainingState) -> None:
     if not isinstance(job.train, Batches) or state.parallel.is_sharded:
         return
     batch = job.train.longest(rank=job.ranks.rank, of=job.ranks.size)
-    begin_step = getattr(job.task, "begin_step", None)
-    if begin_step is not None:
-        begin_step(state.model, state.progress.step)
+    begin_step(job.task, state.model, state.progress.step)
     numbers, buffers = own_numbers(state.model), BufferSnapshot(state.model)
     moments = _moments(state)
     try:

@@ -160,7 +160,7 @@ class _Nursery:
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as ckpt train sets it
         )  # fmt: skip
 
     def carry_out(self, orders: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -95,6 +95,9 @@ def run(
     sink: Sink,
 ) -> None:
     """Train."""
+    if "WORLD_SIZE" in os.environ:
+        # DDP writes a line to standard error if a step uses all parameters, which is usual. Before torch is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ...errors import ConfigError
     from ...render.train import trained_view
     from ...trainer.run.records import read_report

@@ -24,6 +24,7 @@ from ..evaluation import evaluate, loss_per_item
 from ..job.assembly import build_job, with_one_batch
 from ..job.job import Job
 from ..system.device import torch_settings
+from ..tasks._task import begin_step
 from .check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["BEST_REOPENED", "LOSS_PREFIX", "REOPENED", "SavedWeights", "main", "reload_in_new_process"]
@@ -48,9 +49,7 @@ def _loss(job: Job, saved: Mapping[str, Any]) -> float:
     model = job.empty_model()
     load_into(model, saved["weights"], strict=True, on_missing="error")
     model.to(job.device)
-    begin_step = getattr(job.task, "begin_step", None)
-    if begin_step is not None:
-        begin_step(model, saved["step"])
+    begin_step(job.task, model, saved["step"])
     if saved["dev"]:
         assert job.dev is not None
         return evaluate(model, job.task, job.dev.read(0, 0), settings=job.settings)["loss"]

@@ -17,7 +17,8 @@ from ..data.source import first_batch
 from ..evaluation import evaluate, evaluation_mode, loss_per_item
 from ..folder.run_folder import BEST, MODEL
 from ..job.job import Job, new_part_masks, unknown_metric_error
-from ..loop import Observer, TrainingLoop
+from ..log import Observer
+from ..loop import TrainingLoop
 from ..parallel.ranks import is_communication_error
 from ..run.controls import knowledge_moved
 from ..run.result import Controls

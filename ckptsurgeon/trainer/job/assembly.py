@@ -86,13 +86,14 @@ def build_job(
     if not cached:
         settings = replace(settings, data=replace(settings.data, cache=None))
     where = device if isinstance(device, torch.device) else choose_device(device)
-    if settings.data.workers is None:
-        settings = replace(settings, data=replace(settings.data, workers=usual_workers(where)))
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
     parameter_rules(settings, keys)  # raises for a pattern that matches nothing, before anything slow is done
-    task, splits, notes, tokens = load_task_data(settings, document, target)
+    # The settings of the job keep None: a resumed run may have another machine.
+    workers = settings.data.workers if settings.data.workers is not None else usual_workers(where)
+    known = replace(settings, data=replace(settings.data, workers=workers))
+    task, splits, notes, tokens = load_task_data(known, document, target)
     job = Job(
         document, settings, target, where, task, splits["train"], splits.get("dev"), splits.get("test"),
         tokens=tuple(tokens), init=init, ranks=ranks, strategy=strategy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
@@ -52,9 +51,7 @@ class ParallelModel:
         """Return ``function(module)``. If it returns several values, the first is the loss to go backward from."""
         if self._wrapped is None:
             return function(self.module)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")  # as is meant
-            return cast(T, self._wrapped(function))
+        return cast(T, self._wrapped(function))
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""

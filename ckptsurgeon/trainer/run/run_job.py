@@ -17,8 +17,8 @@ from ..folder.run_lock import RunLock
 from ..job.assembly import fill_caches
 from ..job.job import Job
 from ..log import LOG_FILE as LOG
-from ..log import TrainingLog, read_log
-from ..loop import Observer, TrainingLoop
+from ..log import Observer, TrainingLog, read_log
+from ..loop import TrainingLoop
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
 from ..state.run_progress import DONE, PATIENCE

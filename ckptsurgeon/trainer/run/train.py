@@ -16,7 +16,7 @@ from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
-from ..loop import Observer
+from ..log import Observer
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments

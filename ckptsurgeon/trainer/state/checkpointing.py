@@ -34,6 +34,18 @@ class CheckpointWriter:
             weights = safetensors_bytes(state_tensors(state.model))
             folder.save(state.progress.step, weights, values, keep=state.settings.keep)
 
+    def save_alone(self) -> bool:
+        """Save without the other ranks, which are gone or wait for this one; returns whether it could.
+
+        With DDP every rank has the whole model. With FSDP the shards of the other ranks are missing.
+        """
+        state = self._state
+        state.is_alone = True
+        if not state.progress.step or state.parallel.is_sharded:
+            return False
+        self.save()
+        return True
+
     def _save_shards(self, values: Mapping[str, object]) -> None:
         """Write a checkpoint of all ranks: rank 0 gathers the weights one by one, each rank writes its moments."""
         state, folder, ranks = self._state, self.folder, self._state.job.ranks

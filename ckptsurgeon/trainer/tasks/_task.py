@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..data.sound import Clip
 
-__all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "is_higher_better"]
+__all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "begin_step", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
 """A function that gets a split, how many of its clips are done, and how many there are."""
@@ -126,6 +126,13 @@ class ClipTask(Task, Protocol):
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return a batch of examples."""
         ...
+
+
+def begin_step(task: Task, model: nn.Module, step: int) -> None:
+    """Tell a task that wants to know it that step ``step`` (0-based) begins."""
+    function = getattr(task, "begin_step", None)
+    if function is not None:
+        function(model, step)
 
 
 def is_higher_better(task: Task, figure: str) -> bool:
