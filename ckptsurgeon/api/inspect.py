@@ -34,21 +34,25 @@ def inspect(
     include: Patterns = (),
     exclude: Patterns = (),
     stats: bool = False,
+    model_class: bool = False,
 ) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, its ties, other entries of the file, an adapter's settings.
 
     For a model's folder, notes report files next to the weights that contradict them.
 
     ``include`` and ``exclude`` select keys; ``stats`` also reads their values, except those of quantised tensors,
-    which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
-    matches nothing.
+    which are codes. With ``model_class``, keys and shapes are also compared with those of the class of transformers in
+    config.json, if transformers is installed; that takes seconds. Raises what ``open_checkpoint`` raises, and
+    PatternError for a pattern that matches nothing.
     """
+    from .class_check import comparison_notes
     from .model_folder.checks import contradictions
 
     with open_checkpoint(path, root) as checkpoint:
         adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats)
-        return replace(found, adapter=adapter, notes=(*found.notes, *notes, *contradictions(checkpoint)))
+        notes = (*notes, *contradictions(checkpoint), *(comparison_notes(checkpoint) if model_class else ()))
+        return replace(found, adapter=adapter, notes=(*found.notes, *notes))
 
 
 def init_config(

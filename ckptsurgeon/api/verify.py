@@ -79,9 +79,10 @@ def verify(
 
 
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
-    """Yield notes on quantised tensors and layers that lack parts, and on files that contradict the weights."""
+    """Yield notes on quantised tensors, on layers that lack parts, and on files and classes that contradict them."""
+    from .class_check import class_notes
     from .model_folder.checks import contradictions
 
     name = escape(checkpoint.path)
-    notes = (*checkpoint.quantisation_notes, *contradictions(checkpoint))
+    notes = (*checkpoint.quantisation_notes, *contradictions(checkpoint), *class_notes(checkpoint))
     yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in notes)

@@ -304,7 +304,7 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(again, "loss_per_item", loss)
     order = {
         "config": "toy.yaml", "sets": [], "device": "cpu", "overfitting": False,
-        "saved": [{"weights": "run/last/model.safetensors", "dev": False}],
+        "saved": [{"weights": "run/last/model.safetensors", "dev": False, "step": 4}],
     }  # fmt: skip
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(order)))
     before = torch.get_num_threads()

@@ -21,6 +21,7 @@ from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
 from .family_checks import family_notes
 from .folder import ModelFolder, model_folder
+from .input_checks import input_notes
 from .layer_checks import layer_notes
 from .layer_holes import gap_notes
 from .logical_tensors import logical_tensors
@@ -205,6 +206,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *added_notes(folder, read),
         *special_id_notes(folder, read),
         *end_notes(folder, read),
+        *input_notes(folder, read),
     ]
 
 

@@ -152,6 +152,10 @@ COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
 def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on layers that contradict a configuration: wrong number, gaps, missing tensors, differing shapes."""
     keys = [one.key for one in tensors]
+    kinds, number = config.get("layer_types"), config.get("num_hidden_layers")
+    if isinstance(kinds, list) and type(number) is int and len(kinds) != number:
+        has = f"layer_types of config.json has {count(len(kinds), 'entry', 'entries')}"
+        yield f"{has}, but num_hidden_layers is {number}: transformers 5 cannot load this model"
     yield from uneven_notes(tensors, config)
     yield from dtype_notes(tensors, config)
     lists = numbered_lists(keys)

@@ -50,6 +50,12 @@ def run(
     stats: Annotated[
         bool, typer.Option("--stats", help="Read the values: mean, deviation, extremes, NaN and Inf.")
     ] = False,
+    model_class: Annotated[
+        bool,
+        typer.Option(
+            "--class", help="Compare keys and shapes with those of the class in config.json (needs transformers)."
+        ),
+    ] = False,
     metadata: Annotated[
         bool, typer.Option("--metadata", help="Print the metadata of the file as well (safetensors).")
     ] = False,
@@ -62,7 +68,9 @@ def run(
 
     _check(sort, depth, keys=keys, stats=stats, full=sink.verbose)
     with sink.working("reading"):
-        found = inspect(source, root=root, include=include or (), exclude=exclude or (), stats=stats)
+        found = inspect(
+            source, root=root, include=include or (), exclude=exclude or (), stats=stats, model_class=model_class
+        )
     _print(found, sink, depth=depth, sort=sort, keys=keys, metadata=metadata)
     if found.summary is not None and found.summary.unsound:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from ...storage.read._descriptors import leads_out
 from ...util.text import brief_repr, escape
 from .._document import Document
 from .files import companions
-from .overrides import FETCHING, check_overrides, merged_fields
+from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
 from .written import WrittenConfig, files_of
 
@@ -73,7 +73,7 @@ def describe(document: Document, package: Any) -> ModelDescription:
         )
     merged = merged_fields(config_class, fields, overrides)
     try:
-        config = config_class.from_dict({key: value for key, value in merged.items() if key not in FETCHING})
+        config = config_of(config_class, merged)
     except Exception as error:
         why = " ".join(str(error).split())
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,27 @@ from ...tensors.dtypes import dtype_named
 from ...util.text import brief_repr
 from .._document import Document, check_fields
 
-__all__ = ["FETCHING", "check_overrides", "merged_fields"]
+__all__ = ["check_overrides", "config_of", "merged_fields"]
 
 FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
 """Fields that are left out because they may name code on the hub; the weights do not depend on them."""
+
+
+FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+"""Numbers that transformers 5 writes as ``{"__float__": "Infinity"}``, since JSON does not have them."""
+
+
+def config_of(config_class: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the configuration that a class reads from fields; raises whatever the class raises."""
+    return config_class.from_dict({name: _decoded(value) for name, value in fields.items() if name not in FETCHING})
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return FLOATS.get(str(value["__float__"]), value)
+        return {name: _decoded(one) for name, one in value.items()}
+    return [_decoded(one) for one in value] if isinstance(value, list) else value
 
 
 def check_overrides(

@@ -14,7 +14,7 @@ from ...vocabulary.token_ids import MovedIds, Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from .._document import Document
 from .files import CONFIG, companions, is_of_tokenizer
-from .overrides import FETCHING, merged_fields
+from .overrides import config_of, merged_fields
 from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 
 __all__ = ["WrittenConfig", "files_of"]
@@ -71,9 +71,8 @@ class WrittenConfig:
 
     def _is_taken(self, text: str) -> bool:
         """Return whether the class reads the same configuration from a text."""
-        fields = {name: value for name, value in json.loads(text).items() if name not in FETCHING}
         try:
-            taken = type(self.config).from_dict(fields).to_dict()
+            taken = config_of(type(self.config), json.loads(text)).to_dict()
         except Exception:  # a class of transformers may raise anything
             return False
         return {**taken, _OF_THE_LIBRARY: ""} == {**self.config.to_dict(), _OF_THE_LIBRARY: ""}

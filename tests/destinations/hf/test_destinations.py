@@ -280,3 +280,16 @@ def test_an_answer_on_stdout_is_only_the_answer_and_no_other_module_is_loaded() 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["counts"] == {"copied": 1, "initialised": 38}
+
+
+def test_numbers_that_json_lacks_are_read_as_transformers_writes_them() -> None:
+    """As {"__float__": "Infinity"}; the output has the same text."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    made = transformers.FalconH1ForCausalLM(transformers.FalconH1Config(**sizes, vocab_size=40))
+    made.save_pretrained("net")
+    assert '"__float__": "Infinity"' in Path("net/config.json").read_text()
+    cs.apply(cs.transplant("net", "net/config.json"), "out")
+    assert json.loads(Path("out/config.json").read_text())["time_step_limit"][1] == {"__float__": "Infinity"}
+    assert not cs.verify("out").notes

@@ -1,0 +1,105 @@
+"""Compares a model's folder with the class of transformers that its config.json names: keys and shapes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..destinations.hf.files import ADAPTER, CONFIG
+from ..errors import CheckpointError
+from ..planning.plan.plan import Plan
+from ..storage.read.uri import scheme_of
+from ..util.text import count, escape, listing, shape_text
+from .model_folder.folder import ModelFolder, model_folder
+from .transplant.transplant import transplant
+
+__all__ = ["class_notes", "comparison_notes"]
+
+PACKAGES = ("torch", "transformers")
+
+
+def class_notes(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on keys and shapes of a model that are not those of the class in its config.json.
+
+    The class is built without values, as ``transplant`` builds a destination. There are no notes if ``not_compared``
+    gives a reason.
+    """
+    folder = model_folder(checkpoint)
+    if not_compared(checkpoint, folder):
+        return []
+    try:
+        plan = transplant(checkpoint, os.path.join(folder.path, CONFIG), on_mismatch="init")
+    except CheckpointError as error:
+        said = error.said.removeprefix("config.json: ").removesuffix(".")
+        return [f"the model that config.json describes cannot be built: {said}"]
+    return list(_differences(plan, checkpoint, _architecture(folder)))
+
+
+def comparison_notes(checkpoint: Checkpoint) -> list[str]:
+    """Return the ``class_notes``, or one that says why there are none."""
+    folder = model_folder(checkpoint)
+    why = not_compared(checkpoint, folder)
+    if why:
+        return [f"keys and shapes are not compared with those of a class: {why}"]
+    found = class_notes(checkpoint)
+    return found or [f"keys and shapes are those of {escape(_architecture(folder))} in transformers"]
+
+
+def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
+    """Return why a model cannot be compared with its class; '' if it can."""
+    names, config = {one.name for one in folder.files}, folder.config
+    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if ADAPTER in names:
+        return "this is an adapter, not a whole model"
+    if CONFIG not in names:
+        return "there is no config.json beside the weights"
+    if checkpoint.elsewhere:
+        return "this is one of several shards"
+    if scheme_of(folder.path):
+        return "the folder is not a local one"
+    if checkpoint.codes.tensors or "quantization_config" in config:
+        return "the model is quantised, and its codes have other shapes"
+    if "auto_map" in config:
+        return "config.json names code of its own (auto_map), which is not run"
+    if not isinstance(config.get("model_type"), str) or not _architecture(folder):
+        return "config.json does not name one class (model_type, architectures)"
+    return f"{lacking[0]} is not installed" if lacking else ""
+
+
+def _architecture(folder: ModelFolder) -> str:
+    """Return the only class that a configuration names, else ''."""
+    names = folder.config.get("architectures")
+    return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
+
+
+def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]:
+    ignored = _ignored(name)
+    name = escape(name)
+    missing = [step.key for step in plan.steps if step.reason == "missing" and not step.tied_to]
+    missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
+    unused = sorted(key for _, key in plan.unexpected)
+    unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
+    others = [step for step in plan.steps if step.reason == "mismatch" and not step.tied_to]
+    if missing:
+        has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
+        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+    if others:
+        one = others[0]
+        own = f"is {shape_text(checkpoint[one.key].shape)}" if one.key in checkpoint else "has another shape"
+        rest = f"; the shapes of {count(len(others) - 1, 'other')} differ too" if others[1:] else ""
+        yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
+    if unused:
+        yield f"{name} has no place for {count(len(unused), 'tensor')}: {listing(unused, 3, where='')}: it ignores them"
+
+
+def _ignored(name: str) -> list[str]:
+    """Return patterns of keys that a class of transformers neither misses nor minds."""
+    import transformers
+
+    made = getattr(transformers, name, None)
+    fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
+    own = [pattern for field in fields for pattern in getattr(made, field, None) or ()]
+    return [*own, r"rotary_emb\.inv_freq$"]

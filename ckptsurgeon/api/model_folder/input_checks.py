@@ -1,0 +1,98 @@
+"""Notes on files that prepare inputs for another model: sizes of images and sounds, tokens in chat templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...destinations.hf.files import PREPROCESSOR
+from ...errors import ConfigError, SourceError
+from ...util.text import escape, listing
+from .documents import CHAT, TOKENIZER
+from .folder import ModelFolder
+from .tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, object_in
+
+__all__ = ["input_notes"]
+
+MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
+"""The field with the number of mel bins, by feature extractor; in config.json it is ``num_mel_bins``."""
+OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_model", "vit")
+"""Model types that refuse images of another size than ``image_size``, unless their caller asks for interpolation."""
+PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
+"""Fields with the id of the token that stands for an image, a video or a sound."""
+BARRED = re.compile(r"<[|｜][^|｜<>\s{}'\"]{1,40}[|｜]>")
+"""Tokens of this form are rarely in a text by themselves."""
+
+
+def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield notes on what prepares inputs of other sizes, or with other tokens, than the model has.
+
+    ``read`` has the same vocabulary as ``folder``.
+    """
+    made = object_in(folder, PREPROCESSOR)
+    yield from _mel_bins(made, folder.config)
+    yield from _image_sizes(made, folder.config)
+    tokens = local_tokens(read)
+    if tokens:
+        yield from _placeholders(folder, tokens, added_tokens(folder))
+        yield from _chat_tokens(folder, {*tokens, *added_tokens(folder)})
+
+
+def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    field = MEL_BINS.get(str(made.get("feature_extractor_type")), "")
+    number, wanted = made.get(field), config.get("num_mel_bins")
+    if type(number) is int and type(wanted) is int and number != wanted:
+        yield f"{PREPROCESSOR} says {number} ({field}), but config.json says {wanted} (num_mel_bins)"
+
+
+def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    nested = config.get("vision_config")
+    for part in (config, nested if isinstance(nested, dict) else {}):
+        wanted = part.get("image_size")
+        if part.get("model_type") not in OF_ONE_SIZE or type(wanted) is not int:
+            continue
+        field, sides = _size(made)
+        if sides and any(side != wanted for side in sides):
+            images = " x ".join(map(str, sides))
+            yield f"{PREPROCESSOR} makes images of {images} ({field}), but config.json says {wanted} (image_size)"
+            return
+
+
+def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return the field with the size of the images that a processor makes, and height and width; () if not known."""
+    field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
+    if field == "size" and made.get("do_resize") is False:
+        return field, ()
+    value = made.get(field)
+    sides = (value.get("height"), value.get("width")) if isinstance(value, dict) else (value, value)
+    return field, tuple(side for side in sides if type(side) is int)
+
+
+def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[str]:
+    for field, number in folder.config.items():
+        match = PLACEHOLDER.fullmatch(field)
+        if match is None or type(number) is not int or not 0 <= number < len(tokens):
+            continue
+        token = tokens[number]
+        own = sorted(one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one))
+        if own and token not in added and not SPECIAL.fullmatch(token):
+            yield (
+                f"{escape(field)} of config.json is {number} ({brief_token(token)}), an ordinary word of the tokeniser "
+                f"beside it, which has {listing([brief_token(one) for one in own], 3, where='')}"
+            )
+
+
+def _chat_tokens(folder: ModelFolder, tokens: set[str]) -> Iterator[str]:
+    """Yield a note if the tokeniser has none of the control tokens that a chat template writes, but has others."""
+    template = ""
+    with suppress(ConfigError, SourceError):  # reported elsewhere
+        template = folder.chat_template
+    named = sorted({*BARRED.findall(template)})
+    others = sorted(one for one in tokens if BARRED.fullmatch(one))
+    if named and others and not tokens.intersection(named):
+        where = CHAT if any(one.name == CHAT for one in folder.files) else f"chat_template of {TOKENIZER}"
+        names = listing([brief_token(one) for one in named], 3, where="")
+        has = listing([brief_token(one) for one in others], 3, where="")
+        yield f"{where} writes tokens that the tokeniser lacks, so that it splits them: {names}; it has {has}"

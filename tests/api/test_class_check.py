@@ -1,0 +1,103 @@
+"""A model's folder is compared with the class that its config.json names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 40, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def qwen3(path: str, **changes: Any) -> str:
+    """Save a small model, and change fields of its config.json; None removes one."""
+    torch.manual_seed(0)
+    made = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SMALL, tie_word_embeddings=False))
+    made.save_pretrained(path)
+    file = Path(path, "config.json")
+    fields = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+    return path
+
+
+def notes(path: str) -> list[str]:
+    return [one for one in cs.inspect(path, model_class=True).notes if "not compared" not in one]
+
+
+def test_a_sound_model_is_that_of_its_class() -> None:
+    assert notes(qwen3("net")) == ["keys and shapes are those of Qwen3ForCausalLM in transformers"]
+    assert not cs.inspect("net").notes
+    cs.apply(cs.convert("net"), "out")
+    assert not cs.verify("out").notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"head_dim": None}, "self_attn.q_proj.weight is (32, 32), but Qwen3ForCausalLM, built from config.json, has"),
+        (
+            {"tie_word_embeddings": False, "num_hidden_layers": 3, "layer_types": None},
+            "11 tensors that the weights lack",
+        ),
+        ({"num_hidden_layers": 1, "layer_types": None}, "has no place for 11 tensors"),
+        ({"layer_types": ["full_attention"]}, "the model that config.json describes cannot be built: Qwen3Config"),
+    ],
+)
+def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) -> None:
+    qwen3("net", **changes)
+    assert any(said in one for one in notes("net")), notes("net")
+    cs.apply(cs.convert("net"), "out")
+    found = cs.verify("out")
+    assert found.ok
+    assert any(said in note.why for note in found.notes), found.notes
+
+
+def bare(path: str) -> None:
+    Path(path, "config.json").unlink()
+
+
+def coded(path: str) -> None:
+    qwen3(path, auto_map={"AutoModel": "code.Net"})
+
+
+def adapter(path: str) -> None:
+    Path(path, "adapter_config.json").write_text("{}")
+
+
+def quantised(path: str) -> None:
+    qwen3(path, quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (bare, "there is no config.json beside the weights"),
+        (coded, "config.json names code of its own"),
+        (adapter, "this is an adapter"),
+        (quantised, "the model is quantised"),
+    ],
+)
+def test_why_there_is_nothing_to_compare_is_said(change: Callable[[str], None], why: str) -> None:
+    change(qwen3("net"))
+    found = [one for one in cs.inspect("net", model_class=True).notes if "are not compared" in one]
+    assert len(found) == 1
+    assert why in found[0]
+
+
+def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]) -> None:
+    qwen3("net", head_dim=None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "torch is not installed" in ckpt("inspect", "net", "--class").err
+    cs.apply(cs.convert("net"), "out")
+    assert not cs.verify("out").notes
