@@ -78,7 +78,7 @@ class TrainingLoop:
         state.seed_generators()
         self._log = TrainingLog(self.folder, state.progress.step, tensorboard=tensorboard)
         try:
-            with ranks.detect_lost():
+            with self.checkpoints, ranks.detect_lost():
                 ranks.barrier()  # the other ranks wait here while rank 0 runs the checks before the first step
                 state.progress.ended = self._train(until, stop)
                 if self.job.dev is None and state.progress.ended not in (NONFINITE, COLLAPSED) and state.progress.step:

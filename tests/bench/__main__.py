@@ -23,7 +23,7 @@ from .lora import lora
 from .merging import merging
 from .scanning import scanning
 from .small import small
-from .training import loading, training
+from .training import loading, saving, training
 
 IN_PROCESS = """
 import sys, time
@@ -179,7 +179,7 @@ def main() -> None:
     try:
         print(machine())
         print("\n| what | measured | limit | | medians |\n|---|---|---|---|---|", flush=True)
-        only = [training(folder, number), loading(folder, number)] if options.training else []
+        only = [training(folder, number), loading(folder, number), saving(folder, 1)] if options.training else []
         only += [merging(folder, number)] if options.merging else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
@@ -211,6 +211,7 @@ def main() -> None:
             sizes(folder, names),
             training(folder, number),
             loading(folder, number),
+            saving(folder, 1),
             merging(folder, number),
             scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .harness import Row, python
 
-__all__ = ["loading", "training"]
+__all__ = ["loading", "saving", "training"]
 
 SETUP = """
 import os, sys, tempfile, time
@@ -81,6 +81,30 @@ began = time.perf_counter()
 loop.run(until=20)
 """
 
+SAVING = """
+import os, sys, tempfile, time
+import torch
+torch.set_num_threads(1)
+os.chdir(tempfile.mkdtemp())
+sys.path.insert(0, {root!r})
+from tests.trainer import toy
+made = toy.loop(model={{"hidden": 4980}}, folder="run", steps=13, batch_size=64, evaluate_every=99, save_every=4)
+stalls, steps, save, step = [], [], made.save, made._step
+
+def timed(times, work):
+    def call(*args):
+        began = time.perf_counter()
+        made_of = work(*args)
+        times.append(time.perf_counter() - began)
+        return made_of
+    return call
+
+made.save, made._step = timed(stalls, save), timed(steps, step)
+made.run(until=12)
+size = sum(os.path.getsize(f"run/last/{{name}}") for name in os.listdir("run/last"))
+print(size, sorted(stalls[1:])[0], sorted(steps[1:])[5], file=sys.stderr)  # the first save takes its memory
+"""
+
 END = "print(time.perf_counter() - began, file=sys.stderr)\n"
 
 
@@ -98,6 +122,21 @@ def loading(folder: str, number: int) -> Iterator[Row]:
         stepped.append(seconds(LOADING + STEPPED + END, folder) / 19)
     a, b = statistics.median(loaded), statistics.median(stepped)
     yield Row("making a batch of 32 clips / a step with it", a / b, 0.25, seen=f"{1000 * a:.2f} ms / {1000 * b:.2f} ms")
+
+
+def saving(folder: str, number: int) -> Iterator[Row]:
+    """How long the loop waits for a save of 300 MB, over a step of that model."""
+    found = []
+    for _ in range(number):
+        done = subprocess.run(
+            python(SAVING.format(root=os.getcwd())), cwd=folder, capture_output=True, text=True, check=True
+        )
+        found.append([float(one) for one in done.stderr.strip().splitlines()[-1].split()])
+    size, stall, step = (statistics.median(one) for one in zip(*found, strict=True))
+    yield Row(
+        f"what a save of {size / 1e6:.0f} MB stalls / a step", stall / step, 1.0,
+        seen=f"{1000 * stall:.0f} ms / {1000 * step:.0f} ms",
+    )  # fmt: skip
 
 
 def training(folder: str, number: int, *, steps: int = 300) -> Iterator[Row]:

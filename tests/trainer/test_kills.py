@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.state.model_tensors import safetensors_bytes
+from ckptsurgeon.trainer.state.model_tensors import SafetensorsLayout
 
 from . import toy
 
@@ -26,7 +27,7 @@ Counted = Callable[[FrameType, str, Any], bool]
 
 
 def killed(work: Callable[[], object], at: int | None, counted: Counted) -> int | None:
-    """Do ``work`` in a process of its own that is killed at the ``at``-th event that counts.
+    """Do ``work`` in a process of its own that is killed at the ``at``-th event that counts, in whichever thread.
 
     Returns how many events there were; None where it was killed.
     """
@@ -40,11 +41,12 @@ def killed(work: Callable[[], object], at: int | None, counted: Counted) -> int 
         def watch(frame: FrameType, event: str, what: Any) -> None:
             nonlocal seen
             if counted(frame, event, what):
-                if seen == at:
+                if at is not None and seen >= at:
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen += 1
 
         try:
+            threading.setprofile(watch)  # of the thread that writes checkpoints
             sys.setprofile(watch)
             work()
             sys.setprofile(None)
@@ -78,7 +80,10 @@ class Saves:
         self.folder, self.keep = RunFolder(path), keep
 
     def save(self, step: int) -> None:
-        self.folder.save(step, safetensors_bytes({"step": torch.tensor([step])}), {"step": step}, keep=self.keep)
+        layout = SafetensorsLayout({"step": torch.tensor([step])})
+        with self.folder.saving(step, keep=self.keep, nbytes=layout.nbytes) as staged:
+            layout.write(staged.file("model.safetensors", layout.nbytes))
+            self.folder.finish(staged, {"step": step})
 
     def whole(self) -> int:
         """Return which checkpoint ``last`` leads to; fails where it is not whole."""
@@ -239,7 +244,7 @@ def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not
     while kills < 20:
         loop = a_run()
         left = calls * (STEPS - loop.state.progress.step) // STEPS
-        moment = chance.randrange(min(calls * 2 * EVERY // STEPS, left))
+        moment = chance.randrange(min(calls * 3 * EVERY // STEPS, left))
         kills += killed(loop.run, moment, python_call) is None
         if RunFolder("run").holds_a_run:
             RunFolder("run").load()

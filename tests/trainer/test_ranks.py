@@ -147,14 +147,15 @@ def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     [
         ("1 5 SIGKILL", "rank 1 ended, without a word; step 5 is saved", 0),
         ("1 5 raise", "rank 1 ended with ConfigError: the task faulty.py:Faulty fails in line", 0),
-        ("0 5 SIGKILL", "rank 0 ended, without a word; step 4 is saved", 1),
+        ("0 5 SIGKILL", "rank 0 ended, without a word; step ", 1),  # 2, or 4 if the thread had the time
     ],
 )
 def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: str, word: str, survivor: int) -> None:
-    write(save_every=4)
+    write(save_every=2)
     ended = train("toy.yaml", "--run", "run", FAULT=fault)
     assert ended[survivor].code == 1, ended
     assert word in ended[survivor].err.replace("\n      ", " "), ended[survivor].err
+    assert fault.endswith("raise") or " is saved, and --resume goes on" in ended[survivor].err.replace("\n      ", " ")
     assert "Traceback" not in ended[survivor].err
     assert [one.code for one in train("--run", "run", "--resume")] == [0, 0]
     write(save_every=4)

@@ -130,7 +130,7 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pyte
     with monkeypatch.context() as broken:
         broken.setattr(os, call, full)
         with pytest.raises(cs.OutputError, match="no space left"):
-            folder.save(6, b"another", loop.state.state_dict(), keep=2)
+            loop.run(until=6)
     assert folder.last_step() == 5
     assert Path("run/last/model.safetensors").read_bytes() == before
     assert [name for place in ("run", "run/steps") for name in os.listdir(place) if "ckpt-tmp" in name] == []

@@ -15,7 +15,24 @@ from .output_checks import check_space, output_error
 from .staging import StagedFile
 from .temp import exchange, folder_of, lock, remove_leftovers, sync_folder, temp_name
 
-__all__ = ["StagedFolder", "staged_folder"]
+__all__ = ["FileStream", "StagedFolder", "staged_folder"]
+
+
+class FileStream:
+    """A file that is written from its beginning to its end, as ``torch.save`` does; ``size`` bytes are written."""
+
+    def __init__(self, file: StagedFile) -> None:
+        self.file, self.size = file, 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write bytes and return their number; raises OutputError."""
+        nbytes = memoryview(data).nbytes
+        self.file.write(self.size, data)
+        self.size += nbytes
+        return nbytes
+
+    def flush(self) -> None:
+        """Do nothing: every write is given to the system at once."""
 
 
 class StagedFolder:
@@ -40,6 +57,13 @@ class StagedFolder:
     def write(self, name: str, data: bytes) -> None:
         """Write a small file."""
         self.file(name, len(data)).write(0, data)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[FileStream]:
+        """Give a file whose size is not known before, to be written from its beginning to its end in the block."""
+        stream = FileStream(self.file(name, 0))
+        yield stream
+        self._open[-1] = (stream.file, stream.size)
 
     @property
     def nbytes(self) -> int:

@@ -15,7 +15,15 @@ from ...storage.small_files import open_file, read_file
 from ...storage.write.temp import temp_name
 from ...util.text import escape
 
-__all__ = ["CHECKSUMS", "FILES", "checksums_of", "clear_last", "complete_steps", "linked_step", "verify_checksums"]
+__all__ = [
+    "CHECKSUMS",
+    "FILES",
+    "checksums_of_folder",
+    "clear_last",
+    "complete_steps",
+    "linked_step",
+    "verify_checksums",
+]
 
 FILES = ("model.safetensors", "state.pth")
 """The files of a complete checkpoint."""
@@ -73,12 +81,6 @@ def _same(one: str, other: str) -> bool:
 
 
 CHECKSUMS = "sums.json"
-
-
-def checksums_of(data: Mapping[str, bytes]) -> bytes:
-    """Return the content of a checksum file for these files."""
-    made = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
-    return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
 
 
 def checksums_of_folder(folder: str) -> bytes:

@@ -6,7 +6,6 @@ steps/<n>/{model.safetensors,state.pth,sums.json,moments/} last -> steps/<n> bes
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ...errors import ConfigError, FormatError, SourceError
 from ...storage.small_files import read_file
@@ -27,7 +26,6 @@ from ...util.text import escape
 from .checkpoint_files import (
     CHECKSUMS,
     FILES,
-    checksums_of,
     checksums_of_folder,
     clear_last,
     complete_steps,
@@ -113,27 +111,15 @@ class RunFolder:
         except OSError as error:
             raise output_error(self.path, error) from error
 
-    def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
-        """Write a checkpoint, point ``last`` to it, and remove all but ``keep`` checkpoints; raises OutputError.
-
-        Whatever happens, ``last`` points to a complete checkpoint: this one or the one before.
-        """
-        import torch
-
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        data = {MODEL: model, STATE: buffer.getvalue()}
-        data[CHECKSUMS] = checksums_of(data)
-        with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=(*data, MOMENTS)) as staged:
-            for name, content in data.items():
-                staged.write(name, content)
-        self._point(step)
-        self._prune(step, keep)
-
     @contextmanager
-    def saving(self, step: int, *, keep: int) -> Iterator[StagedFolder]:
-        """Open a folder in which several ranks write a checkpoint; then point ``last`` to it, as ``save`` does."""
-        with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, CHECKSUMS, MOMENTS)) as staged:
+    def saving(self, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
+        """Give a folder in which a checkpoint of some ``nbytes`` is written; then point ``last`` to it.
+
+        All but ``keep`` checkpoints are removed. Whatever happens, ``last`` points to a complete checkpoint: this one
+        or the one before. Raises OutputError.
+        """
+        stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
+        with staged_folder(self.of("steps", str(step)), nbytes, stale=stale) as staged:
             yield staged
         self._point(step)
         self._prune(step, keep)
@@ -142,10 +128,11 @@ class RunFolder:
         """Write the state and the checksums of all files into the open checkpoint; raises OutputError."""
         import torch
 
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        staged.write(STATE, buffer.getvalue())
-        sync_folder(os.path.join(staged.path, MOMENTS))
+        with staged.stream(STATE) as file:
+            torch.save(dict(state), cast(IO[bytes], file))  # of a file it only calls write and flush
+        moments = os.path.join(staged.path, MOMENTS)
+        if os.path.isdir(moments):
+            sync_folder(moments)
         staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:

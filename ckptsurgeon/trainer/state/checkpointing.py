@@ -1,14 +1,21 @@
-"""Writes the checkpoints of a run: the newest to resume from, and the best model."""
+"""Writes the checkpoints of a run while it goes on: the newest to resume from, and the best model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
+from types import TracebackType
 
+from torch import Tensor
+
+from ...storage.write.staging import staged_file
 from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
-from .model_tensors import safetensors_bytes, state_tensors, write_safetensors
+from .model_tensors import SafetensorsLayout, state_tensors
 from .sharded_state import save_moments
+from .snapshot import Snapshot
 from .training_state import TrainingState
 
 __all__ = ["CheckpointWriter"]
@@ -17,12 +24,33 @@ __all__ = ["CheckpointWriter"]
 class CheckpointWriter:
     """Writes a state into a run folder; without a folder it writes nothing, as on every rank but the first.
 
+    In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error of the
+    thread is raised by the next save or at the end of the block. Shards are written at once: every rank takes part.
+
     ``lineage`` goes into the metadata of the best model.
     """
 
     def __init__(self, state: TrainingState, folder: RunFolder | None) -> None:
         self._state, self.folder = state, folder
         self.lineage: Mapping[str, str] = {}
+        self._thread: ThreadPoolExecutor | None = None
+        self._newest, self._best = Snapshot(), Snapshot()
+        self._writing: dict[Snapshot, Future[None]] = {}
+
+    def __enter__(self) -> CheckpointWriter:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Wait until everything is written; raises OutputError, unless the block has raised something else."""
+        assert self._thread is not None
+        self._thread.shutdown()
+        self._thread, written, self._writing = None, self._writing, {}
+        first = next(filter(None, (one.exception() for one in written.values())), None)
+        if first is not None and error is None:
+            raise first
 
     def save(self) -> None:
         """Write a checkpoint to resume from; every rank must call this. Raises OutputError."""
@@ -31,8 +59,10 @@ class CheckpointWriter:
         if state.parallel.is_sharded:
             self._save_shards(values)
         elif folder is not None:
-            weights = safetensors_bytes(state_tensors(state.model))
-            folder.save(state.progress.step, weights, values, keep=state.settings.keep)
+            self._await(self._newest)
+            tensors, values = self._newest.take((state_tensors(state.model), values))
+            step, keep = state.progress.step, state.settings.keep
+            self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
         """Save without the other ranks, which are gone or wait for this one; returns whether it could.
@@ -44,18 +74,8 @@ class CheckpointWriter:
         if not state.progress.step or state.parallel.is_sharded:
             return False
         self.save()
+        self._await(self._newest)
         return True
-
-    def _save_shards(self, values: Mapping[str, object]) -> None:
-        """Write a checkpoint of all ranks: rank 0 gathers the weights one by one, each rank writes its moments."""
-        state, folder, ranks = self._state, self.folder, self._state.job.ranks
-        with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
-            path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")
-            write_safetensors(os.path.join(path, MODEL) if folder is not None else None, state_tensors(state.model))
-            save_moments(os.path.join(path, MOMENTS), state.model, state.optimizer, state.ema, ranks)
-            ranks.barrier()  # checksums are taken of files that are complete
-            if folder is not None and staged is not None:
-                folder.finish(staged, values)
 
     def save_best(self) -> None:
         """Write the model as the best: its average, if there is one. Raises OutputError."""
@@ -65,11 +85,61 @@ class CheckpointWriter:
         with state.ema.applied() if state.ema is not None else nullcontext():
             tensors = state_tensors(state.model)
             if state.parallel.is_sharded:
-                write_safetensors(folder.of(BEST) if folder is not None else None, tensors, self._metadata())
-            elif folder is not None:
-                folder.write(BEST, safetensors_bytes(tensors, self._metadata()))
+                _write_best(folder, SafetensorsLayout(tensors, self._metadata()))
+            else:
+                self._await(self._best)
+                layout = SafetensorsLayout(self._best.take(tensors), self._metadata())
+                self._write(self._best, partial(_write_best, folder, layout))
+
+    def _await(self, snapshot: Snapshot) -> None:
+        """Wait until a snapshot is written, since its memory is used again; raises OutputError."""
+        pending = self._writing.pop(snapshot, None)
+        if pending is not None:
+            pending.result()
+
+    def _write(self, snapshot: Snapshot, write: Callable[[], None]) -> None:
+        """Let the thread write a snapshot, or write it now if there is none."""
+
+        def run() -> None:
+            snapshot.wait()
+            write()
+
+        if self._thread is None:
+            run()
+        else:
+            self._writing[snapshot] = self._thread.submit(run)
+
+    def _save_shards(self, values: Mapping[str, object]) -> None:
+        """Write a checkpoint of all ranks: rank 0 gathers the weights one by one, each rank writes its moments."""
+        state, folder, ranks = self._state, self.folder, self._state.job.ranks
+        with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
+            path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")
+            layout = SafetensorsLayout(state_tensors(state.model))
+            layout.write(staged.file(MODEL, layout.nbytes) if staged is not None else None)
+            save_moments(os.path.join(path, MOMENTS), state.model, state.optimizer, state.ema, ranks)
+            ranks.barrier()  # checksums are taken of files that are complete
+            if folder is not None and staged is not None:
+                folder.finish(staged, values)
 
     def _metadata(self) -> dict[str, str]:
         progress = self._state.progress
         figure = {} if progress.best is None else {self._state.job.metric: repr(progress.best)}
         return {**self.lineage, "step": str(progress.step), **figure}
+
+
+def _write_checkpoint(
+    folder: RunFolder, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, object], *, keep: int
+) -> None:
+    layout = SafetensorsLayout(tensors)
+    with folder.saving(step, keep=keep, nbytes=layout.nbytes) as staged:
+        layout.write(staged.file(MODEL, layout.nbytes))
+        folder.finish(staged, values)
+
+
+def _write_best(folder: RunFolder | None, layout: SafetensorsLayout) -> None:
+    """Write the best model; a rank without a folder only sends its shards."""
+    if folder is None:
+        layout.write(None)
+        return
+    with staged_file(folder.of(BEST), layout.nbytes, force=True) as staged:
+        layout.write(staged)

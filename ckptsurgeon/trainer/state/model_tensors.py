@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 from ...destinations.torch_module.parts import own_part, part_of, whole
 from ...errors import FormatError
 from ...planning.target import TargetSpec
-from ...storage.write.staging import staged_file
 from ...util.text import listing
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ...storage.write.staging import StagedFile
 
 __all__ = [
     "FullTensors",
+    "SafetensorsLayout",
     "bits",
     "digest",
     "digests",
@@ -30,10 +29,8 @@ __all__ = [
     "own_numbers",
     "restore_numbers",
     "restore_tensors",
-    "safetensors_bytes",
     "state_tensors",
     "unsaved_buffers",
-    "write_safetensors",
 ]
 
 
@@ -135,42 +132,32 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {key: digest(tensor) for key, tensor in tensors.items()}
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return tensors as a safetensors file with every key of a tied tensor, which ``strict`` loading wants."""
-    from safetensors.torch import save
+class SafetensorsLayout:
+    """A safetensors file of tensors, with every key of a tied tensor, which ``strict`` loading wants.
 
-    seen: set[int] = set()
-    apart: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        apart[key] = value.clone() if place in seen else value
-        seen.add(place)
-    return _in_order(bytes(save(apart, dict(metadata))), metadata) if metadata else bytes(save(apart))
-
-
-def write_safetensors(
-    path: str | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write sharded tensors as a safetensors file, one after the other; every rank must call this.
-
-    A rank whose ``path`` is None only sends its shards. Raises OutputError.
+    The tensors may be sharded; they are read one after the other when they are written.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    codes, end = _codes(tensors), 0
-    for key in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
-        begin, end = end, end + tensors[key].numel() * tensors[key].element_size()
-        header[key] = {"dtype": codes[key], "shape": list(tensors[key].shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    front = len(text).to_bytes(8, "little") + text
-    with staged_file(path, len(front) + end, force=True) if path is not None else nullcontext() as staged:
+
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        self._tensors = tensors
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        codes, end = _codes(tensors), 0
+        for key in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
+            begin, end = end, end + tensors[key].numel() * tensors[key].element_size()
+            header[key] = {"dtype": codes[key], "shape": list(tensors[key].shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self._header, self._front = header, len(text).to_bytes(8, "little") + text
+        self.nbytes = len(self._front) + end
+
+    def write(self, staged: StagedFile | None) -> None:
+        """Write the file; every rank must call this, and one with None only sends its shards. Raises OutputError."""
         if staged is not None:
-            staged.write(0, front)
-        for key, tensor in tensors.items():
+            staged.write(0, self._front)
+        for key, tensor in self._tensors.items():
             data = bits(tensor)
             if staged is not None and len(data):
-                staged.write(len(front) + header[key]["data_offsets"][0], data.numpy().data)
+                staged.write(len(self._front) + self._header[key]["data_offsets"][0], data.numpy().data)
 
 
 def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -181,12 +168,3 @@ def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     data = save({key: torch.empty(0, dtype=tensor.dtype) for key, tensor in tensors.items()})
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return {key: header[key]["dtype"] for key in tensors}
-
-
-def _in_order(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with its metadata in their order, which safetensors itself changes from run to run."""
-    size = int.from_bytes(data[:8], "little")
-    header = {**json.loads(data[8 : 8 + size]), "__metadata__": dict(metadata)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))
