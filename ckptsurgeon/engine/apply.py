@@ -121,9 +121,10 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     source = inputs.sources[0] if inputs.sources else None
     path = source.root_names if source is not None else None
     if source is None or path is None or source.root != carried.root:
-        where = f"root {escape(carried.root)}" if carried.root else "the top level"
+        where = escape(carried.root) if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies entries next to {where}, but its source has no state dict there.", hint="Make a new plan."
+            f"the plan copies the entries beside the state dict at {where}, but its source has no state dict there.",
+            hint="Make a new plan.",
         )
     wanted = set(carried.entries)
     entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]

@@ -67,7 +67,7 @@ def _adapts(step: Step) -> bool:
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a step's factor fits the shapes of its two inputs, which must be real numbers."""
+    """Return whether a step can compute a low-rank factor of the difference of its two inputs: by dtypes and shapes."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 

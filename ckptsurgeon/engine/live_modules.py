@@ -23,7 +23,7 @@ from .compute.reading import read_part, relevant
 from .compute.rows import overlay
 from .inputs import PlanInputs
 from .prefetch import keeping, prefetch
-from .run import check_unchanged, lost_notes, unsound_notes
+from .run import changed_error, check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -
 
     info = source[step.source_key]
     if info.dtype != step.source_dtype or info.shape != step.source_shape or info.opaque:
-        raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
+        raise changed_error(source, step.source_key)
     if box is not None and step.op == "copy" and info.made is None and len(info.shape) == len(step.shape):
         values, lost = cast(read_part(source, info, box), info.dtype, step.dtype)
         return _as_torch(values, step.dtype), lost

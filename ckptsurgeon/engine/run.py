@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlanRun",
+    "changed_error",
     "check_unchanged",
     "checked_on_the_way",
     "has_slot",
@@ -45,6 +46,15 @@ FEW = 10
 
 A cast of usual weights to float8_e4m3fn rounds about four in a hundred to zero.
 """
+
+
+def changed_error(source: Checkpoint, key: str) -> PlanError:
+    """Return the error for a tensor that is not what it was when the plan was made."""
+    return PlanError(
+        f"{escape(source.path)} has changed since the plan was made: its tensor {escape(key)} is gone, or has another "
+        "dtype or shape.",
+        hint="Make a new plan.",
+    )
 
 
 @dataclass
@@ -134,7 +144,7 @@ class PlanRun:
             return []
         info = keeper.get(step.key)
         if info is None or info.shape != step.shape or info.opaque:
-            raise PlanError(f"{escape(keeper.path)} no longer has {escape(step.key)} as it was planned.")
+            raise changed_error(keeper, step.key)
         return [(info, keeper)]
 
     def _part(self, one: Input) -> tuple[TensorInfo, Checkpoint]:
@@ -144,7 +154,7 @@ class PlanRun:
         opened = self.inputs.sources[source]
         info = opened.get(key)
         if info is None or info.dtype != dtype or info.shape != shape or info.opaque:
-            raise PlanError(f"{escape(opened.path)} no longer has {escape(key)} as it was planned.")
+            raise changed_error(opened, key)
         return info
 
     def write(self, key: str, at: int, raw: memoryview) -> int:

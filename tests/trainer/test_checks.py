@@ -211,9 +211,13 @@ def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
 
 
 def test_a_layer_that_shrinks_what_it_is_given_warns() -> None:
-    found = before(toy.job(), lambda tensors: tensors["body.second.weight"].mul_(0.05))
-    assert found["scale"].status == WARN
-    assert "body.second x" in found["scale"].says
+    def shrunk(norm: bool) -> Check:
+        return before(toy.job(model={"norm": norm}), lambda tensors: tensors["body.second.weight"].mul_(0.05))["scale"]
+
+    assert shrunk(norm=False).status == WARN
+    assert "body.second x" in shrunk(norm=False).says
+    assert shrunk(norm=True).status == PASS
+    assert shrunk(norm=True).says.endswith("1 norm undoes small factors")
 
 
 def test_a_dead_unit_warns_and_a_dead_layer_fails() -> None:
@@ -226,6 +230,48 @@ def test_a_dead_unit_warns_and_a_dead_layer_fails() -> None:
     found = before(toy.job(), kill(slice(None)))["dead"]
     assert found.status == FAIL
     assert "body.act" in found.says
+
+
+class Sparse(nn.Module):
+    """An embedding of which one row is read, a bias that depends on nothing, and a factor that begins as zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segment, self.word = nn.Embedding(2, 3), nn.Embedding(9, 3)
+        self.down, self.up, self.bias = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False), Bias()
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.word(ids) + self.segment(torch.zeros_like(ids))
+        return x + self.up(self.down(x)) + self.bias()
+
+
+class Bias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 3))
+
+    def forward(self) -> torch.Tensor:
+        return self.table
+
+
+class Sums:
+    def loss(self, model: nn.Module, batch: Any) -> Loss:
+        return Loss(model(batch).sum(), 1, {})
+
+
+def test_what_is_constant_by_design_is_not_dead() -> None:
+    ids = torch.arange(8).reshape(2, 4)
+    settings = toy.job().settings
+    layers = layer_activations(Sparse(), Sums(), ids, settings=settings)  # type: ignore[arg-type]
+    assert {one.name: one.judged for one in layers} == {
+        "word": True, "segment": False, "down": True, "up": False, "bias": False,
+    }  # fmt: skip
+    assert dead_units(layers).status == PASS
+    broken = Sparse()
+    with torch.no_grad():
+        broken.word.weight.fill_(1.0)
+    assert dead_units(layer_activations(broken, Sums(), ids, settings=settings)).status == FAIL  # type: ignore[arg-type]
 
 
 def test_a_model_that_looks_at_the_batch_fails_and_a_group_norm_warns() -> None:
@@ -298,10 +344,6 @@ class Decoder(nn.Module):
 
 @pytest.mark.parametrize("dead", [True, False])
 def test_a_layer_that_runs_several_times_is_judged_by_all_its_outputs(dead: bool) -> None:
-    class Sums:
-        def loss(self, model: nn.Module, batch: Any) -> Loss:
-            return Loss(model(batch).sum(), 1, {})
-
     (found,) = layer_activations(Decoder(dead), Sums(), torch.rand(4, 3), settings=toy.job().settings)  # type: ignore[arg-type]
     assert (found.units, found.dead) == (3, 3 if dead else 0)
 

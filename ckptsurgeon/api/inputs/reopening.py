@@ -247,7 +247,8 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
         wanted = target.tensors.get(step.key) if target is not None else None
         if step.draws and (wanted is None or wanted.shape != step.shape):
             raise PlanError(
-                f"{escape(plan.target.config)} no longer has {escape(step.key)} as it was planned.",
+                f"{escape(plan.target.config)} has changed since the plan was made: its tensor {escape(step.key)} is "
+                "gone, or has another shape.",
                 hint="Make a new plan.",
             )
 

@@ -202,7 +202,9 @@ def read_recipe(path: str) -> dict[str, Any]:
 def check_alone(recipe: str, **given: Any) -> None:
     """Raise ConfigError if the path is not a recipe, or for arguments that a recipe gives itself."""
     if not is_recipe(recipe):
-        raise ConfigError(f"{escape(recipe)} is not a recipe.", hint="Name several models, in a list.")
+        raise ConfigError(
+            f"{escape(recipe)} is not a recipe.", hint="Name a recipe of mergekit, or several models in a list."
+        )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
         raise ConfigError(f"{escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe.")

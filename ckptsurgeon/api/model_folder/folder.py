@@ -257,7 +257,7 @@ def model_folder(checkpoint: Checkpoint) -> ModelFolder:
 
 
 def model_folder_at(path: str) -> ModelFolder:
-    """Return the model files of a folder from which no weights were opened."""
+    """Return the model files of a folder, by its path alone: its weights need not be open."""
     source = open_source(path)
     return _folder(path, source if isinstance(source, Folder) else None)
 

@@ -141,8 +141,8 @@ def check_gates(
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
         raise PlanError(
-            f"{count(len(missing), 'destination tensor')} in no source: {listing(missing)}.",
-            hint="Without --on-missing error they are initialised.",
+            f"no source has {count(len(missing), 'tensor')} of the destination: {listing(missing)}.",
+            hint="Leave --on-missing error out, and they are initialised.",
             details=missing,
         )
     left = [origin.key for origin in unexpected]

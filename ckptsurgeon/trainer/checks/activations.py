@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...util.text import count, escape, listing
@@ -26,7 +27,9 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 class LayerActivations:
     """One layer in a batch: the root mean squares of its first output and input, its units and how many are dead.
 
-    Of a layer that runs several times, as in a recurrent decoder, units are dead that are so in all runs together.
+    Of a layer that runs several times, as in a recurrent decoder, units are dead that are so in all runs together. Of a
+    layer that is not ``judged``, constant outputs say nothing: its input was the same everywhere (BERT's embedding of
+    segments, of which there is one), or its matrices begin as zeros (https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -35,10 +38,11 @@ class LayerActivations:
     units: int
     dead: int
     norm: bool
+    judged: bool = True
 
 
 class _Constant:
-    """The units of a layer that had one value in all of its outputs."""
+    """The units of a layer, or of what it was given, that had one value in all runs."""
 
     def __init__(self, units: Tensor) -> None:
         self.value = units[:, 0]
@@ -54,31 +58,39 @@ class _Constant:
     def dead(self) -> int:
         return int(self.still.sum()) if self.seen > 1 else 0
 
+    @property
+    def varies(self) -> bool:
+        return not bool(self.still.all())
+
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
     """Run a batch and return the activations of each leaf module, in the order in which the modules ran."""
     found: dict[str, LayerActivations] = {}
     constant: dict[str, _Constant] = {}
+    given: dict[str, _Constant] = {}
     channels: dict[tuple[int, ...], int] = {}
     hooks = []
 
     def look(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
             value = output[0] if isinstance(output, tuple) and output else output
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.numel():
-                value = value.detach().float()
-                units = _units(module, value, channels=channels)
-                if name in found:
-                    constant[name].add(units)
-                else:
-                    constant[name] = _Constant(units)
-                    found[name] = _layer(name, module, inputs, value, len(units))
+            if not (isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.numel()):
+                return
+            value = value.detach().float()
+            units = _units(module, value, channels=channels)
+            inputs = _given(module, [*args, *named.values()])
+            if name not in found:
+                constant[name], given[name] = _Constant(units), _Constant(inputs)
+                found[name] = _layer(name, module, args, value, len(units))
+            else:
+                constant[name].add(units)
+                given[name].add(inputs)
 
         return hook
 
     for name, module in model.named_modules():
         if not list(module.children()):
-            hooks.append(module.register_forward_hook(look(name or type(module).__name__, module)))
+            hooks.append(module.register_forward_hook(look(name or type(module).__name__, module), with_kwargs=True))
     device = next(model.parameters()).device
     try:
         with evaluation_mode(model), autocast(settings, device):
@@ -86,7 +98,27 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
     finally:
         for hook in hooks:
             hook.remove()
-    return [replace(layer, dead=constant[name].dead) for name, layer in found.items()]
+    modules = {name or type(module).__name__: module for name, module in model.named_modules()}
+    return [
+        replace(layer, dead=constant[name].dead, judged=given[name].varies and not _begins_as_zeros(modules[name]))
+        for name, layer in found.items()
+    ]
+
+
+def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
+    """Return the first tensor that a layer was given, as (units, values); zeros if it was given none."""
+    first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
+    if first is None:
+        return torch.zeros(1, 1)
+    if not first.is_floating_point() or first.dim() < 2:
+        return first.detach().reshape(1, -1)
+    axis = 1 if isinstance(module, _CHANNELS_SECOND) else first.dim() - 1
+    return first.detach().transpose(0, axis).reshape(first.shape[axis], -1)
+
+
+def _begins_as_zeros(module: nn.Module) -> bool:
+    matrices = [one for one in module.parameters() if one.dim() > 1]
+    return bool(matrices) and not any(bool(one.any()) for one in matrices)
 
 
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
@@ -104,7 +136,7 @@ def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor,
     learns = bool(list(module.parameters()))
     return LayerActivations(
         name, _rms(value), _rms(given.detach().float()) if given is not None and learns else None,
-        units, 0, isinstance(module, _NORMS),
+        units, 0, isinstance(module, _NORMS) or "norm" in type(module).__name__.lower(),
     )  # fmt: skip
 
 
@@ -116,21 +148,28 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
     """Find layers whose output is under half or over twice as large as their input, except norms.
 
     Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and
-    nothing was learned.
+    nothing was learned. In a network with norms they do not, so there only large factors are found.
     """
     name = "scale of activations"
     ratios = {
         layer.name: layer.rms / layer.rms_in for layer in layers if layer.rms_in is not None and layer.rms_in > 0
-        and not layer.norm
+        and not layer.norm and layer.judged
     }  # fmt: skip
     if not ratios:
         return Check(name, NOT_RUN, "no layer has a tensor as input and as output")
+    norms = [layer for layer in layers if layer.norm]
     first, last = layers[0].rms, layers[-1].rms
-    odd = {key: ratio for key, ratio in ratios.items() if not MIN_RATIO <= ratio <= MAX_RATIO}
+    least = 0.0 if norms else MIN_RATIO
+    odd = {key: ratio for key, ratio in ratios.items() if not least <= ratio <= MAX_RATIO}
     says = f"{first:.2g} to {last:.2g} over {count(len(layers), 'layer')}"
     if odd:
         return Check(name, WARN, f"{says}; {listing(_said(odd), 3, where='')}")
-    return Check(name, PASS, f"{says}, each x {min(ratios.values()):.2g} to {max(ratios.values()):.2g}")
+    rest = (
+        f"; {count(len(norms), 'norm undoes', 'norms undo')} small factors"
+        if norms and min(ratios.values()) < MIN_RATIO
+        else ""
+    )
+    return Check(name, PASS, f"{says}, each x {min(ratios.values()):.2g} to {max(ratios.values()):.2g}{rest}")
 
 
 def _said(odd: Mapping[str, float]) -> list[str]:
@@ -141,13 +180,14 @@ def _said(odd: Mapping[str, float]) -> list[str]:
 def dead_units(layers: list[LayerActivations]) -> Check:
     """Find units with the same output for every input: some in a layer are a warning, a whole layer is a failure."""
     name = "dead units"
-    units, dead = sum(layer.units for layer in layers), sum(layer.dead for layer in layers)
+    judged = [layer for layer in layers if layer.judged]
+    units, dead = sum(layer.units for layer in judged), sum(layer.dead for layer in judged)
     if not units:
         return Check(name, NOT_RUN, "no layer shows its units")
-    all_dead = [layer.name for layer in layers if layer.dead == layer.units]
+    all_dead = [layer.name for layer in judged if layer.dead == layer.units > 1]
     if all_dead:
         return Check(name, FAIL, f"every unit of {listing(all_dead, where='')} has the same output for every input")
-    some = [f"{layer.name} {layer.dead} of {layer.units}" for layer in layers if layer.dead]
+    some = [f"{layer.name} {layer.dead} of {layer.units}" for layer in judged if layer.dead]
     if some:
         return Check(name, WARN, f"{dead} of {units}: {listing(some, 3, where='')}")
     return Check(name, PASS, f"0 of {units}")
