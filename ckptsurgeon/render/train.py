@@ -38,6 +38,7 @@ WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
     "collapsed": "stopped: nothing more can come of it",
+    "failed": "not begun: a check failed before the first step; --keep-going trains all the same",
     "lost": "stopped: another of its processes ended",
     "SIGTERM": "terminated; it finished its step and saved",
     "SIGHUP": "hung up; it finished its step and saved",

@@ -186,6 +186,21 @@ def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
+def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) -> None:
+    toy.write(model={"leaky": True})
+    done = ckpt("train", "toy.yaml")
+    assert done.code == 1
+    assert "not begun: a check failed before the first step; --keep-going trains all the same" in flat(done.out)
+    assert not Path("run").exists()
+    found = json.loads(ckpt("train", "toy.yaml", "--json").out)
+    assert (found["ended"], found["ok"], found["step"]) == ("failed", False, 0)
+    kept = ckpt("train", "toy.yaml", "--keep-going")
+    assert kept.code == 1
+    assert "12/12 steps" in flat(kept.out)
+    assert "--report and --keep-going contradict" in ckpt("train", "--report", "--keep-going").err
+
+
+@pytest.mark.usefixtures("cheap")
 def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_NAN_FROM", "1")
     monkeypatch.setenv("TOY_NAN_TO", "999")

@@ -21,8 +21,9 @@ HELP = """Train from initial weights, and check that it worked.
 The configuration defines the model and, in its section train:, how it is trained. Without one, ckpt takes the single
 *.init.safetensors in the working directory and the configuration that it was made for; if that names code, name it on
 the command line. The run is checked before the first step, during training and after the last step: PASS, WARN, FAIL,
-or NOT RUN with the reason. Exit status 1 if a check fails. SIGTERM, SIGINT and SIGHUP end the run after the current
-step and save it; the exit status is 143, 130 or 129, and --resume continues the run.
+or NOT RUN with the reason. Exit status 1 if a check fails; if it fails before the first step, nothing is trained.
+SIGTERM, SIGINT and SIGHUP end the run after the current step and save it; the exit status is 143, 130 or 129, and
+--resume continues the run.
 """
 EXAMPLES = """\b
 Examples:
@@ -82,6 +83,9 @@ def run(
     preprocess_only: Annotated[
         bool, typer.Option("--preprocess-only", help="Only compute and cache the features of the clips.")
     ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Train even if a check fails before the first step.")
+    ] = False,
     strategy: Annotated[
         str,
         typer.Option(
@@ -108,6 +112,7 @@ def run(
             init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
             keep_optimizer=keep_optimizer,
             controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
+            keep_going=keep_going,
         )  # fmt: skip
         if config is not None and folder is not None:
             raise ConfigError(f"--report is given two runs: {config} and --run {folder}.", hint="Leave one out.")
@@ -123,7 +128,8 @@ def run(
             config, init=init, run=folder, resume=resume, sets=_sets(sets, keep_optimizer=keep_optimizer),
             steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
-            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, strategy=strategy,
+            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, keep_going=keep_going,
+            strategy=strategy,
             observer=watch.observe,
         )  # fmt: skip
     if found.rank:  # only the process of rank 0 prints

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
+
+import torch
 
 from ...util.text import apart, count, escape, listing, percent
+from ..data.source import first_batch
+from ..evaluation import loss_per_item
+from ..state.model_tensors import state_tensors
 from ..state.run_progress import NONFINITE
 from ..state.training_state import TrainingState
 from .check import FAIL, NOT_RUN, PASS, WARN, Check
@@ -65,6 +72,10 @@ def frozen_unchanged(state: TrainingState) -> Check:
     return Check(name, PASS, f"{len(ever)} of {len(ever)}, bit for bit{thawed}")
 
 
+SAME = 1e-6
+"""Two losses that differ by less, relatively, are the same: a GPU does not compute everything twice alike."""
+MOST_TRIED = 64
+"""Of more tensors without a gradient only the first are tried one by one; each takes a forward pass."""
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 """How far a step should move a tensor, as a share of the tensor's norm; 1e-3 is usual."""
 
@@ -77,12 +88,56 @@ def trained_tensors_moved(state: TrainingState) -> Check:
     frozen = set(state.freezing.frozen(state.progress.step - 1))
     learned = {key: seen for key, seen in state.optimizer.gradients_seen().items() if key not in frozen}
     without = [key for key, seen in learned.items() if not seen]
+    unused = _unused(state, without)
+    without = [key for key in without if key not in unused]
     if without:
         return Check(name, FAIL, f"{count(len(without), 'tensor')} never had a gradient: {listing(without, where='')}")
+    learned = {key: seen for key, seen in learned.items() if key not in unused}
     still = set(learned) - set(state.freezing.changed(list(learned)))
     if still:
         return Check(name, FAIL, f"{count(len(still), 'tensor')} did not move: {listing(sorted(still), where='')}")
-    return Check(name, PASS, f"{len(learned)} of {len(learned)}, each had a gradient")
+    says = f"{len(learned)} of {len(learned)}, each had a gradient"
+    if unused:
+        others = f"{count(len(unused), 'other')}: {listing(unused, 3, where='')}"
+        return Check(name, WARN, f"{says}; the loss does not depend on {others}")
+    return Check(name, PASS, says)
+
+
+def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
+    """Return the tensors on which the loss of the first batch does not depend, except those of a layer that runs.
+
+    Networks of transformers have such: a pooler without a task, a vector for masked frames where none is masked.
+    """
+    if not keys or state.parallel.is_sharded:
+        return []
+    job, model, tensors = state.job, state.model, state_tensors(state.model)
+    batch = first_batch(job.train, job.settings.seed)
+    ran: set[str] = set()
+    leaves = {name: one for name, one in model.named_modules() if not list(one.children())}
+    hooks = [one.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, one in leaves.items()]
+
+    def loss(changed: Sequence[str]) -> float:
+        saved, draws = [tensors[key].detach().clone() for key in changed], torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for key in changed:
+                # Not the same number everywhere: a norm behind the layer would undo that.
+                tensors[key].add_(torch.randn(tensors[key].shape, generator=draws).to(tensors[key]))
+        try:
+            return loss_per_item(model, job.task, [batch], settings=job.settings)
+        finally:
+            with torch.no_grad():
+                for key, value in zip(changed, saved, strict=True):
+                    tensors[key].copy_(value)
+
+    try:
+        known = loss([])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tried = [key for key in keys if key.rpartition(".")[0] not in ran][:MOST_TRIED]
+    if tried and math.isclose(loss(tried), known, rel_tol=SAME):
+        return tried
+    return [key for key in tried if math.isclose(loss([key]), known, rel_tol=SAME)]
 
 
 def update_sizes(state: TrainingState) -> Check:

@@ -52,10 +52,11 @@ class Controls(Brief):
 class Trained(InNotebooks):
     """The result of ``train``.
 
-    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), or the name of a signal; unchecked:
-    trained, but what follows the last step (checks, controls) is not done; '' if only checks ran. ``figures`` are those
-    of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the figures of the best weights on
-    ``test_clips`` clips of the split ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything,
+    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), or the name of a signal; failed: a
+    check failed before the first step, so that nothing was trained; unchecked: trained, but what follows the last step
+    (checks, controls) is not done; '' if only checks ran. ``figures`` are those of the last evaluation, ``best`` is the
+    best value of ``metric``. ``test`` are the figures of the best weights on ``test_clips`` clips of the split
+    ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything,
     including checks (for a resumed run: the time since then, and of the steps before), ``train_s`` of steps and
     evaluations alone. ``exit_code`` is the exit status of the program. Of several processes, ``rank`` 0 knows
     everything; the others check and write nothing.

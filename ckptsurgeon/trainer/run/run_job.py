@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ...api.transplant.load_into import load_into
-from ..checks.check import NOT_RUN, Check
+from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
 from ..evaluation import evaluate
 from ..folder.run_folder import BEST, RunFolder
@@ -21,7 +21,7 @@ from ..log import Observer, TrainingLog, read_log
 from ..loop import TrainingLoop
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
-from ..state.run_progress import DONE, PATIENCE
+from ..state.run_progress import DONE, FAILED, PATIENCE
 from ..system.signals import StopSignal, catch_stop_signals
 from ..tasks._task import Batch
 from .controls import run_controls
@@ -60,6 +60,7 @@ class RunOptions:
     seeds: int
     controls: bool
     overfit: bool
+    keep_going: bool
     observer: Observer
     began: float
     """The time of the call, by time.perf_counter()."""
@@ -85,6 +86,9 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
         job = shard_task(job, model)
         before = collect_checks("before", checks_before(job, model.module, plan), options.observer)
         options.observer({"event": "checks", "checks": before})
+        if not options.keep_going and any(check.status == FAIL for check in before):
+            job.ranks.report_exit("a check failed before the first step")  # the other ranks wait for the first step
+            return make_result(job, start, checks=before, ended=FAILED)
         loop = TrainingLoop(job, model, folder=options.folder, observer=options.observer)
         _lock_folder(options)
         write_start_records(options.folder, job, plan, sets=options.sets, checks=before, overfitting=options.overfit)

@@ -61,6 +61,7 @@ def train(
     seeds: int = 3,
     overfit_one_batch: bool = False,
     preprocess_only: bool = False,
+    keep_going: bool = False,
     strategy: str = "ddp",
     observer: Observer | None = None,
 ) -> Trained:
@@ -72,7 +73,8 @@ def train(
     in it, bit for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing.
     ``overfit_one_batch`` trains on a single batch, and ``preprocess_only`` prepares the data and ends. ``controls``
     also trains the model from scratch and from permuted weights, each with ``seeds`` seeds, even if the resumed run
-    is finished. ``observer`` gets each row of the log, and a dict with ``event`` for everything else.
+    is finished. If a check fails before the first step, the run ends there, unless ``keep_going``. ``observer`` gets
+    each row of the log, and a dict with ``event`` for everything else.
 
     Every process that torchrun started calls this with the same arguments: each trains on its share of every batch, and
     rank 0 checks, writes and observes. ``strategy`` is ``ddp``, with the whole model in each process, or ``fsdp``, with
@@ -134,8 +136,8 @@ def train(
                 raise ConfigError("--controls needs the whole model in one process.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
         options = RunOptions(
-            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began,
-            send_request,
+            folder, lock, resume, sets, seeds, controls, overfit_one_batch, keep_going, observer or (lambda row: None),
+            began, send_request,
         )  # fmt: skip
         if preprocess_only:  # the lines of the result have the notes on the splits, and no weights are drawn
             job = replace(job, notes=())

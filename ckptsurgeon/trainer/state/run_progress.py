@@ -6,10 +6,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "RunProgress"]
+__all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunProgress"]
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
-"""How a run may end, besides the names of signals."""
+FAILED = "failed"
+"""How a run may end, besides the names of signals; the last: a check failed before the first step."""
 
 
 @dataclass
