@@ -24,7 +24,8 @@ from .log import Observer, PendingStep, TrainingLog, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
 from .state.checkpointing import CheckpointWriter
-from .state.optimizer import Optimizer, lr_factor
+from .state.learning_rate import anneal, lr_factor
+from .state.optimizer import Optimizer
 from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
 from .step import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
@@ -143,7 +144,7 @@ class TrainingLoop:
         state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
         position = state.stream.position
         generators = random_state() if self.job.ranks.size > 1 else None
-        rates = state.optimizer.set_learning_rates(lr_factor(settings, step))
+        rates = state.optimizer.set_learning_rates(lr_factor(settings, step) * state.progress.lr_scale)
         batches: list[Batch] = []
         unseen = 0
         for _ in range(settings.accumulate):
@@ -215,10 +216,8 @@ class TrainingLoop:
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
-        # Rank 0 evaluates alone, unless every rank holds a shard: then a forward pass needs all of them.
-        takes_part = job.ranks.is_main or state.parallel.is_sharded
-        figures = {}
-        if takes_part:
+        figures = {}  # rank 0 evaluates alone, unless every rank holds a shard: then a forward pass needs all of them
+        if job.ranks.is_main or state.parallel.is_sharded:
             figures = evaluate(self.model, job.task, job.dev.read(0, 0), settings=self.settings, average=state.ema)
         progress.figures, progress.evaluated = job.ranks.broadcast(figures), progress.step
         row = {"step": progress.step, "dev": progress.figures}
@@ -228,7 +227,9 @@ class TrainingLoop:
         if job.metric not in progress.figures:
             raise unknown_metric_error(job.metric, progress.figures)
         value = progress.figures[job.metric]
-        if progress.improves(value, higher_is_better=is_higher_better(job.task, job.metric)):
+        higher = is_higher_better(job.task, job.metric)
+        anneal(self.settings, progress, value, higher_is_better=higher)
+        if progress.improves(value, higher_is_better=higher):
             self.checkpoints.save_best()
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from itertools import pairwise
+from pathlib import Path
 
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.config.section import apply_overrides
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.state.optimizer import lr_factor
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.job import Job
+from ckptsurgeon.trainer.run.lineage import config_text
+from ckptsurgeon.trainer.state.learning_rate import anneal, lr_factor
+from ckptsurgeon.trainer.state.model_tensors import state_tensors
+from ckptsurgeon.trainer.state.run_progress import RunProgress
+
+from . import toy
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
@@ -37,3 +52,108 @@ def test_what_falls_begins_after_the_warm_up_and_ends_at_the_last_step() -> None
         assert lr_factor(settings, 19) == lr_factor(settings, 20) == 1
         assert lr_factor(settings, 60) == pytest.approx(0.5)
         assert lr_factor(settings, 100) == pytest.approx(0)
+
+
+def test_tri_stage_is_that_of_the_paper() -> None:
+    """Up in a line, constant, then exponentially down to a share of the highest rate at the last step."""
+    settings = Settings(steps=100, schedule="tri_stage", warmup=10, hold=40, final_lr=0.01)
+    factors = [lr_factor(settings, step) for step in range(101)]
+    assert factors[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0])
+    assert set(factors[10:51]) == {1.0}
+    ratios = [after / before for before, after in pairwise(factors[50:])]
+    assert ratios == pytest.approx([0.01 ** (1 / 50)] * 50)
+    assert factors[100] == pytest.approx(0.01)
+
+
+VALUES = [3.0, 2.0, 1.99, 1.995, 1.5, 1.5, 1.5, 1.6, 1.2, 1.1999, math.nan, 1.0]
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2])
+@pytest.mark.parametrize("higher", [False, True])
+def test_plateau_is_that_of_torch(patience: int, higher: bool) -> None:
+    settings = Settings(schedule="plateau", anneal=0.5, anneal_patience=patience, anneal_threshold=0.01)
+    values = [4 - one for one in VALUES] if higher else VALUES
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max" if higher else "min", factor=0.5, patience=patience, threshold=0.01, eps=0.0
+    )
+    progress = RunProgress()
+    for value in values:
+        theirs.step(value)
+        anneal(settings, progress, value, higher_is_better=higher)
+        assert progress.lr_scale == optimizer.param_groups[0]["lr"], value
+
+
+@pytest.mark.parametrize(
+    ("patience", "scales"),
+    [
+        (0, [1, 1, 1, 0.5, 0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        (1, [1, 1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]),  # worse twice, with a better one between: it is not forgotten
+    ],
+)
+def test_newbob_compares_with_the_evaluation_before(patience: int, scales: list[float]) -> None:
+    """What speechbrain.nnet.schedulers.NewBobScheduler gives for these values."""
+    settings = Settings(schedule="newbob", anneal=0.5, anneal_patience=patience, anneal_threshold=0.0025)
+    progress, found = RunProgress(), []
+    for value in [3.0, 2.0, 1.99, 1.995, 1.5, 1.5, 1.5, 1.6, 1.2]:
+        anneal(settings, progress, value, higher_is_better=False)
+        found.append(progress.lr_scale)
+    assert found == scales
+
+
+def test_a_rate_that_was_lowered_stays_so_when_a_run_is_resumed() -> None:
+    settings = {"schedule": "newbob", "anneal_threshold": 0.99, "evaluate_every": 2, "steps": 8, "save_every": 4}
+    whole = toy.loop(**settings)
+    whole.run()
+    first = toy.loop(folder="run", **settings)
+    first.run(until=4)
+    assert first.state.progress.lr_scale < 1
+    second = toy.loop(**settings)
+    second.state.restore(*RunFolder("run").load())
+    second.run()
+    assert second.state.progress.lr_scale == whole.state.progress.lr_scale
+    ours, theirs = state_tensors(second.model), state_tensors(whole.model)
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_epochs_give_the_steps() -> None:
+    def job(*sets: str) -> Job:
+        return build_job(toy.write(batch_size=8), sets=sets, device="cpu")
+
+    assert job("epochs=3").settings.steps == 12  # 32 clips
+    assert job("epochs=3", "accumulate=5").settings.steps == 3
+    assert "train.epochs 3: 12 steps" in job("epochs=3").notes
+    Path("used.yaml").write_text(config_text(job("epochs=3"), "."))
+    assert build_job("used.yaml", device="cpu").settings.steps == 12
+    with pytest.raises(cs.ConfigError, match="train.steps is 5 and train.epochs 3; leave one of them out"):
+        toy.job(epochs=3, steps=5)
+    with pytest.raises(cs.ConfigError, match="train.epochs 1: train.warmup 9 is not below train.steps 4"):
+        job("epochs=1", "warmup=9")
+    assert apply_overrides({"epochs": 3, "lr": 1.0}, ["steps=7"]) == {"lr": 1.0, "steps": 7}
+    assert apply_overrides({"steps": 3}, ["epochs=7"]) == {"epochs": 7}
+
+
+def test_decay_of_matrices_leaves_vectors_alone() -> None:
+    def moved(decay: str) -> dict[str, bool]:
+        loop = toy.loop(decay=decay, weight_decay=0.5, lr=1e-3)
+        for parameter in loop.state.optimizer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        before = {key: value.detach().clone() for key, value in loop.model.named_parameters()}
+        loop.state.optimizer.set_learning_rates(1.0)
+        loop.state.optimizer.step(torch.tensor(False), loop.state.optimizer.gradient_norms())
+        return {key: not torch.equal(value, before[key]) for key, value in loop.model.named_parameters() if value.any()}
+
+    assert all(moved("all").values())
+    matrices = {key: value.dim() > 1 for key, value in toy.loop().model.named_parameters()}
+    assert moved("matrices") == {key: matrices[key] for key in moved("matrices")}
+    assert False in moved("matrices").values()
+
+
+def test_a_setting_of_another_schedule_gets_a_note() -> None:
+    assert "train.hold has no effect with train.schedule cosine; it is of tri_stage" in toy.job(hold=2).notes
+    said = "train.anneal has no effect with train.schedule constant; it is of plateau and newbob"
+    assert said in toy.job(anneal=0.3, schedule="constant").notes
+    assert not [note for note in toy.job(anneal=0.3, schedule="newbob").notes if "no effect" in note]
+    with pytest.raises(cs.ConfigError, match="tri_stage falls exponentially"):
+        toy.job(schedule="tri_stage", final_lr=0)

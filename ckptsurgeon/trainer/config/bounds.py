@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 
 from ...util.text import escape
-from .settings import Settings
+from .settings import ANNEALED, Settings
 
 __all__ = ["find_fault", "useless_settings"]
 
 FROM: Mapping[str, float] = {
-    "steps": 1, "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
+    "steps": 1, "epochs": 1, "hold": 0, "anneal_patience": 0, "anneal_threshold": 0,
+    "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
     "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
     "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1,
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
@@ -21,6 +22,7 @@ FROM: Mapping[str, float] = {
 ABOVE: Mapping[str, float] = dict.fromkeys(
     (
         "lr",
+        "anneal",
         "eps",
         "clip",
         "batch_seconds",
@@ -42,7 +44,7 @@ TO: Mapping[str, float] = {
     "pretrain.mask_prob": 1,
 }
 """The highest allowed value of each setting; more threads or workers than these are a mistake."""
-BELOW: Mapping[str, float] = {"ema": 1, "label_smoothing": 1, "betas": 1}
+BELOW: Mapping[str, float] = {"anneal": 1, "anneal_threshold": 1, "ema": 1, "label_smoothing": 1, "betas": 1}
 """The number that a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
@@ -60,7 +62,9 @@ def find_fault(made: Settings) -> str:
         for name, value in _values(made, key):
             if not _in_bounds(key, value):
                 return f"train.{name} is {value}; it must be {_allowed(key)}{INSTEAD.get(key, '')}"
-    if made.warmup >= made.steps:
+    if made.schedule == "tri_stage" and made.final_lr == 0:
+        return "train.final_lr is 0; tri_stage falls exponentially, to a share above 0"
+    if made.epochs is None and made.warmup >= made.steps:
         return (
             f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
             "--set warmup=0 does without"
@@ -108,4 +112,15 @@ def useless_settings(made: Settings) -> list[str]:
         f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"
         for pattern, step in made.freeze.items()
         if step is not None and step >= made.steps
+    ] + _without_effect(made)
+
+
+def _without_effect(made: Settings) -> list[str]:
+    """Return notes on settings of another schedule than the one that is set."""
+    usual = Settings()
+    own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
+    return [
+        f"train.{name} has no effect with train.schedule {made.schedule}; it is of {' and '.join(kinds)}"
+        for name, kinds in own.items()
+        if getattr(made, name) != getattr(usual, name) and made.schedule not in kinds
     ]

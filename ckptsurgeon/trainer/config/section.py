@@ -17,6 +17,10 @@ from .settings import CHOICES, DATASET, Data, Features, Named, Pretrain, Setting
 __all__ = ["apply_overrides", "check_section", "parse_settings"]
 
 
+LENGTHS = ("steps", "epochs")
+"""Fields that say how long a run is."""
+
+
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
     """Return a ``train:`` section with ``KEY=VALUE`` in it: dotted keys, values in YAML.
 
@@ -30,6 +34,8 @@ def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
         names = path.removeprefix("train.").split(".")
         check_section(_nested(names, _value(value, flag)), flag)
         section = _merged({} if section is None else section, _nested(names, _value(value, flag)))
+        if names[0] in LENGTHS and isinstance(section, Mapping):  # the last one that is named decides
+            section = {name: one for name, one in section.items() if name == names[0] or name not in LENGTHS}
     return section
 
 
@@ -62,6 +68,8 @@ def parse_settings(section: Any, where: str) -> Settings:
     """
     made: Settings = _read(Settings, {} if section is None else section, where, "train")
     why = find_fault(made)
+    if section is not None and made.epochs is not None and section.get("steps") is not None:
+        why = f"train.steps is {made.steps} and train.epochs {made.epochs}; leave one of them out"
     if why:
         raise ConfigError(f"{escape(where)}: {why}.")
     return made

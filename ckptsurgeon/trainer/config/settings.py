@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CHOICES", "DATASET", "Data", "Features", "Named", "Pretrain", "Settings"]
+__all__ = ["ANNEALED", "CHOICES", "DATASET", "Data", "Features", "Named", "Pretrain", "Settings"]
 
 Named = str | Mapping[str, Any]
 """A source of clips or examples: a manifest, ``my_data.py:function``, an entry with ``hf_dataset`` or ``_target_``."""
@@ -75,14 +75,17 @@ class Settings:
     """Everything that decides a run besides the model and its initial weights.
 
     A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as give so many seconds when
-    each is padded to the longest. ``freeze`` maps key patterns to the step from which their tensors are trained (None:
-    never), ``lr_scale`` maps patterns to a factor of the learning rate. ``precision``: ``float32`` is exact, ``tf32``
-    lets a GPU round the factors of products to 10 bits of mantissa, ``bf16`` computes them by autocast. ``final_lr`` is
-    the share of ``lr`` at which a schedule ends, ``clip`` the largest gradient norm. ``patience`` ends a run after so
-    many evaluations without a better ``metric``. ``decoding`` is how texts are decoded from a model with a decoder,
-    ``beam`` the number of prefixes of ``joint``. ``compile`` is whether torch.compile is used: ``auto`` does so on a
-    GPU for batches of one shape. ``nonfinite`` is how many steps with a loss or gradient that is not finite may be
-    skipped in a row. ``keep_optimizer`` begins with the moments of the Adam that trained the source of the init.
+    each is padded to the longest. ``epochs``, if it is not None, gives ``steps``. ``freeze`` maps key patterns to the
+    step from which their tensors are trained (None: never), ``lr_scale`` maps patterns to a factor of the learning
+    rate. ``decay`` is whether ``weight_decay`` is of all parameters or of matrices only. ``precision``: ``float32`` is
+    exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa, ``bf16`` computes them by autocast.
+    ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the steps in which ``tri_stage`` stays at
+    ``lr``, ``anneal`` the factor by which ``plateau`` and ``newbob`` lower it when evaluations are not better by the
+    share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many evaluations
+    without a better ``metric``. ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number
+    of prefixes of ``joint``. ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for batches of one
+    shape. ``nonfinite`` is how many steps with a loss or gradient that is not finite may be skipped in a row.
+    ``keep_optimizer`` begins with the moments of the Adam that trained the source of the init.
     """
 
     task: str = "ctc"
@@ -90,6 +93,7 @@ class Settings:
     features: Features = field(default_factory=Features)
     pretrain: Pretrain = field(default_factory=Pretrain)
     steps: int = 1000
+    epochs: int | None = None
     batch_size: int = 32
     batch_seconds: float | None = None
     accumulate: int = 1
@@ -98,9 +102,14 @@ class Settings:
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01
+    decay: str = "all"
     schedule: str = "cosine"
     warmup: int = 0
+    hold: int = 0
     final_lr: float = 0.05
+    anneal: float = 0.5
+    anneal_patience: int = 0
+    anneal_threshold: float = 0.0025
     clip: float | None = 5.0
     freeze: Mapping[str, int | None] = field(default_factory=dict)
     lr_scale: Mapping[str, float] = field(default_factory=dict)
@@ -123,8 +132,11 @@ class Settings:
     keep_optimizer: bool = False
 
 
+ANNEALED = ("plateau", "newbob")
+"""Schedules that follow the metric of the evaluations."""
 CHOICES = {
-    "schedule": ("cosine", "linear", "constant"),
+    "schedule": ("cosine", "linear", "constant", "tri_stage", "plateau", "newbob"),
+    "decay": ("all", "matrices"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "tf32", "bf16"),
     "compile": ("auto", "on", "off"),

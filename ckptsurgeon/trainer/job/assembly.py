@@ -14,11 +14,11 @@ from ...destinations._load import target_with
 from ...destinations.torch_module.user_code import user_code
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, count, escape
 from ...vocabulary.read import read_vocabulary
-from ..config.bounds import useless_settings
+from ..config.bounds import find_fault, useless_settings
 from ..config.section import apply_overrides, parse_settings
-from ..config.settings import Settings
+from ..config.settings import ANNEALED, Settings
 from ..data.loader import Batches
 from ..data.source import BatchSource, OneBatch, first_batch
 from ..data.split import resolve_paths
@@ -98,6 +98,14 @@ def build_job(
         document, settings, target, where, task, splits["train"], splits.get("dev"), splits.get("test"),
         tokens=tuple(tokens), init=init, ranks=ranks, strategy=strategy,
     )  # fmt: skip
+    if settings.epochs is not None:
+        job = replace(job, settings=with_steps(settings, job, document.name))
+        notes = (*notes, f"train.epochs {settings.epochs}: {count(job.settings.steps, 'step')}")
+    settings = job.settings
+    if settings.schedule in ANNEALED and job.dev is None:
+        raise ConfigError(
+            f"train.schedule {settings.schedule} follows the evaluations, and there is no train.data.dev."
+        )
     notes = (
         *notes,
         *pattern_notes(settings, keys),
@@ -106,6 +114,16 @@ def build_job(
         *compile_notes(job),
     )
     return replace(job, notes=notes)
+
+
+def with_steps(settings: Settings, job: Job, where: str) -> Settings:
+    """Return settings with the steps that ``epochs`` take; raises ConfigError if other settings do not fit them."""
+    batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
+    made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
+    why = find_fault(replace(made, epochs=None))
+    if why:
+        raise ConfigError(f"{escape(where)}: train.epochs {settings.epochs}: {why}.")
+    return made
 
 
 def with_one_batch(job: Job) -> Job:

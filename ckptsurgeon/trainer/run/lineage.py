@@ -15,12 +15,12 @@ from ...storage.small_files import read_file
 from ...storage.yaml_text import dump_yaml
 from ...util.text import count, escape, listing
 from ...util.version import __version__
-from ..config.settings import Settings
+from ..config.settings import ANNEALED, Settings
 from ..data.loader import Batches
 from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
-from ..state.optimizer import lr_factor
+from ..state.learning_rate import lr_factor
 from ..state.run_progress import PATIENCE
 from ..tasks._load import task_file
 from .result import plain_json
@@ -96,8 +96,8 @@ LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
 """The field with the digest of config.yaml in the run folder."""
-FREE = ("save_every", "keep", "data.workers", "data.cache")
-"""Settings that may change when a run is resumed: the weights do not depend on them."""
+FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs")
+"""Settings that may change when a run is resumed: the weights do not depend on them; ``steps`` follow of ``epochs``."""
 NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 """Settings that change only the order of sums, or what dropout draws."""
 
@@ -138,7 +138,7 @@ def config_text(job: Job, folder: str) -> str:
     if not isinstance(content, dict):
         return job.document.text
     rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
-    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(job.settings))}
+    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(replace(job.settings, epochs=None)))}
     return "# the configuration as it was used, defaults included\n" + dump_yaml(document)
 
 
@@ -216,7 +216,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
         )
     if steps < done:
         raise ConfigError(f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.")
-    if settings.schedule == "constant":
+    if settings.schedule in ("constant", *ANNEALED):
         return [f"steps was {before}, is {steps}"]
     rates = (settings.lr * lr_factor(replace(settings, steps=many), max(done - 1, 0)) for many in (before, steps))
     was, now = (f"{rate:.3g}" for rate in rates)

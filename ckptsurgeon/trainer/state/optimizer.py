@@ -1,8 +1,7 @@
-"""The optimizer: parameter groups, learning rate schedule, clipping, and steps that a GPU can skip by itself."""
+"""The optimizer: parameter groups, learning rates, clipping, and steps that a GPU can skip by itself."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,24 +12,14 @@ from ..config.settings import Settings
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from .freezing import ParameterRule
 
-__all__ = ["Optimizer", "lr_factor"]
-
-
-def lr_factor(settings: Settings, step: int) -> float:
-    """Return the factor of the learning rate in a step, counted from 0: warm-up, then cosine, linear or constant."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    if settings.schedule == "constant":
-        return 1.0
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    falling = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
-    return settings.final_lr + (1 - settings.final_lr) * falling
+__all__ = ["Optimizer"]
 
 
 class Optimizer:
     """AdamW or SGD (momentum: the first of ``betas``) over all parameters that are trained at some step.
 
-    There is one group for each factor of the learning rate. Frozen parameters have no gradient, and so no state.
+    There is one group for each factor of the learning rate and weight decay. Frozen parameters have no gradient, and so
+    no state.
     ``order`` are the keys in the order of the groups, ``had_gradient`` says of each whether it ever had a gradient
     other than zero. If ``ranks`` hold shards of the parameters, norms are those of the whole parameters.
     """
@@ -40,13 +29,16 @@ class Optimizer:
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self._lr, self._ranks = settings.lr, ranks
-        scales = {key: rules[key].lr_scale for key in parameters}
-        self._scales = list(dict.fromkeys(scales.values()))
-        self.order = [key for scale in self._scales for key in parameters if scales[key] == scale]
+        kinds = {
+            key: (rules[key].lr_scale, _decay(settings, parameter)) for key, parameter in parameters.items()
+        }  # fmt: skip
+        self._kinds = list(dict.fromkeys(kinds.values()))
+        self.order = [key for kind in self._kinds for key in parameters if kinds[key] == kind]
         self.parameters = [parameters[key] for key in self.order]
         self.had_gradient = torch.zeros(len(self.parameters), dtype=torch.bool, device=self.parameters[0].device)
         groups: list[dict[str, Any]] = [
-            {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
+            {"params": [parameters[key] for key in parameters if kinds[key] == kind], "weight_decay": kind[1]}
+            for kind in self._kinds
         ]
         self.inner: torch.optim.Optimizer
         self.moments = 2 if settings.optimizer == "adamw" else int(settings.betas[0] > 0)
@@ -62,9 +54,10 @@ class Optimizer:
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
         """Set the learning rate of each group, and return the rates by the group's scale."""
-        for group, scale in zip(self.inner.param_groups, self._scales, strict=True):
+        for group, (scale, _) in zip(self.inner.param_groups, self._kinds, strict=True):
             group["lr"] = self._lr * scale * factor
-        return {f"{scale:g}": group["lr"] for group, scale in zip(self.inner.param_groups, self._scales, strict=True)}
+        rates = zip(self.inner.param_groups, self._kinds, strict=True)
+        return {f"{scale:g}": group["lr"] for group, (scale, _) in rates}
 
     @torch.no_grad()
     def gradient_norms(self) -> Tensor:
@@ -131,3 +124,8 @@ class Optimizer:
         squares = found.square()
         self._ranks.all_reduce([squares])
         return squares.sqrt()
+
+
+def _decay(settings: Settings, parameter: nn.Parameter) -> float:
+    """Return the weight decay of a parameter; with ``decay: matrices``, biases and the weights of norms have none."""
+    return settings.weight_decay if settings.decay == "all" or parameter.dim() > 1 else 0.0

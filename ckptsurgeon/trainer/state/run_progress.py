@@ -24,7 +24,8 @@ class RunProgress:
     of its norm, when that was last measured. ``seconds`` were spent on steps and evaluations. ``figures`` are those of
     the last evaluation, after ``evaluated`` steps. ``norms`` are of the gradient norm: the number of steps, how many
     were clipped, the largest, and the sum. ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC
-    cannot spell, None if nothing is spelled.
+    cannot spell, None if nothing is spelled. ``lr_scale`` is what evaluations have made of the learning rate,
+    ``compared`` the metric that the next evaluation is compared with, ``stalled`` how many were not better since then.
     """
 
     step: int = 0
@@ -45,6 +46,9 @@ class RunProgress:
     too_short: int | None = None
     fresh: int = 0
     evaluated: int = 0
+    lr_scale: float = 1.0
+    compared: float | None = None
+    stalled: int = 0
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
