@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.config.section import apply_overrides, parse_settings
 
 from . import toy
 
@@ -153,3 +153,11 @@ def test_what_only_looks_blames_nothing_that_nobody_said(ckpt: Any) -> None:
     assert done.code == 2
     assert "--set warmup=9, --set steps=5: train.warmup 9 is not below" in said
     assert "cache" not in said
+
+
+@pytest.mark.parametrize("section", ["data", "features", "augment", "pretrain"])
+def test_a_field_of_a_section_that_is_set_leaves_the_others(section: str) -> None:
+    given = {"data": {"min_s": 1, "max_s": 2}, "features": {"size": 1, "rate": 2}}
+    given |= {"augment": {"time_masks": 1, "freq_masks": 2}, "pretrain": {"negatives": 1, "mask_length": 2}}
+    first, second = given[section]
+    assert apply_overrides(given, [f"{section}.{first}=7"])[section] == {first: 7, second: 2}

@@ -14,7 +14,9 @@ FROM: Mapping[str, float] = {
     "steps": 1, "epochs": 1, "hold": 0, "anneal_patience": 0, "anneal_threshold": 0,
     "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
     "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
-    "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1,
+    "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "augment.time_masks": 0,
+    "augment.time_width": 1, "augment.time_share": 0, "augment.freq_masks": 0,
+    "augment.freq_width": 1, "augment.snr_db": -100, "data.workers": 0, "features.size": 1,
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
@@ -27,6 +29,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
         "clip",
         "batch_seconds",
         "ema",
+        "augment.speed",
         "data.max_s",
         "features.window_s",
         "features.step_s",
@@ -37,6 +40,9 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
 )
 """Settings that must be above this number."""
 TO: Mapping[str, float] = {
+    "augment.speed": 10,
+    "augment.snr_db": 200,
+    "augment.time_share": 1,
     "final_lr": 1,
     "seed": 2**63 - 1,
     "threads": 1024,
@@ -74,6 +80,9 @@ def find_fault(made: Settings) -> str:
             f"train.pretrain.gumbel is {list(made.pretrain.gumbel)}; it is the highest temperature, the lowest, and "
             "what it is multiplied by at every step, at most 1"
         )
+    ratios = made.augment.snr_db
+    if ratios and (len(ratios) != 2 or ratios[0] > ratios[1]):
+        return f"train.augment.snr_db is {list(ratios)}; it is the lowest ratio and the highest"
     if made.data.min_s > made.data.max_s:
         return "train.data.min_s is above train.data.max_s: that leaves nothing"
     return ""

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from .bounds import find_fault
-from .settings import CHOICES, DATASET, Data, Features, Named, Pretrain, Settings
+from .settings import CHOICES, DATASET, Augment, Data, Features, Named, Pretrain, Settings
 
 __all__ = ["apply_overrides", "check_section", "parse_settings"]
 
@@ -56,7 +56,7 @@ def _merged(old: Any, new: Mapping[str, Any]) -> Any:
     merged = dict(old)
     for name, value in new.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merged(merged[name], value) if both and name in ("data", "features") else value
+        merged[name] = _merged(merged[name], value) if both and name in _SECTIONS else value
     return merged
 
 
@@ -183,7 +183,12 @@ def _scales(value: Any) -> dict[str, float]:
     return {_text(pattern): _number(scale) for pattern, scale in value.items()}
 
 
-_SECTIONS: dict[str, Callable[..., Any]] = {"data": Data, "features": Features, "pretrain": Pretrain}
+_SECTIONS: dict[str, Callable[..., Any]] = {
+    "data": Data,
+    "features": Features,
+    "augment": Augment,
+    "pretrain": Pretrain,
+}
 _READERS: dict[str, Callable[[Any], Any]] = {
     "int": _whole,
     "float": _number,

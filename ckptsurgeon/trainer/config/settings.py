@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ANNEALED", "CHOICES", "DATASET", "Data", "Features", "Named", "Pretrain", "Settings"]
+__all__ = ["ANNEALED", "CHOICES", "DATASET", "Augment", "Data", "Features", "Named", "Pretrain", "Settings"]
 
 Named = str | Mapping[str, Any]
 """A source of clips or examples: a manifest, ``my_data.py:function``, an entry with ``hf_dataset`` or ``_target_``."""
@@ -53,6 +53,25 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """How clips of ``train`` are changed at random; nothing is by default.
+
+    ``speed`` are factors, of which one is drawn for each clip; ``snr_db`` the lowest and the highest signal-to-noise
+    ratio of added noise, in decibels. ``time_masks`` and ``freq_masks`` are the numbers of masks, ``time_width`` and
+    ``freq_width`` the largest width of one, in frames of ``features.step_s`` and in bands. No mask is longer than
+    ``time_share`` of its clip.
+    """
+
+    speed: tuple[float, ...] = ()
+    snr_db: tuple[float, ...] = ()
+    time_masks: int = 0
+    time_width: int = 100
+    time_share: float = 0.2
+    freq_masks: int = 0
+    freq_width: int = 10
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """What the task ``wav2vec2_pretrain`` masks and contrasts; None stands for the value in the model's configuration.
 
@@ -91,6 +110,7 @@ class Settings:
     task: str = "ctc"
     data: Data = field(default_factory=Data)
     features: Features = field(default_factory=Features)
+    augment: Augment = field(default_factory=Augment)
     pretrain: Pretrain = field(default_factory=Pretrain)
     steps: int = 1000
     epochs: int | None = None

@@ -13,6 +13,7 @@ from ...errors import CheckpointError, ConfigError
 from ..config.settings import Features, Settings
 from ..models._layers import mel_filters
 from ..system.signals import ignore_stop_signals, start_loader
+from .augment import Augmenter
 from .cache import FeatureCache
 from .sound import Clip, is_array, read_array, read_sound
 
@@ -131,16 +132,21 @@ class ClipInputs:
         self.extractor = FeatureExtractor(settings.features)
         self._workers = settings.data.workers or 0
         folder = settings.data.cache
+        self._augmenter = Augmenter(settings.augment, settings.features)
         self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
 
     def __call__(self, clip: Clip) -> Tensor:
         """Return a clip's input; raises SourceError for a sound that cannot be used."""
         if is_array(clip.path):
             return torch.from_numpy(read_array(clip))
-        cached = self._cache.get(clip) if self._cache is not None else None
-        if cached is None:
-            return self._compute(clip)
-        return cached[:, 0] if self.extractor.features.kind == "waves" else cached
+        found = None
+        if self._cache is not None and not (clip.augmented and self._augmenter.changes_waves):
+            found = self._cache.get(clip)
+        if found is None:
+            found = self._compute(clip)
+        elif self.extractor.features.kind == "waves":
+            found = found[:, 0]
+        return self._augmenter.masked(found) if clip.augmented else found
 
     def frames(self, clip: Clip) -> float:
         """Return how many frames a clip's input has, without opening its file; infinity if this is unknown.
@@ -177,7 +183,8 @@ class ClipInputs:
         return computed
 
     def _compute(self, clip: Clip) -> Tensor:
-        return self.extractor(torch.from_numpy(read_sound(clip, self.extractor.features.rate)))
+        wave = torch.from_numpy(read_sound(clip, self.extractor.features.rate))
+        return self.extractor(self._augmenter.wave(wave) if clip.augmented else wave)
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):

@@ -31,7 +31,8 @@ class Batches:
     """The batches of a split: shuffled by seed and epoch, or, if not ``shuffled``, the longest clips first.
 
     If ``inputs`` has a cache, it is filled before the first batch. Random numbers that are drawn for an example
-    depend only on its seed, epoch and index, not on the process that makes it; the generators are restored.
+    depend only on its seed, epoch and index, not on the process that makes it; the generators are restored. Clips of
+    shuffled batches are augmented.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Batches:
         self._size, self._shuffled, self._inputs = size, shuffled, inputs
         self._orders: dict[tuple[int, int], list[list[int]]] = {}
         self._places = _BatchSampler()
-        self._dataset = _BatchDataset(task, split)
+        self._dataset = _BatchDataset(task, split, augmented=shuffled)
         self._loader = torch.utils.data.DataLoader(
             self._dataset,
             batch_sampler=self._places,
@@ -137,8 +138,8 @@ class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
 class _BatchDataset(torch.utils.data.Dataset[Any]):
     """The dataset of the loader. Errors are returned, so that the parent raises them with their own class."""
 
-    def __init__(self, task: ClipTask, split: Split) -> None:
-        self._task, self._clips = task, split.clips
+    def __init__(self, task: ClipTask, split: Split, *, augmented: bool) -> None:
+        self._task, self._clips, self._augmented = task, split.clips, augmented
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch | CheckpointError:
         try:
@@ -151,7 +152,7 @@ class _BatchDataset(torch.utils.data.Dataset[Any]):
 
     def _example(self, key: Key) -> Mapping[str, Any]:
         seed_cpu_from(*key)
-        return self._task.example(self._clips[key[2]])
+        return self._task.example(replace(self._clips[key[2]], augmented=self._augmented))
 
 
 def _identity(batch: Any) -> Any:

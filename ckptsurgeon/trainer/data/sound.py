@@ -37,6 +37,7 @@ class Clip:
     """One utterance. ``where`` is the file and line (or key) it was read from, ``text`` its transcript or its class.
 
     ``seconds`` is its length, ``begin_s`` its begin in the file. If the file is a table, ``cell`` is the sound in it.
+    ``augmented``: it is to be changed at random, as ``train.augment`` says.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Clip:
     seconds: float
     begin_s: float = 0.0
     cell: Cell | None = None
+    augmented: bool = False
 
 
 OPEN_ENDED = 0x7FFF_0000

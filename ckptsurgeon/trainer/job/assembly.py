@@ -102,6 +102,8 @@ def build_job(
         job = replace(job, settings=with_steps(settings, job, document.name))
         notes = (*notes, f"train.epochs {settings.epochs}: {count(job.settings.steps, 'step')}")
     settings = job.settings
+    if settings.data.cache is not None and (settings.augment.speed or settings.augment.snr_db):
+        notes = (*notes, "train.augment changes the sounds of train: their features are computed anew, not cached")
     if settings.schedule in ANNEALED and job.dev is None:
         raise ConfigError(
             f"train.schedule {settings.schedule} follows the evaluations, and there is no train.data.dev."
