@@ -19,6 +19,8 @@ DATASET = "hf_dataset"
 class Data:
     """The manifests of each split, in any format that ``manifests/`` reads; several are read one after the other.
 
+    ``tokens`` is the token list; ``segmenter`` the file of the tokeniser that cuts texts into these tokens. If it is
+    None, texts are cut into the longest tokens.
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
     out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` are the
     processes that make batches; None: on a CPU none, on a GPU one for each core of a process's share, at most eight.
@@ -28,6 +30,7 @@ class Data:
     dev: tuple[Named, ...] = ()
     test: tuple[Named, ...] = ()
     tokens: str | None = None
+    segmenter: str | None = None
     min_s: float = 0.0
     max_s: float = math.inf
     cache: str | None = None

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
 from ...errors import ConfigError
+from ...util.text import escape
 from ...vocabulary.spoken import BLANKS, SPACES
+from .segmenter import Segmenter
 
 __all__ = ["Labels", "UnknownLetterError"]
 
@@ -32,12 +34,12 @@ class UnknownLetterError(ValueError):
 class Labels:
     """The tokens of a model's output, in the order of its rows, and the meaning of the special ones.
 
-    A text is cut into the longest tokens, from its beginning. Tokens of single bytes (Coqui STT's bytes output mode)
-    spell its UTF-8. Without ``needs_blank``, a list may lack one; ``blank`` is -1 then.
+    A text is cut by a ``segmenter``, or into the longest tokens, from its beginning. Tokens of single bytes (Coqui
+    STT's bytes output mode) spell its UTF-8. Without ``needs_blank``, a list may lack one; ``blank`` is -1 then.
     """
 
-    def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True) -> None:
-        self.tokens = tuple(tokens)
+    def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True, segmenter: Segmenter | None = None) -> None:
+        self.tokens, self._segmenter = tuple(tokens), segmenter
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         blank = _first(BLANKS, self._ids)
         if blank is None and needs_blank:
@@ -65,6 +67,8 @@ class Labels:
 
     def encode(self, text: str) -> list[int]:
         """Return the token numbers of a text; raises UnknownLetterError."""
+        if self._segmenter is not None:
+            return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
             return [self._byte(byte) for byte in text.encode()]
         words = text.split(" ") if self._space != " " else [text]
@@ -75,6 +79,23 @@ class Labels:
         if len(spelled) > 1 and not space:
             raise UnknownLetterError(" ", "Between words stands one of the tokens ' ', '<space>', '|' or '▁'.")
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
+
+    def _of_pieces(self, pieces: Iterable[str], path: str) -> list[int]:
+        ids = []
+        for piece in pieces:
+            if piece not in self._spoken:
+                letter = piece.lstrip(PIECE_SPACE)[:1] or piece[:1]
+                hint = (
+                    f"{escape(path)} makes the piece {escape(piece)!r} of it: is the token list that of this tokeniser?"
+                )
+                raise UnknownLetterError(letter, hint)
+            ids.append(self._spoken[piece])
+        return ids
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether the tokens are pieces of words, and no tokeniser is known that made them."""
+        return self._begins_words and self._segmenter is None
 
     def _byte(self, byte: int) -> int:
         found = self._bytes.get(byte)
@@ -110,6 +131,8 @@ class Labels:
         if self._bytes:
             return bytes(self._of_byte[i] for i in ids if i in self._of_byte).decode(errors="replace")
         silent = {self.blank, self.start, self.end}
+        if self._segmenter is not None:
+            return self._segmenter.text([self.tokens[i] for i in ids if i not in silent])
         text = "".join(" " if self.tokens[i] == self._space else self.tokens[i] for i in ids if i not in silent)
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 

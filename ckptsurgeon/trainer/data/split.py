@@ -75,6 +75,7 @@ def resolve_paths(data: Data, folder: str) -> Data:
         dev=paths(data.dev),
         test=paths(data.test),
         tokens=tokens,
+        segmenter=path(data.segmenter) if data.segmenter is not None else None,
         cache=path(data.cache) if data.cache is not None else None,
     )
 

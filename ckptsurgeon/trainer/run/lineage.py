@@ -44,12 +44,15 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return digests of the token list, the clips of each split in their order, and the user's task file."""
+    """Return digests of the token list and its tokeniser, the clips of each split in their order, and the task file."""
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
     for name, source in (("train", job.train), ("dev", job.dev)):
         if isinstance(source, Batches):
             found[name] = _digest(_line(clip, home) for clip in source.split.clips)
+    segmenter = job.settings.data.segmenter
+    if segmenter is not None:
+        found["segmenter"] = hashlib.sha256(read_file(os.path.join(home, segmenter))).hexdigest()
     task = task_file(job.settings.task, home)
     if task and os.path.isfile(task):
         found["task"] = hashlib.sha256(read_file(task)).hexdigest()
@@ -77,7 +80,9 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
         if name == "task":
             yield f"{escape(job.settings.task)} is not what it was when {escape(run)} was started"
             continue
-        what = "gives other tokens" if name == "tokens" else f"gives other clips to {name}"
+        what = {"tokens": "gives other tokens", "segmenter": "cuts texts otherwise"}.get(
+            name, f"gives other clips to {name}"
+        )
         raise ConfigError(
             f"{escape(_named(job, name))} {what} than when {escape(run)} was started.",
             hint="Restore the old data, or start another run with --run.",
@@ -87,6 +92,8 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 def _named(job: Job, name: str) -> str:
     """Return the name of the files in the configuration."""
     given: Any = getattr(job.settings.data, name)
+    if name == "segmenter":
+        return str(given)
     if name == "tokens":
         return str(given or job.document.model.get("tokens", job.document.model.get("alphabet")))
     return ", ".join(one if isinstance(one, str) else f"train.data.{name}" for one in given)

@@ -18,6 +18,7 @@ from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.order import BatchSize
+from ..data.segmenter import Segmenter
 from ..data.sound import Clip
 from ..data.split import Split, read_split
 from ._task import Batch, ClipTask, Progress
@@ -136,7 +137,18 @@ class TranscribedTask(SoundTask):
                 f"the task {escape(settings.task)} needs to know its letters.",
                 hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
             )
-        self.labels = Labels(tokens, needs_blank=self.needs_blank)
+        path = settings.data.segmenter
+        segmenter = Segmenter(path) if path is not None else None
+        self.labels = Labels(tokens, needs_blank=self.needs_blank, segmenter=segmenter)
+
+    def notes(self) -> list[str]:
+        """Return the notes on each split, and one if the tokens are pieces that are cut without their tokeniser."""
+        if not self.labels.is_guessed:
+            return super().notes()
+        guess = (
+            "texts are cut into the longest pieces, not as a tokeniser does: name its file with train.data.segmenter"
+        )
+        return [*super().notes(), guess]
 
     def label(self, clip: Clip) -> Tensor:
         """Return the numbers of a clip's tokens."""

@@ -1,0 +1,48 @@
+"""Cuts texts into pieces as the tokeniser does that a token list comes from: sentencepiece, or tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import escape
+from ..config.imports import require_package
+
+__all__ = ["Segmenter"]
+
+
+class Segmenter:
+    """The model in ``bpe.model`` (sentencepiece) or ``tokenizer.json`` (tokenizers), by the name of the file.
+
+    The same text may be spelled with several pieces. A unigram model takes the most likely ones (Viterbi,
+    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither takes the longest.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._is_json = path.lower().endswith(".json")
+        package = require_package("tokenizers" if self._is_json else "sentencepiece", extra="pieces")
+        try:
+            if self._is_json:
+                self._model: Any = package.Tokenizer.from_file(path)
+            else:
+                self._model = package.SentencePieceProcessor(model_file=path)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise ConfigError(
+                f"train.data.segmenter: {escape(path)} cannot be read: {escape(' '.join(str(error).split()), 200)}.",
+                hint="It is a model of sentencepiece, as bpe.model, or a tokenizer.json.",
+            ) from error
+
+    def pieces(self, text: str) -> list[str]:
+        """Return the pieces of a text; what the model does not know is a piece of its own."""
+        if self._is_json:
+            return list(self._model.encode(text, add_special_tokens=False).tokens)
+        return list(self._model.encode(text, out_type=str))
+
+    def text(self, pieces: Sequence[str]) -> str:
+        """Return the text of pieces."""
+        if self._is_json:
+            ids = [self._model.token_to_id(piece) for piece in pieces]
+            return str(self._model.decode([one for one in ids if one is not None]))
+        return str(self._model.decode(list(pieces)))

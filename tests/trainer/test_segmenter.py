@@ -1,0 +1,128 @@
+"""Texts are cut into pieces as the tokeniser of a model cuts them."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.data.labels import Labels, UnknownLetterError
+from ckptsurgeon.trainer.data.segmenter import Segmenter
+from ckptsurgeon.trainer.job.assembly import build_job
+
+from .sounds import corpus
+
+sentencepiece = pytest.importorskip("sentencepiece")
+
+TEXTS = [
+    "the cat sat on the mat", "the dog ate the cat", "a cat and a dog sat", "that mat is the mat of the dog",
+    "the dogs and the cats ate at the gate", "she sat at that gate",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["unigram", "bpe"])
+def model(request: pytest.FixtureRequest) -> str:
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 20), model_writer=made, vocab_size=80, model_type=request.param,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    Path(f"{request.param}.model").write_bytes(made.getvalue())
+    return f"{request.param}.model"
+
+
+def tokens_of(model: str) -> list[str]:
+    """The list as ESPnet writes it: blank and unknown first, begin and end last."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    return ["<blank>", "<unk>", *(one for one in pieces if not one.startswith("<")), "<sos/eos>"]
+
+
+def test_labels_are_those_of_sentencepiece(model: str) -> None:
+    processor, tokens = sentencepiece.SentencePieceProcessor(model_file=model), tokens_of(model)
+    labels = Labels(tokens, segmenter=Segmenter(model))
+    draws = random.Random(0)
+    unseen = ["".join(draws.choices("acdeghmnost", k=8)) for _ in range(300)]
+    for text in (*TEXTS, *unseen):
+        ids = labels.encode(text)
+        assert [tokens[i] for i in ids] == processor.encode(text, out_type=str)
+        assert labels.decode(ids) == text
+        assert labels.decode([0, *ids, len(tokens) - 1]) == text
+    assert not labels.is_guessed
+    guessed = Labels(tokens)
+    assert guessed.is_guessed
+    if model == "bpe.model":  # the longest pieces are others; so many of a unigram model are the same
+        assert any(guessed.encode(text) != labels.encode(text) for text in unseen)
+
+
+def test_what_the_list_lacks_is_named(model: str) -> None:
+    labels = Labels(tokens_of(model), segmenter=Segmenter(model))
+    with pytest.raises(UnknownLetterError) as raised:
+        labels.encode("the zebra")
+    assert raised.value.letter in "zebra"
+    assert f"{model} makes the piece" in raised.value.hint
+
+
+def test_a_tokenizer_json_cuts_too() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<blank>", "<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    made.train_from_iterator(TEXTS, trainer)
+    made.save("tokenizer.json")
+    tokens = [made.id_to_token(i) for i in range(made.get_vocab_size())]
+    labels = Labels(tokens, segmenter=Segmenter("tokenizer.json"))
+    for text in (*TEXTS, "caf\u00e9 \u4e2d"):
+        assert labels.encode(text) == made.encode(text).ids
+        assert labels.decode(labels.encode(text)) == text
+
+
+@pytest.fixture
+def train(model: str) -> Callable[..., Any]:
+    corpus("train.csv", TEXTS, shortest=2.0)
+    Path("tokens.txt").write_text("\n".join(tokens_of(model)) + "\n")
+    made = {"train": "train.csv", "dev": "train.csv", "tokens": "tokens.txt", "segmenter": model}
+    net = {
+        "_target_": "torch.nn.Sequential",
+        "_args_": [{"_target_": "torch.nn.Linear", "in_features": 40, "out_features": len(tokens_of(model))}],
+    }
+    document = {"model": net, "train": {"task": "ctc", "data": made, "steps": 2, "batch_size": 2}}
+    Path("net.yaml").write_text(yaml.safe_dump(document))
+    return lambda *sets: build_job("net.yaml", sets=sets, device="cpu")
+
+
+def test_a_job_cuts_by_the_segmenter_and_says_when_it_guesses(train: Callable[..., Any], model: str) -> None:
+    guess = "texts are cut into the longest pieces, not as a tokeniser does: name its file with train.data.segmenter"
+    assert guess not in train().notes
+    assert guess in train("data.segmenter=null").notes
+    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    batch = next(iter(train().train.read(0, 0)))
+    tokens = tokens_of(model)
+    found = {
+        "".join(tokens[i] for i in ids[:size]).replace("\u2581", " ").strip()
+        for ids, size in zip(batch.labels.tolist(), batch.label_lengths.tolist(), strict=True)
+    }
+    assert found <= set(TEXTS)
+    sizes = {len(processor.encode(text)) for text in found}
+    assert sizes == set(batch.label_lengths.tolist())
+
+
+@pytest.mark.parametrize("name", ["broken.model", "broken.json", "missing.model"])
+def test_a_file_that_is_no_tokeniser_is_refused(train: Callable[..., Any], name: str) -> None:
+    if not name.startswith("missing"):
+        Path(name).write_text(json.dumps({"no": "tokeniser"}))
+    with pytest.raises(cs.ConfigError, match=f"train.data.segmenter: .*{name} cannot be read"):
+        train(f"data.segmenter={name}")
