@@ -145,7 +145,7 @@ def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
 @pytest.mark.usefixtures("cheap")
 def test_a_brain_trains_its_modules_by_its_own_loss_and_is_judged_by_its_own_metrics() -> None:
     write(steps=6, evaluate_every=3)
-    found = cs.train("net.yaml", device="cpu")
+    found = cs.train("net.yaml", device="cpu", keep_going=True)
     assert found.ended == "done"
     assert found.last_loss < found.first_loss
     rows = [row["dev"] for row in read_log("run/log.jsonl") if "dev" in row]
@@ -157,7 +157,7 @@ def test_a_brain_trains_its_modules_by_its_own_loss_and_is_judged_by_its_own_met
 @pytest.mark.usefixtures("another_process")
 def test_what_was_saved_gives_the_same_loss_in_a_later_epoch_too() -> None:
     write(steps=10, evaluate_every=5)  # three batches are an epoch, and the loss changes after two epochs
-    checks = {one.name: one for one in cs.train("net.yaml", device="cpu").checks}
+    checks = {one.name: one for one in cs.train("net.yaml", device="cpu", keep_going=True).checks}
     for name in ("saved, reopened, the same loss", "best, reopened, the same loss", "resumed is uninterrupted"):
         assert checks[name].status == "PASS", checks[name]
     assert float(checks["saved, reopened, the same loss"].says.split()[0]) > 100
@@ -260,7 +260,7 @@ def test_statistics_outside_the_state_dict_are_refused() -> None:
 def test_statistics_of_a_declared_size_are_tensors_of_the_model() -> None:
     """They are trained, saved, resumed and reopened with it."""
     write_normalised({"norm": 4})
-    found = cs.train("net.yaml", device="cpu", run="run")
+    found = cs.train("net.yaml", device="cpu", keep_going=True, run="run")
     checks = {check.name: check.status for check in found.checks}
     assert checks["resumed is uninterrupted"] == checks["saved, reopened, the same loss"] == "PASS"
     saved = load_file("run/last/model.safetensors")
@@ -273,7 +273,7 @@ def statistics_after(source: dict[str, torch.Tensor]) -> tuple[int, list[float]]
     """Return the count and mean of a run that began with the statistics of a source."""
     torch.save(source, "normalizer.ckpt")
     cs.apply(cs.transplant("normalizer.ckpt::norm", "net.yaml"), "start.safetensors", force=True)
-    cs.train("net.yaml", init="start.safetensors", device="cpu", run="tuned")
+    cs.train("net.yaml", init="start.safetensors", device="cpu", run="tuned", keep_going=True)
     saved = load_file("tuned/last/model.safetensors")
     return int(saved["norm.count"]), saved["norm.glob_mean"].tolist()
 

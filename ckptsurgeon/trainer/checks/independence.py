@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ...util.text import escape, listing
+from ...util.text import escape
 from ..config.settings import Settings
 from ..evaluation import loss_per_item
 from ..tasks._task import Batch, Task
@@ -25,8 +25,8 @@ MORE_PADDING = 0.5
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Compare the loss of a few clips in one batch with their losses one by one, and with that of more padding.
 
-    Single clips have the same padding as in the batch, so that only the other clips differ. A group norm sees padding
-    by design; a model with one may therefore have another loss with more padding, but not without the other clips.
+    Single clips have the same padding as in the batch, so that only the other clips differ. Some layers see padding by
+    design; a model with one may therefore have another loss with more padding, but not without the other clips.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -46,12 +46,22 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
         return Check(INDEPENDENT, PASS, says)
-    groups = [name for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)]
-    if groups:
-        return Check(
-            INDEPENDENT, WARN, f"{says}; the group norm {listing(groups, 1, where='')} sees padding, by design"
-        )
+    seen = next((f"{kind} {escape(name)}" for name, module in model.named_modules() if (kind := _sees(module))), "")
+    if seen:
+        return Check(INDEPENDENT, WARN, f"{says}; the {seen} sees padding, by design")
     return Check(INDEPENDENT, FAIL, says)
+
+
+def _sees(module: nn.Module) -> str:
+    """Return what kind of layer a module is, if it mixes places of a clip with the padding after it; '' if it does not.
+
+    Many networks do not mask padding before such layers.
+    """
+    if isinstance(module, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
+        return "group norm" if isinstance(module, nn.GroupNorm) else "instance norm"
+    if isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1:
+        return "convolution"
+    return "bidirectional layer" if isinstance(module, nn.RNNBase) and module.bidirectional else ""
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:

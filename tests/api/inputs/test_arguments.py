@@ -90,7 +90,10 @@ def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
     [
         ({"memory": "lots"}, r"memory=.lots. is not a valid size."),
         ({"memory": 8}, r"memory=.8. is 8 bytes\. Write 8GB or 8MB; 8B is bytes\."),
-        ({"models": "a.safetensors"}, r"a\.safetensors is not a recipe\. Name several models, in a list\."),
+        (
+            {"models": "a.safetensors"},
+            r"a\.safetensors is not a recipe\. Name a recipe of mergekit, or several models in a list\.",
+        ),
         ({"models": []}, r"linear needs 1 model, and there is none\."),
         ({"method": "LINEAR"}, r"unknown merge method LINEAR\. Did you mean linear\?"),
         ({"method": "dare-ties"}, r"Did you mean dare_ties\?"),
