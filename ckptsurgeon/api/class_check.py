@@ -6,11 +6,15 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..destinations._document import read_document
 from ..destinations.hf.files import ADAPTER, CONFIG
+from ..destinations.transformers import TOOLKIT as TRANSFORMERS
 from ..errors import CheckpointError
 from ..planning.plan.plan import Plan
+from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
@@ -18,6 +22,7 @@ from .transplant.transplant import transplant
 
 __all__ = ["class_notes", "comparison_notes"]
 
+QUANTISATION = "quantization_config"
 PACKAGES = ("torch", "transformers")
 
 
@@ -30,8 +35,11 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []
+    path, is_quantised = os.path.join(folder.path, CONFIG), bool(checkpoint.codes.tensors)
     try:
-        plan = transplant(checkpoint, os.path.join(folder.path, CONFIG), on_mismatch="init")
+        if is_quantised or QUANTISATION in folder.config:
+            return list(_other_modules(checkpoint, _plain_class(path), _architecture(folder)))
+        plan = transplant(checkpoint, path, on_mismatch="init")
     except CheckpointError as error:
         said = error.said.removeprefix("config.json: ").removesuffix(".")
         return [f"the model that config.json describes cannot be built: {said}"]
@@ -45,7 +53,8 @@ def comparison_notes(checkpoint: Checkpoint) -> list[str]:
     if why:
         return [f"keys and shapes are not compared with those of a class: {why}"]
     found = class_notes(checkpoint)
-    return found or [f"keys and shapes are those of {escape(_architecture(folder))} in transformers"]
+    what = "modules" if checkpoint.codes.tensors else "keys and shapes"
+    return found or [f"{what} are those of {escape(_architecture(folder))} in transformers"]
 
 
 def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
@@ -60,8 +69,6 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
         return "this is one of several shards"
     if scheme_of(folder.path):
         return "the folder is not a local one"
-    if checkpoint.codes.tensors or "quantization_config" in config:
-        return "the model is quantised, and its codes have other shapes"
     if "auto_map" in config:
         return "config.json names code of its own (auto_map), which is not run"
     if not isinstance(config.get("model_type"), str) or not _architecture(folder):
@@ -93,6 +100,42 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]
         yield f"{escape(one.key)} {own}, but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
     if unused:
         yield f"{name} has no place for {count(len(unused), 'tensor')}: {listing(unused, 3, where='')}: it ignores them"
+
+
+def _plain_class(path: str) -> TargetSpec:
+    """Return the tensors of the class in a config.json without its quantisation."""
+    document = read_document(path)
+    content = {name: value for name, value in document.content.items() if name != QUANTISATION}
+    return TRANSFORMERS.load(replace(document, content=content))
+
+
+def _other_modules(checkpoint: Checkpoint, target: TargetSpec, name: str) -> Iterator[str]:
+    """Yield notes on modules that quantised weights or the class lack: codes have other names and shapes than numbers.
+
+    Experts count as one module. There are no notes if the names are too different to be compared.
+    """
+    own = {_module(key) for key in checkpoint}
+    wanted = {_module(key) for key in target.tensors if key not in target.implied}
+    every = {_module(key) for key in target.tensors}
+    if len(own & every) * 2 < len(every):
+        return
+    ignored = _ignored(name)
+    missing = [one for one in sorted(wanted - own) if not any(re.search(pattern, one) for pattern in ignored)]
+    unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
+    if missing:
+        has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
+        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+    if unused:
+        has = f"{escape(name)} has no place for {count(len(unused), 'module')}"
+        yield f"{has}: {listing(unused, 3, where='')}: it ignores them"
+
+
+def _module(key: str) -> str:
+    """Return the module of a tensor or of a part of its codes (``q_proj.weight.absmax`` of bitsandbytes)."""
+    experts = re.match(r"(.*?\bexperts)\b", key)
+    if experts is not None:
+        return experts[1]
+    return key.partition(".weight.")[0] if ".weight." in key else key.rpartition(".")[0]
 
 
 def _ignored(name: str) -> list[str]:

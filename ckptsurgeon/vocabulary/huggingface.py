@@ -37,9 +37,19 @@ class _HuggingFace:
         inside = model.get("continuing_subword_prefix", INSIDE) if model.get("type") == "WordPiece" else ""
         rules = _rules(model.get("merges")) if _has_rules(model) else []
         unlisted = tuple(_unlisted(rules, numbers, model.get("continuing_subword_prefix")))
+        kind = model.get("type")
+        joined = {f"{one}{two}" for one, two in rules}
+        longer = [token for token in numbers if isinstance(token, str) and len(token) > 1 and not is_byte(token)]
         return replace(
-            vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted
-        )
+            vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted,
+            unmade=sum(token not in joined for token in longer) if _has_rules(model) else 0,
+            kind=kind if isinstance(kind, str) else "",
+        )  # fmt: skip
+
+
+def is_byte(token: str) -> bool:
+    """Whether a token stands for a byte, as ``<0x0A>``, or looks like a special token."""
+    return token[0] == "<" and token[-1] == ">"
 
 
 def _has_rules(model: Mapping[str, Any]) -> bool:

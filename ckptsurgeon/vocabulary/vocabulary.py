@@ -23,7 +23,8 @@ class Vocabulary:
     ``scores`` are the log-probabilities of a unigram model, empty for other kinds. ``inside`` is the prefix of
     WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the
     ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the
-    number of its merge rules; ``unlisted`` has the tokens that the rules need and the list lacks.
+    number of its merge rules; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
+    number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Vocabulary:
     tokeniser: str = ""
     rules: int = 0
     unlisted: tuple[str, ...] = ()
+    unmade: int = 0
+    kind: str = ""
 
 
 class Reader(Protocol):

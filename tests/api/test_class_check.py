@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -75,17 +76,12 @@ def adapter(path: str) -> None:
     Path(path, "adapter_config.json").write_text("{}")
 
 
-def quantised(path: str) -> None:
-    qwen3(path, quantization_config={"quant_method": "gptq", "bits": 4})
-
-
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (bare, "there is no config.json beside the weights"),
         (coded, "config.json names code of its own"),
         (adapter, "this is an adapter"),
-        (quantised, "the model is quantised"),
     ],
 )
 def test_why_there_is_nothing_to_compare_is_said(change: Callable[[str], None], why: str) -> None:
@@ -101,3 +97,25 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, ckpt
     assert "torch is not installed" in ckpt("inspect", "net", "--class").err
     cs.apply(cs.convert("net"), "out")
     assert not cs.verify("out").notes
+
+
+def test_the_modules_of_a_quantised_model_are_compared() -> None:
+    qwen3("net", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 16})
+    tensors = load_file("net/model.safetensors")
+    for key in [key for key in tensors if key.endswith("_proj.weight")]:
+        rows, columns = tensors.pop(key).shape
+        module = key.removesuffix("weight")
+        tensors |= {
+            f"{module}qweight": torch.zeros(columns // 8, rows, dtype=torch.int32),
+            f"{module}qzeros": torch.zeros(columns // 16, rows // 8, dtype=torch.int32),
+            f"{module}scales": torch.ones(columns // 16, rows, dtype=torch.float16),
+            f"{module}g_idx": torch.arange(columns, dtype=torch.int32) // 16,
+        }
+    save_file(tensors, "net/model.safetensors", {"format": "pt"})
+    assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
+    less = {key: value for key, value in tensors.items() if "down_proj" not in key and "q_norm" not in key}
+    save_file(less, "net/model.safetensors", {"format": "pt"})
+    said = "Qwen3ForCausalLM has 4 modules that the weights lack: model.layers.0.mlp.down_proj, "
+    assert any(one.startswith(said) for one in notes("net"))
+    save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2, 2)}, "net/model.safetensors", {"format": "pt"})
+    assert "Qwen3ForCausalLM has no place for 1 module: model.layers.0.odd: it ignores them" in notes("net")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
-from ...util.text import count
+from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
@@ -28,7 +29,7 @@ from ..model_folder.quantised import with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import plain_arguments
-from .adapter_files import model_at
+from .adapter_files import adapter_of, model_at
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -86,7 +87,12 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=[*source_notes(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *_counted(opened)],
+            notes=[
+                *source_notes(opened, unwrap=False),
+                *unwrap_notes(opened[:1], asked=unwrap),
+                *_counted(opened),
+                *_other_bases(opened),
+            ],
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
@@ -104,6 +110,20 @@ def lora_merge(
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
     """Return notes on adapters that would be added more than once; the first of ``opened`` is the base."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
+
+
+def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
+    """Yield a note on each adapter that names another base; the first of ``opened`` is the base.
+
+    Only the last part of a path or of a name on a hub is compared, and of a base only the folder's name.
+    """
+    base = os.path.basename(os.path.normpath(opened[0].folder.uri)) if opened[0].folder is not None else ""
+    for adapter in opened[1:]:
+        settings, _ = adapter_of(adapter)
+        name = settings.base_model or "" if settings is not None else ""
+        if base and name and os.path.basename(name.rstrip("/")).lower() != base.lower():
+            own = f"{escape(name)} as its base (base_model_name_or_path)"
+            yield f"{escape(adapter.path)} names {own}, not {escape(base)}"
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:

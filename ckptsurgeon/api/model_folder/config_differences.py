@@ -11,6 +11,7 @@ from typing import Any
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
+from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
@@ -39,6 +40,20 @@ MANY = 256
 MOST = 12
 
 
+FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
+
+
+def _factor_notes(plan: Plan) -> list[str]:
+    """Return a note if both factors of adapters are merged one by one: (A + C)/2 (B + D)/2 is not (AB + CD)/2."""
+    merged = {match[0] for step in plan.steps if step.op in MERGES and (match := FACTOR.search(step.key))}
+    if len(merged) < 2:
+        return []
+    return [
+        "the factors of adapters (lora_A, lora_B) are merged one by one: their product is not the merged change of the "
+        "weights, unless one of the two is the same in all; ckpt lora merge BASE A B --weights 0.5,0.5 adds the changes"
+    ]
+
+
 def with_config_said(
     plan: Plan,
     folders: Sequence[ModelFolder],
@@ -55,6 +70,7 @@ def with_config_said(
     configuration has is compared if both have one model type and its value is not the default of the class. Further
     notes are on classifier rows with other labels, and on inputs that are prepared differently.
     """
+    plan = replace(plan, notes=(*plan.notes, *_factor_notes(plan)))
     taken = {one.source for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
     used = {number: model for number, model in enumerate(models) if number in taken and model[1]}

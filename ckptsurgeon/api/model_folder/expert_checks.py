@@ -24,11 +24,22 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
+    yield from _choices(config)
     sets: dict[str, dict[int, set[str]]] = {}
     for one in tensors:
         if (match := _EXPERT.match(one.key)) and match[1]:
             sets.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(match[4].partition(".")[0])
     yield from _numbered(tensors, sets, config) if sets else _together(tensors, config)
+
+
+def _choices(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on a router that is to choose more experts than there are, or from groups of unequal size."""
+    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
+    number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
+    if field and number and type(chosen) is int and chosen > number:
+        yield f"config.json says {chosen} (num_experts_per_tok), but there are {count(number, 'expert')} ({field})"
+    if field and number and type(groups) is int and groups > 0 and number % groups:
+        yield f"config.json says {groups} (n_group), into which {count(number, 'expert')} ({field}) cannot be divided"
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:

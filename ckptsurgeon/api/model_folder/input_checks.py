@@ -9,13 +9,14 @@ from typing import Any
 
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
 from .tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, object_in
 
 __all__ = ["input_notes"]
 
+PROCESSOR = "processor_config.json"
 MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
 """The field with the number of mel bins, by feature extractor; in config.json it is ``num_mel_bins``."""
 OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_model", "vit")
@@ -34,6 +35,8 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     made = object_in(folder, PREPROCESSOR)
     yield from _mel_bins(made, folder.config)
     yield from _image_sizes(made, folder.config)
+    yield from _patches(object_in(folder, PROCESSOR), folder.config)
+    yield from _two_templates(folder)
     tokens = local_tokens(read)
     if tokens:
         yield from _placeholders(folder, tokens, added_tokens(folder))
@@ -60,6 +63,29 @@ def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator
             return
 
 
+def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on patches of images that a processor counts otherwise, and on a layer that there is not."""
+    vision = config.get("vision_config")
+    part = vision if isinstance(vision, dict) else {}
+    number, wanted = made.get("patch_size"), part.get("patch_size")
+    if type(number) is int and type(wanted) is int and number != wanted:
+        yield f"{PROCESSOR} says {number} (patch_size), but vision_config of config.json says {wanted}"
+    layers, count_of = config.get("vision_feature_layer"), part.get("num_hidden_layers")
+    for layer in layers if isinstance(layers, list) else [layers]:
+        if type(layer) is int and type(count_of) is int and not -count_of - 1 <= layer <= count_of:
+            yield f"config.json says {layer} (vision_feature_layer), but vision_config has {count(count_of, 'layer')}"
+
+
+def _two_templates(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the chat template in tokenizer_config.json is another than the file, which is the one used."""
+    other = object_in(folder, TOKENIZER).get("chat_template")
+    if not isinstance(other, str) or not any(one.name == CHAT for one in folder.files):
+        return
+    with suppress(ConfigError, SourceError):
+        if folder.chat_template.strip() != other.strip():
+            yield f"{CHAT} and {TOKENIZER} have different chat templates: transformers takes the former"
+
+
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     """Return the field with the size of the images that a processor makes, and height and width; () if not known."""
     field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
@@ -77,10 +103,10 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
             continue
         token = tokens[number]
         own = sorted(one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one))
-        if own and token not in added and not SPECIAL.fullmatch(token):
+        if own and match[1] not in token.lower():
             yield (
-                f"{escape(field)} of config.json is {number} ({brief_token(token)}), an ordinary word of the tokeniser "
-                f"beside it, which has {listing([brief_token(one) for one in own], 3, where='')}"
+                f"{escape(field)} of config.json is {number}, {brief_token(token)} in the tokeniser beside it; "
+                f"that has {listing([brief_token(one) for one in own], 3, where='')}"
             )
 
 

@@ -67,12 +67,10 @@ def test_a_processor_with_other_mel_bins_is_named(bins: int, named: bool) -> Non
 
 @pytest.mark.parametrize(
     ("number", "added", "named"),
-    [(2, ["<image>"], True), (4, ["<image>"], False), (2, ["<audio>"], False), (2, [], False)],
+    [(2, ["<image>"], True), (1, ["<image>"], False), (4, ["<image>"], False), (2, ["<audio>"], False), (2, [], False)],
 )
 def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], named: bool) -> None:
-    said = (
-        "image_token_index of config.json is 2 ('a'), an ordinary word of the tokeniser beside it, which has '<image>'"
-    )
+    said = "image_token_index of config.json is 2, 'a' in the tokeniser beside it; that has '<image>'"
     assert (said in model(*added, config={"image_token_index": number})) == named
 
 
@@ -97,3 +95,87 @@ def test_kinds_of_more_layers_than_there_are_are_named(kinds: int, named: bool) 
     config = {"layer_types": ["full_attention"] * kinds, "num_hidden_layers": 2}
     said = "layer_types of config.json has 3 entries, but num_hidden_layers is 2: transformers 5 cannot load this model"
     assert (said in model(config=config)) == named
+
+
+def test_a_special_token_that_is_no_image_is_named() -> None:
+    said = "image_token_id of config.json is 4, '<|end|>' in the tokeniser beside it; that has '<image>'"
+    assert said in model("<|end|>", "<image>", config={"image_token_id": 4})
+
+
+@pytest.mark.parametrize(("size", "named"), [(16, True), (8, False)])
+def test_patches_of_another_size_are_named(size: int, named: bool) -> None:
+    said = "processor_config.json says 16 (patch_size), but vision_config of config.json says 8"
+    found = model(config={"vision_config": {"patch_size": 8}}, processor_config={"patch_size": size})
+    assert (said in found) == named
+
+
+@pytest.mark.parametrize(("layer", "named"), [(-5, True), (-4, False), (3, False), (4, True), ([-1, -9], True)])
+def test_a_layer_of_a_tower_that_there_is_not_is_named(layer: Any, named: bool) -> None:
+    config = {"vision_config": {"num_hidden_layers": 3}, "vision_feature_layer": layer}
+    assert any("(vision_feature_layer), but vision_config has 3 layers" in one for one in model(config=config)) == named
+
+
+@pytest.mark.parametrize(("other", "named"), [("{{ m }} {{ n }}", True), ("{{ m }}\n", False)])
+def test_two_chat_templates_are_named(other: str, named: bool) -> None:
+    said = "chat_template.jinja and tokenizer_config.json have different chat templates: transformers takes the former"
+    assert (said in model(config={}, chat="{{ m }}", tokenizer_config={"chat_template": other})) == named
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"num_experts_per_tok": 8}, "config.json says 8 (num_experts_per_tok), but there are 4 experts (num_experts)"),
+        ({"n_group": 3}, "config.json says 3 (n_group), into which 4 experts (num_experts) cannot be divided"),
+        ({"n_group": 2, "num_experts_per_tok": 4}, ""),
+    ],
+)
+def test_choices_of_more_experts_than_there_are_are_named(config: dict[str, Any], said: str) -> None:
+    found = [one for one in model(config={"num_experts": 4, **config}) if "experts (num_experts)" in one]
+    assert found == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("generation", "named"),
+    [({"bos_token_id": 0}, True), ({"eos_token_id": 1, "bos_token_id": 0}, False), ({"max_length": 9}, False)],
+)
+def test_a_generation_configuration_without_the_end_is_named(generation: dict[str, Any], named: bool) -> None:
+    found = model(config={"eos_token_id": 1}, generation_config=generation)
+    said = (
+        "generation_config.json has no eos_token_id, and that of config.json, 1, is not read: generation does not end"
+    )
+    assert any(one.startswith(said) for one in found) == named
+
+
+RULES = [*(f"{one} {two}" for one in "abcdefgh" for two in "abcdefgh"), "\u0120 a"]
+
+
+def bpe(merges: list[str], **fields: Any) -> list[str]:
+    """Write a byte-level tokeniser with these rules; return the notes on its folder."""
+    letters = "abcdefgh"
+    words = [*letters, "\u0120", "\u0120a", *(one + two for one in letters for two in letters)]
+    Path("net").mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(len(words), 4)}, "net/model.safetensors")
+    made = {"type": "BPE", "vocab": {word: at for at, word in enumerate(words)}, "merges": merges}
+    step = {"type": "ByteLevel"}
+    text = {"added_tokens": [], "pre_tokenizer": step, "decoder": step, "model": made}
+    Path("net/tokenizer.json").write_text(json.dumps(text))
+    Path("net/config.json").write_text(json.dumps({"model_type": "net", "vocab_size": len(words)}))
+    Path("net/tokenizer_config.json").write_text(json.dumps(fields))
+    return list(cs.inspect("net").notes)
+
+
+def test_merge_rules_that_are_lost_are_named() -> None:
+    assert not bpe(RULES)
+    Path("net").rename("whole")
+    said = "tokenizer.json has 10 merge rules, but 55 of its longer tokens are made by none: texts never become these"
+    assert any(one.startswith(said) for one in bpe(RULES[:10]))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("BertTokenizer", "WordPiece"), ("T5TokenizerFast", "Unigram"), ("GPT2Tokenizer", ""), ("X", "")]
+)
+def test_a_class_for_another_kind_of_tokeniser_is_named(name: str, kind: str) -> None:
+    found = bpe(RULES, tokenizer_class=name)
+    assert found == (
+        [f"tokenizer_config.json says {name}, which is for {kind}, but tokenizer.json is BPE"] if kind else []
+    )

@@ -31,10 +31,21 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     for file in (CONFIG, GENERATION):
         yield from _no_ids(object_in(folder, file), file)
+    yield from _endless(folder)
     yield from _negative(folder, names, places)
     yield from _suppressed(object_in(folder, GENERATION))
     if tokens and folder.rows >= len(tokens):
         yield from _ordinary(folder, names, places, tokens)
+
+
+def _endless(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if a generation configuration, which replaces the other, has no end, and config.json has one."""
+    generation, text = object_in(folder, GENERATION), folder.config.get("text_config")
+    fields = {**(text if isinstance(text, dict) else {}), **folder.config}
+    is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # as transformers writes it
+    if is_whole and generation.get(END) is None and _listed(fields.get(END)):
+        end = escape(brief_repr(fields[END], 24))
+        yield f"{GENERATION} has no {END}, and that of {CONFIG}, {end}, is not read: generation does not end by itself"
 
 
 def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:

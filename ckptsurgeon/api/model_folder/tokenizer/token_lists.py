@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,13 +10,13 @@ from typing import Any
 
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
-from ....util.text import brief_repr, count, listing
+from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number
 from ....vocabulary.read import vocabulary_of
-from ..documents import VOCABULARIES
+from ..documents import TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .spaces import space_notes
-from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens
+from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
 
@@ -25,8 +26,8 @@ __all__ = ["merge_rule_notes", "token_list_notes"]
 # tokenizers refuses a rule whose result is not listed. A ``tokenizer.json`` has both, and replaces the two files.
 
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
-SPACE = "Ġ"
-"""The character that byte-level BPE writes for a space: the first of most tokens."""
+SPACE, PIECE = "Ġ", "▁"
+"""The characters that byte-level BPE and sentencepiece write for a space: the first of most tokens."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
@@ -65,6 +66,36 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
         yield f"{rules} need tokens that it does not list, so the tokeniser cannot be loaded: {examples}"
 
 
+FEWEST = 20
+"""Fewer tokens without a rule say nothing."""
+
+
+def _few_rules(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if merge rules make less than half of the longer tokens of a BPE list; usually they make all."""
+    found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
+    marked = found is not None and any(len(one) > 1 and one[0] in (SPACE, PIECE) for one in found.tokens)
+    if found is not None and marked and found.unmade >= FEWEST and found.unmade > found.rules:
+        rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
+        yield f"{rules}, but {found.unmade} of its longer tokens are made by none: texts never become these tokens"
+
+
+KINDS = {
+    **dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "Funnel", "LayoutLM"), "WordPiece"),
+    **dict.fromkeys(("T5", "XLMRoberta", "Albert", "Camembert", "MBart", "BigBird", "Pegasus", "XLNet"), "Unigram"),
+    **dict.fromkeys(("GPT2", "Qwen2", "Roberta", "Bart", "Whisper", "CLIP", "Longformer"), "BPE"),
+}
+"""The kind of tokeniser model by the beginning of transformers' class: the rest is Tokenizer, or TokenizerFast."""
+
+
+def _other_class(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if ``tokenizer_class`` is a class for tokenisers of another kind than tokenizer.json has."""
+    named = object_in(folder, TOKENIZER).get("tokenizer_class")
+    kind = KINDS.get(re.sub("Tokenizer(Fast)?$", "", named)) if isinstance(named, str) else None
+    found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
+    if kind is not None and found is not None and found.kind and found.kind != kind:
+        yield f"tokenizer_config.json says {escape(str(named))}, which is for {kind}, but {BOTH} is {found.kind}"
+
+
 def _results(folder: ModelFolder) -> list[str]:
     """Return the token that each rule makes, in the order of the file; none if the file cannot be read."""
     try:
@@ -90,6 +121,8 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _around_texts(folder)
     yield from merge_rule_notes(folder)
     yield from _own_rules(folder)
+    yield from _few_rules(folder)
+    yield from _other_class(folder)
     yield from space_notes(folder)
 
 
