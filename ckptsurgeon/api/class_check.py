@@ -6,16 +6,19 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations._document import read_document
 from ..destinations.hf.files import ADAPTER, CONFIG
 from ..destinations.transformers import TOOLKIT as TRANSFORMERS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
+from ..tensors.encodings._modules import Modules
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
 from .transplant.transplant import transplant
@@ -23,6 +26,8 @@ from .transplant.transplant import transplant
 __all__ = ["class_notes", "comparison_notes"]
 
 QUANTISATION = "quantization_config"
+BY_MODULE = ("awq", "gptq")
+"""Methods that transformers applies to every linear layer that the settings do not leave out."""
 PACKAGES = ("torch", "transformers")
 
 
@@ -38,9 +43,14 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     path, is_quantised = os.path.join(folder.path, CONFIG), bool(checkpoint.codes.tensors)
     try:
         if is_quantised or QUANTISATION in folder.config:
-            return list(_other_modules(checkpoint, _plain_class(path), _architecture(folder)))
+            plain = _plain_class(path)
+            other = _other_modules(checkpoint, plain, _architecture(folder))
+            return [*other, *_left_plain(checkpoint, plain, folder.config.get(QUANTISATION))]
         plan = transplant(checkpoint, path, on_mismatch="init")
     except CheckpointError as error:
+        if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
+            none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all of it"
+            return [f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". ")]
         said = error.said.removeprefix("config.json: ").removesuffix(".")
         return [f"the model that config.json describes cannot be built: {said}"]
     return list(_differences(plan, checkpoint, _architecture(folder)))
@@ -128,6 +138,34 @@ def _other_modules(checkpoint: Checkpoint, target: TargetSpec, name: str) -> Ite
     if unused:
         has = f"{escape(name)} has no place for {count(len(unused), 'module')}"
         yield f"{has}: {listing(unused, 3, where='')}: it ignores them"
+
+
+def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
+    """Yield a note on linear layers with plain weights that AWQ or GPTQ quantises, by the settings in config.json.
+
+    Only modules beside quantised ones are compared: a tower for images may be left plain as a whole.
+    """
+    import torch
+
+    if not isinstance(settings, dict) or settings.get("quant_method") not in BY_MODULE or target.build is None:
+        return
+    with suppress(Exception), torch.device("meta"):
+        model: Any = target.build()
+        linear = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+        beside = {_before_layer(key) for key in checkpoint if key.endswith(".qweight")} - {""}
+        modules = Modules(settings)
+        own = [name for name in linear if f"{name}.weight" in checkpoint and _before_layer(name) in beside]
+        found = [name for name in own if not modules.left_out(name)]
+        if found:
+            plain = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
+            method = str(settings["quant_method"]).upper()
+            yield f"{plain}: the settings of {method} do not leave them out, so that transformers looks for codes there"
+
+
+def _before_layer(name: str) -> str:
+    """Return what is before the number of a layer; '' if there is none."""
+    found = re.match(r"(.*?)\.\d+\.", name)
+    return found[1] if found else ""
 
 
 def _module(key: str) -> str:

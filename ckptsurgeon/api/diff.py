@@ -58,25 +58,29 @@ def diff(
         first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
         exclude=exclude, root=root, progress=progress,
     )  # fmt: skip
-    notes = _of_tokenisers(first, second)
+    notes = _of_folders(first, second)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 
-def _of_tokenisers(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return a note if the tokens of two model folders differ; empty if they do not, or if one is a single file."""
+def _of_folders(first: CheckpointLike, second: CheckpointLike) -> list[str]:
+    """Return notes on how the configurations and tokenisers of two model folders differ; none for single files."""
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
         return []
+    from .model_folder.config_differences import config_notes, input_notes
     from .model_folder.folder import model_folder_at
     from .model_folder.rows_by_place import difference
 
     here, there = map(model_folder_at, paths)
-    if not here.vocabulary or not there.vocabulary:
-        return []
+    notes: list[str] = []
     with suppress(CheckpointError):
-        told = difference((here, escape(paths[0])), (there, escape(paths[1])))
-        return [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
-    return []
+        if here.config and there.config:
+            notes += config_notes(paths[0], here.config, paths[1], there.config)
+        notes += input_notes(paths[0], here, paths[1], there)
+        if here.vocabulary and there.vocabulary:
+            told = difference((here, escape(paths[0])), (there, escape(paths[1])))
+            notes += [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
+    return notes
 
 
 def _compared(

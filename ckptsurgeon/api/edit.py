@@ -21,6 +21,7 @@ from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, R
 from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operate, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
+from .lora.adapter_files import adapter_of
 from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
@@ -155,7 +156,7 @@ def _edit(
     try:
         folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
         carried, among, notes = _carried(checkpoint, keep_extras)
-        notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap))
+        notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         layers = source_layer_notes(checkpoint, folder)
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint

@@ -81,8 +81,14 @@ def verify(
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
     """Yield notes on quantised tensors, on layers that lack parts, and on files and classes that contradict them."""
     from .class_check import class_notes
+    from .lora.adapter_files import adapter_of
     from .model_folder.checks import contradictions
 
     name = escape(checkpoint.path)
-    notes = (*checkpoint.quantisation_notes, *contradictions(checkpoint), *class_notes(checkpoint))
+    notes = (
+        *checkpoint.quantisation_notes,
+        *contradictions(checkpoint),
+        *class_notes(checkpoint),
+        *adapter_of(checkpoint)[1],
+    )
     yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in notes)

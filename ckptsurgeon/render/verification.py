@@ -84,7 +84,7 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
     yield [_mark(right == found.checked), "values as they should be", f"{right} of {count(found.checked, 'tensor')}"]
     if found.compared:
-        yield ["", "equal to their source", f"{found.compared}, bit for bit"]
+        yield ["", "equal, bit for bit", f"{found.compared}, copied or computed again from the sources"]
     if found.near:
         yield ["", "near what numpy makes of it", f"{found.near}, within 1e-5 of the largest: computed by torch"]
     if found.products:

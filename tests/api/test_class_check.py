@@ -64,6 +64,25 @@ def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) ->
     assert any(said in note.why for note in found.notes), found.notes
 
 
+def test_weights_with_a_prefix_are_those_of_no_class() -> None:
+    tensors = load_file(f"{qwen3('net')}/model.safetensors")
+    save_file({f"base.{key}": value for key, value in tensors.items()}, "net/model.safetensors", {"format": "pt"})
+    (note,) = notes("net")
+    assert note.startswith("the weights have no key of Qwen3ForCausalLM: transformers initialises all of it. ")
+    assert "base" in note
+
+
+def test_the_settings_of_an_adapter_beside_a_whole_model_are_not_copied() -> None:
+    Path(qwen3("net"), "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert notes("net") == ["keys and shapes are those of Qwen3ForCausalLM in transformers"]
+    plan = cs.convert("net", dtype="bf16")
+    assert any(
+        one.startswith("files beside the weights that are not copied: adapter_config.json") for one in plan.notes
+    )
+    cs.apply(plan, "out")
+    assert not Path("out/adapter_config.json").exists()
+
+
 def bare(path: str) -> None:
     Path(path, "config.json").unlink()
 
@@ -74,6 +93,7 @@ def coded(path: str) -> None:
 
 def adapter(path: str) -> None:
     Path(path, "adapter_config.json").write_text("{}")
+    Path(path, "model.safetensors").rename(f"{path}/adapter_model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +133,18 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
         }
     save_file(tensors, "net/model.safetensors", {"format": "pt"})
     assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
+    settings = dict(json.loads(Path("net/config.json").read_text())["quantization_config"])
+    plain = {key: value for key, value in tensors.items() if "down_proj" not in key}
+    plain |= {f"model.layers.{number}.mlp.down_proj.weight": torch.ones(32, 48) for number in range(2)}
+    save_file(plain, "net/model.safetensors", {"format": "pt"})
+    assert notes("net") == [
+        "2 linear layers with plain weights: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
+        "of GPTQ do not leave them out, so that transformers looks for codes there"
+    ]
+    left_out = {"modules_in_block_to_quantize": [["self_attn.q_proj", "mlp.up_proj"]]}
+    changed = json.loads(Path("net/config.json").read_text()) | {"quantization_config": settings | left_out}
+    Path("net/config.json").write_text(json.dumps(changed))
+    assert not any("plain weights" in one for one in notes("net"))
     less = {key: value for key, value in tensors.items() if "down_proj" not in key and "q_norm" not in key}
     save_file(less, "net/model.safetensors", {"format": "pt"})
     said = "Qwen3ForCausalLM has 4 modules that the weights lack: model.layers.0.mlp.down_proj, "

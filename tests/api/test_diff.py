@@ -285,6 +285,21 @@ def test_other_content_is_no_rename() -> None:
 # The command.
 
 
+def test_two_model_folders_are_compared_by_their_files_too(state: dict[str, torch.Tensor], ckpt: Any) -> None:
+    for name, theta in (("a", 1e4), ("b", 5e5)):
+        Path(name).mkdir()
+        save_file(state, f"{name}/model.safetensors")
+        Path(name, "config.json").write_text(json.dumps({"model_type": "llama", "rope_theta": theta}))
+        Path(name, "chat_template.jinja").write_text(name)
+    assert cs.diff("a", "b").notes == (
+        "equal weights compute different results, because the config.json files differ: rope_theta is 10000.0 in a, "
+        "500000.0 in b",
+        "the chat templates of a and b differ, first at character 0",
+    )
+    assert not cs.diff("a/model.safetensors", "b/model.safetensors").notes
+    assert "rope_theta" in ckpt("diff", "a", "b").err
+
+
 def test_the_command_says_it_by_its_exit_code(state: dict[str, torch.Tensor], ckpt: Any) -> None:
     save_file(state, "a.safetensors")
     torch.save({f"module.{k}": v for k, v in state.items()}, "same.pth")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...analysis.inspection import AdapterSettings, adapter_settings
 from ...checkpoint.checkpoint import Checkpoint
-from ...destinations.hf.files import ADAPTER, CONFIG
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...errors import CheckpointError, FormatError, PlanError, SourceError
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.conv1d import KnownModel, known_model
@@ -25,9 +25,7 @@ from ...util.text import escape, listing
 from ..model_folder.folder import ModelFolder
 
 __all__ = [
-    "ADAPTER_CONFIG",
     "BYTES",
-    "WEIGHTS",
     "adapter_of",
     "configuration_of",
     "has_configuration",
@@ -38,41 +36,39 @@ __all__ = [
 
 # The files of a PEFT adapter: its weights, and the configuration next to them.
 
-ADAPTER_CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 BYTES = 16 << 20
 
 
 def has_configuration(weights: File) -> bool:
     """Return whether a configuration is next to a file; at a URL, it is assumed for the file names that PEFT uses."""
-    if weights.name not in WEIGHTS:
+    if weights.name not in ADAPTER_WEIGHTS:
         return False
-    return scheme_of(weights.uri) in ("http", "https") or ADAPTER_CONFIG in weights.folder().names()
+    return scheme_of(weights.uri) in ("http", "https") or ADAPTER in weights.folder().names()
 
 
 def configuration_of(folder: Folder) -> File:
     """Return the configuration in a folder; raises SourceError if it does not exist, or links out of the folder."""
-    path = os.path.join(folder.uri, ADAPTER_CONFIG)
+    path = os.path.join(folder.uri, ADAPTER)
     if leads_out(path):
         raise SourceError(
             f"{escape(path)} is a link to outside of its folder, which is not followed.", hint="Copy it there."
         )
-    return folder.file(ADAPTER_CONFIG)
+    return folder.file(ADAPTER)
 
 
 def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
     """Return the settings of the adapter that a checkpoint holds, and a note if they cannot be read."""
-    weights = next((file for file in checkpoint.open_files().values() if file.name in WEIGHTS), None)
+    weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
         if weights is None or not has_configuration(weights):
             return None, ()
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
-            return None, (f"{ADAPTER_CONFIG} cannot be used: it has no peft_type",)
+            return None, (f"{ADAPTER} cannot be used: it has no peft_type",)
         return settings, _differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
-        return None, (f"{ADAPTER_CONFIG} cannot be used: {error}",)
+        return None, (f"{ADAPTER} cannot be used: {error}",)
 
 
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
@@ -81,14 +77,14 @@ def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
     from ...methods.lora.config import parse_config
 
     try:
-        config = parse_config(data, ADAPTER_CONFIG)
+        config = parse_config(data, ADAPTER)
     except CheckpointError:
         return ()
     try:
         notes = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0).notes
     except CheckpointError as error:
-        return (f"{ADAPTER_CONFIG} does not fit the tensors: {error.message}",)
-    return tuple(f"{ADAPTER_CONFIG}: {note}" for note in notes)
+        return (f"{ADAPTER} does not fit the tensors: {error.message}",)
+    return tuple(f"{ADAPTER}: {note}" for note in notes)
 
 
 def _read(file: File) -> object:

@@ -10,6 +10,7 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import place_of
 from ...checkpoint.opening import checkpoint_of, open_checkpoint
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
@@ -23,7 +24,7 @@ from ...storage.read.uri import open_source
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
-from .adapter_files import ADAPTER_CONFIG, BYTES, WEIGHTS, configuration_of, has_configuration
+from .adapter_files import BYTES, configuration_of, has_configuration
 
 __all__ = ["open_adapter"]
 
@@ -67,13 +68,13 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if has_configuration(source) else None
     names = source.names()
-    weights = [one for one in WEIGHTS if one in names]
-    if ADAPTER_CONFIG not in names:
+    weights = [one for one in ADAPTER_WEIGHTS if one in names]
+    if ADAPTER not in names:
         raise SourceError(
-            f"{escape(path)} has no {ADAPTER_CONFIG}.", hint="Name a folder that PEFT wrote, or an adapter's file."
+            f"{escape(path)} has no {ADAPTER}.", hint="Name a folder that PEFT wrote, or an adapter's file."
         )
     if not weights:
-        raise SourceError(f"{escape(path)} has no {' or '.join(WEIGHTS)}.", hint="Save the adapter again.")
+        raise SourceError(f"{escape(path)} has no {' or '.join(ADAPTER_WEIGHTS)}.", hint="Save the adapter again.")
     return source.file(weights[0]), configuration_of(source)
 
 
@@ -86,7 +87,7 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
         raise ConfigError(f"{escape(file.uri)} is not valid JSON: {escape(str(error))}.") from error
     finally:
         file.close()
-    return parse_config(data, file.uri), (FilePrint(ADAPTER_CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
+    return parse_config(data, file.uri), (FilePrint(ADAPTER, len(given), hashlib.sha256(given).hexdigest()),)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:

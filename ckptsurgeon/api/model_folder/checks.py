@@ -233,10 +233,11 @@ def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: M
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(vocabulary_sizes(folder.config))
     columns = {one.shape[1] for one in found if not one.is_quantised}  # those of codes may be guessed
-    width = folder.config.get("hidden_size") if is_embedding(most.key) else None
+    field = "embedding_size" if "embedding_size" in folder.config else "hidden_size"
+    width = folder.config.get(field) if is_embedding(most.key) else None
     if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
-        yield f"config.json says {width} (hidden_size), but {has_columns}: transformers cannot load this model"
+        yield f"config.json says {width} ({field}), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not _has_more_rows(folder):
         yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"

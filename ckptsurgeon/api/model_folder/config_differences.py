@@ -19,7 +19,7 @@ from .folder import ModelFolder
 from .layer_checks import rotary_differences, with_order
 from .tokenizer.text_differences import text_notes
 
-__all__ = ["input_notes", "with_config_said"]
+__all__ = ["config_notes", "input_notes", "with_config_said"]
 
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
@@ -82,13 +82,13 @@ def with_config_said(
     notes = []
     for number, (other, theirs) in used.items():
         if theirs is not ours:
-            notes += [*_note(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
+            notes += [*config_notes(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
             notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
-def _note(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one note that lists all differing fields, if there are any."""
+def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one note that lists all fields that differ between the configurations of two named models, if any do."""
     pair = _parts_of_one_kind(theirs, ours)
     found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
@@ -141,9 +141,13 @@ def _differing(
         elif _is_unused(field, pair, (theirs, ours)) or not _differ(*map(_meant, pair)):
             continue
         elif None not in pair or (is_one_kind and _is_unusual(field, pair, ours.get("model_type"), is_part=is_part)):
-            yield above + field, _said_in(theirs, field), _said_in(ours, field)
+            yield above + field, *_said_apart(theirs, ours, field)
     for field, one, here in rotary_differences(theirs, ours, is_one_kind=is_one_kind):
-        yield above + field, _said_of_rope(one), _said_of_rope(here)
+        if isinstance(one, dict) and isinstance(here, dict) and one.get("rope_type") == here.get("rope_type"):
+            for name in [name for name in here if name in one and one[name] != here[name]]:
+                yield f"{above}{field}.{name}", *_said_apart(one, here, name)
+        else:
+            yield above + field, _said_of_rope(one), _said_of_rope(here)
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
@@ -180,6 +184,16 @@ def _differ(one: Any, here: Any) -> bool:
 
 def _said_in(config: Mapping[str, Any], field: str) -> str:
     return _said(config[field]) if field in config else UNSAID
+
+
+def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
+    """Return a field's two values as text; of lists, the first element that differs and how many others do."""
+    one, here = theirs.get(field), ours.get(field)
+    if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
+        return _said_in(theirs, field), _said_in(ours, field)
+    places = [place for place, (a, b) in enumerate(zip(one, here, strict=False)) if a != b]
+    more = f" and {len(places) - 1} more" if places[1:] else ""
+    return f"{_said(one[places[0]])} at [{places[0]}]{more}", f"{_said(here[places[0]])} at [{places[0]}]{more}"
 
 
 def _said_of_rope(value: Any) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...destinations.hf.files import ADAPTER, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import FilePrint
@@ -262,6 +262,14 @@ def model_folder_at(path: str) -> ModelFolder:
     return _folder(path, source if isinstance(source, Folder) else None)
 
 
+def _is_left_over(files: Sequence[Companion], weights: Collection[str]) -> bool:
+    """Return whether a whole model has the settings of an adapter beside it, whose weights are not the model's.
+
+    transformers looks for the adapter wherever these settings are. ``weights`` has the names of the model's weights.
+    """
+    return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
+
+
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
     """Return the model files of a folder; ``weights`` has the names of the files with weights."""
     if folder is None:
@@ -271,6 +279,8 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     files = model_files(folder)
     if path != folder.uri and not any(one.name in (CONFIG, ADAPTER, FLAGS) for one in files):
         return ModelFolder(path)  # a single file was opened, and its folder is not a model's
+    if weights and _is_left_over(files, weights):
+        files = tuple(one for one in files if one.name != ADAPTER)
     linked = linked_away(folder)
     known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
     others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in weights)]

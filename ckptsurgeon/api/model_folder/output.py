@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ...destinations.hf.files import ADAPTER, CONFIG
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 from ...errors import CheckpointError
 from ...planning.merge.layers import layer_lists
@@ -30,7 +30,6 @@ from .folder import ModelFolder
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the settings of quantisation of AutoGPTQ and AutoAWQ."""
 PARTS = "{part}name a list that has it"
@@ -191,7 +190,7 @@ def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], ori
     folder that the files are from. The weights of an adapter get the file name that PEFT looks for.
     """
     files, faults = _without_faulty(files)
-    weights = ADAPTER_WEIGHTS if _is_adapter(files) else ""
+    weights = ADAPTER_WEIGHTS[0] if _is_adapter(files) else ""
     paths = tuple(one.name for one in plan.target.files)
     target = TargetSpec(plan.target.kind, plan.target.name, {}, companions=files, files=paths, lists=plan.target.lists)
     made = replace(plan_target(target), config=plan.target.config, implied=plan.target.implied, weights=weights)

@@ -13,6 +13,7 @@ from ...storage.read.uri import open_source
 
 __all__ = [
     "ADAPTER",
+    "ADAPTER_WEIGHTS",
     "ALPHABET",
     "CONFIG",
     "FLAGS",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ALPHABET, FLAGS = "alphabet.txt", "flags.txt"
 """The token list of Coqui STT, and the flags of its training in JSON, which lie beside its checkpoints."""
 SETTINGS = (

@@ -68,7 +68,11 @@ BOTH = [
 def test_what_tensors_are_not_is_said_by_inspect_and_by_a_merge(config: dict[str, Any], said: str) -> None:
     merged = adapter(**config)
     inspected = cs.inspect("a").notes
-    for notes in (merged, [note.removeprefix("adapter_config.json: ") for note in inspected]):
+    edited = [cs.convert("a", dtype="f64"), cs.filter("a", include="*")]
+    others = [inspected, *([one for one in plan.notes if "adapter_config.json: " in one] for plan in edited)]
+    cs.apply(edited[0], "cast")
+    others.append([note.why for note in cs.verify("cast").notes])
+    for notes in (merged, *([note.removeprefix("adapter_config.json: ") for note in found] for found in others)):
         assert len([note for note in notes if note.startswith(said)]) == 1, notes
 
 

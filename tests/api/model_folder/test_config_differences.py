@@ -374,6 +374,56 @@ def test_texts_that_two_tokenizer_json_cut_otherwise_are_said(
     assert said == ([f"the tokenisers normalise texts differently, by their tokenizer.json: {note}"] if note else [])
 
 
+def around(*tokens: str) -> dict[str, Any]:
+    steps = [{"Sequence": {"id": "A", "type_id": 0}} if one == "A" else {"SpecialToken": {"id": one}} for one in tokens]
+    return {"type": "TemplateProcessing", "single": steps, "pair": []}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "note"),
+    [
+        (around("A"), "TEXT in a, <s> TEXT </s> in b"),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, around("<s>", "A")]}, "<s> TEXT in a, <s> TEXT </s> in b"),
+        (around("<s>", "A", "</s>"), ""),
+        ({"type": "BertProcessing", "sep": ["[SEP]", 1], "cls": ["[CLS]", 0]}, ""),  # not said in these words
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_other_tokens_around_a_text_are_said(theirs: Any, note: str) -> None:
+    for name, step in (("b", around("<s>", "A", "</s>")), ("a", theirs)):
+        vocab = {"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}}}
+        head = {"added_tokens": [], "post_processor": step}
+        Path(model(name), "tokenizer.json").write_text(json.dumps({**head, **vocab}))
+    said = [one.replace("'", "") for one in cs.average(["b", "a"]).notes if "around" in one]
+    told = "the tokenisers put other special tokens around a text, by their tokenizer.json: "
+    assert said == ([told + note] if note else [])
+
+
+def test_other_chat_templates_are_said() -> None:
+    for name, text in (("b", "{{ bos }}{{ messages }}"), ("a", "{{ bos }}<s>{{ messages }}\n"), ("c", "")):
+        Path(model(name), "chat_template.jinja").write_text(text)
+    said = [one for one in cs.average(["b", "a", "c"]).notes if "templates" in one]
+    assert said == ["the chat templates of a and b differ, first at character 9"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "note"),
+    [
+        ({"layer_types": ["full_attention"] * 40}, {"layer_types": ["full_attention"] * 38 + ["sliding_attention"] * 2},
+         "layer_types is full_attention at [38] and 1 more in a, sliding_attention at [38] and 1 more in b"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 40, "long_factor": [1.0] * 40}},
+         {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 39 + [2.5], "long_factor": [1.0] * 40}},
+         "rope_scaling.short_factor is 1.0 at [39] in a, 2.5 at [39] in b"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+         "rope_scaling.factor is 2.0 in a, 4.0 in b"),
+    ],
+)  # fmt: skip
+def test_of_long_values_the_first_difference_is_said(theirs: dict[str, Any], ours: dict[str, Any], note: str) -> None:
+    model("b", **ours), model("a", 2.0, **theirs)
+    (found,) = said(cs.average(["b", "a"]))
+    assert found.endswith(note)
+
+
 def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:
     model("b"), model("a", 2.0)
     Path("b/preprocessor_config.json").write_text('{"sampling_rate": 16000, "feature_size": 1}')

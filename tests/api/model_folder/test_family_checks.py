@@ -167,6 +167,8 @@ def test_an_adapter_beside_a_configuration_is_of_no_class() -> None:
     path = model(keys(1, ("attn.c_attn",), "h"), model_type="llama")
     assert any("not loaded" in note for note in cs.inspect(path).notes)
     Path("m/adapter_config.json").write_text("{}")
+    assert any("not loaded" in note for note in cs.inspect(path).notes)  # left over beside a whole model
+    Path("m/model.safetensors").rename("m/adapter_model.safetensors")
     assert not any("not loaded" in note for note in cs.inspect(path).notes)
 
 

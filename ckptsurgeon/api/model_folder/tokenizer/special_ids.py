@@ -170,6 +170,8 @@ def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
 """Special tokens that configurations have ids of, but tokenisers do not name."""
+NESTED = ("decoder", "generator", "text_config")
+"""Nested configurations from which generation takes what the outer one lacks."""
 FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
 """Model types whose ``sep_token_id`` has a default, which the tokeniser may not know."""
@@ -286,6 +288,22 @@ def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
             ids: list[Any] = value if isinstance(value, list) else [value]
             if ids and all(type(one) is int for one in ids):
                 yield name, file, ids
+    yield from _ends_of_part(folder)
+
+
+def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield the end that generation takes from a nested configuration: if no other file or field has one.
+
+    As ``GenerationConfig.from_model_config`` of transformers does.
+    """
+    if any(one.name == GENERATION for one in folder.files) or folder.config.get("eos_token_id") is not None:
+        return
+    part = next((one for one in NESTED if folder.config.get(one)), "")
+    fields = folder.config.get(part)
+    value = fields.get("eos_token_id") if isinstance(fields, dict) else None
+    ids: list[Any] = value if isinstance(value, list) else [value]
+    if ids and all(type(one) is int for one in ids):
+        yield "eos_token", f"{part} in {CONFIG}", ids
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:

@@ -34,6 +34,40 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
     there, here = _steps(theirs), _steps(ours)
     steps = [step for step in here if step in there and here[step] != there[step]]
     yield from _note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here))
+    around = _added_around(theirs), _added_around(ours)
+    if None not in around and around[0] != around[1]:
+        told = ", ".join(
+            f"{escape(brief_repr(one))} in {escape(model)}" for one, model in zip(around, (other, name), strict=True)
+        )
+        yield f"the tokenisers put other special tokens around a text, by their {WHOLE}: {told}"
+    yield from _template_notes(other, theirs, name, ours)
+
+
+def _added_around(folder: ModelFolder) -> str | None:
+    """Return a single text with the special tokens that a tokenizer.json puts around it, ``"<s> $A"``.
+
+    None if the file does not say it: fast tokenisers of some classes replace the step by fields of their own.
+    """
+    step = folder.tokenizer_head.get("post_processor")
+    steps = step.get("processors") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
+    for one in steps if isinstance(steps, list) else ():
+        rows = one.get("single") if isinstance(one, dict) and one.get("type") == "TemplateProcessing" else None
+        if isinstance(rows, list):
+            named = [next(iter(row.values()), None) for row in rows if isinstance(row, dict)]
+            ids = [row.get("id") for row in named if isinstance(row, dict)]
+            return " ".join("TEXT" if one in ("A", "B") else str(one) for one in ids)
+    return None
+
+
+def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield a note if two models have different chat templates; white space at the ends does not count."""
+    with suppress(ConfigError, SourceError):
+        there, here = theirs.chat_template.strip(), ours.chat_template.strip()
+        if there and here and there != here:
+            place = next(
+                (n for n, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), len(min(there, here))
+            )
+            yield f"the chat templates of {escape(other)} and {escape(name)} differ, first at character {place}"
 
 
 def _note(file: str, differing: list[str], *models: tuple[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -67,6 +67,16 @@ def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str
     assert not [note for note in notes(named("m", names, **config)) if "other words" in note]
 
 
+def test_the_end_that_generation_takes_from_a_nested_configuration_counts() -> None:
+    named("m", NAMES, eos_token_id=None, text_config={"eos_token_id": 5, "bos_token_id": 4})
+    assert notes("m") == [
+        "ids of special tokens that are other words in the tokeniser: eos_token_id of text_config in config.json is 5 ('b'), "
+        "while eos_token is '</s>' (2)"
+    ]
+    Path("m/generation_config.json").write_text('{"eos_token_id": 2}')
+    assert not notes("m")
+
+
 def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
     named("m", {})
     Path("m/special_tokens_map.json").write_text(json.dumps(NAMES))
