@@ -1,4 +1,4 @@
-"""The modules of a ``hyperparams.yaml`` as one module, as SpeechBrain's ``Brain`` holds them."""
+"""Joins the modules of a SpeechBrain ``hyperparams.yaml`` into one module, as SpeechBrain's ``Brain`` does."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ COUNT, MEAN, DEVIATION = "count", "glob_mean", "glob_std"
 
 
 class BrainModules(nn.ModuleDict):
-    """The modules by name. ``make_entries`` makes other entries of the same file, with these modules in them.
+    """The modules of a SpeechBrain ``hyperparams.yaml``, by name. ``make_entries`` makes other entries of that file.
 
-    ``names`` are those of all entries; ``make`` makes some of them, and ``modules`` with them, as new objects.
+    ``names`` are the names of all entries of the file. ``make`` gets the names of some entries. It returns these
+    entries and the entry ``modules`` as new objects.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class BrainModules(nn.ModuleDict):
         self._make = make
 
     def make_entries(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return entries by name. What they have of the modules, such as the embedding of a decoder, is this one's.
+        """Return the named entries of the file as new objects that use the modules of this ``BrainModules``.
 
-        hyperpyyaml makes the modules anew for them. Each of these gets all attributes of the one here: parameters,
-        buffers, inner modules, training mode. So both are one module, whichever of them is called or changed.
+        hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Each copy
+        then shares all attributes of the module here: parameters, buffers, inner modules, training mode. So a call or a
+        change of one of the two is also a call or a change of the other.
         """
         made = dict(self._make(names))
         for name, own in self.items():
@@ -52,10 +54,12 @@ def has_statistics(module: nn.Module) -> bool:
 
 
 def keep_statistics(module: nn.Module, features: int) -> None:
-    """Make the statistics of a module buffers, so that they are saved, loaded and transplanted with its weights.
+    """Make buffers of the statistics of a module, so that they are saved, loaded and transplanted with its weights.
 
-    SpeechBrain saves them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module
-    runs, as its code expects. If a source gave statistics and no count, they stay as they are.
+    The statistics are the mean and the standard deviation, each of length ``features``, and a count. SpeechBrain saves
+    them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module runs, because
+    SpeechBrain's code expects one. If a source gave the mean or the deviation but no count, the module stops updating
+    them.
     """
     for name, value in ((COUNT, 0.0), (MEAN, 0.0), (DEVIATION, 1.0)):
         delattr(module, name)

@@ -24,14 +24,15 @@ RELATIVE_TO = "relative_to"
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration file: its path and content.
+    """A configuration file of a destination: its path, text and content.
 
-    ``content`` is None if our YAML reader refuses the file (because of a toolkit's own tags); then ``fault`` is its
-    error. ``model`` is the section ``model:``, empty if the file has no such section. ``read`` collects the paths of
-    the files that the configuration names, as they are read, and ``ran`` its code, as it is imported or called.
-    ``vocabulary`` replaces the vocabulary of the model, and ``task`` names the toolkit's task, if given. Without
-    ``constructor_weights``, the model is built without the weights that its constructor would load. ``train`` is the
-    section ``train:`` with the user's changes, empty if the file has none.
+    ``content`` is None if our YAML reader cannot read the file, because it has tags of a toolkit; ``fault`` is then the
+    error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
+    includes the user's changes. ``read`` collects the paths of the files that the configuration names, when they are
+    read. ``ran`` collects the names of its code, when it is imported or called.
+
+    ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user named, if
+    any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     """
 
     path: str
@@ -53,7 +54,10 @@ class Document:
 
     @property
     def folder(self) -> str:
-        """The folder to which paths in the file are relative: its own, or ``relative_to`` (in the copy of a run)."""
+        """The folder to which paths in the file are relative: its own folder, or its field ``relative_to``.
+
+        ``ckpt train`` writes that field into the copy of the configuration in the folder of a run.
+        """
         own = os.path.dirname(self.path)
         named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
         return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
@@ -67,7 +71,10 @@ class Document:
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:
-        """Return the text of a file that the configuration names; raises ConfigError if it cannot be read."""
+        """Return the text of a file that the configuration names; raises ConfigError if it cannot be read.
+
+        ``what`` is the name of the field that has the path, for messages.
+        """
         if not isinstance(path, str):
             raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
         full = self.resolve(path)
@@ -81,9 +88,9 @@ class Document:
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration in our format or a toolkit's; raises ConfigError if the file cannot be read as text.
+    """Read a configuration in our format or in a toolkit's; raises ConfigError if the file cannot be read as text.
 
-    ``what`` is the role of the file, for messages.
+    ``what`` says what the file is for, in messages.
     """
     try:
         text = read_text(path, MAX_BYTES)
@@ -114,7 +121,10 @@ def _json(text: str, path: str) -> Any:
 
 
 def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError for an unknown field, with the nearest known one as a hint."""
+    """Raise ConfigError if a field in ``given`` is not in ``known``; the hint names the most similar known field.
+
+    ``where`` names the section that has the fields, for the message.
+    """
     known = list(known)
     for name in given:
         if name not in known:

@@ -29,10 +29,10 @@ WHOLE = "required"
 
 @dataclass(frozen=True)
 class Task:
-    """A task: the class that builds its models, and the recorded entries, classes and options of its models.
+    """A task of ESPnet: the class that builds its models, and the recorded entries, classes and options of its models.
 
-    ``classes`` maps an entry that chooses a class to the names that it may have. ``model_conf`` has the options of
-    the task's models, or is None if they accept any.
+    ``classes`` maps each entry that chooses a class, such as ``encoder``, to the names that it may have. ``model_conf``
+    has the options that the task's models accept, or is None if they accept any.
     """
 
     name: str
@@ -43,11 +43,15 @@ class Task:
 
     @property
     def module(self) -> str:
-        """The module of the class."""
+        """The Python module of ESPnet that has the task's class."""
         return f"espnet2.tasks.{self.name}"
 
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
-        """Return the entries that the task does not declare, or else their classes and options that it lacks."""
+        """Return the names in ``entries`` that the task does not declare.
+
+        If it declares all, return the classes and model options that the configuration (``values``) chooses and the
+        task does not have.
+        """
         if others := sorted(entries - self.entries):
             return others
         options = values.get("model_conf")
@@ -61,12 +65,15 @@ class Task:
 
 
 def chosen_classes() -> frozenset[str]:
-    """Return the entries by which configurations choose the classes of a model's parts, each with its ``…_conf``."""
+    """Return the names of the entries that choose the class of a part of the model, such as ``encoder``.
+
+    The options of the class are in the entry with the same name and the ending ``_conf``.
+    """
     return frozenset(entry for task in tasks().values() for entry in task.classes) - _OF_TRAINING
 
 
 def is_whole(values: Mapping[str, Any]) -> bool:
-    """Return whether a run wrote a configuration: then it has every entry of its task."""
+    """Return whether a training run wrote this configuration; then it has every entry of its task."""
     return WHOLE in values
 
 
@@ -97,9 +104,10 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
 
 
 def _of_run(entries: frozenset[str]) -> list[Task]:
-    """Return the tasks that declare all entries of a run, and that it lacks least of; the run wrote all its task had.
+    """Return the tasks that fit a configuration that a training run wrote, with every entry of its task.
 
-    Their classes do not count: those of another version would point to another task.
+    These are the tasks that declare all ``entries`` and, among these tasks, have the fewest other entries. The classes
+    that the entries choose do not count, because classes of another version of ESPnet would point to another task.
     """
     found = [task for task in tasks().values() if entries <= task.entries]
     least = min((len(task.entries - entries) for task in found), default=0)
@@ -128,7 +136,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 
 
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield for the two nearest tasks what the configuration has and they do not."""
+    """Yield a text for each of the two tasks that fit best: the entries of the configuration that this task lacks."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
         yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 

@@ -1,7 +1,7 @@
 """Reads from a ``hyperparams.yaml``, with hyperpyyaml, only one entry and what that entry needs.
 
-https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines. A
-destination does not need them, so they are not run, and their placeholders may stay open.
+https://github.com/speechbrain/HyperPyYAML. The file of a SpeechBrain recipe also makes folders, loggers and data
+pipelines. A destination does not need them, so they are not run, and their placeholders may lack a value.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def tag_of(node: Any) -> str:
 
 
 def needed_by(tree: Any, *entries: str) -> set[str]:
-    """Return the entries and all entries that they refer to, directly or indirectly."""
+    """Return the names of ``entries`` and of all entries that they refer to, directly or indirectly."""
     needed, waiting = set[str](), [*entries]
     while waiting:
         name = waiting.pop()
@@ -68,7 +68,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield every node of a tree with its path, in the order of the document; a node with aliases only once."""
+    """Yield (path, node) for each node of a YAML tree, in the order of the document; a node with aliases comes once."""
     seen = set() if seen is None else seen
     if id(node) in seen:
         return
@@ -80,7 +80,10 @@ def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[t
 
 
 def tagged(tree: Any, *kinds: str) -> Iterator[str]:
-    """Yield the names after tags such as ``!new:``, in the order of the document."""
+    """Yield the name after each tag of the given kinds, in the order of the document.
+
+    For the kind ``!new`` and the tag ``!new:torch.nn.Linear`` this is ``torch.nn.Linear``.
+    """
     for _, node in nodes(tree):
         kind, colon, name = tag_of(node).partition(":")
         if colon and kind in kinds:
@@ -95,7 +98,11 @@ _PLACEHOLDER = "!PLACEHOLDER"
 
 @dataclass(frozen=True)
 class Hyperparams:
-    """The entries that one entry needs, with references resolved; the code that they name; the files of that code."""
+    """The part of a ``hyperparams.yaml`` that one entry needs.
+
+    ``text`` is its YAML with references resolved. ``ran`` says which code was imported. ``files`` are the user's own
+    files with that code, and the included files. ``notes`` are for the user.
+    """
 
     text: str
     ran: tuple[str, ...]
@@ -124,10 +131,10 @@ def code_in(document: Document) -> tuple[str, ...]:
 
 
 def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries: str) -> Hyperparams:
-    """Reduce a document to what the entries need, resolve its references and import the code that it names.
+    """Return the part of a document that ``entries`` need, with references resolved; imports the code that it names.
 
-    Raises ConfigError if hyperpyyaml is not installed, an entry or an override is unknown, an entry needs a
-    placeholder without a value, or code cannot be imported.
+    Raises ConfigError if hyperpyyaml is not installed, an entry or an override is unknown, an entry needs a placeholder
+    without a value, or code cannot be imported.
     """
     hyperpyyaml = toolkit(document)
     tree = _tree(document)
@@ -177,7 +184,7 @@ def _ruamel() -> Any:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Restore what hyperpyyaml changes in two YAML libraries, which it leaves changed if it fails."""
+    """Restore what hyperpyyaml changes in PyYAML and ruamel.yaml; hyperpyyaml itself does not do so if it fails."""
     import yaml
 
     ruamel_yaml = _ruamel()
@@ -193,7 +200,7 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
-    """Add to ``ran`` the names of what hyperpyyaml calls, in order; each is noticed when ``pydoc`` looks it up."""
+    """Add to ``ran``, during the block, each name that hyperpyyaml looks up with ``pydoc`` in order to call it."""
 
     class Kept:
         @staticmethod
@@ -220,7 +227,7 @@ def _reading(document: Document) -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text of an exception, joined if it has several strings, as those of hyperpyyaml do."""
+    """Return the text of an exception: its line, if known, its class, and its strings (hyperpyyaml gives several)."""
     parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -281,6 +288,6 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
 
 
 def _nested(path: str) -> str:
-    """Return the mapping that overrides the value at a path: ``{a: {b: …}}``."""
+    """Return the YAML of the mapping that overrides the value at a path such as ``a.b``: ``{a: {b: …}}``."""
     parts = path.split(".")
     return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"

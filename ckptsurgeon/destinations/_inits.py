@@ -1,7 +1,7 @@
-"""The initialisers that a declaration may name: reads them, checks that they fit a tensor, and draws with them.
+"""Initialisers that a destination's YAML may name: reads them, checks that they fit a tensor, and draws values.
 
-``init`` names a function of ``torch.nn.init`` without its underscore, alone or with its arguments
-(``{normal: {std: 0.02}}``), or is a number, for a constant.
+The field ``init`` names a function of ``torch.nn.init`` without its last underscore, alone or with its arguments
+(``{normal: {std: 0.02}}``). It may also be a number, to which all values are set.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Init:
 
     @property
     def is_zero(self) -> bool:
-        """Whether all values are zero."""
+        """Whether the initialiser sets all values to zero."""
         return self.name == "zeros" or (self.name == "constant" and self.arguments.get("val") == 0)
 
 
@@ -81,7 +81,10 @@ def is_deviation(key: str) -> bool:
 
 
 def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:
-    """Parse one initialiser; raises ConfigError if it is unknown or does not fit the tensor."""
+    """Return the initialiser that ``spec`` describes; raises ConfigError if it is unknown or does not fit the tensor.
+
+    ``spec`` is the value of the field ``init`` of the tensor ``key``.
+    """
     if isinstance(spec, (int, float)):
         spec = {"constant": {"val": spec}}
     name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
@@ -152,7 +155,7 @@ def _holds(dtype: str, value: float) -> bool:
 
 
 def drawn(info: TensorInfo, init: Init) -> memoryview:
-    """Return the bytes of a tensor drawn by its initialiser, with the current state of torch's generator."""
+    """Return the bytes of a new tensor that ``init`` fills, from the current state of torch's random generator."""
     if init.name == "zeros" or info.numel == 0:
         return memoryview(bytearray(info.nbytes))
     import torch
@@ -188,9 +191,10 @@ _SHIFT = re.compile(r"(.*_)?(bias|beta)|bias_[ih]h_l\d+(_reverse)?|bias_[kv]|run
 
 
 def suggested_init(key: str, info: TensorInfo) -> str | dict[str, Any]:
-    """Return the initialiser that a tensor's name and shape suggest; "like" if nothing does, as for most buffers.
+    """Return the initialiser that a tensor's name and shape suggest, in the form of the field ``init``.
 
-    Known are the weights, biases and running statistics of torch's layers, counters and position ids.
+    Known are the weights, biases and running statistics of torch's layers, counters and position ids. For all other
+    tensors, such as most buffers, it is "like": the values of a checkpoint.
     """
     leaf, dtype, dims = re.split(r"[./]", key)[-1], DTYPES[info.dtype], len(info.shape)
     if leaf == "position_ids" and not _unfit(info, "arange"):

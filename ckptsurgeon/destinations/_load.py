@@ -27,9 +27,9 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class _Kind(Protocol):
-    """One kind of destination configuration: one file of this folder, as ``CONFIG``.
+    """A kind of destination in our format. Each kind is defined by one file of this folder, which has it as ``CONFIG``.
 
-    ``field`` is the entry of the model section that marks it.
+    A configuration is of this kind if its section ``model:`` has the entry ``field``.
     """
 
     field: str
@@ -37,12 +37,15 @@ class _Kind(Protocol):
     def load(self, document: Document) -> TargetSpec: ...
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return the code that a configuration names and that loading it would run; imports nothing."""
+        """Return the names of the code that loading a configuration would run; imports nothing."""
         ...
 
 
 class _Toolkit(Protocol):
-    """A toolkit's own kind of configuration: a file of this folder, as ``TOOLKIT``; tried if there is no ``model:``."""
+    """A toolkit whose own configurations are read. Each is defined by one file of this folder, as ``TOOLKIT``.
+
+    Toolkits are tried if a configuration has no section ``model:``.
+    """
 
     def recognises(self, document: Document) -> bool: ...
 
@@ -53,7 +56,7 @@ class _Toolkit(Protocol):
 
 @runtime_checkable
 class _Adoptable(_Toolkit, Protocol):
-    """A toolkit whose configuration can be named in our own format, as ``model: {field: path}``."""
+    """A toolkit whose configuration can be named in a file of our format, as ``model: {field: path}``."""
 
     field: str
 
@@ -71,12 +74,14 @@ def is_configuration(path: str) -> bool:
 def load_target(path: CheckpointLike, *, task: str | None = None, constructor_weights: bool = True) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
-    Imports and runs the code that a configuration names (``_target_``), and records it in ``ran``. Raises ConfigError
-    if the configuration is wrong or a package is missing, with the code that has already run; for a checkpoint,
-    raises what ``open_checkpoint`` raises. ``task`` names the task of an ESPnet configuration (asr, st, tts and
-    others), which it does not name itself. Weights that the model's constructor loads from files are initial values;
-    without ``constructor_weights`` the model is built without them. Raises SourceError if the constructor needs a host
-    that cannot be reached.
+    Imports and runs the code that a configuration names (``_target_``); the field ``ran`` of the result says which
+    code. ``task`` names the task of an ESPnet configuration (asr, st, tts and others), because the configuration itself
+    does not name it. Weights that the model's constructor loads from files are initial values. If
+    ``constructor_weights`` is false, the model is built without these weights.
+
+    Raises ConfigError if the configuration is wrong or a package is missing; the error says which code has already run.
+    Raises SourceError if the constructor needs a host that cannot be reached. For a checkpoint, raises what
+    ``open_checkpoint`` raises.
     """
     return target_with(path, None, task, constructor_weights=constructor_weights)
 
@@ -89,12 +94,11 @@ def target_with(
     constructor_weights: bool = True,
     train: Mapping[str, Any] | None = None,
 ) -> TargetSpec:
-    """Return the destination as ``load_target`` does, with another ``vocabulary`` for a model of transformers.
+    """Return the destination as ``load_target`` does, but with a new ``vocabulary`` for a model of transformers.
 
-    ``train`` replaces the section ``train:`` of the document, by which its tokeniser and processors are made.
-
-    Token ids of its configuration are changed to the ids of the same tokens in the new vocabulary, and the new
-    tokeniser is copied.
+    Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
+    tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
+    processors of a speech model are written.
     """
     if not constructor_weights:
         _check_built(path)
@@ -125,7 +129,7 @@ def target_with(
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError for a destination that no constructor builds, so that none can load weights."""
+    """Raise ConfigError if no code builds the destination: only a constructor can load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
             "--no-constructor-weights is for destinations that code builds: _target_, ESPnet's or SpeechBrain's.",
@@ -134,10 +138,10 @@ def _check_built(path: CheckpointLike) -> None:
 
 
 def code_named(path: str) -> tuple[str, ...]:
-    """Return the code that a configuration names and that loading it would run; imports nothing.
+    """Return the names of the code that loading a configuration would run; imports nothing.
 
-    Returns () for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if
-    the configuration cannot be read.
+    Returns () for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if the
+    configuration cannot be read.
     """
     if os.path.isdir(path) or not is_configuration(path):
         return ()
@@ -150,7 +154,10 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def _checked_kind(document: Document) -> _Kind | _Toolkit:
-    """Return the kind of a document; raises ConfigError if a task was named for one that is not ESPnet's."""
+    """Return what loads a document: its ``_Kind`` or ``_Toolkit``.
+
+    Raises ConfigError if the user named a task, and the document is not ESPnet's.
+    """
     kind = _kind_of(document)
     if document.task is not None and not getattr(kind, "has_tasks", False):
         raise document.fail("it is not a configuration of ESPnet, and only these have a task.", "Leave --task out.")
@@ -176,7 +183,7 @@ def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, An
 
 
 def _folder(path: str) -> TargetSpec:
-    """Return a folder as a checkpoint; if it is not a checkpoint but has a config.json, the error names that file."""
+    """Return the checkpoint in a folder as a destination; if there is only a config.json, the hint names that file."""
     config = os.path.join(path, "config.json")
     try:
         return checkpoint_target(path)
@@ -216,9 +223,9 @@ def _toolkit_of(document: Document) -> _Toolkit:
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a live module as a destination; it keeps the values that no source gives.
+    """Return a live module as a destination; tensors that no source gives keep their values.
 
-    Raises ConfigError if it is not a module, or its tensors cannot be written in place.
+    Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """
     from .torch_module.module import live_target
 

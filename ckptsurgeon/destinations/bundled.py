@@ -25,9 +25,10 @@ MODELS = "ckptsurgeon.trainer.models"
 class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
-    The fields listed in ``files`` name text files, whose texts are given to ``build``. ``vocabulary`` maps keys to the
-    axis that has a row for each token. ``layers`` gives the modules in the order of computation, the output last;
-    ``companions`` the files that lie beside its weights in the toolkit it is from.
+    The fields listed in ``files`` name text files; ``build`` gets the texts of these files. ``vocabulary`` maps keys to
+    the axis that has a row for each token. ``layers`` returns the names of modules in the order of computation, the
+    output layer last. ``companions`` returns the files that the toolkit from which the model comes keeps beside its
+    weights.
     """
 
     fields: ClassVar[dict[str, Any]]
@@ -45,7 +46,7 @@ class _Bundled:
     field = "name"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): the code of bundled models is our own."""
+        """Return (): a bundled model runs no code of the user."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:

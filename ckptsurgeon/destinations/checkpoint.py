@@ -19,7 +19,8 @@ __all__ = ["CONFIG", "checkpoint_target"]
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
     """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
 
-    Raises what ``open_checkpoint`` raises, and FormatError for a tensor whose values are not plain bytes.
+    ``root`` chooses the state dict if the file has several. Raises what ``open_checkpoint`` raises, and FormatError for
+    a tensor whose values are not plain bytes.
     """
     path = path_of(given)
     with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
@@ -39,12 +40,12 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
 
 
 def _last_part(path: str) -> str:
-    """Return the last part of a folder's path as the user gave it: recipes record it."""
+    """Return the last part of a path, for recipes, which record the destination by it; a URL is returned unchanged."""
     return path if "://" in path else os.path.basename(os.path.normpath(path)) or path
 
 
 class _Like:
-    """``model: {like: file}``: a destination with the tensors of the checkpoint that is named."""
+    """``model: {like: file}``: a destination that has the tensors of the checkpoint ``file``."""
 
     field = "like"
 

@@ -1,6 +1,7 @@
 """Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``.
 
-Tensors with ``init: like`` have the values of the checkpoint that ``values`` names (and ``root`` its state dict).
+Tensors with ``init: like`` start with the values of the checkpoint that the field ``values`` names. The field ``root``
+chooses a state dict of that checkpoint.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ class _Declared:
     field = "tensors"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return (): such a destination names no code to run; its initialisers are built in."""
+        """Return (): a destination that lists its tensors runs no code of the user."""
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Read the declaration; raises ConfigError for unknown or malformed fields, or initialisers that do not fit."""
+        """Return the destination that the section ``model:`` lists.
+
+        Raises ConfigError for unknown or malformed fields, or initialisers that do not fit their tensor.
+        """
         check_fields(document, "model", document.model, ("tensors", "tied", "values", "root"))
         rows = document.model["tensors"]
         if not isinstance(rows, dict) or not rows:
@@ -77,7 +81,10 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
-    """Return the ties, each from a key to the first key of its list; adds the tied keys' initialisers to ``inits``."""
+    """Return a map from each tied key to the first key of its group; raises ConfigError if a group is wrong.
+
+    If only a later key of a group has an initialiser, the first key gets it: it is added to ``inits``.
+    """
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
     groups = document.model.get("tied") or []
@@ -106,9 +113,10 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
 
 
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
-    """Return the checkpoint that ``values`` names, from which the tensors ``kept`` have their initial values.
+    """Return the checkpoint that the field ``values`` names, from which the tensors ``kept`` take their initial values.
 
-    Raises ConfigError if it is not named, lacks one of them in that shape, or has others for one tied to it.
+    Returns () if ``kept`` is empty. Raises ConfigError if the field is missing, if the checkpoint lacks one of the
+    tensors or has it in another shape, or if it has different values for tied tensors.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
@@ -162,7 +170,7 @@ def _initial(
     keys: Iterable[str],
     seed: int,
 ) -> Iterator[tuple[str, memoryview]]:
-    """Yield each key with its initial values: drawn, or those of the file that has them."""
+    """Yield each key with the bytes of its initial values, either drawn or read from a file in ``given``."""
     for key in keys:
         file = next((one for one in given if key in one.keys), None)
         if file is None:
@@ -195,12 +203,12 @@ def _draw(
 def declare(
     tensors: Mapping[str, TensorInfo], ties: Mapping[str, str], coded: Container[str], values: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the model section that declares ``tensors``, each with the initialiser that its name and shape suggest.
+    """Return the ``model:`` section that lists ``tensors``, each with the initialiser that its name and shape suggest.
 
-    Weights of two or more dimensions get torch's default for linear and convolution layers; one-dimensional
-    weights, scales and variances get ones; biases zeros. All others, such as buffers, and the parts of quantised
-    tensors (``coded``) keep the values of the checkpoint that the fields ``values`` name (``values``, perhaps
-    ``root``); without such a field they have no initialiser.
+    Weights of two or more dimensions get torch's default for linear and convolution layers. One-dimensional weights,
+    scales and variances get ones; biases get zeros. All others, such as buffers, keep the values of a checkpoint, and
+    so do the keys in ``coded``, which belong to quantised tensors. ``values`` has the fields that name that checkpoint
+    (``values``, perhaps ``root``); if it is empty, these tensors get no initialiser.
     """
     rows = {}
     for key, info in tensors.items():

@@ -1,7 +1,7 @@
 """Destinations that ESPnet trains: its ``config.yaml``, built by the ESPnet task that would train it.
 
-The ``build_model`` of the task (espnet2/tasks/abs_task.py) gets what ESPnet's parser makes of the file: the entries
-that it lacks have their defaults, and texts pass through the types of their arguments, as in ``asr_train --config
+The ``build_model`` of the task (espnet2/tasks/abs_task.py) gets what ESPnet's parser makes of the file. Entries that
+the file lacks have their defaults, and texts are converted to the types of their arguments, as in ``asr_train --config
 conf/train_asr.yaml`` (so ``init: none`` is None). No weights are loaded.
 """
 
@@ -67,9 +67,10 @@ class _Toolkit:
         return plain and bool(told or (chosen and "token_list" in content))
 
     def training(self, document: Document) -> Mapping[str, Any]:
-        """Return the fields for our ``train:`` section, if the model freezes anything: ``freeze``, the names.
+        """Return the fields for our section ``train:``; {} if the configuration freezes no parameters.
 
-        For a task that ``ckpt train`` has, the section also names that task and files of data to be provided.
+        ``freeze`` lists the names of the frozen parameters. For a task that ``ckpt train`` has, the section also names
+        that task, and the data files that the user has to provide.
         """
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
@@ -114,16 +115,17 @@ TRAIN = {
 
 
 class _Named:
-    """``model: {espnet: config.yaml, task: asr}``: a file in our format that names ESPnet's, and can have ``train:``.
+    """``model: {espnet: config.yaml, task: asr}``: a file in our format that names an ESPnet configuration.
 
-    ``task`` may be left out if the entries of ESPnet's file fit only one task.
+    Unlike ESPnet's own file it can have a section ``train:``. ``task`` may be left out if the entries of ESPnet's file
+    fit only one task.
     """
 
     field = "espnet"
     has_tasks = True
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return the name of ESPnet, whose code builds the model, as above."""
+        """Return the name of ESPnet, whose code builds the model."""
         return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
@@ -150,7 +152,10 @@ def _task_name(document: Document) -> str | None:
 
 
 def _read(document: Document) -> _Read:
-    """Read a configuration as ESPnet does; raises ConfigError for a task that is not built here, or a missing file."""
+    """Read a configuration as ESPnet does, and find the files that it names.
+
+    Raises ConfigError if ESPnet is not installed, no single task fits, or a file is missing.
+    """
     # With ESPnet's YAML rules: 1e5 in a list of tokens is a token, but our own reader makes it a number.
     values = read_yaml(document.text, document.name, exponents=False)
     if others := [name for name in values if not isinstance(name, str)]:
@@ -174,10 +179,10 @@ def _read(document: Document) -> _Read:
 def _parsed(
     document: Document, parser: ArgumentParser, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return all arguments as ESPnet's parser makes them of a configuration, and a note on entries that it ignores.
+    """Return all arguments that ESPnet's parser makes of a configuration, and a note on entries that it ignores.
 
-    A recipe's file may only have arguments of the installed ESPnet, as there; the file of a run may be from another
-    version.
+    Raises ConfigError if the file of a recipe has an argument that the installed ESPnet lacks, as ESPnet itself does.
+    The file that a run wrote may have arguments of another version of ESPnet.
     """
     known = vars(parser.parse_args([])).keys()
     others = [name for name in values if name not in known]
@@ -199,7 +204,7 @@ def _parsed(
 
 
 def _file_names(document: Document, values: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each field that names a file which the build reads, as the map that holds it and its name there."""
+    """Yield (dict, name of a field in it) for each field that names a file that the build reads."""
     for name in _LISTS:
         tokens = values.get(name)
         if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":
@@ -224,9 +229,10 @@ def _are_texts(tokens: object) -> bool:
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return the path of a file: relative to the working directory, as in ESPnet, or to a folder above the document.
+    """Return the path of an existing file that the configuration names in the field ``what``.
 
-    Raises ConfigError if it is in neither.
+    ``path`` is looked up relative to the working directory, as in ESPnet, then to the folder of the configuration, then
+    to each folder above that one. Raises ConfigError if there is no such file.
     """
     folder = os.path.dirname(os.path.abspath(document.path))
     folders = [os.getcwd(), folder]
@@ -244,7 +250,7 @@ def _found(document: Document, what: str, path: str) -> str:
 
 
 def _imported(document: Document, task: Task) -> Any:
-    """Return the class of a task; raises ConfigError if it cannot be imported, with the package that is missing."""
+    """Return the class of a task; raises ConfigError if it cannot be imported; the error names the missing package."""
     try:
         return getattr(importlib.import_module(task.module), task.cls)
     except ModuleNotFoundError as error:

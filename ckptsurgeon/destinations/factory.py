@@ -1,7 +1,7 @@
 """Destinations made by code: ``model: {_target_: package.module.Class, …}``, Hydra's convention.
 
-https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and is run; the destination
-records what ran.
+https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and is run; the field ``ran``
+of the destination says what ran.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class _Located:
 
 
 def _locate(document: Document, target: Any) -> _Located:
-    """Return what a dotted name means: the longest prefix that is a module is imported, the rest are attributes.
+    """Return the object that a dotted name means, with its module.
 
-    Raises ConfigError if the name cannot be imported.
+    The longest prefix that is a module is imported; the rest of the name are attributes. Raises ConfigError if the name
+    cannot be imported.
     """
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
@@ -117,7 +118,10 @@ def targets_in(node: Any) -> Iterator[str]:
 
 
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
-    """Import all that nested configurations name, into ``found``; raises ConfigError for OmegaConf's ``${…}``."""
+    """Import what every ``_target_`` in nested configurations names, and append it to ``found``.
+
+    Raises ConfigError if a name cannot be imported, and for OmegaConf's ``${…}``.
+    """
     if isinstance(node, str) and "${" in node:
         raise document.fail(
             f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."
@@ -143,7 +147,7 @@ def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
 
 
 def _instantiate(document: Document, node: Any) -> Any:
-    """Build the objects of nested configurations, innermost first."""
+    """Return nested configurations, in which an object now stands for each entry with ``_target_``; runs the code."""
     if isinstance(node, list):
         return [_instantiate(document, value) for value in node]
     if not isinstance(node, Mapping):

@@ -41,7 +41,7 @@ class _Toolkit:
     field = "speechbrain"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return the names in the tags of all entries."""
+        """Return every tag of the file that imports or calls code, as it is written."""
         return code_in(document)
 
     def recognises(self, document: Document) -> bool:
@@ -58,15 +58,16 @@ class _Toolkit:
 
 
 class _Named:
-    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: a file in our format that names one.
+    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: our file names a SpeechBrain file.
 
-    ``statistics: {normalize: 80}`` makes the statistics of that module tensors, for so many features.
+    ``statistics: {normalize: 80}`` makes tensors of the running statistics of the module ``normalize``, for 80
+    features.
     """
 
     field = "speechbrain"
 
     def code(self, document: Document) -> Sequence[str]:
-        """Return the names in the tags of the named configuration."""
+        """Return every tag of the named SpeechBrain file that imports or calls code, as it is written."""
         return code_in(_inner(document))
 
     def load(self, document: Document) -> TargetSpec:
@@ -84,7 +85,7 @@ class _Named:
 
 
 def _sizes(document: Document) -> dict[str, int]:
-    """Return ``statistics``: the number of features of each module whose statistics are to be tensors."""
+    """Return the field ``statistics``: the number of features of each module whose statistics become tensors."""
     sizes = document.model.get("statistics") or {}
     if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
         raise document.fail(f"statistics is {brief_repr(sizes)}.", "It maps modules to their numbers of features.")
@@ -92,7 +93,7 @@ def _sizes(document: Document) -> dict[str, int]:
 
 
 def _inner(document: Document) -> Document:
-    """Return the configuration that a document in our format names; both use the same lists ``ran`` and ``read``."""
+    """Return the SpeechBrain configuration that a document in our format names; both share the list ``ran``."""
     named = document.model["speechbrain"]
     if not isinstance(named, str):
         raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
@@ -102,7 +103,7 @@ def _inner(document: Document) -> Document:
 def _load(
     document: Document, entry: str, overrides: Mapping[str, Any], statistics: Mapping[str, int] = MappingProxyType({})
 ) -> TargetSpec:
-    """Build an entry without storage; raises ConfigError if it cannot be read, imported or built."""
+    """Return an entry as a destination, built without storage; raises ConfigError if it cannot be read or built."""
     from .torch_module.module import module_target
 
     with user_code(document):
@@ -136,7 +137,10 @@ def _keep_statistics(document: Document, modules: Any, name: str, features: int)
 
 
 def _made(document: Document, text: str) -> dict[str, Any]:
-    """Return what hyperpyyaml makes of a text with resolved references; raises ConfigError where a call is wrong."""
+    """Return the objects that hyperpyyaml builds from a YAML text with resolved references, by entry.
+
+    Raises ConfigError if a call in the text has wrong arguments.
+    """
     hyperpyyaml = toolkit(document)
     with user_code(document), restored(), calls_kept(hyperpyyaml, document.ran):
         try:
@@ -146,7 +150,7 @@ def _made(document: Document, text: str) -> dict[str, Any]:
 
 
 def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dict[str, Any]) -> Any:
-    """Return modules as one that can make the other entries of the file for itself, for who trains it."""
+    """Return modules as one ``BrainModules``, which can make the file's other entries when the model is trained."""
     from ._brain_modules import BrainModules
 
     def make(names: Sequence[str]) -> dict[str, Any]:
@@ -158,9 +162,9 @@ def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dic
 
 
 def _module(document: Document, entry: str, made: Any) -> Any:
-    """Return an entry: one module, the modules of ``modules`` by name, or those of another mapping as one module.
+    """Return the entry with a dotted name: a module, ``modules`` as a dict, or another mapping as a ModuleDict.
 
-    Raises ConfigError if it is neither a module nor a mapping of modules.
+    Raises ConfigError if there is no such entry, or it is neither a module nor a mapping of modules.
     """
     from torch import nn
 
