@@ -147,7 +147,7 @@ def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
 
 
 def _instantiate(document: Document, node: Any) -> Any:
-    """Return nested configurations, in which an object now stands for each entry with ``_target_``; runs the code."""
+    """Return ``node`` with each ``_target_`` entry in it replaced by the object that it builds, innermost first."""
     if isinstance(node, list):
         return [_instantiate(document, value) for value in node]
     if not isinstance(node, Mapping):

@@ -59,7 +59,10 @@ def library(document: Document) -> Any:
 
 
 def describe(document: Document, package: Any) -> ModelDescription:
-    """Return the model that a config.json, or a section of ours that names one, describes; raises ConfigError."""
+    """Return the model that a document describes: a config.json, or a file in our format that names one.
+
+    Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised.
+    """
     fields, folder, where = _fields(document)
     config_class = _config_class(document, package, fields)
     overrides = {name: value for name, value in document.model.items() if name not in _OWN}
@@ -85,7 +88,11 @@ def describe(document: Document, package: Any) -> ModelDescription:
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
-    """Return the fields of the config.json, the folder of the file, and its name."""
+    """Return the fields of the config.json, the folder of that file, and its name.
+
+    The document is the config.json itself, or names it. Raises ConfigError if it is not a configuration of
+    transformers.
+    """
     if not document.model:
         return dict(document.content), os.path.dirname(document.path), document.name
     named = document.model["transformers"]
@@ -137,8 +144,8 @@ def _architecture(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the name of the model's class, and notes.
 
-    The class is that of the document, else that of the file, else the one that AutoModel chooses. Raises ConfigError
-    if transformers does not have it, or has it for another model_type.
+    The document may name the class; else the config.json does; else AutoModel chooses it. Raises ConfigError if
+    transformers does not have the class, or has it for another model_type.
     """
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
@@ -163,7 +170,7 @@ def _architecture(
 
 
 def _models(package: Any) -> list[str]:
-    """Return all names in transformers, for suggestions; some do not name models, which does no harm."""
+    """Return all names in transformers that look like models, for suggestions; a few name something else."""
     return [name for name in dir(package) if name[:1].isupper() and ("For" in name or name.endswith("Model"))]
 
 

@@ -58,7 +58,7 @@ def is_of_tokenizer(name: str) -> bool:
 
 
 def companions(folder: str) -> tuple[Companion, ...]:
-    """Return copies of the small files in ``folder`` for an output folder, without the model's configuration."""
+    """Return the small files in ``folder`` that an output gets, without the configuration of the model or adapter."""
     return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
 
 
@@ -68,13 +68,13 @@ def model_files(folder: Folder) -> tuple[Companion, ...]:
 
 
 def linked_away(folder: Folder) -> tuple[str, ...]:
-    """Return the names of the links that lead out of the folder; such links are never followed."""
+    """Return the names of small files that are links to outside of the folder; such links are never followed."""
     present = set(folder.names())
     return tuple(name for name in _known() if name in present and leads_out(os.path.join(folder.uri, name)))
 
 
 def tokenizer_beside(path: str) -> tuple[Companion, ...]:
-    """Return the files of the tokeniser that is in the same folder as a token list."""
+    """Return the files of the tokeniser that is in the same folder as the token list at ``path``."""
     return _copies(open_source(os.path.dirname(path) or os.curdir), sorted(TOKENIZERS))
 
 

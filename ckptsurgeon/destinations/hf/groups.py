@@ -1,4 +1,4 @@
-"""The tensors that one conversion of transformers takes, and the operations on them so far.
+"""Collects the source tensors that one conversion of transformers combines, and the operations that do the same.
 
 A conversion (``WeightConverter`` in transformers/core_model_loading.py) makes tensors of the destination from all
 source tensors whose keys match its patterns.
@@ -41,7 +41,11 @@ Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
 
 @dataclass
 class ConversionGroup:
-    """The source tensors that one conversion combines. ``target`` is the key that it makes of theirs."""
+    """The source tensors that one conversion (``converter``) of transformers combines.
+
+    ``target`` is the destination key that the conversion gives to them. ``found`` has their keys, and ``shapes`` a
+    shape, by the source pattern that the keys match.
+    """
 
     target: str
     converter: Any
@@ -49,7 +53,7 @@ class ConversionGroup:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, pattern: str, key: str, info: TensorInfo) -> None:
-        """Add a key that a source pattern of the conversion matches."""
+        """Add a source tensor whose key matches ``pattern``, a source pattern of the conversion."""
         self.found.setdefault(pattern, []).append(key)
         self.shapes[pattern] = info.shape
 
@@ -60,11 +64,11 @@ class ConversionGroup:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """A value that is equal for groups that differ only in their numbers, as those of other layers do."""
+        """A value that is equal for two groups whose keys differ only in numbers, such as the number of a layer."""
         return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
 
     def outputs(self) -> list[str]:
-        """Return the names of the tensors that the conversion makes."""
+        """Return the keys of the tensors that the conversion makes."""
         patterns = self.converter.target_patterns
         first = next((one for one in patterns if one in self.target), None)
         if first is None:
@@ -73,13 +77,18 @@ class ConversionGroup:
         return [head + one + tail for one in patterns]
 
     def literal(self) -> Naming:
-        """Return the names with their numbers; if a pattern has several keys, the number that varies is a capture."""
+        """Return patterns that fit only this group, and a function that returns destination keys unchanged.
+
+        The patterns are by source pattern. All numbers of the keys stay in them; if a source pattern matches several
+        keys, the number that varies is replaced by the capture ``{e}``.
+        """
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return patterns that fit all layers: each number that source and destination share is a capture.
+        """Return patterns that fit all layers, and a function that writes destination keys in the same form.
 
-        Returns ``literal()`` if their numbers differ.
+        The patterns are by source pattern. A capture replaces each number that source and destination keys share. If
+        their numbers differ, returns ``literal()``.
         """
         numbers = _NUMBER.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
@@ -98,7 +107,7 @@ def opened(key: str) -> str:
 
 
 def _numbered(name: str) -> str:
-    """Return a key of the destination with a capture for each of its numbers, in order."""
+    """Return a destination key with a capture for each of its numbers: ``{n}``, ``{m}`` and ``{k}``, in this order."""
     captures = iter(_NAMES)
     return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
 
@@ -110,10 +119,10 @@ def _constant(keys: Sequence[str]) -> list[str]:
 
 
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
-    """Return the pattern of some keys: ``{e}`` for the number that varies, and captures for shared numbers.
+    """Return one pattern for all ``keys``: ``{e}`` replaces the number that varies, captures replace shared numbers.
 
-    ``names`` maps the index of a shared number to the name of its capture; other numbers stay. Raises
-    UnknownConversion if the keys differ in more than one number.
+    ``names`` maps the index of a shared number to the name of its capture; other numbers stay. Raises UnknownConversion
+    if the keys differ in more than one number.
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
         raise UnknownConversion("its keys are not numbered")
@@ -140,7 +149,10 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class IntermediateTensor:
-    """An intermediate tensor: its name, which may be a pattern, and its shape. ``many`` is set for a list of them."""
+    """A tensor between two operations: its name, which may be a pattern, and its shape.
+
+    ``many`` is the number of source tensors that the pattern matches, 0 for a tensor that an operation made.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -153,7 +165,11 @@ Values: TypeAlias = dict[str, IntermediateTensor]
 
 @dataclass
 class OperationChain:
-    """The operations of one group so far."""
+    """The operations for one group of source tensors, collected in ``rows``.
+
+    ``config`` is the configuration of the model, ``targets`` are the destination's tensors, and ``write`` writes a
+    destination key.
+    """
 
     group: ConversionGroup
     config: Any
@@ -168,23 +184,26 @@ class OperationChain:
         return f"{self.write(self.group.target)}.part{self._parts}"
 
     def names(self, patterns: Sequence[str]) -> list[str]:
-        """Return the destination keys for patterns of the conversion."""
+        """Return the destination keys for some target patterns of the conversion."""
         outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
 
     def only(self, values: Values) -> tuple[str, IntermediateTensor]:
-        """Return the pattern and the tensor; raises UnknownConversion if there are several."""
+        """Return the only pattern and tensor of ``values``; raises UnknownConversion if there are several tensors."""
         if len(values) != 1 or next(iter(values.values())).many > 1:
             raise UnknownConversion("several tensors go where one is expected")
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern of the tensor that an operation on a single tensor makes."""
+        """Return the pattern by which to keep the tensor that an operation makes of a single tensor."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Return the renaming of a source tensor that no operation changed; adds operations that rename the others."""
+        """Return the renaming {source key: destination key} of a tensor that no operation changed, {} if there is none.
+
+        Adds operations that give the other tensors their destination keys.
+        """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}
         for pattern, value in values.items():

@@ -21,7 +21,7 @@ __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
 
 class ModelFacts:
-    """Facts about a model that are collected while it exists: its ties and its older names."""
+    """Facts about a model that are collected while it exists: the keys that it declares as tied, and older keys."""
 
     def __init__(self, package: Any) -> None:
         self._package = package
@@ -29,7 +29,7 @@ class ModelFacts:
         self._names: KeyConversions | None = None
 
     def take(self, model: Any) -> None:
-        """Collect the facts; keeps no reference to the model."""
+        """Collect the facts about a model; keeps no reference to it."""
         self._tied = [
             f"{path}.{key}".removeprefix(".")
             for path, module in model.named_modules()
@@ -38,7 +38,7 @@ class ModelFacts:
         self._names = KeyConversions.of(model, self._package)
 
     def fields(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of a TargetSpec that depend on the model."""
+        """Return the fields ``implied`` and ``recognise`` of a TargetSpec, which depend on the model."""
         assert self._names is not None
         return {
             "implied": _implied(self._tied, ties),
@@ -54,7 +54,7 @@ def construct(described: ModelDescription, facts: ModelFacts) -> Any:
 
 
 def built(described: ModelDescription) -> Any:
-    """Build the model as ``from_config`` does."""
+    """Build and return the model as transformers' ``from_config`` does, without downloads."""
     with offline():
         return described.model_class._from_config(copy.deepcopy(described.config))
 
@@ -80,9 +80,11 @@ def offline() -> Iterator[None]:
 
 
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
-    """Return the keys of tied tensors that ``save_pretrained`` leaves out: in each group, all declared keys but one.
+    """Return the keys of tied tensors that ``save_pretrained`` leaves out.
 
-    As ``remove_tied_weights_from_state_dict`` in transformers/modeling_utils.py does.
+    In each group of tied keys these are the keys that the model declares as tied (``tied`` has their patterns); but if
+    it declares all, one key stays. ``remove_tied_weights_from_state_dict`` in transformers/modeling_utils.py does the
+    same.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():
@@ -104,7 +106,7 @@ MORE = 10007
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return the axis that has a row for each token, by the keys of such tensors; it is computed when first used."""
+    """Return, by key, the axis of each tensor that has one row for each token; it is computed when first used."""
     return GrowingAxes(lambda: _grown(described, tensors))
 
 

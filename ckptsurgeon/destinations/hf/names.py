@@ -25,7 +25,10 @@ Rename = Callable[..., tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class KeyConversions:
-    """The renamings and conversions that transformers has for a model; applies them to the keys of a source."""
+    """The renamings and conversions that transformers has for the keys of a model.
+
+    ``recognised`` applies them to the keys of a source. ``targets`` are the tensors of the destination.
+    """
 
     rename: Rename
     renamings: list[Any]
@@ -38,7 +41,7 @@ class KeyConversions:
 
     @staticmethod
     def of(model: Any, package: Any) -> KeyConversions:
-        """Return the renamings and conversions of a model."""
+        """Return the renamings and conversions that transformers (``package``) has for a model."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, rename_source_key
 
@@ -58,7 +61,7 @@ class KeyConversions:
         )
 
     def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
-        """Return the function that recognises sources with older keys, for a destination with these tensors."""
+        """Return the function that finds how older keys of a source become keys of ``targets``, the destination."""
         return replace(self, targets=targets).recognised
 
     def recognised(self, tensors: Mapping[str, TensorInfo]) -> KnownLayout:
@@ -151,7 +154,7 @@ class _Converted:
     keys: list[str] = field(default_factory=list)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add operations that are not there yet."""
+        """Add the operations that it does not have yet."""
         for row in rows:
             self.rows.setdefault(json.dumps(row), row)
 
@@ -164,7 +167,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the patterns of ``groups`` match only their own keys: no other key of the source has the form."""
+    """Return whether no other key of the source differs only in its numbers from the keys of ``groups``."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

@@ -18,9 +18,10 @@ __all__ = ["rows_of"]
 def rows_of(
     group: ConversionGroup, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Return the operations for a group, and the renamings of tensors that need no operation.
+    """Return the operations for a group of source tensors, and the renamings of tensors that need no operation.
 
-    Raises UnknownConversion for a conversion that is not known here.
+    ``naming`` gives the names of source tensors and the form of destination keys. Raises UnknownConversion for a
+    conversion that is not known here.
     """
     names, write = naming
     chain = OperationChain(group, config, targets, write)

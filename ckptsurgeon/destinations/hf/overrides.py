@@ -22,7 +22,7 @@ FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def config_of(config_class: Any, fields: Mapping[str, Any]) -> Any:
-    """Return the configuration that a class reads from fields; raises whatever the class raises."""
+    """Return the configuration that a class makes of the fields of a config.json; raises whatever the class raises."""
     return config_class.from_dict({name: _decoded(value) for name, value in fields.items() if name not in FETCHING})
 
 
@@ -37,7 +37,10 @@ def _decoded(value: Any) -> Any:
 def check_overrides(
     document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
 ) -> None:
-    """Raise ConfigError for an override of an unknown field, which the configuration class itself would accept."""
+    """Raise ConfigError if an override names a field that the configuration class does not have.
+
+    The class itself would accept any field. ``inside`` names the nested configuration that is checked, for the message.
+    """
     known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
@@ -55,14 +58,18 @@ def check_overrides(
 
 
 def _own_fields(config_class: Any) -> set[str]:
-    """Return the names of the fields of a configuration class: a dataclass, or an older class that is instantiated."""
+    """Return the names of the fields of a configuration class, whether it is a dataclass or an older class."""
     if dataclasses.is_dataclass(config_class):
         return {field.name for field in dataclasses.fields(config_class)}
     return set(config_class().to_dict())
 
 
 def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with the overrides, each field under one of its names; ``num_labels`` sets the labels, too."""
+    """Return the fields with the overrides applied. A field that has several names is kept only under the main one.
+
+    If ``num_labels`` changes the number of labels, the old label names are removed; ``id2label`` also sets
+    ``label2id``.
+    """
     merged = {config_class.attribute_map.get(key, key): value for key, value in fields.items()}
     for key, value in overrides.items():
         key = config_class.attribute_map.get(key, key)

@@ -1,7 +1,7 @@
-"""The tokeniser and feature extractor of a CTC model of waves, as files that transformers reads.
+"""The files of the tokeniser and feature extractor that transformers needs for a CTC model of waveforms.
 
-Written for a destination whose ``train:`` section names the tokens, so that ``transformers.pipeline`` can use it.
-https://huggingface.co/docs/transformers/model_doc/wav2vec2
+They are written for a destination whose ``train:`` section names the tokens, so that ``transformers.pipeline`` can use
+the model. https://huggingface.co/docs/transformers/model_doc/wav2vec2
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ RATE = 16_000
 def processor_files(
     document: Document, written: WrittenConfig, name: str, present: Sequence[Companion]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files for a model of waves of the class ``name``, and notes.
+    """Return the files of the feature extractor and the tokeniser for a model of waveforms, and notes.
 
-    No files are returned for other models, for documents without a ``train:`` section that takes waves, and where the
-    folder of the configuration has such files (``present``). The padding of ``written`` becomes the blank, because
-    transformers takes it for the blank.
+    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration; a file that
+    is there is not returned. No files are returned for other models, and for documents without a ``train:`` section
+    that takes waveforms. The padding token of ``written`` becomes the blank of CTC, because transformers uses the
+    padding token as the blank.
     """
     features, config = _map(document.train.get("features")), written.config
     if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":
@@ -61,7 +62,7 @@ def processor_files(
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> list[str]:
     """Return a note if the vocab.json beside a configuration has other tokens than those that are trained.
 
-    The blank, the space and tokens for unknown letters may be spelled otherwise.
+    The two may spell the blank, the space and the unknown token differently.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}
@@ -80,7 +81,7 @@ def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: st
 
 
 def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:
-    """Make the blank the padding of a configuration; return a note if it was another token."""
+    """Make the blank of CTC the padding token of a configuration; return a note if it was another token."""
     blank = first_of(BLANKS, tokens)
     number = tokens.index(blank) if blank is not None else None
     if number is None or written.config.pad_token_id == number:
@@ -94,7 +95,10 @@ def _map(value: object) -> Mapping[str, Any]:
 
 
 def _extractor(config: Any, rate: object) -> Companion:
-    """Return the settings of transformers' Wav2Vec2FeatureExtractor; models with layer norms are told of padding."""
+    """Return the settings of transformers' Wav2Vec2FeatureExtractor.
+
+    Only a model with layer norms gets an attention mask for the padding.
+    """
     fields = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_side": "right",
         "padding_value": 0.0, "sampling_rate": rate if type(rate) is int else RATE, "do_normalize": True,
@@ -116,7 +120,8 @@ def _unfit(tokens: Sequence[str], config: Any) -> str:
 def _tokenizer(tokens: Sequence[str]) -> tuple[Companion, ...]:
     """Return the files of a Wav2Vec2CTCTokenizer.
 
-    That class knows no blank: its padding is the blank. So are spaces and unknown letters, if no token is for them.
+    That class has no blank, so the blank becomes its padding token. The blank also becomes the token for spaces and for
+    unknown letters, if the tokens have none for these.
     """
     blank = first_of(BLANKS, tokens)
     fields = {

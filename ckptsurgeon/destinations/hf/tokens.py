@@ -66,11 +66,11 @@ def renumbered(
     fixed: frozenset[str] = frozenset(),
     told: frozenset[str] | None = None,
 ) -> tuple[MovedIds, list[str]]:
-    """Return the new token ids of a file, and notes.
+    """Return the new token ids of a file (``MovedIds``), and notes.
 
-    ``new`` is the name of the new token list. The ``fixed`` fields already hold new ids. If the new list lacks a token,
-    its id becomes null if ``told`` is given and does not name the field, which then has a default; otherwise
-    ConfigError is raised, with the hint ``remedy``.
+    ``name`` is the name of the file and ``new`` that of the new token list. The ``fixed`` fields already hold new ids.
+    ``told`` are the fields that the user's file has. If the new list lacks the token of an id, ConfigError is raised,
+    with the hint ``remedy``. But if ``told`` is given and lacks the field, the id is only a default, and becomes null.
     """
     moved = moved_ids(fields, numbers, fixed=fixed)
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
@@ -94,10 +94,10 @@ def renumbered(
 def renumbered_generation(
     files: Sequence[Companion], numbers: Renumbering, new: str, given: Mapping[str, Any], *, remedy: str = IN_YAML
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files, with new token ids in generation_config.json and in those of processors, and notes.
+    """Return ``files`` with new token ids in generation_config.json and in the files of processors, and notes.
 
-    A field that is in ``given``, the fields of the destination, gets the value there. A processor's file that is not a
-    JSON object is not changed. Raises ConfigError as ``renumbered`` does.
+    ``given`` are the fields that the destination sets: they get their value from there. A processor's file that is not
+    a JSON object is not changed. Raises ConfigError as ``renumbered`` does.
     """
     made, notes = list[Companion](), list[str]()
     for one in files:
@@ -152,7 +152,7 @@ def with_tokenizer_of(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder with the tokeniser that belongs to the token list at ``path``, and notes.
 
-    ``own`` is the token list of the tokeniser in ``files``, which is kept if it has the new tokens.
+    ``own`` is the token list of the tokeniser in ``files``. That tokeniser is kept if its tokens are the new ones.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
@@ -175,7 +175,10 @@ def with_tokenizer_of(
 
 
 def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
-    """Return the files of the tokeniser next to a token list, if that is one of the files or has the same tokens."""
+    """Return the files of the tokeniser next to the token list at ``path``.
+
+    Returns [] if the list is not one of these files and none of them has the same tokens.
+    """
     name = os.path.basename(path)
     theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]
     if not is_of_tokenizer(name) and not any(agrees for _, agrees in theirs):
@@ -196,7 +199,7 @@ def _agrees(one: Companion, new: Vocabulary) -> bool | None:
 
 
 def _has_pieces(tokens: Sequence[str], pieces: Sequence[str]) -> bool:
-    """Return whether a vocabulary has all pieces in the same order; only the first four may be in another order."""
+    """Return whether a vocabulary has all ``pieces`` in the same order; only the first four may be in another order."""
     places = {token: place for place, token in enumerate(tokens)}
     found = [places.get(piece, -1) for piece in pieces]
     return min(found) >= 0 and found[SPECIAL:] == sorted(found[SPECIAL:])

@@ -48,7 +48,7 @@ class WrittenConfig:
         return _with_others(self.config.to_dict(), self._fields)
 
     def apply(self, moved: MovedIds) -> None:
-        """Set the new token ids."""
+        """Set the new token ids, both in the configuration and in the fields of the file."""
         for path, value in moved.changed.items():
             inner, written = self.config, self._fields
             for name in path[:-1]:
@@ -63,14 +63,17 @@ class WrittenConfig:
             written[path[-1]] = value
 
     def companion(self) -> Companion:
-        """Return the config.json: the user's fields with changes; all fields if the class reads those differently."""
+        """Return the config.json to write: the user's fields with the changes.
+
+        If transformers would read another configuration from these fields, the file has all fields.
+        """
         text = _text(self._fields)
         if not self._is_taken(text):
             text = _text(_with_others(json.loads(self.config.to_json_string()), self._fields))
         return Companion(CONFIG, text=text)
 
     def _is_taken(self, text: str) -> bool:
-        """Return whether the class reads the same configuration from a text."""
+        """Return whether transformers' class reads this same configuration from the JSON in ``text``."""
         try:
             taken = config_of(type(self.config), json.loads(text)).to_dict()
         except Exception:  # a class of transformers may raise anything
@@ -83,7 +86,7 @@ def _text(fields: Fields) -> str:
 
 
 def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
-    """Return ``fields`` with those that only ``others`` has, also in nested configurations."""
+    """Return ``fields`` with the fields added that only ``others`` has, also inside nested configurations."""
     made = {**others, **fields}
     for name, value in fields.items():
         inner = others.get(name)
@@ -125,7 +128,8 @@ def _renumbered(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Change the token ids of a configuration; return the files next to it with changed ids, and notes.
 
-    ``fields`` are those of the original config.json, ``own`` is the token list next to it, and ``rows`` its size.
+    ``fields`` are those of the original config.json, ``own`` is the token list next to that file, and ``rows`` is its
+    vocabulary size.
     """
     change, given = document.vocabulary, dict(_given(document.model))
     assert change is not None
