@@ -29,9 +29,9 @@ Digest = tuple[str, bool]
 
 
 class ChangedReaders:
-    """The readers of torch, safetensors, TorchScript and numpy, which give changed values.
+    """Makes versions of the loading functions of torch, safetensors, TorchScript and numpy that return changed values.
 
-    ``paths`` are the files that they read; ``integers`` tells whether integers are changed, too.
+    ``paths`` are the files that were read with these functions; ``integers`` tells whether they also change integers.
     """
 
     def __init__(self, *, integers: bool) -> None:
@@ -39,18 +39,18 @@ class ChangedReaders:
         self.integers = integers
 
     def knows(self, path: str) -> bool:
-        """Return whether a file, or one in a folder, gave changed values."""
+        """Return whether changed values were read from the file ``path``, or from a file in the folder ``path``."""
         place = os.path.abspath(path)
         return any(one == place or one.startswith(place + os.sep) for one in self.paths)
 
     def seen(self, file: Any) -> None:
-        """Add the path of a file that gave changed values."""
+        """Add the path of a file from which changed values were read."""
         path = file if isinstance(file, (str, bytes, os.PathLike)) else getattr(file, "name", None)
         if isinstance(path, (str, bytes, os.PathLike)):
             self.paths.add(os.path.abspath(os.fsdecode(path)))
 
     def changed(self, tensor: Tensor) -> Tensor:
-        """Return a tensor with every value changed; booleans, and integers if they are not to change, stay."""
+        """Return a tensor with every value changed; booleans stay, and so do integers unless ``integers`` is set."""
         kept = tensor.dtype == torch.bool or (not self.integers and not tensor.is_floating_point())
         if kept or tensor.is_quantized or tensor.is_meta:
             return tensor
@@ -61,13 +61,13 @@ class ChangedReaders:
             return torch.where(wide == 0, torch.ones_like(wide), -wide).to(tensor.dtype)
 
     def in_place(self, module: nn.Module) -> None:
-        """Change the tensors of a module that was loaded as a whole."""
+        """Change the values of all parameters and buffers of a module that was loaded as a whole."""
         with torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 tensor.copy_(self.changed(tensor))
 
     def of_torch(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return torch.load with changed values."""
+        """Return a version of ``original``, which is torch.load, that returns changed values."""
 
         def load(file: Any, *args: Any, **kwargs: Any) -> Any:
             leaves, spec = _pytree.tree_flatten(original(file, *args, **kwargs))
@@ -83,7 +83,7 @@ class ChangedReaders:
         return load
 
     def of_script(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return torch.jit.load with changed values."""
+        """Return a version of ``original``, which is torch.jit.load, that returns changed values."""
 
         def load(file: Any, *args: Any, **kwargs: Any) -> Any:
             module = original(file, *args, **kwargs)
@@ -94,7 +94,7 @@ class ChangedReaders:
         return load
 
     def of_numpy(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return numpy.load with changed values: of an array, or of each array of an archive."""
+        """Return a version of ``original``, which is numpy.load, that changes an array, or each array of an archive."""
 
         def load(file: Any, *args: Any, **kwargs: Any) -> Any:
             found = original(file, *args, **kwargs)
@@ -114,7 +114,7 @@ class ChangedReaders:
         return array + array.dtype.type(1) if kind in ("ciu" if self.integers else "c") else array
 
     def of_safetensors(self, original: Any) -> Any:
-        """Return safe_open with changed values."""
+        """Return a version of ``original``, which is safetensors' safe_open, that returns changed values."""
         return stand_in(original, partial(_SafeOpen, self, original))
 
 
@@ -163,7 +163,7 @@ class _SafeOpen:
         return {name: self.changed(found) for name, found in self._file.get_tensors(*args).items()}
 
     def get_slice(self, name: str) -> Any:
-        """Return a tensor of which parts can be read."""
+        """Return a tensor of the file that is read in parts, with changed values."""
         return _Slice(self, self._file.get_slice(name))
 
     def changed(self, found: Any) -> Any:
@@ -173,7 +173,7 @@ class _SafeOpen:
 
 
 class _Slice:
-    """A tensor in such a file."""
+    """A tensor of a safetensors file that is read in parts, with changed values."""
 
     def __init__(self, file: _SafeOpen, inner: Any) -> None:
         self._of = file
@@ -198,11 +198,11 @@ def _reading(readers: ChangedReaders) -> Iterator[None]:
 
 
 def changed_values(build: Callable[[], Mapping[str, Tensor]]) -> tuple[Mapping[str, Digest], ChangedReaders] | None:
-    """Return a digest of each tensor that ``build`` gives while files have other values, and the readers.
+    """Return a digest of each tensor that ``build`` returns while files seem to have other values, and the readers.
 
-    Returns None if it fails. It is built in a child process, which may not write, remove or rename files, start
-    programs or use the network: what the constructor keeps or saves of what it reads would be wrong. If it fails with
-    changed integers, they stay as they are.
+    ``build`` runs in a child process. This process may not write, remove or rename files, start programs or use the
+    network, because all that the constructor keeps or saves would have wrong values. If ``build`` fails, it runs again,
+    and integers stay as they are. If it fails again, None is returned.
     """
     for integers in (True, False):
         readers = ChangedReaders(integers=integers)

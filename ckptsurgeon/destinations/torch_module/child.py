@@ -1,4 +1,4 @@
-"""Runs code in a child process that cannot change anything outside of it, and gives what it returns."""
+"""Runs code in a child process that cannot change anything outside of it, and returns the result of the code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ _FORBIDDEN = (
 
 
 def in_child(run: Callable[[], Result]) -> Result | None:
-    """Return what ``run`` returns in a child process, as plain data; None if it fails, writes or takes too long."""
+    """Return the result of ``run``, which runs in a child process; the result must be plain data, which can be pickled.
+
+    Returns None if ``run`` fails, tries to write or to use the network, or takes too long, or if the system cannot
+    fork.
+    """
     if not hasattr(os, "fork"):
         return None
     with CONSTRUCTING:  # no other thread holds it then, in the child too
@@ -53,7 +57,7 @@ def in_child(run: Callable[[], Result]) -> Result | None:
 
 
 def _run(run: Callable[[], Any], out: int) -> None:
-    """Send what ``run`` returns, nothing if it fails, and end the process."""
+    """Write the pickled result of ``run`` to the pipe ``out``, or nothing if ``run`` fails; then end this process."""
     try:
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
@@ -80,7 +84,7 @@ def _refused(*_: object, **__: object) -> None:
 
 
 def _received(pipe: int) -> bytes:
-    """Return the whole answer of a child; b"" if it broke off or came too late."""
+    """Return all that a child process wrote to a pipe; b"" if the data are incomplete or came too late."""
     until, data = time.monotonic() + _SECONDS, bytearray()
     while select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
         part = os.read(pipe, 1 << 20)

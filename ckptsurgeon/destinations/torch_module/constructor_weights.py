@@ -40,7 +40,7 @@ _OTHERS = (
 
 
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield those paths that could be files of weights, as the user would write them."""
+    """Yield those of ``paths`` that may be files of weights; a path in the working directory becomes relative to it."""
     for path in dict.fromkeys(map(os.path.abspath, paths)):
         if not path.lower().endswith(_OTHERS) and not path.startswith(("/proc/", "/sys/", "/dev/")) and _is_file(path):
             near = os.path.relpath(path)
@@ -59,10 +59,11 @@ def holds_tensors(path: str) -> bool:
 def loaded_files(
     paths: Iterable[str], tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor | None]
 ) -> tuple[list[InitialFile], list[str]]:
-    """Return the files whose tensors a model has, and the other files with tensors among ``paths``.
+    """Return the files with the same values as tensors of a model, and the paths of all other files with tensors.
 
-    ``values`` returns the initial values of a key, None if they are drawn. Files in one folder that is itself a
-    checkpoint are given as that folder; a file with several state dicts is given once for each that the model has.
+    ``values`` returns the initial values of a key, or None if they are drawn at random. If a folder is a checkpoint and
+    all of its files are in ``paths``, the folder is returned instead of the files. A file with several state dicts is
+    returned once for each state dict that has values of the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []
@@ -81,7 +82,10 @@ def loaded_files(
 
 
 def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
-    """Yield files with tensors, and their state dicts; of several in one folder the folder, if it is a checkpoint."""
+    """Yield (path, names of its state dicts) for each file with tensors; the names are those of ``_roots``.
+
+    If a folder is a checkpoint and several files of it are in ``paths``, the folder is yielded instead of the files.
+    """
     by_folder: dict[str, list[str]] = {}
     for path in paths:
         by_folder.setdefault(os.path.dirname(path), []).append(path)
@@ -93,7 +97,7 @@ def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None
 
 
 def _files_of(folder: str) -> set[str]:
-    """Return the files with tensors of a folder's checkpoint, by name; those of an index are not among them."""
+    """Return the names of the files with the tensors of a folder's checkpoint, without its JSON index."""
     try:
         with open_checkpoint(folder, unwrap=False) as checkpoint:
             return {name for name in checkpoint.open_files() if name and not name.endswith(".json")}
@@ -102,7 +106,10 @@ def _files_of(folder: str) -> set[str]:
 
 
 def _roots(path: str) -> Sequence[str | None] | None:
-    """Return the state dicts of a file, the usual one first as None; () if it has only tensors, None if it has none."""
+    """Return the names of the state dicts in a file; the first is None if the file has a default state dict.
+
+    Returns () if the file has tensors but no state dict, and None if it has no tensors.
+    """
     try:
         with open_checkpoint(path, unwrap=False) as checkpoint:
             return (None, *checkpoint.passed)
@@ -117,7 +124,10 @@ def _roots(path: str) -> Sequence[str | None] | None:
 def _matched(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor | None]
 ) -> dict[str, str]:
-    """Return for each key of a model whose values a checkpoint has the key there with the most similar name."""
+    """Return a map from keys of a model to keys of a checkpoint with the same values.
+
+    If several keys of the checkpoint have these values, the one with the most similar name is taken.
+    """
     shapes = {info.shape for info in checkpoint.values() if not info.opaque}
     wanted: dict[tuple[int, ...], dict[str, list[tuple[str, str, bool]]]] = {}
     for key, info in tensors.items():
@@ -137,18 +147,21 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether one name is the end of the other."""
+    """Return whether one of two keys is the end of the other, in whole parts between dots."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 
 def _likeness(key: str, there: str) -> int:
-    """Return how many segments two names have in common at their ends."""
+    """Return how many parts between dots two keys have in common, counted from their ends."""
     pairs = zip(reversed(key.split(".")), reversed(there.split(".")), strict=False)
     return next((number for number, (one, other) in enumerate(pairs) if one != other), len(key))
 
 
 def left_out(path: str) -> Undrawable:
-    """Return the reason for a tensor that the constructor reads from a file although weights are left out."""
+    """Return the reason why a tensor has no initial values.
+
+    The constructor reads them from the file ``path``, and the user asked to leave out such weights.
+    """
     return Undrawable(
         f"has a constructor that reads {{keys}} from {_braced(escape(path))}",
         "Take it from a source, or leave --no-constructor-weights out.",
@@ -164,10 +177,11 @@ def confirmed(
     values: Callable[[str], Tensor | None],
     build: Callable[[], Mapping[str, Tensor]],
 ) -> list[InitialFile]:
-    """Return the files with those keys whose values really come from them; ``build`` constructs the module again.
+    """Return the files, each only with those keys whose values the constructor really reads from that file.
 
-    The others have the same values by chance, such as position numbers or the ones of a norm. Keys are kept where this
-    cannot be found out.
+    Other keys have the same values by chance, such as position numbers or the ones of a norm. To find these keys,
+    ``build`` constructs the module again while the files seem to have other values. A key is kept if this cannot be
+    found out.
     """
     found = list(found)
     made = changed_values(build) if found else None
@@ -193,7 +207,7 @@ def confirmed(
 def weights_left_out(seen: Opened) -> Iterator[None]:
     """Let ``load_state_dict`` load nothing during the block, and ``from_pretrained`` build from the configuration.
 
-    Threads whose files ``seen`` does not hear are left alone.
+    This holds only for the threads that ``seen`` watches.
     """
     load = nn.Module.load_state_dict
 

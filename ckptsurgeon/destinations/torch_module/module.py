@@ -79,7 +79,7 @@ class _ModuleSource:
 
     @contextmanager
     def _watched(self) -> Iterator[Opened]:
-        """Give what a constructor in the block opens, which loads no weights if these are to be left out."""
+        """Yield what the constructor in the block opens; if ``weights`` is false, the constructor loads no weights."""
         with watched() as opened, nullcontext() if self.weights else weights_left_out(opened):
             yield opened
 
@@ -101,7 +101,7 @@ class _ModuleSource:
             return _real_tensors(self._build, self.built.seed)[0]
 
     def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
-        """Return the error of a constructor that failed after a host did not answer; None if all hosts answered."""
+        """Return the error for a constructor that failed because a host did not answer; None if all hosts answered."""
         if not opened.unreachable:
             return None
         return SourceError(
@@ -111,7 +111,7 @@ class _ModuleSource:
         )
 
     def values(self, key: str) -> Tensor | None:
-        """Return the values of a key that are not drawn, and do not depend on the seed; None if they are drawn."""
+        """Return the initial values of a key; None if they depend on a random draw, or if there are none."""
         if any(node.random for node in self.built.nodes.get(key, ())):
             return None
         ((_, data),) = self.initial([key], self.built.seed)
@@ -137,9 +137,10 @@ class _ModuleSource:
 def module_target(build: Build, *, kind: str, name: str, weights: bool = True, **fields: Any) -> TargetSpec:
     """Return the destination whose tensors are those of the module that ``build()`` returns.
 
-    ``weights`` are those that its constructor loads from files, which are found out; without them it is built from its
-    configuration. Raises ConfigError if it cannot be built or its shapes are not known without data, SourceError if it
-    needs a host that cannot be reached.
+    ``kind``, ``name`` and ``fields`` are fields of the result. The files from which the constructor loads weights are
+    found out. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
+    ConfigError if the module cannot be built or its shapes are not known without data, and SourceError if the
+    constructor needs a host that cannot be reached.
     """
     try:
         source = _ModuleSource(build, name, weights=weights)
@@ -168,7 +169,10 @@ def module_target(build: Build, *, kind: str, name: str, weights: bool = True, *
 
 
 def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[InitialFile], list[str]]:
-    """Return the files that the constructor loads weights from, and notes on other files and hosts that it asks."""
+    """Return the files that the constructor loads weights from, and notes on other files and on hosts that it asks.
+
+    ``known`` are files that the configuration names; they are left out.
+    """
     opened = source.built.opened
     hosts = list(opened.hosts)
     notes = [f"its constructor asked {listing(hosts, where='')}"] if hosts else []
@@ -187,7 +191,10 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
 
 
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
-    """Yield the keys of deviations that the constructor sets to zero, or never, until statistics are loaded."""
+    """Yield the keys of standard deviations and variances in which the constructor leaves zeros.
+
+    Models divide by these tensors, so they are of no use until a source gives their values.
+    """
     infos = source.built.infos
     keys = [key for key, info in infos.items() if is_deviation(key) and info.numel and info.dtype in FLOATS]
     others = {key for key in keys if key.endswith("running_var") or key in source.built.ties}
@@ -217,7 +224,7 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return for every random node the first key whose tensor depends on it, and its index among that key's nodes."""
+    """Return, for each random operation, the first key whose tensor needs it, and its index among that key's draws."""
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}
     for key, behind_key in nodes.items():
@@ -229,14 +236,17 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
 
 
 def _real_tensors(build: Build, seed: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Construct a module with storage; return its tensors, and the names of its other entries."""
+    """Construct a module with storage; return its tensors, and the names of the other entries of its state dict."""
     with drawing(), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
         return state_of(build())
 
 
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
-    """Construct a module with storage, and add a note on the time and memory that this took."""
+    """Construct a module with storage, and add a note on the time and memory that this took.
+
+    ``why`` is the exception because of which the module could not be constructed without storage.
+    """
     began = time.perf_counter()
     with python_random(seed) as used:
         tensors, skipped = _real_tensors(build, seed)
@@ -272,7 +282,7 @@ def _copies(built: _Built) -> Iterator[str]:
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
-    """Return whether a tensor is a copy, and another tensor of the same name in other layers is its original."""
+    """Return whether the tensor ``key`` is a copy of ``owner``, a tensor with the same last part of the name."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])

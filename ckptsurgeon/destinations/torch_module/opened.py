@@ -1,7 +1,7 @@
 """Finds out which files a constructor opens and which hosts it asks, through Python's audit events (PEP 578).
 
-safetensors and TorchScript open their files outside of Python, without an event, so their functions are replaced
-meanwhile. What other threads open that ran before is not heard.
+safetensors and TorchScript open their files outside of Python, without an event. So their functions are replaced during
+this time. Files that threads open which ran before are not noticed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ CONSTRUCTING = threading.RLock()
 
 
 class OwnThreads:
-    """The thread that makes it, and those that it starts, or that they start, in the block ``starting``."""
+    """The thread that makes this object, and all threads that it starts in the block ``starting``.
+
+    Threads that are started by one of these threads belong to them too.
+    """
 
     def __init__(self) -> None:
         self._own = WeakSet([threading.current_thread()])
 
     @property
     def is_here(self) -> bool:
-        """Whether the calling thread is one of them."""
+        """Whether the thread that asks belongs to these threads."""
         return threading.current_thread() in self._own
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Take in the threads that these start."""
+        """Add, during the block, each thread that one of these threads starts."""
         start = threading.Thread.start
 
         def started(thread: threading.Thread) -> None:
@@ -57,9 +60,9 @@ class OwnThreads:
 class Opened:
     """What the code in a block opened, each in the order of first use.
 
-    ``files`` are paths of files that were read, without those that the code had written, unless it asked a host and
-    they are downloads; ``hosts`` are names of hosts that it looked up, and ``unreachable`` is the first host that did
-    not answer, '' if all did. ``threads`` are those whose files are heard.
+    ``files`` are the paths of files that the code read. A file that the code had written itself is included only if the
+    code asked a host before, because the file may be a download. ``hosts`` are the names of hosts that it looked up.
+    ``unreachable`` is the first host that did not answer, '' if all did. ``threads`` are the threads that are watched.
     """
 
     files: dict[str, None] = field(default_factory=dict)
@@ -69,14 +72,14 @@ class Opened:
     written: set[str] = field(default_factory=set)
 
     def read(self, path: Any) -> None:
-        """Add the path of a file that is read; anything else is passed over."""
+        """Add the path of a file that a watched thread reads; does nothing if ``path`` is not a path."""
         if isinstance(path, (str, bytes, os.PathLike)) and self.threads.is_here:
             name = os.fsdecode(path)
             if self.hosts or os.path.abspath(name) not in self.written:
                 self.files[name] = None
 
     def wrote(self, path: Any) -> None:
-        """Add the path of a file that is written; anything else is passed over."""
+        """Add the path of a file that a watched thread writes; does nothing if ``path`` is not a path."""
         if isinstance(path, (str, bytes, os.PathLike)) and self.threads.is_here:
             self.written.add(os.path.abspath(os.fsdecode(path)))
 
@@ -87,7 +90,7 @@ _now: Opened | None = None
 
 @cache
 def _listen() -> None:
-    """Add the audit hook, once in a process: Python cannot remove one."""
+    """Add Python's audit hook, once in a process, because Python cannot remove a hook."""
     sys.addaudithook(_heard)
 
 
@@ -106,7 +109,7 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
 
 
 def writes(mode: object, flags: object) -> bool:
-    """Return whether the audit event of opening a file, with this mode and these flags, is one of writing."""
+    """Return whether a file is opened for writing, by the ``mode`` and ``flags`` of Python's audit event "open"."""
     if isinstance(mode, str):
         return not {"w", "a", "x", "+"}.isdisjoint(mode)
     return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY  # os.open gives no mode
@@ -114,9 +117,9 @@ def writes(mode: object, flags: object) -> bool:
 
 @contextmanager
 def watched() -> Iterator[Opened]:
-    """Give what the code in the block opens; one thread at a time is in such a block.
+    """Yield an ``Opened``, which collects what the code in the block opens; other threads wait before such a block.
 
-    Once a host does not answer, the hub's library works offline until the end of the block: it looks into its cache,
+    If a host does not answer, huggingface_hub works offline until the end of the block. Then it looks into its cache,
     and fails at once instead of trying again for a minute.
     """
     global _now
@@ -139,7 +142,7 @@ def _again(before: Opened | None) -> None:
 
 
 def _reading(seen: Opened, original: Any) -> Any:
-    """Return what adds the file that ``original`` opens to what was seen."""
+    """Return a version of ``original`` that also adds the file that it opens to ``seen``."""
 
     def heard(file: Any, *args: Any, **kwargs: Any) -> Any:
         if _now is seen:
@@ -159,7 +162,7 @@ def _writing(seen: Opened, original: Any) -> Any:
 
 
 def stand_in(original: Any, call: Callable[..., Any]) -> Any:
-    """Return what calls ``call`` and is otherwise like ``original``: a class if that is one."""
+    """Return a replacement for ``original`` that calls ``call``; for a class it is a class too, for isinstance."""
     if not isinstance(original, type):
         return call
 
@@ -175,9 +178,9 @@ def stand_in(original: Any, call: Callable[..., Any]) -> Any:
 
 @contextmanager
 def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace a function or class by ``make(original)`` in every imported module that has it under its name.
+    """Replace ``original`` by ``make(original)`` during the block, in every imported module that has it as ``name``.
 
-    Modules that are imported meanwhile may have it under any name.
+    At the end the original is put back, also in modules that were imported during the block, there under any name.
     """
     made, before = make(original), set(sys.modules)
     _exchange(name, original, made)

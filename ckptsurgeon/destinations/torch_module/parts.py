@@ -35,7 +35,7 @@ def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of ``values`` that belongs to this process's shard of ``tensor``, which has the same shape."""
+    """Return the part of ``values``, shaped as the whole ``tensor``, for this process's shard of ``tensor``."""
     return values[tuple(slice(*part) for part in own_bounds(tensor))] if is_distributed(tensor) else values
 
 

@@ -14,14 +14,17 @@ __all__ = ["derived_seed", "drawing", "python_random"]
 
 
 def derived_seed(seed: int, key: str, place: int) -> int:
-    """Return the seed of one random operation: SHA-256 of the seed, its key and its index."""
+    """Return the seed of one random operation: SHA-256 of ``seed``, a key, and its index among that key's draws."""
     digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw on the CPU with one thread, whatever the caller's defaults; restore them and the random state."""
+    """Let torch run on the CPU, with one thread and without gradients, during the block.
+
+    Afterwards the number of threads and the random state are those of before.
+    """
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     try:
@@ -34,7 +37,10 @@ def drawing() -> Iterator[None]:
 
 @contextmanager
 def python_random(seed: int) -> Iterator[list[bool]]:
-    """Seed the generators of Python and numpy, yield a list that tells whether they were used, and restore them."""
+    """Seed the random generators of Python and numpy for the block, and restore them afterwards.
+
+    Yields a list; after the block it has one item, which tells whether the generators were used.
+    """
     python, array = random.getstate(), numpy.random.get_state()
     random.seed(seed)
     numpy.random.seed(seed % 2**32)

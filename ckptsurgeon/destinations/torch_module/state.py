@@ -43,7 +43,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
 
 
 def infos_of(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
-    """Return the header of each tensor; raises ConfigError for one that cannot be a destination."""
+    """Return dtype and shape of each tensor; raises ConfigError for a tensor that cannot be in a destination."""
     return {key: _info(key, tensor) for key, tensor in tensors.items()}
 
 
@@ -93,9 +93,9 @@ class GrowingAxes(Mapping[str, int]):
 
 
 def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
-    """Return the axis of each tensor along which it is longer in ``grown``, a model with more tokens.
+    """Return, by key, the axis along which a tensor is longer in ``grown``, the same model with more tokens.
 
-    A table of tokens by tokens grows along two axes; it is left out, and the user has to name one.
+    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to name one of the axes.
     """
     found: dict[str, int] = {}
     for key, info in tensors.items():

@@ -59,9 +59,9 @@ def own_file(module: Any) -> str:
 
 
 def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import the modules that a document names, before tensors are recorded.
+    """Import the modules of the dotted ``names`` that a document has, before tensors are recorded.
 
-    Returns texts that say what ran, and the files of the modules that are the user's own.
+    Returns texts that say what was imported, and the files of those modules that are the user's own.
     """
     places: dict[str, list[str]] = {}
     files: list[str] = []
@@ -84,7 +84,7 @@ def near_attributes(module: object, wanted: str) -> str:
 
 
 def _near(name: str) -> str:
-    """Return the hint for a dotted name that cannot be imported: what is similar to its first wrong part."""
+    """Return the hint for a dotted name that cannot be imported: names that are similar to its first wrong part."""
     parts = name.split(".")
     found = pydoc.locate(parts[0])
     for part in parts[1:]:
@@ -96,7 +96,7 @@ def _near(name: str) -> str:
 
 
 def _module_of(document: Document, name: str) -> ModuleType:
-    """Return the module of a dotted name, as hyperpyyaml finds it."""
+    """Return the module of a dotted name, found as hyperpyyaml finds it; raises ConfigError if there is none."""
     try:
         found = pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:

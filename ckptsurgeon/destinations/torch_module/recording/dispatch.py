@@ -81,11 +81,15 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._ghost(func, args, kwargs, written)
 
     def is_ghost(self, tensor: Tensor) -> bool:
-        """Return whether the values of a tensor are in the recording, not in the tensor."""
+        """Return whether a tensor has no values of its own, because its values are in the recording."""
         return tensor.is_meta or self.record.knows(tensor)
 
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
-        """Return whether an operation runs on real tensors: small constants, no draw, nothing overwritten."""
+        """Return whether an operation runs on real tensors, without being recorded.
+
+        It does if it uses no recorded tensor and no random generator, makes at most a small constant, and overwrites
+        nothing.
+        """
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False
         name = func._schema.name
@@ -96,7 +100,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return not makes(func) or name in ("aten::_to_copy", "aten::lift_fresh")
 
     def _check_origin(self, name: str, args: Any, tensors: list[Tensor]) -> None:
-        """Raise Unrecordable for tensors of another recording, of a cache, or whose values are in a file."""
+        """Raise Unrecordable if a tensor is from another recording or a cache, or if its values are in a file."""
         if any(tensor.is_meta and not self._is_own(tensor) for tensor in tensors):
             raise self.record.lost("uses a tensor without values that was made elsewhere")
         if name == "aten::set_" and any(
@@ -108,7 +112,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a real tensor to the recording (``torch.Tensor(3, 4)`` always makes a real one)."""
+        """Add a real tensor to the recording; ``torch.Tensor(3, 4)``, for example, always makes a real one.
+
+        ``overwritten`` tells whether the operation that follows overwrites all its values.
+        """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")
         storage = tensor.untyped_storage()
@@ -155,7 +162,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
 
     def _ghosts(self, tree: Any) -> tuple[Any, dict[int, Tensor]]:
-        """Return arguments with every tensor on the meta device, and the map between the tensors."""
+        """Return nested arguments with every tensor replaced by one on the meta device.
+
+        The second result maps the ``id`` of each original to its replacement.
+        """
         ghostly: dict[int, Tensor] = {}
 
         def ghost(tensor: Tensor) -> Tensor:
@@ -208,7 +218,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
 
     def value(self, tensor: Tensor) -> Tensor:
-        """Return the values of a ghost, computed from the recording; raises Unrecordable if they are random."""
+        """Return the values of a recorded tensor, computed by its operations; raises Unrecordable if one is random."""
         return self.evaluate(self.record, self.record.ref(tensor))
 
     def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -41,7 +41,7 @@ class Unrecordable(Exception):  # noqa: N818 - caught by the caller, never shown
 
 
 class StorageView(NamedTuple):
-    """A view of a recorded storage: ``offset`` and ``stride`` in elements of ``dtype``."""
+    """A view of the recorded storage number ``storage``; ``offset`` and ``stride`` are in elements of ``dtype``."""
 
     storage: int
     offset: int
@@ -84,7 +84,10 @@ class Recording:
     failure: str = ""
 
     def lost(self, why: str) -> Unrecordable:
-        """Return the exception for an operation that cannot be recorded; the recording fails even if it is caught."""
+        """Return the exception for an operation that cannot be recorded, for the reason ``why``.
+
+        From then on the recording counts as failed, even if the constructor catches the exception.
+        """
         self.failure = self.failure or why
         return Unrecordable(why)
 
@@ -100,7 +103,7 @@ class Recording:
         return StorageView(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def adopt(self, tensor: Tensor) -> StorageView:
-        """Add a real tensor to the recording, with a twin on the meta device for shapes."""
+        """Add a real tensor to the recording, with a storage on the meta device that stands for it; return its view."""
         ref = self.ref(tensor)
         nbytes = tensor.untyped_storage().nbytes()
         twin = torch.empty(nbytes, dtype=torch.uint8, device=META).untyped_storage()
@@ -109,7 +112,7 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a real tensor for the same recorded view as a ghost, to be set as ``.data`` of a real tensor."""
+        """Return a CPU tensor that stands for ``ghost``, a recorded meta tensor; for ``.data`` of a CPU tensor."""
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]
         storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
@@ -118,7 +121,7 @@ class Recording:
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
     def twin(self, tensor: Tensor) -> Tensor:
-        """Return a tensor on the meta device that stands for the same recorded view as a real tensor."""
+        """Return a tensor on the meta device that stands for a real tensor of the recording: the same view."""
         ref = self.ref(tensor)
         ghost = torch.empty(0, dtype=ref.dtype, device=META)
         return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)
@@ -192,9 +195,9 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def constant_size(func: Any, args: Any) -> Any:
-    """Return an estimate from its arguments of how many elements an operation such as ``torch.arange`` makes.
+    """Return an estimate, from its arguments, of how many elements an operation such as ``torch.arange`` makes.
 
-    Where it cannot be computed it is the largest number among the arguments.
+    If the arguments do not tell, this is the largest number among them.
     """
     name = func._schema.name
     numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
@@ -215,7 +218,7 @@ def makes(func: Any) -> bool:
 
 
 def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors that an operation changes, by its schema."""
+    """Return the tensors among its arguments that an operation changes, as its schema says."""
     if torch.Tag.inplace_view in func.tags:
         return []
     found: list[Tensor] = []

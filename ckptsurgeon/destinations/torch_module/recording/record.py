@@ -82,7 +82,7 @@ _SETS_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class _Disguise(TorchFunctionMode):
-    """Makes ghosts look like CPU tensors, and computes their values if Python asks for them."""
+    """Makes recorded tensors look like CPU tensors, and computes their values if Python asks for the values."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         super().__init__()
@@ -116,7 +116,11 @@ class _Disguise(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _rebound(self, tensor: Tensor, data: Tensor) -> None:
-        """Set ``.data`` of a tensor; if only ``data`` is a ghost, a real tensor that stands for it is set instead."""
+        """Set ``.data`` of a tensor to ``data``.
+
+        If ``data`` is a recorded tensor on the meta device and ``tensor`` is not on it, a CPU tensor that stands for
+        ``data`` is used.
+        """
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if data.is_meta and not tensor.is_meta and self._dispatch.record.knows(data):
                 data = self._dispatch.record.face(data)
@@ -129,7 +133,10 @@ class _Disguise(TorchFunctionMode):
         return copied
 
     def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Give the values of a ghost to Python; access that could change them unnoticed ends the recording."""
+        """Return the result of ``func``, which reads the values of ``tensor``; those of a recorded one are computed.
+
+        If ``func`` asks for the memory of a recorded tensor, the recording fails: changes there would not be noticed.
+        """
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if not self._dispatch.is_ghost(tensor):
                 if func in _ARRAYS:
@@ -144,7 +151,7 @@ class _Disguise(TorchFunctionMode):
 
 
 def _index(index: Any) -> Any:
-    """Return an index with tensors for its lists; torch would make these on the tensor's device, unrecorded."""
+    """Return an index in which tensors replace lists and arrays; torch would convert these without a record."""
     if isinstance(index, tuple):
         return tuple(_index(part) for part in index)
     if not isinstance(index, (list, numpy.ndarray)):

@@ -26,10 +26,10 @@ Streams = Mapping[int, tuple[str, int]]
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
-    """Return the nodes that the values of some storages depend on, in the order in which they ran.
+    """Return the recorded operations that the values of some storages depend on, in the order in which they ran.
 
-    A node is left out if a later one overwrites all that it wrote. ``before`` is the index of a node: only nodes before
-    it count.
+    An operation is left out if a later one overwrites all that it wrote. If ``before`` is given, only operations with a
+    smaller index count.
     """
     found: dict[int, Node] = {}
     waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
@@ -50,7 +50,7 @@ def behind(record: Recording, storages: Iterable[int], before: int | None = None
 
 
 def deterministic(nodes: Iterable[Node]) -> bool:
-    """Return whether no node uses the random generator."""
+    """Return whether none of the recorded operations uses the random generator."""
     return not any(node.random for node in nodes)
 
 
@@ -66,7 +66,8 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
 def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
     """Run the recorded operations ``nodes`` again, now on real memory, and return the view ``wanted`` as a tensor.
 
-    ``streams`` maps a random operation, by its index, to what its random numbers follow from besides ``seed``.
+    ``streams`` gives, by the index of a random operation, the key and the number from which, with ``seed``, its own
+    seed is computed.
     """
     last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
     last[wanted.storage] = len(record.nodes)
@@ -90,7 +91,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """Give the storage of a tensor that is not read again to its clone, instead of copying it."""
+    """Let a clone take over the storage of its original, if nothing reads the original later; return whether it did."""
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False
@@ -118,7 +119,7 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Stora
 
 
 def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
-    """Keep the storage of a result for later operations; copies the result if its layout is not the recorded one."""
+    """Keep the storage of the result ``tensor`` for later operations; a copy if its layout is not the recorded one."""
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
         raise Unrecordable("makes something else on real tensors than it makes without storage")
