@@ -1,4 +1,4 @@
-"""Reads an adapter: the factors of modules, their scales, saved tensors; and notes on its configuration."""
+"""Reads an adapter: factors and scales of its modules, the tensors that it saves whole, notes on its configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
-    """Yield notes on differences between an adapter's configuration and its tensors, as far as they need no base."""
+    """Yield notes on differences between an adapter's configuration and its tensors that show without the base model.
+
+    ``saved`` are the keys of tensors that the adapter saves whole.
+    """
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
     for one in modules:
@@ -55,8 +58,8 @@ def base_notes(
 ) -> Iterator[str]:
     """Yield notes on modules and biases that a configuration selects, although the adapter has no tensors for them.
 
-    ``weights`` maps the adapter's modules to the keys of their weights in the base. ``off`` is the prefix of names in
-    the adapter, for which names in the base have ``on``.
+    ``weights`` maps the adapter's modules to the keys of their weights in the base, and ``tensors`` are the base's.
+    Where a name in the adapter begins with the prefix ``off``, the name in the base begins with ``on`` instead.
     """
     config = adapter.config
     if config is None:
@@ -106,10 +109,11 @@ EMBEDDINGS = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True)
 class AdapterModule:
-    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), and the scale of B A.
+    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), the scale of their product.
 
-    ``bias`` and ``magnitude`` are the keys of these tensors, '' if there are none. ``joined`` and ``component`` are as
-    in ``names.KeyParts``.
+    ``bias`` and ``magnitude`` are the keys of these tensors, '' if there are none. If ``joined``, the module's name has
+    underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only
+    one model.
     """
 
     name: str
@@ -127,9 +131,9 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` maps keys of the base to the adapter's keys of tensors that replace them. ``transposed`` is whether square
-    weights are (in, out). ``spelling`` is the toolkit whose names the tensors have. ``config`` is PEFT's configuration,
-    if there is one; ``notes`` are on differences between the configuration and the tensors.
+    ``saved`` maps keys of the base to keys of the adapter: those of the tensors that replace the base's. ``transposed``
+    is whether square weights are (in, out). ``spelling`` is the toolkit that uses such names for tensors. ``config`` is
+    PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the tensors.
     """
 
     name: str
@@ -156,10 +160,11 @@ def read_adapter(
     number: Scales,
     metadata: Mapping[str, AdapterConfig] | None = None,
 ) -> Adapter:
-    """Return the adapter in the tensors of a file; raises FormatError for unknown keys, or A without B.
+    """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
-    Without ``config`` the adapter is kohya's or diffusers': its scales are tensors, which ``number`` reads, or are
-    computed from configurations in the file's ``metadata``, by component.
+    ``config`` is PEFT's configuration. Without it the adapter is kohya's or diffusers': its scales are tensors, whose
+    values ``number`` returns by key, or are computed from the configurations in ``metadata``, one for each model of a
+    pipeline.
     """
     read = peft_key_parts if config is not None else loose_key_parts
     found: dict[tuple[str, str], _ModuleKeys] = {}
@@ -190,7 +195,7 @@ def read_adapter(
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
-    """Return whether it follows from the configuration that an adapter has a whole tensor, not factors."""
+    """Return whether an adapter with this configuration saves the tensor ``key`` whole, instead of as factors."""
     if config is None:
         return False
     module, _, last = key.rpartition(".")
@@ -199,7 +204,10 @@ def _is_saved(key: str, config: AdapterConfig | None) -> bool:
 
 
 def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:
-    """Raise FormatError for a tensor without real floating values, or if a ``number`` has more than one element."""
+    """Raise FormatError for a tensor that does not have real floating values.
+
+    If ``number`` is true, integers are allowed too, but the tensor must have one element.
+    """
     kind = DTYPES[info.dtype]
     if number and info.numel != 1:
         raise FormatError(f"{escape(key)} of {escape(name)} is {info.shape}, not one number.", rule="alpha")
@@ -217,7 +225,7 @@ def _raise_duplicate(name: str, key: str, other: str) -> None:
 
 
 def _check_axis(key: str, info: TensorInfo, name: str) -> None:
-    """Raise ConfigError for a LyCORIS DoRA with a magnitude for each input (``wd_on_output`` was false)."""
+    """Raise ConfigError for DoRA magnitudes of inputs instead of outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} is a DoRA over the inputs, as {escape(key)} {shape_text(info.shape)} shows, which is not "

@@ -37,7 +37,11 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The rank and alpha of an adapter, those of single modules, and the other settings that its tensors need."""
+    """The settings of a PEFT adapter that its tensors need.
+
+    ``rank`` and ``alpha`` are for all modules, except for those that ``ranks`` and ``alphas`` match. ``saved`` is
+    modules_to_save, and ``transposed`` is fan_in_fan_out.
+    """
 
     rank: int
     alpha: float
@@ -61,7 +65,7 @@ class AdapterConfig:
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Return whether a key belongs to a module in modules_to_save, or is a parameter there."""
+        """Return whether a key is that of a module in modules_to_save, or of a tensor inside one."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 

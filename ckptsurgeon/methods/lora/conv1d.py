@@ -49,7 +49,10 @@ class KnownModel:
 
 
 def known_model(config: Mapping[str, Any]) -> KnownModel | None:
-    """Return the model that a config.json describes, with those inside it; None if there is no model_type."""
+    """Return the model that a config.json describes; None if it has no model_type.
+
+    The names of Conv1D layers include those of models nested in it.
+    """
     kinds = list(_kinds(config))
     listed = [kind for kind in kinds if kind in CONV1D]
     if listed:
@@ -58,7 +61,7 @@ def known_model(config: Mapping[str, Any]) -> KnownModel | None:
 
 
 def is_named_conv1d(key: str) -> bool:
-    """Return whether a weight has the name of a Conv1D's weight; other layers may have the same name."""
+    """Return whether a key has a name that weights of Conv1D layers have; other layers may have the same name."""
     return _layer(key) in _BLOCK
 
 

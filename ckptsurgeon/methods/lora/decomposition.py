@@ -1,7 +1,7 @@
-"""The best low-rank product for a matrix that is read row by row, with BLAS on one thread.
+"""Finds the best low-rank product for a matrix that is read row by row, with BLAS on one thread.
 
-Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. In memory are a block of
-rows, and matrices with a few more columns than the rank.
+Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. Only a block of rows is in
+memory, and matrices with a few more columns than the rank.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _BlasThreads:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Limit the library to one thread within the block; yield False if it cannot be limited."""
+        """Limit the library to one thread during the block; yields False if it cannot be limited, else True."""
         if self._get is None:
             yield False
             return
@@ -128,14 +128,15 @@ class Decomposition:
 
 
 def elements_held(shape: tuple[int, int], rank: int) -> int:
-    """Return how many doubles are in memory at most, in addition to a block of rows: copies of a basis."""
+    """Return the largest number of float64 values that ``decompose`` has in memory, in addition to a block of rows."""
     return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
-    """Return the factors of a matrix, each with the square roots of the singular values.
+    """Return two factors of rank ``rank`` whose product is near the matrix that ``rows`` yields.
 
-    Raises PlanError if the matrix has values that are not finite.
+    Each factor is multiplied by the square roots of the singular values. ``seed`` is for the random start. Raises
+    PlanError if the matrix has values that are not finite.
     """
     size = min(rank + MORE, *shape)
     start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))
@@ -157,11 +158,12 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
 
 
 def _unsure(values: Array, rank: int) -> float:
-    """Return how much the product for the ``rank`` largest singular values may change by rounding.
+    """Return how much rounding may change the product for the ``rank`` largest singular values (Frobenius norm).
 
-    Rounding turns the kept singular vectors towards the others by at most the rounding error over the gap between the
-    last kept value and the next (Wedin 1972); if these are nearly equal, any vectors of both are equally good. The
-    product changes by no more than the values near the gap, of which there are at most ``rank``.
+    Rounding turns the kept singular vectors towards the others. The angle is at most the rounding error divided by the
+    gap between the last kept singular value and the next one (Wedin 1972). If the two are nearly equal, the vectors of
+    either are as good as those of the other. At most ``rank`` values are near the gap, and the product changes by no
+    more than these.
     """
     if not values[0]:
         return 0.0
@@ -176,12 +178,12 @@ def _orthonormal(matrix: Array) -> Array:
 
 
 def _applied(rows: Rows, columns: Array) -> Array:
-    """Return the matrix times some columns."""
+    """Return the product of the matrix that ``rows`` yields and the matrix ``columns``."""
     return np.vstack([block @ columns for block in rows()])
 
 
 def _transposed(rows: Rows, columns: Array, size: int) -> Array:
-    """Return the transposed matrix, of ``size`` rows, times some columns."""
+    """Return the product (``size`` rows) of the transposed matrix that ``rows`` yields and ``columns``."""
     total, begin = np.zeros((size, columns.shape[1])), 0
     for block in rows():
         total += block.T @ columns[begin : begin + len(block)]

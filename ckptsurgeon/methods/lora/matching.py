@@ -33,10 +33,10 @@ class PrefixChange:
 
 @dataclass
 class MatchedModules:
-    """The weights in the base, by component and module.
+    """The result of a match: ``weights`` has the key of a weight in the base, by (component, module) of the adapter.
 
-    ``lacking`` are modules that match no weight, ``several`` those that match more than one; ``shifts`` are the
-    changes of prefix, by component.
+    ``lacking`` are modules that match no weight, and ``several`` those that match more than one. ``shifts`` are the
+    changes of prefix, by component, which is a model of a pipeline.
     """
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class MatchedModules:
 
     @property
     def shift(self) -> PrefixChange:
-        """The change of prefix, for an adapter that is for one model and not for the components of a pipeline."""
+        """The change of prefix for an adapter of one model; an adapter of a pipeline has one for each component."""
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
@@ -58,10 +58,11 @@ class MatchedModules:
 def match_modules(
     modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
 ) -> MatchedModules:
-    """Match modules, as (component, name, whether it is joined by underscores), with the weights of a base.
+    """Match modules of an adapter with the weights of a base that has ``keys``.
 
-    ``saved`` are keys of whole tensors, by which the prefix is found if there are no modules. Within a component all
-    names have the same change of prefix: the one with which most modules match.
+    A module is (component, name, whether underscores replace the dots of the name); a component is a model of a
+    pipeline. Within a component all names have the same change of prefix: the one with which most modules match. If
+    there are no modules, the prefix is found by ``saved``, the keys of tensors that the adapter saves whole.
     """
     names = MatchedModules()
     dotted, joined = _index(keys, lambda name: name), _index(keys, lambda name: name.replace(".", "_"))
@@ -89,7 +90,10 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return the keys of weights by the names of their modules, as ``spelled`` writes these, and by their own."""
+    """Return a map from names to the keys of weights with this name.
+
+    A name is that of a module, or a whole key, in the form that ``spelled`` gives it.
+    """
     index: dict[str, tuple[str, ...]] = {}
     for ending in WEIGHTS:
         named: dict[str, list[str]] = {}
@@ -102,7 +106,7 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
 
 
 def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
-    """Return the change of prefix with which most names are in the base; no change if that is as good."""
+    """Return the change of prefix with which most names are in the base; if no change is as good, that is returned."""
     shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})
     return max(shifts, key=lambda shift: (hits[shift], shift == PrefixChange(), -len(shift.off) - len(shift.on)))

@@ -29,7 +29,7 @@ _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 
 
 def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
-    """Return the error for keys that no LoRA has; if ``unknown`` is empty, that for an adapter without tensors.
+    """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
 
     ``configured`` is whether there is a PEFT configuration.
     """
@@ -57,7 +57,7 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
 
 
 def _kind(key: str) -> str:
-    """Return the kind of adapter that a key belongs to, '' if no kind is known for the key."""
+    """Return the kind of adapter that has such a key, for messages; '' for a key of no known kind."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
@@ -71,11 +71,11 @@ DORA_SCALE = ".dora_scale"
 
 @dataclass(frozen=True)
 class KeyParts:
-    """The parts of a key: its module, and its role: A, B, bias, magnitude, alpha, or a saved tensor.
+    """What the key of a tensor says: its module, and its role (A, B, bias, magnitude, alpha or saved).
 
-    If ``joined``, the module's name has underscores instead of the model's dots. ``component`` is the name of a model
-    in a pipeline of diffusers, '' if there is only one model. ``times`` is how often the trained network adds the
-    product of the factors.
+    "saved" is a tensor that the adapter saves whole. If ``joined``, the module's name has underscores instead of the
+    model's dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only one model.
+    ``times`` is how often the trained network adds the product of the factors.
     """
 
     module: str
@@ -100,7 +100,7 @@ _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 
 def peft_key_parts(key: str) -> KeyParts | None:
-    """Return the parts of a PEFT key; None for a key that is not PEFT's."""
+    """Return what a PEFT key says; None for a key that PEFT does not write for LoRA."""
     name = key.removeprefix("base_model.model.")
     if found := _FACTOR.fullmatch(name):
         module, embedding, side, ending = found.groups()
@@ -119,7 +119,7 @@ def _module(name: str) -> str:
 
 
 def loose_key_parts(key: str) -> KeyParts | None:
-    """Return the parts of a key with kohya's or diffusers' names; None for any other key."""
+    """Return what a key in kohya's or diffusers' style says; None for any other key."""
     if key.startswith("base_model."):
         return None  # PEFT's: its scale is in a file next to it
     if found := _KOHYA.fullmatch(key):

@@ -29,11 +29,13 @@ It returns the changed rows, and the counts of lost values."""
 
 @dataclass(frozen=True)
 class LowRankChange:
-    """One adapter's change to a matrix; ``kind`` and ``weight`` are those of ``plan.compute.LoraTerm``.
+    """One adapter's change to a matrix, multiplied by ``weight``.
 
-    ``left`` (rows, rank) is a factor times the scale, ``right`` (rank, columns) the other. For the kinds "saved" and
-    "added" ``values`` returns rows, from begin to end, of the adapter's tensor. ``magnitude`` is DoRA's, and ``norms``
-    are the norms that it replaces: of each row or, if ``transposed``, of each column.
+    ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix) or "added" (one that is added to
+    it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) the other factor. For "saved"
+    and "added", ``values`` returns the rows of the adapter's tensor from a first to a last number. ``magnitude`` is
+    DoRA's. ``norms`` are the norms that it replaces: of the columns, if ``transposed``; norms of rows are computed when
+    needed.
     """
 
     kind: str
@@ -46,13 +48,16 @@ class LowRankChange:
     values: Callable[[int, int], Array] | None = None
 
     def pair(self) -> tuple[Array, Array]:
-        """Return both factors; the kind must be one that has factors."""
+        """Return both factors, left and right; the change must be of a kind that has factors."""
         assert self.left is not None
         assert self.right is not None
         return self.left, self.right
 
     def product(self, begin: int, end: int) -> Array:
-        """Return rows of left times right, each element summed in order: slow, but the same on every machine."""
+        """Return the rows from ``begin`` to ``end`` of the product of both factors.
+
+        Each element is summed in order, which is slow, but the same on every machine.
+        """
         left, right = self.pair()
         total = np.zeros((end - begin, right.shape[1]))
         part = np.empty_like(total)
@@ -78,7 +83,7 @@ def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: in
 
 
 def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
-    """Return the difference between the changed rows and the base's."""
+    """Return the difference between the rows with this change and the base's rows, from ``begin`` to ``end``."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
@@ -119,7 +124,7 @@ SOME = 1 << 18
 
 
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype in which ``changing`` needs the base's rows, for changes of these kinds and an output dtype."""
+    """Return the dtype in which ``changing`` needs the base's rows, for these kinds of changes and an output dtype."""
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
 
@@ -135,10 +140,11 @@ def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changin
 
 
 class _Products:
-    """Adds products to rows of a base whose values are exact in single precision.
+    """Adds products of factors to rows of a base whose values are exact in single precision.
 
-    ``sizes`` is the largest possible value in each row of the products, ``apart`` twice the largest error: for n terms
-    that are rounded and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and more.
+    ``sizes`` has the largest magnitude that is possible in each row of the products. ``apart`` has twice the largest
+    possible error of each row. For n terms that are rounded and summed, the error is at most n + 2 units in the last
+    place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 
     def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
@@ -150,7 +156,7 @@ class _Products:
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return rows of the base with the products, and the counts of values that became infinite or NaN."""
+        """Return rows of the base plus the products, and the counts of values that became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
@@ -162,7 +168,7 @@ class _Products:
         return made, CastLosses()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
-        """Return a part of the base with the products, for the columns of ``right``."""
+        """Return a part of the base plus the products, rounded; ``right`` has the right factors for its columns."""
         rows = slice(begin, begin + len(base))
         total = multiplied(self.left[rows], right)
         total += base
@@ -183,7 +189,7 @@ class _Products:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the result of ``changed`` if values are not finite, or may become infinite."""
+        """Return the same as ``changed``, but summed in order, for values that are infinite or NaN or may become so."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
 
 
@@ -197,8 +203,9 @@ def _single(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
 def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
     """Return sums rounded to 16 bits, and the flat indices of those that might round differently due to their error.
 
-    The midpoint of two 16-bit values is a 32-bit value. So a sum that is as near to a midpoint as its error equals it
-    after rounding to 32 bits, unless the sum is so small that its error exceeds its last place.
+    The midpoint of two 16-bit values is a 32-bit value. So if a sum is nearer to a midpoint than its error, it equals
+    the midpoint after rounding to 32 bits. Sums so small that the error exceeds their last place may not; their indices
+    are returned too.
     """
     limit = np.where(apart > 0, np.maximum(2 / SINGLE * apart, NORMAL), 0).astype("<f4")
     near = total.astype("<f4")

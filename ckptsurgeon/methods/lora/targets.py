@@ -33,7 +33,7 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """Values by patterns of module names, as in PEFT's ``rank_pattern``.
+    """A table of values by patterns of module names, as in PEFT's ``rank_pattern``.
 
     Raises ValueError for a regular expression that could take very long to match.
     """
@@ -87,9 +87,9 @@ class PatternTable:
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return the tables of names, each with a name to look up in it for a module.
+        """Return pairs (table of names, name to look up in it) for a module whose name ends with ``tail``.
 
-        A newline at the end of a name may be missing there, as ``$`` matches before it.
+        A name that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
         """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:
@@ -107,7 +107,10 @@ def _plain(text: str) -> str | None:
 
 
 def bounded(text: str) -> re.Pattern[str] | None:
-    """Return the compiled pattern; None if it is invalid, or might be slow for a name of ``MODULE`` characters."""
+    """Return the compiled pattern; None if it is invalid or could be slow.
+
+    It could be slow if matching a name of ``MODULE`` characters might take more than milliseconds.
+    """
     try:
         return None if len(text) > PATTERN or _is_long(text) else re.compile(text)
     except (re.error, OverflowError, RecursionError):
@@ -137,7 +140,7 @@ _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _ModulePatterns:
-    """Names, each of a module or the end of its name; or a regular expression that matches full names."""
+    """Names that a module's name is or ends with, or a regular expression that matches a module's full name."""
 
     names: frozenset[str] = frozenset()
     expression: re.Pattern[str] | None = None
@@ -150,9 +153,10 @@ class _ModulePatterns:
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules that an adapter changes: ``chosen`` without ``excluded``; if ``layers`` is not empty, only in these.
+    """The modules that an adapter changes: those that ``chosen`` matches and ``excluded`` does not.
 
-    ``lists`` are patterns that find the number of a layer in a name. ``tied`` is ``ensure_weight_tying``.
+    If ``layers`` is not empty, only modules in layers with these numbers are changed. ``lists`` are patterns that find
+    the number of a layer in a name. ``tied`` is PEFT's setting ``ensure_weight_tying``.
     """
 
     chosen: _ModulePatterns
@@ -166,7 +170,7 @@ class Targets:
         return not self.against(module)
 
     def against(self, module: str) -> str:
-        """Return the field that excludes a module, '' if none does."""
+        """Return the field of the configuration that excludes a module, '' if none does."""
         if len(module) > MODULE:  # longer than any name that an expression is matched with
             return ""
         if self.excluded.has(module):
@@ -180,7 +184,10 @@ class Targets:
 
 
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return the modules that a configuration selects; None if it selects none, or in a way that is not known."""
+    """Return the modules that a configuration selects.
+
+    Returns None if it selects none, or if it selects them in a way that is not known here.
+    """
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()
     numbers = [layers] if type(layers) is int else layers or []
