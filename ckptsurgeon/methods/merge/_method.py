@@ -28,11 +28,11 @@ If it is merged, it is the first of the models.
 
 @dataclass(frozen=True, repr=False)
 class Slice(Brief):
-    """A part of the tensors to merge: the same contiguous part of each tensor.
+    """A part of the tensors to merge: the same contiguous part of each model's tensor.
 
-    ``models`` and ``base`` have the same shape, and are float32, or float64 if that is the dtype of computation.
+    ``models`` and ``base`` have the same shape. They are float32, or float64 if that is the dtype of computation.
     ``offset`` is the number of elements before the slice (row-major), ``index`` the number of slices before it. ``xp``
-    is the array library, as in https://data-apis.org/array-api/2024.12/: numpy, or torch on a device.
+    is the array library, numpy or, on a device, torch, with the functions of https://data-apis.org/array-api/2024.12/.
     """
 
     models: tuple[Array, ...]
@@ -43,11 +43,11 @@ class Slice(Brief):
 
     @property
     def deltas(self) -> tuple[Array, ...]:
-        """The difference of each model to the base, or the models if there is no base."""
+        """The difference of each model to the base; the models themselves if there is no base."""
         return tuple(self.delta(model) for model in range(len(self.models)))
 
     def delta(self, model: int) -> Array:
-        """Return the difference of a model to the base, or the model if there is no base."""
+        """Return the difference of a model to the base; the model itself if there is no base."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
     def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -55,7 +55,7 @@ class Slice(Brief):
         return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
 
     def onto(self, delta: Array) -> Array:
-        """Return the base plus ``delta``, in the memory of ``delta``; ``delta`` itself if there is no base."""
+        """Return the base plus ``delta``, computed in the memory of ``delta``; ``delta`` itself if there is no base."""
         if self.base is not None:
             delta += self.base
         return delta
@@ -71,9 +71,9 @@ class Tensors(Protocol):
     has_base: bool
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the result of ``look`` for each slice, in order: one pass over the values, several slices at once.
+        """Return the result of ``look`` for each slice, in the order of the slices, from one pass over the values.
 
-        The slices are the same in every pass, and in the merge itself.
+        Several slices are processed at once. The slices are the same in every pass, and in the merge itself.
         """
         ...
 
@@ -82,7 +82,7 @@ class Tensors(Protocol):
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return an array with the shape of ``at``, a slice or a part of one, of random numbers in [0, 1).
+        """Return random numbers in [0, 1), in the shape of ``at``, which is a slice or a part of one.
 
         Each number depends only on the seed, the key, the model and the position of the element in the tensor.
         """
@@ -99,7 +99,7 @@ ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 
 
 class ValuesNeededError(Exception):
-    """A method asked for values that have not been read yet."""
+    """Raised when a merge method asks for values while only its parameters are checked."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,12 @@ Merging: TypeAlias = Callable[[Slice], Array]
 class Method:
     """A merge method: its name, its function, its paper, and its requirements.
 
-    ``base`` is one of ``BASES``; ``models`` are the least and the most models that it merges; a base counts only if it
-    is merged as a model. ``by_rows`` asks for slices with whole rows (all of the last dimension), always or for some
-    shapes and parameters. ``passes`` is how often float32 tensors are read at most, including for the merge itself.
-    ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
-    always or for some parameters: many small tensors are then merged at once.
+    ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
+    least and the most models that it merges; a base counts only if it is merged as a model. ``by_rows`` asks for slices
+    with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is how often
+    float32 tensors are read at most, including for the merge itself. ``elementwise`` promises that each element of the
+    result depends only on the inputs' elements at its position, always or for some parameters: many small tensors are
+    then merged at once.
     """
 
     name: str
@@ -153,7 +154,7 @@ class Method:
 
     @property
     def needs_others(self) -> bool:
-        """Return whether it makes no sense to merge only one model: False for a method for exactly one."""
+        """Whether the method is for more than one model: False only for a method of exactly one model."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
@@ -172,7 +173,7 @@ class Method:
     def check(
         self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
     ) -> None:
-        """Raise the function's errors for its parameters, before any value is read."""
+        """Raise the errors that the method raises for wrong parameters or a wrong shape, before any value is read."""
         with suppress(ValuesNeededError):
             self.function(
                 _ShapesOnly(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count)
@@ -202,14 +203,18 @@ def merge_method(
     passes: int = 1,
     elementwise: Elementwise = False,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
-    """Turn a function into a merge method.
+    """Return a decorator that makes a merge method of a function.
 
-    Its first argument is ``Tensors``; its keyword arguments are its parameters: their annotations and
-    defaults are the schema for the command line, recipes and Python. It returns a function of a
-    ``Slice``, or the whole merged array. ``paper`` is its reference. ``passes`` is how often the tensors are
-    read at most: once for each ``map`` and ``whole``, and once for the merge. ``elementwise`` promises that each
-    element of the result depends only on the inputs' elements at its position, always or for some parameters: many
-    small tensors are then merged at once.
+    The function's first argument is ``Tensors``. Its keyword arguments are the parameters; their annotations and
+    defaults are the schema for the command line, recipes and Python. The function returns a function of a ``Slice``, or
+    the whole merged array.
+
+    ``paper`` is the reference of the method. ``base`` is "none", "optional", "required", or "model" (the base is merged
+    as the first model). ``models`` are the least and the most models that it merges. ``by_rows`` asks for slices with
+    whole rows (all of the last dimension). ``passes`` is how often the tensors are read at most: once for each ``map``
+    and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
+    inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
+    hold always, or only for some parameters.
 
     Raises ConfigError for a signature that does not give a schema.
     """

@@ -52,7 +52,7 @@ class Parameter:
 
     @property
     def argument(self) -> str:
-        """The name of the function's argument."""
+        """The name of the function's argument for this parameter."""
         return f"{self.name}_" if self.name == "lambda" else self.name
 
     @property
@@ -111,7 +111,10 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, .
 def bound(
     method: str, parameters: Sequence[Parameter], given: Mapping[str, Any], models: int
 ) -> dict[str, float | bool | str | list[float | bool | str]]:
-    """Return a method's arguments for a number of models; raises ConfigError if ``given`` does not fit."""
+    """Return the arguments for a method's function, from the parameters ``given``, for ``models`` models.
+
+    Missing parameters have their defaults. Raises ConfigError if ``given`` does not fit.
+    """
     left, found = dict(given), {}
     for one in parameters:
         name = one.argument if one.argument in left else one.name

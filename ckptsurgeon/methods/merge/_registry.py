@@ -64,7 +64,10 @@ class _PluginLocation:
 
 @contextmanager
 def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
-    """Turn any error of a user's code into a ConfigError, but neither our own errors nor those of reading files."""
+    """Turn any error of the user's code in the block into a ConfigError.
+
+    Errors that ckptsurgeon raises itself, and those of reading files, are not changed.
+    """
     try:
         yield
     except (ValuesNeededError, MemoryError):
@@ -82,13 +85,13 @@ def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
-    """Return whether the error is one of ours: the innermost frame is in our code, not in the user's file."""
+    """Return whether an error comes from ckptsurgeon: its innermost known frame is not in the user's file."""
     known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
     return next(known, path) not in (path, __file__)
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return a plugin's method whose errors say where they come from, and whose results are checked."""
+    """Return a plugin's method with checks: its errors say where they come from, and wrong results are errors."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:

@@ -1,4 +1,4 @@
-"""Arcee fusion: takes those changes of a model that matter most for its rows as distributions."""
+"""Arcee fusion: takes the changes of a model that matter most. Rows are compared as distributions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ Divergences: TypeAlias = Callable[[Slice], Array]
     passes=4,
 )
 def arcee_fusion(tensors: Tensors) -> Merging:
-    """Return the base and the most important changes of a model.
+    """Return the base plus the most important changes of a model.
 
     The importance of a change is its magnitude times the divergence of its row from the base's row (Kullback-Leibler,
-    between their softmaxes). A change is taken if its importance exceeds the median by one and a half times the
-    distance between the quartiles. These are exact; mergekit estimates those of larger tensors by a million samples.
+    between their softmaxes). A change is taken if its importance exceeds the median by at least one and a half times
+    the distance between the quartiles. Median and quartiles are exact; for larger tensors mergekit estimates them from
+    a million samples.
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
@@ -64,7 +65,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Return a function that looks up divergences; those of all rows are computed here, and stay in memory."""
+    """Return a function that looks up the divergences of a slice's rows; all are computed here and stay in memory."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])

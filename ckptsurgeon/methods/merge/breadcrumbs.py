@@ -1,4 +1,4 @@
-"""Model breadcrumbs: takes of a model's changes neither the smallest nor the outliers."""
+"""Model breadcrumbs: leaves out the smallest and the largest changes of a model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def breadcrumbs(
 ) -> Merging:
     """Return the base plus the weighted sum of the changes of medium size.
 
-    Of each model's delta the share ``gamma`` with the largest magnitudes is left out, and so many of the smallest that
-    the share ``density`` is kept; if that is impossible, fewer of the largest are left out. ``int8_mask`` has no
-    effect.
+    From each model's difference to the base the share ``gamma`` with the largest magnitudes is left out. Then so many
+    of the smallest magnitudes are left out that the share ``density`` is kept; if that is impossible, fewer of the
+    largest are left out. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _middling(tensors, density, gamma), how)
@@ -52,14 +52,18 @@ def breadcrumbs_ties(
 ) -> Merging:
     """Return the base plus the sum of the changes of medium size that have the sign of the majority.
 
-    Changes are selected as in breadcrumbs; where models disagree, it goes on as TIES. ``int8_mask`` has no effect.
+    Changes are selected as in breadcrumbs. Where models disagree, changes against the sign of the weighted sum are
+    dropped, as in ties. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
-    """Return masks that keep each delta's magnitudes of medium rank; of equal ones the first in memory ranks lower."""
+    """Return a function that gives the masks of medium magnitudes of each model's difference to the base.
+
+    Of equal magnitudes, the first in memory counts as the smaller one.
+    """
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = []

@@ -33,7 +33,8 @@ def della(
 ) -> Merging:
     """Return the base plus the mean of randomly kept changes that have the sign of the majority.
 
-    Changes are kept as in della_linear; where models disagree, it goes on as TIES. ``int8_mask`` has no effect.
+    Changes are kept as in della_linear. Where models disagree, changes against the sign of the weighted sum are
+    dropped, as in ties. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
@@ -53,9 +54,9 @@ def della_linear(
 ) -> Merging:
     """Return the base plus the weighted sum of randomly kept changes, large ones with a higher probability.
 
-    The smallest magnitude of a row is kept with the probability ``density - epsilon``, the largest with
-    ``density + epsilon``; with ``rescale`` the kept ones are multiplied so that the sum of magnitudes is as before. A
-    row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` has no effect.
+    The smallest magnitude of a row is kept with the probability ``density - epsilon``, the largest with ``density +
+    epsilon``. With ``rescale`` the kept changes are multiplied so that the sum of magnitudes is as before. A row is all
+    of the last dimension; mergekit ranks along the second dimension. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
@@ -81,9 +82,9 @@ def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]
 
 
 def _ranks(at: Slice, delta: Array) -> Array:
-    """Return the rank of each magnitude in its row, from 0 (smallest) to 1; of equal ones the first ranks lower.
+    """Return the rank of each magnitude in its row, from 0 (smallest) to 1.
 
-    In a row with one element the rank is a half.
+    Of equal magnitudes, the first has the lower rank. In a row with one element the rank is a half.
     """
     rows, size = delta.shape
     if size == 1:

@@ -22,7 +22,7 @@ _PAPER = "https://arxiv.org/abs/2403.19522"
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether each row has its own angle; a tensor of one dimension has a single angle."""
+    """Return whether each row has an angle of its own; else the whole tensor has one angle."""
     return len(shape) > 1 and bool(parameters["filter_wise"])
 
 

@@ -1,4 +1,4 @@
-"""NearSwap: takes those values of a model that are near the base's."""
+"""NearSwap: takes from a model those values that are near the base's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _NEAREST = 1e-6
     elementwise=True,
 )
 def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
-    """Return the model where it differs from the base by no more than ``t``, and less of it the more it differs."""
+    """Return the model's value where it differs from the base by no more than ``t``, else a value nearer to the base.
+
+    Where the difference is larger than ``t``, only ``t``, with the sign of the difference, is added to the base.
+    """
 
     def merged(at: Slice) -> Array:
         delta = at.delta(0)

@@ -17,7 +17,10 @@ _PAPER = "https://arxiv.org/abs/2601.13572"
 
 @merge_method("ram", paper=_PAPER, base="required", elementwise=True)
 def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Merging:
-    """Return the base plus, element by element, the mean of those deltas whose magnitude exceeds ``epsilon``."""
+    """Return the base plus, for each element, the mean of the models' differences larger than ``epsilon``.
+
+    The mean is over the models whose difference to the base has a magnitude that exceeds ``epsilon`` in this element.
+    """
     return _merged(tensors, epsilon, [1.0] * tensors.count)
 
 
@@ -31,8 +34,9 @@ def ramplus_tl(
 ) -> Merging:
     """Return what ``ram`` returns, but with larger deltas where only one model has changed an element.
 
-    Such a delta is multiplied by 1 + ``r`` * min(s / u, ``alpha``). Of the elements of the tensor, s are those that the
-    model and at least one other have changed, u those that only this model has changed.
+    Such a delta is multiplied by 1 + ``r`` * min(s / u, ``alpha``). Here s is the number of elements of the tensor that
+    the model and at least one other model have changed, and u is the number of elements that only this model has
+    changed.
     """
     shared, alone = _counts(tensors, epsilon)
     ratios = [both / max(own, epsilon) if both else 0.0 for both, own in zip(shared, alone, strict=True)]

@@ -23,7 +23,7 @@ def median(tensors: Tensors) -> Merging:
 
 @merge_method("trimmed_mean", paper=_PAPER, elementwise=True)
 def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
-    """Return the mean of the models without the share ``trim`` of the largest and of the smallest values.
+    """Return the mean of the models without the largest and the smallest values, a share ``trim`` of each.
 
     If ``trim`` is not zero, at least one value on either side is left out, which needs three models.
     """
@@ -38,7 +38,7 @@ def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 
 
 
 def _middle(tensors: Tensors, cut: int) -> Merging:
-    """Return a merge: the mean without the ``cut`` largest and the ``cut`` smallest values."""
+    """Return a function that merges: the mean without the ``cut`` largest and the ``cut`` smallest values."""
 
     def merged(at: Slice) -> Array:
         left = _sorted(at, list(at.models))[cut : tensors.count - cut]

@@ -1,4 +1,4 @@
-"""SCE: selects the elements in which models differ most, weighs models by these, drops the minority's signs."""
+"""SCE: selects the elements in which models differ most, weights the models by them, drops the minority's signs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TINY = 1e-6
 def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
     """Return the base plus the weighted mean of the models' deltas, for the elements in which these differ most.
 
-    Of the elements in which the deltas differ, the share ``select_topk`` with the largest variance is merged. The
-    weight of a model is the mean square of its selected deltas; deltas against the sign of their sum are dropped.
-    ``int8_mask`` has no effect.
+    A delta is the difference of a model to the base. Of the elements in which the deltas differ, the share
+    ``select_topk`` with the largest variance is merged. The weight of a model is the mean square of its selected
+    deltas. Deltas against the sign of their sum are dropped. ``int8_mask`` has no effect.
     """
     cut = _cut(tensors, select_topk)
     weights = _weights(tensors, cut)
@@ -53,7 +53,10 @@ def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
 
 
 def _cut(tensors: Tensors, share: float) -> MagnitudeCut | None:
-    """Return the threshold of the selected variances; None for all."""
+    """Return the threshold above which variances are selected: the share ``share`` of those that are not zero.
+
+    Returns None if all are selected.
+    """
     if share >= 1:
         return None
 

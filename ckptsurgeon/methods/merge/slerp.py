@@ -28,10 +28,10 @@ _ALIGNED = 2.0**-24
 
 @merge_method("slerp", paper=_PAPER, base="model", models=(2, 2), passes=2)
 def slerp(tensors: Tensors, *, t: float) -> Merging:
-    """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
+    """Return the point ``t`` on the arc between two models: the first model, or the base, at 0, the other one at 1.
 
-    Each tensor counts as one vector. If the two point in the same or in opposite directions, the point is on the
-    straight line. If ``t`` is below 0 or above 1, the point is beyond them, as in mergekit.
+    Each tensor counts as one vector. If the two vectors point in the same or in opposite directions, the point is on
+    the straight line between them. If ``t`` is below 0 or above 1, the point is beyond the two, as in mergekit.
     """
     products = gram(tensors)
     norms = [float(norm) if norm > _ZERO_LENGTH else 1.0 for norm in lengths(products)]
@@ -43,7 +43,7 @@ def slerp(tensors: Tensors, *, t: float) -> Merging:
 
 
 def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether each row is a vector of its own; a tensor of one dimension is one vector."""
+    """Return whether each row is a vector of its own, and not the whole tensor or each column."""
     return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
 
 
@@ -65,7 +65,11 @@ def nuslerp(
 
 
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
-    """Return the factors of two vectors, or of many pairs, for the point at ``t``, from their products in float64."""
+    """Return the factors by which to multiply two vectors so that their sum is the point ``t`` on the arc between them.
+
+    ``first`` and ``second`` are the dot products of each vector with itself, ``both`` is that of the two, in float64.
+    They may be arrays, for many pairs of vectors.
+    """
     norms = [np.clip(np.sqrt(np.clip(product, 0, None)), _SHORT, None) for product in (first, second)]
     cosine = np.clip(both / (norms[0] * norms[1]), -1, 1)
     aligned = 1 - cosine**2 <= _ALIGNED

@@ -59,8 +59,8 @@ def karcher(
 ) -> Merging:
     """Return the Riemannian centre of mass of the models' directions, with their mean length.
 
-    It takes at most ``max_iter`` steps, until a step is shorter than ``tol``, all computed from the Gram matrix. Models
-    shorter than ``tol`` are left out, as they have no direction.
+    The centre is found in at most ``max_iter`` steps; a step shorter than ``tol`` is the last one. All steps are
+    computed from the Gram matrix. Models shorter than ``tol`` are left out, because they have no direction.
     """
     if tensors.count == 1:
         return combination((1.0,))
@@ -76,7 +76,10 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return the factors of unit vectors whose sum is their mean on the sphere, a unit vector."""
+    """Return the factors of unit vectors whose sum is their mean on the sphere, a unit vector.
+
+    ``cosines`` are the dot products of each vector with each. It takes at most ``steps`` steps.
+    """
     count = len(cosines)
     mean = np.full(count, 1 / count)
     length = _length(mean, cosines)
@@ -94,7 +97,8 @@ def _centre(cosines: Array, steps: int, tol: float) -> Array:
 def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
     """Return the mean of the arcs from ``mean`` to each vector, as a vector in the tangent space at ``mean``.
 
-    A vector that equals the mean, or is opposite to it, is left out: its arc has no direction.
+    All vectors are given as factors of the unit vectors whose dot products are ``cosines``. A vector that equals the
+    mean, or is opposite to it, is left out: its arc has no direction.
     """
     step = np.zeros(len(mean))
     for vector, cosine in enumerate(cosines @ mean):
@@ -107,7 +111,7 @@ def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
 
 
 def _length(factors: Array, products: Array) -> float:
-    """Return the norm of a sum of vectors with these factors."""
+    """Return the norm of a sum of vectors with these factors; ``products`` are the dot products of the vectors."""
     return float(np.sqrt(max(float(factors @ products @ factors), 0.0)))
 
 

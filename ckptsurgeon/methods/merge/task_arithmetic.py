@@ -32,7 +32,7 @@ def task_arithmetic(
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Return whether nothing is dropped, so that no ranks over the whole tensor are needed."""
+    """Return whether the whole tensor need not be read before: each density is 0 or 1, and nothing is rescaled."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]
@@ -51,16 +51,19 @@ def ties(
 ) -> Merging:
     """Return the base plus the mean of the largest changes that have the sign of the majority.
 
-    Of each model's delta the share ``density`` with the largest magnitudes is kept; if deltas disagree, those against
-    the sign of their weighted sum are dropped. ``normalize`` divides each element by the sum of the weights of the
-    models that are left there, unless that is zero. ``int8_mask`` has no effect.
+    Of each model's difference to the base the share ``density`` with the largest magnitudes is kept. If the models
+    disagree in an element, changes against the sign of the weighted sum are dropped. ``normalize`` divides each element
+    by the sum of the weights of the models that are left there, unless that is zero. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:
-    """Return masks that keep the share ``density`` of largest magnitudes of a delta, at least one unless it is zero."""
+    """Return a function that gives masks of the share ``density`` of the largest magnitudes of each model's delta.
+
+    At least one element is kept, unless ``density`` is zero.
+    """
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = [MagnitudeRank(place, max(1, int(density[model] * total))) for place, model in enumerate(thinned)]

@@ -17,7 +17,7 @@ PIECE = 1 << 16
 
 
 def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator[Slice]:
-    """Yield a slice in pieces: flat, or as rows with ``columns`` columns; on a device, the slice is one piece.
+    """Yield the pieces of a slice: flat, or as rows of ``columns`` elements; on a device, the slice is one piece.
 
     With the same ``size`` the pieces of a slice are always the same.
     """
@@ -48,7 +48,7 @@ def on_host(array: Array) -> Array:
 
 
 def like(array: Array, values: Array, at: Slice) -> Array:
-    """Return numpy values in the dtype of an array and on its device."""
+    """Return the numpy array ``values`` in the dtype of ``array`` and on its device."""
     if isinstance(array, np.ndarray):
         return values.astype(array.dtype)
     moved: Array = at.xp.asarray(values, dtype=array.dtype, device=array.device)
@@ -56,7 +56,7 @@ def like(array: Array, values: Array, at: Slice) -> Array:
 
 
 def in_pieces(merge: Callable[[Slice], Array], columns: int | None = None) -> Merging:
-    """Return a function that merges a slice piece by piece."""
+    """Return a function that merges a slice by calling ``merge`` for each of its pieces."""
 
     def merged(at: Slice) -> Array:
         if math.prod(at.models[0].shape) <= PIECE and not columns:

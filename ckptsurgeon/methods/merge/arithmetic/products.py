@@ -37,7 +37,10 @@ SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
 
 
 def column_products(tensors: Tensors) -> Array:
-    """Return, for each column of the deltas, the products of ``PAIRS``: an array (3, columns) in float64."""
+    """Return three dot products for each column of the differences of two models to the base.
+
+    These are each difference with itself, then both with each other: an array (3, columns) in float64.
+    """
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
         # One sum for every slice and column would be larger than the tensors, whose memory is counted.
@@ -85,7 +88,10 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights of which only the proportions matter; times a power of two if float32 cannot represent them."""
+    """Return weights of which only the proportions matter, in a range that float32 can represent.
+
+    If they are too large or too small for float32, all are multiplied by the same power of two.
+    """
     return weights if 2.0**-100 < max(map(abs, weights)) < 2.0**100 else _scaled(weights)
 
 
@@ -102,7 +108,10 @@ def cancel(weights: Sequence[float]) -> bool:
 
 
 def check_some(weights: Sequence[float], switch: str = "normalize") -> None:
-    """Raise PlanError if all weights are zero: each element is divided by the weights of its models."""
+    """Raise PlanError if all weights are zero, because elements are divided by sums of weights.
+
+    ``switch`` is the name of the parameter that asked for this, for the message.
+    """
     if not any(weights):
         raise _refused(weights, "are all zero", switch, "them")
 
@@ -122,7 +131,10 @@ def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanEr
 
 
 def gram(tensors: Tensors) -> Array:
-    """Return the products of the models' differences to the base (or of the models, without a base), in float64."""
+    """Return the Gram matrix of the models' differences to the base (or of the models, without a base), in float64.
+
+    It has the dot product of each difference with each.
+    """
     size = tensors.count
 
     def products(at: Slice) -> Array:
@@ -151,7 +163,7 @@ def angle(cosine: float) -> float:
 
 
 def combination(factors: Iterable[float]) -> Merging:
-    """Return a merge: the sum of the deltas times their factors, plus the base if there is one."""
+    """Return a function that merges: the sum of the deltas times their factors, plus the base if there is one."""
     numbers = [float(factor) for factor in factors]
     widened = cancel(numbers)
 

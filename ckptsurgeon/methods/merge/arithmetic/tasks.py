@@ -1,4 +1,7 @@
-"""Functions for methods that add to a base what its models have learned, thinned out or by majority of signs."""
+"""Functions for merge methods that add the models' differences to the base, called deltas.
+
+Elements of a delta may be dropped: some by a mask, and those whose sign is not that of the majority.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,12 @@ _TINY = 1e-7
 
 @dataclass(frozen=True)
 class DeltaMixing:
-    """How deltas are mixed: ``elect`` drops elements with the minority's sign, ``normalize`` divides by weights.
+    """How to add up deltas, the models' differences to the base: ``weight`` has the weight of each model.
 
-    With both, each element is divided by the sum of the weights of the models in the majority there; if that sum is
-    zero (1 and -1), it is not divided, as in mergekit. ``rescale`` multiplies each thinned delta so that its sum of
-    magnitudes is as before; ``scale`` multiplies the result.
+    ``elect`` drops elements with the minority's sign. ``normalize`` divides by the sum of the weights. With both, each
+    element is divided by the sum of the weights of the models in the majority there; if that sum is zero (1 and -1), it
+    is not divided, as in mergekit. ``rescale`` multiplies each delta of which elements were dropped, so that its sum of
+    magnitudes is as before. ``scale`` multiplies the result.
 
     Raises PlanError for weights by which nothing can be divided, before any tensor is read.
     """
@@ -54,7 +58,7 @@ class DeltaMixing:
 
 
 def everything(at: Slice, model: int, delta: Array) -> bool:
-    """Keep all elements."""
+    """Return True: the mask that keeps all elements of a delta."""
     return True
 
 
@@ -69,7 +73,10 @@ def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
 
 
 def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None = None) -> Merging:
-    """Return a merge: the base plus the weighted sum of those elements of the deltas that ``masks`` keeps."""
+    """Return a function that merges: the base plus the weighted sum of the models' differences to it.
+
+    ``masks`` tells which elements of the differences are kept.
+    """
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
     factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
     widened = how.normalize and not how.elect and cancel(how.weight)  # elected signs follow mergekit's float32
@@ -122,7 +129,10 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return the factor that gives each model's masked delta its old sum of magnitudes; 1 if a sum is nearly zero."""
+    """Return for each model the factor by which its masked delta gets the sum of magnitudes of the whole delta.
+
+    The factor is 1 if one of these sums is nearly zero.
+    """
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:
         return list(chain.from_iterable(_sums(piece, masks) for piece in pieces(at, columns=columns)))
@@ -138,7 +148,7 @@ def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
 
 
 def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
-    """Return (model, sum of magnitudes of its delta, the same of the kept part) for each model with a mask."""
+    """Return (model, sum of magnitudes of its delta, sum of magnitudes of the kept part) for each model with a mask."""
     found = []
     for model, delta in enumerate(at.deltas):
         mask = masks(at, model, delta)

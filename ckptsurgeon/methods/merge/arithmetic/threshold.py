@@ -27,7 +27,10 @@ __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 
 @dataclass(frozen=True)
 class MagnitudeRank:
-    """The ``count`` largest or smallest magnitudes of a quantity (by index); of equal ones, those that come first."""
+    """Which magnitudes to select: the ``count`` largest, or smallest, of the array with the number ``quantity``.
+
+    Of equal magnitudes, those that come first are selected.
+    """
 
     quantity: int
     count: int
@@ -36,11 +39,11 @@ class MagnitudeRank:
 
 @dataclass(frozen=True)
 class MagnitudeCut:
-    """The threshold of a rank: selects values above ``value`` or, if not ``largest``, below.
+    """The threshold that selects magnitudes: those above ``value`` or, if not ``largest``, those below it.
 
     Values that equal ``value`` are selected if their piece begins before ``place``; in the piece that begins there,
     only the first ``quota`` of them are. (The merge has the same pieces as the counting.) A NaN counts as larger than
-    any number; which NaN are selected does not matter, since NaN times zero stays NaN.
+    any number. It does not matter which NaN are selected, since NaN times zero stays NaN.
     """
 
     value: float
@@ -49,7 +52,7 @@ class MagnitudeCut:
     quota: int = 0
 
     def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return which magnitudes of a piece are selected."""
+        """Return a mask of the magnitudes of a piece that are selected."""
         if at.offset < self.place:
             return self._reaches(magnitudes)
         mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
@@ -67,7 +70,7 @@ class MagnitudeCut:
 
 
 def trivial(rank: MagnitudeRank) -> MagnitudeCut:
-    """Return the cut that selects everything or nothing, as the rank's count asks."""
+    """Return the threshold that selects nothing if the count of the rank is zero, else one that selects everything."""
     none = math.inf if rank.largest else -math.inf
     return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
@@ -84,7 +87,7 @@ _WIDE = 1 << 18
 
 @dataclass
 class _RankSearch:
-    """A search for the value at a rank: its leading bits known so far, and its index among values with these bits."""
+    """A search for the value of a rank: its leading bits so far, and its index among values that begin with them."""
 
     rank: MagnitudeRank
     index: int
@@ -127,10 +130,11 @@ def cuts(
     columns: int | None = None,
     settle: bool = True,
 ) -> list[MagnitudeCut]:
-    """Return, for each of the ``ranks`` (the number of values to select), the threshold of the magnitudes.
+    """Return the threshold of magnitudes for each of the ``ranks``, which say how many values to select.
 
-    The tensors are read several times, in pieces; no piece ends within a row of ``columns`` values. With ``settle``,
-    exactly so many values are selected, otherwise also all others that equal the threshold.
+    ``quantities`` returns the arrays of a piece whose magnitudes are compared. The tensors are read several times, in
+    pieces; no piece ends within a row of ``columns`` values. With ``settle``, exactly as many values are selected as
+    the rank says; without it, also all other values that equal the threshold.
     """
     total = math.prod(tensors.shape)
     searches = {
@@ -156,7 +160,7 @@ def _float(bits: int, width: int) -> float:
 
 
 def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
-    """Find the bits of the values that are searched for; return the number of bytes of a value."""
+    """Find the bits of the values that ``searches`` look for; return the number of bytes of a value."""
     if math.prod(tensors.shape) <= FEW:
         return _sort(tensors, quantities, searches, columns)
     width, level = 4, 0
@@ -170,7 +174,10 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankS
 
 
 def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
-    """Find the bits as ``_descend`` does, by sorting: for a tensor of few values, for which counting takes longer."""
+    """Find the bits of the values that ``searches`` look for, by sorting; return the number of bytes of a value.
+
+    It is for a tensor of few values, for which counting takes longer.
+    """
 
     def look(at: Slice) -> list[list[Array]]:
         return [[_bits(quantity) for quantity in quantities(piece)] for piece in pieces(at, _WIDE, columns)]
@@ -235,9 +242,9 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 def _ends(
     tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return, for each value of which only the first few are selected, where the last of them is.
+    """Return (offset of a piece, number of values selected there) for each value that is selected only in part.
 
-    That is the place of its piece, and how many are selected in that piece.
+    Of the values that equal it, only the first few are selected. The piece is the one that has the last of these.
     """
     if not tied:
         return []
