@@ -202,7 +202,7 @@ def _ours(document: Document) -> _Kind:
     by_field = {kind.field: kind for kind in kinds.values()}
     marks = [name for name in by_field if name in document.model]
     if len(marks) != 1:
-        having = f"both {' and '.join(marks)}" if marks else "none of them"
+        having = f"both {' and '.join(marks)}" if marks else "no field that defines the model"
         raise document.fail(
             f"the model section has {having}.", f"Define the model by one of {', '.join(sorted(by_field))}."
         )

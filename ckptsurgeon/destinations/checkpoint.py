@@ -26,7 +26,9 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
     with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
         for key, info in checkpoint.items():
             if info.opaque:
-                raise FormatError(f"{escape(key)} of {escape(path)} cannot be kept: {info.opaque}.", rule="opaque")
+                raise FormatError(
+                    f"{escape(key)} of {escape(path)} cannot be in a destination: {info.opaque}.", rule="opaque"
+                )
         return TargetSpec(
             kind="checkpoint",
             name=_last_part(path) if checkpoint.files[0].name else path,

@@ -167,7 +167,7 @@ def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None
         (expanded, "elements of weight share memory"),
         (Copies(2, 3), "gives copies of weight"),
         (nn.LazyLinear(3), "only known after a forward pass"),
-        ({}, "the object is a dict, not an nn.Module"),
+        ({}, "the model is a dict, not an nn.Module"),
         (nn.Linear, "not an nn.Module"),
         (nn.ReLU(), "has no tensors"),
     ):

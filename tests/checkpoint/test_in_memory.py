@@ -168,7 +168,7 @@ def test_what_is_no_plain_bytes_says_why() -> None:
         assert checkpoint["meta"].opaque == ON_META
     with pytest.raises(cs.FormatError, match="meta of <dict> cannot be copied: it is on the meta device"):
         cs.filter({"meta": state["meta"]})
-    with pytest.raises(cs.FormatError, match="wrapped of <dict> cannot be kept"):
+    with pytest.raises(cs.FormatError, match="wrapped of <dict> cannot be in a destination"):
         cs.load_target({"wrapped": wrapped})
 
 

@@ -27,12 +27,12 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("", "has no `model:` section"),
         ("a: 1", "has no `model:` section"),
         ("model: 3", "has no `model:` section"),
-        ("model: {}", "none of them"),
+        ("model: {}", "no field that defines the model"),
         ("model: {name: hybrid_asr, like: x.pth}", "both"),
         ("model: {tensors: {a: {shape: [1]}}\nmodel: 1", "line"),
         ("model: {name: a}\nmodel: {name: b}", "'model' occurs twice"),
         ("model: [", "line"),
-        ("model: {nmae: x}", "none of them"),
+        ("model: {nmae: x}", "no field that defines the model"),
         ("model: {name: hybrid_ars}", "unknown bundled model 'hybrid_ars'.*hybrid_asr"),
         ("model: {name: hybrid_asr}", "needs tokens"),
         ("model: {name: hybrid_asr, tokens: missing.txt}", "missing.txt cannot be read"),
@@ -319,7 +319,7 @@ def test_configurations_are_known_by_their_suffix_of_whatever_case() -> None:
 
 def test_a_checkpoint_with_values_that_are_not_plain_is_no_destination() -> None:
     torch.save({"a": torch.ones(2).to_sparse()}, "sparse.pth")
-    with pytest.raises(cs.FormatError, match="a of sparse.pth cannot be kept"):
+    with pytest.raises(cs.FormatError, match="a of sparse.pth cannot be in a destination"):
         cs.load_target("sparse.pth")
 
 

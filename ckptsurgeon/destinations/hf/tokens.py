@@ -51,7 +51,7 @@ def renumbering_of(
         said = f"{escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
             f"{said}, and its token is not known: {error}.",
-            hint=f"Put its tokeniser next to it, or set it in the destination: {_last(lost[0])}: ID.",
+            hint=f"Put the tokeniser next to config.json, or set the id in the destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None
 
@@ -133,7 +133,7 @@ def _object(one: Companion) -> dict[str, Any]:
 def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigError:
     first = lost[0]
     token = f" ({escape(brief_repr(first.token))})" if first.token else ""
-    more = f", and so are {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
+    more = f"; the same is true of {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
     part = f"--token-map '{escape(first.token)}=TOKEN' names the token that replaces it; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(

@@ -164,7 +164,7 @@ def _of_fewer_rows(
     if not rows or rows >= before:
         return files, []
     numbers, given = Renumbering.first(rows, before), dict(_given(document.model))
-    new, remedy = f"a vocabulary of {rows} rows", f"{IN_YAML}; or go by token: --vocab SRC_TOKENS:DST_TOKENS"
+    new, remedy = f"a vocabulary of {rows} rows", f"{IN_YAML}; or match rows by token: --vocab SRC_TOKENS:DST_TOKENS"
     moved, notes = renumbered(CONFIG, written.everything, numbers, new, remedy=remedy, fixed=frozenset(given))
     written.apply(moved)
     files, more = renumbered_generation(files, numbers, new, given, remedy=remedy)

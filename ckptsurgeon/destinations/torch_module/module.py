@@ -253,7 +253,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(
-            f"{listing(cached)} of it has no values: it comes from an earlier construction, or is on the meta device."
+            f"{listing(cached)} of the model has no values: it is on the meta device, or from an earlier construction."
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -331,7 +331,8 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(
-            f"{listing(empty)} of the module has no storage (meta).", hint="Give it one first: model.to_empty(…)."
+            f"{listing(empty)} of the module has no storage (meta device).",
+            hint="Give it storage first: model.to_empty(…).",
         )
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:

@@ -24,7 +24,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     Raises ConfigError if it is not a module, or its shapes are not known without data.
     """
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"the object is a {escape(type(module).__name__)}, not an nn.Module.")
+        raise ConfigError(f"the model is a {escape(type(module).__name__)}, not an nn.Module.")
     lazy = [key for key, value in _own(module).items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise ConfigError(

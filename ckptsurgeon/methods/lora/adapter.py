@@ -228,8 +228,8 @@ def _check_axis(key: str, info: TensorInfo, name: str) -> None:
     """Raise ConfigError for DoRA magnitudes of inputs instead of outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
-            f"{escape(name)} is a DoRA over the inputs, as {escape(key)} {shape_text(info.shape)} shows, which is not "
-            "supported: only DoRA over the outputs, (out, 1), can be merged.",
+            f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} is {shape_text(info.shape)}. "
+            "Only DoRA with a magnitude for each output, (out, 1), can be merged.",
             hint="Merge it with the toolkit that made it.",
         )
 
@@ -240,7 +240,7 @@ def _check_halves(found: Any, name: str) -> None:
         if lacking:
             have = next(iter(one.keys.values()))
             raise FormatError(
-                f"{escape(name)} has {escape(have)}, but no factor {' and '.join(lacking)} of that module.",
+                f"{escape(name)} has {escape(have)}, but no factor {' and '.join(lacking)} for the same module.",
                 rule="half an adapter",
             )
 
@@ -261,7 +261,8 @@ def _module(
         raise FormatError(f"{escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
     if len(b.shape) < 2 or b.shape[1] != rank:
         raise FormatError(
-            f"{escape(keys['A'])} of {escape(name)} is {a.shape}, {escape(keys['B'])} {b.shape}: their ranks differ.",
+            f"{escape(keys['A'])} of {escape(name)} is {a.shape}, but {escape(keys['B'])} is {b.shape}: "
+            "their ranks differ.",
             rule="rank",
         )
     configured = config if config is not None else metadata.get(part.component)

@@ -24,11 +24,11 @@ REFUSED = {
     "layer_replication": "it repeats layers of its base",
     "target_parameters": "it changes parameters that are not layers",
     "trainable_token_indices": "it trains single tokens",
-    "use_qalora": "its inputs are pooled",
-    "use_bdlora": "its factors are of blocks",
-    "alora_invocation_tokens": "it is switched on by tokens, so no weights are the same as it",
+    "use_qalora": "it pools its inputs",
+    "use_bdlora": "its factors consist of blocks",
+    "alora_invocation_tokens": "tokens of the input switch it on, so no fixed weights equal it",
     "kasa_config": "its singular values are changed",
-    "monteclora_config": "it is drawn again each time",
+    "monteclora_config": "its values are drawn at random each time",
     "velora_config": "it is of another kind",
     "arrow_config": "it chooses between adapters",
 }
@@ -97,15 +97,16 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
     for setting, why in REFUSED.items():
         if data.get(setting):
             raise ConfigError(
-                f"{escape(name)} sets {setting}: {why}, which is not merged here.",
+                f"{escape(name)} sets {setting}, so the adapter cannot be merged here: {why}.",
                 hint="Let PEFT merge it: merge_and_unload().",
             )
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):
         raise ConfigError(
-            f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base: it fits only that.",
-            hint="Save the adapter with path_initial_model_for_weight_conversion; or name the changed base, and set "
-            "init_lora_weights to true in adapter_config.json.",
+            f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base model: "
+            "the adapter fits only the changed base.",
+            hint="Save the adapter with path_initial_model_for_weight_conversion; or name the changed base model, and "
+            "set init_lora_weights to true in adapter_config.json.",
         )
 
 
@@ -153,7 +154,7 @@ def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(
             f"has a rank of {brief_repr(value)}, but a rank is a whole number from 1 on.",
-            hint="Name the adapter as it was saved.",
+            hint="Use the adapter_config.json that was saved with the adapter.",
         )
     return value
 

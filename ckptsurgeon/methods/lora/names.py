@@ -18,7 +18,7 @@ KINDS = {
     r"hada_[wt]\d(_[ab])?(\.\w+)?": "a LoHa (Hadamard product)",
     r"lokr_[wt]\d(_[ab])?(\.\w+)?": "a LoKr (Kronecker product)",
     r"(oft_(blocks|diag|[rR])|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
-    r"(diff|diff_b|set_weight|[wb]_norm)": "whole differences (LyCORIS' full and norm)",
+    r"(diff|diff_b|set_weight|[wb]_norm)": "an adapter of whole differences (LyCORIS' full and norm)",
     r"([ab][12]|bm)\.weight": "a GLoRA",
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",

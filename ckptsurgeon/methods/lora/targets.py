@@ -80,7 +80,9 @@ class PatternTable:
                 break
             self._tries += 1
             if self._tries > TRIES:
-                raise ConfigError("has too many patterns: comparing them with all modules would take too long.")
+                raise ConfigError(
+                    "rank_pattern or alpha_pattern has too many patterns: comparing all modules would take too long."
+                )
             if pattern.match(tail):
                 self._used.add(number)
                 return other

@@ -120,7 +120,7 @@ def bound(
         name = one.argument if one.argument in left else one.name
         value = left.pop(name, one.default)
         if value is None:
-            raise ConfigError(f"{method} needs {one.name}.", hint=f"Give {one.name}, {_wanted(one)}.")
+            raise ConfigError(f"{method} needs the parameter {one.name}.", hint=f"Give {one.name}, {_wanted(one)}.")
         found[one.argument] = _each(one, value, models) if one.each else one.checked(value)
     if left:
         known = ", ".join(one.name for one in parameters) or "none"

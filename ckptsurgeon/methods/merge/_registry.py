@@ -137,7 +137,7 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
     found = dict(_bundled_methods())
     for method in plugins:
         if method.name in found:
-            raise ConfigError(f"there are two merge methods {escape(method.name)}.", hint="Rename one.")
+            raise ConfigError(f"there are two merge methods named {escape(method.name)}.", hint="Rename one.")
         found[method.name] = method
     return found
 

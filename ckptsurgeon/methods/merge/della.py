@@ -66,8 +66,8 @@ def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]
     for share, spread in zip(density, epsilon, strict=True):
         if 0 < share < 1 and (share - spread <= 0 or share + spread >= 1):
             raise ConfigError(
-                f"density {share:g} with epsilon {spread:g}: the probabilities to keep a change go from "
-                f"{share - spread:g} to {share + spread:g}, not between 0 and 1.",
+                f"density {share:g} with epsilon {spread:g} keeps changes with probabilities from {share - spread:g} "
+                f"to {share + spread:g}; all of them must be above 0 and below 1.",
                 hint="Give a smaller epsilon.",
             )
 

@@ -32,7 +32,7 @@ def task_arithmetic(
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the whole tensor need not be read before: each density is 0 or 1, and nothing is rescaled."""
+    """Return whether the merge needs no earlier pass over the tensors: each density is 0 or 1, nothing is rescaled."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]

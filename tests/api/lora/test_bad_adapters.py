@@ -27,7 +27,11 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha"),
         ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
-        ({"layer_replication": [[0, 1]]}, 2, "sets layer_replication: it repeats layers"),
+        (
+            {"layer_replication": [[0, 1]]},
+            2,
+            "sets layer_replication, so the adapter cannot be merged here: it repeats layers",
+        ),
         ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
         ({"rank_pattern": {"(a*)*b": 2}}, 2, "could take too long to match"),
         ({"rank_pattern": {"a?" * 40 + "b": 2}}, 2, "could take too long to match"),
@@ -53,7 +57,7 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
     [
         ({**PAIR, "layers.0.q.lora_C.weight": A}, 3, "has 1 key that no LoRA has: base_model.model.layers.0.q.lora_C.weight"),
         ({**PAIR, "extra.weight": A}, 3, "1 key that no LoRA has: base_model.model.extra.weight"),
-        ({"layers.0.q.lora_A.weight": A}, 3, ", but no factor B of that module"),
+        ({"layers.0.q.lora_A.weight": A}, 3, ", but no factor B for the same module"),
         ({**PAIR, "layers.0.q.lora_B.weight": B[:, :1]}, 3, "their ranks differ"),
         ({"layers.0.q.lora_A.weight": A[:0], "layers.0.q.lora_B.weight": B[:, :0]}, 3, "has a rank of zero"),
         ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
@@ -121,8 +125,8 @@ def test_the_base_is_never_overwritten(ckpt: Any) -> None:
         (["lokr_w1", "lokr_w2_a", "lokr_w2_b"], "a LoKr (Kronecker product)"),
         (["oft_blocks"], "an OFT (orthogonal rotation)"),
         (["oft_diag"], "an OFT"),
-        (["diff", "diff_b"], "whole differences (LyCORIS' full and norm)"),
-        (["w_norm", "b_norm"], "whole differences"),
+        (["diff", "diff_b"], "an adapter of whole differences (LyCORIS' full and norm)"),
+        (["w_norm", "b_norm"], "an adapter of whole differences"),
         (["a1.weight", "a2.weight", "b1.weight", "b2.weight"], "a GLoRA"),
         (["weight", "on_input"], "an (IA)3"),
     ],
@@ -160,4 +164,4 @@ def test_a_dora_over_the_inputs_is_named(key: str, shape: tuple[int, ...], ckpt:
     Path("a.st").rename("a.safetensors")
     done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
     assert done.code == 2, done
-    assert "a.safetensors is a DoRA over the inputs" in " ".join(done.err.split())
+    assert "a.safetensors has a DoRA magnitude for each input" in " ".join(done.err.split())

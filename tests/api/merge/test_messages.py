@@ -28,7 +28,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "weight is given twice."),
     "opposite weights": (
         (*LINEAR, "--weights", "1,-1"), 4,
-        "head: the weights sum to zero (1, -1), and normalize divides by their sum. Give others, or --param normalize=false",
+        "head: the weights sum to zero (1, -1), and normalize divides by their sum. Give other weights, or --param normalize=false",
     ),
     "a truth that is none": (
         (*LINEAR, "--weights", "1,1", "--param", "normalize=maybe"), 2, "normalize is 'maybe', not true or false."

@@ -239,7 +239,7 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     tokenizer("new", NEW)
     with pytest.raises(cs.ConfigError, match="its token is not known") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "Put its tokeniser next to it" in error.value.hint
+    assert "Put the tokeniser next to config.json" in error.value.hint
 
 
 def test_the_letters_of_wav2vec2_move_with_their_blank_and_its_files() -> None:

@@ -70,7 +70,10 @@ def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
             "from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, *, y: list): ...",
             "of unknown type",
         ),
-        ("from ckptsurgeon import merge_method\n@merge_method('linear', paper='')\ndef x(t): ...", "two merge methods"),
+        (
+            "from ckptsurgeon import merge_method\n@merge_method('linear', paper='')\ndef x(t): ...",
+            "two merge methods named linear",
+        ),
         ("def x(:", "fails"),
         ("\nraise ValueError('no')", "fails: ValueError: no (line 2)."),
         ("open('gone')", "fails: FileNotFoundError"),

@@ -73,7 +73,9 @@ def test_a_number_is_that_of_every_model_and_a_list_has_one_for_each() -> None:
 
 
 def test_a_parameter_that_is_needed_is_asked_for() -> None:
-    with pytest.raises(ConfigError, match=r"linear needs weight\. Give weight, a number for each model\."):
+    with pytest.raises(
+        ConfigError, match=r"linear needs the parameter weight\. Give weight, a number for each model\."
+    ):
         merge("linear", [some(2, 2)] * 2)
 
 
@@ -90,7 +92,7 @@ def test_lambda_goes_by_its_name_and_by_its_argument() -> None:
 
 
 def test_epsilon_that_leads_beyond_certainty_is_refused() -> None:
-    with pytest.raises(ConfigError, match="go from 0.8 to 1, not between"):
+    with pytest.raises(ConfigError, match="from 0.8 to 1; all of them must be above 0"):
         merge("della", [some(3, 4)], some(3, 4, seed=1), density=0.9, epsilon=0.1)
 
 

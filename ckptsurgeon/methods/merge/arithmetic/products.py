@@ -120,7 +120,7 @@ def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanEr
     listed = ", ".join(f"{one:g}" for one in weights)
     return PlanError(
         f"the weights {why} ({listed}), and {switch} divides by {by}.",
-        hint=f"Give others, or --param {switch}=false for the weighted sum.",
+        hint=f"Give other weights, or --param {switch}=false for the weighted sum.",
     )
 
 
