@@ -84,7 +84,8 @@ def loaded_files(
 def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
     """Yield (path, names of its state dicts) for each file with tensors; the names are those of ``_roots``.
 
-    If a folder is a checkpoint and several files of it are in ``paths``, the folder is yielded instead of the files.
+    If a folder is a checkpoint of several files, and all of them are in ``paths``, the folder is yielded instead of the
+    files.
     """
     by_folder: dict[str, list[str]] = {}
     for path in paths:

@@ -39,7 +39,7 @@ class OwnThreads:
 
     @property
     def is_here(self) -> bool:
-        """Whether the thread that asks belongs to these threads."""
+        """Whether the thread that is running now is one of these threads."""
         return threading.current_thread() in self._own
 
     @contextmanager
@@ -162,7 +162,7 @@ def _writing(seen: Opened, original: Any) -> Any:
 
 
 def stand_in(original: Any, call: Callable[..., Any]) -> Any:
-    """Return a replacement for ``original`` that calls ``call``; for a class it is a class too, for isinstance."""
+    """Return a replacement for ``original`` that calls ``call``; it is a class if ``original`` is one."""
     if not isinstance(original, type):
         return call
 
