@@ -39,7 +39,7 @@ ELSEWHERE = {
 }
 """Pages that a test of their own runs; which of their examples it runs is held below."""
 
-LONG = ("data", "processes", "train", "wav2vec2")
+LONG = ("data", "finetune", "processes", "train", "wav2vec2")
 """Pages whose commands train: not for every commit (make check, make test)."""
 
 

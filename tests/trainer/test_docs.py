@@ -16,7 +16,7 @@ import yaml
 
 from ckptsurgeon.trainer.checks.suite import checks_after, checks_before, checks_during
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.config.settings import Augment, Data, Features, Pretrain, Settings
+from ckptsurgeon.trainer.config.settings import Augment, Data, Features, Lora, Pretrain, Settings
 
 from ..project.test_documentation import quoted, table
 from . import toy
@@ -30,7 +30,7 @@ STEP = (ROOT / "docs" / "explanation" / "training-step.md").read_text()
     ("kind", "heading"),
     [
         (Settings, "| field |"), (Data, "| field of `data` |"), (Features, "| field of `features` |"),
-        (Augment, "| field of `augment` |"), (Pretrain, "| field of `pretrain` |"),
+        (Augment, "| field of `augment` |"), (Lora, "| field of `lora` |"), (Pretrain, "| field of `pretrain` |"),
     ],
 )  # fmt: skip
 def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) -> None:
@@ -44,7 +44,7 @@ def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) ->
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
     assert told.keys() == made.keys()
     assert {name: value for name, value in told.items() if value != plain[name]} == (
-        {"data": "x", "features": "x", "augment": "x", "pretrain": "x"} if kind is Settings else {}
+        {"data": "x", "features": "x", "augment": "x", "lora": "x", "pretrain": "x"} if kind is Settings else {}
     )
 
 

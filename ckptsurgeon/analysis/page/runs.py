@@ -69,7 +69,11 @@ class Curves:
 LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
 FILES = (LINEAGE, RESULT, CHECKS, LOG)
 """The files of a run that are read."""
-MODELS = ("best.safetensors", os.path.join("last", "model.safetensors"))
+MODELS = (
+    "best.safetensors",
+    os.path.join("adapter", "adapter_model.safetensors"),
+    os.path.join("last", "model.safetensors"),
+)
 """The weights of a run to show: the first file that exists."""
 LARGEST = 64 << 20
 """The most bytes of a file that is read whole; those of a run are far smaller."""

@@ -169,5 +169,7 @@ def _next(found: Trained) -> list[str]:
         return [f"ckpt train{at} --resume"]
     if not found.ok:
         return [f"ckpt train --report {quoted(found.run)} -v"]
-    best = os.path.join(found.run, "best.safetensors")
+    adapter, best = os.path.join(found.run, "adapter"), os.path.join(found.run, "best.safetensors")
+    if os.path.isdir(adapter) and found.init:
+        return [f"ckpt lora merge {quoted(found.init)} {quoted(adapter)} -o model.safetensors"]
     return [f"ckpt inspect {quoted(best)}", f"ckpt train --report {quoted(found.run)}"] if os.path.exists(best) else []

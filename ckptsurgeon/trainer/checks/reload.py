@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ from typing import Any
 
 import torch
 
-from ...api.transplant.load_into import load_into
 from ...util.text import apart
 from ..data.source import first_batch
 from ..evaluation import evaluate, loss_per_item
 from ..job.assembly import build_job, with_one_batch
+from ..job.init_checkpoint import read_init
 from ..job.job import Job
+from ..state.saved_model import saved_model
 from ..system.device import torch_settings
 from ..tasks._task import begin_step
 from .check import FAIL, NOT_RUN, PASS, Check
@@ -36,7 +38,8 @@ LOSS_PREFIX = "loss of what was saved: "
 def main() -> None:
     """Print the losses of the files that stdin names."""
     order = json.load(sys.stdin)
-    job = build_job(order["config"], sets=order["sets"], device=order["device"])
+    init = read_init(order["init"]) if order["init"] else None
+    job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)
     with torch_settings(job.settings, job.device), closing(job):
         if order["overfitting"]:
             job = with_one_batch(job)
@@ -46,9 +49,7 @@ def main() -> None:
 
 
 def _loss(job: Job, saved: Mapping[str, Any]) -> float:
-    model = job.empty_model()
-    load_into(model, saved["weights"], strict=True, on_missing="error")
-    model.to(job.device)
+    model = saved_model(job, saved["weights"])
     begin_step(job.task, model, saved["step"])
     if saved["dev"]:
         assert job.dev is not None
@@ -87,6 +88,7 @@ def reload_in_new_process(
     """Start a process that loads the ``saved`` files, and compare its losses with those from when they were saved."""
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
+        "init": os.path.abspath(job.init.path) if job.init is not None else None,
         "saved": [asdict(one) for one in saved],
     }  # fmt: skip
     command = [sys.executable, "-m", __name__]

@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, count, escape
 from ..data.source import first_batch
 from ..evaluation import evaluate, evaluation_mode, loss_per_item
-from ..folder.run_folder import BEST, MODEL
+from ..folder.run_folder import MODEL
 from ..job.job import Job, new_part_masks, unknown_metric_error
 from ..log import Observer
 from ..loop import TrainingLoop
@@ -151,20 +151,20 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
     """Return the best weights and their loss, on ``dev`` if there is one; or a check that says why there are none."""
     folder, progress = loop.folder, loop.state.progress
-    if folder is None or not os.path.exists(folder.of(BEST)):
+    if folder is None or not os.path.exists(folder.best):
         return Check(BEST_REOPENED, NOT_RUN, "no model was the best")
     if loop.job.dev is not None:
         if progress.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
         return SavedWeights(
-            BEST_REOPENED, folder.of(BEST), progress.best_loss, dev=True, step=max(progress.best_step - 1, 0)
+            BEST_REOPENED, folder.best, progress.best_loss, dev=True, step=max(progress.best_step - 1, 0)
         )
     if loop.state.parallel.is_sharded:
         return Check(BEST_REOPENED, NOT_RUN, SHARDED)
     if progress.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.state.ema.applied() if loop.state.ema is not None else nullcontext():
-        return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop), step=max(progress.step - 1, 0))
+        return SavedWeights(BEST_REOPENED, folder.best, _first_loss(loop), step=max(progress.step - 1, 0))
 
 
 def _first_loss(loop: TrainingLoop) -> float:

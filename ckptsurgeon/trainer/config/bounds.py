@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from ...util.text import escape
-from .settings import ANNEALED, Settings
+from .settings import ANNEALED, Lora, Settings
 
 __all__ = ["find_fault", "useless_settings"]
 
@@ -16,7 +16,8 @@ FROM: Mapping[str, float] = {
     "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
     "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "augment.time_masks": 0,
     "augment.time_width": 1, "augment.time_share": 0, "augment.freq_masks": 0,
-    "augment.freq_width": 1, "augment.snr_db": -100, "data.workers": 0, "features.size": 1,
+    "augment.freq_width": 1, "augment.snr_db": -100, "lora.rank": 1, "lora.alpha": 1,
+    "lora.dropout": 0, "data.workers": 0, "features.size": 1,
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
@@ -50,7 +51,14 @@ TO: Mapping[str, float] = {
     "pretrain.mask_prob": 1,
 }
 """The highest allowed value of each setting; more threads or workers than these are a mistake."""
-BELOW: Mapping[str, float] = {"anneal": 1, "anneal_threshold": 1, "ema": 1, "label_smoothing": 1, "betas": 1}
+BELOW: Mapping[str, float] = {
+    "anneal": 1,
+    "anneal_threshold": 1,
+    "ema": 1,
+    "label_smoothing": 1,
+    "betas": 1,
+    "lora.dropout": 1,
+}
 """The number that a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
@@ -81,10 +89,26 @@ def find_fault(made: Settings) -> str:
             "what it is multiplied by at every step, at most 1"
         )
     ratios = made.augment.snr_db
+    if (why := _fault_of_lora(made)) != "":
+        return why
     if ratios and (len(ratios) != 2 or ratios[0] > ratios[1]):
         return f"train.augment.snr_db is {list(ratios)}; it is the lowest ratio and the highest"
     if made.data.min_s > made.data.max_s:
         return "train.data.min_s is above train.data.max_s: that leaves nothing"
+    return ""
+
+
+def _fault_of_lora(made: Settings) -> str:
+    """Return what contradicts the adapters that are trained instead of the weights; '' if nothing does."""
+    if made.lora == Lora():
+        return ""
+    if not made.lora.targets:
+        return "train.lora has no targets: name the modules that get an adapter, as targets: [q_proj, v_proj]"
+    for name in ("freeze", "lr_scale", "keep_optimizer"):
+        if getattr(made, name):
+            return (
+                f"train.{name} is of the weights, and with train.lora only adapters are trained; leave one of them out"
+            )
     return ""
 
 

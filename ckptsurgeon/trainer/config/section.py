@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from .bounds import find_fault
-from .settings import CHOICES, DATASET, Augment, Data, Features, Named, Pretrain, Settings
+from .settings import CHOICES, DATASET, Augment, Data, Features, Lora, Named, Pretrain, Settings
 
 __all__ = ["apply_overrides", "check_section", "parse_settings"]
 
@@ -187,6 +187,7 @@ _SECTIONS: dict[str, Callable[..., Any]] = {
     "data": Data,
     "features": Features,
     "augment": Augment,
+    "lora": Lora,
     "pretrain": Pretrain,
 }
 _READERS: dict[str, Callable[[Any], Any]] = {

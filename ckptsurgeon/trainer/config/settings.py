@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ANNEALED", "CHOICES", "DATASET", "Augment", "Data", "Features", "Named", "Pretrain", "Settings"]
+__all__ = [
+    "ALL_LINEAR",
+    "ANNEALED",
+    "CHOICES",
+    "DATASET",
+    "Augment",
+    "Data",
+    "Features",
+    "Lora",
+    "Named",
+    "Pretrain",
+    "Settings",
+]
 
 Named = str | Mapping[str, Any]
 """A source of clips or examples: a manifest, ``my_data.py:function``, an entry with ``hf_dataset`` or ``_target_``."""
@@ -75,6 +87,23 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (https://arxiv.org/abs/2106.09685) that are trained instead of the weights.
+
+    ``targets`` are the names of the modules that get one, as PEFT's ``target_modules`` (``all-linear``: every linear
+    layer but the last); without any, the weights are trained. ``rank`` is the rank of an adapter, ``alpha`` its scale
+    times the rank (None: twice the rank), ``dropout`` the share of inputs that are set to zero. ``save`` are the names
+    of modules that are trained whole and saved with the adapters, as a new output layer.
+    """
+
+    targets: tuple[str, ...] = ()
+    rank: int = 16
+    alpha: int | None = None
+    dropout: float = 0.0
+    save: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """What the task ``wav2vec2_pretrain`` masks and contrasts; None stands for the value in the model's configuration.
 
@@ -115,6 +144,7 @@ class Settings:
     features: Features = field(default_factory=Features)
     augment: Augment = field(default_factory=Augment)
     pretrain: Pretrain = field(default_factory=Pretrain)
+    lora: Lora = field(default_factory=Lora)
     steps: int = 1000
     epochs: int | None = None
     batch_size: int = 32
@@ -155,6 +185,8 @@ class Settings:
     keep_optimizer: bool = False
 
 
+ALL_LINEAR = "all-linear"
+"""What PEFT calls every linear layer but the last."""
 ANNEALED = ("plateau", "newbob")
 """Schedules that follow the metric of the evaluations."""
 CHOICES = {

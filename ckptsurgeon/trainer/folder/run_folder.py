@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from ...destinations.hf.files import ADAPTER_WEIGHTS
 from ...errors import ConfigError, FormatError, SourceError
 from ...storage.small_files import read_file
 from ...storage.write.folders import StagedFolder, staged_folder
@@ -37,10 +38,11 @@ from .checkpoint_files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BEST", "MODEL", "MOMENTS", "RunFolder"]
+__all__ = ["ADAPTER", "BEST", "MODEL", "MOMENTS", "RunFolder"]
 
 MODEL, STATE = FILES
-BEST = "best.safetensors"
+BEST, ADAPTER = "best.safetensors", "adapter"
+"""The best weights of a run; of one that trains adapters, the folder of the best of them."""
 MOMENTS = "moments"
 """The folder of optimizer moments, to which every rank of a sharded run writes."""
 JSON_BYTES = 64 << 20
@@ -58,13 +60,23 @@ class RunFolder:
         return os.path.join(self.path, *names)
 
     @property
+    def adapter(self) -> str:
+        """The path of the best adapter, in a folder that PEFT opens."""
+        return self.of(ADAPTER, ADAPTER_WEIGHTS[0])
+
+    @property
+    def best(self) -> str:
+        """The path of the best weights: of the adapter, if the run trains one and has written it."""
+        return self.adapter if os.path.exists(self.adapter) else self.of(BEST)
+
+    @property
     def holds_a_run(self) -> bool:
         """Whether a run was saved here, even one that cannot be resumed; then no new run may begin here."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
     def _ended(self) -> bool:
-        return os.path.exists(self.of(BEST)) and os.path.exists(self.of("result.json"))
+        return os.path.exists(self.best) and os.path.exists(self.of("result.json"))
 
     @property
     def saved_steps(self) -> list[int]:

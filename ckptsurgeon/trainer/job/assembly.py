@@ -24,6 +24,7 @@ from ..data.source import BatchSource, OneBatch, first_batch
 from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.freezing import parameter_rules, pattern_notes
+from ..state.lora import check_lora
 from ..system.compiling import compile_notes
 from ..system.device import choose_device, device_notes, usual_workers
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
@@ -89,7 +90,10 @@ def build_job(
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
-    parameter_rules(settings, keys)  # raises for a pattern that matches nothing, before anything slow is done
+    # Both raise for a name or a pattern that matches nothing, before anything slow is done.
+    parameter_rules(settings, keys)
+    if settings.lora.targets:
+        check_lora(settings.lora, keys, init.new if init is not None else ())
     # The settings of the job keep None: a resumed run may have another machine.
     workers = settings.data.workers if settings.data.workers is not None else usual_workers(where)
     known = replace(settings, data=replace(settings.data, workers=workers))

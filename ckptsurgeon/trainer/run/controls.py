@@ -133,7 +133,8 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return the runs, without those with a frozen body if the init has all tensors: then there is nothing to train."""
     assert job.init is not None
-    frozen = (True, False) if job.init.new & job.target.tensors.keys() else (False,)
+    trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets
+    frozen = (True, False) if trains_head else (False,)
     begin = job.settings.seed
     chosen = list(product(frozen, STARTS, range(begin, begin + seeds)))
     return [ControlRun(way, held, seed, n, len(chosen), metric) for n, (held, way, seed) in enumerate(chosen, 1)]

@@ -120,7 +120,8 @@ def write_start_records(
     The lineage comes first: it marks the files as those of a run, which may be started again if it never saved.
     """
     folder.create()
-    for name in (BEST, "result.json"):  # of a run that was killed before it saved
+    left = (BEST, os.path.relpath(folder.adapter, folder.path), "result.json")  # by a run that was killed early
+    for name in left:
         folder.remove(name)
     home = os.path.abspath(job.document.folder)
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...api.transplant.load_into import load_into
 from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
 from ..evaluation import evaluate
-from ..folder.run_folder import BEST, RunFolder
+from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import fill_caches
 from ..job.job import Job
@@ -22,6 +21,7 @@ from ..loop import TrainingLoop
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
 from ..state.run_progress import DONE, FAILED, PATIENCE
+from ..state.saved_model import saved_model
 from ..system.signals import StopSignal, catch_stop_signals
 from ..tasks._task import Batch
 from .controls import run_controls
@@ -250,7 +250,7 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
         if row["step"] == step and "test" in row:  # of a run that was over, and was resumed
             return FinalFigures(step, row["test"], row["test_clips"])
     observer({"event": "test", "step": step})
-    found = _evaluate_weights(loop, folder.of(BEST), step)
+    found = _evaluate_weights(loop, folder.best, step)
     log = TrainingLog(folder, progress.step, tensorboard=True)
     try:
         log.write(found.row())
@@ -271,9 +271,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
             yield batch
 
     assert job.test is not None
-    model = job.empty_model()
-    load_into(model, weights, strict=True, on_missing="error")
     figures = evaluate(
-        model.to(job.device), job.task, counted(job.test.read(0, 0)), settings=job.settings
+        saved_model(job, weights), job.task, counted(job.test.read(0, 0)), settings=job.settings
     )  # fmt: skip
     return FinalFigures(step, figures, clips)

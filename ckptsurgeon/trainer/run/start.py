@@ -17,7 +17,7 @@ from ...util.text import escape, listing
 from ..config.imports import user_code_in
 from ..config.settings import DATASET
 from ..data.split import resolve_paths
-from ..folder.run_folder import BEST, RunFolder
+from ..folder.run_folder import ADAPTER, BEST, RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import train_section
 from ..job.init_checkpoint import InitCheckpoint, read_init
@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 WRITTEN = (
-    "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, "events", "steps", "last",
+    "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, ADAPTER, "events", "steps",
+    "last",
 )  # fmt: skip
 """The names that a run writes in its folder."""
 

@@ -11,8 +11,11 @@ from types import TracebackType
 
 from torch import Tensor
 
+from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
+from ...storage.write.folders import staged_folder
 from ...storage.write.staging import staged_file
 from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
+from .lora import adapter_config, adapter_tensors
 from .model_tensors import SafetensorsLayout, state_tensors
 from .sharded_state import save_moments
 from .snapshot import Snapshot
@@ -87,9 +90,15 @@ class CheckpointWriter:
             if state.parallel.is_sharded:
                 _write_best(folder, SafetensorsLayout(tensors, self._metadata()))
             else:
+                lora = state.settings.lora
+                tensors = adapter_tensors(state.model) if lora.targets else tensors
                 self._await(self._best)
                 layout = SafetensorsLayout(self._best.take(tensors), self._metadata())
-                self._write(self._best, partial(_write_best, folder, layout))
+                if lora.targets and folder is not None:
+                    base = state.job.init.path if state.job.init is not None else ""
+                    self._write(self._best, partial(_write_adapter, folder, layout, adapter_config(lora, base)))
+                else:
+                    self._write(self._best, partial(_write_best, folder, layout))
 
     def _await(self, snapshot: Snapshot) -> None:
         """Wait until a snapshot is written, since its memory is used again; raises OutputError."""
@@ -134,6 +143,13 @@ def _write_checkpoint(
     with folder.saving(step, keep=keep, nbytes=layout.nbytes) as staged:
         layout.write(staged.file(MODEL, layout.nbytes))
         folder.finish(staged, values)
+
+
+def _write_adapter(folder: RunFolder, layout: SafetensorsLayout, config: bytes) -> None:
+    """Write the best adapter as a folder that PEFT opens, whose file of weights is ``folder.best``."""
+    with staged_folder(os.path.dirname(folder.adapter), layout.nbytes, stale=(ADAPTER, *ADAPTER_WEIGHTS)) as staged:
+        staged.write(ADAPTER, config)
+        layout.write(staged.file(ADAPTER_WEIGHTS[0], layout.nbytes))
 
 
 def _write_best(folder: RunFolder | None, layout: SafetensorsLayout) -> None:

@@ -17,6 +17,7 @@ from ..system.gradient_checkpointing import enable_gradient_checkpointing
 from ..system.random_state import random_state, seed_all, seed_from, set_random_state
 from .ema import EMA
 from .freezing import FreezeSchedule
+from .lora import add_adapters
 from .model_tensors import own_numbers, restore_numbers, restore_tensors, unsaved_buffers
 from .optimizer import Optimizer
 from .run_progress import RunProgress
@@ -36,6 +37,8 @@ class TrainingState:
     def __init__(self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = ()) -> None:
         self.job, self.settings = job, job.settings
         self.parallel = model if isinstance(model, ParallelModel) else ParallelModel(model, job.ranks)
+        if job.settings.lora.targets:
+            frozen = [*frozen, *self._add_adapters()]
         self.freezing = FreezeSchedule(self.model, job.settings, frozen)
         self.freezing.record_digests()
         parameters = self.freezing.trained_parameters()
@@ -60,6 +63,12 @@ class TrainingState:
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)
+
+    def _add_adapters(self) -> list[str]:
+        """Put the adapters into the model; returns the keys of all other tensors, which stay as they are."""
+        if self.parallel.is_sharded:
+            raise ConfigError("train.lora needs the whole model in each process.", hint="Leave out --strategy fsdp.")
+        return add_adapters(self.model, self.settings.lora, seed=self.settings.seed)
 
     @property
     def model(self) -> nn.Module:

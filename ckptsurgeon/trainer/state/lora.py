@@ -1,0 +1,123 @@
+"""Low-rank adapters, which are trained instead of the weights: PEFT puts them into a model, and its files hold them.
+
+https://arxiv.org/abs/2106.09685; the files are those of ``save_pretrained`` of https://github.com/huggingface/peft.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...util.did_you_mean import close_names
+from ...util.text import escape, listing
+from ..config.imports import require_package
+from ..config.settings import ALL_LINEAR, Lora
+from ..system.random_state import preserve_random_state, seed_all
+
+__all__ = ["adapter_config", "adapter_tensors", "add_adapters", "check_lora", "load_adapter"]
+
+MOST = 300
+"""The most names of modules that are compared letter by letter."""
+PREFIX = "base_model.model."
+"""What PEFT puts before the keys of a model in its files."""
+
+
+def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
+    """Raise ConfigError if adapters cannot be trained in a model with these ``keys``, before anything slow is done.
+
+    That is so if PEFT is not installed, if a name matches no module, or if a tensor that no source has (``new``) would
+    never be trained.
+    """
+    _package()
+    paths = {parent for key in keys for parent in _parents(key.rpartition(".")[0])}
+    for field, given in (("targets", lora.targets), ("save", lora.save)):
+        for name in given:
+            if name != ALL_LINEAR and not any(map(_of_name(name), paths)):
+                near = close_names(name, sorted({path.rpartition(".")[2] for path in paths}), MOST)
+                raise ConfigError(
+                    f"train.lora.{field} has {escape(name)}, which is the name of no module of the model.",
+                    hint=f"Did you mean {' or '.join(map(escape, near))}?" if near else "",
+                )
+    lost = sorted(
+        key
+        for key in new
+        if not any(_of_name(name)(path) for name in lora.save for path in _parents(key.rpartition(".")[0]))
+    )
+    if lost:
+        raise ConfigError(
+            f"train.lora does not train tensors that no source has: {listing(lost, 3, where='')}.",
+            hint="Name their modules in train.lora.save, which are trained whole: save: [lm_head].",
+            details=lost,
+        )
+
+
+def _of_name(name: str) -> Callable[[str], bool]:
+    """Return whether PEFT takes a path for that of a module with this name."""
+    return lambda path: path == name or path.endswith(f".{name}")
+
+
+def _parents(module: str) -> list[str]:
+    """Return the path of a module and of all that it is in."""
+    words = module.split(".")
+    return [".".join(words[:end]) for end in range(len(words), 0, -1)]
+
+
+def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
+    """Put adapters into a model, drawn with ``seed``; only they need a gradient then. Returns the keys of all others.
+
+    Buffers are among the others: the file of an adapter has none. Raises ConfigError for a module that cannot have one.
+    """
+    device = next(model.parameters()).device
+    try:
+        with preserve_random_state():
+            seed_all(seed)
+            _package().inject_adapter_in_model(_config(lora), model)
+    except ValueError as error:  # a module that is not a linear layer, convolution or embedding
+        raise ConfigError(f"train.lora does not fit the model: {escape(str(error), 300)}") from error
+    model.to(device)
+    trained = {path for path, one in model.named_parameters(remove_duplicate=False) if one.requires_grad}
+    return [key for key in model.state_dict() if key not in trained]
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the adapters in a model, and of the modules that are saved whole, by their keys in PEFT."""
+    found = _package().get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True))
+    return {f"{PREFIX}{key}": tensor for key, tensor in found.items()}
+
+
+def adapter_config(lora: Lora, base: str) -> bytes:
+    """Return the content of an adapter_config.json; ``base`` is the path of the weights that the adapter is for."""
+    fields = {**_config(lora).to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
+    return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("utf-8", "surrogatepass")
+
+
+def load_adapter(model: nn.Module, path: str) -> None:
+    """Give the adapters in a model the values in a file that ``adapter_tensors`` made; raises ConfigError for another.
+
+    The keys must be the same.
+    """
+    from safetensors.torch import load_file
+
+    values = load_file(path)
+    own = adapter_tensors(model)
+    if own.keys() != values.keys():
+        other = sorted(own.keys() ^ values.keys())
+        raise ConfigError(f"{escape(path)} is an adapter of another model: {listing(other, 3, where='')}.")
+    _package().set_peft_model_state_dict(model, {key.removeprefix(PREFIX): one for key, one in values.items()})
+
+
+def _config(lora: Lora) -> Any:
+    targets: Any = ALL_LINEAR if ALL_LINEAR in lora.targets else list(lora.targets)
+    return _package().LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank, lora_dropout=lora.dropout,
+        target_modules=targets, modules_to_save=list(lora.save) or None,
+    )  # fmt: skip
+
+
+def _package() -> Any:
+    return require_package("peft", extra="lora")

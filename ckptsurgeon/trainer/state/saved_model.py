@@ -1,0 +1,33 @@
+"""Builds the model of a job with the weights that a run saved."""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+
+from ...api.transplant.load_into import load_into
+from ...destinations.hf.files import ADAPTER_WEIGHTS
+from ..job.job import Job
+from .lora import add_adapters, load_adapter
+
+__all__ = ["saved_model"]
+
+
+def saved_model(job: Job, weights: str) -> nn.Module:
+    """Return the model of a job on its device, with a file of weights: of the whole model, or of its adapters.
+
+    Adapters are put on the weights of the job's init. Raises what ``load_into`` raises, and ConfigError for adapters of
+    another model.
+    """
+    lora, seed = job.settings.lora, job.settings.seed
+    if lora.targets and os.path.basename(weights) in ADAPTER_WEIGHTS:
+        model, _ = job.model()
+        add_adapters(model, lora, seed=seed)
+        load_adapter(model, weights)
+        return model
+    model = job.empty_model()
+    if lora.targets:
+        add_adapters(model, lora, seed=seed)
+    load_into(model, weights, strict=True, on_missing="error")
+    return model.to(job.device)
