@@ -43,11 +43,13 @@ def plan_average(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of the average of checkpoints that have the same keys; the output has the first one's order.
+    """Return the plan of the average of checkpoints that have the same keys.
 
-    Without ``weights`` all checkpoints count the same. Raises ConfigError for fewer than two checkpoints or an unknown
-    ``int_buffers``, PlanError if keys, shapes or kinds of numbers differ or a tensor is quantised, FormatError if a
-    tensor has no plain values.
+    The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints count the same.
+    ``int_buffers`` says which value an integer tensor gets: that of the last or the first checkpoint, or the maximum.
+
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``, PlanError if keys, shapes or kinds
+    of numbers differ or a tensor is quantised, FormatError if a tensor has no plain values.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
@@ -74,7 +76,7 @@ def plan_average(
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Yield a note on tensors whose dtypes differ between checkpoints; their average has the first checkpoint's."""
+    """Yield a note on tensors whose dtypes differ between checkpoints; the average has the first checkpoint's dtype."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     if mixed:
         each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
@@ -123,7 +125,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the ties that all checkpoints share: each further name of a tensor, and the first name."""
+    """Return the names that are tied in all checkpoints: a map from each further name of a tensor to its first name."""
     first, *others = (alias_groups(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

@@ -30,14 +30,15 @@ def plan_edit(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of an output with those tensors of ``view`` that the options select, in their order.
+    """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
-    ``carried`` are entries of the source beside its state dict that the output keeps (--keep-extras); ``among`` are the
-    names of those that are stored in the state dict itself, next to the tensors.
+    ``verb`` is the name of the command. ``carried`` are the entries of the source outside its state dict that the
+    output keeps (--keep-extras). ``among`` are the names of entries that are not tensors, but that the source stores
+    in the state dict itself.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if one
-    gets the name of such an entry, if nothing is left or if a cast would lose information, FormatError if a tensor has
-    no plain values.
+    Raises PatternError for patterns and rules that match nothing, PlanError if two tensors get the same name, if a
+    tensor gets a name in ``among``, if nothing is left or if a cast would lose information, FormatError if a tensor
+    has no plain values.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -65,13 +66,16 @@ def plan_edit(
 
 
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
-    """Return the chosen tensors without further copies of one source key: copies that a rule makes are not tied."""
+    """Return the chosen tensors by their new names; of several copies of one source key, only the first.
+
+    The output is tied by this list, and copies that a rule makes are not tied.
+    """
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
 
 
 def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
-    """Return a note if the dtype that was given applies to no tensor, else an empty list."""
+    """Return a note if ``dtype``, which the user gave, applies to no tensor; else an empty list."""
     if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
         return []
     return [f"--dtype {dtype} changes nothing: no tensor has a real floating-point dtype"]
@@ -114,7 +118,7 @@ def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> 
 
 
 def check_casts(steps: Sequence[Step]) -> None:
-    """Raise PlanError for casts that would lose information."""
+    """Raise PlanError if a step casts a tensor to a dtype that cannot hold its kind of numbers."""
     faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
     if faults:
         raise PlanError(

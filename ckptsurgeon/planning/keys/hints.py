@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing or less than was meant; applies the ``--include`` of read-only verbs."""
+"""Hints about patterns that match nothing, or less than was meant; ``--include`` and ``--exclude`` of read commands."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
 
 
 def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
-    """Return a note on each pattern, with its option, that probably matches less of ``keys`` than was meant.
+    """Return notes on the patterns that probably match fewer of ``keys`` than the user meant.
 
-    Such a pattern would match far more keys with ``**.`` before it, or has a list with a word that matches nothing.
+    A note is made if a pattern would match far more keys with ``**.`` before it, or if it has a list, as in ``{a,b}``,
+    with a word that matches nothing. ``flags`` has each pattern after the option that the user wrote for it.
     """
     given = list(flags)
     return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
@@ -68,7 +69,7 @@ def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: S
 
 
 def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note, with similar names, on each word that matches nothing in the lists of a pattern."""
+    """Yield a note on each word in a pattern's lists, as in ``{a,b}``, that matches no key; it names similar keys."""
     words = list(islice(pattern.alternatives(), WORDS + 1))
     if len(words) > WORDS:
         return
@@ -80,7 +81,7 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _may_be_deeper(pattern: KeyPattern) -> bool:
-    """Return whether a pattern may be meant for deeper modules: it is anchored, and not a bare number."""
+    """Return whether the user may have meant modules inside others: the pattern is no number, and has no ``**.``."""
     return pattern.is_anchored and not pattern.text.isdigit()
 
 
@@ -133,7 +134,10 @@ def _plain(name: str) -> str:
 
 
 def _modules(key: str) -> Iterator[str]:
-    """Yield the modules that contain a key, at most ``DEEPEST``, and the key itself unless it is too long."""
+    """Yield the names of the modules that contain a key, the outermost first, then the key itself.
+
+    It yields at most ``DEEPEST`` modules, and no name of more than ``LONGEST`` characters.
+    """
     end = key.find(".")
     for _ in range(DEEPEST):
         if not 0 <= end <= LONGEST:
@@ -158,9 +162,9 @@ class ChosenKeys:
 
 
 def chosen_keys(keys: Sequence[str], include: Given = (), exclude: Given = (), *, whose: str = "source") -> ChosenKeys:
-    """Return the keys that ``include`` matches (all without it) and ``exclude`` does not.
+    """Return the keys that ``include`` matches and ``exclude`` does not; without ``include``, it starts from all keys.
 
-    Raises PatternError for a pattern that matches none; its message names the owner of the keys, ``whose``.
+    Raises PatternError for a pattern that matches no key. ``whose`` says in its message whose keys they are.
     """
     notes: list[str] = []
     wanted = _matched("--include", include, keys, notes, whose)

@@ -35,10 +35,12 @@ class _Candidate:
 
 @dataclass
 class _KeyIndex:
-    """The keys, by position, of each module (``under``), and of all modules that differ in numbers only (``alike``).
+    """An index of the keys by the modules that contain them.
 
+    ``names`` maps each key to its new name. ``under`` has, for each module, the positions in ``keys`` of the keys in
+    it; ``alike`` has them for all modules together whose names differ only in numbers.
     A module is written with a dot before each segment: ".a.b"; the top level is "", and "." is a module without a name.
-    ``left`` is the number of trials that are left.
+    ``left`` says how much work is still allowed; checking a rule uses some of it.
     """
 
     names: Mapping[str, str]
@@ -94,7 +96,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules that rename a key that no earlier rule does; a rule that never applies is an error later."""
+    """Yield the rules except those whose keys earlier rules all rename: a rule that never applies would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):
@@ -103,7 +105,11 @@ def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
 
 
 def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str, _Candidate | None]) -> None:
-    """Add to ``into`` the most general rule that is right for a key, and for every other key that the rule matches."""
+    """Add to ``into`` the most general rule that renames the key ``old`` to ``new`` and renames no other key wrongly.
+
+    ``position`` is the key's position in the index. ``into`` maps the text of each rule to the checked rule, or to None
+    if the rule is wrong.
+    """
     for text, positions in _generalisations(old, new, index):
         if text not in into:
             into[text] = _checked(text, positions, index) if index.left > 0 else None
@@ -116,7 +122,10 @@ def _find(position: int, old: str, new: str, index: _KeyIndex, *, into: dict[str
 
 
 def _generalisations(old: str, new: str, index: _KeyIndex) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield rules that rename ``old`` to ``new``, the most general first, and the positions of keys they may match."""
+    """Yield rules that rename ``old`` to ``new``, the most general first.
+
+    With each rule it yields the positions of the keys that the rule may match.
+    """
     a, b = old.split("."), new.split(".")
     shared = 0
     while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
@@ -139,7 +148,11 @@ def _opened_part(part: str) -> str:
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    """Yield rules with variable numbers: those that both sides share, then all, each with a constant added."""
+    """Yield rules in which numbers are replaced by captures such as ``{n}``.
+
+    ``left`` and ``right`` are the segments of the old and the new name. In the first rule only the numbers that are the
+    same on both sides are captured. In the second all numbers are captured, and the right side may add a constant.
+    """
     here = [i for i, part in enumerate(left) if _NUMBER.fullmatch(part)]
     there = [i for i, part in enumerate(right) if _NUMBER.fullmatch(part)]
     equal: list[tuple[int, int]] = []
@@ -160,7 +173,10 @@ def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tup
 
 
 def _checked(text: str, positions: Sequence[int], index: _KeyIndex) -> _Candidate | None:
-    """Return a rule with the keys that it renames; None if the rule is not valid or renames one of them wrongly."""
+    """Return the rule ``text`` with the keys that it renames; None if it is not valid or renames a key wrongly.
+
+    ``positions`` are those of the keys that the rule may match.
+    """
     index.left -= PARSING
     if not is_printable(text):
         return None

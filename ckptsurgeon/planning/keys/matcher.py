@@ -18,7 +18,11 @@ __all__ = ["KeyMatcher"]
 
 @dataclass(slots=True)
 class _MatcherState:
-    """The patterns that have matched, and those that still may (``waiting``: pattern, index of its next segment)."""
+    """What is known after some segments of a key were read.
+
+    ``matched`` are the indices of the patterns that already match. ``waiting`` are those that may still match, each
+    with the index of its next segment. ``after`` caches the state that follows each further segment.
+    """
 
     matched: frozenset[int]
     waiting: frozenset[tuple[int, int]]
@@ -65,7 +69,11 @@ class KeyMatcher:
         return following
 
     def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
-        """Return the state for these positions, and for those after each ``**``, which may match no segment; cached."""
+        """Return the state in which the patterns ``matched`` match and those in ``waiting`` may; states are cached.
+
+        ``waiting`` has pairs of a pattern's index and the index of its next segment. If that segment is ``**``, the
+        one after it is added too, since ``**`` may match no segment at all.
+        """
         closed: set[tuple[int, int]] = set()
         for index, at in waiting:
             segments = self.patterns[index].segments

@@ -59,9 +59,10 @@ class KeyPattern:
 
     @classmethod
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
-        """Return the pattern that is written between ``before`` and ``behind``, as in ``--map PATTERN=TO``.
+        """Return the pattern ``text``; ``before`` and ``behind`` are what the user wrote around it: ``--map``, ``=TO``.
 
-        Raises PatternError if it is not valid; if only a dot is superfluous, the hint has the whole text without it.
+        Raises PatternError if the pattern is not valid. If it is valid without a superfluous dot, the hint shows what
+        to write instead, including the text around it.
         """
         try:
             return cls(text)
@@ -81,7 +82,10 @@ class KeyPattern:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The captures in their order: ``star``, ``double``, or the name of a number (once)."""
+        """The kinds of the captures, in order: ``star`` for ``*``, ``double`` for ``**``, ``n`` for ``{n}``.
+
+        A name that occurs several times is listed once. In a regular expression, a group without a name is a ``star``.
+        """
         if self.expression is not None:
             names = {index: name for name, index in self.expression.groupindex.items()}
             return tuple(names.get(i, "star") for i in range(1, self.expression.groups + 1))
@@ -106,7 +110,10 @@ class KeyPattern:
         return bool(self.segments) and len(names) == len(set(names)) and not dotted
 
     def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
-        """Yield each word of the pattern's lists, and the pattern with that word alone in place of its list."""
+        """Yield each word in the pattern's lists, and the pattern with only that word in place of the list.
+
+        For ``a.{b,c}`` it yields ``b`` with ``a.b`` and ``c`` with ``a.c``.
+        """
         for at, segment in enumerate(self.segments):
             for place, token in enumerate(segment.tokens):
                 for word in token.words if token.kind == "choice" and token.is_list else ():
@@ -138,7 +145,10 @@ class KeyPattern:
 
     @cached_property
     def _dotted(self) -> re.Pattern[str]:
-        """The regular expression for ``"." + key``: each segment has its dot, so that ``**`` can match no segment."""
+        """The pattern as a regular expression for a key with a dot put before it.
+
+        The dot makes all segments alike: each one begins with a dot. So ``**`` can also match no segment.
+        """
         seen: set[str] = set()
         parts = []
         for segment in self.segments:
@@ -191,7 +201,10 @@ class OptionPattern:
 
     @staticmethod
     def of(option: str, text: str, behind: str = "") -> OptionPattern:
-        """Return the pattern of an option, written before ``behind``; raises PatternError."""
+        """Return the pattern ``text`` with its option; raises PatternError if it is not valid.
+
+        ``behind`` is what the user wrote after the pattern, as in ``=init``; the error's hint repeats it.
+        """
         return OptionPattern(option, KeyPattern.given(text, f"{option} ", behind))
 
     def __str__(self) -> str:
@@ -199,7 +212,10 @@ class OptionPattern:
 
 
 def with_equals(text: str, policies: Sequence[str]) -> str:
-    """Return the hint for a policy written after a colon, ``head:init`` for ``head=init``; '' for any other text."""
+    """Return a hint if ``text`` has ":" where "=" belongs, as in ``head:init`` for ``head=init``; else ''.
+
+    ``policies`` are the names that may follow the "=".
+    """
     named = "|".join(map(re.escape, policies))
     found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", text, re.DOTALL)
     return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""

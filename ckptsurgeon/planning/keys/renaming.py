@@ -1,4 +1,4 @@
-"""Renames keys by the first rule that matches; the named sets of rules (``--ruleset``)."""
+"""Renames each key by the first rule that matches it; has the named sets of rules (``--ruleset``)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _AGAIN = frozenset({"compile"})
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
-    """Return the rules of named sets that match any of ``keys``.
+    """Return those rules of the named sets (``--ruleset``) that match any of ``keys``.
 
     Raises PatternError for an unknown name, and for a set whose rules all match nothing.
     """
@@ -66,16 +66,17 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Renaming:
-    """The new ``names`` of every key, several if its rule lists them, and the rule that gave them (None: name kept).
+    """The result of renaming keys; each rule is given by its index.
 
-    Rules are given by their index: ``used`` are those that renamed a key.
+    ``names`` has the new names of each key, several if its rule lists several. ``by`` has the rule that gave them, or
+    None if no rule matched and the key keeps its name. ``used`` are the rules that renamed a key.
     """
 
     names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The rules that match keys but rename none, since earlier rules do, and how many keys each matches."""
+    """The number of keys that each rule matches, for rules that rename none of them since earlier rules come first."""
 
     def collisions(self) -> dict[str, list[str]]:
         """Return each name that several keys get, with these keys."""
@@ -97,10 +98,10 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
-    """Rename every key by the first rule that matches it; no rule sees the result of another.
+    """Return every key renamed by the first rule that matches it; no rule sees the result of another.
 
-    ``used`` lacks the rules that match nothing, and those that match but never apply, which ``check_shadowed`` finds.
-    Whether either is an error is for the caller to decide, who knows every source.
+    A rule that renames no key is not an error here: it may rename keys of another source. ``check_shadowed`` finds the
+    rules that match keys but come too late to rename any.
     """
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]

@@ -53,7 +53,11 @@ class Rule(Brief):
         return names[0] if names else None
 
     def names(self, key: str, also: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """Return all new names of ``key``, an empty tuple if the rule does not match it; raises as ``apply`` does."""
+        """Return all new names of ``key``, an empty tuple if the rule does not match it.
+
+        ``also`` are further captures, by name. Raises PatternError if a new name is empty or given twice, or if a
+        number is below zero.
+        """
         names = self._once(key, also)
         while self.again and names and (shorter := self._once(names[0], also)):
             names = shorter
@@ -104,9 +108,9 @@ def parse_rule(text: str) -> Rule:
 
 
 def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
-    """Return the rule that renames what a pattern matches to a target, written with the pattern's captures.
+    """Return the rule that renames the keys that ``pattern`` matches; ``target`` is the new name.
 
-    ``also`` are names of further captures that the target may use; ``label`` is the rule's name in errors.
+    The target may use the pattern's captures, and those named in ``also``. ``label`` is the rule's name in errors.
 
     Raises PatternError if the target is empty, malformed, or uses something that is not captured.
     """
@@ -172,7 +176,7 @@ def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
 
 
 def _trimmed(text: str) -> str:
-    """Return a text without blanks around it, except an escaped one at its end."""
+    """Return a text without the blanks around it; a blank at the end stays if a backslash escapes it."""
     text = text.lstrip()
     short = text.rstrip()
     escapes = len(short) - len(short.rstrip("\\"))

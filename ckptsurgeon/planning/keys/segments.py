@@ -1,4 +1,4 @@
-"""Parses the text of a key pattern into its dotted parts."""
+"""Parses the text of a key pattern into segments, the parts between the dots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import PatternError
 
 __all__ = ["DOUBLE", "Segment", "Token", "parse_segments"]
 
-# One dotted part of a key pattern: its tokens, and the text that they match.
+# One segment of a key pattern, the part between two dots: its tokens, and the text that they match.
 
 INTEGER = "0|[1-9][0-9]*"
 
@@ -28,11 +28,14 @@ _SHIELDS = frozenset(_SHIELD.values())
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a segment.
+    """A piece of a segment: literal text, a list or a wildcard.
 
-    ``kind`` is one of these; in brackets the fields that it uses: ``text`` (``words``: the literal text), ``choice``
-    (``words``: the alternatives; ``is_list`` is false for a range such as {0..3}), ``star`` for ``*``, ``one`` for
-    ``?``, ``class`` for [a-c] (``ranges``, ``negated``), ``number`` for {n} (``name``).
+    ``kind`` is one of:
+    ``text``: literal text, the only item of ``words``;
+    ``choice``: one of ``words``, from a list such as {a,b} or, if ``is_list`` is false, from a range such as {0..3};
+    ``star``: ``*``;  ``one``: ``?``;
+    ``class``: a character in one of ``ranges``, as in [a-c], or in none of them if ``negated``;
+    ``number``: a number captured under ``name``, as in {n}.
     """
 
     kind: str
@@ -44,7 +47,7 @@ class Token:
 
     @property
     def globs(self) -> tuple[str, ...]:
-        """The token in fnmatch's syntax, one entry for each alternative."""
+        """The token in fnmatch's syntax, one text for each alternative; ``_SHIELD`` replaces the special characters."""
         if self.kind in ("text", "choice"):
             return tuple(word.translate(_SHIELD) for word in self.words)
         if self.kind == "class":
@@ -53,12 +56,16 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Return whether the token may match a character that stands for another one in ``_SHIELD``."""
+        """Return whether the token may match one of the private-use characters that ``_SHIELD`` puts in for others."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 
     def regex(self, seen: set[str]) -> str:
-        """Return the token as a regular expression; a name already in ``seen`` must repeat its number."""
+        """Return the token as a regular expression.
+
+        ``seen`` are the names of numbers that came before, and gets this token's. A name that was seen must match the
+        same number again.
+        """
         if self.kind in ("text", "choice"):
             words = sorted(self.words, key=len, reverse=True)
             return f"(?:{'|'.join(map(re.escape, words))})"
@@ -73,7 +80,10 @@ class Token:
 
 
 def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
-    """Return the members of a class for fnmatch, with the characters that are special there replaced in ranges, too."""
+    """Return the inside of a character class, as in [a-c], in fnmatch's syntax.
+
+    Characters that are special in fnmatch are replaced by those of ``_SHIELD``, also those inside a range.
+    """
     members = []
     for low, high in ranges:
         if low == high:
@@ -91,7 +101,7 @@ def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Segment:
-    """One dotted part of a pattern, as written and as tokens."""
+    """The part of a pattern between two dots: ``text`` is what the user wrote, ``tokens`` its parsed pieces."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -114,11 +124,14 @@ class Segment:
 
     @cached_property
     def _beyond_fnmatch(self) -> bool:
-        """Return whether fnmatch cannot match the segment: it captures a number, or has characters of ``_SHIELDS``."""
+        """Return whether the segment needs a regular expression, because fnmatch cannot match it.
+
+        It needs one if it captures a number, or if it may match one of the private-use characters in ``_SHIELDS``.
+        """
         return any(token.kind == "number" or token.meets_shields for token in self.tokens)
 
     def matches(self, text: str) -> bool:
-        """Return whether one dotted part of a key matches."""
+        """Return whether the segment matches ``text``, the part of a key between two dots."""
         if self._words:
             return text in self._words
         if self._beyond_fnmatch or not _SHIELDS.isdisjoint(text):
@@ -262,7 +275,7 @@ def _brace(text: str, raw: str) -> Token:
 
 
 def _check_word(text: str, word: str) -> None:
-    """Raise PatternError for a word with wildcards in a list, where they would be literal."""
+    """Raise PatternError if ``word``, one of a list in the pattern ``text``, has pattern syntax: lists have none."""
     plain = re.sub(r"\\.", "x", word, flags=re.DOTALL)
     found = re.search(r"\*+|[?\[\]{]", plain)
     if found:
@@ -280,7 +293,7 @@ def _check_word(text: str, word: str) -> None:
 
 
 def _words(raw: str) -> list[str]:
-    """Split a list at its commas; escapes are kept."""
+    """Return the words of a list, split at the commas; a comma after a backslash does not split, and escapes stay."""
     words = [""]
     for piece in re.findall(r"\\.|.", raw, re.DOTALL):
         if piece == ",":

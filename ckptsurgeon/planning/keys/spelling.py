@@ -59,13 +59,16 @@ _FOREIGN = re.compile(
 def foreign_capture(text: str, names: Collection[str] = ()) -> str:
     """Return the first capture of a target that is in the syntax of another tool, else ''.
 
-    ``$name`` without braces is a capture only if ``names``, those that the pattern captures, contain it.
+    ``names`` are the names that the pattern captures. ``$name`` without braces is a capture only if it is one of them.
     """
     return next((found[0] for found in _FOREIGN.finditer(text) if _is_capture(found, names)), "")
 
 
 def in_our_spelling(text: str, names: Collection[str] = ()) -> str:
-    """Return a target with the captures of other tools in our syntax: ``{1}``, ``{name}``."""
+    """Return a target with captures of other tools, such as ``$1``, in the syntax of our rules: ``{1}``, ``{name}``.
+
+    ``names`` are the names that the pattern captures.
+    """
     return _FOREIGN.sub(lambda found: f"{{{_inner(found)}}}" if _is_capture(found, names) else found[0], text)
 
 
@@ -100,7 +103,7 @@ _BOM = "\ufeff"
 
 
 def quoted(text: str) -> str:
-    """Return a text escaped for a pattern or a target."""
+    """Return a text with a backslash before each special character, so that a pattern or target takes it literally."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 

@@ -86,7 +86,7 @@ class RuleTarget:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule with the captures of other tools in our syntax, '' if that is not valid either."""
+        """Return the rule with captures of other tools (``$1``) in our syntax (``{1}``); '' if that is not valid."""
         ours = in_our_spelling(self.text, self._bound())
         try:
             readable = not foreign_capture(ours, self._bound()) and RuleTarget(
@@ -140,7 +140,7 @@ class RuleTarget:
         return word if _WORDS.fullmatch(word) and not computed else self._brace(word)
 
     def _bound(self) -> set[str]:
-        """Return the names that can be used in arithmetic."""
+        """Return the names of captures that hold a number, with which the target can compute: ``n`` in ``{n+1}``."""
         return {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
 
     def _brace(self, raw: str) -> Part:

@@ -65,7 +65,10 @@ def _alpha(step: Step) -> float:
 
 
 def _factored(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return the first factor of each module; raises PlanError unless each has exactly one A and a matching B."""
+    """Return, for each module, the step that makes its first factor, A or B.
+
+    Raises PlanError unless each module has exactly one factor A and one matching B.
+    """
     parts: dict[str, dict[str, Step]] = {}
     for step in steps:
         name = factor_name(step.key)
@@ -96,7 +99,10 @@ def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:
 
 
 def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return the biases of layers with factors, and the names of the modules or parameters that PEFT saves whole."""
+    """Return the biases of layers with factors, and the modules or parameters that the adapter saves unchanged.
+
+    ``names`` are PEFT's names of the saved tensors, ``factored`` the modules with factors, ``keys`` the network's keys.
+    """
     within = {module_of(module) for module in map(module_of, keys)} | {""}
     biases: list[str] = []
     saved: dict[str, None] = {}
@@ -115,22 +121,22 @@ def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str])
 
 
 def _check_whole(saved: Collection[str], names: Collection[str], keys: Collection[str]) -> None:
-    """Raise PlanError if only a part of a module is saved: PEFT could not load that adapter."""
+    """Raise PlanError if a saved module has a tensor that is not saved: PEFT could not load that adapter."""
     lacking = [key for key in keys if module_of(key) in saved and key not in set(names)]
     if lacking:
         raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, but not {escape(lacking[0])}")
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return a name that PEFT takes for one module only: with its prefix if the names of other modules end with it."""
+    """Return a name that means this module only: PEFT's prefix is put before it if names of other modules end with it."""
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 
 def _transposed(factors: Collection[Step]) -> bool:
-    """Return whether some weights of layers are (in, out).
+    """Return whether the weights of some layers have the layout (in, out).
 
-    PEFT finds out by the type of the layer. So if only some weights are (in, out), they must be exactly those with the
-    names of transformers' Conv1D; raises PlanError if they are not.
+    PEFT learns the layout of a weight from the type of its layer. So if only some weights are (in, out), they must be
+    exactly those with the names of transformers' Conv1D layers; raises PlanError if they are not.
     """
     matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
     lie = {step.source_key: _factor(step).transposed for step in matrices}
@@ -140,7 +146,10 @@ def _transposed(factors: Collection[Step]) -> bool:
 
 
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
-    """Return the names of layers; a regular expression for them if names of other modules end with one of these."""
+    """Return PEFT's ``target_modules`` for the modules: a list of their names.
+
+    If the name of another module ends with one of the names, a regular expression is returned, which PEFT matches whole.
+    """
     chosen = set(modules)
     others = set(map(module_of, keys)) - chosen
     tails = {other[at + 1 :] for other in others for at in range(len(other)) if other[at] == "."}

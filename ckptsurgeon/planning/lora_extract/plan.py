@@ -39,7 +39,7 @@ __all__ = ["extract_notes", "layout_notes", "plan_lora_extract", "with_tied"]
 
 
 def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield notes on layers whose layout is not the one of ``asked``, and on layers whose layout is uncertain."""
+    """Yield notes on layers whose layout, (out, in) or (in, out), is not the requested one, or is uncertain."""
     layers = [key for key in found.factored if len(tuned[key].shape) == 2 and not is_embedding(key)]
     lie = {key: is_transposed(key, tuned[key].shape, asked) for key in layers}
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
@@ -59,7 +59,7 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
 
 
 def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield the notes on an adapter: layouts, cut ranks, convolutions, and tensors that are left out."""
+    """Yield the notes on an adapter: layouts, ranks below the requested one, convolutions, tensors that are left out."""
     yield from layout_notes(found, tuned, asked)
     if asked.embeddings and not any(map(is_embedding, found.factored)):
         yield "--embeddings changes nothing: no tensor that differs has the name of an embedding"
@@ -103,8 +103,9 @@ def plan_lora_extract(
 ) -> Plan:
     """Return the plan of an adapter that turns ``base``, the second source, into ``tuned``, the first.
 
-    ``differing`` are the keys whose values differ. ``tied`` has an entry for each of the two: it maps the output layer,
-    which is not stored because it is the embedding, to that embedding, since PEFT adapts the two separately.
+    ``differing`` are the keys whose values differ. ``tied`` has a map for ``tuned`` and one for ``base``: from the key
+    of an output layer that is not stored, because it is tied to the input embedding, to the key of that embedding. PEFT
+    adapts the two layers separately.
 
     Raises PlanError if nothing differs, an adapter cannot have any of the differences or a tensor is quantised,
     PatternError for a pattern that matches nothing.
@@ -137,7 +138,10 @@ def plan_lora_extract(
 
 
 def with_tied(tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Mapping[str, TensorInfo]:
-    """Return the tensors, and under the names of tied output layers (``heads``) those that they are tied to."""
+    """Return the tensors, and in addition the output layers that are not stored since they are tied to an embedding.
+
+    ``heads`` maps the key of each such output layer to the key of the embedding.
+    """
     return {**tensors, **{head: tensors[key] for head, key in heads.items()}} if heads else tensors
 
 

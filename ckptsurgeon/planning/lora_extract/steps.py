@@ -44,7 +44,7 @@ DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """The options of ``lora_extract``, and in ``model`` the facts known about the model (None: no config.json)."""
+    """The options of ``lora_extract``; ``model`` has what config.json tells of the model (None: no config.json)."""
 
     rank: int = 16
     alpha: float | None = None
@@ -59,7 +59,7 @@ class ExtractOptions:
 
 
 def check_extraction(asked: ExtractOptions) -> None:
-    """Raise ConfigError for options that no adapter can have."""
+    """Raise ConfigError if the rank, alpha, dtype or seed is not a valid value."""
     if asked.rank < 1:
         raise ConfigError(f"--rank {asked.rank} is not a valid rank.", hint="Use a whole number from 1 on, as in 16.")
     if asked.alpha is not None and not (isfinite(asked.alpha) and asked.alpha > 0):
@@ -95,9 +95,11 @@ def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 @dataclass
 class SortedKeys:
-    """The keys that differ: weights that become factors, biases of their layers, other saved keys, keys ``left`` out.
+    """The keys whose values differ, sorted by what becomes of them in the adapter.
 
-    ``savable`` are those of ``left`` that --save-modules would save.
+    ``factored`` are weights that become factors, ``biases`` belong to the layers of these weights, ``saved`` are other
+    keys that are saved unchanged, ``left`` are left out. Those in ``savable`` are left out too, but --save-modules
+    would save them.
     """
 
     factored: list[str] = field(default_factory=list)
@@ -110,7 +112,7 @@ class SortedKeys:
 def sorted_keys(
     tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: ExtractOptions
 ) -> SortedKeys:
-    """Return the keys in ``differing``, sorted by what the patterns and options of ``asked`` make of them."""
+    """Return the keys in ``differing``, sorted by what becomes of them under the options ``asked``."""
     include = KeyMatcher([flag.pattern for flag in asked.include])
     exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
     found, rest = SortedKeys(), []
@@ -142,8 +144,9 @@ def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Ext
 def is_convolution(shape: Sequence[int]) -> bool:
     """Return whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
 
-    One input channel and several outputs are a depthwise convolution, and PEFT does not merge grouped ones. Nor does
-    peft 0.21 merge 3D kernels whose first two sides are 1. A side above ``KERNEL`` means experts, (n, out, in).
+    A weight with one input channel and several outputs is taken for a depthwise convolution: PEFT does not merge
+    grouped convolutions. peft 0.21 does not merge 3D kernels whose first two sides are 1 either. If a side of the
+    kernel is longer than ``KERNEL``, the weight is taken for a stack of experts, (n, out, in).
     """
     kernel = tuple(shape[2:])
     depthwise = len(shape) > 2 and shape[1] == 1 < shape[0]
@@ -163,7 +166,10 @@ def module_of(key: str) -> str:
 
 
 def _save(found: SortedKeys, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
-    """Add the keys in ``rest`` to ``found``: biases of layers with factors, and whole modules or single parameters."""
+    """Add the keys in ``rest``, which are saved unchanged, to ``found``.
+
+    They are biases of layers with factors, single parameters, or parts of modules; of such a module all keys are added.
+    """
     layers = {module_of(key) for key in found.factored}
     inner = {module_of(module) for module in map(module_of, tuned)} | {""}
     whole = dict.fromkeys(module for module in map(module_of, rest) if module not in layers | inner)
@@ -204,7 +210,10 @@ def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool
 
 
 def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) -> list[Step]:
-    """Return the steps of a weight's two factors; they must stay next to each other, as both are computed at once."""
+    """Return the steps that make the factors A and B of a weight; both are computed together, so they must stay adjacent.
+
+    ``ours`` is the weight of the tuned model, ``theirs`` that of the base.
+    """
     rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [
         _factor_step(key, ours, theirs, Factor(part, rank, _scale(asked), lies, asked.seed), dtype=asked.dtype)
@@ -221,7 +230,7 @@ def _factor_step(key: str, ours: Input, theirs: Input, factor: Factor, *, dtype:
 
 
 def saved_name(key: str, found: SortedKeys) -> str:
-    """Return the name that PEFT gives a saved tensor: in a layer with factors it is inside ``base_layer``."""
+    """Return the name that PEFT gives a saved tensor; in a layer with factors, ``base_layer`` comes before the last part."""
     module, _, last = key.rpartition(".")
     wrapped = module in map(module_of, found.factored)
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"
@@ -240,6 +249,6 @@ def factor_name(key: str) -> FactorName | None:
 
 
 def unwrapped(name: str) -> str:
-    """Return the network's key for a name that PEFT's wrapping changed."""
+    """Return the key in the network without PEFT for a PEFT name: ``base_layer`` is removed."""
     module, _, last = name.rpartition(".")
     return f"{module.removesuffix('.base_layer')}.{last}" if module else name

@@ -27,7 +27,10 @@ class AdapterView:
 
 
 def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: AdapterView, base: SourceView) -> None:
-    """Raise PlanError for modules of an adapter that match no tensor of the base, or several."""
+    """Raise PlanError if a module of an adapter matches no tensor of the base, or several.
+
+    ``names`` tells which modules match one, several or no tensor.
+    """
     name, theirs = escape(one.adapter.name), escape(base.source.name)
     if modules and not names.weights and not names.several:
         raise PlanError(
@@ -72,7 +75,10 @@ def input_of(source: int, one: AdapterView, key: str) -> Input:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Whether the weight of each module is (in, out), in the order of the modules, and notes on these layouts."""
+    """The layouts of the weights of modules, and notes on them.
+
+    ``transposed`` has True for each module whose weight is (in, out), and False for (out, in), in the modules' order.
+    """
 
     transposed: tuple[bool, ...]
     notes: tuple[str, ...]
@@ -80,9 +86,9 @@ class WeightLayout:
 
 @dataclass(frozen=True)
 class ModuleWeight:
-    """The weight of a module, and in ``ways`` the layouts that fit its factors.
+    """The weight of a module: its key, whether it is an embedding's, and which layouts fit the adapter's factors.
 
-    True is (in, out), False is (out, in); both fit if the weight is square.
+    The layouts are in ``ways``: True is (in, out), False is (out, in). Both fit if the weight is square.
     """
 
     key: str
@@ -91,16 +97,20 @@ class ModuleWeight:
 
     @property
     def shows(self) -> bool | None:
-        """Return whether the layout is (in, out), as the shape shows; None if the shape does not show it."""
+        """Return the layout that follows from the shape: True for (in, out), False for (out, in), None for neither.
+
+        The shape of a square weight does not show its layout, and embeddings are not considered.
+        """
         return self.ways[0] if len(self.ways) == 1 and not self.embedding else None
 
 
 def weight_layout(
     modules: Sequence[tuple[AdapterModule, str]], one: AdapterView, base: SourceView, model: KnownModel | None
 ) -> WeightLayout:
-    """Return the layout of the weights of modules, each given with the key of its weight, as their shapes show it.
+    """Return the layouts of the weights of an adapter's modules: (out, in) or (in, out).
 
-    The layout of a square weight is decided by the first of these that says something: the model's config.json, the
+    ``modules`` has each module with the key of its weight. If a weight is not square, its shape shows the layout. The
+    layout of a square weight is decided by the first of these that says something: the model's config.json, the
     weights that are not square, the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError
     for factors that fit neither layout.
     """
@@ -131,7 +141,11 @@ def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: Sour
 
 
 def _shown_layout(placed: Sequence[ModuleWeight], named: bool) -> bool | None:
-    """Return the layout that the shapes of layers with (or without) Conv1D names show; None if none or both."""
+    """Return the one layout that the shapes of some weights show: True for (in, out), False for (out, in).
+
+    If ``named`` is true, only weights with the names of GPT-2's Conv1D layers are considered, else only all others.
+    None means that the shapes show no layout, or both.
+    """
     ways = {p.shows for p in placed if p.shows is not None and is_named_conv1d(p.key) == named}
     return ways.pop() if len(ways) == 1 else None
 
@@ -159,7 +173,11 @@ def _override_notes(
     known: KnownModel | None,
     undecided: Sequence[ModuleWeight],
 ) -> Iterator[str]:
-    """Yield a note on layers whose layout differs from the adapter's fan_in_fan_out, except those in ``undecided``."""
+    """Yield a note on layers whose layout is not the one that the adapter's fan_in_fan_out says.
+
+    ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` has the facts from
+    config.json, if these decided. Layers in ``undecided`` are not mentioned.
+    """
     setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)
     keys = [p.key for p, way in ways if way != setting and not p.embedding and p.key not in apart]
@@ -174,7 +192,10 @@ def _override_notes(
 
 
 def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[str]:
-    """Yield a note on square layers: only ``fan_in_fan_out`` shows if they are transposed, their shape does not."""
+    """Yield a note on the layers ``keys``: they are square, and nothing but fan_in_fan_out says that they are (in, out).
+
+    ``linear`` is the model if its config.json shows that it has no Conv1D; then the layers are (out, in).
+    """
     if keys:
         lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
@@ -184,7 +205,10 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
 
 
 def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
-    """Yield a note on square layers with GPT-2's names if neither a config.json nor a shape shows their layout."""
+    """Yield a note on the layers ``keys``, which are square and have GPT-2's names, if their layout is a guess.
+
+    ``seen`` is the layout that the shapes of other such layers show; if it is not None, there is no note.
+    """
     if keys and seen is None:
         yield (
             f"{_count(keys)} named like GPT-2's Conv1D, merged as (out, in), which is a guess; "

@@ -32,7 +32,7 @@ __all__ = ["BaseChanges", "changed_steps", "named", "plan_lora_merge"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: terms that are added, their inputs, and by which adapters."""
+    """The changes of one tensor of the base: the terms to add, the tensors they are made of, the adapters' names."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
@@ -80,7 +80,7 @@ class BaseChanges:
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
-        """Return the modules of an adapter that are not excluded; record the tensors of the others in ``left_out``."""
+        """Return the modules of an adapter that are not excluded; add the tensors of excluded ones to ``left_out``."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
         for module in one.adapter.modules:
@@ -145,7 +145,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the name of a module that patterns match; for kohya's adapters it has their prefix (lora_unet)."""
+    """Return the name of a module, for patterns to match; in kohya's format it begins with a prefix such as lora_unet."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
@@ -153,9 +153,10 @@ def named(module: AdapterModule) -> str:
 
 
 def changed_steps(changes: BaseChanges, dtype: str) -> list[Step]:
-    """Return the step of every tensor, in the order of the base; tensors that only an adapter has come last.
+    """Return the steps of all output tensors, in the order of the base; tensors that only an adapter has come last.
 
-    An output layer that the base does not store, because it is the embedding, is left out if the two are still equal.
+    ``dtype`` is the one that the user asked for. An output layer that the base does not store, because it is tied to
+    the embedding, gets a step only if the two are no longer equal.
     """
     first: dict[tuple[str, str], str] = {}
     ties = alias_groups(changes.base.tensors)

@@ -28,14 +28,14 @@ ALIKE = "Merge models of one kind, or use --on-missing base, skip or any."
 
 
 class MissingTensors:
-    """Collects the tensors that models lack, to report all of them in one error."""
+    """Collects tensors that some model lacks, to report all of them in one error."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
         self._keys: dict[int, list[str]] = {}
 
     def add(self, place: SourceKey, key: str) -> None:
-        """Record that a model lacks a tensor, which the output has under ``key``."""
+        """Record that the model ``place.source`` lacks the tensor that the output has under ``key``."""
         self._keys.setdefault(place.source, []).append(key)
 
     def check(self) -> None:
@@ -64,10 +64,11 @@ Shape = tuple[int, ...]
 
 
 class FittedInputs(NamedTuple):
-    """The tensors that are merged, by the number of their model, and the base's, if there is a base.
+    """The tensors that are merged into one tensor of the output, and how their shapes are made equal.
 
-    ``shape`` is the output's, ``policy`` fits other shapes to it ("" if all are equal). ``axis`` is the vocabulary axis
-    if the policy is ``vocab``.
+    ``inputs`` has the models' tensors by the number of the model, ``base`` that of the base, if there is one. ``shape``
+    is the output's. ``policy`` says how other shapes are fitted to it: slice, overlap, vocab, or "" if all are equal.
+    ``axis`` is the vocabulary axis if the policy is ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -102,7 +103,10 @@ class ShapeFitting:
         self._moved: list[ShapeChange] = []
 
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
-        """Return those inputs of a tensor that can be merged; inputs that do not fit are recorded for ``check``."""
+        """Return the tensors that can be merged into the output tensor ``piece``, with the shape of the output.
+
+        ``there`` says where each model has its tensor. Tensors that do not fit are recorded, and ``check`` reports them.
+        """
         inputs = {number: input_of(self._views, place) for number, place in there.items()}
         own = input_of(self._views, base) if base is not None else None
         first = own or next(iter(inputs.values()))
@@ -121,16 +125,16 @@ class ShapeFitting:
         return FittedInputs(fitting, own, first.shape, policy if moves else "")
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on patterns, and on vocabularies whose rows are mapped by token or merged by position."""
+        """Yield notes on patterns that match little, and on rows of tokens that are mapped, or merged by position."""
         yield from self._overlooked
         if self.axes is not None:
             yield from self.axes.notes()
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Return whether the tensor ``one`` can be merged with ``first``, directly or by the policy.
+        """Return whether the tensor ``one`` can be merged with ``first``, as it is or after the policy changed its shape.
 
-        If it cannot, and the policy is not to skip it, it is added to the list of errors that ``check`` raises.
+        If it cannot, and the policy is not ``skip``, it is recorded, and ``check`` reports it.
         """
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
         if _alike(one.shape, first.shape) and same_kind:

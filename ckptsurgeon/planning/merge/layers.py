@@ -71,8 +71,8 @@ def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
     """Return the lists that may be a model's layers: those with as many modules as its configuration has layers.
 
-    ``counts`` are these numbers. If no list has such a length, or ``counts`` is empty, all lists are returned. A list
-    inside a layer of another list does not count.
+    ``counts`` are the numbers of layers in the configuration. If no list has such a length, or ``counts`` is empty, all
+    lists are returned. A list inside a layer of another list is never returned.
     """
     lists = numbered_lists(keys)
     return _outermost([one for one in lists if one.count in counts]) or _outermost(lists)
@@ -83,9 +83,9 @@ def _outermost(lists: Sequence[LayerList]) -> list[LayerList]:
 
 
 def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, pattern: KeyPattern | None) -> LayerList:
-    """Return the one list that is a model's layers, or whose prefix ``pattern`` matches.
+    """Return the list of modules that are a model's layers; with ``pattern``, the list whose prefix it matches.
 
-    ``counts`` are the numbers of layers in the model's configuration, ``name`` is the model's in messages. Raises
+    ``counts`` are the numbers of layers in the model's configuration, ``name`` is the model's name in messages. Raises
     PatternError for a pattern that matches no list, PlanError if several lists are possible, or none is.
     """
     if pattern is not None:
@@ -124,7 +124,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return, for each layer's number, the rest of its keys after that number."""
+    """Return, for each layer's number, the parts of its keys that follow the number, as in ``mlp.weight``."""
     found: dict[int, list[str]] = {}
     for key in keys:
         place = one.split(key)

@@ -153,7 +153,7 @@ FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
 
 @dataclass
 class MergeNotes:
-    """The keys that a note is about, by kind of note."""
+    """The keys of tensors that are not merged in the usual way, by the note that the user gets on them."""
 
     integers: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -162,12 +162,12 @@ class MergeNotes:
     unbased: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
-    """Keys by the dtype of the output."""
+    """The keys of tensors with several dtypes, by the dtype that the output has."""
     fitted: dict[str, list[str]] = field(default_factory=dict)
-    """Keys by the policy that fits other shapes."""
+    """The keys of tensors with several shapes, by the policy that makes the shapes equal."""
 
     def texts(self, options: MergeOptions) -> Iterator[str]:
-        """Yield a note for each kind that has keys."""
+        """Yield one note for each kind of unusual tensor that occurred."""
         for keys, what in (
             (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),

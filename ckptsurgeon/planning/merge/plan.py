@@ -146,11 +146,12 @@ def pieces_of(
     owned: Callable[[str], bool] = lambda key: True,
     layers: Callable[[Sequence[str]], Sequence[LayerList]] | None = None,
 ) -> list[MergePiece]:
-    """Return the tensors of an output that merges the tensors of the same name: the base's in its order, then others.
+    """Return the tensors of an output that merges all tensors with the same name.
 
-    Keys for which ``owned`` returns False are left out. ``layers`` finds the lists of layers, by which a key has its
-    depth: 0 in the first layer, 1 in the last, and 0 outside the lists. Without it the number of a layer is the first
-    number in a key, and keys without a number have the depth 0 before the layers and 1 after them.
+    The tensors of the base come first, in its order. Keys for which ``owned`` returns False are left out. Each tensor
+    has a depth: 0 in the first layer, 1 in the last. ``layers`` finds the lists of layers in the keys; then keys
+    outside the lists have the depth 0. Without it the number of a layer is the first number in a key; then keys
+    without a number have the depth 0 if they belong to input embeddings, else 1.
     """
     order = [*([base] if base is not None else []), *models]
     keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
@@ -175,7 +176,7 @@ def plan_merge(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of a merge of models with the same tensors.
+    """Return the plan of a merge; ``pieces`` are the tensors of the output, each with the tensors that it merges.
 
     Raises ConfigError for a parameter that is missing or out of bounds, PatternError for a pattern that matches
     nothing, PlanError if keys, shapes or kinds of numbers differ and no option allows it, FormatError if a tensor has
