@@ -1,4 +1,6 @@
-"""Checks a plan for quantised tensors: codes are copied with everything that decodes them, never computed on. Pure."""
+"""Checks that a plan copies the codes of quantised tensors with all that decodes them, and never computes with codes.
+
+Codes are the stored integers or 8-bit floats, which have a meaning only together with their scales."""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ DEQUANTISE = "dequantise the model first, with the package that quantised it"
 
 @dataclass
 class _CarriedCodes:
-    """A quantised tensor of a source that is copied unchanged.
+    """A quantised tensor of a source that a plan copies unchanged.
 
-    ``names`` are the output's keys of its parts (codes, scales, …), by the ending of each part's key: ``.scales``.
+    It is stored as several tensors: its codes, scales and so on. ``names`` has their keys in the output, by the ending
+    of the key in the source, as ``.scales``.
     """
 
     source: str
@@ -43,7 +46,7 @@ def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: Qu
 
 
 def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCodes]:
-    """Return the quantised tensors that a plan copies; raises PlanError for those that it would compute on."""
+    """Return the quantised tensors that a plan copies; raises PlanError if it would use codes as numbers."""
     found: dict[int, _CarriedCodes] = {}
     computed: dict[int, tuple[str, QuantisedTensor, str]] = {}
     for step in plan.steps:
@@ -68,7 +71,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def _doing(verb: str, step: Step, one: Input) -> str:
-    """Return what a step does to an input besides copying it, "" if nothing."""
+    """Return what a step does to the input ``one`` besides copying it, as in ``a cast from A to B``; "" if nothing."""
     if step.op not in ("copy", "keep"):
         return step.rule or verb
     if step.dtype != one.dtype:
@@ -79,7 +82,11 @@ def _doing(verb: str, step: Step, one: Input) -> str:
 
 
 def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "") -> PlanError:
-    """Return the error for codes used as numbers: for each, the source's name, the codes, and the operation."""
+    """Return the error that codes of quantised tensors would be used as numbers.
+
+    ``found`` has the name of the source, the quantised tensor, and what would be done with it. ``remedy`` is for the
+    hint.
+    """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
@@ -93,7 +100,7 @@ def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "
 
 
 def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) -> None:
-    """Raise PlanError if parts of a quantised tensor are left out, or their new names no longer belong together."""
+    """Raise PlanError if some of a quantised tensor's stored tensors are left out, or their new names do not match."""
     for one in carried:
         lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
         if lacking:
@@ -114,7 +121,7 @@ def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) ->
 
 
 def _fit_by_name(one: _CarriedCodes) -> bool:
-    """Return whether each part keeps its ending, after the same new prefix."""
+    """Return whether the keys of the codes, scales and so on have their old endings, after one common new prefix."""
     stems = set()
     for end, names in one.names.items():
         if not all(f".{name}".endswith(end) for name in names):
@@ -124,14 +131,14 @@ def _fit_by_name(one: _CarriedCodes) -> bool:
 
 
 def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
-    """Return whether the parts, under their new names, are again recognised as a tensor of the same encoding."""
+    """Return whether the codes and scales, under their new names, are recognised as one tensor of the same encoding."""
     keys = [key for names in one.names.values() for key in names]
     codes = find_codes({key: TensorInfo(steps[key].dtype, steps[key].shape) for key in keys})
     return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
 
 
 def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors) -> None:
-    """Raise PlanError if the parts of a destination's quantised tensor are not all copied from one quantised tensor."""
+    """Raise PlanError if a destination's quantised tensor would get its codes and scales from different places."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
         made = [steps[key] for key in wanted.keys if key in steps]
@@ -153,7 +160,7 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
 
 
 def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
-    """Return the ``id`` of the quantised tensor whose part a step copies, None if it copies none."""
+    """Return the Python ``id`` of the quantised tensor whose codes or scales a step copies; None if it copies none."""
     if step.op not in ("copy", "keep") or step.source is None:
         return None
     found = sources[step.source].by_key.get(step.source_key)
@@ -161,7 +168,7 @@ def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
 
 
 def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView]) -> None:
-    """Raise PlanError for tensors that would be initialised as missing, although a source has them quantised."""
+    """Raise PlanError for tensors that would be initialised, although a source has them in quantised form."""
     missing = {step.key for step in steps if step.reason == "missing"}
     lost: dict[str, str] = {}
     for name, origins in selection.origins.items() if missing else ():
@@ -179,7 +186,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Return the reason for the first of some tensors, and the names of the others."""
+    """Return the reason for the first tensor in ``found``, a map of keys to reasons, and the keys of the others."""
     why = escape(next(iter(found.values())))
     return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
@@ -187,7 +194,7 @@ def _why(found: Mapping[str, str]) -> str:
 def check_replaced(
     steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: QuantisedTensors
 ) -> None:
-    """Raise PlanError for quantised tensors that would be kept, although a source has plain values for them."""
+    """Raise PlanError if a quantised tensor of the destination would be kept, although a source has plain values."""
     kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
     passed: dict[str, str] = {}
     for one in wanted.tensors:
@@ -204,14 +211,17 @@ def check_replaced(
 
 
 def _meant(coded: QuantisedTensor, name: str) -> str:
-    """Return the key that a tensor would have if it were not quantised, given the output's ``name`` of its codes."""
+    """Return the key that a quantised tensor would have as a plain one; ``name`` is the output's key of its codes."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]
 
 
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
-    """Raise PlanError if any source has codes (among ``keys``, if given), since ``doing`` computes on all tensors."""
+    """Raise PlanError if any source has quantised tensors; with ``keys``, only these are checked.
+
+    ``doing`` names the operation in the message; it computes with all tensors, so codes would be used as numbers.
+    """
     for view in views:
         coded = view.codes.tensors
         named = coded if keys is None else [one for one in coded if not keys.isdisjoint((one.name, *one.keys))]

@@ -26,9 +26,9 @@ class RecipeEntry(NamedTuple):
 
     ``more`` are (source, key) of further inputs, ``weights`` the weight of each, ``axis`` is the vocabulary axis.
     ``merge`` is the method that merged the inputs, ``lora`` the changes of adapters, ``factor`` the extracted factor.
-    ``implied`` is true if the output does not store this name, since whoever loads it ties it to another. The rest is
-    only for people: ``rule`` is the option that decided, as it was written, ``reason`` is why a tensor is initialised,
-    ``shared`` the number of values from the source if the other values were drawn.
+    ``implied`` is true if the output does not store the tensor, since the library that loads it ties it to another. The
+    other fields are only for people: ``rule`` is the option that decided, as the user wrote it, ``reason`` is why a
+    tensor is initialised, ``shared`` is the number of values from the source if the other values were initialised.
     """
 
     op: str
@@ -52,7 +52,11 @@ class RecipeEntry(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Recipe(Brief):
-    """The recipe of an output. Paths of ``sources`` and ``target`` are relative to the output's folder."""
+    """The recipe of an output: its sources, its options, and how each tensor was made.
+
+    Paths of ``sources`` and ``target`` are relative to the output's folder. ``seal`` is a digest of all bytes of the
+    output file that are not part of a tensor.
+    """
 
     version: str
     verb: str
@@ -96,7 +100,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
 
 
 class StepEntries(Mapping[str, RecipeEntry]):
-    """The recipe entries of a plan's steps; each is made on access, since there may be a hundred thousand."""
+    """A map from each key of a plan to its recipe entry. An entry is made when it is read, to save memory."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = {step.key: step for step in steps}

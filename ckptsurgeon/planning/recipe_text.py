@@ -1,4 +1,4 @@
-"""Recipes to JSON text and back; the text may be damaged."""
+"""Writes recipes as JSON text, and reads them from text, which may be damaged."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
 
 
 def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return the merge with a number or, in older recipes, the merge that ``value`` describes itself."""
+    """Return the merge that ``value`` stands for: its number in ``merges`` or, in older recipes, its description."""
     if type(value) is not int:
         return Merge.from_json(value)
     if not 0 <= value < len(merges):
@@ -117,7 +117,10 @@ MOST = 10_000
 
 
 class RecipeText:
-    """The JSON of a recipe, made before the checksums are known: its length depends neither on them nor on the seal."""
+    """The JSON text of a recipe, made before the checksums of the tensors are known.
+
+    The length of the text does not depend on the checksums, nor on the seal, a digest that is set last.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -138,7 +141,10 @@ class RecipeText:
         return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]
 
     def _head(self) -> dict[str, Any]:
-        """Return the recipe without its tensors. Called late: companions get their digest when they are copied."""
+        """Return the recipe's JSON data without its tensors.
+
+        Call this after the companions, such as config.json, are copied: their SHA-256 is not known before.
+        """
         recipe, rules, merges = self._recipe, self._rules, self._merges
         return {
             "kind": "ckpt.recipe",
@@ -164,7 +170,10 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 def _rows(
     tensors: Mapping[str, RecipeEntry], rules: dict[str, int], merges: dict[str, int]
 ) -> Iterator[tuple[str, str]]:
-    """Yield each key with the text of its entry up to the checksum. Most tensors have one of a few texts: cached."""
+    """Yield each key with the JSON text of its entry, without the checksum at its end.
+
+    Few different texts occur, so they are cached. ``rules`` and ``merges`` get a number for each text that occurs.
+    """
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
         shared = _shared_text_key(key, made)
@@ -177,9 +186,9 @@ def _rows(
 
 
 def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
-    """Return the key under which an entry's JSON is cached: all its fields but the checksum.
+    """Return the key under which the JSON of an entry is cached: all its fields except the checksum.
 
-    None if the JSON names the tensor, so that no other entry can have the same.
+    None means that the JSON contains the name of a tensor, so that no other entry has the same text.
     """
     if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
         return None

@@ -1,4 +1,4 @@
-"""The specification of a destination: its tensors, how their initial values are drawn, what is known of them."""
+"""The specification of a destination: its tensors, how they are initialised, and what is known of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..util.text import count, escape
 __all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec", "Undrawable"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
-"""``initial(keys, seed)`` yields each key with its drawn values: little-endian bytes that the caller may change."""
+"""``initial(keys, seed)`` yields each key with its initial values: little-endian bytes that the caller may change."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,8 +30,9 @@ class Companion(Brief):
 class InitialFile(Brief):
     """A checkpoint that has initial values of some tensors; ``keys`` maps the destination's keys to its own.
 
-    ``stripped`` are the wrappers that its keys have and ``keys`` does not. ``op`` is "keep" if a declaration keeps
-    these values, "copy" if the model's constructor loads them; ``rule`` says so.
+    ``root`` is the dotted path of its state dict. ``stripped`` are prefixes, as ``module``, that its keys have and the
+    values of ``keys`` lack. ``op`` is "keep" if a declaration keeps these values, "copy" if the model's constructor
+    loads them; ``rule`` says this in words.
     """
 
     path: str
@@ -44,9 +45,11 @@ class InitialFile(Brief):
 
 @dataclass(frozen=True)
 class Undrawable:
-    """Why initial values of some tensors cannot be used, said of the destination, and what a user can do.
+    """The reason why initial values of some tensors cannot be used, and what a user can do.
 
-    ``{keys}`` in ``why`` and ``{key}`` in ``hint`` are the tensors' keys. If ``allowed``, --reinit uses the values.
+    ``why`` and ``hint`` are texts for an error; in messages the name of the destination stands before ``why``.
+    ``{keys}`` in ``why`` and ``{key}`` in ``hint`` stand for the tensors' keys. If ``allowed`` is true, the values are
+    used all the same for tensors that the user names with --reinit.
     """
 
     why: str
@@ -56,10 +59,11 @@ class Undrawable:
 
 @dataclass(frozen=True, repr=False)
 class KnownLayout(Brief):
-    """The changes that a destination makes to a source by itself, since it knows its layout or older key names.
+    """The changes that are made to a source without an option, since the destination knows its layout or older names.
 
-    ``operations`` are in the form that users write; ``names`` maps the resulting keys to those of the destination,
-    ``by`` says whose names they are. ``unknown`` maps keys of the destination that no source key gives to the reason.
+    ``operations`` come first, in the form that users write. ``names`` then maps the resulting keys to the destination's
+    keys; ``by`` says whose names the former are. ``unknown`` maps keys of the destination that no source key gives to
+    the reason.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -80,18 +84,19 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 
 @dataclass(frozen=True, repr=False)
 class TargetSpec(Brief):
-    """A destination: all its tensors, in state-dict order, and how it draws those that no source gives.
+    """A destination: all its tensors, in state-dict order, and how it initialises those that no source gives.
 
-    ``ties`` maps each further key of a tensor to its first. ``layers`` are module prefixes in the model's own order,
-    output layer last. ``vocabulary`` maps a key to its vocabulary axis. If the destination is a checkpoint, so that its
-    values are kept if no source gives others, ``keeps`` is its path and ``keeps_root`` that of the state dict in it, or
-    ``kept`` is the checkpoint itself. ``given`` are files that have the initial values of some tensors, instead of an
-    initialiser. ``undrawable`` are the keys without an initialiser, or with one that must not be used.
-    ``config`` is the path of the configuration, ``files`` are those that it reads. ``ran`` names code that was run to
-    find all this. ``recognise`` finds changes that a source needs because of its layout or older names. An output
-    folder also gets the ``companions``, and does not store the names in ``implied``, which whoever loads it ties to
-    others. ``lists`` are the files of the old and the new token list, if the destination was given another vocabulary.
-    ``build`` makes the live module, if the destination is one.
+    ``initial`` yields initial values for keys. ``ties`` maps each further key of a tensor to its first. ``layers`` are
+    module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
+    A destination that is a checkpoint keeps its own values if no source gives others: then ``keeps`` is its path and
+    ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself.
+    ``given`` are files that have the initial values of some tensors, instead of an initialiser. ``undrawable`` are the
+    keys without an initialiser, or with one that must not be used.
+    ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` names code that was run
+    to make this object. ``recognise`` finds changes that a source needs because of its layout or older names.
+    An output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``,
+    since the library that loads it ties them to others. ``lists`` are the files of the old and the new token list, if
+    the destination was given another vocabulary. ``build`` makes the live module, if the destination is one.
     """
 
     kind: str

@@ -81,7 +81,10 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _may_be_deeper(pattern: KeyPattern) -> bool:
-    """Return whether the user may have meant modules inside others: the pattern is no number, and has no ``**.``."""
+    """Return whether the user may have meant keys in deeper modules.
+
+    This is possible if the pattern matches only from the start of a key, and is not a number.
+    """
     return pattern.is_anchored and not pattern.text.isdigit()
 
 

@@ -128,7 +128,7 @@ def _check_whole(saved: Collection[str], names: Collection[str], keys: Collectio
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return a name that means this module only: PEFT's prefix is put before it if names of other modules end with it."""
+    """Return a name that means one module only: with PEFT's prefix if the names of other modules end with ``name``."""
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 
@@ -148,7 +148,8 @@ def _transposed(factors: Collection[Step]) -> bool:
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
     """Return PEFT's ``target_modules`` for the modules: a list of their names.
 
-    If the name of another module ends with one of the names, a regular expression is returned, which PEFT matches whole.
+    If the name of another module ends with one of these names, PEFT would take that module too. Then a regular
+    expression is returned, which matches whole names.
     """
     chosen = set(modules)
     others = set(map(module_of, keys)) - chosen

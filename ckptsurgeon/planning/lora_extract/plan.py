@@ -59,7 +59,7 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
 
 
 def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield the notes on an adapter: layouts, ranks below the requested one, convolutions, tensors that are left out."""
+    """Yield the notes on an adapter: layouts, ranks below the requested one, convolutions, tensors left out."""
     yield from layout_notes(found, tuned, asked)
     if asked.embeddings and not any(map(is_embedding, found.factored)):
         yield "--embeddings changes nothing: no tensor that differs has the name of an embedding"

@@ -210,9 +210,10 @@ def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool
 
 
 def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) -> list[Step]:
-    """Return the steps that make the factors A and B of a weight; both are computed together, so they must stay adjacent.
+    """Return the steps that make the factors A and B of a weight.
 
-    ``ours`` is the weight of the tuned model, ``theirs`` that of the base.
+    ``ours`` is the weight of the tuned model, ``theirs`` that of the base. The two steps must stay next to each other
+    in the plan, since both factors are computed at once.
     """
     rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [
@@ -230,7 +231,7 @@ def _factor_step(key: str, ours: Input, theirs: Input, factor: Factor, *, dtype:
 
 
 def saved_name(key: str, found: SortedKeys) -> str:
-    """Return the name that PEFT gives a saved tensor; in a layer with factors, ``base_layer`` comes before the last part."""
+    """Return the name that PEFT gives a saved tensor, with ``base_layer`` in it if its layer has factors."""
     module, _, last = key.rpartition(".")
     wrapped = module in map(module_of, found.factored)
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"

@@ -192,7 +192,7 @@ def _override_notes(
 
 
 def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[str]:
-    """Yield a note on the layers ``keys``: they are square, and nothing but fan_in_fan_out says that they are (in, out).
+    """Yield a note on the layers ``keys``, whose layout only the adapter's fan_in_fan_out shows, as they are square.
 
     ``linear`` is the model if its config.json shows that it has no Conv1D; then the layers are (out, in).
     """

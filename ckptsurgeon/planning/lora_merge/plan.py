@@ -145,7 +145,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the name of a module, for patterns to match; in kohya's format it begins with a prefix such as lora_unet."""
+    """Return the name of a module that patterns are matched with; in kohya's format it has a prefix: lora_unet."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 

@@ -105,7 +105,7 @@ class ShapeFitting:
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
         """Return the tensors that can be merged into the output tensor ``piece``, with the shape of the output.
 
-        ``there`` says where each model has its tensor. Tensors that do not fit are recorded, and ``check`` reports them.
+        ``there`` says where each model has its tensor. Tensors that do not fit are recorded; ``check`` reports them.
         """
         inputs = {number: input_of(self._views, place) for number, place in there.items()}
         own = input_of(self._views, base) if base is not None else None
@@ -132,7 +132,7 @@ class ShapeFitting:
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
-        """Return whether the tensor ``one`` can be merged with ``first``, as it is or after the policy changed its shape.
+        """Return whether the tensor ``one`` can be merged with ``first``, as it is or in a shape that the policy gives.
 
         If it cannot, and the policy is not ``skip``, it is recorded, and ``check`` reports it.
         """

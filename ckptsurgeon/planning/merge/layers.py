@@ -136,7 +136,8 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
 class LayerDepths:
     """The depth of each key: 0 in the first layer, 1 in the last.
 
-    The number of the layer is the first number in a key; keys with the same text before it belong to the same layers.
+    The first number in a key is the number of its layer; keys with the same text before the number share one list of
+    layers.
     Of keys without a number, those of input embeddings have the depth 0, all others 1.
     """
 

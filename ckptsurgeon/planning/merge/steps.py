@@ -42,7 +42,10 @@ class MergeSteps:
         yield from self._notes.texts(self._options)
 
     def steps(self, piece: MergePiece) -> Iterator[Step]:
-        """Yield the step of a tensor, or nothing if it is left out, or if it cannot be merged, which is recorded."""
+        """Yield the step of the output tensor ``piece``, or nothing if it is left out or cannot be merged.
+
+        A tensor that cannot be merged is recorded, and ``check`` reports it.
+        """
         places = [self._ties.place(place, piece.models) for place in piece.models]
         if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
             return
@@ -70,7 +73,10 @@ class MergeSteps:
             yield self._step(piece, fitted)
 
     def _is_coded(self, piece: MergePiece, places: Sequence[SourceKey]) -> bool:
-        """Return, and record, whether a merge would compute on codes; the codes of a single model are copied."""
+        """Return whether a merge would compute with the codes of quantised tensors; if so, record them for ``check``.
+
+        If only one model has the tensor, its codes are copied, which is allowed.
+        """
         views = [self._views[place.source] for place in places]
         pairs = zip(views, places, strict=True)
         found = [(view.source.name, coded) for view, place in pairs if (coded := view.codes.by_key.get(place.key))]
@@ -132,7 +138,7 @@ class MergeSteps:
         return self._merges.setdefault(merge_key, merge)
 
     def _alone(self, piece: MergePiece, fitted: FittedInputs, one: Input) -> Step:
-        """Return the step of a tensor that is copied from one model; its rows may have to be reordered."""
+        """Return the step of an output tensor that has the values of one model, ``one``; its rows may be reordered."""
         if fitted.policy != "vocab":
             floating = DTYPES[one.dtype].kind == "float"
             return _copy(piece, one, self._dtype(piece, [one]) if floating else one.dtype)
@@ -143,7 +149,10 @@ class MergeSteps:
     def _check_parameters(
         self, piece: MergePiece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
     ) -> None:
-        """Raise the method's error for wrong parameters. Parameters that several tensors share are checked once."""
+        """Raise an error if the merge method does not accept its parameters for a tensor of this shape.
+
+        ``number`` is the number of models. The same parameters for the same kind of tensor are checked only once.
+        """
         check_key = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
         if check_key not in self._checked:
             self._checked.add(check_key)
@@ -164,7 +173,10 @@ class MergeSteps:
                 )
 
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
-        """Return the step of a tensor of integers or booleans, which have no mean; complex numbers raise PlanError."""
+        """Return the step of a tensor of integers or booleans, which have no mean: --int-buffers decides its values.
+
+        ``kind`` is the kind of numbers; for complex ones PlanError is raised.
+        """
         inputs = list(fitted.inputs.values())
         if kind == "complex":
             raise PlanError(
@@ -197,7 +209,7 @@ class MergeSteps:
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
-        """Return the dtype of an output tensor: the option's, else that of all inputs, else one that holds all."""
+        """Return the dtype of an output tensor: --dtype, else that of all inputs, else one that holds all of theirs."""
         dtypes = {one.dtype for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or inputs[0].dtype
@@ -209,7 +221,7 @@ class MergeSteps:
 
 
 def _copies(method: Method, parameters: Mapping[str, Any]) -> bool:
-    """Return whether a method leaves the values of its one model unchanged."""
+    """Return whether a merge only copies the values of a model: passthrough with parameters that change nothing."""
     return method.name == "passthrough" and all(value in (1.0, (1.0,), True) for value in parameters.values())
 
 

@@ -1,4 +1,4 @@
-"""Tensors with several names in the models of a merge, and output layers that are the input embedding."""
+"""Tensors with several names in the models of a merge, and output layers that are tied to the input embedding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 def with_tied_heads(
     pieces: Sequence[MergePiece], views: Sequence[SourceView], tied: Collection[int]
 ) -> Iterator[MergePiece]:
-    """Yield the tensors, where for each of the ``tied`` models the input embedding replaces a missing output layer."""
+    """Yield the output tensors; the output layer is merged from input embeddings in models that do not store it.
+
+    ``tied`` are the numbers of the models that tie the two.
+    """
     for piece in pieces:
         if not tied or not HEAD.search(piece.key):
             yield piece
@@ -57,9 +60,10 @@ class ModelTies:
         self._owners = [alias_groups(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return where a model has a tensor: under its key or, if it lacks that, under one that all others tie to it.
+        """Return the model and the key under which it stores a tensor; ``models`` are the places in all models.
 
-        Formats without ties store only one of two names; transformers leaves out the output layer's.
+        If the model lacks the key, another name of the tensor is taken: one that the tensor also has in all models that
+        store the key. A file may store only one of two tied names; transformers leaves out the output layer's.
         """
         if place.key in self._views[place.source].tensors:
             return place
@@ -75,7 +79,10 @@ class ModelTies:
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps; each is tied to an earlier one if the inputs of both are tied in every source."""
+        """Return the steps, some of them tied to an earlier step.
+
+        Two steps are tied if they do the same and their inputs are tied in every source.
+        """
         if not any(self._owners):  # the usual case: no model has ties
             return list(steps)
         made: dict[tuple[Any, ...], str] = {}
@@ -89,7 +96,7 @@ class ModelTies:
         return found
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Yield a note on each pair of tensors that some models tie but not all, so that the output does not tie it."""
+        """Yield a note on each pair of tensors that is tied in some model, but not in the output."""
         owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
         reported: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):

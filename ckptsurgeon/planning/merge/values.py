@@ -111,9 +111,10 @@ class ParameterValues:
         ]  # fmt: skip
 
     def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
-        """Return the parameters for an output key; ``models`` maps the number of each model to the input's key there.
+        """Return the values of all parameters for an output key; some have a tuple with a value for each model.
 
-        ``depth`` is 0 in the first layer, 1 in the last.
+        ``models`` maps the number of each model to the key that the tensor has there. ``depth`` is 0 in the first
+        layer, 1 in the last.
         """
         return {
             one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())

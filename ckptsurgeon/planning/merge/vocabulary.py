@@ -18,10 +18,11 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 
 @dataclass(frozen=True)
 class MergeVocabulary:
-    """The rows of each source that make the rows of the output, in the order of the sources.
+    """The vocabularies of a merge: which rows of each source make the rows of the output.
 
-    ``tokens`` are the output's, ``lists`` those of each source; sources in ``open`` may have more tokens than listed.
-    ``keys`` are the patterns of --vocab-keys, each with its axis, if one was given.
+    ``rows`` and ``lists`` have an entry for each source: its rows, and its list of tokens. ``tokens`` are the output's
+    tokens. The sources in ``open``, given by number, may have more tokens than their list. ``keys`` are the patterns of
+    --vocab-keys, each with its axis, if the user gave one.
     """
 
     rows: tuple[VocabularyRows, ...]
@@ -42,9 +43,10 @@ class MergeVocabulary:
 
 
 class MergeAxes:
-    """Finds the vocabulary axis of each tensor: the given axis, else the only one as long as each model's vocabulary.
+    """Finds the vocabulary axis of each tensor: the one that has a row for each token.
 
-    The length of an axis decides only if the models' vocabularies have different lengths.
+    It is the axis that the user gave, else the only one that is as long as the vocabulary in every model. This length
+    decides only if the models' vocabularies have different lengths.
     """
 
     def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
@@ -61,7 +63,8 @@ class MergeAxes:
     def axis(self, key: str, inputs: Sequence[Input]) -> int | None:
         """Return the vocabulary axis of a tensor, None if it has no such axis or all vocabularies are the same.
 
-        Raises PlanError if sizes contradict the token lists, several axes fit, or no model has a token.
+        Raises PlanError if sizes contradict the token lists, if several axes fit, or if no model has a row for a
+        token.
         """
         rows = [self._options.rows[one.source] for one in inputs]
         if all(one.is_identity for one in rows) and len({one.shape for one in inputs}) == 1:
@@ -142,7 +145,10 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if a tensor needs a row of a model that is not among its inputs."""
+        """Raise PlanError if the configuration takes a row from a model that this tensor is not merged from.
+
+        ``lent`` are the positions of output rows that an input of the tensor gives.
+        """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
             for place, _ in rows.lent if source not in merged else ():
@@ -173,7 +179,7 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors as long as these whose rows are not mapped."""
+        """Yield notes on how the vocabularies are joined, and on tensors of their length whose rows are not mapped."""
         yield from self._overlooked
         if not self._found:
             return
@@ -192,7 +198,7 @@ class MergeAxes:
             )
 
     def _had(self, source: int) -> str:
-        """Return a note: how many of the result's tokens a model has, and how many of its rows move or are unused."""
+        """Return a note on a model: how many of the output's tokens it has, how many of its rows move or are unused."""
         options, beyond = self._options, self._beyond.get(source, 0)
         rows, known = options.rows[source], options.lists[source]
         had = len(set(options.tokens).intersection(known[: rows.size]))

@@ -1,4 +1,4 @@
-"""Reads a configuration of mergekit: every field of version 0.1.5, and two fields of our own (layers, keys)."""
+"""Reads a configuration of mergekit: every field of version 0.1.5, and two that only we have: layers, keys."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Configuration:
 
     @property
     def references(self) -> tuple[ModelReference, ...]:
-        """Every named model, in order; the base comes last if it is not among the others."""
+        """Every model that the configuration names, once each; the base comes last if it is not among the others."""
         return tuple(dict.fromkeys(self._named()))
 
     def _named(self) -> Iterator[ModelReference]:
@@ -128,7 +128,10 @@ def read_configuration(data: Any) -> Configuration:
 
 
 def _dtype(given: Mapping[str, Any]) -> str:
-    """Return the dtype of the output: ``out_dtype``, else ``dtype``, in which mergekit also computes, but we do not."""
+    """Return the dtype of the output: the field ``out_dtype``, else ``dtype``, else ''.
+
+    mergekit also computes in ``dtype``; we do not.
+    """
     named = [text(one, given[one]).removeprefix("torch.") for one in ("out_dtype", "dtype") if one in given]
     return named[0] if named else ""
 
@@ -200,9 +203,10 @@ WHOLE = ("", "default")
 
 @dataclass(frozen=True)
 class ModelPart:
-    """A part of the model, the modules that it covers (``homes``), and those of all other parts (``others``).
+    """A part of the model, as the configuration names it, and the modules that it consists of (``homes``).
 
-    A key belongs to the part with the innermost module that contains it.
+    ``others`` are the modules of all other parts. If the modules of several parts contain a key, it belongs to the part
+    with the innermost module.
     """
 
     module: ModuleConfig
@@ -221,9 +225,10 @@ def _depth(homes: Sequence[str], key: str) -> int:
 
 
 def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
-    """Return each part with its modules: those around its ``layers``, or every module that has its name.
+    """Return each part of the model with its modules: every module called like the part.
 
-    Keys that no part covers belong to the last part. Raises ConfigError for a part that the models do not have.
+    If the part has a pattern ``layers``, its modules are instead those that contain the layers. Keys in no part belong
+    to the last part. Raises ConfigError for a part that the models do not have.
     """
     if len(modules) == 1 and modules[0].name in WHOLE:
         return [ModelPart(modules[0], ("",))]
@@ -239,7 +244,7 @@ def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> li
 
 
 def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules of a part: those called like it, or those around its ``layers``; the outermost of each."""
+    """Return the modules of a part: the outermost ones that have its name, or that contain its ``layers``."""
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:

@@ -30,7 +30,7 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no
 
 
 def _idle(method: Method, name: str) -> bool:
-    """Return whether mergekit accepts a parameter that the method does not have, and ignores it."""
+    """Return whether the parameter ``name`` has no effect: the method does not have it, and mergekit ignores it."""
     return name in (*IDLE[""], *IDLE.get(method.name, ())) and name not in {one.name for one in method.parameters}
 
 
@@ -101,9 +101,10 @@ def without_effect(method: Method, data: Mapping[str, Any]) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class NumberedModels:
-    """The opened models that a configuration names: the number of each among ``views``.
+    """The opened models that a configuration names.
 
-    ``counts`` has, for each model, the numbers of layers that its config.json gives (empty without a config.json).
+    ``numbers`` has the position of each model in ``views``. ``counts`` has, for each model, the numbers of layers that
+    its config.json gives (empty without a config.json).
     """
 
     views: Sequence[SourceView]
@@ -113,7 +114,7 @@ class NumberedModels:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A list of layers of the output; ``origins`` has for each the number of a model and of its layer."""
+    """A list of layers of the output; ``origins`` has, for each layer, the number of a model and of a layer in it."""
 
     layers: LayerList
     origins: tuple[tuple[int, int], ...]

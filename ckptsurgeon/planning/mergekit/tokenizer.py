@@ -1,4 +1,4 @@
-"""The output's tokeniser and chat template in a configuration of mergekit."""
+"""Reads the fields of a mergekit configuration for the output's tokeniser; has the chat templates that it may name."""
 
 from __future__ import annotations
 
@@ -76,10 +76,11 @@ KINDS = ("zero", "model_token")
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The row of ``token`` that the configuration sets for models that lack it, or with ``force`` for all models.
+    """An entry of a configuration that sets the embedding row of ``token`` for models that lack the token.
 
-    It is a row of ``model``, or zeros if that is None. ``of`` is the token of that row in ``model``, or its number;
-    None means ``token``. ``source`` is False if the configuration has an entry for the token but does not set its row.
+    With ``force`` it is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says which
+    row of the model: that of another token, or a row number; None means the row of ``token`` itself. ``source`` is
+    False if the entry does not set a row.
     """
 
     where: str
@@ -92,9 +93,10 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The output's tokeniser: "base", "union" or a model's; the rows that are set for tokens.
+    """The output's tokeniser, and the embedding rows that the configuration sets for single tokens.
 
-    The number of rows is padded to a multiple of ``multiple``.
+    ``source`` is "base" for the base's tokeniser, "union" for the tokens of all models, or a model whose tokeniser is
+    taken. The number of rows is padded to a multiple of ``multiple``.
     """
 
     where: str
@@ -104,7 +106,7 @@ class Tokenizer:
 
     @property
     def is_detailed(self) -> bool:
-        """Return whether the configuration sets rows of tokens, or pads the number of rows."""
+        """Return whether the configuration sets the rows of single tokens, or pads the number of rows."""
         return bool(self.tokens) or self.multiple > 1
 
 

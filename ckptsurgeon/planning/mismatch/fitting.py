@@ -36,7 +36,10 @@ _POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
 
 @dataclass(frozen=True)
 class PolicyFit:
-    """How a policy makes shapes fit: the operation, and the policy with all its arguments; else ``why`` it does not."""
+    """How a policy makes a source's shape fit the destination's: the operation, and the policy with all its arguments.
+
+    If the policy does not make it fit, ``op`` is empty and ``why`` is the reason.
+    """
 
     op: str = ""
     policy: str = ""
@@ -53,7 +56,7 @@ def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit
 
 
 def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
-    """Return a policy with all its arguments, or why it does not fit."""
+    """Return the policy with all its arguments, or a text: why it cannot turn the shape ``have`` into ``want``."""
     name = policy.name
     if len(have) != len(want):
         return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"
@@ -76,9 +79,9 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
 def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
     """Return the policies that would make the shape of a tensor called ``key`` fit, the simplest first.
 
-    ``positions-1d`` is never suggested: it could be for every table, and without prefix tokens it does the same as
-    ``interpolate``.
-    ``positions-2d`` is only for tensors with the name or shape of positions: many tables have a square number of rows.
+    ``positions-1d`` is never suggested: it fits every table, and without prefix tokens it does the same as
+    ``interpolate``. ``positions-2d`` is only suggested for tensors with the name or shape of position embeddings: many
+    other tables have a square number of rows too.
     """
     left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
     suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]

@@ -32,7 +32,10 @@ __all__ = [
 
 
 def cast_fault(source: str, destination: str) -> str:
-    """Return why a cast is refused, '' if it is not: no value may silently lose its fraction, sign or phase."""
+    """Return why a cast between two dtypes is refused, '' if it is allowed.
+
+    A cast is refused if values would silently lose their fraction, sign or phase.
+    """
     have, want = DTYPES[source], DTYPES[destination]
     if source == destination:
         return ""
@@ -65,7 +68,10 @@ def is_reshape(source: Shape, destination: Shape) -> bool:
 
 
 def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
-    """Return why slice, pad or overlap does not fit two shapes with the same number of dimensions, '' if it does."""
+    """Return why the policy slice, pad or overlap cannot turn the source's shape into the destination's; '' if it can.
+
+    Both shapes have the same number of dimensions.
+    """
     pairs = list(enumerate(zip(source, destination, strict=True)))
     smaller = [d for d, (s, w) in pairs if s < w]
     larger = [d for d, (s, w) in pairs if s > w]
@@ -203,7 +209,7 @@ def patch_fault(have: Shape, want: Shape) -> str:
 
 
 def spelled_patch(policy: Policy) -> Policy:
-    """Return the policy ``patch`` with all its arguments, defaults included."""
+    """Return the policy ``patch`` with all its arguments; those that were not given have their defaults."""
     return policy.given(method=policy.get("method") or "bicubic", antialias=policy.get("antialias") or "yes")
 
 

@@ -39,7 +39,7 @@ class Positions:
 
 
 def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
-    """Return how positions are resampled, or why these shapes cannot be resampled."""
+    """Return how position embeddings of the shape ``have`` are resampled to ``want``, or why they cannot be."""
     if len(have) not in (2, 3) or (len(have) == 3 and (have[0], want[0]) != (1, 1)):
         return f"it is for positions of (number, width) or (1, number, width), not {shape_text(have)}"
     axis = len(have) - 2
@@ -69,7 +69,10 @@ def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | st
 
 
 def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
-    """Yield what the arguments allow a table to be: the number of prefix tokens, its grid, and the wanted grid."""
+    """Yield the possible layouts of a table with ``number`` rows that becomes one with ``wanted`` rows.
+
+    A layout is the number of prefix tokens, the old grid and the new grid. The policy's arguments may exclude some.
+    """
     old, new, prefix = policy.grid("from"), policy.grid("to"), policy.number("prefix")
     prefixes = PREFIXES if prefix is None else (prefix,)
     if prefix is None and (old or new):  # the given grid determines the number of prefix tokens
@@ -107,7 +110,7 @@ def _rectangular(reason: str) -> str:
 
 
 def _request_text(policy: Policy) -> str:
-    """Return what the arguments ask for, as in ``a grid of 12x20 behind 1 token``."""
+    """Return the grids and prefix tokens that the arguments ask for: ``12x20 and a square behind 1 prefix tokens``."""
     old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
     grids = f"{old or 'a square'} and {new or 'a square'}"
     behind = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"

@@ -19,10 +19,11 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A named sequence of operations (``rows``), which users may give to ``--ruleset``.
+    """A named sequence of operations that converts a source; users may give its name to ``--ruleset``.
 
-    ``converts`` decides by names and shapes whether the operations apply to a source; ``gives`` are the keys that they
-    make; ``description`` says in a note what the source is and how it is converted.
+    ``rows`` are the operations, in the form that users write. ``converts`` decides by names and shapes whether they
+    apply to a source; ``gives`` are the keys that they make. ``description`` is for a note: what the source is, and how
+    it is converted.
     """
 
     name: str
@@ -127,7 +128,7 @@ CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in COQUI}
 
 
 def layouts_known(destination: Collection[str]) -> Recognise | None:
-    """Return a function that finds the conversion of a source to these keys; None if no conversion makes them."""
+    """Return a function that finds the conversion of a source to the destination's keys; None if there is none."""
     fitting = [one for one in CONVERSIONS.values() if all(key in destination for key in one.gives)]
     return partial(_recognised, fitting) if fitting else None
 

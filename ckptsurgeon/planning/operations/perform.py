@@ -28,7 +28,11 @@ DEPTH = 64
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a tensor was made: the last operation, the source keys that it comes from, and how many operations."""
+    """How a tensor was made by operations.
+
+    ``operation`` is the last one, ``of`` are the source keys that the tensor was made from, ``depth`` is the number of
+    operations that followed each other.
+    """
 
     operation: str
     of: tuple[str, ...]
@@ -69,7 +73,10 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
 
 
 def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
-    """Replace the inputs of an operation by what it makes, which takes the place of the first input."""
+    """Replace the tensors that an operation takes, in ``result``, by those that it makes.
+
+    New tensors stand where the first of their inputs stood. ``hits`` has the keys that each pattern matched.
+    """
     for key in (key for keys in hits for key in keys):
         _check_operable(key, result.tensors[key], operation)
     made = _made(result.tensors, operation, hits)
@@ -90,9 +97,10 @@ def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Seq
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation makes, by the keys of its inputs.
+    """Return the tensors that an operation makes, by the keys of the tensors that it makes them from.
 
-    Tied tensors stay tied if the operation makes the same of each.
+    ``hits`` has the keys that each pattern matched. If the operation makes the same of several tied tensors, the new
+    ones are tied too.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -108,7 +116,7 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
 
 
 def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
-    """Return the new tensors with their ties: tensors that are made from the same values are tied."""
+    """Return the new tensors, where tensors that are made from the same tied inputs are tied to each other."""
     seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
     for inputs, outputs in made.items():
         places = tuple(tensors[key].place for key in inputs)

@@ -84,7 +84,7 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
-    """Return the order of dimensions that a transpose or permute gives."""
+    """Return the order in which a transpose or permute puts the dimensions of a tensor that has ``dims`` of them."""
     wanted = operation.fields["dims"]
     if operation.verb == "permute":
         order = tuple(dimension(operation, dim, key, dims) for dim in wanted)
@@ -127,10 +127,11 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the tensors that a concat, stack or add makes, by the keys of their inputs, in order.
+    """Return the tensors that a concat, stack or add makes, each under the keys that it is made from, in order.
 
-    If there are several patterns, each matches one input, and their order counts. A single pattern matches all inputs,
-    which are ordered by their numbers.
+    If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
+    single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the
+    keys that each pattern matched.
     """
     groups: Groups = {}
     for index, keys in enumerate(hits):
@@ -152,7 +153,10 @@ def joined(
 
 
 def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) -> list[str]:
-    """Return the keys that make the tensor ``name``, in order; raises PlanError if one is missing or superfluous."""
+    """Return the keys of the inputs of the new tensor ``name``, in order; ``found`` has them by their pattern's index.
+
+    Raises PlanError if an input is missing, or if several match a pattern that must match one.
+    """
     if len(operation.patterns) == 1:
         keys = sorted(found[0], key=natural_key)
         _check_gaps(operation, name, keys)

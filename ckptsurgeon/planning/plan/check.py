@@ -59,7 +59,7 @@ class CheckedPlan(Protocol):
 
 
 def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a plan contradicts itself, or the JSON that it was read from."""
+    """Raise ConfigError if a plan contradicts itself, or if its JSON ``data`` has counts or classes that do not fit."""
     if not plan.steps:
         raise _fault("it has no steps")
     if not 0 <= plan.seed < 2**63:
@@ -77,7 +77,11 @@ def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
 
 
 def _check_target(plan: CheckedPlan) -> None:
-    """Raise ConfigError unless companions are plain files with their recorded digest, and tied tensors are stored."""
+    """Raise ConfigError if the files that a plan writes beside the weights are not valid.
+
+    Their names must have no folders and differ, and a text must have its recorded size and SHA-256. Each name that is
+    not stored must be tied to a stored one.
+    """
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
     if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):

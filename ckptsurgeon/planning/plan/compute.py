@@ -100,10 +100,10 @@ class Lora:
 
 @dataclass(frozen=True)
 class Factor:
-    """A or B (``part``) of the product ``scale B A`` of a given rank that is nearest to first input minus second.
+    """One of the factors A and B whose product, ``scale B A``, is nearest to the first input minus the second.
 
-    ``seed`` is for the random start of the computation; ``transposed`` inputs are (in, out). For a convolution, which
-    is (out, in, *kernel), A is (rank, in, *kernel) and B is (out, rank, 1, ...).
+    ``part`` is "A" or "B". ``seed`` is for the random start of the computation. The inputs are (in, out) if
+    ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in, *kernel), B is (out, rank, 1, ...).
     """
 
     part: str
@@ -162,8 +162,9 @@ Value: TypeAlias = "float | bool | str"
 
 @dataclass(frozen=True)
 class Merge:
-    """The method that merges the inputs of a step, and its parameters: a tuple for a parameter with a value per model.
+    """The method that merges the inputs of a step, and its parameters.
 
+    The value of a parameter is a tuple if each model has its own.
     If ``base`` is true, the last input is the base. The method gets values of the dtype ``compute``; ``device`` is the
     torch device of the computation ("" for numpy).
     """

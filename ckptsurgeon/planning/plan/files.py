@@ -19,9 +19,10 @@ class PlanSource(Brief):
     """An input of a plan: its name in messages, its path, the dotted path of its state dict, and its files' digests.
 
     ``role`` is "source", "destination" for a checkpoint whose own values are kept, or "initial" for a file that has the
-    initial values of some tensors. ``operations`` are plain data:
-    they changed the tensors before rules selected any. A source in ``memory`` has no path; its digest covers keys,
-    dtypes and shapes. ``beside`` are the files next to the weights that planning read, by name, with their SHA-256.
+    initial values of some tensors. ``stripped`` are the prefixes that were removed from all keys, as ``module``.
+    ``operations`` are those that changed the tensors before rules selected any, as plain data. A source in ``memory``
+    has no path; its digest covers keys, dtypes and shapes. ``beside`` are the files next to the weights that were read
+    to make the plan, by name, with their SHA-256.
     """
 
     name: str
@@ -121,10 +122,10 @@ class PlanCompanion(Brief):
 class PlanTarget(Brief):
     """The destination of a plan: its kind, its configuration, and the files that the configuration reads.
 
-    A folder that is written for it also gets its ``companions``, and does not store the names in ``implied``, which
-    whoever loads the folder ties to others. ``weights`` is the name of the only file of tensors, if it is fixed.
-    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
-    ``notes`` are about companions, and are shown only for an output that gets these.
+    An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
+    ``implied``, since the library that loads the folder ties them to others. ``weights`` is the name of the only file
+    of tensors, if it is fixed. ``lists`` are the files of the old and the new token list, if the configuration was
+    given another vocabulary. ``notes`` are about the companions, and are shown only if the output gets them.
     """
 
     kind: str

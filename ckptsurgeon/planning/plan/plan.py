@@ -53,9 +53,11 @@ class CarriedEntries(Brief):
 class Plan(InNotebooks):
     """Everything that will be done to make an output, before it is done.
 
-    ``rows`` are the source's rows for another vocabulary, by which steps map tensors; if models with different
-    vocabularies are merged, ``vocabularies`` has the rows for each source. ``costs`` are for this machine, and not part
-    of the digest. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
+    If the destination has another vocabulary, ``rows`` says which row of the source each of its rows gets; if models
+    with different vocabularies are merged, ``vocabularies`` says this for each source. ``unexpected`` are the source
+    keys that are not used, each with the number of its source. ``excluded`` is the number of keys that options left
+    out. ``equal`` are pairs of keys whose values must be the same. ``costs`` are for this machine, and not part of the
+    SHA-256. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
     """
 
     verb: str

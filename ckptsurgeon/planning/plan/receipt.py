@@ -15,7 +15,10 @@ __all__ = ["FactorFit", "Failure", "Note", "Receipt", "Verification"]
 
 @dataclass(frozen=True)
 class FactorFit:
-    """How well factors of low rank give a tensor's difference: ``error`` is |difference - product| / |difference|."""
+    """How near the product of two low-rank factors is to a tensor's difference from the base.
+
+    ``error`` is |difference - product| / |difference|, from 0 for exact.
+    """
 
     key: str
     shape: tuple[int, ...]
@@ -29,7 +32,11 @@ class FactorFit:
 
 @dataclass(frozen=True, repr=False)
 class Receipt(InNotebooks):
-    """What was written. Sizes are in bytes, ``elapsed_s`` in seconds; ``fits`` are for factors of ``lora extract``."""
+    """The result of applying a plan. Sizes are in bytes, ``elapsed_s`` is in seconds.
+
+    ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
+    were not used. ``fits`` says how exact the factors of ``lora extract`` are.
+    """
 
     output: str
     counts: Mapping[str, int]
@@ -82,13 +89,15 @@ class Note:
 class Verification(InNotebooks):
     """The result of a verification.
 
-    ``compared`` is the number of tensors that equal, bit for bit, what their sources give; ``drawn`` of those with the
-    checksum that was recorded when they were drawn; ``near`` of those that were computed on a device, whose last
-    digits may differ, and are equal within a tolerance; ``products`` of factors whose product equals that of newly
-    extracted ones, up to rounding. ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and
-    ``inf`` count elements of all floating tensors. ``recipe`` is whether the output has a recipe; without one, only a
-    plan shows how it was made. ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every
-    file matches the signature; None if no key was given.
+    These are numbers of tensors:
+    ``compared``: equal, bit for bit, to what their sources give;
+    ``drawn``: initialised with random values, and with the checksum that was recorded then;
+    ``near``: computed on a device, where the last digits may differ, and equal within a tolerance;
+    ``products``: factors whose product equals that of newly extracted factors, up to rounding.
+    ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
+    floating tensors. ``recipe`` is whether the output has a recipe; without one, only a plan shows how it was made.
+    ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every file matches the signature;
+    None if no key was given.
     """
 
     output: str

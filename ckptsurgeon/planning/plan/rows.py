@@ -19,9 +19,10 @@ Row: TypeAlias = "int | tuple[int, ...] | None"
 class VocabularyRows(Brief):
     """Where the row of each token of the destination comes from.
 
-    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source. ``new`` says
-    what the rows are that are None: ``init``, ``mean``, ``zero`` or, if several models are merged, ``others``: the row
-    of the base, else the mean of the models that have the token (``others or zero``: zeros if no model has it).
+    ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source. An entry of
+    ``rows`` is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's
+    initial values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of
+    the base, else the mean of the models that have the token. With ``others or zero`` it is zeros if no model has it.
     """
 
     source: str
@@ -30,25 +31,25 @@ class VocabularyRows(Brief):
     rows: tuple[Row, ...]
     new: str = "init"
     lent: tuple[tuple[int, int], ...] = ()
-    """Pairs of a row of the output and a row of this source, which models of a merge use that lack the token."""
+    """Pairs of a row of the output and a row of this source; models of a merge that lack the token use this row."""
     padded: int = 0
-    """The number of rows at the end without a token: each model of a merge has the mean of its other rows there."""
+    """The number of rows at the end that belong to no token; a merge uses the mean of each model's other rows there."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """A cache: the mean of all rows of a tensor."""
 
     @cached_property
     def kept(self) -> int:
-        """The number of tokens that have the row that they have in the source, at any position."""
+        """The number of tokens that keep their row of the source, at the same position or another."""
         return sum(isinstance(row, int) for row in self.rows)
 
     @cached_property
     def moved(self) -> int:
-        """The number of these rows whose position changes."""
+        """The number of tokens that keep their row of the source, but at another position."""
         return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
 
     @cached_property
     def composed(self) -> int:
-        """The number of rows that are the mean of several."""
+        """The number of rows that are the mean of several rows of the source, or zeros."""
         return sum(isinstance(row, tuple) for row in self.rows)
 
     @cached_property
@@ -72,7 +73,7 @@ class VocabularyRows(Brief):
         return self.new == "init" and self.fresh > 0
 
     def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield each run of rows, from ``begin`` to before ``end``, that are also consecutive in the source.
+        """Yield the runs of destination rows, from ``begin`` to before ``end``, that are consecutive in the source too.
 
         A run is (first destination row, first source row, number of rows).
         """
@@ -142,7 +143,10 @@ def _within(number: Any, size: int) -> bool:
 
 
 def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[VocabularyRows, ...]:
-    """Return the rows for each source in a plan or recipe, empty if it has none; raises ValueError and the like."""
+    """Return the rows for each source from the JSON of a plan or recipe, empty if it has none.
+
+    ``sources`` is the number of sources. Raises ValueError, TypeError or KeyError for wrong data.
+    """
     found = tuple(rows for one in data.get("vocabularies") or () if (rows := VocabularyRows.from_json(one)) is not None)
     if found and len(found) != sources:
         raise ValueError(

@@ -38,15 +38,16 @@ class Input(NamedTuple):
 class Step(Brief):
     """How one destination tensor is made.
 
+    ``key`` is the tensor's name in the destination; ``op`` is what is done: copy, slice, init, merge, ...
     ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the
     option that decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
     mismatch. ``tied_to`` is the first name of the tensor, if this is a further one. ``more`` are inputs after the
     first, ``weights`` the weight of each input in an average (empty: all the same). ``operation`` is the last operation
-    that made the source's tensor, if any, and ``made_of`` are the source keys that it was made from. ``rows`` tell how
-    a mapped tensor is made along its vocabulary ``axis``. ``merge`` is the method that merges the inputs, ``lora`` how
-    adapters change the first input, ``factor`` which factor of the difference of two inputs is computed. Inputs of a
-    merge with other shapes are fitted by ``policy`` (slice, overlap, vocab); ``vocab`` uses ``vocabularies``, one for
-    each input, along ``axis``.
+    that made the source's tensor, if any, and ``made_of`` are the source keys that it was made from. If rows are mapped
+    by token, ``axis`` is the vocabulary axis, and ``rows`` say where each row comes from. ``merge`` is the method that
+    merges the inputs, ``lora`` how adapters change the first input, ``factor`` which factor of the difference of two
+    inputs is computed. ``policy`` is how another shape is fitted, as slice or overlap. In a merge it may be ``vocab``:
+    then ``vocabularies`` say for each input which of its rows are used, along ``axis``.
     """
 
     key: str
@@ -76,21 +77,21 @@ class Step(Brief):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """All tensors that the step reads; an empty tuple if it reads none and only draws values."""
+        """All tensors that the step reads; an empty tuple if the tensor is only initialised."""
         if self.source is None:
             return ()
         return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
 
     @property
     def kind(self) -> str:
-        """The class of the tensor, computed once."""
+        """The class of the tensor, one of ``CLASSES``: copied, cast, initialised, ...; computed once."""
         if not self._kind:
             self._kind = _kind_of(self)
         return self._kind
 
     @property
     def shared(self) -> int | None:
-        """The number of values that the source gives, if the others are drawn (pad, overlap); None for other steps."""
+        """The number of values that the source gives, if the others are initialised (pad, overlap); else None."""
         if self.op not in ("pad", "overlap"):
             return None
         return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))
@@ -107,7 +108,7 @@ class Step(Brief):
 
     @property
     def overlays(self) -> bool:
-        """Return whether the source gives only a part of the values, and the others are drawn."""
+        """Return whether the source gives only a part of the values, and the others are initialised."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 
@@ -122,9 +123,9 @@ def _kind_of(step: Step) -> str:
 
 
 def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
-    """Return a step with the rows for each of its inputs, if it is a merge with the policy ``vocab``.
+    """Return a merge step of the policy ``vocab`` with the vocabulary of each of its inputs; other steps unchanged.
 
-    ``vocabularies`` are those of all sources. Raises ValueError if there are none.
+    ``vocabularies`` are those of all sources. Raises ValueError if the step needs them and there are none.
     """
     if step.op != "merge" or step.policy != "vocab":
         return step
@@ -173,7 +174,10 @@ MOST = 10_000
 
 
 def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
-    """Yield the JSON of each step, keys sorted. Most steps differ only in their names, so the other text is cached."""
+    """Yield the JSON text of each step, with sorted keys; ``names`` are the names of the sources.
+
+    Most steps differ only in the names of tensors, so the rest of the text is cached.
+    """
     spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
     for step in steps:
         shared = _shared_text_key(step)
@@ -191,7 +195,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_text_key(step: Step) -> tuple[object, ...] | None:
-    """Return the cache key of a step: what its JSON contains besides names; None if that cannot be cached."""
+    """Return a cache key for the JSON of a step: all fields except the tensor's names; None if it cannot be cached."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):
@@ -217,7 +221,7 @@ def read_step(
 ) -> Step:
     """Return the step in plain data; raises KeyError, TypeError or ValueError if the data is not a step.
 
-    ``index`` has the number of each source by its name; ``rows`` and ``vocabularies`` are those of the plan.
+    ``index`` maps the name of each source to its number; ``rows`` and ``vocabularies`` are those of the plan.
     """
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")

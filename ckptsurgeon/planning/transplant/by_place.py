@@ -1,4 +1,4 @@
-"""Finds tensors with a row for each token that a policy for shapes resizes: by position, not by token."""
+"""Finds resized tensors that have a row for each token: their rows keep their positions, but the tokens may not."""
 
 from __future__ import annotations
 
@@ -65,23 +65,24 @@ Sizes = tuple[int, int]
 
 @dataclass(frozen=True)
 class ShapeChange:
-    """A tensor, by all its names, whose shape differs between source and destination."""
+    """A tensor, with all its names, whose shape ``have`` in the source is not the shape ``want`` of the destination."""
 
     names: tuple[str, ...]
     have: Sequence[int]
     want: Sequence[int]
 
     def sizes(self) -> list[Sizes]:
-        """Return the sizes of each axis in source and destination, without axes that have size 1 in both."""
+        """Return, for each axis, its size in source and destination; axes of size 1 in both are left out."""
         return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
 
 
 class PositionalRows:
     """Finds, among all tensors whose shapes differ, those that have a row for each token.
 
-    The destination declares the vocabulary axis, or names show it: of a matrix of which only the first axis changes,
-    and of biases with the same sizes. If other tensors change by the same sizes, a layer became wider, and the size is
-    not the vocabulary's; unless a name is certain: then all tensors with these sizes have a row for each token.
+    Either the destination declares the vocabulary axis, or the names of tensors show it. A name counts for a matrix if
+    only its first axis changes, and for a bias if it changes by the same sizes as such a matrix. If other tensors
+    change by the same sizes too, a layer became wider, and the size is not the vocabulary's. But some names are
+    certain: then all tensors whose first axis changes by these sizes have a row for each token.
     """
 
     def __init__(self, changes: Iterable[ShapeChange], declared: Mapping[str, int]) -> None:
@@ -116,11 +117,11 @@ class PositionalRows:
         self._labels -= declared.keys()
 
     def __contains__(self, key: str) -> bool:
-        """Return whether a tensor was found that has a row for each token, and not for each label."""
+        """Return whether the tensor ``key`` was found to have a row for each token, and not for each label."""
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on those of ``keys`` that a transplant resizes, and whose rows keep their positions."""
+        """Return notes on those of the resized tensors ``keys`` that have a row for each token: rows are not mapped."""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
             + (_labels_note(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
@@ -128,7 +129,7 @@ class PositionalRows:
         ]
 
     def merged(self) -> list[str]:
-        """Return notes on the tensors that are merged row by row, by position."""
+        """Return notes on the tensors that have a row for each token, and whose rows are merged by position."""
         return [
             f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, "
             + ("" if are_labels else "not by token, ")
@@ -146,7 +147,10 @@ class PositionalRows:
 
 
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
-    """Return the end of a note on a classifier: its labels are not compared; the option, if its rows may be tokens."""
+    """Return the end of a note on a classifier: its labels are not compared.
+
+    If it has so many rows that they may be tokens, the note also names ``option``, which maps rows by token.
+    """
     return LABELS_NOTE + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
 
 
@@ -166,12 +170,12 @@ def is_of_labels(key: str) -> bool:
 
 
 def is_of_tokens(key: str, axes: int) -> bool:
-    """Return whether a key shows that a matrix (2 ``axes``), or its bias (1), has a row for each token."""
+    """Return whether a tensor, by its key, has a row for each token; ``axes`` is 2 for a matrix, 1 for its bias."""
     return bool(vocabulary_keys([key])) or _has_rows((key,), axes)
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Return whether one of a tensor's names shows that a matrix, or its bias, has a row for each token."""
+    """Return whether one of a tensor's names shows a row for each token; ``axes`` is 2 for a matrix, 1 for a bias."""
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 

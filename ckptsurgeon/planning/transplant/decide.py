@@ -55,9 +55,10 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
 def origin_of(
     group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
 ) -> TensorOrigin | None:
-    """Return where a tensor with one or more names comes from: the last source that has one of them, else None.
+    """Return where a tensor with the names ``group`` comes from: the last source that has one of them, else None.
 
-    If that source has several of the names, ``equal`` gets pairs of keys whose values must not differ.
+    If that source has several of the names, pairs of its keys are added to ``equal``: their values must be the same.
+    ``names`` are the names of the sources in messages.
     """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -70,7 +71,10 @@ def origin_of(
 
 
 def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys], names: Sequence[str]) -> None:
-    """Raise PlanError if two tensors that get tied differ in their checksums; without these, add them to ``equal``."""
+    """Raise PlanError if two tensors that the destination ties differ in shape, dtype or checksum.
+
+    If a checksum is not known, the two are added to ``equal``: their values are compared later.
+    """
     a, b = first.info, other.info
     if a.place is not None and a.place == b.place:
         return
@@ -92,7 +96,10 @@ def _checksum(info: TensorInfo) -> int | None:
 
 @dataclass(frozen=True)
 class InitialView:
-    """A file that has initial values: as a source of the plan, with its tensors, and the keys that it gives."""
+    """A file that has initial values of some tensors: its entry among the plan's sources, and its tensors.
+
+    ``file`` says which keys of the destination it gives.
+    """
 
     source: PlanSource
     tensors: Mapping[str, TensorInfo]
@@ -101,7 +108,11 @@ class InitialView:
 
 @dataclass
 class Decisions:
-    """The steps in state-dict order, the pairs of keys to compare before writing, and the names that are used."""
+    """The decisions on all destination tensors.
+
+    ``steps`` are in state-dict order. ``equal`` are pairs of source keys whose values must be the same; they are
+    compared before writing. ``used`` are the names of tensors that a source gives.
+    """
 
     steps: list[Step] = field(default_factory=list)
     equal: list[EqualKeys] = field(default_factory=list)
@@ -137,7 +148,10 @@ class _Decider:
         )
 
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
-        """Return the step of a tensor; the first of these decides: reinit, drop-last, missing, vocabulary, mismatch."""
+        """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if that is None.
+
+        The first of these decides: --reinit, --drop-last, no source has it, --vocab, --on-mismatch.
+        """
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
         if hits:
@@ -172,7 +186,7 @@ class _Decider:
         return step
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
-        """Record the codes of a quantised tensor if the step would not copy them unchanged."""
+        """Record a fault if the tensor is part of a quantised one and the step would not copy it unchanged."""
         if origin.coded is None:
             return
         if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
@@ -186,7 +200,7 @@ class _Decider:
         return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
     def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
-        """Return the patterns that match a tensor by any of its names."""
+        """Return the indices of the patterns that match a tensor by any of its names."""
         return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
@@ -213,7 +227,10 @@ class _Decider:
         )  # fmt: skip
 
     def _add_undrawable(self, key: str, *, asked: bool = False) -> None:
-        """Record a tensor whose initial value cannot be used, unless it is allowed and --reinit ``asked`` for it."""
+        """Record a fault: the initial values of a tensor cannot be used.
+
+        There is no fault if the values are allowed for --reinit, and ``asked`` says that --reinit names the tensor.
+        """
         why = self.target.undrawable[key]
         if not (asked and why.allowed):
             self.faults.undrawable[key] = why
@@ -229,7 +246,10 @@ class _Decider:
         )  # fmt: skip
 
     def _mapped(self, step: Step) -> Step | None:
-        """Return the step of a tensor with a vocabulary axis; None if it has none, or if other axes differ, too."""
+        """Return the step that maps the rows of a tensor by token.
+
+        None if the tensor has no vocabulary axis, or if its other axes differ too.
+        """
         assert self.axes is not None
         assert self.options.vocabulary is not None
         rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
@@ -248,7 +268,10 @@ class _Decider:
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
-        """Return notes on tensors whose rows are drawn or not mapped; raises PlanError if --vocab maps no tensor."""
+        """Return notes on tensors that may have a row for each token, but that --vocab does not map.
+
+        Raises PlanError if --vocab maps no tensor.
+        """
         vocabulary = self.options.vocabulary
         if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
@@ -296,9 +319,10 @@ def decide(
     names: Sequence[str],
     initial: Sequence[InitialView] = (),
 ) -> Decisions:
-    """Decide how every destination tensor is made; ``names`` are the names of the sources in messages.
+    """Return how every destination tensor is made; ``names`` are the names of the sources in messages.
 
-    ``initial`` are files that have initial values; in the plan they come after the sources.
+    ``selection`` has the source tensors by their names in the destination. ``initial`` are files that have initial
+    values; in the plan they come after the sources.
 
     Raises PlanError for mismatches that no policy settles and for casts that would lose information, FormatError
     if a selected tensor has no plain values.

@@ -38,7 +38,10 @@ class PlanFaults:
 def raise_faults(
     faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
 ) -> None:
-    """Raise PlanError for the first kind of fault that was found: codes, shapes, missing initialisers, casts."""
+    """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
+
+    ``names`` are those of the sources, ``target`` is that of the destination.
+    """
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
         raise computing(coded, f"Leave it out (--exclude {escape(_module(faults.coded[0][0].key))})")
@@ -102,18 +105,21 @@ def _module(key: str) -> str:
 
 
 def _is_unloaded(step: Step) -> bool:
-    """Return whether no source gives a tensor: its initial values are drawn, kept, or in a file of the destination."""
+    """Return whether no source gives a tensor, so that it is initialised or keeps the destination's values."""
     return bool(step.reason)
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
-    """Return notes on the patterns for destination keys; raises PatternError for a pattern that matches none."""
+    """Return notes on patterns for destination keys that match little; raises PatternError if one matches no key."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
-    """Raise PatternError, with similar names, for a dst_key of a spec that is not a module of the destination."""
+    """Raise PatternError if the dst_key of a source in ESPnet's form, PATH:src_key:dst_key, is no destination module.
+
+    The message names similar modules.
+    """
     keys = list(target.tensors)
     for view in views:
         if view.dst and not any(key == view.dst or key.startswith(f"{view.dst}.") for key in keys):
@@ -134,7 +140,10 @@ def check_gates(
     target: TargetSpec,
     views: Sequence[SourceView] = (),
 ) -> None:
-    """Raise PlanError if --on-missing error, --strict or --require is not met, or nothing would be loaded."""
+    """Raise PlanError if --on-missing error, --strict or --require is not met, or no tensor comes from a source.
+
+    ``unexpected`` are the selected source tensors that the destination does not have.
+    """
     if all(_is_unloaded(step) for step in steps):
         raise _nothing_loaded(steps, unexpected, target, views)
     _check_required(steps, options)
@@ -183,7 +192,7 @@ _REMEDIES = {
 def _nothing_loaded(
     steps: Sequence[Step], unexpected: Sequence[TensorOrigin], target: TargetSpec, views: Sequence[SourceView]
 ) -> PlanError:
-    """Return the error for a transplant that would load nothing, with a rule that would rename the keys."""
+    """Return the error for a transplant in which no tensor comes from a source, with a hint what to change."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
@@ -205,7 +214,11 @@ def _option_that_took_all(steps: Sequence[Step]) -> str:
 
 
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
-    """Return a hint with a better spec, if one names a module for one side only and the other side has it, too."""
+    """Return a hint with a corrected source in ESPnet's form, PATH:src_key:dst_key, or "" if none helps.
+
+    It helps if the user named a module for one side only, and source and destination both have that module. ``wanted``
+    are the keys of the destination.
+    """
     for view in views:
         module = view.src or view.dst
         if bool(view.src) != bool(view.dst):
@@ -223,7 +236,10 @@ def _some_keys(keys: Sequence[str]) -> str:
 
 
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
-    """Return the --map rule that adds or strips a first segment and helps most keys, and how many; else None."""
+    """Return the best --map option that adds or strips a first segment, and the number of keys that then match.
+
+    None if no such option gives a key in ``wanted``, the keys of the destination.
+    """
     tries: Counter[str] = Counter()
     for name in names:
         head, _, rest = name.partition(".")

@@ -21,7 +21,10 @@ MISSING_POLICIES = ("init", "error")
 
 @dataclass(frozen=True)
 class MismatchPolicies:
-    """The policies for shapes that differ: ``everywhere``, and those with a pattern, of which the last match wins."""
+    """The policies for tensors whose shapes differ: ``everywhere`` is for all, those in ``scoped`` have a pattern.
+
+    If several patterns match a tensor, the last one decides.
+    """
 
     everywhere: str = "error"
     scoped: tuple[tuple[OptionPattern, str], ...] = ()
@@ -107,7 +110,11 @@ def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tup
 
 
 def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> MismatchPolicies:
-    """Return the mismatch policies: ``init`` for all, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for some."""
+    """Return the policies for shapes that differ, from what a user gave.
+
+    ``init`` is for all tensors, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for those that the pattern matches. Raises
+    ConfigError for unknown policies, or for two policies for all tensors.
+    """
     if isinstance(policies, Mapping):
         pairs = [(_one_text(pattern) or None, _one_text(policy)) for pattern, policy in policies.items()]
     else:
@@ -137,7 +144,10 @@ def _one_text(value: object) -> str:
 
 
 def _scoped(text: str) -> tuple[str | None, str]:
-    """Split ``GLOB=POLICY`` at the last "=" with a policy after it, since arguments of a policy also contain "="."""
+    """Return the pattern and the policy in ``GLOB=POLICY``; the pattern is None if the text is only a policy.
+
+    The text is split at the last "=" with the name of a policy after it, since arguments of a policy also contain "=".
+    """
     places = [at for at, char in enumerate(text) if char == "="]
     known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
     if text.partition(":")[0] in MISMATCH_POLICIES or not places:

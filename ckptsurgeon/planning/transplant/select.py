@@ -39,16 +39,16 @@ __all__ = [
 
 
 def check_src_key(src: str, keys: Sequence[str]) -> None:
-    """Raise PatternError if the module that the src_key of a spec names contains no key."""
+    """Raise PatternError if no key is in the module ``src``, the src_key of a source in ESPnet's form."""
     if not any(is_under(key, src) for key in keys):
         raise unmatched(f"src_key {src}", KeyPattern(_quoted(src)), keys, "source")
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that begin with ``prefix``, each with the reason: the exclude of an ESPnet spec.
+    """Return the keys that begin with ``prefix``, an exclude of a source in ESPnet's form, each with this reason.
 
-    A prefix may end within a name: "enc" also excludes "encoder2". ``of`` is the spec, for messages; a note on such
-    keys is added to ``notes``. Raises PatternError if no key begins with the prefix.
+    A prefix may end within a name: "enc" also excludes "encoder2". Then a note is added to ``notes``. ``of`` is the
+    source's name in messages. Raises PatternError if no key begins with the prefix.
     """
     hit = [key for key in keys if key.startswith(prefix)]
     if not hit:
@@ -79,7 +79,10 @@ def _quoted(text: str) -> str:
 
 
 def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
-    """Return a key up to the end of the segment in which ``prefix`` ends; ``inside``: the first after a dot."""
+    """Return the start of a key, up to the end of the segment in which ``prefix`` ends.
+
+    The prefix is at the start of the key or, if ``inside`` is true, at its first place after a dot.
+    """
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
     return key if end < 0 else key[:end]
@@ -91,7 +94,10 @@ def is_under(key: str, module: str) -> bool:
 
 
 def renamed_by_spec(key: str, src: str, dst: str) -> str:
-    """Return the name that the src_key and dst_key of a spec give a key."""
+    """Return a key with the module ``src`` renamed to ``dst``; keys outside ``src`` are returned unchanged.
+
+    Without ``src``, ``dst`` is put before the key; without ``dst``, ``src`` is removed.
+    """
     if not (src or dst) or not is_under(key, src):
         return key
     rest = key[len(src) :].lstrip(".") if src else key
@@ -104,11 +110,12 @@ LOOKED_DEEPER = 20
 
 @dataclass(frozen=True, repr=False)
 class SourceView(Brief):
-    """A source as the planner sees it: its headers, and what the user's spec of it says.
+    """A source as the planner sees it: its headers, and what the user said of it.
 
-    ``src`` and ``dst`` are the src_key and dst_key of the spec, ``prefixes`` its excludes. ``made`` has the tensors
-    that operations made. ``known`` maps keys to the destination's names for them, ``known_by`` says whose names the
-    keys are. ``codes`` are the quantised tensors.
+    The user may name a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
+    and the dst_key, ``prefixes`` the exclude_keys. ``made`` tells how operations made tensors, by key. ``known`` maps
+    keys in an older or foreign form to the destination's keys, ``known_by`` says whose names they are. ``codes`` are
+    the quantised tensors.
     """
 
     source: PlanSource
@@ -123,9 +130,10 @@ class SourceView(Brief):
 
 
 class TensorOrigin(NamedTuple):
-    """Where a tensor comes from, and the rule that renamed it.
+    """Where a tensor comes from: the number of its source, its key there, and the rule that renamed it.
 
-    ``made`` tells how operations made it, ``coded`` is the quantised tensor that it is a part of; both may be None.
+    ``made`` tells how operations made it, None without operations. ``coded`` is the quantised tensor whose codes or
+    scales it has, None for a plain tensor.
     """
 
     source: int
@@ -147,9 +155,10 @@ class ExcludedKey:
 
 @dataclass
 class Selection:
-    """The selected tensors of all sources by their names in the destination, in the order of the sources.
+    """The selected tensors of all sources, by their names in the destination.
 
-    ``excluded`` has the excluded keys, by the name that they would have had.
+    Of each name, ``origins`` has a tensor for each source that gives it, in the order of the sources. ``excluded`` has
+    the excluded keys by the name that they would have had, ``excluded_keys`` is their number.
     """
 
     origins: dict[str, list[TensorOrigin]] = field(default_factory=dict)
@@ -160,22 +169,22 @@ class Selection:
 
 @dataclass(frozen=True, repr=False)
 class PlanningInputs(Brief):
-    """The inputs of a transplant's plan, kept for questions about the plan."""
+    """The sources, the destination and the options of a transplant, kept to explain its plan later."""
 
     views: Sequence[SourceView]
     target: TargetSpec
     options: Options
 
     def selection(self) -> Selection:
-        """Return the selection, made anew."""
+        """Return the selected and renamed tensors of the sources, computed again."""
         return select(self.views, self.options)
 
 
 def select(views: Sequence[SourceView], options: Options) -> Selection:
-    """Select and rename the keys of every source.
+    """Return the tensors of all sources that the options select, by their new names.
 
-    Raises PatternError for a pattern, prefix or rule that matches nothing, or a rule whose keys earlier rules all take;
-    PlanError if two keys of one source get the same name.
+    Raises PatternError for a pattern, prefix or rule that matches nothing, or if earlier rules rename all keys that a
+    rule matches; PlanError if two keys of one source get the same name.
     """
     selection = Selection()
     keys = [key for view in views for key in view.tensors]
@@ -249,14 +258,14 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return what renamed a key if no rule did: src_key and dst_key as they were written, or whose known names."""
+    """Return what renamed a key without a rule: PATH:src_key:dst_key, or who used the old name; '' for nothing."""
     if key in view.known:
         return view.known_by
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the name of a key by the src_key and dst_key of a spec, or by the destination's known names."""
+    """Return the new name of a key that no rule renames: the one that is known for it, else by src_key and dst_key."""
     return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
 
 

@@ -40,10 +40,10 @@ def plan_transplant(
 ) -> Plan:
     """Return the plan of a transplant of the sources ``views`` into ``target``; later sources override earlier ones.
 
-    ``planned`` is the destination in the plan. ``keeper`` is the destination's own checkpoint, if values that no source
-    gives are kept; ``initial`` are files that have initial values of some tensors. ``wanted`` are the quantised tensors
-    of the destination. Raises PatternError for patterns that match nothing, PlanError for impossible requests,
-    FormatError for values that cannot be copied.
+    ``planned`` describes the destination in the plan. ``keeper`` is the destination's own checkpoint, if it is one: its
+    values are kept if no source gives others. ``initial`` are files that have initial values of some tensors.
+    ``wanted`` are the quantised tensors of the destination. Raises PatternError for patterns that match nothing,
+    PlanError for impossible requests, FormatError for values that cannot be copied.
     """
     overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
@@ -80,14 +80,14 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors that the destination does not have under any of their names."""
+    """Return the selected tensors that the destination has under none of their names; ``used`` are the names it has."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on further names that a rule gives to a used tensor, and that the destination does not have."""
+    """Return a note on copies that a rule makes under names that the destination lacks, though another name is used."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name

@@ -21,7 +21,10 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """The rows to map (--vocab), and the patterns of --vocab-keys, each with its axis, if one was given."""
+    """What --vocab says: which source row each row of the destination gets (``rows``).
+
+    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis.
+    """
 
     rows: VocabularyRows
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
@@ -31,7 +34,10 @@ class VocabularyOptions:
 
 
 class VocabularyAxes:
-    """Finds the vocabulary axis of each tensor: the user's, else the destination's, else the only one that fits."""
+    """Finds the vocabulary axis of each tensor: the one that has a row for each token.
+
+    It is the axis that the user names, else the one that the destination declares, else the only one whose sizes fit.
+    """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
         self._options = options
@@ -109,7 +115,7 @@ class VocabularyAxes:
         )
 
     def passed_over(self, steps: Sequence[Step]) -> list[str]:
-        """Return notes on tensors with an axis as long as the vocabulary whose rows are not mapped."""
+        """Return notes on tensors that have an axis as long as the vocabulary, but whose rows are not mapped."""
         rows = self._options.rows
         axes = {
             step.key: self._passed[step.key]
@@ -127,7 +133,10 @@ class VocabularyAxes:
         ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
-        """Return the error that no tensor changes from one vocabulary's length to the other's; None if one may."""
+        """Return an error if none of the tensors changes from the old vocabulary's length to the new one's; else None.
+
+        ``steps`` are the steps of tensors whose shapes differ.
+        """
         rows = self._options.rows
         if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
             return None
@@ -142,7 +151,7 @@ class VocabularyAxes:
         )
 
     def none_found(self) -> PlanError:
-        """Return the error that --vocab maps no tensor."""
+        """Return the error for a --vocab that maps no tensor."""
         rows = self._options.rows
         return PlanError(
             f"{self._options}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
