@@ -1,6 +1,7 @@
 """Checks that a plan copies the codes of quantised tensors with all that decodes them, and never computes with codes.
 
-Codes are the stored integers or 8-bit floats, which have a meaning only together with their scales."""
+Codes are the stored integers or 8-bit floats, which have a meaning only together with their scales.
+"""
 
 from __future__ import annotations
 

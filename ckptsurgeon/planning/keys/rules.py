@@ -119,7 +119,7 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
     made = RuleTarget(target, pattern, rule=label, also=also)
     if made.several:
         raise PatternError(
-            f"{label}: {escape(target)} stands for several names.", hint="Write each of them as one of a list."
+            f"{label}: {escape(target)} stands for several names.", hint="Write the names one by one, in a list."
         )
     return Rule(f"{pattern.text}={target}", pattern, made)
 

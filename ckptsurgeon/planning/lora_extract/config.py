@@ -73,7 +73,7 @@ def _factored(steps: Sequence[Step]) -> dict[str, Step]:
     for step in steps:
         name = factor_name(step.key)
         if (name is None) != (step.factor is None) or not step.key.startswith(PREFIX):
-            raise _no_adapter(f"{escape(step.key)} is not a PEFT name for a tensor made by {step.op}")
+            raise _no_adapter(f"{escape(step.key)} is not a PEFT name for the operation {step.op}")
         if name is not None and step.factor is not None:
             if step.factor.part != name.part:
                 raise _no_adapter(f"{escape(step.key)} would get the values of factor {escape(step.factor.part)}")

@@ -122,7 +122,7 @@ class BaseChanges:
             why = "has no such tensor" if there is None else f"has it as {shape_text(there.shape)}"
             raise PlanError(
                 f"{escape(one.adapter.name)} has {escape(name)} {shape_text(given.shape)}, and "
-                f"{escape(self.base.source.name)} {why}: only one adapter, with a weight of 1, can replace it.",
+                f"{escape(self.base.source.name)} {why}: only a single adapter with the weight 1 can add or resize it.",
                 hint="Merge that adapter alone.",
             )
         self.fresh[name] = given

@@ -203,7 +203,7 @@ class MergeSteps:
                 rule=rule, policy="slice",
             )  # fmt: skip
         raise PlanError(
-            f"{escape(piece.key)} is {one.dtype} and differs in shape between the models: {rule} does not go with "
+            f"{escape(piece.key)} is {one.dtype} and differs in shape between the models: {rule} cannot be used with "
             f"--on-mismatch {fitted.policy}.",
             hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
         )

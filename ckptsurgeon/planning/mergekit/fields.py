@@ -29,8 +29,8 @@ def at(where: str, field: str | int) -> str:
 
 
 def fault(where: str, why: str, hint: str = "") -> ConfigError:
-    """Return the error for the field ``where``: its name, then ``why``."""
-    return ConfigError(f"{escape(where)} {why}." if where else f"it {why}.", hint=hint)
+    """Return the error for the field ``where``, or for the whole configuration if that is empty; ``why`` follows it."""
+    return ConfigError(f"{escape(where)} {why}." if where else f"the configuration {why}.", hint=hint)
 
 
 def table(where: str, data: Any, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:

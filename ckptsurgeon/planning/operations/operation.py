@@ -135,11 +135,11 @@ def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, 
         if name != verb and name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise ConfigError(f"{where} has no {escape(str(name))}.", hint=hint)
+            raise ConfigError(f"{where} has no field {escape(str(name))}.", hint=hint)
     fields = {}
     for name, expected in known.items():
         if name not in row and expected.default is None:
-            raise ConfigError(f"{where} needs {name}: {expected.wanted}.")
+            raise ConfigError(f"{where} needs the field {name}: {expected.wanted}.")
         if name in row and not expected.check(row[name]):
             raise ConfigError(f"{where}: {name} is {brief_repr(row[name])}, not {expected.wanted}.")
         fields[name] = row.get(name, expected.default)

@@ -61,15 +61,15 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
     parts, size = len(operation.rules), info.shape[dim]
     sizes = list(operation.fields["sizes"])
     if not sizes and size % parts:
-        hint = "Give their sizes."
+        hint = "Give the size of each part, as in sizes: [2, 1]."
         raise PlanError(
-            f"{operation}: {escape(key)} has {size} in dimension {dim}, not {parts} equal parts.", hint=hint
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, not {parts} equal parts.", hint=hint
         )
     sizes = sizes or [size // parts] * parts
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != size:
         raise PlanError(
-            f"{operation}: sizes {sizes} are for {count(len(sizes), 'part')} and {sum(sizes)} in all; "
-            f"{escape(key)} has {size} for {parts}."
+            f"{operation}: sizes {sizes} are {count(len(sizes), 'part')} with the sum {sum(sizes)}; "
+            f"{escape(key)} needs {parts} with the sum {size}, none below 0."
         )
     return sizes
 
@@ -177,7 +177,8 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
         raise PlanError(
-            f"{operation}: {len(keys)} tensors, which differ in {len(varying)} places, would go into {escape(name)}.",
+            f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} places, "
+            f"would go into {escape(name)}.",
             hint="Use all captures of the pattern except one in the new name.",
         )
     numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
@@ -189,7 +190,9 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)
         missing = next(number for number in range(numbers[0], numbers[-1]) if number not in present)
-        raise PlanError(f"{operation}: {escape(name)} lacks number {missing} of {numbers[0]} to {numbers[-1]}.")
+        raise PlanError(
+            f"{operation}: to make {escape(name)}, number {missing} of {numbers[0]} to {numbers[-1]} is missing."
+        )
 
 
 def _is_count(text: str) -> bool:

@@ -140,7 +140,7 @@ class Plan(InNotebooks):
         if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
             raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
-            raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
+            raise ConfigError(f"the plan has version {data.get('version')!r}; this program reads version {VERSION}.")
         try:
             plan = _read_plan(data)
             check_plan(plan, data)

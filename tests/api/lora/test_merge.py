@@ -190,7 +190,7 @@ def test_what_is_saved_replaces_adds_and_resizes() -> None:
     assert torch.equal(found["norm.weight"], saved["norm.weight"].half())
     assert torch.equal(found["score.weight"], saved["score.weight"])
     assert torch.equal(found["embed_tokens.weight"], saved["embed_tokens.weight"])
-    with pytest.raises(cs.PlanError, match="only one adapter, with a weight of 1, can replace it"):
+    with pytest.raises(cs.PlanError, match="only a single adapter with the weight 1 can add or resize it"):
         cs.lora_merge("base.safetensors", "a", weights=[0.5])
 
 

@@ -618,7 +618,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         {"slices": [{"sources": [{"model": "a", "layer_rang": [0, 1]}]}]}, 2,
         "slices[0].sources[0] has an unknown field 'layer_rang'. Did you mean layer_range?",
     ),
-    "no models": ({}, 2, "it has neither models nor slices. Give one of models, slices and modules."),
+    "no models": ({}, 2, "the configuration has neither models nor slices. Give one of models, slices and modules."),
     "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. Name models in it."),
     "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. Name models in it."),
     "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not the name of a method."),
@@ -642,7 +642,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "one module of one model": (
         {"modules": {"default": {"models": [{"model": "a", "parameters": {"weight": 1}}]}}}, 2, "nothing to merge it with",
     ),
-    "both": ({**pair(1), **sliced((0, 1))}, 2, "it has models and slices"),
+    "both": ({**pair(1), **sliced((0, 1))}, 2, "the configuration has models and slices"),
     "no model in a row": ({"models": [{"parameters": {"weight": 1}}]}, 2, "models[0] has no model"),
     "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] names a again"),
     "slices of different lengths": (
