@@ -50,7 +50,7 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 
 
 def items(where: str, data: Any, what: str) -> list[Any]:
-    """Return ``data``; raises ConfigError unless it is a list with items. ``what`` names these in the message."""
+    """Return ``data``; raises ConfigError unless it is a list that is not empty; ``what`` names its items there."""
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
     return data

@@ -142,7 +142,7 @@ def pieces_of_configuration(configuration: Configuration, models: NumberedModels
 
 
 class _Builder:
-    """Adds the parts of an output one by one."""
+    """Makes the tensors of an output; the parts of the model are added one by one."""
 
     def __init__(self, configuration: Configuration, models: NumberedModels, method: Method) -> None:
         self._base, self._models, self._method = configuration.base, models, method
@@ -150,7 +150,7 @@ class _Builder:
         self._settings = self._read("parameters", configuration.parameters)
 
     def add(self, part: ModelPart) -> None:
-        """Add a part; raises what ``pieces_of_configuration`` does."""
+        """Add the tensors of a part of the model; raises ConfigError, PlanError or PatternError if impossible."""
         module, views = part.module, self._models.views
         shared = _chained(self._read(f"{module.where}.parameters".strip("."), module.parameters), self._settings)
         if module.models:

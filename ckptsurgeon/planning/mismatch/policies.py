@@ -144,7 +144,7 @@ class Policy:
         return (int(height), int(width)) if width else None
 
     def given(self, **arguments: str) -> Policy:
-        """Return the policy with these arguments and no others."""
+        """Return a policy of the same name that has only the given arguments."""
         return Policy(self.name, tuple((name.rstrip("_"), value) for name, value in arguments.items()))
 
 

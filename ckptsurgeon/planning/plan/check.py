@@ -20,10 +20,10 @@ __all__ = ["Costs", "check_plan"]
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of applying a plan: at most so many bytes are read and written.
+    """The costs of applying a plan: upper limits of the bytes that are read and written, and of the memory.
 
-    A tensor may be read more than once: the largest up to ``passes`` times. ``memory_nbytes`` is the memory for
-    computing on this machine, in addition to that of the interpreter.
+    A tensor may be read more than once: the largest one up to ``passes`` times. ``memory_nbytes`` is the memory in
+    bytes for computing on this machine, in addition to that of the Python interpreter.
     """
 
     passes: int

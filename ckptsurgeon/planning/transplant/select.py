@@ -45,8 +45,9 @@ def check_src_key(src: str, keys: Sequence[str]) -> None:
 
 
 def excluded_by_prefix(prefix: str, keys: Sequence[str], *, of: str, notes: list[str]) -> dict[str, str]:
-    """Return the keys that begin with ``prefix``, an exclude of a source in ESPnet's form, each with this reason.
+    """Return the keys that begin with ``prefix``, and as their values the reason why they are excluded.
 
+    ``prefix`` is one of the exclude_keys of a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys.
     A prefix may end within a name: "enc" also excludes "encoder2". Then a note is added to ``notes``. ``of`` is the
     source's name in messages. Raises PatternError if no key begins with the prefix.
     """
