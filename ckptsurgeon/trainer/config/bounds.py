@@ -17,7 +17,7 @@ FROM: Mapping[str, float] = {
     "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "augment.time_masks": 0,
     "augment.time_width": 1, "augment.time_share": 0, "augment.freq_masks": 0,
     "augment.freq_width": 1, "augment.snr_db": -100, "lora.rank": 1, "lora.alpha": 1,
-    "lora.dropout": 0, "data.workers": 0, "features.size": 1,
+    "lora.dropout": 0, "data.workers": 0, "data.context": 1, "features.size": 1,
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip

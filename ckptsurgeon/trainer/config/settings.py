@@ -36,6 +36,7 @@ class Data:
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
     out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` are the
     processes that make batches; None: on a CPU none, on a GPU one for each core of a process's share, at most eight.
+    ``context`` is the number of tokens in a row of ``language_model``.
     """
 
     train: tuple[Named, ...] = ()
@@ -47,6 +48,7 @@ class Data:
     max_s: float = math.inf
     cache: str | None = None
     workers: int | None = None
+    context: int = 512
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ class Segmenter:
             return list(self._model.encode(text, add_special_tokens=False).tokens)
         return list(self._model.encode(text, out_type=str))
 
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the numbers of each text's pieces, without special tokens around it."""
+        if self._is_json:
+            return [list(one.ids) for one in self._model.encode_batch(list(texts), add_special_tokens=False)]
+        return [list(one) for one in self._model.encode(list(texts))]
+
     def text(self, pieces: Sequence[str]) -> str:
         """Return the text of pieces."""
         if self._is_json:

@@ -1,0 +1,207 @@
+"""Training of a causal language model: each token of a text is predicted from those before it.
+
+The model is one of transformers' ``…ForCausalLM``. Texts are packed: they follow each other, with the model's end token
+between them, and are cut into rows of ``data.context`` tokens without padding. A row may hold parts of several texts,
+and each token is predicted from all before it in its row, as in GPT-2 and nanoGPT.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError, SourceError
+from ...util.text import count, escape
+from ..config.settings import Settings
+from ..data.order import BatchSize, epoch_batches
+from ..data.segmenter import Segmenter
+from ._task import Batch, Loss, Task
+
+__all__ = ["TASK", "LanguageModel", "PackedRows"]
+
+IGNORED = -100
+"""The label of a place behind the end of the last row, which no loss counts."""
+LINES = (".jsonl", ".ndjson")
+
+
+class LanguageModel:
+    """Prediction of the next token. Items are predicted tokens; the metric is the loss per token, in nats."""
+
+    metric = "loss"
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        data = settings.data
+        if data.segmenter is None:
+            raise ConfigError(
+                "the task language_model needs the tokeniser of the model.",
+                hint="Name its file with train.data.segmenter: base/tokenizer.json.",
+            )
+        self._settings, self._segmenter = settings, Segmenter(data.segmenter)
+        self._end: int | None = None
+        self._size = 0
+        self._splits: dict[str, PackedRows] = {}
+
+    def meet(self, model: nn.Module) -> None:
+        """Read the end token and the vocabulary size of a model; raises ConfigError for one without an output layer."""
+        config: Any = getattr(model, "config", None)
+        output: Any = getattr(model, "get_output_embeddings", lambda: None)
+        if config is None or output() is None:
+            raise ConfigError(
+                f"the task language_model trains a causal model of transformers, but this is {type(model).__name__}.",
+                hint="Name the class: model: {transformers: config.json, architecture: LlamaForCausalLM}.",
+            )
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        end = getattr(text, "eos_token_id", None)
+        self._end = end[0] if isinstance(end, list) and end else end if isinstance(end, int) else None
+        self._size = int(text.vocab_size)
+
+    def splits(self) -> dict[str, PackedRows]:
+        """Return the rows of each split; raises SourceError and ConfigError for files that cannot be used."""
+        if not self._splits:
+            data = self._settings.data
+            for name in ("train", "dev", "test"):
+                if name == "train" or getattr(data, name):
+                    self._splits[name] = self._rows(name, getattr(data, name))
+        return self._splits
+
+    def _rows(self, name: str, paths: Sequence[Any]) -> PackedRows:
+        if not paths or not all(isinstance(path, str) for path in paths):
+            raise ConfigError(
+                f"train.data.{name} names no text.", hint=f"Name a file or several, as in {name}: texts.txt."
+            )
+        texts = [text for path in paths for text in _texts(path)]
+        ids: list[int] = []
+        for row in self._segmenter.ids(texts):
+            ids += row
+            if self._end is not None:
+                ids.append(self._end)
+        if len(ids) < 2:
+            raise ConfigError(f"train.data.{name}: {escape(paths[0])} has no text.")
+        if max(ids) >= self._size:
+            raise ConfigError(
+                f"train.data.{name}: the tokeniser has the id {max(ids)}, and the model {count(self._size, 'row')}.",
+                hint="train.data.segmenter must be the tokeniser of this model.",
+            )
+        return PackedRows(
+            name, np.asarray(ids, dtype=np.int32), self._settings.data.context, self._settings.batch_size,
+            texts=len(texts), shuffled=name == "train",
+        )  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """Return a line on each split, and one if texts follow each other without an end token."""
+        made = [rows.says() for rows in self.splits().values()]
+        several = any(rows.texts > 1 for rows in self.splits().values())
+        return [
+            *made,
+            *(["the model has no eos_token_id: nothing is put between texts"] if self._end is None and several else []),
+        ]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the cross-entropy of the next tokens, summed."""
+        total = nn.functional.cross_entropy(
+            self._logits(model, batch).flatten(0, 1), batch.labels.flatten(), reduction="sum", ignore_index=IGNORED,
+            label_smoothing=self._settings.label_smoothing,
+        )  # fmt: skip
+        return Loss(total, batch.label_lengths.sum(), {"cross_entropy": total.detach()})
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = model(input_ids=batch.inputs, use_cache=False).logits
+        return logits.float()
+
+    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
+        """Return the loss if all tokens are equally likely."""
+        return math.log(self._size)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the loss per token, in nats, and the perplexity, its exponential."""
+        total, tokens = 0.0, 0
+        for batch in batches:
+            logits = self._logits(model, batch).flatten(0, 1)
+            total += float(
+                nn.functional.cross_entropy(logits, batch.labels.flatten(), reduction="sum", ignore_index=IGNORED)
+            )
+            tokens += int(batch.label_lengths.sum())
+        loss = total / max(tokens, 1)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+
+
+class PackedRows:
+    """Rows of ``context`` tokens, each with the tokens that follow them, in batches of ``batch_size``.
+
+    Rows are shuffled by seed and epoch if ``shuffled``. ``texts`` is the number of texts that ``ids`` (int32) holds.
+    Every token but the first is predicted once in an epoch.
+    """
+
+    def __init__(
+        self, name: str, ids: np.ndarray[Any, np.dtype[np.int32]], context: int, batch_size: int, *, texts: int,
+        shuffled: bool,
+    ) -> None:  # fmt: skip
+        self.name, self.texts, self.batch_size = name, texts, batch_size
+        self._ids, self._context, self._shuffled = torch.from_numpy(ids), context, shuffled
+        self._begins = range(0, len(ids) - 1, context)
+
+    def says(self) -> str:
+        """Return a line on the split: texts, tokens and rows."""
+        tokens = f"{count(len(self._ids), 'token')} in {count(len(self._begins), 'row')} of {self._context}"
+        return f"{self.name}: {count(self.texts, 'text')}, {tokens}"
+
+    def size(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        return -(-len(self._begins) // self.batch_size)
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the ``start``-th on."""
+        lengths, size = [1.0] * len(self._begins), BatchSize(self.batch_size)
+        rows = range(len(self._begins))
+        order = (
+            epoch_batches(lengths, size, seed=seed, epoch=epoch) if self._shuffled else size.cut(list(rows), lengths)
+        )
+        for places in order[start:]:
+            yield self._batch(places)
+
+    def _batch(self, places: Sequence[int]) -> Batch:
+        pieces = [self._ids[self._begins[place] :][: self._context + 1] for place in places]
+        lengths = torch.tensor([len(piece) - 1 for piece in pieces])
+        inputs = torch.zeros(len(pieces), int(lengths.max()), dtype=torch.int64)
+        labels = torch.full_like(inputs, IGNORED)
+        for row, piece in enumerate(pieces):
+            inputs[row, : len(piece) - 1], labels[row, : len(piece) - 1] = piece[:-1], piece[1:]
+        names = tuple(f"{self.name}, token {self._begins[place]}" for place in places)
+        return Batch(inputs, lengths, labels, lengths, 0.0, names)
+
+
+def _texts(path: str) -> Iterator[str]:
+    """Yield the texts of a file: the whole file, or the field ``text`` of each line of JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if not path.lower().endswith(LINES):
+                yield file.read()
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _text_of(line, f"{path}:{number}")
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{escape(path)} is not UTF-8: {error.reason} at byte {error.start}.") from error
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{escape(where)} is not JSON: {escape(str(error), 100)}.") from error
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{escape(where)} has no text.", hint='A line is an object with a text: {"text": "…"}.')
+    return text
+
+
+TASK: type[Task] = LanguageModel

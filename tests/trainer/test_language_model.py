@@ -1,0 +1,155 @@
+"""Causal language models are trained on packed texts: every token is predicted once, and the loss is transformers'."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import CheckpointError
+from ckptsurgeon.trainer.evaluation import evaluate
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.job import Job
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = ("the", "cat", "dog", "sleeps", "runs", "here")
+
+
+def model(end: int | None = 0, words: tuple[str, ...] = WORDS) -> None:
+    """Save a small Llama and the tokeniser of a few words, as the folder llama."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=None, eos_token_id=end,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained("llama")
+    vocab = {token: row for row, token in enumerate(("<end>", *words, "<unk>"))}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save("llama/tokenizer.json")
+
+
+def job(texts: list[str], **settings: Any) -> Job:
+    """A job on these texts, one in each line of JSON."""
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = {"train": "texts.jsonl", "dev": "texts.jsonl", "segmenter": "llama/tokenizer.json", "context": 4}
+    section = {"task": "language_model", "steps": 4, "batch_size": 2, **settings}
+    section["data"] = {**data, **settings.get("data", {})}
+    Path("lm.yaml").write_text(yaml.safe_dump({"model": {"transformers": "llama/config.json"}, "train": section}))
+    return build_job("lm.yaml", device="cpu")
+
+
+TEXTS = ["the cat sleeps here", "the dog runs", "here the cat runs", "dog"]
+IDS = [1, 2, 4, 6, 0, 1, 3, 5, 0, 6, 1, 2, 5, 0, 3, 0]
+
+
+def test_every_token_but_the_first_is_predicted_once_from_those_before_it() -> None:
+    model()
+    made = job(TEXTS)
+    for source in (made.train, made.dev):
+        assert source is not None
+        pairs = []
+        for batch in source.read(3, 1):
+            for inputs, labels, length in zip(
+                batch.inputs.tolist(), batch.labels.tolist(), batch.lengths.tolist(), strict=True
+            ):
+                pairs += list(zip(inputs[:length], labels[:length], strict=True))
+                assert set(labels[length:]) <= {-100}
+        assert sorted(pairs) == sorted(pairwise(IDS))
+    assert made.notes[:2] == (
+        "train: 4 texts, 16 tokens in 4 rows of 4", "dev: 4 texts, 16 tokens in 4 rows of 4",
+    )  # fmt: skip
+
+
+def test_the_order_follows_from_seed_and_epoch_and_may_be_entered_anywhere() -> None:
+    model()
+    train = job(TEXTS * 5).train
+    whole = [batch.names for batch in train.read(1, 0)]
+    assert [batch.names for batch in train.read(1, 0, 3)] == whole[3:]
+    assert len(whole) == train.size(0)
+    assert [batch.names for batch in train.read(1, 1)] != whole
+
+
+def test_the_loss_is_that_of_transformers() -> None:
+    model()
+    made = job(TEXTS)
+    net = transformers.LlamaForCausalLM.from_pretrained("llama")
+    assert made.dev is not None
+    found = evaluate(net, made.task, made.dev.read(0, 0), settings=made.settings)
+    total, tokens = 0.0, 0
+    for begin in range(0, 15, 4):
+        row = torch.tensor([IDS[begin : begin + 5]])
+        with torch.no_grad():
+            total += float(net(input_ids=row, labels=row).loss) * (row.shape[1] - 1)
+        tokens += row.shape[1] - 1
+    assert tokens == 15
+    assert found["loss"] == pytest.approx(total / tokens, rel=1e-6)
+    assert found["perplexity"] == pytest.approx(2.718281828 ** (total / tokens), rel=1e-5)
+
+
+def test_a_run_learns_by_adapters_and_merges_into_a_folder_that_transformers_opens() -> None:
+    model()
+    job(TEXTS * 10, steps=40, batch_size=8, lr=0.02, evaluate_every=20, lora={"targets": ["all-linear"], "rank": 4},
+        data={"context": 8})  # fmt: skip
+    found = cs.train("lm.yaml", init="llama", run="run")
+    assert found.ok, found.checks
+    assert found.figures["loss"] < 1.7 < 2.0 < found.first_loss
+    cs.apply(cs.lora_merge("llama", "run/adapter"), "tuned")
+    merged, info = transformers.LlamaForCausalLM.from_pretrained("tuned", output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    made = job(TEXTS * 10, data={"context": 8})
+    assert made.dev is not None
+    again = evaluate(merged, made.task, made.dev.read(0, 0), settings=made.settings)
+    assert again["loss"] == pytest.approx(found.best, rel=1e-4)
+
+
+def test_a_model_without_an_end_gets_nothing_between_texts_and_a_note() -> None:
+    model(end=None)
+    made = job(["the cat", "the dog"])
+    assert next(made.train.read(0, 0)).inputs.tolist() == [[1, 2, 1]]
+    assert "the model has no eos_token_id: nothing is put between texts" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "why"),
+    [
+        ({}, {"train": "none.txt"}, "none.txt cannot be read: No such file"),
+        ({"a.txt": b"\xff\xfe"}, {"train": "a.txt"}, "a.txt is not UTF-8"),
+        ({"a.txt": b""}, {"train": "a.txt"}, "a.txt has no text"),
+        ({"a.jsonl": b'{"text": "cat"}\n{"words": "cat"}\n'}, {"train": "a.jsonl"}, "a.jsonl:2 has no text"),
+        ({"a.jsonl": b'{"text": \n'}, {"train": "a.jsonl"}, "a.jsonl:1 is not JSON"),
+        ({}, {"segmenter": None}, "the task language_model needs the tokeniser of the model"),
+        ({}, {"segmenter": "lm.yaml"}, "lm.yaml cannot be read"),
+        ({}, {"context": 0}, "train.data.context is 0; it must be 1 or more"),
+        ({}, {"train": {"_target_": "a.b"}}, "train.data.train names no text"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_an_error(files: dict[str, bytes], data: dict[str, Any], why: str) -> None:
+    model()
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    with pytest.raises(CheckpointError) as found:
+        job(TEXTS, data=data)
+    assert why in found.value.said
+
+
+def test_a_tokeniser_of_another_model_is_an_error() -> None:
+    model(words=(*WORDS, "and", "more"))
+    with pytest.raises(CheckpointError, match="the tokeniser has the id 8, and the model 8 rows"):
+        job(["more"])
+
+
+def test_a_model_without_an_output_layer_is_an_error() -> None:
+    model()
+    config = json.loads(Path("llama/config.json").read_text())
+    Path("llama/config.json").write_text(json.dumps({**config, "architectures": ["LlamaModel"]}))
+    with pytest.raises(CheckpointError, match="trains a causal model of transformers, but this is LlamaModel"):
+        job(TEXTS)
