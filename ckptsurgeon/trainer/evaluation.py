@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,13 +12,15 @@ from torch import nn
 from ..errors import ConfigError
 from ..util.text import brief_repr, escape
 from .config.settings import Settings
+from .data.source import BatchSource, whole_batches
+from .parallel.parallel_model import ParallelModel
 from .state.ema import EMA
 from .system.device import autocast
 from .system.random_state import preserve_random_state
 from .tasks._load import explain_task_errors
 from .tasks._task import Batch, Task
 
-__all__ = ["evaluate", "evaluation_mode", "loss_per_item", "uniform_loss"]
+__all__ = ["Evaluation", "evaluate", "evaluate_shared", "evaluation_mode", "loss_per_item", "uniform_loss"]
 
 _LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
 
@@ -46,6 +49,40 @@ def evaluate(
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
     return _figures(found, task)
+
+
+class Evaluation(NamedTuple):
+    """Figures by name, and the rows on examples that they are of; no rows if the task has no ``measure``."""
+
+    figures: dict[str, float]
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+def evaluate_shared(
+    parallel: ParallelModel, task: Task, source: BatchSource, *, settings: Settings, average: EMA | None = None
+) -> Evaluation:
+    """Evaluate a split in all ranks together: each measures its share of the batches. Every rank must call this.
+
+    Each batch is as it would be in one process, so the figures are the same. A task without ``measure`` is evaluated by
+    rank 0 alone, and a model in shards by every rank, as each forward pass needs all of them.
+    """
+    model, ranks, is_sharded = parallel.module, parallel.ranks, parallel.is_sharded
+    measure, figures = getattr(task, "measure", None), getattr(task, "figures", None)
+    if is_sharded or measure is None or figures is None:
+        alone: dict[str, float] = {}
+        if is_sharded or ranks.is_main:
+            alone = evaluate(model, task, source.read(0, 0), settings=settings, average=average)
+        return Evaluation(ranks.broadcast(alone))
+    ranks.broadcast_tensors([buffer for buffer in model.buffers() if ranks.size > 1])  # statistics are each rank's own
+    device = next(model.parameters()).device
+    rows = []
+    with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
+        for number, batch in whole_batches(source, ranks):
+            rows += [(number, row) for row in measure(model, batch.to(device))]
+        gathered = sorted((one for part in ranks.all_gather(rows) for one in part), key=lambda one: one[0])
+        every = [row for _, row in gathered]
+        found = figures(every) if ranks.is_main else {}
+    return Evaluation(ranks.broadcast(_figures(found, task) if ranks.is_main else {}), every)
 
 
 def _figures(found: object, task: Task) -> dict[str, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .config.settings import Settings
-from .evaluation import evaluate
+from .evaluation import evaluate_shared
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
 from .log import Observer, PendingStep, TrainingLog, log_rows
@@ -216,10 +216,8 @@ class TrainingLoop:
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
-        figures = {}  # rank 0 evaluates alone, unless every rank holds a shard: then a forward pass needs all of them
-        if job.ranks.is_main or state.parallel.is_sharded:
-            figures = evaluate(self.model, job.task, job.dev.read(0, 0), settings=self.settings, average=state.ema)
-        progress.figures, progress.evaluated = job.ranks.broadcast(figures), progress.step
+        found = evaluate_shared(state.parallel, job.task, job.dev, settings=self.settings, average=state.ema)
+        progress.figures, progress.evaluated = found.figures, progress.step
         row = {"step": progress.step, "dev": progress.figures}
         self._log.write(row)
         self._log.flush()
@@ -230,7 +228,7 @@ class TrainingLoop:
         higher = is_higher_better(job.task, job.metric)
         anneal(self.settings, progress, value, higher_is_better=higher)
         if progress.improves(value, higher_is_better=higher):
-            self.checkpoints.save_best()
+            self.checkpoints.save_best(found.rows)
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def _save_alone(self) -> bool:

@@ -262,6 +262,40 @@ def test_clips_of_manifests_are_shared_out_and_one_that_has_none_stands_idle() -
     assert sorted(clips for clips, _, _ in rows) == [1, 1, 4, 4]
 
 
+def test_an_evaluation_is_shared_and_its_figures_are_those_of_one() -> None:
+    corpus("train.csv", ["a", "b", "ab", "c", "ca"])
+    corpus("dev.csv", ["b", "a", "c", "ac", "bc", "abc", "cab"])
+    Path("alphabet.txt").write_text("a\nb\nc\n")
+    data = {**SPEECH["train"]["data"], "dev": "dev.csv"}
+    section = {**SPEECH["train"], "data": data, "batch_size": 3, "evaluate_every": 2}
+    Path("x.yaml").write_text(yaml.safe_dump({**SPEECH, "train": section}))
+    assert train("x.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("x.yaml", "--run", "two", BEFORE=COUNTING)
+    assert [one.code for one in ended] == [0, 0], ended
+    one, two = ([row["dev"] for row in log_of(run) if "dev" in row] for run in ("one", "two"))
+    assert len(one) == 2
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    texts = [sorted(Path(run, "dev.hypotheses.jsonl").read_text().splitlines()) for run in ("one", "two")]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 7
+    measured = [Path(f"measured-{rank}.txt").read_text().splitlines() for rank in range(2)]
+    assert [len(set(clips)) for clips in measured] == [4, 3]  # three batches: the first and the last, and the other
+
+
+COUNTING = """
+import os
+from ckptsurgeon.trainer.tasks.ctc import CTC
+real = CTC.measure
+def measure(self, model, batch):
+    if "dev.csv" in batch.names[0]:
+        with open(f"measured-{os.environ['RANK']}.txt", "a") as file:
+            for name in batch.names:
+                print(name, file=file)
+    return real(self, model, batch)
+CTC.measure = measure
+"""
+
 NO_CHANCE = """
 import torch
 torch.nn.functional.gumbel_softmax = lambda logits, tau=1, hard=False: torch.softmax(logits / tau, -1)

@@ -88,14 +88,17 @@ class Batches:
         return padding(self.split.lengths, self.order(seed, epoch))
 
     def read(
-        self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1
+        self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[Batch]:  # fmt: skip
-        """Yield the batches of an epoch from the ``start``-th on; with several processes, the parts of ``rank``.
+        """Yield the batches of an epoch from the ``start``-th on, or only those with some ``numbers``.
 
-        Raises what reading a clip raises.
+        Of several processes each gets the part of its ``rank`` of every batch. Raises what reading a clip raises.
         """
         self.fill()
-        parts = [(batch[rank::of], batch[0]) for batch in self.order(seed, epoch)[start:]]
+        order = self.order(seed, epoch)
+        chosen = order[start:] if numbers is None else [order[number] for number in numbers]
+        parts = [(batch[rank::of], batch[0]) for batch in chosen]
         self._places.batches = [[(seed, epoch, at) for at in part or [first]] for part, first in parts]
         for batch, (part, _) in zip(start_loader(self._loader), parts, strict=True):
             if isinstance(batch, CheckpointError):

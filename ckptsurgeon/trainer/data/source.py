@@ -111,6 +111,17 @@ def share_batches(source: BatchSource, ranks: Ranks) -> BatchSource:
     return source if ranks.size == 1 else RankBatches(source, ranks)
 
 
+def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batch]]:
+    """Yield every batch of the first epoch that is this rank's, with its number; each batch goes to one rank."""
+    if isinstance(source, Batches):  # it loads only these batches
+        numbers = range(ranks.rank, len(source.order(0, 0)), ranks.size)
+        yield from zip(numbers, source.read(0, 0, numbers=numbers), strict=True)
+        return
+    for number, batch in enumerate(source.read(0, 0)):
+        if number % ranks.size == ranks.rank:
+            yield number, batch
+
+
 class RankBatches:
     """Every ``size``-th example of each batch, from the ``rank``-th on.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
-from ..evaluation import evaluate
+from ..data.source import BatchSource
+from ..evaluation import evaluate_shared
+from ..folder.hypotheses import hypotheses, hypotheses_file
 from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import fill_caches
@@ -18,6 +20,7 @@ from ..job.job import Job
 from ..log import LOG_FILE as LOG
 from ..log import Observer, TrainingLog, read_log
 from ..loop import TrainingLoop
+from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
 from ..state.run_progress import DONE, FAILED, PATIENCE
@@ -261,17 +264,27 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
 
 
 def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigures:
-    """Evaluate a file of weights, in a new model: the run's model has the last weights."""
-    job, clips = loop.job, 0
-
-    def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
-        nonlocal clips
-        for batch in batches:
-            clips += len(batch.names)
-            yield batch
-
+    """Evaluate a file of weights, in a new model: the run's model has the last weights; write what it reads."""
+    job = loop.job
     assert job.test is not None
-    figures = evaluate(
-        saved_model(job, weights), job.task, counted(job.test.read(0, 0)), settings=job.settings
-    )  # fmt: skip
-    return FinalFigures(step, figures, clips)
+    counted = _Counted(job.test)
+    found = evaluate_shared(ParallelModel(saved_model(job, weights)), job.task, counted, settings=job.settings)
+    texts = hypotheses(found.rows)
+    if texts and loop.folder is not None:
+        loop.folder.write(hypotheses_file("test"), texts)
+    return FinalFigures(step, found.figures, counted.clips)
+
+
+class _Counted:
+    """The batches of a source; ``clips`` is the number of clips that were read."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source, self.clips = source, 0
+
+    def size(self, epoch: int) -> int:
+        return self._source.size(epoch)
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self._source.read(seed, epoch, start):
+            self.clips += len(batch.names)
+            yield batch

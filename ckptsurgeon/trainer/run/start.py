@@ -37,7 +37,7 @@ __all__ = [
 
 WRITTEN = (
     "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, ADAPTER, "events", "steps",
-    "last",
+    "last", "dev.hypotheses.jsonl", "test.hypotheses.jsonl",
 )  # fmt: skip
 """The names that a run writes in its folder."""
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...storage.write.folders import staged_folder
 from ...storage.write.staging import staged_file
+from ..folder.hypotheses import hypotheses, hypotheses_file
 from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
 from .lora import adapter_config, adapter_tensors
 from .model_tensors import SafetensorsLayout, state_tensors
@@ -80,8 +82,8 @@ class CheckpointWriter:
         self._await(self._newest)
         return True
 
-    def save_best(self) -> None:
-        """Write the model as the best: its average, if there is one. Raises OutputError."""
+    def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write the model (its average, if there is one) as the best, and what it read of ``dev``. Raises OutputError."""
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
             return
@@ -94,11 +96,11 @@ class CheckpointWriter:
                 tensors = adapter_tensors(state.model) if lora.targets else tensors
                 self._await(self._best)
                 layout = SafetensorsLayout(self._best.take(tensors), self._metadata())
+                write = partial(_write_best, folder, layout)
                 if lora.targets and folder is not None:
                     base = state.job.init.path if state.job.init is not None else ""
-                    self._write(self._best, partial(_write_adapter, folder, layout, adapter_config(lora, base)))
-                else:
-                    self._write(self._best, partial(_write_best, folder, layout))
+                    write = partial(_write_adapter, folder, layout, adapter_config(lora, base))
+                self._write(self._best, partial(_write_with_texts, folder, write, rows))
 
     def _await(self, snapshot: Snapshot) -> None:
         """Wait until a snapshot is written, since its memory is used again; raises OutputError."""
@@ -143,6 +145,14 @@ def _write_checkpoint(
     with folder.saving(step, keep=keep, nbytes=layout.nbytes) as staged:
         layout.write(staged.file(MODEL, layout.nbytes))
         folder.finish(staged, values)
+
+
+def _write_with_texts(folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the best weights, and what they read of each clip of ``dev``."""
+    write()
+    texts = hypotheses(rows)
+    if texts and folder is not None:
+        folder.write(hypotheses_file("dev"), texts)
 
 
 def _write_adapter(folder: RunFolder, layout: SafetensorsLayout, config: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,16 @@ from ..config.imports import require_package
 from ..data.labels import Labels
 from ._task import Batch
 
-__all__ = ["CTCOutput", "ErrorRates", "check_outputs", "ctc_losses", "run_model", "too_short_clips", "uniform_losses"]
+__all__ = [
+    "CTCOutput",
+    "check_outputs",
+    "clip_rows",
+    "ctc_losses",
+    "error_figures",
+    "run_model",
+    "too_short_clips",
+    "uniform_losses",
+]
 
 
 class CTCOutput(NamedTuple):
@@ -112,34 +121,36 @@ def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
     return lengths < batch.label_lengths + repeats
 
 
-class ErrorRates:
-    """Error rates over many batches, and the share of frames in which CTC finds the blank most likely."""
+def clip_rows(
+    said: CTCOutput, batch: Batch, labels: Labels, read: Sequence[Sequence[int]] | None = None
+) -> list[dict[str, Any]]:
+    """Return a row on each clip of a batch: its name, its text, the text that was read, frames, and those of the blank.
 
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-        self._right: list[str] = []
-        self._read: list[str] = []
-        self._blanks = self._frames = 0
-
-    def add(self, said: CTCOutput, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
-        """Count a batch: the tokens that were ``read``, or else the most likely CTC labels, frame by frame."""
-        best = said.log_probs.argmax(-1).cpu()
-        for clip, (path, frames, ids, size) in enumerate(
-            zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
-        ):
-            likeliest = path[:frames].tolist()
-            self._blanks += likeliest.count(self._labels.blank)
-            self._frames += frames
-            tokens = self._labels.collapse(likeliest) if read is None else read[clip]
-            self._read.append(self._labels.decode(tokens))
-            self._right.append(self._labels.decode(ids[:size].tolist()))
-
-    def figures(self) -> dict[str, float]:
-        """Return character and word error rates over all clips, and the share of blanks."""
-        rates = _error_rates(self._right, self._read)
-        return {**rates, "blanks": self._blanks / max(self._frames, 1)}
+    ``read`` are the decoded tokens of each clip; None for the most likely CTC labels, frame by frame.
+    """
+    rows = []
+    best = said.log_probs.argmax(-1).cpu()
+    for clip, (path, frames, ids, size) in enumerate(
+        zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
+    ):
+        likeliest = path[:frames].tolist()
+        tokens = labels.collapse(likeliest) if read is None else read[clip]
+        rows.append(
+            {
+                "clip": batch.names[clip], "reference": labels.decode(ids[:size].tolist()),
+                "hypothesis": labels.decode(tokens), "frames": frames, "blanks": likeliest.count(labels.blank),
+            }
+        )  # fmt: skip
+    return rows
 
 
-def _error_rates(right: Sequence[str], read: Sequence[str]) -> dict[str, float]:
+def error_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return character and word error rates over the rows of clips, the share of blanks, and the clips too short."""
     jiwer = require_package("jiwer")
-    return {"cer": float(jiwer.cer(list(right), list(read))), "wer": float(jiwer.wer(list(right), list(read)))}
+    right, read = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
+    frames = sum(row["frames"] for row in rows)
+    return {
+        "cer": float(jiwer.cer(right, read)), "wer": float(jiwer.wer(right, read)),
+        "blanks": sum(row["blanks"] for row in rows) / max(frames, 1),
+        "too_short": float(sum(row["too_short"] for row in rows)),
+    }  # fmt: skip

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...util.text import count, escape, percent
@@ -23,7 +23,7 @@ from ..data.sound import Clip
 from ..data.split import Split, read_split
 from ._task import Batch, ClipTask, Progress
 
-__all__ = ["SoundTask", "TranscribedTask"]
+__all__ = ["MeasuredTask", "SoundTask", "TranscribedTask"]
 
 
 class SoundTask(ABC):
@@ -195,6 +195,22 @@ class TranscribedTask(SoundTask):
     def fits(self, clip: Clip) -> bool:
         """Return whether the input has enough frames for CTC to spell the transcript; a model may reduce them."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
+
+
+class MeasuredTask(TranscribedTask):
+    """A task that measures each clip, so that several processes can share an evaluation, and texts can be kept."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Return a row on each clip of a batch."""
+
+    @abstractmethod
+    def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return the figures over the rows of many clips."""
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the figures over batches."""
+        return self.figures([row for batch in batches for row in self.measure(model, batch)])
 
 
 def _shown(letter: str) -> str:

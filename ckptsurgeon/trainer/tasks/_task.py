@@ -99,6 +99,9 @@ class Task(Protocol):
     - ``per_clip`` names the part of the loss that is a sum over clips, if the whole of it is not; ``gradient_band`` is
       the lowest and highest mean gradient norm of healthy runs; ``static`` says that the shapes of a batch follow from
       its longest clip alone, so that it can be compiled.
+    - ``measure(model, batch)`` returns a row of plain data on each example, and ``figures(rows)`` the figures over the
+      rows of many: then several processes share an evaluation, and rows with a ``clip``, a ``reference`` and a
+      ``hypothesis`` are kept for the user.
     - ``collapsed(parts)`` returns why a run whose step had these parts per item is lost, '' if it is not;
       ``doubts(figures)`` returns what is too low in the figures of an evaluation, '' if nothing is.
     """

@@ -6,19 +6,20 @@ frames, tokens), with lengths if there are fewer frames than inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._ctc_model import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
-from ._sounds import TranscribedTask
+from ._ctc_model import CTCOutput, clip_rows, ctc_losses, error_figures, run_model, too_short_clips, uniform_losses
+from ._sounds import MeasuredTask
 from ._task import Batch, Loss, Task
 
 __all__ = ["CTC", "TASK"]
 
 
-class CTC(TranscribedTask):
+class CTC(MeasuredTask):
     """CTC. Items are the labels of the clips that are long enough for CTC."""
 
     metric = "cer"
@@ -45,17 +46,21 @@ class CTC(TranscribedTask):
         return float(total) / max(int(self._items(batch, said.lengths)), 1)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Return a row on each clip: what was read, its loss, and its labels."""
+        said = self.said(model, batch)
+        losses = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).tolist()
+        short = too_short_clips(said.lengths, batch).tolist()
+        sizes = batch.label_lengths.tolist()
+        return [
+            {**row, "loss": loss, "items": 0 if is_short else size, "too_short": is_short}
+            for row, loss, size, is_short in zip(clip_rows(said, batch, self.labels), losses, sizes, short, strict=True)
+        ]
+
+    def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Return loss per label, error rates, the share of blanks, and how many clips are too short."""
-        rates = ErrorRates(self.labels)
-        total, items, short = 0.0, 0, 0
-        for batch in batches:
-            said = self.said(model, batch)
-            total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
-            items += int(self._items(batch, said.lengths))
-            short += int(too_short_clips(said.lengths, batch).sum())
-            rates.add(said, batch)
-        return {"loss": total / max(items, 1), **rates.figures(), "too_short": float(short)}
+        loss = sum(row["loss"] for row in rows) / max(sum(row["items"] for row in rows), 1)
+        return {"loss": loss, **error_figures(rows)}
 
 
 TASK: type[Task] = CTC

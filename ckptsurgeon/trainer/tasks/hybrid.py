@@ -8,17 +8,17 @@ loss, and in the score of a text if both decode. Decoding is in ``_decoding.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..config.settings import Settings
-from ._ctc_model import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
+from ._ctc_model import CTCOutput, clip_rows, ctc_losses, error_figures, run_model, too_short_clips, uniform_losses
 from ._decoding import SpecialTokens, beam_search, decodable, greedy_search
-from ._sounds import TranscribedTask
+from ._sounds import MeasuredTask
 from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "Hybrid"]
@@ -37,7 +37,7 @@ class _HybridLosses(NamedTuple):
     asked: Tensor
 
 
-class Hybrid(TranscribedTask):
+class Hybrid(MeasuredTask):
     """CTC and attention. Items are labels; the decoder must also predict the end of each text."""
 
     metric = "cer"
@@ -103,21 +103,25 @@ class Hybrid(TranscribedTask):
         return (weight * ctc + (1 - weight) * attention) / labels
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return loss per label, error rates of decoded texts, and the decoder's accuracy with teacher forcing."""
-        rates, weight = ErrorRates(self.labels), _weight(model)
-        total, items, right, asked, short = 0.0, 0, 0, 0, 0
-        for batch in batches:
-            answer = self._ask(model, batch)
-            total += float(weight * answer.ctc + (1 - weight) * answer.attention)
-            items += int(batch.label_lengths.sum())
-            right, asked = right + int(answer.right), asked + int(answer.asked)
-            short += int(too_short_clips(answer.said.lengths, batch).sum())
-            rates.add(answer.said, batch, self._read(model, batch, answer.said.log_probs))
-        return {
-            "loss": total / max(items, 1), **rates.figures(), "accuracy": right / max(asked, 1),
-            "too_short": float(short),
+    def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Return a row on each clip: what was read, and its labels; sums of the batch are in the row of its first."""
+        answer, weight = self._ask(model, batch), _weight(model)
+        rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said.log_probs))
+        short = too_short_clips(answer.said.lengths, batch).tolist()
+        sums = {
+            "loss": float(weight * answer.ctc + (1 - weight) * answer.attention), "right": int(answer.right),
+            "asked": int(answer.asked),
         }  # fmt: skip
+        return [
+            {**row, "items": size, "too_short": is_short, **(sums if number == 0 else dict.fromkeys(sums, 0))}
+            for number, (row, size, is_short) in enumerate(zip(rows, batch.label_lengths.tolist(), short, strict=True))
+        ]
+
+    def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Return loss per label, error rates of decoded texts, and the decoder's accuracy with teacher forcing."""
+        total = {name: sum(row[name] for row in rows) for name in ("loss", "items", "right", "asked")}
+        loss, accuracy = total["loss"] / max(total["items"], 1), total["right"] / max(total["asked"], 1)
+        return {"loss": loss, **error_figures(rows), "accuracy": accuracy}
 
     def _read(self, model: nn.Module, batch: Batch, log_probs: Tensor) -> list[list[int]] | None:
         """Return the decoded tokens of each clip; None if CTC alone decodes."""
