@@ -1,4 +1,4 @@
-"""Text in aligned columns without trailing blanks, and labels and notes whose further lines are indented."""
+"""Prints text in aligned columns without trailing blanks, and labels and notes whose further lines are indented."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NARROWEST = 28
 
 
 class Columns:
-    """Rows of cells; ``right`` has the numbers of the columns that are aligned right. The last column is wrapped."""
+    """A table of cells; ``right`` has the numbers of the columns that are aligned right. The last column is wrapped."""
 
     def __init__(self, rows: Iterable[Sequence[str | Text]], *, right: Iterable[int] = (), indent: int = 2) -> None:
         self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
@@ -35,7 +35,7 @@ class Columns:
             yield from self._row(row, widths, options.max_width)
 
     def _width(self, column: int, most: int) -> int:
-        """Return the width of a column: that of its longest cell of at most ``most`` characters."""
+        """Return the width of a column: that of its longest cell, where cells wider than ``most`` do not count."""
         cells = [row[column].cell_len for row in self._rows if column < len(row)]
         return max((width for width in cells if width <= most), default=0)
 
@@ -74,10 +74,11 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 
 
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
-    """Return ``text`` wrapped to lines of at most ``width`` cells, indented by ``first`` and ``rest``.
+    """Return ``text`` wrapped to lines of at most ``width`` cells.
 
-    Lines are broken at blanks outside of brackets. A word that is too long for a line is broken after a comma, else
-    after a dot, else anywhere.
+    The first line is indented by ``first`` cells, the others by ``rest``. Lines are broken at blanks outside of
+    brackets. A word that is too long for a line is broken after a comma, else after a dot, else after ``_`` or ``-``,
+    else anywhere.
     """
     lines = [Text(" " * first)]
     empty = True
@@ -166,7 +167,7 @@ def notes_view(notes: Iterable[str]) -> RenderableType:
 
 
 def next_view(commands: Iterable[str]) -> Iterator[RenderableType]:
-    """Yield the line with the next command, never broken, so that it can be copied."""
+    """Yield a line with the next commands; it is never broken, so that it can be copied."""
     text = ", ".join(commands)
     if text:
         yield Text(f"  next: {text}", style="dim", no_wrap=True, overflow="ignore")
@@ -183,7 +184,7 @@ def written_view(output: str, *, next_step: str) -> RenderableType:
 
 
 def page_view(page: Page, *, next_step: str) -> RenderableType:
-    """Return the path and size of a page, its number of tensors, and the next command."""
+    """Return the path and size of a written HTML page, its number of tensors, and the next command."""
     line = Text(escape(page.output or ""), style="bold")
     line.append(f"  {human_bytes(page.nbytes)}  {count(page.tensors, 'tensor')}", "not bold")
     return Group(Hanging(Text("  wrote "), line), *next_view([next_step]))

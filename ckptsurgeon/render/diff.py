@@ -37,10 +37,11 @@ class _Row:
 
 
 def difference_view(found: Difference, *, every: bool = False, depth: int | None = None) -> RenderableType:
-    """Return the differences by kind, a table of branches, and a line that counts the tensors that are the same.
+    """Return the differences by kind, a table with a row for each branch, and the number of tensors that are the same.
 
-    Numbered layers with the same description share one row, which has their largest difference; with ``every``, each
-    tensor has its own row. With ``depth``, there is one row for each module at that level instead.
+    A branch is the part of the model whose keys have the same beginning. Numbered layers with the same description
+    share one row, which has their largest difference; with ``every``, each tensor has its own row. With ``depth``,
+    there is one row for each module at that level instead.
     """
     kinds = _kinds(found)
     if depth is not None:
@@ -87,7 +88,7 @@ def _unmeasured(pair: Pair) -> str:
 
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
-    """Yield the lines of one kind, the largest differences first."""
+    """Yield the table lines for one kind of difference, ``name``, the largest differences first."""
     if name == "not compared" and not every:
         yield from _by_reason(name, rows)
         return
@@ -103,7 +104,7 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
 
 
 def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
-    """Yield a line for each reason, with all its tensors."""
+    """Yield a table line for each reason why tensors were not compared, with the keys of these tensors."""
     keys: dict[str, list[str]] = {}
     for group in _grouped(rows):
         keys.setdefault(group[0].said, []).append(collapsed([row.key for row in group]))
@@ -138,7 +139,10 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a key that sorts the largest difference first; rows without figures keep their order."""
+    """Return a sort key for a group of tensors, so that the group with the largest difference comes first.
+
+    Groups without figures keep their order.
+    """
     numbers = [row.numbers for row in group if row.numbers is not None]
     infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)
     relative = max((one.relative or 0.0 for one in numbers), default=0.0)
@@ -146,7 +150,7 @@ def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
 
 
 def _apart(group: Sequence[_Row]) -> str:
-    """Return the largest differences of tensors: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
+    """Return the largest differences in a group of tensors: ``max 1.2e-3 rel 4.5e-4 cos 0.99991``."""
     numbers = [row.numbers for row in group if row.numbers is not None]
     finite = [one for one in numbers if one.max_abs != 0]  # the others differ only in NaN and infinities, if at all
     relative = [one.relative for one in finite if one.relative is not None]
@@ -172,7 +176,10 @@ def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
 def _where(
     found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
 ) -> RenderableType:
-    """Return a table of how much differs in each branch, with figures if ``measured``; ``names`` gives the branches."""
+    """Return a table of how many tensors of each branch differ, with figures if ``measured``.
+
+    ``names`` has the branch of each key.
+    """
     rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
     same = Counter(names[key] for key in found.same)
     for kind, every in kinds.items():

@@ -22,7 +22,7 @@ Row = Sequence[str | Text]
 
 
 def explained_view(found: Explained, *, every: bool = False) -> RenderableType:
-    """Return tensors with their source, rule and alternatives: with ``every`` all, otherwise the first ``SHOWN``."""
+    """Return a view of tensors with their source, rule and alternatives; without ``every``, the first ``SHOWN``."""
     shown = found.tensors if every else found.tensors[:SHOWN]
     parts: list[RenderableType] = []
     for one in shown:

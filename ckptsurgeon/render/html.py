@@ -70,7 +70,7 @@ def text_of_lines(lines: Lines) -> str:
 
 
 def lines_of(views: Iterable[RenderableType]) -> Lines:
-    """Return the lines of views; if there are too many, the first and the last."""
+    """Return the lines of views; if there are too many, only the first and the last lines."""
     # Independent of the environment: of the notebook's own support for rich, and of a terminal's colours and width.
     console = Console(
         file=io.StringIO(), width=WIDTH, force_jupyter=False, force_terminal=False, no_color=False, color_system=None,
@@ -119,7 +119,7 @@ def text_of(result: object) -> str:
 
 
 class _Last:
-    """The lines of the last result, kept because a notebook asks for both text and HTML of each."""
+    """The lines of the last result; a notebook asks for each result twice, as text and as HTML."""
 
     shown: tuple[ref[object], Lines] | None = None
 
@@ -133,7 +133,7 @@ def _lines_of(result: object) -> Lines:
 
 
 def _views(result: object) -> Views:
-    """Return the views of a result; they are chosen by the name of its class, so that not all classes are imported."""
+    """Return the views of a result, found by the name of its class, so that not all classes must be imported."""
     return next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)(result)
 
 

@@ -24,7 +24,7 @@ ALL = 1 << 30
 
 
 def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
-    """Return ``LoRA, rank 8, alpha 16, 2 target modules (q_proj, v_proj), base org/model``."""
+    """Return an adapter's settings: ``LoRA, rank 8, alpha 16, 2 target modules (q_proj, v_proj), base org/model``."""
     shown = ALL if full else SHOWN
     words = [_kind(adapter)]
     if adapter.peft_type == "LORA" or adapter.rank is not None:
@@ -53,7 +53,10 @@ def _number(value: float | None) -> str:
 
 
 def _others(values: Mapping[str, float], shown: int) -> str:
-    """Return the exceptions in a list, such as `` (q_proj: 4, v_proj: 16)``, of which ``shown`` are written out."""
+    """Return the values of modules that differ from the rest, such as `` (q_proj: 4, v_proj: 16)``.
+
+    At most ``shown`` of them are written out.
+    """
     if not values:
         return ""
     return f" ({_listed([f'{key}: {_number(value)}' for key, value in values.items()], shown)})"
@@ -70,7 +73,7 @@ SHOWN_TIES = 4
 def inspection_view(
     inspection: Inspection, *, depth: int | None = None, by_size: bool = False, full: bool = False
 ) -> RenderableType:
-    """Return the whole view: the file, its tree, ties and totals.
+    """Return the view of an inspected checkpoint: the file, the tree of its modules, tied keys and totals.
 
     With ``full`` every tensor has a line instead of the tree, and nothing is shortened.
     """
@@ -91,7 +94,10 @@ def inspection_view(
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors in the order of the file; for safetensors, which sorts by size and name, in natural order."""
+    """Return the tensors in the order of the file; those of safetensors with ``layers.2`` before ``layers.10``.
+
+    safetensors itself sorts by size and name.
+    """
     tensors = inspection.tensors
     if "safetensors" in inspection.format:
         return {key: tensors[key] for key in sorted_naturally(tensors)}
@@ -134,7 +140,7 @@ def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
 
 
 def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
-    """Yield a label and a text for each fact that is not about tensors."""
+    """Yield a label and a text for each fact about the whole file, such as its adapter, metadata or recipe."""
     if inspection.adapter is not None:
         yield "adapter", adapter_text(inspection.adapter, full=full)
     extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]

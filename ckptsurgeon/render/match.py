@@ -21,7 +21,7 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return the keys without a match, and the number of matches by kind of evidence; with ``every``, all matches."""
+    """Return the keys without a match, and how many matches were found in each way; with ``every``, all matches."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:
@@ -46,7 +46,10 @@ def _summary(found: Proposal) -> Text:
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
-    """Yield rules as options of ``rename`` to copy; with --unwrap if the keys have prefixes such as ``module.``."""
+    """Yield the rules of a matching as options of ``ckpt rename``, to be copied; ``unwrap`` adds --unwrap.
+
+    --unwrap is needed if the keys have prefixes such as ``module.``.
+    """
     if rules:
         yield "  rules"
     if rules and unwrap:
@@ -56,7 +59,7 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
 
 
 def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
-    """Return rows of keys without a match; repeated layers share one row."""
+    """Return a table of keys without a match, after the label ``name``; repeated layers share one row."""
     rows = list(_paths(build_tree(tensors), ""))
     shown: list[list[str | Text]] = []
     for i, (path, said) in enumerate(rows[:limit]):

@@ -28,7 +28,7 @@ MADE_OF = 3
 
 @dataclass
 class _Branch:
-    """The steps that make the tensors of one module."""
+    """The tensors of one module in a plan: how many have each class, and how many values come from a source."""
 
     name: str
     classes: Counter[str] = field(default_factory=Counter)
@@ -109,7 +109,7 @@ def _reason(step: Step) -> str:
 
 
 def _branches(steps: Sequence[Step]) -> list[_Branch]:
-    """Group steps by the beginning of their keys, as long as it must be to tell modules apart."""
+    """Return the steps of a plan by module; modules are told apart by the first segments of the keys."""
     names = branch_names([step.key for step in steps])
     found: dict[str, _Branch] = {}
     for step in steps:
@@ -119,7 +119,7 @@ def _branches(steps: Sequence[Step]) -> list[_Branch]:
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """Return a table of what becomes of each module, and the unused keys."""
+    """Return a table of what becomes of the tensors of each module, and the keys of the sources that are not used."""
     present = list(plan.counts)
     branches = _branches(plan.steps)
     rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
@@ -146,7 +146,7 @@ def _reasons(branch: _Branch) -> str:
 
 
 def _bar(share: float | None, remark: str) -> Text:
-    """Return the part that comes from the source, as a bar and in percent, and a remark on the rest."""
+    """Return the part of the values that comes from a source, as a bar and in percent, and a remark."""
     if share is None:
         return Text(remark, "dim")
     filled = min(max(round(share * BAR), 1 if share else 0), BAR - 1 if share < 1 else BAR)
@@ -171,7 +171,7 @@ def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[str 
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield one line for each destination tensor: its class, its origin, the rule."""
+    """Yield one line for each destination tensor: its key, its class (copied, cast …), its source and its rule."""
     rows = []
     for step in plan.steps:
         rule = "  ".join(filter(None, (_reason(step), step.rule if not step.reason else "")))
@@ -183,7 +183,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _origin(step: Step, plan: Plan) -> str:
-    """Return the origin of a tensor: its source, and its key there if that differs."""
+    """Return the source of a tensor, and its key there if that differs; ``-`` if no source gives it."""
     if step.source is None or (step.op == "keep" and plan.sources[step.source].role == "destination"):
         return "-"
     keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")

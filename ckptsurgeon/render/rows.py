@@ -36,7 +36,10 @@ class TreeRow:
 
 
 def fitting(tree: Branch, depth: int | None) -> tuple[list[TreeRow], int]:
-    """Return the rows down to ``depth`` levels, or as many levels as fit, and the number of modules that are folded."""
+    """Return the rows of a tree down to ``depth`` levels, and the number of modules whose contents are not shown.
+
+    If ``depth`` is None, there are as many levels as fit into ``ROWS`` rows.
+    """
     if depth is not None:
         return list(_rows(tree, 0, depth)), _folded(tree, depth)
     chosen = 1
@@ -60,9 +63,10 @@ def _folded(node: Branch, depth: int) -> int:
 def _rows(
     node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
 ) -> Iterator[TreeRow]:
-    """Yield the rows of a module's contents, with numbers for the ``times`` equal modules that it stands for.
+    """Yield the rows of a module's contents, down to ``depth`` levels.
 
-    A dtype is shown if it differs from the module's. A tensor and its parts, such as its scales, share one row.
+    The module stands for ``times`` equal modules, and the numbers are for all of them. Dtypes are printed only if they
+    differ from ``shown``, those of the module. A tensor and its parts, such as its scales, share one row.
     """
     tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
@@ -75,7 +79,7 @@ def _rows(
 
 
 def _leaf(leaf: Branch, *, named: bool) -> str:
-    """Return a tensor's shape, after its name if it is shown in its module's row."""
+    """Return the text of a tensor: its shape, after its name if ``named`` is True."""
     assert leaf.info is not None
     words = [escape(leaf.name, NAME)] if named else []
     words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]

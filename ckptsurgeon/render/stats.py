@@ -22,7 +22,7 @@ TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 
 def stats_view(inspection: Inspection) -> Group:
-    """Return one line of statistics for each tensor, or the reason why it has none, and the summary."""
+    """Return the statistics of each tensor on one line, or the reason why it has none, and then a summary."""
     table = _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
     summary = inspection.summary
     return Group(table, *([_summary(summary)] if summary is not None else []))

@@ -138,12 +138,15 @@ def _time(seconds: float) -> str:
 
 
 def figures_said(figures: Mapping[str, float]) -> list[str]:
-    """Return each figure with its name."""
+    """Return a text for each figure: its name and its value."""
     return [f"{escape(name)} {_figure(value)}" for name, value in figures.items()]
 
 
 def _figure(value: float) -> str:
-    """Return a number with three decimals, so that columns stay aligned; a count has none."""
+    """Return a number with three decimals, so that columns stay aligned.
+
+    Whole numbers, and numbers below 0.001, have three significant digits.
+    """
     return f"{value:.3f}" if value % 1 and abs(value) >= 0.001 else f"{value:.3g}"
 
 
@@ -151,7 +154,7 @@ def _figure(value: float) -> str:
 
 
 class _Fitting:
-    """Words on one line; if they do not fit, the words with the indices in ``spared`` are left out, in that order."""
+    """Words on one line; while they do not fit, words are left out in the order of ``spared``, their indices."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared
@@ -168,7 +171,7 @@ class _Fitting:
 
 
 def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> RenderableType:
-    """Return a step of the log in one line; if it is too long, words are left out, but not the remaining time."""
+    """Return a training step in one line; if it is too long, words are left out, but not the remaining time."""
     loss, norm = (row[name] for name in ("loss", "grad_norm"))
     rate = max(row["lr"].values(), default=0.0)
     words = [
@@ -187,13 +190,16 @@ def _left(seconds: float | None) -> list[str]:
 
 
 def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
-    """Return a line about the clips of a split whose features are computed, with the remaining time in seconds."""
+    """Return a line about computing features: how many clips of a split are done, and the remaining time.
+
+    ``left_s`` is that time in seconds.
+    """
     clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
     return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
 
 
 def filled_line(row: Mapping[str, Any]) -> Text:
-    """Return a line with the number of clips whose features were computed, and the path of the cache."""
+    """Return a line with the number of clips whose features were computed, and the path where they are kept."""
     return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
@@ -204,7 +210,7 @@ def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
 
 
 def checking_line(row: Mapping[str, Any]) -> Text:
-    """Return a line about running checks, with the number done."""
+    """Return a line about checks that are running, with the number of checks that are done."""
     line = f"  checks {TITLES[row['when']]}  {row['done']} done"
     return Text(line, no_wrap=True, overflow="ellipsis")
 

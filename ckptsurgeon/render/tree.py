@@ -1,4 +1,4 @@
-"""Builds the tree of modules of a state dict, with repeated modules shown once, and the branches of a model."""
+"""Builds the tree of modules of a state dict, with repeated modules shown once, and groups keys into branches."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Branch:
     """A module or a tensor, which may stand for several equal siblings.
 
     ``times`` is the number of siblings; ``parameters`` and ``nbytes`` are for all of them together, but those of the
-    children are for a single one. Modules with the same contents have the same ``make``. ``more`` is set if
-    ``parameters`` is a lower bound.
+    children are for a single one. ``make`` is a number that is the same for modules with the same contents. ``more`` is
+    True if ``parameters`` is a lower bound.
     """
 
     name: str
@@ -64,9 +64,9 @@ def build_tree(
 ) -> Branch:
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
-    Equal siblings are joined: numbered ones as ranges, named ones as lists. A module with a single child becomes one
-    branch with it. The order is the mapping's, or by bytes. ``parameters`` gives the parameters of a
-    tensor, or a lower bound if ``is_counted`` is False for the tensor.
+    Equal siblings are joined: numbered ones as ranges, named ones as lists. A module with a single child is joined with
+    it. The order is that of ``tensors``, or by bytes if ``by_size`` is True. ``parameters`` returns the number of
+    parameters of a tensor, or a lower bound if ``is_counted`` returns False for its key.
     """
     root = Branch("")
     aliases = set(tied)
@@ -102,14 +102,20 @@ def _add(node: Branch, tensor: Branch) -> None:
 
 
 def _free(node: Branch, name: str) -> str:
-    """Return a name that no child has: a key such as ``a`` can also be a module's name, if there is ``a.b``."""
+    """Return ``name``, with blanks added until no child has it.
+
+    A key such as ``a`` can also be the name of a module, if there is a key ``a.b``.
+    """
     while name in node.children:
         name += " "
     return name
 
 
 def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
-    """Set ``make`` of everything under ``node``, and return that of the node."""
+    """Set ``make`` of a node and of everything under it; returns that of the node.
+
+    ``make`` is a number that is the same for equal contents; ``signatures`` has the numbers given so far.
+    """
     what: object
     if node.info is None:
         what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
@@ -168,7 +174,7 @@ def _list_text(names: list[str]) -> str:
 
 
 def _chained(branch: Branch) -> Branch:
-    """Return the child of a module that has only one, with both names joined; other branches as they are."""
+    """Return a module with a single child as one branch with both names joined; other branches as they are."""
     while len(branch.children) == 1 and branch.info is None:
         (child,) = branch.children.values()
         branch = Branch(
@@ -214,7 +220,11 @@ _LONGEST = 18
 
 
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the branch of each key: its first segments, as many as tell branches apart; numbered ones are joined."""
+    """Return the branch of each key: the first segments of the key, as many as tell branches apart.
+
+    If there are more than ``MAX_BRANCHES``, numbered branches are joined, and the last ones are counted as ``and 5
+    more``.
+    """
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
         level += 1
@@ -242,13 +252,13 @@ def _is_shared(keys: Sequence[str], level: int) -> bool:
 
 
 def _prefix(key: str, level: int) -> str:
-    """Return the first ``level`` segments of a key; the whole key if these are empty, as those of ``..``."""
+    """Return the first ``level`` segments of a key; the whole key if these segments are empty, as in ``..``."""
     head = ".".join(key.split(".", level)[:level])
     return head if head.strip(".") else key
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """Return for each name whose last segment is a number a joined name such as ``layers.{0..2299}``, others as is."""
+    """Return for each name that ends in a number a joined name such as ``layers.{0..2299}``; other names stay."""
     numbers: dict[str, list[int]] = {}
     heads: dict[str, str] = {}
     for name in names:
@@ -277,7 +287,7 @@ def collapsed(texts: Sequence[str]) -> str:
 
 
 def pattern_of(text: str) -> str:
-    """Return a text without its numbers; texts with the same result differ only in numbers, and may be joined."""
+    """Return a text without its numbers, so that texts that differ only in numbers have the same result."""
     return _DIGITS.sub("\0", text)
 
 

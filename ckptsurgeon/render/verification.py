@@ -34,7 +34,10 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
 
 
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
-    """Return the errors of extracted LoRA factors, the largest first: how far their product is from the difference."""
+    """Return a table of the errors of extracted LoRA factors, the largest first.
+
+    An error says how far the product of the factors is from the difference of the weights.
+    """
     if not fits:
         return []
     worst = sorted(fits, key=lambda fit: -fit.error)
@@ -53,7 +56,7 @@ def _rate(receipt: Receipt) -> str:
 
 
 def counts_line(receipt: Receipt) -> Text:
-    """Return in one line how many tensors of a receipt were copied, cast, merged and so on."""
+    """Return a line with how many tensors of a receipt were copied, cast, merged and so on."""
     classes = ", ".join(f"{number} {kind}" for kind, number in receipt.counts.items() if number)
     return Text(f"  {classes}")
 
@@ -97,7 +100,7 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _failures(found: Verification) -> Iterator[Row]:
-    """Yield the failures, grouped by reason."""
+    """Yield a table row for each reason of failures, with the keys that failed."""
     groups: dict[str, list[str]] = {}
     for failure in found.failed:
         groups.setdefault(failure.why, []).append(failure.key or found.output)
@@ -129,7 +132,7 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 
 
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
-    """Yield the notes, grouped by text; with ``full`` each separately."""
+    """Yield a table row for each text of notes, with the names that it is about; with ``full`` nothing is left out."""
     groups: dict[str, list[str]] = {}
     for note in found.notes:
         groups.setdefault(note.why, []).append(note.name)

@@ -40,9 +40,9 @@ def masked(crc: int) -> int:
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0, *, short: int = SHORT) -> int:
-    """Return the CRC-32C of bytes; ``crc`` is that of the bytes before them, if there are any.
+    """Return the CRC-32C of bytes; ``crc`` is the CRC-32C of the bytes before them, if there are any.
 
-    Numpy is used for ``short`` bytes or more.
+    Blocks of ``short`` bytes or more are computed with numpy.
     """
     view = memoryview(data).cast("B")
     crc ^= 0xFFFFFFFF
@@ -61,7 +61,7 @@ def _short(data: memoryview, crc: int) -> int:
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Return the CRC of each of the 256 bytes."""
+    """Return the CRC of each of the 256 values of a byte."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -71,7 +71,11 @@ def _table() -> tuple[int, ...]:
 
 
 def _long(data: memoryview, crc: int) -> int:
-    """Return the CRC of bytes after ``crc``, by folding rows of words; leading zeros change nothing, and fill one."""
+    """Return the CRC of ``data``, computed with numpy; ``crc`` is the CRC of the bytes before it.
+
+    The 32-bit words are put into rows of equal length, and the rows are folded into one. The first row is filled up
+    with zeros at its beginning: they do not change the CRC.
+    """
     import numpy as np
 
     whole = len(data) & ~3
@@ -92,7 +96,7 @@ def _long(data: memoryview, crc: int) -> int:
 
 
 def _moved(words: Words, nbytes: int) -> Words:
-    """Return the CRCs of words, each followed by ``nbytes`` zero bytes."""
+    """Return, for each 32-bit word, the CRC of the word followed by ``nbytes`` zero bytes."""
     low, high = _moves(nbytes)
     moved: Words = low[words & 0xFFFF] ^ high[words >> 16]
     return moved
@@ -100,9 +104,10 @@ def _moved(words: Words, nbytes: int) -> Words:
 
 @cache
 def _moves(nbytes: int) -> tuple[Words, Words]:
-    """Return two tables for ``_moved``: the CRC of each 16-bit number as lower and as upper half of a word.
+    """Return two lookup tables for ``_moved``: one for the lower 16 bits of a word, one for the upper 16 bits.
 
-    ``nbytes``, the number of zero bytes after the word, is a power of two and at least 4.
+    Each has the CRC of these bits in their word, followed by ``nbytes`` zero bytes. ``nbytes`` is a power of two and at
+    least 4.
     """
     import numpy as np
 
@@ -122,7 +127,7 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return a linear function of every 16-bit number, given its values for the single bits."""
+    """Return the values of a linear function for all 16-bit numbers; ``images`` has its value for each single bit."""
     import numpy as np
 
     table = np.zeros(1 << 16, "<u4")

@@ -1,4 +1,4 @@
-"""Reads JSON strictly: a key that occurs twice in one object is an error, since readers differ in which they take."""
+"""Reads JSON strictly: a key that occurs twice in one object is an error, since readers take different values of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class _RepeatedKeyError(ValueError):
 
 
 def _line_of_double(text: str) -> int:
-    """Return the number of the line in which a key occurs for the second time; the text is valid up to there."""
+    """Return the number of the line in which an object has a key for the second time.
+
+    Up to this line, the text must be valid JSON.
+    """
     objects: list[set[str]] = []
     last = ""
     for token in _TOKEN.finditer(text):

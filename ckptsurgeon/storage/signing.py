@@ -50,7 +50,10 @@ class Signer:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Checks signatures with a public key; ``is_by`` gets a signature and the signed bytes; ``hint`` identifies it."""
+    """Checks signatures with a public key; ``hint`` identifies the key.
+
+    ``is_by`` gets a signature and the signed bytes, and returns whether the signature was made with this key.
+    """
 
     is_by: Callable[[bytes, bytes], bool]
     hint: str
@@ -111,7 +114,10 @@ def _loaded(path: str) -> Any:
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the further arguments of ``key.sign``; raises ConfigError if the kind of the key is not supported."""
+    """Return the arguments that ``sign`` and ``verify`` of a key need after the data: none, or ECDSA with its hash.
+
+    Raises ConfigError if the kind of the key is not supported.
+    """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -159,7 +165,10 @@ def signature_of(path: str, *, folder: bool) -> str:
 
 
 def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
-    """Return a signature of files, whose SHA-256 are given by name; ``name`` is the name of the output as a whole."""
+    """Return a signature of files: a Sigstore bundle in JSON.
+
+    ``digests`` has the SHA-256 of each file by name; ``name`` is the name of the output as a whole.
+    """
     names = sorted(digests)
     statement = {
         "_type": STATEMENT,
@@ -186,7 +195,7 @@ def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
 
 
 def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
-    """Return the SHA-256 of each signed file; raises VerifyError if the signature is not by the key."""
+    """Return the SHA-256 of each signed file by name; raises VerifyError for a wrong signature or a damaged bundle."""
     try:
         bundle = read_json(data)
         envelope = bundle["dsseEnvelope"]
@@ -222,7 +231,7 @@ def _root(digests: Any) -> str:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding, with the payload's type."""
+    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding of payload and type."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 

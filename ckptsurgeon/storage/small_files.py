@@ -35,7 +35,10 @@ class IrregularError(OSError):
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file; raises OSError for anything else, whose opening could block or act."""
+    """Return a descriptor of a regular file; raises OSError for anything else.
+
+    Opening something else could block (a FIFO) or have an effect (a device).
+    """
     name = os.fspath(path)
     try:
         _check_regular(os.stat(name), name)

@@ -1,4 +1,4 @@
-"""Recognises what downloads leave in place of a file: a pointer of Git LFS, a page, or an error message."""
+"""Recognises what a download left in place of a file: a pointer of Git LFS, a web page, or an error message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _FEW = 3
 
 
 def stand_in(data: bytes) -> str:
-    """Return what the first bytes of a file are, if they are a stand-in for it, "" otherwise."""
+    """Return a text that says what a file really is: a Git LFS pointer, an HTML page or XML; "" for other content.
+
+    ``data`` has the first bytes of the file.
+    """
     head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(_POINTER):
         return "it is a Git LFS pointer, and git lfs pull fetches the file"
@@ -29,6 +32,6 @@ def stand_in(data: bytes) -> str:
 
 
 def error_message(document: Any) -> str:
-    """Return what a JSON value says, if it is the error message of a server, "" otherwise."""
+    """Return a text with the error message of a server, if a JSON value is such a message, "" otherwise."""
     said = document.get("error") if isinstance(document, dict) and len(document) <= _FEW else None
     return f"it is an error message: {escape(brief_repr(said, 60))}" if isinstance(said, str) else ""

@@ -44,7 +44,7 @@ _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
 
 class _PlainLoader(_Base):  # type: ignore[misc]
     def get_single_node(self) -> Any:
-        """Return the document as nodes; raises ConstructorError if aliases make it too large."""
+        """Return the root node of the document; raises ConstructorError if aliases make it too large."""
         node = super().get_single_node()
         if node is not None:
             _check_aliases(node)
@@ -110,7 +110,10 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    """Return a mapping, in which each key may occur once; its own keys win over those merged by ``<<``."""
+    """Return a YAML mapping as a dict; its own keys win over those that ``<<`` merges into it.
+
+    Raises ConstructorError if one of its own keys occurs twice.
+    """
     _check_own_keys(loader, node)
     loader.flatten_mapping(node)  # merged keys come first
     return {
@@ -145,11 +148,11 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, name: str, *, exponents: bool = True, unknown: Callable[[str], object] | None = None) -> Any:
-    """Return the document; raises ConfigError with the line if it is malformed.
+    """Return the value of a YAML document; raises ConfigError with its ``name`` and the line if it is malformed.
 
-    Without ``exponents``, 1e5 is a text, as PyYAML reads it and so the toolkit whose file this is. ``unknown`` gets
-    each tag that is not plain YAML (``!!python/object/apply:…``) and returns what stands for the value; without it,
-    such a tag is an error.
+    If ``exponents`` is False, 1e5 is a text, as in PyYAML and in the toolkits that use it. ``unknown`` gets each tag
+    that is not plain YAML (``!!python/object/apply:…``) and returns what to use in place of the value; without
+    ``unknown``, such a tag is an error.
     """
     loader: Any = _Loader if exponents else _PlainLoader
     if unknown is not None:
@@ -169,7 +172,7 @@ def check_yaml(text: str, name: str) -> None:
 
 @contextmanager
 def _reading(text: str, name: str) -> Iterator[None]:
-    """Turn the parser's errors into ConfigError."""
+    """Turn errors of the YAML parser in the block into ConfigError, with ``name`` and the line."""
     try:
         yield
     except yaml.YAMLError as error:

@@ -1,8 +1,8 @@
 """Reads byte-pair vocabularies: files of tiktoken, with ``BASE64 RANK`` on each line, and Mistral's ``tekken.json``.
 
 Their tokens are bytes. They are returned as ``tokenizer.json`` writes them, with a printable character for each byte
-(``bytes_to_unicode`` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py). The special tokens of
-tiktoken are not in its file; those of tekken come first.
+(``bytes_to_unicode`` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py). A file of tiktoken does not
+list the special tokens. In ``tekken.json`` the special tokens come first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - 
 
 class _BytePairs:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is a tekken.json, or has a first line as tiktoken writes it."""
+        """Return whether a file is a tekken.json, or has a name and a first line as tiktoken writes them."""
         lowered = name.lower()
         return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
 

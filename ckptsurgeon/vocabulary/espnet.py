@@ -1,4 +1,4 @@
-"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; refuses one that only names a file."""
+"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; a list that is only a file name is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["VOCABULARY"]
 
 class _ESPnet:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is YAML with a ``token_list``."""
+        """Return whether a file is YAML, by its name."""
         return name.lower().endswith((".yaml", ".yml"))
 
     def read(self, name: str, data: bytes) -> Vocabulary:

@@ -48,17 +48,23 @@ class _HuggingFace:
 
 
 def is_byte(token: str) -> bool:
-    """Whether a token stands for a byte, as ``<0x0A>``, or looks like a special token."""
+    """Return whether a token stands for a byte, as ``<0x0A>``, or looks like a special token: it has angle brackets."""
     return token[0] == "<" and token[-1] == ">"
 
 
 def _has_rules(model: Mapping[str, Any]) -> bool:
-    """Whether tokenizers reads a model as BPE; one without a type is tried as others if it has an unknown token."""
+    """Return whether the library tokenizers reads the section ``model`` of a tokenizer.json as BPE.
+
+    A section without a type is read as BPE unless it has an unknown token; then tokenizers tries other types.
+    """
     return bool(model.get("type", None if isinstance(model.get("unk_token"), str) else "BPE") == "BPE")
 
 
 def _rules(merges: Any) -> list[tuple[str, str]]:
-    """Return the pairs of tokens that rules join: each a text with a space, or a list; what is neither is left out."""
+    """Return the pairs of tokens that merge rules join.
+
+    A rule is a text with a space or a list of two texts; anything else is left out.
+    """
     rows = merges if isinstance(merges, list) else []
     pairs = (one.split(" ") if isinstance(one, str) else one for one in rows if not _is_version(one))
     return [
@@ -73,7 +79,11 @@ def _is_version(row: Any) -> bool:
 
 
 def _unlisted(rules: Sequence[tuple[str, str]], listed: Container[str], prefix: Any) -> Iterator[str]:
-    """Yield the first token of each rule that is not listed, as tokenizers looks for them: no added token is."""
+    """Yield, for each merge rule that needs a token missing in ``listed``, the first such token.
+
+    A rule needs its two tokens and the token that it makes of them; ``prefix`` is cut from the second before they are
+    joined. Added tokens are not in ``listed``, since the library tokenizers does not look for them there.
+    """
     cut = len(prefix.encode()) if isinstance(prefix, str) else 0
     for one, two in rules:
         joined = one + (two.encode()[cut:].decode(errors="replace") if cut else two)

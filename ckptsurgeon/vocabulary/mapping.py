@@ -27,10 +27,11 @@ def marked(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
-    """Return the rows of a token's pieces, each the longest possible; empty if the token cannot be cut into known ones.
+    """Return the rows of the pieces of a token, each piece as long as possible; empty if the token cannot be cut.
 
-    ``inside`` is the prefix of pieces that do not begin a word; if the token has it, so have all its pieces. Special
-    tokens such as ``[MASK]`` are not cut.
+    ``rows`` has the row of each piece, and ``longest`` is the most characters of a piece. ``inside`` is the prefix of
+    pieces that do not begin a word; if the token begins with it, all of its pieces do. Special tokens such as
+    ``[MASK]`` are not cut.
     """
     if token[0] == "[" and token[-1] == "]":
         return ()
@@ -93,12 +94,12 @@ NEW_TOKENS = ("init", "mean", "zero", "subword")
 def map_tokens(
     source: Vocabulary, destination: Vocabulary, *, spelled: Mapping[str, str] | None = None, new: str = "init"
 ) -> VocabularyRows:
-    """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill it.
+    """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill the row.
 
-    ``spelled`` maps tokens of the source to differently spelled ones of the destination. Tokens that the source lacks
-    get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean of
-    the rows of their pieces in the source's vocabulary (``subword``; the initial value if a token cannot be cut).
-    Raises ConfigError.
+    ``spelled`` maps tokens of the source to differently spelled ones of the destination. Rows of tokens that the source
+    lacks get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean
+    of the rows of the token's pieces in the source's vocabulary (``subword``; the initial value if the token cannot be
+    cut). Raises ConfigError.
     """
     if new not in NEW_TOKENS:
         raise ConfigError(f"--new-tokens {new} is unknown.", hint=f"Use {', '.join(NEW_TOKENS)}.")

@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
-    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError if it is empty or not UTF-8."""
+    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError for other bytes, and for NUL bytes."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
@@ -34,7 +34,7 @@ class _Plain:
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the lines that are not empty; if all are ``token number`` (Kaldi's words.txt), the tokens by number.
+        """Return the non-empty lines as tokens; if each is ``token number`` (Kaldi's words.txt), sorted by number.
 
         In a vocab.txt (BERT) an empty line before the last token counts as a token, as in transformers.
         """

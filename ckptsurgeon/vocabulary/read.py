@@ -37,9 +37,10 @@ VOCABULARY_BYTES = 256 << 20
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; ``bytes`` is that of Coqui's bytes mode (``./bytes`` a file).
+    """Return the vocabulary in a file of any toolkit; the path ``bytes`` stands for that of Coqui STT's bytes mode.
 
-    Raises ConfigError if the file cannot be read, is malformed or has a token twice.
+    A file with the name ``bytes`` is given as ``./bytes``. Raises ConfigError if the file cannot be read, is malformed
+    or has a token twice.
     """
     if path == BYTES:
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
@@ -52,7 +53,7 @@ def read_vocabulary(path: str) -> Vocabulary:
 
 
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
-    """Return the vocabulary in a file; raises ConfigError if it is malformed, or a pointer or page in its place."""
+    """Return the vocabulary in a file; raises ConfigError if it is malformed, a Git LFS pointer or a web page."""
     name = escape(filename)
     if why := stand_in(data):
         raise ConfigError(f"{name} is not a list of tokens: {why}.")
@@ -146,7 +147,10 @@ def _in_row_order(name: str, vocabulary: Vocabulary, read: Callable[[str], bytes
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:
-    """Return the fields of a JSON object; empty for any other bytes, which are reported when the file is copied."""
+    """Return the fields of a JSON object; empty for any other bytes.
+
+    A file that is not a JSON object is reported when it is copied.
+    """
     try:
         document = read_json(data or b"{}")
     except ValueError:

@@ -38,11 +38,11 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
 def with_added_tokens(
     base: bytes, others: Sequence[bytes], tokens: Sequence[str], asked: Collection[str] = ()
 ) -> str | None:
-    """Return the tokenizer.json ``base`` extended to ``tokens``; None if texts would not be split as by the ``others``.
+    """Return the tokenizer.json ``base`` extended to ``tokens``; None if it would not split texts as the ``others`` do.
 
-    Added tokens of the others (``<|im_start|>``) can be added if all files describe them alike: they are matched before
-    a text is split. Words and pieces of words cannot be: they are found by merges or scores. Tokens in ``asked`` are
-    always added.
+    The ``others`` are tokenizer.json files, too. Their added tokens (``<|im_start|>``) can be added if all files
+    describe them alike: they are matched before a text is split. Words and pieces of words cannot be added: they are
+    found by merges or scores. Tokens in ``asked`` are always added.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)
@@ -75,7 +75,7 @@ class NewVocabulary:
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
-        """Read both lists, the source's and the new one, each with the added tokens of its tokeniser.
+        """Return the NewVocabulary for two lists: the source's and the new one, each with its added tokens.
 
         Raises ConfigError if they cannot be read.
         """
@@ -83,10 +83,10 @@ class NewVocabulary:
         return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
-        """Return the renumbering of the token ids in a configuration with ``rows`` as its vocabulary size.
+        """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.
 
-        ``own`` is the token list beside the configuration, None if there is none. Returns None if the ids are those of
-        the new list already. Raises LookupError if it is not known to which list they belong.
+        ``own`` is the token list beside the configuration, None if there is none. Returns None if the ids are already
+        those of the new list. Raises LookupError if it is not known to which list they belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens

@@ -1,6 +1,6 @@
-"""Puts the pieces of a sentencepiece model in the order of rows: transformers inserts other tokens among them.
+"""Puts the pieces of a sentencepiece model in the order of the embedding's rows: transformers adds tokens to them.
 
-https://github.com/huggingface/transformers, ``convert_slow_tokenizer.py``: what each class makes of the pieces.
+The order for each tokeniser is that of ``convert_slow_tokenizer.py`` in https://github.com/huggingface/transformers.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ _ENDING = re.compile(r"Tokenizer(Fast)?$")
 
 
 def is_of_pieces(name: str) -> bool:
-    """Return whether a file with this name is a sentencepiece model."""
+    """Return whether a file is a sentencepiece model, by its name."""
     return name.lower().endswith((".model", ".spm"))
 
 
 def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return the name of the tokeniser in tokenizer_config.json; without it, the model type in config.json."""
+    """Return the tokeniser's class in lower case, without ``Tokenizer`` (``xlmroberta``), or else the model type.
+
+    The class is in tokenizer_config.json or config.json, the model type in config.json; '' if there is neither.
+    """
     for said in (settings.get("tokenizer_class"), config.get("tokenizer_class"), config.get("model_type")):
         if isinstance(said, str) and not said.startswith(("PreTrained", "Tokenizers")):
             return _ENDING.sub("", said).replace("-", "").replace("_", "").lower()
@@ -49,7 +52,7 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
     """Return a vocabulary with the tokens in the order of rows, which depends on the tokeniser.
 
     ``settings`` (tokenizer_config.json) and ``config`` (config.json) name the tokeniser. In the result, ``is_whole`` is
-    false if its order is not known, or if it has further tokens.
+    False if the order is not known, or if the tokeniser has further tokens.
     """
     kind = kind_of(settings, config)
     if kind in IN_CODE:
@@ -69,7 +72,10 @@ def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], con
 
 
 def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
-    """Return the pieces, followed by the sentinels (highest number first) unless these are among the pieces."""
+    """Return the pieces and then ``<extra_id_99>``, ``<extra_id_98>`` … ``<extra_id_0>``, unless these are listed.
+
+    Their number is ``extra_ids`` in tokenizer_config.json; 100 if it is not given, 0 without this file.
+    """
     number = settings.get("extra_ids", 100 if settings else 0)
     known = settings.get("added_tokens_decoder")
     rows = known.values() if isinstance(known, dict) else ()
@@ -80,7 +86,10 @@ def _t5(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _pegasus(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the first two pieces, the two masks and the other tokens of pretraining, and then all other pieces."""
+    """Return two pieces, two mask tokens, the tokens ``<unk_2>``, ``<unk_3>`` … of pretraining, and the other pieces.
+
+    Returns None if the settings are not valid.
+    """
     offset = settings.get("offset", 103)
     if offset == 0:
         return pieces
@@ -99,7 +108,7 @@ def _text(token: Any) -> str:
 
 
 def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return a function from pieces to tokens: fairseq's four, the pieces from the fourth on, and then ``last``.
+    """Return a function from pieces to tokens: ``<s> <pad> </s> <unk>``, the pieces from the fourth on, then ``last``.
 
     The function returns None unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """

@@ -22,7 +22,10 @@ class _SpeechBrain:
         return b" => " in data[:4096] and b"\n====" in data
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the labels sorted by number; the first may be above 0. Raises ConfigError if one is missing."""
+        """Return the labels sorted by number, which need not be the order of the lines.
+
+        Raises ConfigError if a number is missing or occurs twice.
+        """
         numbers: dict[int, str] = {}
         for place, line in enumerate(lines_of(name, data), 1):
             if line.startswith("===="):

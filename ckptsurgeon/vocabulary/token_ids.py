@@ -38,9 +38,10 @@ _DEEPEST = 6
 
 @dataclass(frozen=True)
 class Renumbering:
-    """The rows of an old vocabulary's tokens in a new one; ``parts`` maps tokens to differently spelled new ones.
+    """Maps token ids of an old vocabulary to ids of a new one.
 
-    If ``words`` is empty, the old tokens are not known, only their numbers.
+    ``old`` has the old tokens in order, and ``new`` the id of each new token. ``parts`` maps old tokens to differently
+    spelled new ones. If ``words`` is False, the old tokens are not known, only their number.
     """
 
     old: Sequence[str]
@@ -55,14 +56,14 @@ class Renumbering:
 
     @staticmethod
     def first(rows: int, of: int) -> Renumbering:
-        """Return the renumbering for a vocabulary of ``of`` rows that is cut to its first ``rows``: their ids stay.
+        """Return the renumbering for a vocabulary of ``of`` rows that is cut to its first ``rows`` rows.
 
-        Ids beyond the vocabulary stay, too.
+        Ids below ``rows`` do not change, and neither do ids that are beyond the old vocabulary.
         """
         return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, words=False)
 
     def token(self, number: int) -> str:
-        """Return the token with an old number; "" if it is not known."""
+        """Return the token that has the id ``number`` in the old vocabulary; "" if it is not known."""
         return self.old[number] if self.words and 0 <= number < len(self.old) else ""
 
     def moved(self, number: int) -> int | None:
@@ -88,11 +89,12 @@ class LostId:
 
 @dataclass(frozen=True)
 class MovedIds:
-    """The changed fields, by their path; the ids without a new number; and the fields from which such ids were removed.
+    """The result of renumbering the token ids of a configuration.
 
-    Ids are removed from lists of suppressed tokens and bad words, and from maps of languages and tasks: a token that
-    does not exist cannot be generated anyway. ``stale`` are old ids of a token other than the one that their field
-    names; they get the new number of the named token.
+    ``changed`` has the new values of fields, by path. ``lost`` has the ids without a new number. ``dropped`` names the
+    fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of languages and tasks,
+    since a token that does not exist cannot be generated anyway. ``stale`` has old ids whose token is not the one that
+    their field names; they get the new number of the token that the field names.
     """
 
     changed: Mapping[Path, Any]
@@ -101,7 +103,7 @@ class MovedIds:
     stale: tuple[LostId, ...] = ()
 
     def applied(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration with the changed fields."""
+        """Return the configuration ``fields`` with the new values of the changed fields."""
         made = dict(fields)
         for path, value in self.changed.items():
             inner = made
@@ -113,7 +115,10 @@ class MovedIds:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return the token ids of a configuration with their new numbers; ``fixed`` fields have new numbers already."""
+    """Return the token ids of a configuration with their new numbers; the fields in ``fixed`` are left as they are.
+
+    The fields in ``fixed`` have new numbers already.
+    """
     mover = _Mover(numbers)
     changed = {}
     for path, value in _ids(fields, _sizes(fields, numbers)):
@@ -125,7 +130,7 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
 
 
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
-    """Return the token ids of a configuration that are not below ``rows``, its vocabulary size, with their fields."""
+    """Return (field, id) for each token id of a configuration that is not below ``rows``, its vocabulary size."""
     found = []
     for path, value in _ids(fields, frozenset({rows})):
         if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # of a place and an id; of ids and a bias
@@ -137,7 +142,7 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids of a configuration whose token in ``tokens`` is not the token that their field names."""
+    """Return the ids whose token in ``tokens`` is not the one that their field names, as ``no_timestamps_token_id``."""
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
@@ -151,10 +156,11 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes that mark a (nested) configuration as one whose ids are to be renumbered.
+    """Return vocabulary sizes: a configuration or a nested one with such a size is to be renumbered.
 
-    These are the sizes that the configuration gives the model and its text part. If it gives neither, they are the new
-    size and the smallest size of a part with room for all old tokens; empty if there is no such part.
+    These are the vocabulary sizes of the configuration itself and of its ``text_config``. If there are none, they are
+    the size of the new vocabulary and the smallest size of a nested configuration with room for all old tokens; empty
+    if there is no such nested configuration.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -165,7 +171,7 @@ def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
 
 
 def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """Yield the paths of a configuration and of its nested ones, each with its vocabulary size."""
+    """Yield (path, vocabulary size) of a configuration and of its nested ones; the size is None if it has none."""
     size = fields.get("vocab_size")
     yield above, size if type(size) is int else None
     for name, value in fields.items():
@@ -176,10 +182,10 @@ def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, 
 def _ids(
     fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), *, ours: bool = True
 ) -> Iterator[tuple[Path, Any]]:
-    """Yield the fields with token ids, and their paths; without nested configurations for another vocabulary.
+    """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
 
-    A nested configuration is for this vocabulary if its size is in ``sizes``; if it has no size, ``ours`` says whether
-    the one around it is.
+    A nested configuration is for this vocabulary if its vocabulary size is in ``sizes``. If it has no size, it is for
+    the vocabulary of the configuration around it; ``ours`` says whether that is this vocabulary.
     """
     size = fields.get("vocab_size")
     ours = size in sizes if sizes and type(size) is int else ours
@@ -241,11 +247,15 @@ class _Mover:
         return self._needed(field, value)
 
     def _is_stale(self, named: str, number: int) -> bool:
-        """Tell whether the old tokens have the one that a field names, under another number."""
+        """Return whether ``number`` is not the old id of the token ``named``, although the old tokens include it."""
         return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a map from names to new ids, found by the names' tokens if the old tokens are known."""
+        """Return the map ``value`` from names to ids with new ids; None is the id of a token that has none.
+
+        ``pattern`` turns a name into its token. If the old tokens include this token, the new id is that of the token,
+        even if the map has another token's id.
+        """
         found = {}
         for key, one in value.items():
             named = pattern.format(key)
@@ -267,7 +277,7 @@ class _Mover:
         return kept
 
     def _needed(self, field: str, number: Any) -> Any:
-        """Return the new number of an id; records the id as lost if there is no new number."""
+        """Return the new number of an id; if there is none, record the id as lost and return it unchanged."""
         place = self._place(number)
         if place is None and number is not None:
             self.lost.append(LostId(field, number, self._numbers.token(number)))

@@ -33,9 +33,10 @@ def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str =
 
 @dataclass(frozen=True)
 class TokenRowOverride:
-    """The row for a token of the output in models that lack it: row ``row`` of model ``model``; zeros if that is None.
+    """The row that a token of the output gets in models that lack the token: row ``row`` of model number ``model``.
 
-    If ``force`` is set, models that have the token get this row, too.
+    ``place`` is the token's row in the output. If ``model`` is None, the row is all zeros. If ``force`` is True, models
+    that have the token get this row, too.
     """
 
     place: int
@@ -45,7 +46,7 @@ class TokenRowOverride:
 
 
 def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverride]) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model with the overrides; each token may have one override."""
+    """Return the rows of each model after the overrides in ``lent``; a token has at most one override."""
     by_place = {one.place: one for one in lent}
     return tuple(
         replace(
@@ -58,7 +59,10 @@ def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverr
 
 
 def _row(row: Row, lent: TokenRowOverride | None) -> Row:
-    """Return a model's own row for a token; None if another model's row replaces it, or the mark for zeros."""
+    """Return a model's own row for a token, or what the override ``lent`` puts in its place.
+
+    This is None if a row of another model is used, and an empty tuple if the row is all zeros.
+    """
     if lent is None or (row is not None and not lent.force):
         return row
     return None if lent.model is not None else ()

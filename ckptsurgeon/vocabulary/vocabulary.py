@@ -52,7 +52,7 @@ class Reader(Protocol):
 
 
 def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> Vocabulary:
-    """Return a vocabulary; raises ConfigError if it is empty or a token occurs twice."""
+    """Return a vocabulary; raises ConfigError if it has fewer than two tokens, too many, or a token twice."""
     if len(tokens) < 2:
         raise ConfigError(f"{name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens.")
     if len(tokens) > MOST:

@@ -1,8 +1,8 @@
-"""Checks the cache of the hub's client: folders for links that lead out, files against the digests in their names.
+"""Checks the cache of huggingface_hub: no link may lead to other folders, and files must match their digests.
 
-A folder ``models--ORG--NAME`` has ``blobs/DIGEST``, ``snapshots/COMMIT/PATH``, which link to the blobs, ``refs``,
-``trees`` and ``.no_exist``; ``.locks`` is next to it (``huggingface_hub``, "Understand caching"). The client itself
-follows any link in it.
+The folder ``models--ORG--NAME`` of a repository has files ``blobs/DIGEST``, links ``snapshots/COMMIT/PATH`` to these
+files, and the folders ``refs``, ``trees`` and ``.no_exist``. The folder ``.locks`` is next to it (``huggingface_hub``,
+"Understand caching"). huggingface_hub itself follows every link in its cache.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHUNK = 1 << 20
 class CachedFile:
     """One file that was read completely; ``checked`` is the kind of digest that it matched ("sha256", "git") or "".
 
-    ``again`` is True if the file in the cache had other bytes, so that it was fetched a second time.
+    ``again`` is True if the file in the cache first had wrong bytes, so that it was fetched a second time.
     """
 
     path: str
@@ -44,7 +44,10 @@ class CachedFile:
 
 
 def read_blob(path: str, expected: str = "") -> CachedFile | None:
-    """Return a file, read completely; None if its bytes do not match ``expected``, a SHA-256 or git's SHA-1."""
+    """Read a file and return it with its digest; None if it does not match ``expected``, a SHA-256 or git's SHA-1.
+
+    If ``expected`` is not a digest, nothing is compared.
+    """
     found, git = _digests(path)
     if not is_digest(expected):
         return found
@@ -53,7 +56,7 @@ def read_blob(path: str, expected: str = "") -> CachedFile | None:
 
 
 def _digests(path: str) -> tuple[CachedFile, str]:
-    """Return the size and SHA-256 of a file, and git's SHA-1 of it."""
+    """Return a file with its size and SHA-256, and git's SHA-1 of the file."""
     file = open_source(path)
     if not isinstance(file, File):
         raise SourceError(f"{escape(path)} is a folder.")
@@ -74,14 +77,17 @@ _ALLOWED: dict[str, Callable[[str], object]] = {
 
 
 def cache_base(cache: str | None) -> str:
-    """Return the folder of a cache with all links resolved; '' or None stands for the client's own cache."""
+    """Return the folder of a cache with all links resolved; '' or None stands for huggingface_hub's default cache."""
     from huggingface_hub import constants
 
     return os.path.realpath(os.path.expanduser(cache or constants.HF_HUB_CACHE))
 
 
 def check_cache(repository: str, cache: str | None) -> None:
-    """Raise OutputError if a file in the cache would lead the client to other folders, or make it wait for ever."""
+    """Raise OutputError if huggingface_hub would write through a link in its cache, or wait for ever on a FIFO.
+
+    Links from snapshots to blobs are allowed, and links from blobs to other files.
+    """
     base = cache_base(cache)
     name = _folder_name(repository)
     if os.path.islink(tag := os.path.join(base, "CACHEDIR.TAG")):
@@ -99,7 +105,7 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError if the client stored a file at another path than the one for this commit."""
+    """Raise SourceError if huggingface_hub stored a file at another path than the one for its commit and name."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
         raise SourceError(f"the hub's client stored {escape(file)} as {escape(path)}, which is outside its cache.")
@@ -118,7 +124,10 @@ def blob_of(path: str) -> str:
 
 
 def remove_kept(path: str) -> None:
-    """Remove a file from the cache: the link and its blob, so that no commit has it; no other link is followed."""
+    """Remove a file of a snapshot and the blob that it links to, so that no commit in the cache has the file.
+
+    Nothing is removed if the file's folder is reached through a link.
+    """
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():
         with suppress(OSError):
@@ -134,7 +143,10 @@ def _never(path: str) -> bool:
 
 
 def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
-    """Raise OutputError if anything in a folder is not a regular file, folder or ``allowed`` link."""
+    """Raise OutputError if anything in a folder is not a regular file, a folder or an allowed link.
+
+    ``allowed`` gets the path of a link, and its result tells whether the link is allowed.
+    """
     waiting = [folder]
     while waiting:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:

@@ -1,4 +1,4 @@
-"""Collects one file into a folder; files that were not collected there are never touched."""
+"""Collects files into a folder; a file there that was not collected is not replaced, unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def _in_kernel(source: File, output: StagedFile) -> int:
 
 @dataclass
 class FileCollector:
-    """Collects files into a folder; none is put in place until all have been fetched.
+    """Collects files into a folder; they are put in place together, after all of them have been fetched.
 
-    With ``asks_again`` a server is asked whether its file has changed since it was collected. ``sha256`` is the
-    expected digest of a single file, '' if none is given; ``anyway`` is the hint of the error if another file is in
-    the way.
+    If ``asks_again`` is True, a server is asked whether its file has changed since it was collected. ``sha256`` is the
+    expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error that is raised if another
+    file has the same path.
     """
 
     strategy: str
@@ -99,26 +99,27 @@ class FileCollector:
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def pinned(self, origin: FetchOrigin) -> FetchOrigin:
-        """Return an origin at a commit: the commit of the first file of its repository, so that all files share one."""
+        """Return ``origin`` with a commit as its revision; all files of a repository get the same commit."""
         key = (origin.source, origin.revision)
         if key not in self.pins:
             self.pins[key] = pinned(origin, self.config).revision
         return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: FetchRecord) -> None:
-        """Write the record of ``path``."""
+        """Add the record of the file ``path`` to the files that will be put in place."""
         self.placing.text(record_path(path), as_text(record))
 
     def forget(self, path: str) -> None:
-        """Remove the record of ``path``."""
+        """Add the removal of the record of ``path`` to the changes that will be made."""
         self.placing.remove(record_path(path))
 
 
 @contextmanager
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
-    """Give a FileCollector for a folder, which is made with its parents; the end of the block puts its files in place.
+    """Give a FileCollector for ``folder``; when the block ends, its files are put in place.
 
-    If the block fails, the folders that were made are removed. ``folder`` None leaves files where they are.
+    The folder and its parents are made if they do not exist, and removed again if the block fails. If ``folder`` is
+    None, files stay where they are. ``strategy`` is one of ``STRATEGIES``, such as "symlink" or "copy".
     """
     try:
         with making_folders() as make, ExitStack() as stack:
@@ -132,7 +133,7 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
 
 
 def prepare(path: str) -> None:
-    """Remove the temp files of a file and of its record that killed runs left behind."""
+    """Remove the temp files that killed runs left for the file ``path`` and for the record of its origin."""
     remove_leftovers(path)
     remove_leftovers(record_path(path))
 
@@ -145,7 +146,11 @@ def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
 
 
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
-    """Raise OutputError if ``path`` is a file that was not collected and has other bytes than ``digest`` gives."""
+    """Raise OutputError if ``path`` must not be replaced: a file that was not collected, or that has changed since.
+
+    A link may be replaced, and so may a file whose SHA-256 is the one that ``digest`` returns. If the setting
+    ``overwrite`` is True, everything may be replaced.
+    """
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
     if not os.path.isfile(path):
@@ -168,7 +173,7 @@ def link_file(source: str, path: str, how: FileCollector) -> None:
 
 
 def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrigin) -> str:
-    """Copy a file that was read and checked to ``path``; returns the path of the copy."""
+    """Copy ``blob``, a file that was read and checked before, to ``path``; returns ``path``."""
     commit, record = commit_of(blob.path), unchanged_record(origin, path)
     same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
     if same or is_same_file(blob.path, path):
@@ -185,7 +190,7 @@ def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrig
 
 
 def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> FetchRecord:
-    """Copy ``source`` to ``path``; returns the record of the copy."""
+    """Copy ``source`` to ``path``; returns the copy's record, with ``fingerprint`` (size and time of ``source``)."""
     check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
     assert isinstance(file, File)
@@ -200,7 +205,10 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 
 
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
-    """Collect one file at ``path``, or, if ``path`` is None, leave it where it is; returns the absolute path."""
+    """Collect the file ``origin`` at ``path``, and return its absolute path.
+
+    If ``path`` is None, a local file or a file of the hub stays where it is.
+    """
     kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
     place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None
     if place is not None:
@@ -229,7 +237,7 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
 
 
 def _check_file(origin: FetchOrigin) -> None:
-    """Raise SourceError if a local folder does not have the file."""
+    """Raise SourceError if the folder of a local origin does not have the file; the hint is a similar name."""
     if os.path.isfile(origin.path):
         return
     if os.path.islink(origin.path):

@@ -74,7 +74,11 @@ class _Body:
         self._room = FreeSpace(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
 
     def wanted(self, etag: str) -> dict[str, str]:
-        """Return the headers of the next request: for the rest of the file if an ETag shows that it is the same."""
+        """Return the headers of the next request.
+
+        If a part of the file was received with an ETag, they ask only for the rest of the same file. Before that, they
+        ask for the file only if its ETag is no longer ``etag``.
+        """
         if self.done and self._etag:
             return {"Range": f"bytes={self.done}-", "If-Range": self._etag}
         return {"If-None-Match": etag} if etag and self._staged is None else {}

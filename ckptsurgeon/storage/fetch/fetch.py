@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class _FetchRequest:
-    """A request of ``ckpt fetch``; if ``folder`` is None, the files stay in their cache."""
+    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay where they are, and others in a cache."""
 
     origin: FetchOrigin
     sha256: str
@@ -106,7 +106,10 @@ def _address(order: _FetchRequest) -> Fetched:
 
 
 def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
-    """Return files that are on this machine, copied into the folder of the request if it has one."""
+    """Return the result for files on this machine, after copying them into the folder of the request if it has one.
+
+    ``path`` is the path of the file or folder, and ``blobs`` has the files by name.
+    """
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
     if order.folder is not None:
@@ -134,7 +137,8 @@ def _copy_into_folder(
 def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
     """Return the path for a file in a folder, and make the folders above it.
 
-    Raises FormatError if the name points out of the folder, OutputError if a link would.
+    Temp files that killed runs left for this path are removed. Raises FormatError if the name points out of the folder,
+    OutputError if one of the folders above the file is a link.
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name or "\\" in name:
         raise FormatError(f"a file name points outside its folder: {escape(name)}.", rule="outside")
@@ -146,7 +150,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError if a file has the name that the record of another file would get."""
+    """Raise FormatError if a file has the name of the record (``.NAME.collected.json``) of another file."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
@@ -162,7 +166,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
 
 
 def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
-    """Return a file after comparing it with the SHA-256 of the request; raises SourceError if they differ."""
+    """Return ``blob`` if its SHA-256 is the one of the request, or if the request has none; else raises SourceError."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:

@@ -1,4 +1,4 @@
-"""Fetches files and repositories of the Hugging Face hub with its own client and cache, checked by digest."""
+"""Fetches files and repositories of the Hugging Face hub with huggingface_hub and its cache, and checks digests."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 
 
 def counter(progress: Progress | None) -> type[Any]:
-    """Return a class to use as ``tqdm`` in the hub's client, which draws nothing and reports bytes to ``progress``.
+    """Return a class to use as ``tqdm`` in huggingface_hub; it draws nothing and reports bytes to ``progress``.
 
-    For a repository the client has two bars that count the same bytes, when they are received and when files are put
-    together, and others that count files. The larger count of bytes is reported.
+    For a repository huggingface_hub has two bars that count the same bytes: one when they are received, one when files
+    are put together. Other bars count files. The larger count of bytes is reported.
     """
     bars: list[Any] = []
 
     class Counter:
-        """One progress bar of the client."""
+        """One progress bar of huggingface_hub."""
 
         def __init__(self, iterable: Any = None, *_: Any, total: float | None = None, initial: int = 0, **given: Any):
             self.iterable, self.total, self.n = iterable, total, initial
@@ -73,7 +73,8 @@ _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
     """Return an origin whose revision is a commit; the hub is asked for it unless the revision is a commit already.
 
-    If the hub cannot be reached, the commit is the one that the cache knows. Raises SourceError or ConfigError.
+    If the hub cannot be reached, the commit is the one that the cache has for this revision. Raises SourceError or
+    ConfigError.
     """
     if not is_offline(_query(origin, config)):
         check_cache(origin.source, config.huggingface_cache_dir)
@@ -137,7 +138,7 @@ def commit_of(path: str) -> str:
 
 
 def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
-    """Return the names of a commit's files, from the listing in the cache, or else from the folder in the cache."""
+    """Return the names of a commit's files: from the listing in the cache, or without one, from the commit's folder."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -153,7 +154,8 @@ def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
 def _expected_digest(origin: FetchOrigin, config: FetchConfig, path: str) -> str:
     """Return the hub's digest of a file, '' if it is not known.
 
-    The cache uses it as the name of the blob. If the cache has no links to blobs, the hub's listing is asked.
+    It is the name of the blob to which ``path`` links in the cache. If ``path`` is not such a link, the hub's listing
+    is asked.
     """
     called = os.path.basename(blob_of(path))
     if is_digest(called) or is_offline(_query(origin, config)):
@@ -167,7 +169,7 @@ def _query(origin: FetchOrigin, config: FetchConfig) -> HubQuery:
 
 @contextmanager
 def _errors_translated(origin: FetchOrigin, config: FetchConfig) -> Iterator[None]:
-    """Turn errors of this machine's file system into OutputError, and all other errors of the client into ours."""
+    """Turn errors of the local file system into OutputError, and those of the hub into SourceError or ConfigError."""
     with hub_errors(_query(origin, config)):
         try:
             yield

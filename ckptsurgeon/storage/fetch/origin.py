@@ -36,9 +36,10 @@ STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
 class FetchConfig:
     """Settings for fetching files; the fields are those of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
 
-    ``overwrite`` replaces any file in the way; ``allow_updates`` asks the hub for a newer revision;
-    ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored (a text is
-    a token itself, None the stored one if there is one); ``revision`` is a branch, tag or commit of the hub.
+    ``overwrite`` replaces any file that has the same path; ``allow_updates`` asks the hub for a newer revision;
+    ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored, None
+    sends it if there is one, False sends none, and a text is the token itself; ``revision`` is a branch, tag or commit
+    of the hub.
     """
 
     overwrite: bool = False
@@ -54,7 +55,10 @@ class FetchConfig:
 
 
 def fetch_config_of(given: Any) -> FetchConfig:
-    """Return a FetchConfig, ours or SpeechBrain's, as ours; raises ConfigError for anything else."""
+    """Return ckptsurgeon's FetchConfig for a FetchConfig of ckptsurgeon or SpeechBrain; None stands for the defaults.
+
+    Raises ConfigError for anything else.
+    """
     if given is None:
         return FetchConfig()
     if isinstance(given, FetchConfig):
@@ -69,7 +73,10 @@ def fetch_config_of(given: Any) -> FetchConfig:
 
 
 def strategy_of(given: Any) -> str:
-    """Return the name of a strategy given as text or as SpeechBrain's ``LocalStrategy``."""
+    """Return the name of a strategy, such as "symlink", given as text or as SpeechBrain's ``LocalStrategy``.
+
+    Raises ConfigError for an unknown strategy.
+    """
     name = getattr(given, "name", given)
     if not isinstance(name, str) or name.lower() not in STRATEGIES:
         raise ConfigError(
@@ -107,7 +114,7 @@ class FetchOrigin:
 
     @property
     def sha256(self) -> str:
-        """A digest of everything except the credentials: it tells origins apart and reveals no secret."""
+        """A SHA-256 of everything except the credentials: it identifies the origin and reveals no secret."""
         address = without_credentials(self.path) if self._is_address else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
 
@@ -119,7 +126,8 @@ class FetchOrigin:
 def split_path(path: Any) -> tuple[Any, str]:
     """Return the source and the file name of a path, like SpeechBrain's ``Pretrainer.split_path``.
 
-    If the path is a FetchSource, the returned source is one of the same kind.
+    ``path`` may be SpeechBrain's FetchSource, a pair of kind and path; the returned source is then a FetchSource of the
+    same kind.
     """
     if isinstance(path, tuple) and len(path) == 2:
         source, file = split_path(path[1])
@@ -135,7 +143,8 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
     """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
     A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other text that is
-    not clearly a path is a repository of the hub. ``source`` may be a FetchSource: a pair of kind and source.
+    not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
+    source.
     """
     if not file:
         raise ConfigError(
@@ -159,7 +168,7 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
 
 
 def _source_kind(source: Any) -> tuple[str, str]:
-    """Return the kind of a FetchSource, '' for any other source, and the source as text."""
+    """Return the kind of a FetchSource ("local", "hub", "url"), '' for any other source, and the source as text."""
     kinds = {"LOCAL": "local", "HUGGING_FACE": "hub", "URI": "url"}
     if not isinstance(source, tuple):
         return "", _text(source, "a source")
@@ -183,7 +192,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text can only mean a path: by its form, or because its first part exists here."""
+    """Return whether a text can only be a path of this machine: by its form, or because its first part exists here."""
     head = text.partition("/")[0]
     return (
         text.startswith(("/", ".", "~"))
@@ -196,7 +205,7 @@ def _is_path(text: str) -> bool:
 
 
 def _no_folder(text: str) -> SourceError:
-    """Return the error for a folder that does not exist, with the nearest name that does."""
+    """Return the error for a folder that does not exist; its hint is the most similar name of an existing folder."""
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):
@@ -225,8 +234,9 @@ def _folders(path: str) -> list[str]:
 def origin_of_uri(uri: str, revision: str | None = None) -> FetchOrigin:
     """Return the origin that a URI names; its ``file`` is empty if all files are meant. Nothing is opened or requested.
 
-    ``hf://org/repo[@revision][/file]``, ``http(s)://``, what fsspec knows (``s3://`` …), and paths of this machine.
-    ``revision`` may also follow the @. Raises ConfigError for an invalid URI.
+    A URI is ``hf://org/repo[@revision][/file]``, ``http(s)://``, a scheme that fsspec knows (``s3://`` …), or a path of
+    this machine. The revision of an ``hf://`` URI is given after the @ or as ``revision``. Raises ConfigError for an
+    invalid URI.
     """
     scheme = scheme_of(uri)
     if scheme == "hf":

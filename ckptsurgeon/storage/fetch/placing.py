@@ -24,8 +24,8 @@ _MOST_LINKS = 40
 def is_same_file(source: str, path: str) -> bool:
     """Return whether ``source`` is the file at ``path``, or a link that leads to it.
 
-    Then a link from ``path`` to ``source`` would be a link to itself. A hard link is the same file; a symbolic link at
-    ``path`` to the same target as ``source`` is a different one.
+    In both cases, a link from ``path`` to ``source`` would lead to itself. A hard link at ``path`` to ``source`` is the
+    same file. A symbolic link at ``path`` to the same target as ``source`` is a different file.
     """
     if not os.path.lexists(path):
         return False
@@ -42,7 +42,7 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return the canonical path of a directory entry: links in its folder are resolved, the entry itself is not."""
+    """Return a path with the links in its folder resolved; its last part stays, even if it is a link."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
@@ -52,7 +52,7 @@ def entry_of(path: str) -> str:
 
 @contextmanager
 def making_folders() -> Iterator[Callable[[str], None]]:
-    """Give a function that makes a folder with its parents; if the block fails, the folders made are removed."""
+    """Give a function that makes a folder with its parents; if the block fails, the new folders are removed."""
     made: list[str] = []
 
     def make(folder: str) -> None:
@@ -93,10 +93,10 @@ class _Move:
 
 
 class FileTransaction:
-    """New files, new links and removals, which ``put`` carries out together and in order.
+    """New files, new links and removals; ``put`` carries out all of them, in the order in which they were added.
 
-    If a run is killed during ``put``, only the first of them are done. So add the record of a file after the file: a
-    file without a record, or with an older one, counts as a file of unknown origin.
+    If a run is killed during ``put``, only the first changes have been made. So add a file before its record: a file
+    without a record, or with an older one, counts as a file of unknown origin.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -104,13 +104,13 @@ class FileTransaction:
         self._moves: list[_Move] = []
 
     def file(self, path: str, size: int | None) -> StagedFile:
-        """Return a temp file for ``path``, which the caller writes and flushes; raises OutputError."""
+        """Return a temp file that the caller writes and flushes, and ``put`` moves to ``path``; raises OutputError."""
         staged = self._stack.enter_context(temp_file(path, size))
         self._moves.append(_Move(path, temp=staged.path))
         return staged
 
     def text(self, path: str, text: str) -> None:
-        """Write a small file for ``path``; raises OutputError."""
+        """Write a small temp file that ``put`` moves to ``path``; raises OutputError."""
         data = text.encode("utf-8", "surrogatepass")
         check_output(path, (), force=True, folder=False)
         staged = self.file(path, len(data))
@@ -118,11 +118,11 @@ class FileTransaction:
         staged.flush(len(data))
 
     def link(self, source: str, path: str) -> None:
-        """Make an absolute symbolic link from ``path`` to ``source``."""
+        """Add an absolute symbolic link from ``path`` to ``source``, which ``put`` makes."""
         self._moves.append(_Move(path, link=source))
 
     def remove(self, path: str) -> None:
-        """Remove what is at ``path``."""
+        """Add the removal of what is at ``path``, which ``put`` carries out."""
         if os.path.lexists(path):
             self._moves.append(_Move(path))
 
@@ -142,7 +142,7 @@ class FileTransaction:
                 sync_folder(folder)
 
     def _check_links(self) -> None:
-        """Raise OutputError if a link would lead to a file that is replaced: two paths could link to each other."""
+        """Raise OutputError if a new link leads to a path that is changed, too: two paths could link to each other."""
         replaced = {entry_of(move.path) for move in self._moves}
         for move in self._moves:
             if move.link and not replaced.isdisjoint(entries(move.link)):
@@ -176,7 +176,10 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Give an iterator over the moves, which keeps the file that each replaces; if the block fails, put these back."""
+    """Give an iterator over the moves; if the block fails, the old files are put back.
+
+    Before it yields a move, the iterator makes a hard link to the file that the move replaces.
+    """
     kept: list[tuple[str, str | None]] = []
 
     def ready() -> Iterator[_Move]:
@@ -198,7 +201,7 @@ def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
 
 
 def _keep(path: str) -> str | None:
-    """Make a hard link to a file, and return its path; '' if there is no file, None if links are not possible."""
+    """Make a hard link to a file, and return its path; '' if there is no file, None if hard links are impossible."""
     temp = temp_name(path)
     try:
         os.link(path, temp, follow_symlinks=False)

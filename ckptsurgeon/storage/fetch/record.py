@@ -55,8 +55,8 @@ class FetchedFile(Brief):
 class Fetched(Brief):
     """The result of a fetch; used as a path, it is the path of the file or folder.
 
-    ``uri`` has no credentials. For a repository it has the ``commit``, so its content never changes; else ``commit``
-    is ''.
+    ``uri`` has no credentials. For a hub repository, ``uri`` and ``commit`` name the commit, whose content never
+    changes; otherwise ``commit`` is ''.
     """
 
     uri: str
@@ -91,14 +91,14 @@ class Fetched(Brief):
 
 
 def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
-    """Return the fetched files at ``paths``, by name."""
+    """Return the fetched files with their sizes and digests; ``blobs`` and ``paths`` have the same names as keys."""
     return tuple(
         FetchedFile(name, paths[name], blob.size, blob.sha256, blob.checked) for name, blob in blobs.items()
     )  # fmt: skip
 
 
 def notes_of(blobs: Mapping[str, CachedFile]) -> tuple[str, ...]:
-    """Return the notes about files of a hub: those that were fetched twice, and those without a digest."""
+    """Return the notes about files of a hub: which ones were fetched twice, and which ones have no digest."""
     again = [
         f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
         for name, blob in blobs.items()
@@ -139,7 +139,10 @@ class FetchRecord:
 def record_of(
     origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> FetchRecord:
-    """Return the record for a file whose bytes are at the path ``at`` for now: a temp file, or the target of a link."""
+    """Return the record of a collected file.
+
+    ``at`` is the path at which its bytes are now: that of a temp file, or the target of a link.
+    """
     found = os.stat(at)
     return FetchRecord(
         origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
@@ -165,7 +168,7 @@ _EMPTY = FetchRecord("", "", "")
 
 
 def as_text(record: FetchRecord) -> str:
-    """Return the text of a record."""
+    """Return a record as JSON text."""
     return f"{json.dumps(asdict(record), indent=1)}\n"
 
 
@@ -189,7 +192,7 @@ def is_unchanged(path: str, record: FetchRecord) -> bool:
 
 
 def is_outdated(path: str) -> bool:
-    """Return whether a file has a record, but was changed or replaced since."""
+    """Return whether a file was collected, as its record says, but was changed or replaced since."""
     record = read_record(path)
     return record is not None and not is_unchanged(path, record)
 

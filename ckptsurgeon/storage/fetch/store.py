@@ -38,7 +38,7 @@ def read_store(
     sha256: str = "",
     progress: Progress | None = None,
 ) -> DownloadedFile | None:
-    """Read a file into a temp file for ``path``; returns None if its version is still ``etag``.
+    """Read a file into a temp file for ``path``; returns None if its version (fsspec's ``ukey``) is still ``etag``.
 
     Raises SourceError if the file cannot be fetched completely, or does not match ``sha256``.
     """

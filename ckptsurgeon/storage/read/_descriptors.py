@@ -59,7 +59,10 @@ _idle: OrderedDict[Descriptor, None] = OrderedDict()
 
 
 def _budget() -> int:
-    """Return how many files may be open here: half of the process's limit, since other code needs the rest."""
+    """Return how many files may be open here: half of the process's limit, since other code needs the rest.
+
+    The result is at least ``FEWEST`` and at most ``MOST``.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else min(max(soft // 2, FEWEST), MOST)
 
@@ -67,8 +70,8 @@ def _budget() -> int:
 class Descriptor:
     """A file descriptor that may be closed while unused, so that few are open at once; ``again`` reopens the file.
 
-    Threads may share it: a descriptor in use is not closed. ``first`` and ``again`` must not refer to the object that
-    closes this one when it is deleted, since that object would then never be deleted.
+    Threads may share it: a descriptor in use is not closed. The functions ``first`` and ``again`` must not refer to the
+    object that owns this descriptor and closes it when it is deleted: that object would then never be deleted.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")

@@ -1,4 +1,4 @@
-"""Reads every other address that fsspec knows: ``s3://``, ``gs://``, ``memory://``, and those of installed packages."""
+"""Reads addresses through fsspec: ``s3://``, ``gs://``, ``memory://``, and the schemes of installed packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """A remote file that a file system of fsspec reads; fsspec retries by its own rules."""
+    """A remote file that a file system of fsspec reads; the file system decides on retries."""
 
     fs: Any
     path: str
@@ -38,7 +38,7 @@ class _Ranges:
         return FsspecFolder(self.fs, self.path.rpartition("/")[0], self.uri.rpartition("/")[0])
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield the bytes in one piece; raises SourceError if there are more or fewer."""
+        """Yield ``nbytes`` bytes from ``offset`` in one piece; raises SourceError if more or fewer are received."""
         with driver_errors(self.uri):
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
@@ -124,7 +124,7 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """Turn any error of a driver into a SourceError that names ``uri``."""
+    """Turn any error of fsspec or of its packages into a SourceError that names ``uri``."""
     try:
         yield
     except CheckpointError:

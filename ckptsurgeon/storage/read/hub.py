@@ -1,7 +1,8 @@
 """Reads files and folders of models on the Hugging Face hub, at one commit: ``hf://org/repo[@revision][/path]``.
 
-The hub is asked for the commit once, when a file or folder is opened; messages and records have the commit from then
-on. Files of this commit in the client's cache are read there; if the revision is a commit, without any request.
+The hub is asked for the commit once, when a file or folder is opened. From then on, messages and records name the
+commit. Files of this commit that are in the cache of huggingface_hub are read there. If the revision is a commit, this
+needs no request.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class HubFolder:
 
 
 class _CachedFile(LocalFile):
-    """A file of a commit in the client's cache; the commit identifies its content, not its time."""
+    """A file of a commit in the cache of huggingface_hub. Its commit identifies its content; its time is not used."""
 
     def __init__(self, repository: Repository, path: str) -> None:
         super().__init__(repository.cached(path), repository.uri(path))

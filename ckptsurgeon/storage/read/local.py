@@ -141,7 +141,7 @@ class LocalFolder:
         return self.listed(_is_folder)
 
     def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
-        """Return the names of the ``wanted`` entries, sorted."""
+        """Return the names of the entries for which ``wanted`` returns True, sorted."""
         try:
             with os.scandir(self.path) as entries:
                 return sorted(entry.name for entry in entries if wanted(entry))
@@ -174,7 +174,7 @@ class _Local:
 
 
 def link_of(source: Source) -> str:
-    """Return the target of a symbolic link as it is stored; '' for any other file."""
+    """Return the target of ``source`` if it is a symbolic link, as the link gives it; '' for any other file."""
     if not isinstance(source, LocalFile):
         return ""
     try:
@@ -184,7 +184,7 @@ def link_of(source: Source) -> str:
 
 
 def broken_links(source: Source) -> list[str]:
-    """Return the names of links in a folder whose targets do not exist, sorted; ``names`` does not have these."""
+    """Return the names of links in a folder whose targets do not exist, sorted; ``LocalFolder.names`` omits them."""
     return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
 
 

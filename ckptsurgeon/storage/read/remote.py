@@ -1,4 +1,4 @@
-"""Reads files on other machines; only the bytes that are read are fetched, each once."""
+"""Reads files on other machines; only the bytes that are read are fetched, and no byte is fetched twice."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Ranges(Protocol):
 
 
 class RemoteFile:
-    """A remote ``File``; ``notes`` are for the user, about how it was fetched."""
+    """A ``File`` on another machine; ``notes`` tell the user how it was fetched."""
 
     remote = True
     mtime_ns: int | None = None
@@ -95,7 +95,10 @@ class RemoteFile:
         self._spool.readinto(offset, view)
 
     def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
-        """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` gets the bytes received."""
+        """Fetch (begin, end) ranges in few requests, several at a time.
+
+        ``advance`` is called with the number of bytes received.
+        """
         with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
             if missing and self._late is not None:  # given up: its time limit is over
@@ -108,7 +111,7 @@ class RemoteFile:
             self._check_whole()
 
     def keep(self, wanted: bool) -> None:
-        """Set whether a run needs the fetched bytes; they are then kept if the run fails."""
+        """Set whether a run needs the fetched bytes: if True, they are kept for the next run if this run fails."""
         self._spool.is_wanted = wanted
 
     @property
@@ -117,7 +120,7 @@ class RemoteFile:
         return self._spool.fileno() < 0
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Give the descriptor of the local copy; None while bytes are missing, which would be copied as zeros."""
+        """Give the descriptor of the local copy; None while bytes are missing, since they would be read as zeros."""
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:
@@ -145,7 +148,7 @@ class RemoteFile:
             self._spool.close()
 
     def _ensure(self, offset: int, nbytes: int) -> None:
-        """Fetch those bytes of a range that are missing, in whole blocks."""
+        """Fetch the missing bytes of a range, in whole blocks of ``BLOCK`` bytes."""
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + nbytes > self.size:

@@ -21,8 +21,7 @@ class SourceSpec:
     """One source as the user gave it.
 
     Only keys with the prefix ``src`` are taken, and get the prefix ``dst`` instead; keys that start with one of
-    ``exclude`` are left out. ``given`` is the checkpoint itself if the user did not give a path but an open one, or
-    tensors.
+    ``exclude`` are left out. ``given`` is an open checkpoint or tensors, if the user gave these instead of a path.
     """
 
     uri: str
@@ -34,7 +33,10 @@ class SourceSpec:
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Return the parsed spec; a path or URI without further fields is a spec, too."""
+    """Return the parts of a spec ``file:src_key:dst_key:exclude_keys``; a path or URI alone is a spec, too.
+
+    Raises ConfigError if there are more fields.
+    """
     uri, fields = _split(text)
     if not fields:
         return SourceSpec(uri)
@@ -63,10 +65,11 @@ def parse_spec(text: str) -> SourceSpec:
 
 
 def _split(text: str) -> tuple[str, list[str]]:
-    """Return the file and the fields of a spec: the file is the longest existing prefix, or ends at the first colon.
+    """Return the file of a spec and the list of its fields.
 
-    A colon in the host of an address belongs to a port or a password (RFC 3986, 3.2); in a chain of addresses, the
-    fields follow the last one.
+    The file is the longest beginning of the text that exists, or else ends at the first colon. A colon in the host of
+    an address belongs to a port or a password (RFC 3986, 3.2). In a chain of addresses for fsspec
+    (``zip://a::http://b``), the fields follow the last address.
     """
     scheme = scheme_of(text)
     start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0

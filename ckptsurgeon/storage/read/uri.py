@@ -64,7 +64,7 @@ _HUBS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
 
 
 def file_address(uri: str) -> str:
-    """Return the address of the file itself if ``uri`` is the page that the Hugging Face hub shows of it, else ``uri``.
+    """Return the address of a file, if ``uri`` is the web page of this file on the Hugging Face hub; else ``uri``.
 
     ``https://huggingface.co/org/repo/blob/main/x.pth`` is the page, ``…/resolve/main/x.pth`` the file. Other hubs are
     known by ``HF_ENDPOINT``, as in huggingface_hub.
@@ -81,7 +81,7 @@ def file_address(uri: str) -> str:
 
 
 def page_notes(uri: str) -> tuple[str, ...]:
-    """Return a note if ``uri`` is the page of a file of the hub, in whose place the file is read."""
+    """Return a note if ``uri`` is the web page of a file on the hub: the file is read instead of the page."""
     address = file_address(uri)
     return () if address == uri else (f"{escape(shown(uri))} is a web page: read the file {escape(shown(address))}",)
 
@@ -89,8 +89,8 @@ def page_notes(uri: str) -> tuple[str, ...]:
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    Schemes without their own reader are read by the one for ``*``. Raises SourceError if the file is missing or not
-    regular, ConfigError if no reader knows the scheme.
+    fsspec reads the schemes that have no reader of their own. Raises SourceError if the file is missing or not regular,
+    ConfigError if no reader knows the scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)

@@ -29,7 +29,7 @@ class WebFolder:
         return []
 
     def folders(self) -> list[str]:
-        """Return an empty list, too."""
+        """Return an empty list: a web server cannot be listed."""
         return []
 
     def file(self, name: str) -> RemoteFile:

@@ -19,7 +19,7 @@ __all__ = ["FileStream", "StagedFolder", "staged_folder"]
 
 
 class FileStream:
-    """A file that is written from its beginning to its end, as ``torch.save`` does; ``size`` bytes are written."""
+    """A file that is written from its beginning to its end, as by ``torch.save``; ``size`` counts the bytes written."""
 
     def __init__(self, file: StagedFile) -> None:
         self.file, self.size = file, 0
@@ -44,7 +44,7 @@ class StagedFolder:
         self._open: list[tuple[StagedFile, int]] = []
 
     def file(self, name: str, size: int) -> StagedFile:
-        """Create a file of a known size."""
+        """Create a file in the temp folder, and reserve ``size`` bytes for it on disk; raises OutputError."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         try:
             staged.create(0o666)
@@ -55,12 +55,12 @@ class StagedFolder:
         return staged
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file."""
+        """Write a small file in the temp folder."""
         self.file(name, len(data)).write(0, data)
 
     @contextmanager
     def stream(self, name: str) -> Iterator[FileStream]:
-        """Give a file whose size is not known before, to be written from its beginning to its end in the block."""
+        """Give a file of unknown size, which the block writes from its beginning to its end."""
         stream = FileStream(self.file(name, 0))
         yield stream
         self._open[-1] = (stream.file, stream.size)
@@ -71,7 +71,7 @@ class StagedFolder:
         return sum(size for _, size in self._open)
 
     def flush(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until all files are on disk, and close them."""
         for staged, size in self._open:
             staged.flush(size)
         self.close()
@@ -87,7 +87,8 @@ class StagedFolder:
 def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
     """Give a temp folder to write; when the block succeeds, it takes the place of ``path`` in one step.
 
-    Other files in ``path`` stay, except those named in ``stale``. Raises OutputError.
+    ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except those named in ``stale``.
+    Raises OutputError.
     """
     remove_leftovers(path)
     _check_not_within(path)
@@ -123,7 +124,10 @@ def _check_not_within(path: str) -> None:
 
 
 def _locked_folder(path: str) -> tuple[str, int]:
-    """Make a temp folder and lock it; try again if another run removes it as a left-over before the lock."""
+    """Make a temp folder and lock it; returns its path and its open descriptor.
+
+    Another run may remove the folder as a left-over before it is locked; then a new one is made.
+    """
     while True:
         temp = temp_name(path)
         os.mkdir(temp, 0o777)
@@ -147,7 +151,10 @@ def _close(fd: int) -> None:
 
 
 def _place_folder(temp: str, path: str, stale: set[str]) -> None:
-    """Rename a temp folder to ``path``; an existing one is swapped, after its other files were linked into ``temp``."""
+    """Rename the temp folder ``temp`` to ``path``.
+
+    If ``path`` exists, its other files are first linked into ``temp``, and then the two folders are swapped.
+    """
     parent = os.path.dirname(os.path.abspath(path))
     try:
         os.rename(temp, path)

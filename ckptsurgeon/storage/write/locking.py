@@ -26,7 +26,7 @@ PAUSE_S = 0.1
 
 
 def check_wait(seconds: float | None) -> None:
-    """Raise ConfigError if ``seconds`` is not a valid time."""
+    """Raise ConfigError if ``seconds`` is negative or NaN."""
     if seconds is not None and not seconds >= 0:
         raise ConfigError(f"--wait {seconds} is not a valid time.", hint="Give seconds, for example --wait 60.")
 
@@ -71,9 +71,9 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
 
 
 def _try_lock(folder: int, name: str) -> int | None:
-    """Lock the lock file, made if it does not exist, and return its descriptor; None if another run holds the lock.
+    """Open and lock the lock file ``name``; returns its descriptor, None if another run holds the lock.
 
-    Raises OSError.
+    If the file does not exist, it is made. Raises OSError.
     """
     while True:
         fd = _opened(folder, name)
@@ -118,7 +118,7 @@ def _write_holder(fd: int) -> None:
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return who holds the lock, as the lock file says."""
+    """Return the process that holds the lock, as the lock file says: ``process 123 on host``."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

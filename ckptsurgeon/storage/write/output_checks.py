@@ -103,7 +103,7 @@ def check_space(folder: str, size: int, shown: str) -> None:
 
 
 def identities(files: Iterable[File]) -> Iterator[tuple[int, int]]:
-    """Yield the (device, inode) of open files."""
+    """Yield the (device, inode) of each open file; files without a descriptor are left out."""
     for file in files:
         with file.descriptor() as fd:
             found = None if fd is None else os.fstat(fd)

@@ -35,12 +35,12 @@ class StagedFile:
         self._locked = False
 
     def create(self, mode: int) -> None:
-        """Create the file in a folder that is locked as a whole; raises OSError."""
+        """Create the file without a lock of its own, since the folder around it is locked; raises OSError."""
         self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_CREAT | os.O_EXCL, mode))
         self._file.again = partial(os.open, self.path, FLAGS)
 
     def create_locked(self, mode: int) -> None:
-        """Create the file and lock it, so it must stay open; raises OSError."""
+        """Create the file and lock it; it stays open, since closing it would unlock it. Raises OSError."""
         while True:
             self.create(mode)
             fd, self._locked = self._open.take(), True
@@ -110,7 +110,7 @@ class StagedFile:
             raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
-        """Wait until the bytes are on disk; raises OutputError if the file does not have ``size`` bytes (None: any)."""
+        """Wait until the bytes are on disk; raises OutputError if the file has not ``size`` bytes (None: any size)."""
         try:
             with self.descriptor() as fd:
                 found = os.fstat(fd).st_size
@@ -149,9 +149,9 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
 
 @contextmanager
 def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
-    """Give a temp file next to ``path``, which the caller renames or links; if it still exists then, it is removed.
+    """Give a temp file next to ``path``, which the caller renames or links to ``path``.
 
-    Raises OutputError.
+    If the temp file still exists when the block ends, it is removed. Raises OutputError.
     """
     remove_leftovers(path)
     check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)

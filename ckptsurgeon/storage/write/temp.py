@@ -94,14 +94,17 @@ def temp_name(path: str) -> str:
 
 
 def stem(name: str) -> str:
-    """Return the prefix of the temp names of an output."""
+    """Return the beginning of the names of all temp files for the output ``name``."""
     raw = os.fsencode(name)
     short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."
 
 
 def lock(fd: int) -> None:
-    """Lock a file or folder that is being made; raises OSError, as BlockingIOError if another run holds the lock."""
+    """Lock an open file or folder for this process; raises BlockingIOError if another run holds the lock.
+
+    Raises OSError for other errors. Nothing happens on file systems without locks.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -111,7 +114,7 @@ def lock(fd: int) -> None:
 
 @contextmanager
 def folder_of(path: str) -> Iterator[int]:
-    """Give a descriptor of a path's folder, which stays valid if the folder is renamed."""
+    """Give a descriptor of the folder that contains ``path``; it stays valid if the folder is renamed."""
     fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -120,7 +123,7 @@ def folder_of(path: str) -> Iterator[int]:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove the temp files and folders that killed runs left for this output: those that are not locked."""
+    """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked."""
     folder, name = os.path.split(os.path.abspath(path))
     _remove_leftovers(folder, re.escape(stem(name)))
 

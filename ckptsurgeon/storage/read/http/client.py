@@ -49,7 +49,7 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """A web address: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host only.
+    """A web address: ``url`` has no credentials, messages use ``shown``, and only its host gets the headers ``secret``.
 
     ``commit`` is set if the address belongs to a commit of a hub, whose content never changes.
     """
@@ -76,7 +76,7 @@ def address_of(url: str) -> Address:
 
 
 class RetryLimits:
-    """Limits the retries of one request: their number, with longer and longer waits, and the time without progress.
+    """Limits the retries of one request: their number, and the time without progress. Each wait is longer.
 
     One attempt may take half of this time, so that after a connection that hangs, another one is tried.
     """
@@ -95,9 +95,9 @@ class RetryLimits:
         return TimeLimit(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
-        """Wait before the next attempt; ``what`` is why the last one failed, after it brought ``came`` bytes.
+        """Wait before the next attempt; ``what`` is why the last one failed, and ``came`` how many bytes it brought.
 
-        ``wait_s`` is how long the server asks to wait. Raises SourceError if a limit is reached.
+        ``wait_s`` is how many seconds the server asks to wait. Raises SourceError if a limit is reached.
         """
         if came >= ENOUGH:
             self._failed, self._since, self._waited = 0, time.monotonic(), 0.0
@@ -120,9 +120,10 @@ class RetryLimits:
 
 @contextmanager
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
-    """Give the answer to a GET request, whose body is not read yet; redirects are followed, busy servers asked again.
+    """Give the answer to a GET request before its body is read; follows redirects, and asks a busy server again.
 
-    Raises SourceError if there is no usable answer; without a second attempt if the server cannot be reached.
+    ``patience`` limits the retries. Raises SourceError if there is no usable answer. If the server cannot be reached,
+    there is no second attempt.
     """
     import httpx2
 
@@ -221,7 +222,7 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
 
 
 def _redirected(address: Address, url: str, location: str) -> str:
-    """Return the target of a redirect; raises SourceError for other schemes than http(s), and from https to http."""
+    """Return the target of a redirect; raises SourceError if it is not http(s), or leads from https to http."""
     try:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme.lower()

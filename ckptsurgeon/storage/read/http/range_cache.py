@@ -27,7 +27,10 @@ _BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A spool with a file name, locked by this process; ``close`` removes the file unless the run has failed."""
+    """A ``Spool`` (a local copy of a remote file) that has a file name, and is locked by this process.
+
+    ``close`` removes the file unless the run has failed.
+    """
 
     hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
 
@@ -40,7 +43,7 @@ class KeptSpool(Spool):
         self._go_on()
 
     def hold(self, begin: int, end: int) -> None:
-        """Mark a range as filled, and add it to the journal once enough bytes were received."""
+        """Mark a range as received, and write all new ranges to the journal once there are enough bytes."""
         super().hold(begin, end)
         with self._lock:
             self._fresh.add(begin, end)
@@ -60,7 +63,7 @@ class KeptSpool(Spool):
             super().close()
 
     def _go_on(self) -> None:
-        """Continue with the ranges in the journal, or with an empty file if the journal is damaged."""
+        """Continue with the ranges in the journal; if it is empty or damaged, begin with an empty file."""
         found = self._journal.ranges(os.fstat(self._fd).st_size)
         for begin, end in found:
             super().hold(begin, end)
@@ -90,9 +93,10 @@ def cache_folder() -> str:
 
 
 def kept_spool(uri: str, content: str) -> Spool:
-    """Return a spool whose file is named by the digest of ``content``, a text that identifies the content.
+    """Return a ``Spool`` for the bytes of a remote file; if the run fails, the next run can use them.
 
-    If another process has locked this file, or it cannot be made, the spool's file has no name and is not kept.
+    ``content`` is a text that identifies the content of the remote file; its digest is the name of the local file. If
+    another process has locked the local file, or it cannot be made, the bytes are not kept for the next run.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])
@@ -110,7 +114,7 @@ def kept_spool(uri: str, content: str) -> Spool:
 
 
 def _locked(path: str) -> int:
-    """Open a file, made if it does not exist, and lock it; raises OSError if another process has locked it."""
+    """Open a file and lock it; raises OSError if another process has locked it. If it does not exist, it is made."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +127,7 @@ def _locked(path: str) -> int:
 
 
 def _sweep(folder: str) -> None:
-    """Remove old files and their journals, also if only one of the two exists."""
+    """Remove old files and their journals, even if only one of the two exists."""
     for path in _old(folder):
         with suppress(OSError):
             fd = _locked(path + _BYTES)
@@ -136,7 +140,7 @@ def _sweep(folder: str) -> None:
 
 
 def _old(folder: str) -> Iterator[str]:
-    """Yield the paths, without suffix, of files that were not written to for ``OLD_S``."""
+    """Yield the paths, without suffix, of files that were not written to for ``OLD_S`` seconds."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path, suffix = os.path.splitext(entry.path)

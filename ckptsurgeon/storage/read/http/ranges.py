@@ -33,8 +33,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 class HttpRanges:
     """A remote file at an address, with the size and ETag that the first answer gave.
 
-    ``modified`` is its date if it has no strong ETag. ``around`` returns its folder. ``digest`` is the hub's digest
-    of its bytes, '' if there is none.
+    ``modified`` is its Last-Modified date if it has no strong ETag. ``around`` is a function that returns the file's
+    folder. ``digest`` is the hub's digest of its bytes, '' if there is none.
     """
 
     address: Address
@@ -138,7 +138,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file with the block in the first answer; other bytes are requested when they are read."""
+    """Return the file with the block from the first answer; other bytes are requested when they are read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
@@ -150,14 +150,17 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
 
 
 def _spool(wire: HttpRanges) -> Spool:
-    """Return the spool for the received bytes, which is kept for the next run if the content can never change."""
+    """Return a local copy for the received bytes; if the remote content can never change, the next run can use it."""
     if not wire.validator:
         return Spool(wire.uri)
     return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
-    """Write a complete body into the spool; returns its size. Raises SourceError if the Content-Length is another."""
+    """Write the whole body of an answer into ``spool``; returns its size.
+
+    Raises SourceError if the Content-Length is another number.
+    """
     size = content_length(response)
     spool.check_room(size or 0)
     at = 0

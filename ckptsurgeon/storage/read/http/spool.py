@@ -25,7 +25,7 @@ EVERY = 16 << 20
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes may be written to a file system; None if unknown."""
+    """Return how many bytes may be written to a file system, so that some space is left; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
@@ -66,7 +66,10 @@ _MOST = 64 << 20
 
 
 class Journal:
-    """A file that lists which ranges of a remote file are on disk; lines for other ``content`` do not count."""
+    """A file that lists which ranges of a remote file are on disk; ``content`` identifies the remote file's content.
+
+    A line that was written for another content counts as damaged.
+    """
 
     def __init__(self, path: str, content: str) -> None:
         self._seed = zlib.crc32(content.encode())
@@ -193,7 +196,7 @@ class Spool:
 
 
 def digest_of(spool: Spool, size: int, like: str) -> str:
-    """Return the digest of a complete file: git's SHA-1 if ``like`` is one, else SHA-256."""
+    """Return the digest of a complete file: SHA-256 if the digest ``like`` is one, else git's SHA-1."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     found = sha256 if len(like) == 64 else git

@@ -1,8 +1,8 @@
-"""Limits how long a server may take for the head of an answer, for the next bytes, and for very few bytes.
+"""Limits how long a server may take to begin its answer, and how slowly it may send the rest.
 
-With a server that sends ``100 Continue`` for ever, or a byte each second, a socket never times out. So every read of a
-connection is counted: httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
-"trace"), and then the ``read`` of this connection is replaced.
+With a server that sends ``100 Continue`` for ever, or a byte each second, a socket never times out. So the bytes of
+every read are counted: httpx reports each connection that it makes (https://www.python-httpx.org/advanced/extensions/,
+"trace"), and then the method ``read`` of this connection is replaced.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _now = threading.local()
 
 
 def timeout_s() -> float:
-    """Return after how many seconds without progress a server is given up: from the option, or the environment."""
+    """Return how many seconds a server may take without progress: the option, the environment, or the default."""
     if _asked:
         return _asked[-1]
     said = os.environ.get(_VARIABLE, "")
@@ -48,7 +48,7 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return the number of seconds in a text; raises ConfigError, with ``name``, for any other text."""
+    """Return the number of seconds in a text; raises ConfigError for any other text, with the option ``name`` in it."""
     try:
         found = float(said)
     except ValueError:
@@ -69,7 +69,7 @@ def server_timeout(seconds: str) -> Iterator[None]:
 
 
 class TimeLimit:
-    """The time limit of one request and its answer; ``error`` makes the exception that is raised after it."""
+    """The time limit of one request and its answer; ``error`` makes the exception to raise when the time is over."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
         self._limit, self._error = limit_s, error
@@ -78,7 +78,7 @@ class TimeLimit:
         self._came = 0
 
     def asked(self) -> None:
-        """Start the time limit of a request, which ends with the head of the answer."""
+        """Start the time limit of a request; it ends when the head of the answer (its headers) is received."""
         self._head_until = time.monotonic() + self._limit
 
     def answered(self) -> None:
@@ -107,7 +107,10 @@ class TimeLimit:
 
 
 class ThreadTimeLimits:
-    """The time limits of the threads that ask a hub; the hub's client would retry for ever while single bytes come."""
+    """The time limits of requests to a hub, for each thread.
+
+    Without them, huggingface_hub would retry for ever as long as single bytes are received.
+    """
 
     def __init__(self) -> None:
         self._kept = threading.local()
@@ -120,7 +123,10 @@ class ThreadTimeLimits:
         self._kept.pace.asked()
 
     def answered(self, *, again: bool) -> None:
-        """Start the time limit of the body; unless ``again``, the next request gets a new limit in any case."""
+        """Start the time limit of the body, after the head was received.
+
+        If ``again`` is False, the thread's next request gets a new time limit, even if it repeats this request.
+        """
         pace = getattr(self._kept, "pace", None)
         if pace is not None:
             pace.answered()

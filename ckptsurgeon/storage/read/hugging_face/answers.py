@@ -1,6 +1,6 @@
-"""Checks a hub's answers before the hub's client sees them, since the client makes paths from them.
+"""Checks a hub's answers before huggingface_hub sees them, since it makes paths from them.
 
-The client joins the ETag, the commit and the names in a listing to the path of its cache. If one of these is an
+huggingface_hub joins the ETag, the commit and the names in a listing to the path of its cache. If one of these is an
 absolute path or has ``..`` in it, the result may be anywhere (``huggingface_hub``, ``file_download.py``).
 """
 
@@ -63,7 +63,7 @@ def digest_in_headers(headers: httpx2.Headers) -> str:
 
 @contextmanager
 def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[None]:
-    """Check every answer before the hub's client sees it; raises SourceError for an invalid one.
+    """Check every answer in the block before huggingface_hub sees it; raises SourceError for an invalid one.
 
     ``commit`` is the commit that was asked for, '' if the revision was a branch. ``digest_of`` returns the digest of a
     file whose ETag is not a digest.
@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks to wait too long, since its client would wait."""
+    """Raise SourceError if a hub asks to wait over ``LONGEST_WAIT_S`` seconds: huggingface_hub would wait so long."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -123,7 +123,10 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """Replace an ETag that is not a digest, as some mirrors send, by the digest in the hub's listing."""
+    """Replace an ETag that is not a digest by the digest in the hub's listing; some mirrors send such ETags.
+
+    Raises SourceError if the listing has no digest.
+    """
     said = response.headers.get(_ETAG_HEADER) or response.headers.get("ETag")
     if said is None or digest_in_headers(response.headers):
         return
@@ -167,7 +170,10 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 def _limited(stream: Any, most: int | None = None) -> Any:
-    """Return a body that raises an error after ``most`` bytes; if None, when the cache's disk is nearly full."""
+    """Return the body ``stream`` with a limit: reading it raises SourceError after ``most`` bytes.
+
+    If ``most`` is None, reading raises OSError when the disk of the cache is nearly full.
+    """
     import httpx2
     from huggingface_hub import constants
 

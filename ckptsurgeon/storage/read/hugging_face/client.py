@@ -1,4 +1,4 @@
-"""Asks the Hugging Face hub: parses its addresses, resolves revisions to commits, and turns its errors into ours."""
+"""Asks the Hugging Face hub: parses ``hf://`` addresses, finds the commit of a revision, and translates errors."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _checked_path(text: str, uri: str) -> str:
 class HubQuery:
     """What is asked of the hub: a ``file`` or folder of a repository, or, if ``file`` is '', the whole repository.
 
-    ``token`` None sends the stored token if there is one, True requires it, False sends none. Without ``network``
-    only the client's cache is asked.
+    ``token`` None sends the stored token if there is one, True requires it, False sends none, and a text is the token.
+    Without ``network`` only the cache of huggingface_hub is asked.
     """
 
     repository: str
@@ -95,12 +95,12 @@ class HubQuery:
 
     @property
     def shown(self) -> str:
-        """How messages name the repository."""
+        """The name of the repository in messages."""
         return f"hub repository {escape(self.repository)}"
 
     @property
     def at(self) -> str:
-        """How messages name the repository with its revision."""
+        """The name of the repository in messages, with its revision."""
         return f"{self.shown} at {escape(self.revision)}" if self.revision else self.shown
 
 
@@ -112,7 +112,7 @@ def is_offline(query: HubQuery | None = None) -> bool:
 
 
 def commit_of_revision(query: HubQuery) -> str:
-    """Return the commit of a revision; nothing is written to the client's cache.
+    """Return the commit of a revision; nothing is written to the cache of huggingface_hub.
 
     No request is made if the revision is a commit. Without a network, the commit of a branch is the one in the cache.
     Raises SourceError or ConfigError.
@@ -129,7 +129,7 @@ def commit_of_revision(query: HubQuery) -> str:
 
 
 def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit of a revision; the ``cache`` stores it, so that it is known without a network."""
+    """Return the commit of a revision, and store it in the folder ``cache``, where it is found without a network."""
     with hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -159,7 +159,10 @@ def _checked(commit: str | None) -> str:
 
 @contextmanager
 def hub_errors(query: HubQuery) -> Iterator[None]:
-    """Turn every exception of the client into an error of ours: it has about thirty, besides those of its libraries."""
+    """Turn every exception of huggingface_hub in the block into SourceError or ConfigError.
+
+    huggingface_hub has about thirty kinds of exceptions, and the libraries that it uses have more.
+    """
     try:
         commit = query.revision if is_commit(query.revision) else ""
         with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
@@ -172,7 +175,10 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Set a time limit for a hub that stops in the middle of a listing: the client itself would wait for ever."""
+    """Set time limits for requests that have none: a hub may stop in the middle of a listing.
+
+    Without them, huggingface_hub would wait for ever.
+    """
     from huggingface_hub import constants, get_session
 
     def limit(request: Any) -> None:
@@ -188,7 +194,7 @@ def _patience() -> Iterator[None]:
 
 
 def _failed(query: HubQuery, error: Exception) -> CheckpointError:
-    """Return the error for a failed request; for the client's own exceptions, with a message of ours."""
+    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a message of its own."""
     from huggingface_hub import errors
 
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
@@ -228,7 +234,7 @@ def _no_revision(query: HubQuery) -> SourceError:
 
 
 def not_cached_error(query: HubQuery) -> SourceError:
-    """Return the error for a file that is not in the client's cache when the hub may not or cannot be asked."""
+    """Return the error for a file that is not in the cache, when the hub may not or cannot be asked."""
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")

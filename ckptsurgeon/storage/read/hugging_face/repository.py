@@ -49,7 +49,7 @@ class FolderListing(NamedTuple):
 
 
 def pinned(repository: Repository) -> Repository:
-    """Return the repository at the commit of its revision; offline, at the commit that the cache knows."""
+    """Return the repository with the commit of its revision; offline, this is the commit that is in the cache."""
     return replace(repository, revision=commit_of_revision(repository.query()))
 
 
@@ -95,7 +95,7 @@ def listed(repository: Repository, path: str) -> FolderListing:
 
 
 def _cached_tree(repository: Repository) -> list[str] | None:
-    """Return the paths of a commit from the listing that the client stores with it; None if there is no listing."""
+    """Return the paths of a commit from the listing in the cache of huggingface_hub; None if there is no listing."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -115,7 +115,7 @@ def _level(paths: Iterable[str], folder: str) -> FolderListing:
 
 
 def _on_disk(repository: Repository, path: str) -> FolderListing:
-    """Return the contents of a folder as far as they are in the cache; raises SourceError if it has none."""
+    """Return the files and folders of a folder that are in the cache; raises SourceError if the folder is not there."""
     try:
         with os.scandir(os.path.join(repository.snapshot, path)) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
