@@ -28,7 +28,10 @@ class _ESPnet:
                 hint="Give that file instead.",
             )
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise ConfigError(f"{name} has no token_list of texts.", hint="Quote tokens that look like numbers.")
+            raise ConfigError(
+                f"{name} has no token_list, or not all of its tokens are texts.",
+                hint="Quote tokens that look like numbers.",
+            )
         return checked(name, tokens)
 
 

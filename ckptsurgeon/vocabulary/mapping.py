@@ -136,7 +136,7 @@ def _check_spelled(spelled: Mapping[str, str], source: Vocabulary, destination: 
                     f"{where}: {vocabulary.name} has no token {escape(repr(one))}.", hint=_near(one, vocabulary.tokens)
                 )
     if len(set(spelled.values())) < len(spelled):
-        raise ConfigError("--token-map gives one token of the destination two rows.")
+        raise ConfigError("--token-map maps two tokens of the source to the same token of the destination.")
 
 
 def _near(token: str, tokens: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
-    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError for other bytes, and for NUL bytes."""
+    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError if it is not UTF-8 or has NULs."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:

@@ -62,7 +62,7 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
-        raise ConfigError(f"{name} is not a vocabulary: its JSON is no object that gives each token its number.")
+        raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its number.")
     return plain.VOCABULARY.read(name, data)
 
 
@@ -115,7 +115,7 @@ def vocabulary_beside(path: str) -> Vocabulary:
     vocabulary = _in_row_order(name, read_vocabulary(path), read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
-            f"{escape(path)} does not say which row a token has, nor do the files beside it.",
+            f"{escape(path)} does not say which row of the embedding a token has, nor do the files beside it.",
             hint="Save the tokenizer.json of its tokeniser with transformers and name that.",
         )
     return _with_added(vocabulary, read)
@@ -130,14 +130,14 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     data = read(name)
     is_shifted = name in SHIFTED
     if data is None or (is_shifted and not is_of_pieces(name)):
-        why = "does not say which row a token has" if data is not None else "is not there"
+        why = "does not say which row of the embedding a token has" if data is not None else "is not there"
         raise ConfigError(f"{escape(name)} {why}.")
     vocabulary = vocabulary_of(name, data)
     if name not in LACKING and not is_of_pieces(name):
         return vocabulary
     vocabulary = _in_row_order(name, vocabulary, read)
     if is_shifted and not vocabulary.is_whole:
-        raise ConfigError(f"{escape(name)} does not say which row a token has.")
+        raise ConfigError(f"{escape(name)} does not say which row of the embedding a token has.")
     return _with_added(vocabulary, read)
 
 

@@ -94,7 +94,7 @@ class FileCollector:
     make_folder: Callable[[str], None]
     asks_again: bool = False
     sha256: str = ""
-    anyway: str = "FetchConfig(overwrite=True) replaces it; to load it, name it in paths."
+    anyway: str = "FetchConfig(overwrite=True) replaces it. To load this file, name it in paths."
     progress: Progress | None = None
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) 
         return
     known = f"it has changed since it was collected from {escape(record.source)}" if record is not None else ""
     raise OutputError(
-        f"{escape(path)} is not what was asked for, and {known or 'its origin is unknown'}.",
+        f"{escape(path)} is another file than the requested one, and {known or 'its origin is unknown'}.",
         hint=how.anyway,
     )
 

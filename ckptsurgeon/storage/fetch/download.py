@@ -129,7 +129,7 @@ class _Body:
             raise SourceError(f"{self._shown} is empty.")
         found = self._digest.hexdigest()
         if sha256 and found != sha256:
-            raise SourceError(f"{self._shown} is not what was asked for: its SHA-256 is {found}, not {sha256}.")
+            raise SourceError(f"{self._shown} has the wrong content: its SHA-256 is {found}, not {sha256}.")
         assert self._staged is not None
         self._staged.flush(self._size)
         return DownloadedFile(self._staged, found, self._etag)

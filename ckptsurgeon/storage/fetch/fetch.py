@@ -154,7 +154,10 @@ def _check_distinct(paths: Mapping[str, str]) -> None:
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
-        raise FormatError(f"{escape(taken[0])} has the same name as the record of another file.", rule="outside")
+        raise FormatError(
+            f"the file {escape(taken[0])} has the name under which ckpt records the origin of another file.",
+            rule="outside",
+        )
 
 
 def _check_one_file(order: _FetchRequest, single: bool) -> None:
@@ -170,9 +173,7 @@ def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:
-        raise SourceError(
-            f"{escape(name)} is not what was asked for: its SHA-256 is {blob.sha256}, not {order.sha256}."
-        )
+        raise SourceError(f"{escape(name)} has the wrong content: its SHA-256 is {blob.sha256}, not {order.sha256}.")
     return replace(blob, checked="asked")
 
 

@@ -59,7 +59,7 @@ def read_store(
         raise SourceError(f"{escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again.")
     if sha256 and digest.hexdigest() != sha256:
         raise SourceError(
-            f"{escape(origin.shown)} is not what was asked for: its SHA-256 is {digest.hexdigest()}, not {sha256}."
+            f"{escape(origin.shown)} has the wrong content: its SHA-256 is {digest.hexdigest()}, not {sha256}."
         )
     staged.flush(size)
     return DownloadedFile(staged, digest.hexdigest(), version)

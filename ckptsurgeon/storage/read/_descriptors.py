@@ -23,7 +23,7 @@ __all__ = ["Descriptor", "check_name", "leads_out"]
 def check_name(uri: str, name: str) -> None:
     """Raise FormatError if a name points outside the folder ``uri``."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
-        raise FormatError(f"{escape(uri)} names a file outside itself: {escape(name)}.", rule="outside")
+        raise FormatError(f"the folder {escape(uri)} names a file outside of it: {escape(name)}.", rule="outside")
 
 
 # Links: a file next to the weights belongs to the model only if it is really in the model's folder.

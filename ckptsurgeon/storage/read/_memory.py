@@ -50,7 +50,7 @@ class MemoryFile:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + len(view) > self.size:
             raise SourceError(
-                f"{escape(self.uri)} has {self.size} bytes; {len(view)} from {offset} are beyond its end."
+                f"{escape(self.uri)} has only {self.size} bytes: cannot read {len(view)} bytes from byte {offset} on."
             )
         while len(view):
             place = bisect_right(self._begins, offset) - 1

@@ -43,7 +43,7 @@ class _Ranges:
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
             raise SourceError(
-                f"{escape(self.uri)}: asked for {nbytes} bytes from {offset} on, but received {len(data)}."
+                f"{escape(self.uri)}: the server was asked for {nbytes} bytes from {offset} on, but sent {len(data)}."
             )
         yield data
 

@@ -164,7 +164,7 @@ class RemoteFile:
         if digest_of(self._spool, self.size, said) != said:
             self._spool.is_wanted = False  # so that it is not kept for the next run
             self._spool.close()
-            raise SourceError(f"{escape(self.uri)} is not what the hub has: its digest differs.", hint="Try again.")
+            raise SourceError(f"{escape(self.uri)} does not match the hub: its digest differs.", hint="Try again.")
 
     @contextmanager
     def _wanted(self) -> Iterator[None]:

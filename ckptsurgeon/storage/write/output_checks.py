@@ -62,10 +62,10 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
         return
     taken = set(inputs)
     if stat.S_ISDIR(found.st_mode) != folder:
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
+        kind = "a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a file, not a folder"
         raise OutputError(f"{escape(path)} is {kind}.", hint="Name another output.")
     if not folder and not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{escape(path)} is not a regular file.")
+        raise OutputError(f"cannot write {escape(path)}: it is not a regular file.")
     places = [path] if not folder else [entry.path for entry in os.scandir(path)]
     for place in places:
         with suppress(OSError):

@@ -136,7 +136,7 @@ def test_the_sha256_that_was_asked_for_is_held_against_what_came(hub: Hub, net: 
     for uri in ("hf://org/net/model.safetensors", url, "w.bin"):
         assert cs.fetch(uri, sha256=SHA256.upper()).files[0].checked == "asked"
         with pytest.raises(
-            cs.SourceError, match=f"not what was asked for: its SHA-256 is {SHA256}, not {'0' * 64}"
+            cs.SourceError, match=f"has the wrong content: its SHA-256 is {SHA256}, not {'0' * 64}"
         ) as error:
             cs.fetch(uri, sha256="0" * 64, dir="out")
         assert error.value.exit_code == 3

@@ -91,11 +91,11 @@ class HttpRanges:
         if said is None or said != (begin, end, self.size):
             got = "no range" if said is None else f"bytes {said[0]} to {said[1]} of {said[2]}"
             raise SourceError(
-                f"{escape(self.uri)}: asked for bytes {begin} to {end} of {self.size}, but the server sent {got}."
+                f"{escape(self.uri)}: the server was asked for bytes {begin} to {end} of {self.size}, but sent {got}."
             )
         if headers.get("Content-Length", str(end - begin)) != str(end - begin):
             raise SourceError(
-                f"{escape(self.uri)}: asked for {end - begin} bytes, but the server announced "
+                f"{escape(self.uri)}: the server was asked for {end - begin} bytes, but announced "
                 f"{escape(headers['Content-Length'])}."
             )
 
@@ -167,8 +167,8 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     for data in response.iter_raw():
         if size is None and at + len(data) > UNANNOUNCED:
             raise SourceError(
-                f"{escape(address.shown)} supports no ranges and does not report its size: "
-                f"{human_bytes(at)} of it came.",
+                f"the server of {escape(address.shown)} supports no ranges and does not report the file's size: "
+                f"reading stopped after {human_bytes(at)}.",
                 hint="ckpt fetch downloads all of it if there is room.",
             )
         spool.write(at, data)
@@ -202,4 +202,6 @@ def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
 def _check_plain(address: Address, response: httpx2.Response) -> None:
     coding = response.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
-        raise SourceError(f"{escape(address.shown)}: the server sent it as {escape(coding)} without being asked to.")
+        raise SourceError(
+            f"{escape(address.shown)}: the server sent the file as {escape(coding)} without being asked to."
+        )

@@ -148,7 +148,7 @@ def _check_listing(response: httpx2.Response) -> None:
     try:
         told = json.loads(response.read())
     except (ValueError, RecursionError):
-        raise SourceError("the hub's answer is not a listing.") from None
+        raise SourceError("the hub's answer is not valid JSON.") from None
     for row in told if isinstance(told, list) else [told]:
         if isinstance(row, dict):
             _check_row(row)

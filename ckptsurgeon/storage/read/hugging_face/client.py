@@ -249,4 +249,4 @@ def no_file_error(query: HubQuery) -> SourceError:
 
 
 def _no_token(query: HubQuery) -> ConfigError:
-    return ConfigError("FetchConfig(token=True), and no token is stored.", hint="Run hf auth login.")
+    return ConfigError("FetchConfig(token=True) needs a token, but none is stored.", hint="Run hf auth login.")
