@@ -145,7 +145,7 @@ def _collapse(node: Branch, *, by_size: bool) -> None:
 
 
 def _join(group: list[Branch]) -> Branch:
-    """Return one branch for equal siblings."""
+    """Return one branch for a group of siblings with equal contents; its name lists their names."""
     first = group[0]
     if len(group) == 1:
         return first
@@ -240,7 +240,7 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def modules_at(keys: Iterable[str], depth: int) -> dict[str, str]:
-    """Return for each key its first ``depth`` segments, or the whole key if it has fewer."""
+    """Return, for each key, its first ``depth`` segments, or the whole key if it has fewer."""
     return {key: _prefix(key, depth) for key in keys}
 
 

@@ -24,7 +24,7 @@ __all__ = ["CachedFile", "blob_of", "cache_base", "check_cache", "check_kept", "
 # Checks a file of the hub's cache against the digest in its name.
 #
 # The cache names a file by its ETag: SHA-256 for files in LFS, git's SHA-1 for all others (``huggingface_hub``,
-# "Understand caching"). The client itself checks a download's length alone.
+# "Understand caching"). huggingface_hub itself checks only the length of a download.
 
 CHUNK = 1 << 20
 
@@ -108,7 +108,7 @@ def check_kept(path: str, repository: str, commit: str, file: str, cache: str | 
     """Raise SourceError if huggingface_hub stored a file at another path than the one for its commit and name."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
-        raise SourceError(f"the hub's client stored {escape(file)} as {escape(path)}, which is outside its cache.")
+        raise SourceError(f"huggingface_hub stored {escape(file)} as {escape(path)}, which is outside its cache.")
 
 
 def blob_of(path: str) -> str:

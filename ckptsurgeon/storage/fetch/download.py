@@ -135,7 +135,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Start anew with an answer that begins at byte 0; bytes received earlier are discarded."""
+        """Begin again with an answer that starts at byte 0; bytes received earlier are discarded."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag

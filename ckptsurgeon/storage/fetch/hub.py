@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 
-# Replaces the hub client's progress bars by a count of bytes for ours.
+# Replaces the progress bars of huggingface_hub by a count of bytes, which ckpt shows in its own progress bar.
 
 
 def counter(progress: Progress | None) -> type[Any]:

@@ -142,7 +142,7 @@ class FileTransaction:
                 sync_folder(folder)
 
     def _check_links(self) -> None:
-        """Raise OutputError if a new link leads to a path that is changed, too: two paths could link to each other."""
+        """Raise OutputError if a new link leads to a path that ``put`` changes: two paths could link to each other."""
         replaced = {entry_of(move.path) for move in self._moves}
         for move in self._moves:
             if move.link and not replaced.isdisjoint(entries(move.link)):

@@ -1,4 +1,4 @@
-"""Sets of byte ranges of a file, and a function that calls another for each of many items in several threads."""
+"""Keeps sets of byte ranges of a file, and calls a function for each of many items in several threads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Intervals:
 
 
 def joined(ranges: Iterable[Range], gap: int) -> list[Range]:
-    """Return the ranges with those joined that overlap or have at most ``gap`` bytes between them."""
+    """Return the ranges, sorted; ranges that overlap or have at most ``gap`` bytes between them are joined."""
     found: list[Range] = []
     for begin, end in sorted(ranges):
         if found and begin - found[-1][1] <= gap:

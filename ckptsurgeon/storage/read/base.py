@@ -75,11 +75,11 @@ class Folder(Protocol):
     name: str
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted."""
+        """Return the names of the files in the folder, sorted."""
         ...
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted."""
+        """Return the names of the subfolders of the folder, sorted."""
         ...
 
     def file(self, name: str) -> File:

@@ -57,11 +57,11 @@ class FsspecFolder:
         self._fs, self._path = fs, path.rstrip("/")
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted."""
+        """Return the names of the files in the folder, sorted."""
         return self._listed("file")
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted."""
+        """Return the names of the subfolders of the folder, sorted."""
         return self._listed("directory")
 
     def file(self, name: str) -> RemoteFile:

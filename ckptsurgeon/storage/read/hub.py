@@ -31,11 +31,11 @@ class HubFolder:
         self._found: FolderListing | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the repository's files, sorted; raises SourceError if the hub does not list them."""
+        """Return the names of the files in the folder, sorted; raises SourceError if the hub does not list them."""
         return self._listed().names
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted."""
+        """Return the names of the subfolders of the folder, sorted."""
         return self._listed().folders
 
     def file(self, name: str) -> File:

@@ -106,7 +106,7 @@ class LocalFile:
         self._descriptor.close()
 
     def __copy__(self) -> LocalFile:
-        """Return the file itself: if two objects owned one descriptor, one would close it for the other."""
+        """Return the file itself: a copy would share its descriptor, and could close it for both objects."""
         return self
 
     def __deepcopy__(self, memo: object) -> LocalFile:
@@ -133,11 +133,11 @@ class LocalFolder:
         self.name = os.path.basename(os.path.abspath(path))
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted; folders and other things are left out."""
+        """Return the names of the files in the folder, sorted; folders and other things are left out."""
         return self.listed(_is_file)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted."""
+        """Return the names of the subfolders of the folder, sorted."""
         return self.listed(_is_folder)
 
     def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:

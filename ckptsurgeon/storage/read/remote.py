@@ -133,7 +133,7 @@ class RemoteFile:
             self._spool.close()
 
     def __copy__(self) -> RemoteFile:
-        """Return the file itself: if two objects owned one descriptor, one would close it for the other."""
+        """Return the file itself: a copy would share its descriptor, and could close it for both objects."""
         return self
 
     def __deepcopy__(self, memo: object) -> RemoteFile:

@@ -1,4 +1,4 @@
-"""Lists the files of a repository of the Hugging Face hub at a commit, from the hub or from the client's cache."""
+"""Lists the files of a repository of the Hugging Face hub at a commit, from the hub or from the cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Repository:
 
     @property
     def snapshot(self) -> str:
-        """The folder of the client's cache in which the files of this commit are."""
+        """The folder in the cache of huggingface_hub that has the files of this commit."""
         from huggingface_hub import constants
 
         folder = f"models--{self.name.replace('/', '--')}"
