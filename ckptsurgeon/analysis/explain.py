@@ -32,7 +32,7 @@ Place = tuple[int, str]
 
 
 class Chooser:
-    """Repeats the planner's selection, and keeps the candidates that were not selected."""
+    """Repeats the planner's selection of source tensors, and keeps the candidates that were not selected."""
 
     def __init__(self, plan: Plan, planning: PlanningInputs) -> None:
         self._plan = plan
@@ -54,7 +54,7 @@ class Chooser:
         self._left = COMPARED
 
     def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
-        """Return the alternatives for the tensor of a step; ``names`` are its names in the destination."""
+        """Return the alternatives for the tensor that a step makes; ``names`` are its keys in the destination."""
         origins = [origin for name in names for origin in self._selection.origins.get(name, ())]
         meant = self._meant(step, origins)
         return Alternatives(
@@ -66,7 +66,10 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the source tensor that is used, or would be if the tensor were not initialised; None without one."""
+        """Return the source tensor that a step uses, or would use if it did not initialise the tensor.
+
+        Returns None if no source has the tensor.
+        """
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
 
@@ -91,7 +94,11 @@ class Chooser:
         return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
 
     def _other_rules(self, step: Step, names: Sequence[str], meant: TensorOrigin | None) -> Iterator[OtherMatch]:
-        """Yield rules that match the source's key too but come later, and policies that a later policy overrides."""
+        """Yield the rules and policies that match a tensor too, but are not used because another one wins.
+
+        These are rename rules that come after the first one that matches, and shape policies that a later policy
+        overrides. ``names`` are the tensor's keys in the destination; ``meant`` is its source tensor.
+        """
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
@@ -110,7 +117,11 @@ class Chooser:
         return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
 
     def _near(self, step: Step) -> Iterator[Candidate]:
-        """Yield the tensors of the same shape with the most similar names, best unused ones; else of any shape."""
+        """Yield the source tensors whose names are most similar to that of a step's tensor.
+
+        Unused tensors of the same shape come first; if there are none, used ones of the same shape; else tensors of any
+        shape.
+        """
         alike = self._alike.get(step.shape, [])
         self._left -= len(alike)
         if self._left < 0:
@@ -121,13 +132,13 @@ class Chooser:
             yield self._candidate(*place, info, self._use(place))
 
     def _use(self, place: Place) -> str:
-        """Return a text that says how a source's tensor is used."""
+        """Return a text that says how a source tensor is used; ``place`` is the index of the source and the key."""
         if place in self._left_out:
             return f"left out, {self._left_out[place]}"
         return f"used for {self._uses[place]}" if place in self._uses else "not used"
 
     def _by_name(self, key: str) -> list[Place]:
-        """Return the tensors with the most similar names, of any shape."""
+        """Return the source tensors whose keys are most similar to ``key``, of any shape."""
         every = [(index, name) for index, view in enumerate(self._planning.views) for name in view.tensors]
         self._left -= len(every)
         close = [name for name, _ in nearest(key, [name for _, name in every])]
@@ -139,7 +150,10 @@ def _differs(have: Sequence[int], want: Sequence[int]) -> bool:
 
 
 def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
-    """Return the tensors whose keys share most words with a key, weighted as in ``match``."""
+    """Return the tensors of ``places`` whose keys share the most words with ``key``; rare words count more.
+
+    At most ``NEAR`` tensors are returned.
+    """
     if not places:
         return []
     from .match.names import Likeness
@@ -151,9 +165,10 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
 
 
 def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
-    """Explain the destination tensors that patterns match; alternatives are given only with ``planning``.
+    """Return explanations of the destination tensors whose keys match ``patterns``.
 
-    Raises PatternError for a pattern that matches no destination key; its hint says if the pattern matches source keys.
+    Their alternatives are given only with ``planning``, the inputs from which the plan was made. Raises PatternError
+    for a pattern that matches no destination key; its hint says if the pattern matches source keys.
     """
     wanted: set[str] = set()
     for text in patterns:
@@ -167,7 +182,7 @@ def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None
 
 
 def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | None) -> Explanation:
-    """Explain a tensor; ``names`` are its names in the destination."""
+    """Return the explanation of the tensor that a step makes; ``names`` are its keys in the destination."""
     source = plan.sources[step.source] if step.source is not None else None
     given = source is not None and source.role != "destination"
     draws = step.draws and not any(source.role == "destination" for source in plan.sources)

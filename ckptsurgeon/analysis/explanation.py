@@ -66,9 +66,9 @@ class Alternatives(Brief):
 class Explanation(Brief):
     """What becomes of one destination tensor, and why.
 
-    ``source`` is the name of its source; without a source, ``because`` says why. ``seed`` is the seed of drawn
-    values. ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from a file,
-    which does not contain them.
+    ``source`` is the name of its source; without a source, ``because`` says why. ``seed`` is the seed if its values are
+    drawn at random. ``ties`` are the other names of the same tensor. ``alternatives`` is None if the plan was read from
+    a file, because the file does not contain them.
     """
 
     step: Step

@@ -35,8 +35,9 @@ NUMBER = 2**53
 class AdapterSettings:
     """The settings of a PEFT adapter. Missing fields, and fields of a wrong type, are None or empty.
 
-    ``ranks`` and ``alphas`` have the modules with other values, by PEFT's patterns. ``target_modules`` are suffixes of
-    the names of the adapted modules, or the single regular expression that these match.
+    ``rank`` and ``alpha`` are those of most modules. ``ranks`` and ``alphas`` map PEFT's patterns of module names to
+    other values. ``target_modules`` are suffixes of the names of the adapted modules, or a single regular expression
+    that matches these names.
     """
 
     peft_type: str
@@ -65,7 +66,7 @@ class AdapterSettings:
 
 
 def adapter_settings(data: object) -> AdapterSettings | None:
-    """Return the settings of an adapter_config.json; None if this does not name a kind of adapter."""
+    """Return the settings in the content of an adapter_config.json; None if it does not name a kind of adapter."""
     kind = _text(data.get("peft_type")) if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not kind:
         return None
@@ -112,9 +113,10 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class StatsSummary:
-    """Counts over the ``elements`` of all measured tensors; tensors that are not measured have no figures.
+    """Counts over all tensors with statistics; ``elements`` is the number of their elements.
 
-    ``unsound`` are the keys of tensors with a NaN or an infinity.
+    ``measured`` and ``not_measured`` are the numbers of tensors with and without statistics. ``unsound`` are the keys
+    of tensors with a NaN or an infinity.
     """
 
     measured: int
@@ -127,7 +129,7 @@ class StatsSummary:
 
 
 def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorInfo]) -> StatsSummary:
-    """Return the summary of the statistics."""
+    """Return counts over the statistics of all tensors; a tensor whose statistics are None counts as not measured."""
     found = {key: one for key, one in stats.items() if one is not None}
     return StatsSummary(
         measured=len(found),
@@ -144,8 +146,8 @@ def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorIn
 class Inspection(InNotebooks):
     """The description of a checkpoint from its headers.
 
-    ``nbytes_files`` is the size of its files in bytes; ``codes`` has the quantised tensors; ``adapter``
-    has the settings of the configuration next to it, if it is a PEFT adapter.
+    ``nbytes_files`` is the size of its files in bytes; ``codes`` describes its quantised tensors. ``adapter`` has the
+    settings of the adapter_config.json next to it, if it is a PEFT adapter.
     """
 
     path: str
@@ -178,17 +180,17 @@ class Inspection(InNotebooks):
 
     @property
     def parameters_at_least(self) -> int:
-        """The number of parameters, or a lower bound if headers do not have the number."""
+        """The number of parameters, or a lower bound if the headers do not give the number."""
         return sum(self.codes.parameters(key, info) for key, info in self.tensors.items() if key not in self.ties)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of distinct tensors, tied ones once."""
+        """The size of all tensors in bytes; tied tensors count once."""
         return sum(info.nbytes for key, info in self.tensors.items() if key not in self.ties)
 
     @property
     def summary(self) -> StatsSummary | None:
-        """The summary of the statistics of all tensors, tied ones once; None without statistics."""
+        """Counts over the statistics of all tensors, in which tied tensors count once; None without statistics."""
         if self.stats is None:
             return None
         return summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
@@ -254,9 +256,10 @@ def inspection_of(
     *,
     stats: bool = False,
 ) -> Inspection:
-    """Describe an open checkpoint; with ``stats`` read all values of these tensors, except codes.
+    """Describe an open checkpoint, or the tensors in it that patterns select.
 
-    Raises PatternError for a pattern that matches no key.
+    Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. Raises PatternError for
+    a pattern that matches no key.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude)
     tensors = {key: checkpoint[key] for key in chosen.keys}
@@ -279,7 +282,10 @@ def inspection_of(
 
 
 def _on_disk(files: Sequence[FilePrint]) -> int:
-    """Return the bytes of all files; those in an archive, which has no name of its own, are part of it."""
+    """Return the size of a checkpoint's files in bytes.
+
+    An archive is the file without a name in the list; the sizes of the files in it are not added.
+    """
     return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
 
 

@@ -23,7 +23,7 @@ BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics over the finite values; ``std`` is the population's. Counts are of elements.
+    """Statistics over the finite values; ``std`` is the population standard deviation. Counts are of elements.
 
     A figure is None if there are no finite values, or if float64 cannot hold it.
     """
@@ -38,9 +38,9 @@ class Stats:
 
 
 def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
-    """Read a tensor and return its statistics; None for complex, packed and opaque ones.
+    """Read a tensor and return its statistics; None for complex and packed dtypes, and for values that cannot be read.
 
-    Raises SourceError when the file cannot be read, FormatError if it fails its checksum.
+    Raises SourceError if the file cannot be read, FormatError if the stored checksum is wrong.
     """
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
@@ -84,9 +84,10 @@ BINS = 32
 
 
 def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tuple[int, ...]:
-    """Read a tensor and return the number of finite elements in each of ``BINS`` bins; () if all are equal.
+    """Read a tensor and return the number of finite elements in each of ``BINS`` equal bins.
 
-    ``stats`` are those of the tensor. Raises SourceError when the file cannot be read.
+    Returns () if all finite elements are equal, if there are none, or if float64 cannot hold their range. ``stats`` are
+    the statistics of the tensor. Raises SourceError if the file cannot be read.
     """
     if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
         return ()

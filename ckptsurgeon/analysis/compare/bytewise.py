@@ -24,7 +24,10 @@ Seen = set[Storage]
 
 
 def is_whole(info: TensorInfo) -> bool:
-    """Return whether a tensor fills a whole record with a checksum, which is then also that of the tensor's bytes."""
+    """Return whether a tensor fills a whole record, such as an entry of a zip archive, that has a stored CRC-32.
+
+    The stored CRC-32 is then also that of the tensor's bytes.
+    """
     storage = info.storage
     if storage is None or storage.crc32 is None or not info.is_plain:
         return False
@@ -32,7 +35,10 @@ def is_whole(info: TensorInfo) -> bool:
 
 
 def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> None:
-    """Raise FormatError if a tensor fills a record whose checksum is not ``crc``."""
+    """Raise FormatError if a tensor fills a whole record of a file whose stored CRC-32 is not ``crc``.
+
+    ``crc`` is the CRC-32 of the tensor's bytes. A record that was checked is added to ``seen``.
+    """
     if is_whole(info):
         assert info.storage is not None
         if info.storage.crc32 != crc:
@@ -41,7 +47,10 @@ def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> N
 
 
 def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
-    """Read and check those records of tensors that are not in ``seen``; raises FormatError for a wrong checksum."""
+    """Read the records of a file (such as zip entries) that hold the tensors ``keys``, and check their stored CRC-32.
+
+    Records in ``seen`` are skipped; the others are added to it. Raises FormatError for a wrong checksum.
+    """
     for key in keys:
         info = source[key]
         if info.storage in seen:
@@ -64,7 +73,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class _Range:
-    """A range of bytes to compare; ``summed`` is set if its checksum is needed."""
+    """A range of bytes of a tensor, to be compared between two files; ``summed`` is set if its checksum is needed."""
 
     key: str
     first: File
@@ -80,10 +89,11 @@ _Sums = dict[str, list[tuple[int, int, int]]]
 
 
 def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], progress: Progress | None) -> set[str]:
-    """Return the keys of the tensors whose bytes differ if both are laid out contiguously.
+    """Return those of ``keys`` whose tensors differ between two checkpoints, in dtype or in bytes.
 
-    The CRC-32 of every record that is read is checked, during the comparison if its bytes are equal. Bytes that are the
-    same bytes of the same file on both sides are not read. Raises FormatError for a wrong checksum.
+    A tensor that is not contiguous is compared as if it were. If both checkpoints have a tensor at the same place of
+    the same file, its bytes are not read. The stored CRC-32 of every record that is read is checked; if its bytes are
+    equal, this is done during the comparison. Raises FormatError for a wrong checksum.
     """
     unequal, ranges, odd = set[str](), list[_Range](), list[str]()
     read = [key for key in keys if not _same_place(first, second, key)]
@@ -104,9 +114,9 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 
 
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
-    """Compare the checksums that were computed during the comparison with those in a file.
+    """Compare the CRC-32s ``sums``, computed during the comparison, with those stored in the files of a checkpoint.
 
-    Returns the checked records. Raises FormatError for a wrong checksum.
+    Returns the records of the files that were checked. Raises FormatError for a wrong checksum.
     """
     seen: Seen = set()
     for key, parts in sums.items():
@@ -116,7 +126,10 @@ def _checked(source: Checkpoint, sums: _Sums) -> Seen:
 
 
 def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
-    """Return whether two tensors are plain, of one dtype, and the same bytes of the same file."""
+    """Return whether both checkpoints take a tensor from the same bytes of the same file.
+
+    Both must have one dtype and be stored contiguously, as plain bytes.
+    """
     a, b = first[key], second[key]
     if a.dtype != b.dtype or not (a.is_plain and b.is_plain):
         return False
@@ -139,7 +152,10 @@ def _ranges(first: Checkpoint, second: Checkpoint, key: str) -> Iterator[_Range]
 
 
 def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progress | None) -> _Sums:
-    """Compare ranges in threads; adds the keys of different ones to ``unequal``, returns checksums of equal ones."""
+    """Compare ranges of bytes in threads; return the CRC-32s of the equal ranges, for tensors that need a checksum.
+
+    Adds the keys of tensors with a different range to ``unequal``.
+    """
     total, done, lock, local = sum(r.nbytes for r in ranges), 0, threading.Lock(), threading.local()
     sums: _Sums = {}
 
@@ -180,10 +196,10 @@ def _batches(ranges: Sequence[_Range]) -> Iterator[list[_Range]]:
 
 
 def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | None:
-    """Compare a range block by block; returns its CRC-32 (0 if this is not needed), None if the range differs.
+    """Compare a range block by block; return its CRC-32 (0 if it is not needed), or None if the range differs.
 
-    Whole buffers are compared because Python compares them as memory, which it does not do for views. The CRC-32 is
-    computed while the block is in the CPU caches.
+    ``first`` and ``second`` are buffers of one block each. Whole bytearrays are compared, because Python compares these
+    as memory, but not memoryviews. The CRC-32 is computed while the block is in the CPU caches.
     """
     crc = 0
     for done in range(0, one.nbytes, BLOCK):

@@ -29,7 +29,10 @@ def with_values(
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None,
 ) -> Difference:
-    """Return a difference with the values of ``keys`` compared; their shapes are equal in both."""
+    """Return ``found``, a difference by headers, with the values of the tensors ``keys`` compared as well.
+
+    Each of these tensors has the same shape in both checkpoints.
+    """
     opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
     read = [key for key in keys if key not in opaque]
     fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or no_progress)
@@ -65,7 +68,7 @@ def with_values(
 
 
 def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the quantisation method of a tensor that holds codes in either checkpoint, "" for any other tensor."""
+    """Return the quantisation method if a tensor holds quantised codes in either checkpoint, "" if it does not."""
     found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
     return next((codes.by_key[key].method for codes in found), "")
 
@@ -81,9 +84,10 @@ Given = Iterable[str] | None
 def compare_outlines(
     first: Outline, second: Outline, *, values: bool = False, include: Given = (), exclude: Given = ()
 ) -> Difference:
-    """Compare two checkpoints by their headers; ``values`` is set if their values are compared next.
+    """Return the difference of two checkpoints by their headers: keys, shapes and dtypes.
 
-    ``include`` and ``exclude`` select keys. Raises PatternError for a pattern that matches nothing.
+    ``values`` says whether the caller compares the values next. ``include`` and ``exclude`` are patterns that select
+    keys. Raises PatternError for a pattern that matches nothing.
     """
     every = dict.fromkeys((*first.tensors, *second.tensors))
     chosen = chosen_keys(list(every), include, exclude, whose="checkpoint")
@@ -112,7 +116,10 @@ def compare_outlines(
 
 
 def _decoded(first: Outline, second: Outline) -> list[str]:
-    """Return notes on quantisation settings that differ, so that the same codes mean other numbers."""
+    """Return a note for each quantisation setting that differs between the checkpoints.
+
+    With different settings, the same quantised codes mean different numbers.
+    """
     both = first.tensors.keys() & second.tensors.keys()
     here, there = (
         [QuantisedModule.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second)
@@ -139,16 +146,15 @@ def compare(
 ) -> Difference:
     """Compare two open checkpoints, or only the tensors that patterns select.
 
-    Reads only headers by default. With ``values``, reads the tensors that are in both. With ``renames``, reads the
-    tensors of one that could be in the other under another name. Bytes that are the same bytes of the same file on both
-    sides are not read. Raises SourceError if a file cannot be read, FormatError for a wrong CRC-32 (safetensors has no
-    checksums), and PatternError for a pattern that matches nothing.
+    Reads only headers by default. With ``values``, reads the tensors that are in both checkpoints. With ``renames``,
+    reads tensors that are in only one checkpoint, if the other could have them under another name. If both checkpoints
+    have a tensor at the same place of the same file, its bytes are not read. Raises SourceError if a file cannot be
+    read, FormatError for a wrong CRC-32 (safetensors has no checksums), and PatternError for a pattern that matches
+    nothing.
     """
     outlines = outline_of(first), outline_of(second)
     found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
     if values:
-        # moved
-
         both = {*found.same, *(pair.key for pair in found.retyped)}
         same_shape = [key for key in first if key in both]
         found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)

@@ -44,8 +44,9 @@ class Numbers:
 class Pair:
     """A tensor that both checkpoints have, and that differs.
 
-    ``numbers`` is set if the values were read and a byte differs. It is None for packed types, and for the codes of a
-    quantised tensor: then ``codes`` is the name of the quantisation method.
+    ``numbers`` is set if the values were read and a byte differs. It is None for dtypes that pack several values into a
+    byte, for torch's quantised dtypes, and for the codes of a quantised tensor: then ``codes`` is the name of the
+    quantisation method.
     """
 
     key: str

@@ -50,7 +50,7 @@ class ScaledValues:
 
 
 def scaled(values: Array) -> ScaledValues:
-    """Return values scaled so that their products can be summed."""
+    """Return values, divided by a power of two if their products could overflow or underflow otherwise."""
     if values.dtype.kind in "iu":
         return ScaledValues(values.astype("<f8"))
     largest = _largest(values)
@@ -70,7 +70,7 @@ def dot(x: ScaledValues, y: ScaledValues) -> Sum:
 
 
 def norm(squares: Sum) -> Sum:
-    """Return the root of a sum of squares, whose exponent is even."""
+    """Return the square root of a sum of squares; the binary exponent of the sum must be even."""
     return Sum(math.sqrt(squares.value), squares.exponent // 2)
 
 
@@ -126,9 +126,10 @@ class _Figures:
 
 
 def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolerance) -> tuple[Numbers | None, bool]:
-    """Return the figures of a pair, None for types without figures, and whether it is within the tolerance.
+    """Return how far the values of a tensor differ between two checkpoints, and whether that is within the tolerance.
 
-    Two integers are compared exactly, everything else in double precision.
+    The first is None for dtypes whose elements are not plain numbers. Two integers are compared exactly, all other
+    numbers in double precision.
     """
     if not (_has_figures(pair.first) and _has_figures(pair.second)):
         return None, False
@@ -147,13 +148,16 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
 
 
 def _has_figures(info: TensorInfo) -> bool:
-    """Return whether values of a dtype are numbers; quantised and packed values have no figures."""
+    """Return whether the elements of a tensor are plain numbers; those of quantised and packed dtypes are not."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 
 
 def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
-    """Return part of a tensor: integers as they are, other numbers in the widest type (float64 or complex128)."""
+    """Return the part ``box`` of a tensor as a flat array.
+
+    Integers stay as they are, booleans become 0 or 1, and other numbers become float64 or complex128.
+    """
     values, kind = read_part(source, info, box).reshape(-1), DTYPES[info.dtype].kind
     if kind in ("int", "uint"):
         return values
@@ -164,7 +168,7 @@ def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
 
 
 def _figures(x: Array, y: Array, tolerance: Tolerance) -> _Figures:
-    """Return the figures of one block."""
+    """Return the sums over one block of two tensors, from which the distance of the tensors is computed."""
     x, y, nan, inf = _finite_in_both(x, y)
     with np.errstate(over="ignore", invalid="ignore"):  # figures that float64 cannot hold become None
         gap = _gap(x, y)
@@ -189,7 +193,11 @@ def _within(gap: Array, second: Array, tolerance: Tolerance) -> bool:
 
 
 def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
-    """Return the values that are finite in both, and how many are NaN, and how many infinite, in only one of them."""
+    """Return the elements that are finite in both arrays, and two counts of the other elements.
+
+    The first count is of elements that are NaN in only one array. The second is of elements that are infinite in only
+    one array, or a different infinity in each.
+    """
     both = np.isfinite(x) & np.isfinite(y)
     if both.all():
         return x, y, 0, 0
@@ -200,7 +208,10 @@ def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
 
 
 def _gap(x: Array, y: Array) -> Array:
-    """Return the magnitudes of the differences; those of integers are exact, in an unsigned type that can hold them."""
+    """Return the absolute differences of two arrays, element by element.
+
+    Those of integers are exact, in an unsigned dtype; if one array is uint64 and the other signed, they are float64.
+    """
     if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
         gap: Array = np.subtract(x, y)
         return np.abs(gap) if gap.dtype.kind == "c" else np.abs(gap, out=gap)
@@ -216,7 +227,10 @@ def _gap(x: Array, y: Array) -> Array:
 
 
 def _gap_of_signed_and_unsigned(x: Array, y: Array) -> Array:
-    """Return the differences of signed and unsigned 64-bit integers, for which numpy has no common dtype."""
+    """Return the absolute differences of signed and unsigned 64-bit integers as float64.
+
+    numpy has no integer dtype that holds both.
+    """
     a, b = x.astype("<u8"), y.astype("<u8")
     exact = np.where(x > y, a - b, b - a)
     rough = np.abs(x.astype("<f8") - y.astype("<f8"))

@@ -28,10 +28,10 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 @contextmanager
 def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
-    """Start ``work`` in another process; returns a function that waits for its plain data, or None if it failed.
+    """Start ``work`` in another process, and yield a function that waits for its result and returns this plain data.
 
-    Returns None and starts nothing if the system cannot fork, or if other threads run: a forked process would never
-    see their locks released.
+    The function returns None if the work failed. If the system cannot fork, or if other threads run, nothing is started
+    and the function returns None: a forked process would never see the locks of other threads released.
     """
     if not hasattr(os, "fork") or threading.active_count() > 1:
         yield lambda: None
@@ -56,7 +56,10 @@ def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 
 
 def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> None:
-    """Do the work in the child, write the result, and exit silently, also on errors."""
+    """Do the work in the child process, write its result to a pipe, and exit without a message, also after an error.
+
+    ``write`` is the descriptor of the pipe, ``blocked`` the signals that were blocked before the fork.
+    """
     status = 1
     try:
         for number in _STOPS:
@@ -71,7 +74,10 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 
 
 def _result(read: int, left: list[int]) -> Any:
-    """Return the data that a child process wrote, None if the child failed."""
+    """Return the data that a child process wrote to the pipe ``read``, None if the child failed.
+
+    Waits for the child, and takes its process id out of ``left``.
+    """
     pieces = []
     while piece := os.read(read, _PIECE):
         pieces.append(piece)
@@ -81,10 +87,10 @@ def _result(read: int, left: list[int]) -> Any:
 
 @dataclass(frozen=True)
 class Outline:
-    """A checkpoint's path, its tensors by key, and notes.
+    """A checkpoint's path, the dtypes and shapes of its tensors by key, and notes.
 
-    ``coded`` maps the key of each tensor of codes to the quantisation method and the name of the quantised tensor;
-    ``quantisation`` has the settings.
+    ``coded`` has the keys of tensors that hold quantised codes, each with the quantisation method and the name of the
+    quantised tensor. ``quantisation`` has the checkpoint's quantisation settings.
     """
 
     path: str
@@ -94,7 +100,10 @@ class Outline:
     quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> Any:
-        """Return plain data for ``outline_from_plain``, without the positions of tensors in files."""
+        """Return the outline as plain data, without the positions of tensors in files.
+
+        ``outline_from_plain`` makes an outline of this data again.
+        """
         tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
         return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation)
 
@@ -114,7 +123,7 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
 
 
 def outline_from_plain(data: Any) -> Outline:
-    """Return the outline that ``to_plain`` made plain."""
+    """Return the outline from the plain data that ``Outline.to_plain`` returned."""
     path, tensors, notes, coded, said = data
     found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
     return Outline(path, found, tuple(notes), {key: (method, name) for key, (method, name) in coded.items()}, said)

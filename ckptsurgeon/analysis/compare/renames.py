@@ -26,9 +26,10 @@ Make = tuple[str, tuple[int, ...]]
 
 
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
-    """Return the difference with the tensors that only have another name in ``renamed``, and the rules to rename them.
+    """Return ``found`` with the tensors that have another name in the second checkpoint, and the rules to rename them.
 
-    If several tensors have the same bytes (as biases of zeros), those with the most similar names are paired.
+    Tensors with the same dtype, shape and bytes are taken for the same. If there are several (as biases of zeros),
+    those with the most similar names are paired.
     """
     old = _by_content(first, found.removed, _makes(second, found.added))
     new = _by_content(second, found.added, _makes(first, found.removed))
@@ -55,9 +56,9 @@ def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
 
 
 def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
-    """Return the keys of tensors by the SHA-256 of their dtype, shape and values, of those with a header in ``makes``.
+    """Return keys, grouped by the SHA-256 of the tensor's dtype, shape and values.
 
-    Raises FormatError for a wrong checksum.
+    Only tensors whose dtype and shape are in ``makes`` are read. Raises FormatError for a wrong checksum.
     """
     found: dict[str, list[str]] = defaultdict(list)
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
@@ -80,7 +81,10 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
-    """Yield the bytes of a tensor as if it were contiguous; if it is, by bytes, because elements can have 6 bits."""
+    """Yield the bytes of a tensor in pieces, as if it were contiguous.
+
+    The bytes of a contiguous tensor are read as they are, because its elements can have 6 bits.
+    """
     if not info.is_plain:
         yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))
         return
@@ -91,7 +95,10 @@ def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Return pairs of keys with the same content: those with the most equal last segments, then in natural order."""
+    """Return pairs (old key to new key) of tensors that all have the same content.
+
+    Keys that share the most last segments are paired first, those that share equally many in natural order.
+    """
     left, right = sorted(old, key=natural_key), sorted(new, key=natural_key)
     pairs: dict[str, str] = {}
     for depth in range(max(key.count(".") for key in (*old, *new)) + 1, -1, -1):
@@ -106,7 +113,7 @@ def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
 
 
 def _by_end(keys: Sequence[str], depth: int) -> dict[str, list[str]]:
-    """Return keys by their last ``depth`` segments; keys with fewer segments are left out."""
+    """Return keys, grouped by their last ``depth`` segments; keys with fewer segments are left out."""
     found: dict[str, list[str]] = {}
     for key in keys:
         parts = key.split(".")

@@ -47,7 +47,7 @@ _COMPOUND = {
 
 @lru_cache(maxsize=65536)
 def words_of(path: str) -> tuple[str, ...]:
-    """Return the words of a path, with one spelling for words that mean the same; a number becomes ``#``."""
+    """Return the words of a path in lower case; words that mean the same, as ``attn`` and ``attention``, become one."""
     words: list[str] = []
     for segment in path.split("."):
         text = _COMPOUND.get(segment, segment)
@@ -58,7 +58,7 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 class Likeness:
-    """Compares paths of two state dicts; words that occur in few paths count more (inverse frequency)."""
+    """Compares paths of two state dicts by their words; a word in few paths counts more (inverse frequency)."""
 
     def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
         paths = [*first, *second]
@@ -75,7 +75,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return for each (word, n) the indices of the paths that have this word more than n times, n from 0."""
+        """Return for each (word, n) the indices of the paths that have this word more than n times; n begins at 0."""
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
         for position, path in enumerate(paths):
             for word, number in Counter(words_of(path)).items():
@@ -98,10 +98,11 @@ Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the pairs of units whose paths differ only in their beginning, and all in the same way.
+    """Return the pairs of modules whose paths differ only in their leading segments, all of them in the same way.
 
-    They must have at least half of the smaller side's tensors, and more than twice as many tensors as any other change
-    that contradicts this one; otherwise nothing is returned.
+    The pairs must have at least 8 tensors, at least half of the tensors of the smaller state dict, and more than twice
+    as many tensors as those pairs of any other change of leading segments that contradict them. Otherwise nothing is
+    returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}
@@ -119,7 +120,10 @@ def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
 
 
 def _beginnings(units: Sequence[Unit], least: float) -> list[str]:
-    """Return the path beginnings that at least ``least`` tensors share, also '', which all tensors share."""
+    """Return the leading segments of paths that at least ``least`` tensors share, and '', which all tensors share.
+
+    A result has at most ``DEEPEST`` segments.
+    """
     tensors: Counter[str] = Counter()
     for unit in units:
         parts = unit.path.split(".")
@@ -139,7 +143,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of ``other`` that contradict a pair of ``best``: they match the same unit with another one."""
+    """Return the pairs of ``other`` that contradict ``best``: one of the two modules has another partner there."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

@@ -1,4 +1,4 @@
-"""The similarity of units (modules of the two sides) that fit each other, updated while pairs are matched."""
+"""Scores how similar the modules of two state dicts are, and updates the scores while pairs are matched."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Parents = tuple[str, str]
 
 
 def parents_of(path: str) -> list[str]:
-    """Return the modules that contain a path, the innermost first, '' last."""
+    """Return the paths of the modules that contain a path, the innermost first, '' (the top level) last."""
     parts = path.split(".")
     return [".".join(parts[:-up]) for up in range(1, len(parts) + 1)]
 
 
 class _Side:
-    """The units of one side of a block: for each, its most similar partner, that score, and the second best score."""
+    """The modules of one state dict: for each, its most similar partner in the other, and the best two scores."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -48,7 +48,7 @@ class _Side:
         self.under = {parent: np.array(found).T for parent, found in under.items()}
 
     def refresh(self, scores: Numbers) -> None:
-        """Update the units that changed; ``scores`` has a row for each unit."""
+        """Find the best partners of modules whose scores changed; ``scores`` is a matrix with a row for each module."""
         rows = np.flatnonzero(self.stale)
         if rows.size:
             mine, order = scores[rows], np.arange(rows.size)
@@ -59,21 +59,27 @@ class _Side:
             self.stale[:] = False
 
     def clear(self) -> npt.NDArray[np.bool_]:
-        """Return which units have a partner that is similar, and clearly more similar than the next."""
+        """Return a mask of the modules that have a similar partner, clearly more similar than the second best."""
         near = self.score >= NEAR
         clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
         return near & clearly
 
 
 class _Block:
-    """Units that may fit each other, with scores; that of a pair that does not fit or is matched is minus infinity."""
+    """Modules of two state dicts that may correspond, with a matrix of scores for all pairs.
+
+    The score of a pair is minus infinity if its shapes do not fit, or if one of the two modules is matched.
+    """
 
     def __init__(self, here: Sequence[Unit], there: Sequence[Unit], likeness: Numbers) -> None:
         self.here, self.there = _Side(here), _Side(there)
         self.likeness, self.scores = likeness, likeness.copy()
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of units inside two matched modules, more for those directly below."""
+        """Raise the scores of modules inside two matched modules; those directly inside are raised most.
+
+        ``parents`` are the paths of the two matched modules, one in each state dict.
+        """
         (rows, ups), (columns, others) = self.here.under[parents[0]], self.there.under[parents[1]]
         cells = np.ix_(rows, columns)
         raised = self.likeness[cells] + CONTEXT / np.maximum.outer(ups, others)
@@ -81,7 +87,7 @@ class _Block:
         self.here.stale[rows] = self.there.stale[columns] = True
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Remove units from this block."""
+        """Set the scores of two matched modules to minus infinity, so that they get no other partner."""
         if a in self.here.at:
             row = self.here.at[a]
             self.there.stale |= self.scores[row] >= self.there.next
@@ -94,7 +100,7 @@ class _Block:
             self.there.stale[column] = True
 
     def mutual(self) -> Iterator[tuple[float, Unit, Unit]]:
-        """Yield the pairs of units that are clearly most similar to each other."""
+        """Yield (score, first, second) for the pairs of modules that are clearly most similar to each other."""
         self.here.refresh(self.scores)
         self.there.refresh(self.scores.T)
         back = self.there.nearest[self.here.nearest] == np.arange(len(self.here.units))
@@ -103,10 +109,10 @@ class _Block:
 
 
 class Nearness:
-    """The scores of all pairs of units (modules with tensors of their own) that are not matched yet.
+    """The scores of all pairs of modules that are not matched yet; modules without tensors of their own are left out.
 
     A score is the similarity of the names, raised if the parents are matched with each other. ``beyond`` counts the
-    units that are not compared, because too many units have the same leaves and shapes.
+    modules that are not compared, because too many modules have the same tensor names and shapes.
     """
 
     def __init__(self, fitting: FreeUnits, likeness: Likeness, agreed: Iterable[Parents]) -> None:
@@ -126,7 +132,10 @@ class Nearness:
             self.agree(parents)
 
     def _parents(self, side: int) -> dict[str, set[int]]:
-        """Return the blocks with units inside a module."""
+        """Return the indices of the score matrices that have modules inside a path, for each path.
+
+        ``side`` is 0 for the paths of the first state dict, 1 for those of the second.
+        """
         found: dict[str, set[int]] = defaultdict(set)
         for number, block in enumerate(self._blocks):
             for parent in (block.here, block.there)[side].under:
@@ -134,20 +143,21 @@ class Nearness:
         return found
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of units inside two matched modules."""
+        """Raise the scores of modules inside two matched modules; ``parents`` are the paths of the two."""
         above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
         for number in above & other:
             self._blocks[number].agree(parents)
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Remove two units."""
+        """Remove two matched modules from all comparisons."""
         for block in {id(one): one for unit in (a, b) if (one := self._block.get(unit))}.values():
             block.take(a, b)
 
     def mutual(self) -> list[tuple[Unit, Unit]]:
-        """Return the pairs that are clearly most similar to each other, the most similar first.
+        """Return the pairs of modules that are clearly most similar to each other, the most similar first.
 
-        Much less similar pairs are returned by later calls, because decisions made now may change their scores.
+        Pairs that are much less similar than the first are left for later calls, because new matches may change their
+        scores.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

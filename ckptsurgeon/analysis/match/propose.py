@@ -34,7 +34,7 @@ class _Matcher:
         self.beyond = 0
 
     def run(self) -> None:
-        """Match modules until nothing more can be decided; then the remaining tensors, grouped into smaller units."""
+        """Match modules until nothing more can be decided; then match the remaining tensors in smaller groups."""
         ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
         for view in ("modules", "parts", "tensors"):
             self._open(view)
@@ -46,19 +46,19 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Group the tensors that are not matched yet into units of another size."""
+        """Group the tensors that are not matched yet; ``view`` says how, as in ``units_of``."""
         self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
-        """Return the tensors of one side that are not matched yet."""
+        """Return the tensors that are not matched yet, of the source (``side`` is 0) or of the destination (1)."""
         taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
         tensors = (self._source, self._destination)[side]
         return {key: info for key, info in tensors.items() if key not in taken}
 
     def _take_all(self, pairs: Pairs) -> bool:
-        """Match the pairs whose units are both free; returns whether there was such a pair."""
+        """Match each pair in which neither module is matched yet; return whether there was such a pair."""
         taken = False
         for a, b, why in list(pairs):
             if self.fitting.free(a, b):
@@ -68,7 +68,7 @@ class _Matcher:
         return taken
 
     def _take(self, a: Unit, b: Unit) -> None:
-        """Mark the units of a pair as matched, and raise the scores of the other units in their parent modules."""
+        """Mark two modules as matched, and raise the scores of pairs of modules inside the parents of the two."""
         self.fitting.take(a, b)
         if self._near is not None:
             self._near.take(a, b)
@@ -86,21 +86,24 @@ class _Matcher:
                 yield unit, other, "same name"
 
     def _moved(self) -> Pairs:
-        """Yield the pairs of a whole model that is nested differently: deeper, less deep, or in another module."""
+        """Yield the pairs of modules in which most of a model changed its leading segments in the same way."""
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield pairs of units that fit each other and no other unit."""
+        """Yield the pairs of modules that fit each other, by tensor names and shapes, and fit no other module."""
         yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
 
     def _by_name(self) -> Pairs:
-        """Yield the pairs of units that are clearly most similar to each other, the most similar first."""
+        """Yield the pairs of modules whose names are clearly most similar to each other, the most similar first."""
         if self._near is None:
             self._near = Nearness(self.fitting, self._likeness, self._agreed)
         yield from ((a, b, "name") for a, b in self._near.mutual())
 
     def _by_order(self) -> Pairs:
-        """Yield pairs of units with the same shapes in their order, if both sides have equally many of them."""
+        """Yield pairs of modules with the same shapes, paired by their order.
+
+        Both sides must have equally many of these modules. Only the first such set of modules is paired in one call.
+        """
         for here, there in self.fitting.equals():
             if 1 < len(here) == len(there) and _numbered_alike(here, there):
                 yield from ((a, b, "order") for a, b in zip(here, there, strict=True))
@@ -108,14 +111,21 @@ class _Matcher:
 
 
 def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
-    """Return whether units with the same shapes are numbered in the same way: only then does their order matter."""
+    """Return whether the order of modules with the same shapes matters.
+
+    That is so if all have a number in their path, and all of ``here`` have the same numbers.
+    """
     return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
         "#" in unit.path for unit in (*here, *there)
     )
 
 
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
-    """Yield the modules that contain two units, level by level, without the top level, which is no evidence."""
+    """Yield pairs of modules that contain two matched modules, level by level from the inside.
+
+    ``first`` and ``second`` are the paths of the modules that contain the one and the other. The pair of top levels is
+    left out, because it is no evidence.
+    """
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])
         if parents != ("", ""):
@@ -125,7 +135,10 @@ def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
 def propose(
     first: str, source: Mapping[str, TensorInfo], second: str, destination: Mapping[str, TensorInfo]
 ) -> Proposal:
-    """Propose which tensors of ``source`` correspond to which of ``destination``."""
+    """Propose which tensors of ``source`` correspond to which of ``destination``.
+
+    ``first`` and ``second`` are the paths of the two checkpoints, for the result.
+    """
     matcher = _Matcher(source, destination)
     matcher.run()
     names: dict[str, str] = {}
@@ -164,6 +177,6 @@ def _ambiguous(matcher: _Matcher) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _shown(path: str) -> str:
-    """Return a path with names for its numbers: ``layers.{n}.self_attn``."""
+    """Return a path with ``{n}`` and other letters in place of each ``#``: ``layers.{n}.self_attn``."""
     names = iter("nmkijl")
     return ".".join(f"{{{next(names, 'x')}}}" if part == "#" else part for part in path.split("."))

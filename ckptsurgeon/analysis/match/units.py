@@ -1,4 +1,4 @@
-"""Groups the tensors of a state dict into units, such as modules, and finds which units of two state dicts fit."""
+"""Groups the tensors of a state dict by module, and finds which groups of two state dicts can correspond."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ Index = tuple[int, ...]
 
 @dataclass(eq=False)
 class Unit:
-    """Modules whose paths differ only in numbers. ``path`` has ``#`` for each number; '' is the top level.
+    """A group of modules whose paths differ only in numbers. ``path`` has ``#`` for each number; '' is the top level.
 
-    A leaf is a tensor of a module, by the last segment of its key. ``keys`` gives the key of each leaf, ``makes`` the
-    shapes of the leaves by the numbers in the path; ``order`` is the position of the first leaf in the state dict.
+    A leaf is the last segment of a tensor's key, such as ``weight``. ``keys`` maps (numbers in the path, leaf) to the
+    key. ``makes`` maps the numbers in the path to the shape of each leaf. ``order`` is the position of the group's
+    first tensor in the state dict.
     """
 
     path: str
@@ -43,16 +44,17 @@ class Unit:
     makes: dict[Index, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def add(self, index: Index, leaf: str, key: str, info: TensorInfo) -> None:
-        """Add a tensor."""
+        """Add a tensor; ``index`` has the numbers in its path, ``leaf`` is the last segment of its key."""
         self.keys[index, leaf] = key
         self.makes.setdefault(index, {})[leaf] = info.shape
 
 
 def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
-    """Return the units of a state dict, in its order.
+    """Return the tensors of a state dict in groups, in the order of the state dict.
 
-    ``view`` is "modules"; "parts", in which modules that differ only in the last number are separate units, such as
-    those of a Sequential; or "tensors", in which each tensor is a unit.
+    With the ``view`` "modules", modules whose paths differ only in numbers are one group. With "parts", modules that
+    differ in the last segment are separate groups even if this is a number, as in a Sequential. With "tensors", tensors
+    whose keys differ only in numbers are one group.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -68,7 +70,10 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[U
 
 
 def _split(key: str) -> tuple[str, str]:
-    """Split a key into its module and its leaf; the leaf of a parametrised weight has three segments."""
+    """Split a key into its module and the name of the tensor in it, which is usually the last segment.
+
+    The name of a parametrised weight has three segments, as ``parametrizations.weight.original0``.
+    """
     found = _PARAMETRIZED.search(key)
     if found:
         return key[: found.start()], key[found.start() :].removeprefix(".")
@@ -80,13 +85,16 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def fits(a: Unit, b: Unit) -> bool:
-    """Return whether two units fit: they have numbers in common, and for all of these the same leaves and shapes."""
+    """Return whether two groups of modules can correspond.
+
+    Some of their modules must have the same numbers in their paths, and all of these the same tensor names and shapes.
+    """
     common = [index for index in b.makes if index in a.makes]
     return bool(common) and all(a.makes[index] == b.makes[index] for index in common)
 
 
 class _Kinds:
-    """The free units of one side, grouped into kinds with the same numbers, leaves and shapes."""
+    """The unmatched module groups of one state dict, by kind: the same numbers, tensor names and shapes."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         numbers: dict[frozenset[object], int] = {}
@@ -107,7 +115,7 @@ class _Kinds:
 
 
 class FreeUnits:
-    """The free units of both sides, and which of them fit each other."""
+    """The unmatched module groups of two state dicts, and which of them can correspond by tensor names and shapes."""
 
     def __init__(self, first: Iterable[Unit], second: Iterable[Unit]) -> None:
         self._first, self._second = _Kinds(first), _Kinds(second)
@@ -118,7 +126,11 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of kinds that have a module with the same number, leaves and shapes; only these can fit."""
+        """Yield pairs of kinds, as indices, that have a module with the same number, tensor names and shapes.
+
+        A kind is a set of module groups with the same numbers, tensor names and shapes. Only pairs that are yielded can
+        correspond.
+        """
         having: dict[object, list[int]] = defaultdict(list)
         for kind, items in enumerate(self._first.items):
             for item in items:
@@ -128,25 +140,25 @@ class FreeUnits:
 
     @property
     def first(self) -> list[Unit]:
-        """The free units of the first side, in their order."""
+        """The unmatched module groups of the first state dict, in its order."""
         return list(self._first.of)
 
     @property
     def second(self) -> list[Unit]:
-        """The free units of the second side, in their order."""
+        """The unmatched module groups of the second state dict, in its order."""
         return list(self._second.of)
 
     def free(self, a: Unit, b: Unit) -> bool:
-        """Return whether both units are free."""
+        """Return whether neither of two module groups is matched yet."""
         return a in self._first.of and b in self._second.of
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Remove two units."""
+        """Remove two module groups that were matched."""
         self._first.take(a)
         self._second.take(b)
 
     def only_ones(self) -> Iterator[tuple[Unit, Unit]]:
-        """Yield pairs of units that fit each other and no other unit."""
+        """Yield pairs of module groups that can correspond to each other, and to no other group."""
         options = [[a for a in kinds if self._first.free[a]] for kinds in self._options]
         wanted: dict[int, int] = defaultdict(int)
         for b, kinds in enumerate(options):
@@ -157,7 +169,11 @@ class FreeUnits:
                 yield next(iter(self._first.free[kinds[0]])), next(iter(self._second.free[b]))
 
     def equals(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield groups of units of both sides that shapes cannot tell apart: all fit the same units there."""
+        """Yield pairs of lists of module groups, from the first and from the second state dict.
+
+        Every group of the second list can correspond to every group of the first list, and to no other: shapes cannot
+        tell them apart. The first list can be empty.
+        """
         groups: dict[tuple[int, ...], list[Unit]] = defaultdict(list)
         for unit, kind in self._second.of.items():
             groups[tuple(a for a in self._options[kind] if self._first.free[a])].append(unit)
@@ -165,7 +181,10 @@ class FreeUnits:
             yield sorted((unit for a in kinds for unit in self._first.free[a]), key=_order), sorted(there, key=_order)
 
     def islands(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
-        """Yield the free units in independent parts: no unit of one part fits a unit of another."""
+        """Yield the unmatched module groups of both state dicts in independent subsets, as pairs of lists.
+
+        No group of one subset can correspond to a group of another.
+        """
         part = list(range(len(self._first.free)))
         for kinds in self._options:
             joined = {part[a] for a in kinds}
@@ -180,7 +199,7 @@ class FreeUnits:
         yield from (both for both in parts.values() if both[0] and both[1])
 
     def mask(self, here: Sequence[Unit], there: Sequence[Unit]) -> npt.NDArray[np.bool_]:
-        """Return a matrix (here, there) of which free units fit."""
+        """Return a boolean matrix that says which unmatched groups of ``here`` can correspond to which of ``there``."""
         table = np.zeros((len(self._first.free), len(self._second.free)), bool)
         for b, kinds in enumerate(self._options):
             table[kinds, b] = True
