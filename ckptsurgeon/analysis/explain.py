@@ -229,12 +229,12 @@ def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
         return ""
     names = _names_of(hits[0], planning.selection())
     placed = [name for name in names if name in planning.target.tensors]
-    where = f"is there as {listing(placed)}" if placed else _nowhere(names)
-    return f"{escape(hits[0])} is a key of the source, and {where}; --explain takes destination keys."
+    where = f"in the destination it is {listing(placed)}" if placed else _nowhere(names)
+    return f"{escape(hits[0])} is a key of the source; {where}. --explain takes destination keys."
 
 
 def _nowhere(names: Sequence[str]) -> str:
-    return f"would be {listing(names)}, which the destination does not have" if names else "is left out"
+    return f"it would become {listing(names)}, which the destination does not have" if names else "it is left out"
 
 
 def _names_of(key: str, selection: Selection) -> list[str]:

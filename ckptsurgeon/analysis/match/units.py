@@ -81,7 +81,7 @@ def _split(key: str) -> tuple[str, str]:
     return module, leaf
 
 
-# Units that fit by their leaves and shapes. Units are grouped into kinds, because there are few of these.
+# Module groups that can correspond by their tensor names and shapes. They are sorted into kinds, because there are few.
 
 
 def fits(a: Unit, b: Unit) -> bool:

@@ -33,10 +33,11 @@ Places = Mapping[str, int]
 
 
 class Table:
-    """Rows in the order of ``tensors``, which is the natural one; headers that several tensors share are stored once.
+    """The table of a page, stored by column: a row for each tensor, in the order of ``tensors``.
 
-    A key is stored as the number of characters that it shares with the key before, and the rest. ``parameters`` gives
-    the parameters of a tensor.
+    Headers (dtype, shape, size) that several tensors share are stored once. A key is stored as the number of characters
+    that it shares with the key before, and the rest. ``parameters`` is a function that returns the number of parameters
+    of a tensor.
     """
 
     def __init__(
@@ -52,12 +53,15 @@ class Table:
         self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
 
     def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
-        """Return the index of a tensor's header (dtype, shape, size); ``parameters`` defaults to the tensor's."""
+        """Return the index of a tensor's header (dtype, shape, size) among the different headers of the table.
+
+        ``parameters`` is the number of parameters of the tensor; by default, its ``TensorInfo`` gives it.
+        """
         kind = kind_of(info, info.parameters if parameters is None else parameters)
         return self._kinds.setdefault(kind, len(self._kinds))
 
     def to_json(self, ties: Mapping[str, str]) -> dict[str, Any]:
-        """Return the columns; ``ties`` maps keys to the first key of the same tensor."""
+        """Return the columns as plain data; ``ties`` maps a tied key to the first key of the same tensor."""
         places = self.places
         return {
             "kinds": list(self._kinds),
@@ -71,17 +75,20 @@ class Table:
 
 
 def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
-    """Return dtype, shape, bytes and parameters of a tensor, and why its values cannot be read, if they cannot."""
+    """Return a tensor's dtype, shape, bytes, parameters, and why its values cannot be read ('' if they can)."""
     return info.dtype, info.shape, info.nbytes, parameters, info.opaque
 
 
 def file_of(info: TensorInfo) -> str:
-    """Return the names of the files with a tensor."""
+    """Return the names of the files that hold a tensor, separated by commas."""
     return ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage))
 
 
 def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the length that each key shares with the one before, in UTF-16 units as in JavaScript, and the rest."""
+    """Return, for each key, the length of the beginning that it shares with the key before, and the rest of the key.
+
+    Lengths are in UTF-16 units, as in JavaScript.
+    """
     shared, rest, before = list[int](), list[str](), ""
     for key in keys:
         common = _common(before, key)
@@ -118,7 +125,10 @@ COUNTS = ("zeros", "nan", "inf")
 def figures_of(
     stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
 ) -> dict[str, Any]:
-    """Return a column for each figure, with None for a tensor that does not have the figure."""
+    """Return a list for each statistic, such as the mean, with a value for each row of ``places``.
+
+    A tensor without the statistic has None; its histogram is ''.
+    """
     found = [stats.get(key) for key in places]
     numbers: dict[str, list[float | None]] = {
         name: [None if one is None else figure(getattr(one, name)) for one in found] for name in ("mean", "std")
@@ -129,19 +139,22 @@ def figures_of(
 
 
 def figure(value: float | None) -> float | None:
-    """Return a number with the six digits that a page shows; None if it is not finite, because JSON has no NaN."""
+    """Return a number rounded to the six digits that a page shows; None if it is not finite: JSON has no NaN."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def exact(value: float | None) -> float | None:
-    """Return a number with nine digits, enough to tell any two float32 numbers apart; an integer with all digits."""
+    """Return a number rounded to nine digits, enough to tell any two float32 numbers apart; None if it is not finite.
+
+    An integer keeps all its digits.
+    """
     if value is None or not math.isfinite(value):
         return None
     return int(value) if value == int(value) and abs(value) < 1 << 53 else float(f"{value:.9g}")
 
 
 def _heights(counts: Sequence[int]) -> str:
-    """Return the heights of bins, at least one if a bin is not empty."""
+    """Return the heights of a histogram's bins, each as one of ``DIGITS``; a bin that is not empty has at least 1."""
     top = max(counts, default=0)
     last = len(DIGITS) - 1
     return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
@@ -153,15 +166,18 @@ STATES = ("same", "close", "changed", "retyped", "reshaped", "renamed", "added",
 
 
 def rows_of_both(found: Difference, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> set[str]:
-    """Return the keys of the rows: those of the second, and those of the first that the second lacks under any name."""
+    """Return the keys of all rows of a page that compares two checkpoints.
+
+    These are all keys of the second, and the keys of the first whose tensors the second does not have under any name.
+    """
     return set(second) | (set(first) - found.renamed.keys())
 
 
 def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Table) -> dict[str, Any]:
-    """Return the state of each row, and details of the rows that differ.
+    """Return the state of each row, such as "changed", and details of the rows that differ.
 
-    A renamed tensor has its new name. ``was`` has its old name and old header if they are different; ``numbers`` has
-    the figures of the difference.
+    A renamed tensor is in the row of its new name; ``was`` has its old name. ``kind`` has the header in the first
+    checkpoint, if shape or dtype differ. ``numbers`` has the measures of the difference.
     """
     states = _states(found)
     old = {new: key for key, new in found.renamed.items()}

@@ -1,4 +1,4 @@
-"""The data of a page, as plain data, and what became of each tensor of an output."""
+"""Gathers the data of a page as plain data; for an output, also how each tensor was made."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return the class, source and rule of each row; -1 for a row without a source or rule.
+    """Return, from an output's recipe, how the tensor of each row was made: its class, source and rule.
 
-    ``part`` has the rows whose values come only partly from a source, with the part from 0 to 1. A tensor for which the
-    recipe does not hold (because the file was changed later) has the class "". ``numbers`` has the full length of lists
-    that are shortened.
+    The source of a row without one is -1. ``part`` has the rows whose values come only partly from a source, with the
+    share from 0 to 1. A tensor for which the recipe does not hold (because the file was changed later) has the class
+    "". ``numbers`` has the full lengths of the lists that are shortened.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in tensors]
     gone = [key for key in recipe.tensors if key not in tensors]
@@ -72,7 +72,7 @@ NOTHING = RecipeEntry("", "")
 
 
 def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
-    """Yield the rows whose values may come partly from a source, and that part."""
+    """Yield (row, share) for the rows whose values may come only partly from a source; the share is from 0 to 1."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
         if one.kind == "kept":
@@ -88,7 +88,7 @@ def _rank(kind: str) -> int:
 
 
 def _numbered(words: Iterable[str]) -> dict[str, int]:
-    """Return an index for each distinct word, in order of appearance."""
+    """Return a number for each distinct word, from 0, in order of appearance."""
     found: dict[str, int] = {}
     for word in words:
         found.setdefault(word, len(found))
@@ -100,7 +100,11 @@ def _moved(key: str, made: RecipeEntry) -> bool:
 
 
 def _vocabulary(recipe: Recipe) -> list[Any]:
-    """Return the names of both vocabularies, and how many tokens keep their row, move and are new; [] without them."""
+    """Return figures of the vocabularies of an output, [] if it has none.
+
+    These are the names of the source's and the destination's vocabulary, their numbers of rows, how many tokens keep
+    their row, move and are new, and how the new ones were made.
+    """
     rows = recipe.rows
     if rows is None:
         return []
@@ -136,15 +140,16 @@ class Page(Brief):
         }
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame, for notebooks."""
+        """Return HTML that shows the page in a frame, for notebooks."""
         return f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" width="100%" height="640"></iframe>'
 
 
 @dataclass(frozen=True)
 class PageContents:
-    """The contents of a page; for two checkpoints, ``second`` and their difference are set too.
+    """What a page shows. For two checkpoints, ``second`` and ``difference`` are set too.
 
-    ``histograms`` are counts by key. If there are two checkpoints, histograms and statistics are the second's.
+    ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms and
+    statistics are those of the second.
     """
 
     inspection: Inspection | None
@@ -156,7 +161,7 @@ class PageContents:
 
 
 def contents_of(shown: PageContents) -> dict[str, Any]:
-    """Return the data of a page."""
+    """Return all data of a page as plain data."""
     about = [one for one in (shown.inspection, shown.second) if one is not None]
     rows = _rows(shown)
     table = Table(rows, _parameters(shown))
@@ -188,13 +193,16 @@ def _rows(shown: PageContents) -> dict[str, TensorInfo]:
 
 
 def _parameters(shown: PageContents) -> Callable[[str, TensorInfo], int]:
-    """Return a function that gives the parameters of a tensor: of the second checkpoint, if there are two."""
+    """Return a function that gives the number of parameters of a tensor; of two checkpoints, the second counts."""
     last = shown.second or shown.inspection
     return last.codes.parameters if last is not None else lambda key, info: info.parameters
 
 
 def _ties(shown: PageContents) -> dict[str, str]:
-    """Return the ties of the rows: if there are two checkpoints, the second's, and the first's of removed tensors."""
+    """Return the tied keys of the rows, each with the first key of the same tensor.
+
+    If there are two checkpoints, these are the ties of the second, and those of the first whose keys the second lacks.
+    """
     first, second = shown.inspection, shown.second
     if first is None or second is None:
         return dict(first.ties) if first is not None else {}
@@ -227,5 +235,5 @@ def _source(one: Inspection) -> dict[str, Any]:
 
 
 def _said(value: object) -> str | None:
-    """Return a plain value as a text, None for None."""
+    """Return a plain value as a text, shortened if it is long; None for None."""
     return None if value is None else brief(value if isinstance(value, str) else str(value))

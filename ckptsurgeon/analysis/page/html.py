@@ -46,17 +46,20 @@ def brief(value: str, longest: int = LONGEST) -> str:
 
 
 def text(value: Any) -> str:
-    """Return a text, '' for anything else."""
+    """Return ``value`` if it is a text, shortened if it is long; '' for anything else."""
     return brief(value) if isinstance(value, str) else ""
 
 
 def integer(value: Any) -> int | None:
-    """Return an integer that JavaScript can hold, None for anything else."""
+    """Return ``value`` if it is an integer that JavaScript can hold exactly, None for anything else."""
     return value if type(value) is int and abs(value) < 1 << 53 else None
 
 
 def number(value: Any) -> float | None:
-    """Return a number with the six digits that a page shows; None for anything else, or if it is too large to draw."""
+    """Return an integer as it is, and a float rounded to the six digits that a page shows.
+
+    Returns None for anything else, and for a number that is too large to draw.
+    """
     if type(value) is int:
         return integer(value)
     if not isinstance(value, float) or not math.isfinite(value) or abs(value) > 1e300:
@@ -65,18 +68,18 @@ def number(value: Any) -> float | None:
 
 
 def numbers(value: Any) -> dict[str, float]:
-    """Return the entries of a mapping that are numbers."""
+    """Return the entries of a mapping whose values are numbers; at most ``FIGURES`` entries are read."""
     found = {text(name): number(one) for name, one in list(mapping(value).items())[:FIGURES]}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return a mapping, {} for anything else."""
+    """Return ``value`` if it is a mapping, {} for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def listed(value: Any) -> Sequence[Any]:
-    """Return the first entries of a list, [] for anything else."""
+    """Return the first ``LISTED`` entries of a list, [] for anything else."""
     return value[:LISTED] if isinstance(value, list) else []
 
 
@@ -94,11 +97,11 @@ PROGRAM = (
 
 
 def page_html(data: Mapping[str, Any], title: str) -> str:
-    """Return a page as HTML.
+    """Return a page as HTML; ``data`` is all that it shows.
 
     Names in checkpoints are untrusted. They are embedded as data, escaped so that no tag can begin in them, and shown
-    only as text. As a second defence, the page's Content Security Policy (Level 3) runs no other program and loads
-    nothing.
+    only as text. As a second defence, the page's Content Security Policy (Level 3) allows no other program and no
+    loading.
     """
     style, program = _text("page.css"), _program()
     policy = (
@@ -113,7 +116,7 @@ def page_html(data: Mapping[str, Any], title: str) -> str:
 
 
 def script_text(names: Iterable[str]) -> str:
-    """Return files of the program, one after another."""
+    """Return the text of some JavaScript files of the page, joined in the order of ``names``."""
     return "\n".join(map(_text, names))
 
 
@@ -123,7 +126,7 @@ def _text(name: str) -> str:
 
 
 def _program() -> str:
-    """Return the program as one function, so that its names are not global."""
+    """Return the page's JavaScript, wrapped in one function so that its names are not global."""
     return '"use strict";\n(() => {\n' + script_text(PROGRAM) + "\n})();\n"
 
 
@@ -132,6 +135,6 @@ def _digest(text: str) -> str:
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
-    """Return data as JSON in which nothing can end the enclosing element (HTML, 4.12.1.3)."""
+    """Return data as JSON for a script element of HTML; nothing in it can end the element (HTML, 4.12.1.3)."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -27,7 +27,7 @@ POINTS = 2000
 
 
 class Curves:
-    """Every ``every``-th step of a log, from the first, and all evaluations."""
+    """The curves of a training run: every ``every``-th step of its log, from the first, and its evaluations."""
 
     def __init__(self) -> None:
         self.every = 1
@@ -36,7 +36,7 @@ class Curves:
         self._evaluations: list[tuple[int, dict[str, float]]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a line of the log; other lines than steps and evaluations are left out."""
+        """Add a line of the log if it is a step or an evaluation; other lines are left out."""
         step = integer(row.get("step"))
         if step is None:
             return
@@ -56,7 +56,7 @@ class Curves:
             self.every *= 2
 
     def to_json(self) -> dict[str, Any]:
-        """Return the steps as [step, loss, gradient norm, *rates], and the evaluations as [step, figures]."""
+        """Return the steps as [step, loss, gradient norm, *learning rates], the evaluations as [step, figures]."""
         rates = sorted({name for *_, given in self._steps for name in given})
         return {
             "every": self.every,
@@ -83,7 +83,7 @@ LINE = 1 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from its folder, as plain data; ``model`` is the checkpoint to show, None if none was saved."""
+    """A training run as read from its folder; ``model`` is the checkpoint to show, None if none was saved."""
 
     path: str
     model: str | None
@@ -93,7 +93,7 @@ class Run:
     curves: Curves
 
     def to_json(self) -> dict[str, Any]:
-        """Return the data for a page."""
+        """Return the run as plain data, for a page."""
         return {
             "path": self.path,
             "model": self.model,
@@ -105,7 +105,7 @@ class Run:
 
 
 def is_run(path: str) -> bool:
-    """Return whether a path is the folder of a run, finished or not."""
+    """Return whether a path is the folder of a training run, finished or not."""
     return os.path.isfile(os.path.join(path, LINEAGE))
 
 
@@ -170,7 +170,10 @@ def _check(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; the last may be incomplete if the run was killed or is not finished."""
+    """Yield the JSON objects of a log, one from each line; lines that are not valid are skipped.
+
+    The last line may be incomplete if the run was killed or is not finished.
+    """
     file = _opened(path)
     if file is None:
         return
@@ -189,7 +192,10 @@ def _parsed(line: str) -> Any:
 
 
 def _read(path: str, name: str) -> Mapping[str, Any]:
-    """Return the plain data of a file, {} if it does not exist."""
+    """Return the JSON object in a file of a run's folder, {} if the file does not exist.
+
+    Raises FormatError if the file is too large or not valid.
+    """
     file = _opened(os.path.join(path, name))
     if file is None:
         return {}
@@ -197,18 +203,21 @@ def _read(path: str, name: str) -> Mapping[str, Any]:
         content = file.read(LARGEST + 1)
     shown = escape(os.path.join(path, name))
     if len(content) > LARGEST:
-        raise FormatError(f"{shown} is not a file of a run: it has more than {LARGEST} characters.")
+        raise FormatError(f"{shown} is not a file of a training run: it has more than {LARGEST} characters.")
     try:
         data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{shown} is not valid JSON: {error}.") from error
     if not isinstance(data, dict):
-        raise FormatError(f"{shown} is not a file of a run: it is not a JSON object.")
+        raise FormatError(f"{shown} is not a file of a training run: it is not a JSON object.")
     return data
 
 
 def _opened(path: str) -> IO[str] | None:
-    """Open a file, None if it is missing; raises SourceError if it is not a regular one: opening a pipe would block."""
+    """Open a text file; returns None if it does not exist.
+
+    Raises SourceError if it cannot be read or is not a regular file: opening a pipe would block.
+    """
     try:
         return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
     except FileNotFoundError:

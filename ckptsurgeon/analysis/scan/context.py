@@ -22,7 +22,7 @@ class SpentError(Exception):
 
 
 class Budget:
-    """The remaining limits for one file."""
+    """What is left of the limits for scanning one file, such as the limit on unpacked bytes."""
 
     def __init__(self) -> None:
         self.ops = limits.SCAN_OPS
@@ -33,11 +33,11 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that has ``what``, which exceeds a limit."""
+        """Return the error for a file that exceeds a limit; ``what`` says what it has, as in "over 1000 records"."""
         return SpentError(f"it has {what}, more than is scanned")
 
     def take(self, what: str, number: int) -> None:
-        """Subtract ``number`` from the limit ``what``; raises SpentError if too little is left."""
+        """Subtract ``number`` from what is left of the limit ``what``; raises SpentError if too little is left."""
         left = getattr(self, what) - number
         if left < 0:
             raise self.spent(_WORDS[what])
@@ -81,31 +81,31 @@ class InMemoryFile:
         view[:] = self.read(offset, len(view))
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Do nothing: the bytes are in memory."""
+        """Do nothing: the bytes are in memory and need not be fetched."""
 
     def keep(self, wanted: bool) -> None:
-        """Do nothing: nothing was fetched."""
+        """Do nothing: no bytes were fetched that could be kept."""
 
     @property
     def closed(self) -> bool:
-        """Return False: the memory belongs to the caller."""
+        """Return False: bytes in memory need no closing."""
         return False
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return None: there is no descriptor for the kernel to copy from."""
+        """Return a context that gives None: bytes in memory have no file descriptor."""
         return nullcontext()
 
     def folder(self) -> Folder:
-        """Return the folder of the file."""
+        """Return the folder of the file from which the bytes were unpacked."""
         return self._outer.folder()
 
     def close(self) -> None:
-        """Do nothing: the file belongs to the caller."""
+        """Do nothing: the file from which the bytes were unpacked belongs to the caller."""
 
 
 @dataclass
 class ScanState:
-    """The findings of one file. ``judge`` is the function that scans its contents."""
+    """The findings of one file. ``judge`` is the function that scans the file and each part of it."""
 
     path: str
     judge: Callable[[ScanItem], bool]
@@ -113,7 +113,7 @@ class ScanState:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Add a finding; beyond the limit, only the worst is kept, as the last."""
+        """Add a finding. If there are too many, the last one gets the worst verdict of all further findings."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return
@@ -122,14 +122,17 @@ class ScanState:
         self.found[-1] = replace(last, verdict=max(last.verdict, finding.verdict), fault=Fault("unreadable", why))
 
     def amend(self, at: int, **changes: object) -> None:
-        """Change the finding with the index ``at``."""
+        """Replace fields of the finding with the index ``at``."""
         if at < len(self.found):
             self.found[at] = replace(self.found[at], **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class ScanItem:
-    """Something to scan: a file or a part of it; ``within`` is the path inside the file, ``depth`` the nesting."""
+    """Something to scan: a file or a part of it.
+
+    ``within`` is the path inside the file, '' for the file itself; ``depth`` is how many files this one is nested in.
+    """
 
     state: ScanState
     file: File
@@ -138,35 +141,35 @@ class ScanItem:
 
     @property
     def name(self) -> str:
-        """Its name without folders."""
+        """The name of the file or part, without folders."""
         return (self.within or self.file.name).rpartition(" > ")[2].rpartition("/")[2]
 
     @property
     def path(self) -> str:
-        """Its path, with the path inside the file."""
+        """The path of the file and, for a part, the path inside the file."""
         return f"{self.state.path} > {self.within}" if self.within else self.state.path
 
     def head(self, nbytes: int = 512) -> bytes:
-        """Return its first bytes."""
+        """Return the first bytes of the file or part, at most ``nbytes``."""
         return self.file.read(0, min(nbytes, self.file.size))
 
     def inside(self, file: File, name: str) -> ScanItem:
-        """Return the place of a part of this one."""
+        """Return a part of this item as an item to scan; ``file`` has the bytes of the part."""
         return ScanItem(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
     def unpacked(self, data: bytes, name: str) -> ScanItem:
-        """Return the place of bytes that were unpacked from this one."""
+        """Return bytes that were unpacked from this item as an item to scan."""
         return self.inside(InMemoryFile(self.file, data), name)
 
     def judge(self) -> bool:
-        """Scan it; returns whether there is a finding to list."""
+        """Scan this item; returns whether there is a finding to list."""
         if self.depth > limits.SCAN_DEPTH:
             self.add("nested", fault=Fault("unreadable", f"it is inside more than {limits.SCAN_DEPTH} nested files"))
             return True
         return self.state.judge(self)
 
     def judge_all(self, places: Iterable[ScanItem]) -> int:
-        """Scan several places; returns the number of those without a finding to list."""
+        """Scan several items; returns the number of items without a finding to list."""
         nothing = 0
         for place in places:
             self.state.budget.take("parts", 1)
@@ -177,5 +180,8 @@ class ScanItem:
         self, form: str, verdict: Verdict = Verdict.PLAIN, *, fault: Fault | None = None, parts: int = 0,
         notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """Add a finding for this place."""
+        """Add a finding for this item; ``form`` is the name of its format.
+
+        ``parts`` is the number of records in it without findings.
+        """
         self.state.add(Finding(self.state.path, self.within, form, verdict, fault, parts=parts, notes=notes))

@@ -15,7 +15,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading a file would do, from harmless to unknown. Of several verdicts, the highest counts."""
+    """What reading a file would do, from harmless to running unknown code. Of several verdicts, the highest counts."""
 
     PLAIN = 0
     TENSORS = 1
@@ -41,8 +41,8 @@ class Fault(Brief):
 class Use(Brief):
     """A name that a pickle imports, and its uses.
 
-    ``imported``, ``called`` and ``changed`` count the instructions that would do so; ``calls`` has the first calls as
-    text, escaped and shortened. ``why`` is what is wrong with the use of a known name, or ''.
+    ``imported``, ``called`` and ``changed`` count the instructions that would import, call or change it. ``calls`` has
+    the first calls as text, escaped and shortened. ``why`` is what is wrong with the use of a known name, or ''.
     """
 
     module: str

@@ -1,6 +1,7 @@
 """Scans a file by its content, not by its name, in every way in which a reader could read it.
 
-A file may be a pickle by its beginning, a zip archive by its end and safetensors as well: all are scanned.
+A file may be a pickle by its beginning, a zip archive by its end, and safetensors as well. It is scanned as each of
+these.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 
 def look_at(path: str, file: File) -> ScanState:
-    """Scan one file."""
+    """Scan one file; returns the state that has its findings."""
     state = ScanState(path, _judge)
     if not _judge(ScanItem(state, file)):
         state.add(Finding(path, "", _other(file)))
@@ -65,7 +66,7 @@ def _other(file: File) -> str:
 
 
 def _judge(place: ScanItem) -> bool:
-    """Scan a place in every way; returns whether there is a finding to list."""
+    """Scan a file or a part of it in every way; returns whether there is a finding to list."""
     before = len(place.state.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
         try:
@@ -134,7 +135,7 @@ def _as_named(place: ScanItem) -> None:
 
 
 def _has_user_block(place: ScanItem) -> bool:
-    """Return whether HDF5 begins at an offset of 512 bytes, 1024, and so on, where its readers look.
+    """Return whether HDF5 begins at an offset of 512, 1024, 2048, … bytes, where readers of HDF5 look for it.
 
     A remote file is searched only if its name suggests HDF5.
     """
@@ -160,16 +161,16 @@ def _as_pickles(place: ScanItem) -> None:
 
 
 def _is_sound_archive(place: ScanItem) -> bool:
-    """Return whether a place holds a consistent archive from its first byte on.
+    """Return whether an item is a consistent zip archive from its first byte on, which need not be scanned as a pickle.
 
-    Read as a pickle, an archive would begin with a persistent id, ``K`` and the bytes up to a newline. Readers without
-    persistent ids refuse that; those with them, such as torch.load, look for archives first.
+    Read as a pickle, an archive would begin with a persistent id: ``K`` and the bytes up to a newline. Readers that do
+    not support persistent ids refuse that. Readers that do, such as torch.load, look for archives first.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
 
 
 def _is_sound(place: ScanItem, forms: Sequence[str]) -> bool:
-    """Return whether a place was found to have one of these formats, without a fault."""
+    """Return whether an item was found to have one of the formats ``forms``, without a fault."""
     return any(one.within == place.within and one.format in forms and one.fault is None for one in place.state.found)
 
 

@@ -46,7 +46,7 @@ class FoundFile:
 
 
 def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
-    """Yield the files of a folder and its subfolders; git's own folders are added to ``skipped``.
+    """Yield the files of a folder and its subfolders; folders named ``.git`` are left out and added to ``skipped``.
 
     Raises SourceError if there are too many files.
     """
@@ -56,7 +56,8 @@ def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
 def far_files_of(folder: Folder, uri: str) -> Iterator[FoundFile]:
     """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
-    ``uri`` is the address as the user wrote it, perhaps with credentials; a repository is read at its commit.
+    ``uri`` is the address as the user wrote it, perhaps with credentials. A Hugging Face repository is read at one
+    commit, that of ``folder``.
     """
     return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
 
@@ -138,7 +139,11 @@ def _open(path: str) -> File:
 
 
 def _belongs(target: str, home: str) -> bool:
-    """Return whether a link's target may be read: in the folder, or in the blobs of the same model in a hub cache."""
+    """Return whether the target of a link may be read.
+
+    It must be in the folder ``home``; if that is a snapshot in a Hugging Face cache, also in the blobs of the same
+    model.
+    """
     if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
         return True
     parts = home.split(os.sep)
@@ -154,7 +159,10 @@ Progress = Callable[[int, int], None]
 
 
 def scan_path(path: str, progress: Progress | None = None) -> Scan:
-    """Scan a file, or every file of a folder. Raises SourceError if there is none that can be read."""
+    """Scan a file, or every file of a folder, and return what was found.
+
+    Raises SourceError if the path cannot be read.
+    """
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):
@@ -179,7 +187,7 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
 
 
 def _one(one: FoundFile) -> tuple[int, list[Finding]]:
-    """Return the size of one file, and its findings."""
+    """Scan one file of a folder; returns its size in bytes (0 if it was not opened) and its findings."""
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]
     try:

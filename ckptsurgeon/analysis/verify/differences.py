@@ -1,4 +1,7 @@
-"""Finds where a tensor of an output differs from the result of its sources; extracted factors by their product."""
+"""Finds where a tensor of an output differs from the result of its sources.
+
+Low-rank factors that were extracted are compared by their product.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ Origins = Sequence[tuple[TensorInfo, Checkpoint]]
 
 
 def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
-    """Return a function that reads (offset, size) of a tensor's values as if they were contiguous."""
+    """Return a function that takes (offset, size) and reads bytes of a tensor as if it were contiguous."""
     if info.is_plain and info.storage is not None:
         file, begin = source.file(info), info.storage.offset + info.offset
         return lambda offset, size: file.read(begin + offset, size)
@@ -53,10 +56,10 @@ def first_difference(
     keeper: Checkpoint | None,
     context: MergeContext,
 ) -> int | None:
-    """Return the first byte at which a tensor differs from the result of its sources, or None.
+    """Return the first byte at which a tensor differs from the result of its sources; None if it does not differ.
 
-    ``keeper`` is the destination's own checkpoint, whose values a source may have overwritten in part; ``context`` is
-    that of merges.
+    ``keeper`` is the destination's own checkpoint, if a source may have overwritten only part of the tensor.
+    ``context`` has the settings for computing merges.
     """
     origin, theirs = origins[0]
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
@@ -78,7 +81,11 @@ def _on_device(step: Step) -> bool:
 
 
 def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
-    """Return whether values are equal within ``TOLERANCE`` of the largest, or within the last bits of a dtype."""
+    """Return whether two arrays, given as bytes, have nearly equal values.
+
+    Values may differ by ``TOLERANCE`` times the largest value; those of a dtype with 8 or 16 bits also in the last
+    bits.
+    """
     first, second = (cast(np.frombuffer(one, raw_dtype(dtype)), dtype, "float64")[0] for one in (wanted, found))
     finite = np.isfinite(first)
     if not np.array_equal(first[~finite], second[~finite], equal_nan=True):
@@ -90,7 +97,7 @@ def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
 
 
 def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo) -> int | None:
-    """Return the first byte at which two tensors of one dtype differ."""
+    """Return the first byte at which two tensors of one dtype differ; None if they do not differ."""
     if info.nbytes != origin.nbytes:
         return min(info.nbytes, origin.nbytes)
     here, there = reader(output, info), reader(theirs, origin)
@@ -110,7 +117,10 @@ def _mismatch(a: Any, b: Any) -> int:
 def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
-    """Compare the part of a tensor that comes from a source; the other values were drawn at random."""
+    """Compare the part of a tensor that comes from a source; the other values were drawn at random.
+
+    Returns the first byte of the first block that differs; None if none does.
+    """
     stride = contiguous_stride(info.shape)
     limit = BLOCK // info.itemsize
     for box in overlaid_boxes(step, origin, limit):
@@ -137,21 +147,25 @@ SMALLEST = {"float16": 2.0**-25}
 
 @dataclass(frozen=True)
 class _Product:
-    """Left (rows, rank) times right (rank, columns), in double precision."""
+    """The product of ``left`` (rows, rank) and ``right`` (rank, columns), in double precision; it is not computed."""
 
     left: Array
     right: Array
 
     def rounding(self, dtype: str) -> float:
-        """Return twice the largest change of the product by rounding one factor; this covers second-order terms."""
+        """Return a limit on how much the product changes (as a norm) if one factor is rounded to ``dtype``.
+
+        It is twice the largest change, to cover second-order terms.
+        """
         left, right = float(np.linalg.norm(self.left)), float(np.linalg.norm(self.right))
         least = SMALLEST.get(dtype, 0.0) * max(sqrt(self.left.size) * right, sqrt(self.right.size) * left)
         return 2 * (UNITS[dtype] * left * right + least)
 
     def apart(self, other: _Product) -> float:
-        """Return the norm of the difference of two products without computing them: they could be gigabytes.
+        """Return the norm of the difference of two products without computing the products: they could be gigabytes.
 
-        Both factors of [L1, -L2] [R1; R2] are made triangular, which keeps the norm and avoids cancellation.
+        The difference is [L1, -L2] times [R1; R2]. Both factors are made triangular, which keeps the norm and avoids
+        cancellation.
         """
         left = np.linalg.qr(np.hstack([self.left, -other.left]))[1]
         right = np.linalg.qr(np.vstack([self.right, other.right]).T)[1]
@@ -159,8 +173,9 @@ class _Product:
 
 
 def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeContext) -> str:
-    """Return what is wrong with the product of A and B, or ''; ``pair`` are the factors in the output.
+    """Return what is wrong with the product of the factors A and B of an adapter, '' if nothing is.
 
+    ``pair`` are the factors in the output; ``origins`` are the tensors from which the factors are extracted again.
     Differences that rounding explains are allowed: each element of a factor was rounded to its dtype, and
     decompositions differ as described in ``Decomposition``.
     """
@@ -172,7 +187,10 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     apart = found.apart(wanted)
     if apart <= allowed:
         return ""
-    return f"times its other factor is {apart:.2g} (norm) off what is extracted again; rounding explains {allowed:.2g}"
+    return (
+        f"multiplied by the other factor is not what the sources give: the norm of the difference is {apart:.2g}, "
+        f"and rounding explains {allowed:.2g}"
+    )
 
 
 def _product(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorInfo, Checkpoint]) -> _Product:
@@ -181,6 +199,6 @@ def _product(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorIn
 
 
 def _matrix(info: TensorInfo, source: Checkpoint) -> Array:
-    """Return a factor as a matrix: further dimensions of a convolution become columns."""
+    """Return a factor as a matrix in double precision; further dimensions of a convolution become columns."""
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     return cast(values, info.dtype, "float64")[0].reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""The expected output, from its recipe or a plan, and the state of a verification."""
+"""What an output should be, according to its recipe or a plan, and the state of a verification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan
 
 @dataclass(frozen=True)
 class Expected:
-    """The expected output: how each tensor is made, the sources by index, and the seal if there is one."""
+    """What an output should be: how each tensor is made, and from which sources.
+
+    ``absent`` has the reason why a source is missing. ``seal`` is a digest of all bytes of the output that are outside
+    of tensors, '' if there is none.
+    """
 
     tensors: Mapping[str, RecipeEntry]
     sources: Mapping[int, Checkpoint]
@@ -40,7 +44,7 @@ class Expected:
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
-        """The keys of the factors A and B of each difference, by ``difference_of``."""
+        """The keys of the low-rank factors "A" and "B", for each difference of weights that they are extracted from."""
         pairs: dict[Any, dict[str, str]] = {}
         for key, made in self.tensors.items():
             if made.factor is not None:
@@ -49,7 +53,7 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a value that identifies the difference that a factor belongs to."""
+    """Return a value that identifies the difference of weights from which a low-rank factor was extracted."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 
@@ -57,7 +61,10 @@ def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
 def expected_of_recipe(
     recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return the expected output of a recipe."""
+    """Return what an output should be according to its recipe.
+
+    ``sources`` are the open checkpoints by the index of the source; ``absent`` says why others are missing.
+    """
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
         vocabularies=recipe.vocabularies, said=recipe, keeper=_keeper(recipe.sources),
@@ -72,7 +79,10 @@ def _keeper(sources: Sequence[PlanSource]) -> int | None:
 def expected_of_plan(
     plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
 ) -> Expected:
-    """Return the expected output of a plan, which has no checksums."""
+    """Return what an output should be according to a plan, which has no checksums.
+
+    ``sources`` are the open checkpoints by the index of the source; ``absent`` says why others are missing.
+    """
     made = {step.key: recipe_entry(step) for step in plan.steps}
     return Expected(
         made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
@@ -85,7 +95,7 @@ def expected_of_plan(
 
 @dataclass
 class Check:
-    """An output that is being checked, and the results so far."""
+    """An output that is being verified, and the results so far."""
 
     output: Checkpoint
     expected: Expected
@@ -103,11 +113,11 @@ class Check:
     inf: int = 0
 
     def fail(self, key: str, why: str) -> None:
-        """Record a failure of a tensor, or with an empty key of the file itself."""
+        """Record why a tensor failed; if ``key`` is empty, why the file itself failed."""
         self.failed.append(Failure(key, why))
 
     def advance(self, nbytes: int) -> None:
-        """Report that ``nbytes`` more are done."""
+        """Report to the progress callback that ``nbytes`` more bytes were read."""
         self.done += nbytes
         self.progress(self.done, self.total)
 
@@ -116,7 +126,7 @@ class Check:
 
 
 def check_plan(check: Check, plan: Plan) -> None:
-    """Compare the output's dtypes, shapes, rows and origins with a plan."""
+    """Compare an output's dtypes, shapes, vocabularies and sources with a plan; record differences as failures."""
     for fault in _other_than_planned(check.expected.said, plan) if check.expected.said is not None else ():
         check.fail("", fault)
     if check.expected.seed not in (None, plan.seed):

@@ -1,4 +1,4 @@
-"""The files of an output other than its weights: companions, files the recipe does not name, a signature."""
+"""Checks the files of an output other than its weights: companions, unknown files, a signature."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ BLOCK = 1 << 20
 
 
 def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
-    """Yield the faults of the files next to the weights of an output; only regular files are read."""
+    """Yield what is wrong with the small files next to the weights of an output, such as ``config.json``.
+
+    ``companions`` has their names, sizes and checksums from the recipe. Only regular files are read.
+    """
     if not companions:
         return
     source = open_source(path)
@@ -57,7 +60,10 @@ def digest_of(file: File) -> str:
 
 
 def folder_of(output: Checkpoint) -> Folder | None:
-    """Return the folder of an output, None if it is one file; raises SourceError."""
+    """Return the folder that an output was written as; None if the output is a single file.
+
+    Raises SourceError if it cannot be opened.
+    """
     source = open_source(output.path)
     if isinstance(source, File):  # an index, or one file among others
         source.close()
@@ -68,7 +74,7 @@ def folder_of(output: Checkpoint) -> Folder | None:
 
 
 def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
-    """Yield the files of an output's folder that were not written with it; a folder in it counts as one."""
+    """Yield a note for each file in an output's folder that was not written with it; a subfolder counts as one file."""
     folder = folder_of(output) if said is not None and not output.in_memory else None
     if folder is None or said is None:
         return
@@ -87,7 +93,10 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
 
 
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
-    """Yield why an output is not signed by a key; raises ConfigError for an invalid key."""
+    """Yield why an output is not validly signed by a key; nothing if it is. ``key`` is the file with the key.
+
+    Raises ConfigError for an invalid key.
+    """
     verifier = load_verifier(key)
     folder = folder_of(output)
     place = signature_of(output.path if folder is None else folder.uri, folder=folder is not None)

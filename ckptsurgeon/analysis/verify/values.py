@@ -29,7 +29,10 @@ Named = tuple[Checkpoint, str]
 
 
 def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
-    """Compute a tensor again and count it; raises VerifyError if its sources cannot have made it."""
+    """Compute a tensor of an output again, compare the two, and count the result in ``check``.
+
+    Raises VerifyError if its sources cannot have made it.
+    """
     if made.source is None:
         check.drawn += 1
         return
@@ -54,7 +57,10 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 
 
 def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
-    """Compare a factor that differs in bits with one that is extracted again, by its product with the other factor."""
+    """Compare a low-rank factor with one that is extracted again, if the two differ in bits.
+
+    What is compared is the product with the other factor. Raises VerifyError if the products differ.
+    """
     pair = check.expected.factors[difference_of(check.expected.tensors[key])]
     names = [pair[part] for part in "AB" if part in pair and pair[part] in check.output]
     if len(names) != 2:
@@ -66,7 +72,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield the reasons why sources of a tensor are missing."""
+    """Yield, for each source of a tensor that is missing, the reason why it is missing."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -84,7 +90,7 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
 
 
 def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sources: Sequence[Named]) -> Step:
-    """Return the step that made a tensor; raises VerifyError if it cannot be carried out."""
+    """Return the step of a plan that made a tensor; raises VerifyError if the step cannot be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
@@ -130,7 +136,7 @@ def check_values(check: Check, key: str) -> None:
 
 
 def _read_through(check: Check, info: TensorInfo) -> int:
-    """Return the CRC-32 of a tensor's bytes, and count its NaN and Inf."""
+    """Return the CRC-32 of a tensor's bytes, and count its NaN and Inf in ``check``."""
     read, floating = reader(check.output, info), DTYPES[info.dtype].kind in ("float", "complex")
     crc = 0
     for done in range(0, info.nbytes, BLOCK):
@@ -147,9 +153,10 @@ def _read_through(check: Check, info: TensorInfo) -> int:
 
 
 def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:
-    """Return the merged tensors that are not computed again, with the reason; ``sample`` tensors, evenly spread, are.
+    """Return the merged tensors that are not computed again, with the reason.
 
-    Copied tensors are always compared: that costs no more than reading them.
+    ``sample`` merged tensors, evenly spread, are computed again; if it is None, all of them. Copied tensors are always
+    compared: that costs no more than reading them.
     """
     if sample is None:
         return {}

@@ -34,7 +34,7 @@ Kind = tuple[str, tuple[int, ...]]
 
 
 def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
-    """Yield the tensors of ``keys`` that are drawn, according to the recipe, but that a local source has.
+    """Yield a note for each tensor that was drawn at random according to the recipe, but equals one of a local source.
 
     Tensors with a single value are skipped: every model has zeros and ones. The cost is linear in the number of
     tensors: candidates are found by a digest of their beginning, then by one of their content.
@@ -63,7 +63,11 @@ def _kind(info: TensorInfo) -> Kind:
 
 
 def _by_probe(sources: Iterable[Checkpoint], kinds: set[Kind]) -> dict[tuple[Kind, bytes], list[Named]]:
-    """Return the tensors of some kinds by their beginning; not those of remote sources, which would be fetched."""
+    """Return tensors of the sources, grouped by dtype, shape and a digest of their first bytes.
+
+    Only tensors with a dtype and shape in ``kinds`` are read. Remote sources are skipped, because they would be
+    fetched.
+    """
     found: dict[tuple[Kind, bytes], list[Named]] = {}
     for source in sources:
         if any(file.remote for file in source.open_files().values()):
@@ -84,7 +88,7 @@ def _by_content(candidates: Sequence[Named]) -> dict[bytes, Named]:
 
 
 def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
-    """Return a digest of a tensor's beginning; empty if it cannot be read, which is reported elsewhere."""
+    """Return a digest of a tensor's first bytes; b'' if they cannot be read, because that is reported elsewhere."""
     if not info.opaque:
         with suppress(CheckpointError):
             data = reader(source, info)(0, min(PROBE, info.nbytes))
@@ -93,7 +97,7 @@ def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
 
 
 def _content(source: Checkpoint, info: TensorInfo) -> bytes | None:
-    """Return a digest of a tensor's values; None if all are the same value, or cannot be read."""
+    """Return a digest of a tensor's values; None if all are the same value, or if they cannot be read."""
     if info.opaque:
         return None
     digest, first, single = hashlib.sha256(), b"", True
@@ -117,11 +121,12 @@ def verify_output(
     key_file: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
+    """Check every byte of an output: header and metadata, all checksums, all copied and computed tensors, all ties.
 
-    With a ``plan``, the output's recipe must also agree with the plan. Tensors whose source is gone are NOT COMPARED,
-    except with their checksum; drawn ones are never drawn again. ``sample`` is the number of merged tensors that are
-    computed again, None for all. With a ``key_file`` the files must be signed by it.
+    With a ``plan``, the output's recipe must also agree with the plan. A tensor whose source is gone is checked only by
+    its checksum, and reported as NOT COMPARED. Tensors that were drawn at random are never drawn again. ``sample`` is
+    the number of merged tensors that are computed again, None for all. With a ``key_file``, the files must be signed
+    with its key.
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
@@ -165,7 +170,7 @@ def verify_output(
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
-    """Yield the tensors that are read: those of the output, and those they are compared with."""
+    """Yield each tensor of an output with its checkpoint, then those source tensors with which it is compared."""
     sources = check.expected.sources
     for key in keys:
         yield check.output, check.output[key]
@@ -177,7 +182,7 @@ def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, Tenso
 
 
 def _nbytes(output: Checkpoint, said: Recipe | None) -> int:
-    """Return the size of all files of an output, for a folder with the recipe and the other files."""
+    """Return the size of an output in bytes: its weights, its companions and, for a folder, its recipe."""
     beside = len(output.recipe.encode()) if output.recipe and os.path.isdir(output.path) else 0
     beside += sum(one.size for one in said.target.companions) if said is not None else 0
     return beside + sum(file.size for file in output.files)
@@ -193,7 +198,7 @@ def _check_keys(check: Check) -> None:
 
 
 def _check_ties(check: Check) -> None:
-    """Check that tied keys have the same bytes."""
+    """Check that tied keys have the same bytes; record a failure for each key that differs."""
     for key, made in check.expected.tensors.items():
         if not made.tied_to or key not in check.output or made.tied_to not in check.output:
             continue

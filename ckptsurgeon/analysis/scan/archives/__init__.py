@@ -1,1 +1,1 @@
-"""Zip, tar and compressed files, and their contents."""
+"""Scans zip archives, tar archives and compressed files, with their contents."""

@@ -37,7 +37,7 @@ class _Unpacker(Protocol):
 
 
 def packing_of(head: bytes) -> str:
-    """Return the compression of a file, '' if there is none."""
+    """Return the compression of a file from its first bytes, such as "gzip"; '' if it is not compressed."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
@@ -58,7 +58,7 @@ def _may_be_zlib(head: bytes) -> bool:
 
 
 def _may_be_lzma(head: bytes) -> bool:
-    """Return whether bytes could be a header of an ``.lzma`` file, with the windows that liblzma takes."""
+    """Return whether bytes could be the header of an ``.lzma`` file, with a dictionary size that liblzma accepts."""
     if len(head) < 14 or head[0] >= 9 * 5 * 5 or head[13]:
         return False
     window, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
@@ -67,7 +67,7 @@ def _may_be_lzma(head: bytes) -> bool:
 
 
 def look_at_packed(place: ScanItem, packing: str) -> None:
-    """Scan the contents of a compressed file."""
+    """Unpack a compressed file in memory and scan its contents; ``packing`` is the compression, such as "gzip"."""
     at = len(place.state.found)
     place.add(packing)
     if packing not in _MAKERS:
@@ -94,7 +94,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """zlib's decompressor with the interface of bz2 and lzma: it keeps unused input."""
+    """zlib's decompressor with the interface of those of bz2 and lzma: it keeps input that was not used yet."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -116,7 +116,7 @@ class _Zlib:
 
 
 def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
-    """Return the unpacked bytes of all streams in a file, and what went wrong, or ''."""
+    """Return the unpacked bytes of all streams in a file, and what went wrong ('' if nothing did)."""
     file, budget, parts = place.file, place.state.budget, bytearray()
     if packing == "joblib zlib":
         begin = _JOBLIB_HEADER + (
@@ -157,6 +157,6 @@ def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
 
 
 def _is_zeros(file: File, at: int) -> bool:
-    """Return whether a file has only zeros from ``at`` on, at most one block, as files from tapes do."""
+    """Return whether a file has only zeros from ``at`` to its end, at most 1 MiB; files from tapes end so."""
     rest = file.size - at
     return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -31,7 +31,10 @@ _FIELDS = {b"path", b"linkpath", b"size"}
 
 @dataclass(frozen=True)
 class Member:
-    """A member of an archive; ``target`` is where a link leads, ``begin`` and ``size`` locate the member's bytes."""
+    """A member of a tar archive.
+
+    ``target`` is where a link leads; ``begin`` and ``size`` give the place of the member's bytes in the archive.
+    """
 
     name: str
     kind: bytes
@@ -42,7 +45,7 @@ class Member:
 
 @dataclass
 class _More:
-    """Facts about a member from the headers before it."""
+    """Fields of a member, such as a long name, from the extra headers before the member's own header."""
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -51,7 +54,10 @@ class _More:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether 512 bytes are the header of a member, by its checksum, of unsigned bytes or of signed ones."""
+    """Return whether 512 bytes are the header of a tar member: whether the checksum in them is right.
+
+    The checksum may be the sum of the bytes as unsigned or as signed numbers.
+    """
     if len(head) != BLOCK:
         return False
     rest = head[:148] + b" " * 8 + head[156:]
@@ -60,7 +66,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
-    """Yield the members, and add to ``faults`` what is wrong with the archive."""
+    """Yield the members of a tar archive, and add to ``faults`` what is wrong with the archive."""
     file, more = place.file, _More()
     at = 0
     while (at := _behind_zeros(place, at, faults)) + BLOCK <= file.size:
@@ -85,7 +91,10 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
 
 
 def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
-    """Return the offset of the next header after zeros, which end the archive for most readers but not for all."""
+    """Return the offset of the next header from ``at`` on, after blocks of zeros if there are any.
+
+    Zeros end the archive for most readers, but not for all; so data after zeros is a fault.
+    """
     file, begin = place.file, at
     while at < file.size:
         data = file.read(at, min(_STEP if at > begin else BLOCK, file.size - at))
@@ -100,7 +109,10 @@ def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
 
 
 def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
-    """Return the number of bytes of data after a header."""
+    """Return the number of bytes of data after a member's header; add to ``faults`` if readers disagree on it.
+
+    ``size`` is the number in the header; ``more`` has the fields of extra headers before it.
+    """
     told = more.fields.get(b"size", b"")
     if told.isdigit() and int(told[:20]) != size:
         if int(told[:20]) < _OCTAL_SIZES:
@@ -136,7 +148,7 @@ def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fau
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
-    """Return the records of a pax header; None if they are malformed."""
+    """Return the records of a pax header, keys and values; None if they are malformed."""
     try:
         return dict(pax_records(raw.rstrip(b"\0")))
     except ValueError:
@@ -177,7 +189,10 @@ _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
 @dataclass
 class _Tar:
-    """What was found in one archive so far; ``paths`` has the names of files, ``links`` of links, in lower case."""
+    """What was found in one archive so far.
+
+    ``paths`` has the names of its files, ``links`` the names of its links, both in lower case.
+    """
 
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -186,7 +201,7 @@ class _Tar:
     links: set[str] = field(default_factory=set)
 
     def see(self, member: Member) -> None:
-        """Record the faults of a member."""
+        """Record what is wrong with a member, such as a name that leads out of the archive."""
         name, path = member.name, posixpath.normpath(member.name).casefold()
         if path.startswith("/") or ".." in name.split("/"):
             self._corrupt(f"{name} points outside the archive")
@@ -210,7 +225,10 @@ class _Tar:
         return len(parts) > _DEEP or any("/".join(parts[:i]) in self.links for i in range(1, len(parts)) if self.links)
 
     def _see_link(self, member: Member, link: str) -> None:
-        """Record a link, described by ``link``: a target is relative to its folder, of a hard link to the archive."""
+        """Record a link as a note, or as a fault if it leads out of the archive; ``link`` is the text for it.
+
+        The target of a link is relative to the link's folder, the target of a hard link to the archive.
+        """
         around = "" if member.kind == b"1" else posixpath.dirname(member.name)
         if _leads_out(posixpath.join(around, member.target)):
             self._add(Fault("unreadable", f"{link}, out of the archive"))
@@ -225,11 +243,11 @@ class _Tar:
             self.faults.append(fault)
 
     def fault(self) -> Fault | None:
-        """Return the worst of the faults."""
+        """Return the worst of the faults that were found; None if there are none."""
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
     def described(self) -> tuple[str, ...]:
-        """Return the notes."""
+        """Return the first notes on the archive: programs in it, faults other than the worst, and links."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
         return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]
@@ -240,7 +258,7 @@ def _leads_out(path: str) -> bool:
 
 
 def look_at_tar(place: ScanItem) -> None:
-    """Scan every member."""
+    """Scan every member of a tar archive, and add the findings to ``place.state``."""
     seen, at = _Tar(), len(place.state.found)
     place.add("tar archive")
     parts = 0

@@ -1,8 +1,8 @@
-"""Scans zip archives (torch's, numpy's, Keras' and others): each record by its content, not by the directory.
+"""Scans zip archives (torch's, numpy's, Keras' and others): each record by its content, not by its name in the archive.
 
-An archive that the strict reader of ``formats`` accepts is scanned record by record. If it refuses the archive, because
-two readers could read it differently, that is reported, and everything that any reader could find is scanned:
-``zip_pieces``.
+An archive that the strict reader of ``formats`` accepts is scanned record by record. The strict reader refuses an
+archive if two readers could read it differently. Then this is reported, and everything that any reader could find is
+scanned: see ``pieces``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: ScanItem) -> list[File]:
-    """Return the archives of a file that consists of nothing but valid archives; else []."""
+    """Return the archives in a file that is nothing but several valid archives in turn; [] for any other file."""
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -56,7 +56,7 @@ def _is_whole(part: File) -> bool:
 
 
 def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
-    """Yield the offsets of a signature in a file."""
+    """Yield the offsets in a file at which the bytes ``mark`` stand, such as the signature of a zip record."""
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
@@ -69,9 +69,9 @@ def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
 
 
 def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
-    """Yield the name and the content of each record with a header, unpacked as far as possible.
+    """Yield the name and the content of each record that has a header in the file, unpacked as far as possible.
 
-    A record with another name in a directory is yielded under both names.
+    A record that has another name in the archive's directory is yielded under both names.
     """
     listed, directory = _listed(place)
     heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND))
@@ -88,7 +88,10 @@ def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
 
 
 def _listed(place: ScanItem) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
-    """Return (name, stored bytes, method) of each record by the offset of its header, and the directories' offsets."""
+    """Return what the directory of an archive says of its records, and the offsets of the directory's entries.
+
+    The first maps the offset of a record's header to (name, stored bytes, compression method).
+    """
     found = {}
     places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
     for at in places:
@@ -135,7 +138,7 @@ _NOT_READ = ("zip method", "zip encryption")
 
 
 def look_at_zip(place: ScanItem) -> None:
-    """Scan every record of an archive."""
+    """Scan every record of a zip archive, and add the findings to ``place.state``."""
     try:
         archive = read_archive(place.file)
     except FormatError as error:
@@ -147,8 +150,8 @@ def look_at_zip(place: ScanItem) -> None:
 def _look_at_odd(place: ScanItem, fault: Fault) -> None:
     """Scan a file that cannot be read as one zip archive.
 
-    torch.distributed.checkpoint writes several archives one after the other: then each is scanned. Otherwise every
-    record is scanned that can be found in the bytes, and ``fault`` is reported.
+    If the file is several archives in turn, as torch.distributed.checkpoint writes them, each archive is scanned. If
+    not, ``fault`` is reported, and every record that can be found in the bytes is scanned.
     """
     several = archives_in_turn(place)
     if several:
@@ -165,7 +168,7 @@ def _look_at_odd(place: ScanItem, fault: Fault) -> None:
 
 
 def _kept(place: ScanItem, names: list[str]) -> Iterator[ScanItem]:
-    """Yield the records of an archive that can be found, and collect their ``names``."""
+    """Yield every record that can be found in a broken archive, and add its name to ``names``."""
     for name, content in pieces(place):
         names.append(name)
         yield place.inside(content, name)
@@ -198,7 +201,10 @@ def _opened_all(place: ScanItem, archive: Archive, entries: Iterator[ZipEntry]) 
 
 
 def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | None:
-    """Return the place of a record; None if it is empty, or if it cannot be unpacked (then a fault is reported)."""
+    """Return a record as an item to scan; None if there is nothing to scan.
+
+    That is the case for an array of numbers, and for a record that cannot be unpacked, which is reported as a fault.
+    """
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
     if is_array_of_numbers(_peeked(archive, entry)):
@@ -212,7 +218,7 @@ def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | No
 
 
 def _peeked(archive: Archive, entry: ZipEntry) -> bytes:
-    """Return the first bytes of a compressed record; b'' if it is damaged."""
+    """Return the first bytes of a compressed record, unpacked; b'' if it is damaged."""
     try:
         return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
     except zlib.error:

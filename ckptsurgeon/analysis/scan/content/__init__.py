@@ -1,1 +1,1 @@
-"""Files other than pickles: arrays, Keras models, texts."""
+"""Scans files other than pickles: arrays, Keras models, texts."""

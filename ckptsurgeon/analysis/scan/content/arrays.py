@@ -36,7 +36,7 @@ def is_array_of_numbers(head: bytes) -> bool:
 
 
 def look_at_array(place: ScanItem) -> bool:
-    """Scan an array; returns whether it has more than numbers."""
+    """Scan a numpy array; returns whether anything but an array of numbers was found."""
     head = place.head(_FIRST)
     header, length = _header(head)
     if len(header) < length <= _LONGEST:
@@ -60,7 +60,10 @@ def look_at_array(place: ScanItem) -> bool:
 
 
 def _look_behind(place: ScanItem, end: int) -> bool:
-    """Scan the bytes after an array, which numpy reads as the next one; returns whether anything was found."""
+    """Scan the bytes from ``end`` on, after an array, which numpy reads as the next array.
+
+    Returns whether there is a finding to list.
+    """
     rest = place.file.size - end
     if rest <= 0:
         return False
@@ -68,7 +71,7 @@ def _look_behind(place: ScanItem, end: int) -> bool:
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
-    """Return the bytes of an array, or of a field."""
+    """Return the size in bytes of the array, or of the field of a structured dtype, that a matched header describes."""
     size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
     return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 
@@ -78,14 +81,17 @@ def _start(head: bytes) -> int:
 
 
 def _header(head: bytes) -> tuple[bytes, int]:
-    """Return the header, or the bytes of it that exist, and its full length."""
+    """Return the header of an array as far as ``head`` contains it, and the header's full length in bytes."""
     start = _start(head)
     length = int.from_bytes(head[8:start], "little")
     return head[start : start + length], length
 
 
 def _plain(header: bytes) -> re.Match[bytes] | None:
-    """Return a header in numpy's own form if it has no dtype of objects; structured dtypes become raw bytes."""
+    """Match a header that numpy itself writes, for a dtype without objects; returns None for any other header.
+
+    A structured dtype is replaced by raw bytes of the same size before.
+    """
     for _ in range(_NESTED):
         shorter = _RECORD.sub(lambda record: b"'V%d'" % sum(map(_nbytes, _FIELDS.finditer(record[0]))), header)
         if shorter == header:

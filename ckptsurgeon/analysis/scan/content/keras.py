@@ -77,7 +77,10 @@ _MODEL = b"model_config"
 
 
 def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
-    """Yield the unknown code that one JSON object names. If a name occurs twice, both values count: readers differ."""
+    """Yield a text for each piece of unknown code that a JSON object names; ``pairs`` are its keys and values.
+
+    If a key occurs twice, both values count, because readers differ on which one they take.
+    """
     values: dict[str, list[object]] = {}
     for key, value in pairs:
         values.setdefault(key, []).append(value)
@@ -103,7 +106,10 @@ def _why_module(module: object) -> str:
 
 
 def look_at_hdf5(place: ScanItem) -> None:
-    """Search HDF5 for the classes of a Keras model; it is not decoded, because texts in it are not compressed."""
+    """Search the bytes of an HDF5 file for the classes of a Keras model.
+
+    HDF5 is not decoded: the texts in it are not compressed, and can be found in the bytes.
+    """
     why: dict[str, None] = {}
     is_model = found = spelled = False
     for data in _pieces(place):

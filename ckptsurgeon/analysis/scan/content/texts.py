@@ -30,13 +30,16 @@ _SHOWN = 5
 
 
 def program_note(names: Iterable[str]) -> tuple[str, ...]:
-    """Return a note for an archive that has source code among its names, or ()."""
+    """Return a note if some of the names in an archive are those of Python files, else ()."""
     code = [name for name in names if name.endswith((".py", ".pyc"))]
     return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
 
 
 def look_at_text(place: ScanItem, head: bytes) -> bool:
-    """Scan a text for the classes that it names; returns whether there are any. The text itself is data."""
+    """Scan a program, or a configuration for the classes that it names; returns whether there is a finding to list.
+
+    A file is taken for a program or a configuration by its name. Reading it as a text runs nothing.
+    """
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
         place.add(_PROGRAMS[suffix], notes=("a program beside the model: a toolkit runs it only if told to",))
@@ -62,9 +65,9 @@ def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return the code that a JSON text names, as ``why_code`` finds it, and notes on its keys in ``_JSON_KEYS``.
+    """Return two sets of notes on a JSON text: on unknown code that it names, and on keys that are in ``_JSON_KEYS``.
 
-    Both have each text once, and are empty if it is not JSON.
+    The sets are dictionaries without values, and empty if the text is not JSON.
     """
     code: dict[str, None] = {}
     notes: dict[str, None] = {}

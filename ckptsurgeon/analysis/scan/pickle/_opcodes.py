@@ -15,7 +15,7 @@ _LONGEST_STRING = 0x7FFFFFFF
 
 
 class Opcodes(PickleState):
-    """A method for each instruction: ``begin`` and ``end`` are the bounds of its operand."""
+    """Has a method for each of the rarer instructions; ``begin`` and ``end`` are the bounds of its operand."""
 
     def op_scalar(self, begin: int, end: int) -> None:
         self.stack.append(self.position)

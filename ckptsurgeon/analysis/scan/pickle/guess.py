@@ -27,7 +27,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zlib", ".z")
 
 
 class KindByName(Enum):
-    """The kind of a file by its name, as readers would open it."""
+    """What readers would take a file for by its name: a pickle, a text, or anything."""
 
     PICKLE = "a pickle"
     TEXT = "a text"
@@ -35,7 +35,10 @@ class KindByName(Enum):
 
 
 def named(path: str) -> KindByName:
-    """Return the kind of a file by its path; for unpacked data, the name of the compressed file counts."""
+    """Return what readers would take a file for by its path.
+
+    The path of unpacked data is that of the compressed file, without the suffix of the compression.
+    """
     path = path.lower().removesuffix(" > unpacked")
     packed = next((end for end in _PACKED if path.endswith(end)), "")
     path = path.removesuffix(packed)
@@ -45,7 +48,7 @@ def named(path: str) -> KindByName:
 
 
 def must_be_pickle(name: str) -> bool:
-    """Return whether readers take a file of this name for a pickle whatever it holds, as torch does."""
+    """Return whether readers such as torch take a file of this name for a pickle, whatever its content."""
     return name in ("data.pkl", "constants.pkl", ".metadata")
 
 
@@ -62,11 +65,12 @@ _TEXT = b"STUVX\x8c\x8d"
 
 
 def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByName = KindByName.TEXT) -> bool:
-    """Return whether decoded data is a pickle with an import, which would run a module.
+    """Return whether decoded data is a pickle that imports something, and not other data that decodes as one.
 
-    A text whose first word begins with a ``c`` decodes as an import too. So for a file named as a text, or without a
-    known name, the import must look like a name in programs; and for a text the pickle must end, or call something,
-    before it fails. Neither is required if it is ``marked`` with its protocol and ends without fault.
+    A text whose first word begins with a ``c`` decodes as an import too. So unless the file has the name of a pickle
+    (``kind``), the import must look like a name in programs. In a file with the name of a text, the pickle must also be
+    ``marked`` with its protocol, reach its end, or call something. A pickle that is ``marked`` and ends without a fault
+    needs none of this.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
@@ -78,7 +82,11 @@ def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByN
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:
-    """Return the bytes of a text or byte string; text as Latin-1 if possible, since protocols 0 to 2 write bytes so."""
+    """Return the bytes that a text or byte string in a pickle stands for.
+
+    ``at`` is the offset of its instruction; ``begin`` and ``end`` are those of its operand. A text is encoded as
+    Latin-1 if possible, because protocols 0 to 2 write bytes as such texts; if not, as UTF-8.
+    """
     if data[at] not in _TEXT:
         return data[begin:end]
     text = text_at(data, at, end - begin) or ""

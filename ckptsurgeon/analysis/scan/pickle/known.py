@@ -94,12 +94,18 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Return '' if a call is how protocols 0 to 2 write bytes; any other encoding would be imported as a module."""
+    """Return what is wrong with the arguments of a call that encodes a text, '' if protocols 0 to 2 write bytes so.
+
+    Any other encoding would be imported as a module. ``text`` is a function that returns the text of an argument.
+    """
     return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
 
 
 def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
-    """Return '' for a text with one of these encodings, or without one."""
+    """Return what is wrong with the arguments of a call, '' for one of the known encodings or for none.
+
+    The encoding is the second argument. ``text`` is a function that returns the text of an argument.
+    """
     if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
         return _OTHER_ENCODING
     return ""

@@ -30,14 +30,14 @@ _MAKES = frozenset(b"tld\x91")
 
 
 class Machine(FastPathMachine):
-    """Decodes one pickle from ``position``. ``total`` is the length of the whole data.
+    """Decodes one pickle from ``position``. ``data`` may be only the beginning of ``total`` bytes.
 
-    Afterwards ``stopped`` is whether it reached STOP, ``fault`` the first fault, ``position`` its end. Raises MoreError
-    if more than ``data`` has to be read, SpentError beyond a limit.
+    Afterwards ``stopped`` is whether it reached the instruction STOP, ``fault`` is the first fault, and ``position`` is
+    where the pickle ends. Raises MoreError if more than ``data`` has to be read, SpentError beyond a limit.
     """
 
     def run(self) -> None:
-        """Decode to STOP, or to where no reader can continue."""
+        """Decode the pickle to its instruction STOP, or to where no reader can continue."""
         self._run()
         if self.memo and max(self.memo) > limits.PICKLE_MEMO:
             self.part("a memo entry has a number so large that Python's reader in C would allocate gigabytes")
@@ -62,7 +62,10 @@ class Machine(FastPathMachine):
                 return
 
     def _name_cut_off(self) -> None:
-        """Count a name without a newline at the end of the file: Python's reader imports it without its last letter."""
+        """Count the import of a name that the end of the file cuts off, because it has no newline.
+
+        Python's reader imports such a name without its last letter.
+        """
         begin = self.position + 1
         if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
             return
@@ -76,7 +79,10 @@ class Machine(FastPathMachine):
         self.part("the name at its end is cut off")
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Record the bounds of a text or byte string that seems to be a pickle or an archive itself."""
+        """Record a text or byte string that seems to be a pickle or an archive itself.
+
+        ``begin`` and ``end`` are its bounds.
+        """
         data = self.data
         if self.level >= limits.SCAN_DEPTH or end - begin < SHORTEST or data[begin] not in BEGINS:
             return
@@ -87,7 +93,10 @@ class Machine(FastPathMachine):
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
-        """Return whether bytes are pickles that import something, or contain one; numbers can look like a pickle."""
+        """Return whether bytes are pickles that import something, or that contain such pickles.
+
+        Bytes of numbers can look like a pickle, so only an import counts.
+        """
         if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
             return False
         at = 0
@@ -100,7 +109,10 @@ class Machine(FastPathMachine):
         return False
 
     def _recover(self, empty: bool) -> None:
-        """Continue after an instruction that needed a value from an ``empty`` stack, or a missing memo entry."""
+        """Record a fault and continue after an instruction that needed a missing value.
+
+        If ``empty``, the stack was empty; if not, a memo entry did not exist.
+        """
         if self.position >= len(self.data):
             if len(self.data) < self.total:
                 raise MoreError

@@ -42,11 +42,11 @@ class Pickles:
     storages: set[str] = field(default_factory=set)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return the names, unknown code first."""
+        """Return the names that the pickles import, with their uses; unknown code comes first."""
         return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
 
     def finding(self, place: ScanItem) -> Finding:
-        """Return the finding for a place."""
+        """Return the finding that sums up these pickles; ``place`` is the item that holds them."""
         uses = self.uses()
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None
@@ -67,7 +67,7 @@ class Pickles:
 
 
 def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Decode the pickles from ``start`` on, and scan the pickles inside them; returns None if there is no pickle.
+    """Decode the pickles from the offset ``start`` on, and scan the pickles inside them; returns None if there is none.
 
     With ``sure`` the bytes are known to be a pickle. Without it, bytes that only look like the beginning of one are
     ignored. A file whose name promises a pickle, and that has none, is reported as corrupt.
@@ -90,7 +90,7 @@ def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pi
 
 
 def _decoded(file: File, at: int, budget: Budget) -> Machine:
-    """Decode the pickle at ``at``; reads as much as is needed."""
+    """Decode the pickle at the offset ``at`` of a file; reads as many bytes as are needed."""
     total = min(file.size - at, limits.PICKLE_BYTES)
     size = _FIRST_MARKED if not file.remote and is_marked(file.read(at, min(2, total))) else _FIRST
     hurried = True
@@ -111,7 +111,10 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
 
 
 def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool) -> bool:
-    """Return whether decoded data is a pickle, not other data that happens to decode as a pickle."""
+    """Return whether decoded data is a pickle, not other data that happens to decode as a pickle.
+
+    ``found`` has the pickles before it, ``kind`` is what the file's name says, ``sure`` is as in ``look_at_pickles``.
+    """
     marked = is_marked(machine.data)
     if machine.torn or imports_something(machine, marked=marked, kind=kind):
         return True
@@ -123,7 +126,7 @@ def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool)
 
 
 def _take(place: ScanItem, machine: Machine, found: Pickles) -> None:
-    """Add the effects of a pickle to those of the pickles before it, and scan the data inside it."""
+    """Add what a decoded pickle would do to ``found``, and scan the pickles and archives inside it."""
     data = machine.data
     place.state.budget.take("bytes", machine.position)
     if found.number == 0:
@@ -150,7 +153,10 @@ def _join(names: Names, more: Names) -> None:
 
 
 def _short_text(data: bytes, at: int) -> str:
-    """Return the key of a storage; nearly all are numbers, in the usual instruction."""
+    """Return the text at the offset ``at`` of a pickle that is the key of a torch storage.
+
+    Nearly all keys are numbers in the instruction BINUNICODE: these are decoded in a faster way.
+    """
     if data[at] == 0x58 and data[at + 2 : at + 5] == b"\0\0\0":
         return data[at + 5 : at + 5 + data[at + 1]].decode("utf-8", "replace")
     return text_at(data, at, 256) or ""

@@ -1,7 +1,8 @@
 """Decodes common runs of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
 
-The values that they put into the memo are not kept, only that there is one; this is done only for numbers from 256 on.
-A pickle that later gets such a value is decoded again from the start, one instruction at a time.
+These runs put values into the memo under a number. The values are not kept, only that there is one; this is done only
+for numbers from 256 on. If a pickle later gets such a value, it is decoded again from the start, one instruction at a
+time.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ PUT = rb"r.(?!\0\0\0)..\0"
 
 @dataclass(frozen=True)
 class RowPatterns:
-    """Patterns of table rows (dictionaries, tuples) for one instruction that puts values into the memo.
+    """Regular expressions for rows of a table in a pickle: dictionaries or tuples of numbers.
 
-    ``kept`` is whether that instruction numbers the memo entries itself.
+    They are for one of the instructions that put values into the memo. ``kept`` is whether that instruction numbers the
+    memo entries itself; ``nbytes`` is its length.
     """
 
     dictionaries: re.Pattern[bytes]
@@ -43,12 +45,15 @@ class RowPatterns:
 
     @property
     def ahead(self) -> int:
-        """The offset of the first value from the beginning of a dictionary."""
+        """The number of bytes from the beginning of a dictionary to its first value."""
         return self.nbytes + 4
 
     @classmethod
     def put_by(cls, put: bytes, nbytes: int) -> RowPatterns:
-        """Return the patterns for an instruction of so many bytes that puts something into the memo."""
+        """Return the patterns for one of the instructions that put a value into the memo.
+
+        ``put`` is a regular expression for the instruction, ``nbytes`` its length.
+        """
         dictionary = rb"\}%b\((?:h.%b){1,500}+u" % (put, LITERAL)
         row = b"(?:%b)%b" % (b"|".join(LITERAL * n + b"%c" % (0x84 + n) for n in (1, 2, 3)), put)
         return cls(
@@ -60,7 +65,7 @@ class RowPatterns:
     def taken(self, data: bytes, at: int, edge: int) -> tuple[int, int, set[bytes]]:
         """Return how many rows follow each other from ``at``, where they end, and the memo entries of their keys.
 
-        No row reaches beyond ``edge``.
+        No row reaches beyond the offset ``edge``.
         """
         many, one = (self.dictionaries, self.dictionary) if data[at : at + 1] == b"}" else (self.tuples, self.tuple_)
         found = many.match(data, at, edge)
@@ -76,7 +81,7 @@ NUMBERED = RowPatterns.put_by(PUT, 5)
 
 
 def rows_of(protocol: bytes) -> RowPatterns:
-    """Return the patterns for a protocol: its number as a byte."""
+    """Return the patterns for a protocol of pickles, given as one byte with its number."""
     return MEMOIZED if protocol >= b"\x04" else NUMBERED
 
 
@@ -95,13 +100,16 @@ _TENSOR = re.compile(
 
 
 class FastPathMachine(Opcodes):
-    """Decodes each usual tensor of a pickle in one step, if ``hurried`` is set.
+    """Decodes each tensor in the usual form of torch.save in one step, if ``hurried`` is set.
 
-    ``skipped`` counts them.
+    ``skipped`` counts the tensors and table rows whose memo entries were not kept.
     """
 
     def take_rows(self, rows: RowPatterns, at: int, stack: list[Value]) -> int:
-        """Decode several dictionaries or tuples of numbers that begin at ``at``; returns their end."""
+        """Decode several dictionaries or tuples of numbers that begin at ``at``; returns the offset of their end.
+
+        Returns ``at`` if these cannot be decoded in one step.
+        """
         if not self.hurried or (self.skipped and rows.kept):
             return at
         number, end, fetched = rows.taken(self.data, at, self.edge)
@@ -116,9 +124,10 @@ class FastPathMachine(Opcodes):
         return end
 
     def take_tensors(self, maker: ImportedName, at: int, stack: list[Value]) -> int:
-        """Decode consecutive tensors with keys between them; ``at`` is after the instruction that gets their function.
+        """Decode consecutive tensors, with the keys between them; returns the offset of their end.
 
-        Returns their end.
+        ``maker`` is the function that makes a tensor; ``at`` is the offset after the instruction that gets it from the
+        memo.
         """
         data, fetch = self.data, self.data[at - 2 : at]
         while True:
@@ -138,7 +147,7 @@ class FastPathMachine(Opcodes):
             at = behind + 2
 
     def _trusts(self, found: re.Match[bytes]) -> bool:
-        """Return whether all memo entries that a tensor uses hold what torch.save puts there."""
+        """Return whether all memo entries that a matched tensor uses hold what torch.save puts there."""
         fetched = found.group(1, 3, 4)
         ordered = self.trusted.get(fetched)
         if ordered is None:
@@ -150,7 +159,10 @@ class FastPathMachine(Opcodes):
         return True
 
     def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> ImportedName | None:
-        """Return the imported OrderedDict if all memo entries hold what they should, else None."""
+        """Return the imported OrderedDict if all memo entries that a tensor uses hold what they should, else None.
+
+        The arguments are the instructions that get these entries from the memo.
+        """
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])
         known = all(isinstance(name, ImportedName) and name.quiet for name in (storage, ordered))
@@ -159,7 +171,10 @@ class FastPathMachine(Opcodes):
         return ordered if isinstance(ordered, ImportedName) else None
 
     def _behind_key(self, at: int) -> int:
-        """Return where the key at ``at`` ends if it is put into the memo at 256 or more; ``at`` itself if not."""
+        """Return the offset after the text key at ``at`` and the instruction that puts it into the memo.
+
+        Returns ``at`` itself if there is no such key, or if its memo number is below 256.
+        """
         data = self.data
         if data[at : at + 1] != b"X" or data[at + 3 : at + 5] != b"\0\0":
             return at

@@ -24,18 +24,18 @@ Names = dict[tuple[str, str], ImportedName]
 
 
 class RestartError(Exception):
-    """Raised if the pickle gets a memo entry that the fast path did not keep: it has to be decoded again."""
+    """Raised if the pickle gets a memo entry that the fast path did not keep: the pickle has to be decoded again."""
 
 
 class PickleState:
-    """The state of a pickle.
+    """The state of decoding one pickle.
 
-    ``storages`` are the offsets of the keys of torch storages in the pickle, ``nested`` the texts and byte strings
-    that are pickles or archives of their own, with their offsets; ``level`` is how many pickles this one is nested
-    in; ``origin`` is where ``data`` begins in its file. ``marked`` is whether the pickle begins with its protocol;
-    ``edge`` is where the frame ends. ``parted`` says where the readers in C and Python disagree; ``torn`` is whether
-    one of them reads other instructions from there on; ``overrun`` is whether a frame reaches beyond the end of the
-    data, at which only the reader in C stops.
+    ``storages`` are the offsets of the keys of torch storages. ``nested`` are the texts and byte strings that are
+    pickles or archives of their own, with their offsets. ``level`` is how many pickles this one is nested in.
+    ``origin`` is where ``data`` begins in its file. ``marked`` is whether the pickle begins with its protocol. ``edge``
+    is where the frame ends. ``parted`` says where Python's two readers, in C and in Python, disagree. ``torn`` is
+    whether one of the two reads other instructions from there on. ``overrun`` is whether a frame reaches beyond the end
+    of the data; only the reader in C stops at such a frame.
     """
 
     def __init__(
@@ -66,20 +66,26 @@ class PickleState:
         self._words: dict[Value, bool] = {}
 
     def flaw(self, why: str) -> None:
-        """Record the first fault, with its position."""
+        """Record a fault of the pickle with its position, unless one was recorded before."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
-        """Record the first position at which the readers in C and Python may disagree, or ours with them."""
+        """Record that Python's readers in C and in Python may disagree here, or that ours may differ from them.
+
+        Only the first such position is kept.
+        """
         self.parted = self.parted or f"readers of pickles disagree: {why} (near byte {self.origin + self.position})"
 
     def tear(self, why: str) -> None:
-        """Record a position after which C's reader drops the rest of its frame, and so reads other instructions."""
+        """Record a position after which Python's reader in C drops the rest of a frame.
+
+        From there on, it reads other instructions than the reader in Python.
+        """
         self.part(why)
         self.torn = True
 
     def leave_frame(self, at: int) -> None:
-        """Continue after a frame; then no reader is inside its last instruction."""
+        """End the frame at the offset ``at``; record that readers disagree if an instruction reaches beyond it."""
         self.position = at
         if at > self.edge:
             self.tear(BEYOND)
@@ -88,8 +94,8 @@ class PickleState:
     def stop(self, why: str) -> None:
         """Record a fault at which every reader stops.
 
-        Raises TruncatedError if the data did not begin as a pickle: then it is other data. If the instruction reaches
-        beyond its frame, the reader in C reads another instruction there, which may have no fault.
+        Raises TruncatedError if the data did not begin with a protocol: then it is probably not a pickle. If the
+        instruction reaches beyond its frame, the reader in C reads another instruction there, which may have no fault.
         """
         if bounds(self.data, self.position, self.total)[1] > self.edge:
             self.tear(BEYOND)
@@ -103,7 +109,7 @@ class PickleState:
         return items
 
     def index(self, begin: int, end: int) -> int:
-        """Return the number of a memo entry from a line; raises KeyError if it is invalid."""
+        """Return the number of a memo entry from the operand between two offsets; raises KeyError if it is invalid."""
         operand = self.data[begin:end]
         if self.data[self.position] == 0x6A:  # LONG_BINGET
             return int.from_bytes(operand, "little")
@@ -116,12 +122,12 @@ class PickleState:
         return index
 
     def maybe_nested(self, begin: int, end: int) -> None:
-        """Record a text or byte string that may be a pickle or an archive itself."""
+        """Do nothing. ``Machine`` records here a text or byte string that may be a pickle or an archive itself."""
 
     # Names.
 
     def text(self, value: Value) -> str:
-        """Return a value as text; if it is not a text, words that say so."""
+        """Return the text of a value on the stack; if it is not a text, record a fault and return ``<computed>``."""
         most = limits.SCAN_NAME_CHARACTERS + 1
         found = text_at(self.data, value, most) if isinstance(value, int) else None
         if found is None:
@@ -130,16 +136,16 @@ class PickleState:
         return found
 
     def lines(self, begin: int, end: int) -> tuple[str, str]:
-        """Return the two lines of an operand."""
+        """Return the two lines of the operand between two offsets."""
         middle = self.data.index(b"\n", begin)
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
     def line(self, begin: int, end: int) -> str:
-        """Return a line, cut at the greatest length of a name."""
+        """Return the line between two offsets as text, cut at the greatest length of a name."""
         return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
     def name(self, module: str, name: str) -> ImportedName:
-        """Count an import."""
+        """Count an import of a name from a module, and return the record of its uses."""
         found = self.names.get((module, name))
         if found is None:
             found = self._new_name(module, name)
@@ -158,7 +164,10 @@ class PickleState:
         return self.names[key]
 
     def extension(self, code: int) -> ImportedName:
-        """Count an import by an extension number, whose name is in the reader's ``copyreg``."""
+        """Count an import by an extension number, and return the record of its uses.
+
+        The ``copyreg`` of the reader decides which name the number stands for.
+        """
         found = self.name("copyreg.extension", str(code))
         found.why = "the reader decides which name the number stands for"
         return found
@@ -166,7 +175,7 @@ class PickleState:
     # Uses of names.
 
     def call(self, function: Value, args: Value, at: int) -> Value:
-        """Count a call, and return a value for its result."""
+        """Count a call, and return a value that stands for its result; ``at`` is the offset of the instruction."""
         if not is_tuple(self.data, args):
             self.part("a call has arguments that are not a tuple")
         base = _base(function)
@@ -186,7 +195,7 @@ class PickleState:
         return UnmadeCall(function, args, base)
 
     def change(self, target: Value) -> None:
-        """Count adding to an object, or setting its state: both call a method of its class."""
+        """Count a change of an object: adding items to it, or setting its state. Both call a method of its class."""
         base = _base(target)
         if base is None:
             return
@@ -195,7 +204,7 @@ class PickleState:
             base.blame("the class or function itself is changed, not an object that it created")
 
     def add(self, values: list[Value]) -> None:
-        """Add to the container on top of the stack."""
+        """Add values to the container on top of the stack; if it is another object, count that as a change of it."""
         target = self.stack[-1]
         if isinstance(target, list):
             target += values[: max(0, KEPT - len(target))]
@@ -203,12 +212,15 @@ class PickleState:
             self.change(target)
 
     def add_nothing(self, target: Value, opening: str) -> None:
-        """Add nothing to a value that should be a container: only Python's reader checks that it is one."""
+        """Record a disagreement of readers if nothing is added to a value that is not the right kind of container.
+
+        Only Python's reader in Python checks that. ``opening`` is the bracket of the right kind.
+        """
         if not isinstance(target, list) or target[0] != opening:
             self.part("nothing is added, but to a value that is not such a container")
 
     def build(self, target: Value, state: Value) -> None:
-        """Set the state of an object, which calls its ``__setstate__`` if it has one."""
+        """Count that the state of an object is set, which calls its ``__setstate__`` if it has one."""
         if not is_state(self.data, state) or not is_object(self.data, target):
             self.part("a state has a form that no pickler writes")
         self.change(target)
@@ -237,7 +249,10 @@ class PickleState:
 
 
 def _base(value: Value) -> ImportedName | None:
-    """Return the name at the beginning of a chain of calls; None for a value that no call returned."""
+    """Return the imported name at the beginning of a chain of calls.
+
+    Returns None for a value that is neither an import nor the result of a call.
+    """
     return value.base if isinstance(value, UnmadeCall) else value if isinstance(value, ImportedName) else None
 
 

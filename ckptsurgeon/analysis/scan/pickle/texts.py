@@ -34,13 +34,13 @@ _CLOSING = b"tleud\x90\x91"
 
 
 def raw_at(data: bytes, at: int, most: int) -> bytes:
-    """Return at most ``most`` bytes of the operand of the instruction at ``at``, which was decoded before."""
+    """Return at most ``most`` bytes of the operand of the instruction at the offset ``at``, which must be valid."""
     begin, end = bounds(data, at, len(data))
     return data[begin : min(end, begin + most)]
 
 
 def text_at(data: bytes, at: int, most: int) -> str | None:
-    """Return at most ``most`` characters of the text that the instruction at ``at`` spells; None if it spells none."""
+    """Return at most ``most`` characters of the text in the instruction at ``at``; None if it holds no text."""
     if not 0 <= at < len(data) or data[at] not in TEXTS:
         return None
     raw = raw_at(data, at, 4 * most)
@@ -62,7 +62,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unquoted(line: bytes) -> bytes:
-    """Return the value of a quoted line of protocol 0."""
+    """Return the bytes that a quoted line of protocol 0 stands for, with its escapes decoded."""
     return _ESCAPE.sub(_unescaped, line.strip()[1:-1])
 
 
@@ -76,7 +76,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def number_at(data: bytes, at: int) -> int | float | None:
-    """Return the number that the instruction at ``at`` spells; None if it spells none, or a very long one."""
+    """Return the number in the instruction at ``at``; None if it holds no number, or a very long one."""
     if not 0 <= at < len(data):
         return None
     op = data[at]
@@ -105,7 +105,7 @@ def items_of(data: bytes, value: object, most: int) -> tuple[object, ...] | None
 
 
 def _literals(data: bytes, at: int) -> Iterator[int]:
-    """Yield the offset of each number and constant after a mark."""
+    """Yield the offset of each number or constant, from ``at`` to the instruction that ends the group."""
     while data[at] not in _CLOSING:
         yield at
         _, at = bounds(data, at, len(data))
@@ -124,14 +124,17 @@ _WORDS = {0x4E: "None", 0x88: "True", 0x89: "False"}
 
 
 def call_text(data: bytes, function: Value, args: Value, method: str = "") -> str:
-    """Return ``os.system('touch x')`` for a call that was not made, of a function or of a method of a value."""
+    """Return a text for a call that was not made, such as ``os.system('touch x')``.
+
+    ``method`` is the method that is called, as ``.__setstate__``; then ``function`` is the object.
+    """
     writer = _Writer(data)
     writer.call(function, args, 0, method)
     return escape("".join(writer.parts), _SHOWN)
 
 
 class _Writer:
-    """Writes values until the limit is reached; the rest becomes an ellipsis."""
+    """Writes values as text until the limit of characters is reached; the rest becomes an ellipsis."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data

@@ -1,8 +1,8 @@
 """The values on the stack of a decoded pickle, and their kinds.
 
-- an ``int``: plain data; the offset of the instruction that begins it, from which it can be shown
-- a ``tuple`` of such values, all of them
-- a ``list``: a container; first the text that opens it, then the first values in it
+- an ``int``: plain data; the number is the offset of the instruction that begins the data
+- a ``tuple``: a tuple with all its values, each of one of these kinds
+- a ``list``: a container; first the bracket that opens it, then the first values in it
 - ``ImportedName``: something imported; ``UnmadeCall``: what calling something would have returned
 """
 
@@ -34,14 +34,14 @@ UNKNOWN = -1
 """The offset of an unknown value: one that was missing, or comes from outside of the file."""
 
 Value = object
-"""An int, a tuple, a list, a Name or a Call."""
+"""An int, a tuple, a list, an ImportedName or an UnmadeCall."""
 
 Check = Callable[[Callable[[object], str | None], object], str]
 """A function that takes a text reader and the arguments of a known name; it returns what is wrong, or ''."""
 
 
 class ImportedName:
-    """A name that a pickle imports, and its uses. If ``quiet``, it may be called with any arguments."""
+    """A name that a pickle imports, and its uses. ``quiet`` is set if it is harmless to call with any arguments."""
 
     __slots__ = (
         "called",
@@ -69,7 +69,7 @@ class ImportedName:
         self.why = ""
 
     def blame(self, why: str) -> None:
-        """Count a known name as unknown code, because of its use."""
+        """Count a known name as unknown code, because of how it is used; ``why`` says what is wrong."""
         self.verdict = Verdict.CODE
         self.quiet = False
         self.why = self.why or why
@@ -92,7 +92,10 @@ class ImportedName:
 
 
 class UnmadeCall:
-    """The result of a call of ``function`` that was not made. ``base`` is the name at the beginning of the chain."""
+    """The result of a call of ``function`` that was not made.
+
+    ``base`` is the imported name at the beginning of the chain of calls.
+    """
 
     __slots__ = ("args", "base", "function")
 
@@ -124,7 +127,10 @@ def is_dict(data: bytes, value: Value) -> bool:
 
 
 def is_state(data: bytes, value: Value) -> bool:
-    """Return whether a value has a form that picklers write for the state of an object; they write no empty tuple."""
+    """Return whether a value has a form in which picklers write the state of an object.
+
+    Picklers write no empty tuple as a state.
+    """
     if isinstance(value, tuple):
         return bool(value)
     if is_object(data, value) or is_dict(data, value):
@@ -140,7 +146,10 @@ def is_object(data: bytes, value: Value) -> bool:
 
 
 def _closed_by(data: bytes, at: int) -> bytes:
-    """Return the instruction that ends the numbers and constants after the mark at an offset."""
+    """Return the instruction that ends the group of numbers and constants that begins with the MARK at an offset.
+
+    Returns b'' if there is no MARK.
+    """
     if data[at : at + 1] != _MARK or at < 0:
         return b""
     at += 1
