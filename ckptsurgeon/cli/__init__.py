@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> Any:
-    """Return the click command of all verbs, which is imported only when it is called: completion may not need it."""
+    """Return the click command that has all verbs.
+
+    Its modules are imported only when this function is called, because completion may not need them.
+    """
     import typer
 
     from .application import application

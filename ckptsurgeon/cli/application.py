@@ -23,7 +23,10 @@ __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs", "with_groups"]
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a verb whose signature lists the options of its groups one by one, as typer needs it."""
+    """Return a function like ``verb`` that takes the options of its groups one by one, as typer needs it.
+
+    A group is a dataclass whose fields are options; ``verb`` takes each group as one parameter.
+    """
     hints = get_type_hints(verb, include_extras=True)
     hints.pop("return", None)
     parameters = signature(verb).parameters
@@ -77,12 +80,12 @@ class Verb(TyperCommand):
     """A command whose usage line names the arguments without their types."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line."""
+        """Return the pieces of the usage line: ``[OPTIONS]`` and the names of the arguments."""
         arguments = [param.metavar or param.name or "" for param in self.params if isinstance(param, TyperArgument)]
         return ["[OPTIONS]", *arguments]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; raises ConfigError for an empty value, which is most often an unset variable of the shell."""
+        """Run the verb; raises ConfigError for an empty value, which often comes from an unset shell variable."""
         for param in self.params:
             given = ctx.params.get(param.name)
             if "" in (given if isinstance(given, (list, tuple)) else [given]):
@@ -91,7 +94,7 @@ class Verb(TyperCommand):
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, then the options."""
+        """Write the arguments and then the options into the help text."""
         arguments, options = [], []
         for param in self.get_params(ctx):
             if isinstance(param, TyperArgument):
@@ -107,7 +110,10 @@ class Verb(TyperCommand):
 
 
 def application(*, as_json: bool) -> typer.Typer:
-    """Return the parser: all verbs with their options."""
+    """Return the typer application, which has all verbs with their options.
+
+    With ``as_json``, --version and the options for completion answer as JSON.
+    """
     app = typer.Typer(
         name="ckpt",
         help="Put the weights of one network into another, and know exactly what happened.",
@@ -158,7 +164,7 @@ def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer
 
 
 def verbs() -> list[Any]:
-    """Return the modules of the verbs, in the order of the help."""
+    """Return the modules of ``cli/verbs``, one for each verb, in the order of the help."""
     found = {module.__name__.rpartition(".")[2]: module for module in modules("ckptsurgeon.cli.verbs")}
     names = sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb))
     return [found[name] for name in names]

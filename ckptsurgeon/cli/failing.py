@@ -61,7 +61,7 @@ class _Stream:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write a text."""
+        """Write a text; an error is passed to ``_failed``."""
         if text == "":  # the parser probes streams with '' and swallows the error
             return 0
         try:
@@ -81,8 +81,9 @@ class _Stream:
         return text if utf or text.isascii() else text.replace("…", "...")
 
     def _failed(self, error: OSError) -> int:
-        """Redirect the stream to /dev/null, because the interpreter flushes the buffer once more at exit.
+        """Redirect the stream to /dev/null after an error, and return 0.
 
+        The interpreter flushes the buffer once more at exit, which would fail again:
         https://docs.python.org/3/library/signal.html#note-on-sigpipe
         """
         with suppress(OSError, ValueError):
@@ -148,7 +149,7 @@ def _known(error: Exception) -> CheckpointError | None:
 
 
 def is_for_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, means that memory ran out: for objects, a thread or a shared library."""
+    """Return whether an error, or its cause, means that memory ran out for an object, a thread or a shared library."""
     if error is None:
         return False
     text = str(error)
@@ -163,7 +164,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Return whether the process can open no more files: then imports fail too, with many different errors."""
+    """Return whether the process can open no more files, which makes imports fail with many different errors."""
     try:
         os.close(os.dup(2))
     except OSError as error:
@@ -180,7 +181,7 @@ def _has_folder() -> bool:
 
 
 def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
-    """Return an error of the parser as a ConfigError, with a hint about what was probably meant."""
+    """Return an error of the command line parser as a ConfigError, with a hint about what was probably meant."""
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} -h." if context is not None else ""
@@ -193,8 +194,8 @@ def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
 def _bug(error: Exception) -> CheckpointError:
     written = output_in_place()
     return CheckpointError(
-        f"this is a bug: {type(error).__name__}: {error}.",
-        hint=f"{f'{written} is written. ' if written else ''}CKPT_DEBUG=1 shows where it happened.",
+        f"this is a bug in ckpt: {type(error).__name__}: {error}.",
+        hint=f"{f'{written} is written. ' if written else ''}Set CKPT_DEBUG=1 to see where it happened.",
     )
 
 
@@ -226,7 +227,10 @@ def _as_text(error: CheckpointError) -> str:
 
 
 def _is_coloured() -> bool:
-    """Return whether errors are coloured, by rich's rules: on a capable terminal; NO_COLOR and FORCE_COLOR override."""
+    """Return whether errors are coloured, by the rules of rich.
+
+    They are on a terminal that can show colours; NO_COLOR and FORCE_COLOR override that.
+    """
     if os.environ.get("NO_COLOR"):
         return False
     able = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

@@ -145,22 +145,30 @@ KeepExtras = Annotated[
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the policies for shapes that differ; raises ConfigError if --ignore-mismatch contradicts one."""
+    """Return the values of --on-mismatch, and ``init`` for --ignore-mismatch, if ``ignore`` is set.
+
+    These say what to do if shapes differ. Raises ConfigError if --ignore-mismatch contradicts one of the values.
+    """
     other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
     if other is not None:
         raise ConfigError(
             f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
-            hint="Keep one, or scope the other, as in --on-mismatch ctc=init.",
+            hint="Keep one, or limit --on-mismatch to some keys, as in --on-mismatch ctc=init.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return comma-separated numbers as a list, None for None; raises ConfigError for anything else."""
+    """Return comma-separated numbers as a list, None for None; raises ConfigError if they are not numbers.
+
+    ``option`` is the name of the option, for the message.
+    """
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"{option} {escape(text or '')} is not a list of numbers.", hint="Write 0.7,0.3.") from None
+        raise ConfigError(
+            f"{option} {escape(text or '')} is not a list of numbers.", hint="Use commas, as in 0.7,0.3."
+        ) from None
 
 
 def check_explain(**writing: object) -> None:

@@ -36,7 +36,10 @@ def run(args: Sequence[str]) -> int:
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Collect garbage seldom: two headers of 92,000 tensors make a million small objects that are never garbage."""
+    """Let Python look for garbage only seldom during the block.
+
+    Two headers of 92,000 tensors make a million small objects that are never garbage.
+    """
     thresholds = gc.get_threshold()
     gc.set_threshold(10_000_000, 50, 50)
     try:
@@ -46,7 +49,10 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 def _invoke(args: list[str], as_json: bool) -> int:
-    """Parse and run a command line; click's own ``main`` is not used because it has its own exit codes."""
+    """Parse and run a command line, and return its exit code.
+
+    click's own ``main`` is not used because it has its own exit codes.
+    """
     args = _complete_wait_options(_complete_shell_options(args))
     command = typer.main.get_command(application(as_json=as_json))
     if not args:
@@ -62,7 +68,10 @@ def _invoke(args: list[str], as_json: bool) -> int:
 
 
 def _set_timeout(args: Sequence[str], stack: ExitStack) -> list[str]:
-    """Set the timeout and return the command line without ``--timeout``, which may be anywhere; the last one counts."""
+    """Set the timeout for servers until ``stack`` closes; return the command line without ``--timeout``.
+
+    ``--timeout`` may be anywhere; the last one counts.
+    """
     end = args.index("--") if "--" in args else len(args)
     kept: list[str] = []
     at = 0
@@ -95,7 +104,7 @@ def _verb_first(args: Sequence[str]) -> list[str]:
 
 
 def _complete_wait_options(args: Sequence[str]) -> list[str]:
-    """Return the words with a value, for waiting without limit, after each --wait that has no value."""
+    """Return the command line with ``--wait=inf``, to wait without limit, for each --wait that has no number."""
     found: list[str] = []
     for number, arg in enumerate(args):
         if arg == "--":
@@ -114,7 +123,10 @@ def _is_number(text: str) -> bool:
 
 
 def _complete_shell_options(args: Sequence[str]) -> list[str]:
-    """Return the words with '', which means the shell that runs ckpt, after a completion option without a shell."""
+    """Return the command line with '' after each completion option that has no shell.
+
+    The value '' means the shell that runs ckpt.
+    """
     found: list[str] = []
     for number, arg in enumerate(args):
         if not arg.startswith("-"):  # a verb, or a shell

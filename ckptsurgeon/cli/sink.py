@@ -49,7 +49,10 @@ def _width(stream: Any) -> int:
 
 
 def console_of(stream: Any, file: Any = None) -> Console:
-    """Return rich's console for a stream, with its width; with ``file``, output goes there instead."""
+    """Return rich's console for a stream, with the width of the stream.
+
+    With ``file``, the output goes there instead.
+    """
     from rich.console import Console
 
     return Console(
@@ -59,7 +62,10 @@ def console_of(stream: Any, file: Any = None) -> Console:
 
 
 def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
-    """Print views to a stream in one piece, coloured if it is a terminal."""
+    """Print texts and tables of rich to a stream in one piece, with colours if it is a terminal.
+
+    With ``wrapped`` off, long lines are not wrapped.
+    """
     text = io.StringIO()
     console = console_of(stream, text)
     for view in views:
@@ -70,7 +76,7 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
 
 @dataclass
 class Sink:
-    """The group of options for output (--json, -q, -v), and the functions that print as they ask."""
+    """The options for output (--json, -q, -v), and methods that print as these options ask."""
 
     json: Json = False
     quiet: Quiet = False
@@ -87,18 +93,18 @@ class Sink:
         return True
 
     def show(self, *views: Any) -> None:
-        """Print an answer as text."""
+        """Print texts and tables to stdout, unless -q or --json was given."""
         if not self.quiet and not self.json:
             print_to(sys.stdout, *views)
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print lines of an answer as they are."""
+        """Print lines to stdout as they are."""
         for line in lines:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
     def notes(self, notes: Iterable[str]) -> None:
-        """Print notes to stderr."""
+        """Print notes to stderr, unless -q or --json was given."""
         if self.quiet or self.json:
             return
         from ..render.columns import notes_view
@@ -109,10 +115,11 @@ class Sink:
 
     @contextmanager
     def working(self, what: str, output: str = "") -> Iterator[Any]:
-        """Yield a callback (done, total) that draws a progress bar on a terminal if work takes over a second.
+        """Yield a callback (done, total) that draws a progress bar if the work takes over a second.
 
-        A signal during the block stops the work and removes its temporary files. ``output`` is the file that the work
-        writes, if any.
+        Yields None if there is no terminal, or if -q or --json was given. A signal during the block stops the work and
+        removes its temporary files. ``what`` is the text before the bar; ``output`` is the file that the work writes,
+        if any.
         """
         with unwinding(output):
             if self.quiet or self.json or not sys.stderr.isatty():

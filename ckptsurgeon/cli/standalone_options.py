@@ -18,7 +18,7 @@ SHELLS = "[bash|zsh|fish]"
 
 
 def version_option(*, as_json: bool) -> Any:
-    """Return ``--version``."""
+    """Return the option ``--version``, which prints the version, as JSON with ``as_json``."""
 
     def show(wanted: bool) -> None:
         if wanted:
@@ -29,7 +29,7 @@ def version_option(*, as_json: bool) -> Any:
 
 
 def install_option(*, as_json: bool) -> Any:
-    """Return ``--install-completion``, whose value is '' for the shell that runs ckpt."""
+    """Return the option ``--install-completion``; its value '' means the shell that runs ckpt."""
 
     def install(shell: str | None) -> None:
         if shell is None:
@@ -49,7 +49,7 @@ def install_option(*, as_json: bool) -> Any:
 
 
 def show_option(*, as_json: bool) -> Any:
-    """Return ``--show-completion``, whose value is '' for the shell that runs ckpt."""
+    """Return the option ``--show-completion``; its value '' means the shell that runs ckpt."""
 
     def show(shell: str | None) -> None:
         if shell is None:

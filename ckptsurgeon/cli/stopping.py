@@ -26,7 +26,10 @@ Identity = tuple[int, int] | None
 
 
 class StoppedBySignal(BaseException):
-    """Raised by a signal while an output is being written; a BaseException, so that ``except Exception`` misses it."""
+    """Raised by a signal while an output is being written.
+
+    It is a BaseException, so that ``except Exception`` does not catch it.
+    """
 
 
 class _SignalState:
@@ -97,7 +100,10 @@ def _stop(number: int, _: object) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """Raise StoppedBySignal again later if it was raised where Python ignores exceptions: a finaliser, a callback."""
+    """Raise StoppedBySignal again a moment later, if Python ignored it: in a finaliser or a callback.
+
+    This is ``sys.unraisablehook``; any other exception is reported as usual.
+    """
     if found.exc_type is not None and issubclass(found.exc_type, StoppedBySignal):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         return
@@ -125,12 +131,12 @@ def stop_message(number: int = 0) -> tuple[int, str]:
 
 
 def set_run_folder(folder: str) -> None:
-    """Report the last checkpoint of the run in this folder when a signal stops the program."""
+    """Set the folder of the training run, so that the message after a signal names the run's last checkpoint."""
     _SignalState.run = folder
 
 
 def _saved_checkpoint() -> str:
-    """Return the saved checkpoint of a run and the command that resumes it; '' if nothing was saved."""
+    """Return a text that names the last checkpoint of the run and the command that resumes it; '' if none was saved."""
     try:
         step = os.readlink(os.path.join(_SignalState.run, "last")) if _SignalState.run else ""
     except OSError:
@@ -160,7 +166,7 @@ def output_in_place() -> str:
 
 
 def _identity(path: str) -> Identity:
-    """Return the device and inode of a file, which change if another file replaces it."""
+    """Return the device and inode of a file, which change if another file replaces it; None if there is no file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

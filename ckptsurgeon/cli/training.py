@@ -19,9 +19,9 @@ SMOOTH = 0.9
 
 
 class ProgressDisplay:
-    """Shows the events of a run; ``observe`` is the ``observer`` of ``train``.
+    """Shows the progress of a training run; its method ``observe`` is given to ``train`` as ``observer``.
 
-    ``shown`` has the checks that were already shown, ``noted`` the notes.
+    ``shown`` has the names of the groups of checks that were shown, ``noted`` the notes that were shown.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -36,7 +36,7 @@ class ProgressDisplay:
         self._began: tuple[str, float] | None = None
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Show one event."""
+        """Show one event of a training run; ``row`` is the event as plain data."""
         if row.get("event") == "begin":
             set_run_folder(row["folder"])
         if self._sink.quiet or self._sink.json:
@@ -90,7 +90,7 @@ class ProgressDisplay:
         self._draw(step_line(row, self._steps, left))
 
     def _control(self, row: Mapping[str, Any]) -> None:
-        """Show the result of a control run; on a terminal, also a line while the run trains."""
+        """Show the result of a control run; on a terminal, show a line of progress while the run trains."""
         from ..render.train import control_line
 
         if row["value"] is not None:
@@ -101,7 +101,7 @@ class ProgressDisplay:
             self._draw(control_line(row))
 
     def _filling(self, row: Mapping[str, Any]) -> None:
-        """Show the progress of the cache on a terminal, if it takes time."""
+        """Show on a terminal how much of the cache is filled, if filling it takes time."""
         from ..render.train import filling_line
 
         now, split = time.monotonic(), row["split"]
@@ -144,7 +144,7 @@ class ProgressDisplay:
 
 @contextmanager
 def training_progress(sink: Sink) -> Iterator[ProgressDisplay]:
-    """Yield an observer that shows the progress of a run during the block."""
+    """Yield a display of the progress of a training run, and remove its line from the terminal after the block."""
     watch = ProgressDisplay(sink)
     try:
         yield watch

@@ -22,7 +22,7 @@ __all__ = ["Writing", "show_explained", "show_plan"]
 
 @dataclass(frozen=True)
 class Writing:
-    """The group of options for writing an output. ``output`` is None only for a dry run."""
+    """The group of options for writing an output; ``output`` is None only if --dry-run is given."""
 
     output: OutputUnlessDry = None
     to: To = None
@@ -34,7 +34,7 @@ class Writing:
     sink: Sink = field(default_factory=Sink)
 
     def check(self) -> None:
-        """Raise ConfigError for an output that cannot be written, before anything is opened."""
+        """Raise ConfigError if the output cannot be written; this is checked before any file is opened."""
         from ..api.apply import check_output as api_check_output
         from ..errors import ConfigError
 
@@ -48,7 +48,7 @@ class Writing:
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
 
     def carry_out(self, plan: Plan) -> None:
-        """Show a plan, or write its output and show the receipt."""
+        """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
         from ..api.apply import apply
         from ..api.apply import check_output as api_check_output
 
@@ -79,7 +79,7 @@ class Writing:
             say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
 
     def _show_receipt(self, plan: Plan, receipt: Receipt, output: str) -> None:
-        """Show the plan and the receipt."""
+        """Show the plan and its receipt, or print only the receipt if --json is given."""
         if self.sink.answer(receipt):
             return
         from ..render.verification import receipt_view
@@ -98,7 +98,7 @@ class Writing:
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
-    """Show where some tensors of a plan come from and why; also with -q, because --explain asks for this."""
+    """Show where some tensors of a plan come from and why; printed with -q too, because --explain asks for it."""
     from ..api.explain import explain
 
     found = explain(plan, keys)

@@ -495,7 +495,7 @@ def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkey
     monkeypatch.setattr(inspecting, "inspect", broken)
     done = ckpt("inspect", "best.pth")
     assert done.code == 70
-    assert "this is a bug: RuntimeError: oops" in done.err
+    assert "this is a bug in ckpt: RuntimeError: oops" in done.err
     monkeypatch.setenv("CKPT_DEBUG", "1")
     with pytest.raises(RuntimeError, match="oops"):
         ckpt("inspect", "best.pth")

@@ -139,7 +139,7 @@ def test_code_may_be_run_without_a_dry_run_and_is_not_asked_for_then(ckpt: Run) 
     recipes()
     done = ckpt("apply", "net.yaml", "-o", "a.safetensors")
     assert done.code == 0, done
-    assert "--run-code goes with -n" in ckpt("apply", "net.yaml", "-o", "b.safetensors", "--run-code").err
+    assert "--run-code is only for a dry run (-n)" in ckpt("apply", "net.yaml", "-o", "b.safetensors", "--run-code").err
 
 
 @clause(NEVER_RUN)

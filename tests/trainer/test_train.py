@@ -347,7 +347,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--set", "task=toy_task.py:X"], "has no"),
         (["--set", "freeze=[bdoy]"], "train.freeze bdoy matches none of the 11 model keys. Did you mean body"),
         (["--device", "tpu"], "there is no device 'tpu'"),
-        (["--seeds", "2"], "--seeds goes with --controls"),
+        (["--seeds", "2"], "--seeds is only for --controls"),
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Give --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),

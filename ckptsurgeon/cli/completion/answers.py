@@ -48,7 +48,10 @@ def candidates(command: Any, words: Sequence[str], current: str) -> Candidates:
 
 
 def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
-    """Return the candidates for the value of an option; the metavar of its help gives the kind."""
+    """Return the candidates for the value of an option, of which ``text`` is typed already.
+
+    The metavar of the option in the help, such as FILE or GLOB, says what kind of value it takes.
+    """
     metavar = option.metavar or ""
     if option.name == "root":
         return "words", _beginning(roots(found), text)
@@ -66,7 +69,11 @@ def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
 
 
 def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
-    """Return keys and other candidates, ``partial`` if the only one is a module; with ``more``, a key gets ``=``."""
+    """Return the kind of the candidates, and the candidates: the keys of ``found`` and the words ``others``.
+
+    ``found`` says of each key whether it is a module with more segments. The kind is "partial", after which the shell
+    adds no blank, if the only candidate is a module. With ``more``, an only candidate that is a whole key gets ``=``.
+    """
     words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
         return "words", words
@@ -96,7 +103,10 @@ PATIENCE_S = 4.0
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Read the typed words, write the candidates and exit; errors are never shown, because a line is being typed."""
+    """Read the typed words from stdin, write the candidates to stdout, and return the exit code 0.
+
+    Errors are never shown, because a line is being typed.
+    """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -111,7 +121,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the answer to a shell that sends ``given``: the kind, then one candidate per line."""
+    """Return the answer to a shell, whose input is ``given``: the kind of candidates, then one candidate per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

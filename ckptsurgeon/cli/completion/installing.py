@@ -79,13 +79,16 @@ SHELLS = tuple(_SCRIPTS)
 
 
 def script(shell: str, words: Sequence[str]) -> str:
-    """Return the script that makes a shell complete ``ckpt`` by running the program ``words``."""
+    """Return the script that makes a shell complete ``ckpt``; ``words`` is the command that the script runs."""
     quoted = _quoted_in_fish if shell == "fish" else _quoted
     return _SCRIPTS[shell].lstrip("\n").replace("PROGRAM", " ".join(map(quoted, words)))
 
 
 def program() -> tuple[str, ...]:
-    """Return the command that runs this program from any folder: its file, or else Python with the module."""
+    """Return the command that runs this program from any folder.
+
+    It is the file ``ckpt`` if there is one, else Python with the module.
+    """
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":
         return (os.path.abspath(found),)
@@ -125,10 +128,11 @@ def _parent() -> str:
 
 
 def install(shell: str) -> tuple[str, str]:
-    """Write the script of a shell, and load it when the shell starts; return its path, and that of the start-up file.
+    """Write the completion script of a shell, and make the shell load it when it starts.
 
-    fish loads the script by itself; for other shells, one line is added to the start-up file unless it is there. Raises
-    OutputError if a file cannot be written.
+    Returns the path of the script, and that of the shell's start-up file ('' for fish, which loads the script by
+    itself). For other shells, one line is added to the start-up file unless it is there. Raises OutputError if a file
+    cannot be written.
     """
     from ...storage.write.output_checks import output_error
     from ...storage.write.staging import staged_file
@@ -157,7 +161,7 @@ def _place(shell: str) -> str:
 
 
 def _add_line(path: str, line: bytes) -> None:
-    """Append a line to a file that does not have it yet; keeps symlinks and permissions."""
+    """Append a line to a file, unless the file has the line already; keeps symlinks and permissions."""
     from ...storage.write.output_checks import output_error
 
     try:

@@ -17,10 +17,11 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 
 @dataclass(frozen=True)
 class TypedLine:
-    """A typed line: ``words`` without the program's name, ``current`` without quotes.
+    """A command line that is being typed: the complete words, without the program's name, and the current word.
 
-    ``kept`` is the beginning of ``current``, up to an equals sign, which bash treats as a separate word and does not
-    replace. ``plain`` is set if nothing is quoted or escaped, except perhaps by one quote at the beginning.
+    ``current`` has no quotes. ``kept`` is the beginning of ``current`` up to an equals sign: bash treats it as a
+    separate word and does not replace it. ``plain`` is set if nothing is quoted or escaped, except perhaps by one quote
+    at the beginning.
     """
 
     words: tuple[str, ...]
@@ -30,9 +31,9 @@ class TypedLine:
 
 
 def typed_in(shell: str, given: str) -> TypedLine | None:
-    """Parse the input of a shell; None if it is malformed.
+    """Parse what a shell sends when the user asks for completion; None if it is malformed.
 
-    bash gives the line and the characters that break words, other shells give the words and the current one.
+    bash sends the line and the characters at which it splits words; other shells send the words and the current one.
     """
     fields = given.split("\0")[:-1]
     if shell == "bash" and len(fields) == 2:
@@ -57,7 +58,10 @@ def _line(line: str, breaks: str) -> TypedLine | None:
 
 @dataclass
 class _Word:
-    """A word as the shell sees it: ``bare`` is set if it has no quotes, ``opened`` is the quote that is still open."""
+    """A word as the shell sees it.
+
+    ``bare`` is set if it has no quotes, ``opened`` if a quote at its beginning is still open.
+    """
 
     text: str = ""
     bare: bool = True
@@ -92,8 +96,8 @@ def _lexed(line: str) -> list[_Word]:
 class ParsedLine:
     """The words before the cursor, parsed. ``wants`` is the option whose value comes next, or None.
 
-    ``command`` is the click command of a verb or of a group of verbs; ``values`` maps options, by their names in the
-    API, to their values, an empty list for a flag.
+    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps options, by their names in the
+    API, to the lists of their values; the list of a flag is empty.
     """
 
     command: Any
@@ -110,7 +114,7 @@ class ParsedLine:
 
 
 def options_of(command: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every spelling of every option of a command that its help shows."""
+    """Yield every spelling of every option that the help of a command shows, with the option (None for --help)."""
     for param in command.params:
         if param.param_type_name == "option" and not getattr(param, "hidden", False):
             for spelling in param.opts:
@@ -120,7 +124,10 @@ def options_of(command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parsed(root: Any, words: Sequence[str]) -> ParsedLine | None:
-    """Parse the words; returns None for an unknown verb."""
+    """Parse the complete words of a command line; returns None for an unknown verb.
+
+    ``root`` is the click command that has all verbs.
+    """
     found = ParsedLine(root)
     for word in words:
         if found.wants is not None:

@@ -35,7 +35,10 @@ _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
 def source_keys(found: ParsedLine) -> list[str]:
-    """Return the keys of the sources, as the verb's patterns match them."""
+    """Return the keys of the sources on the command line, as the patterns of the verb match them.
+
+    For some verbs and options, that is without wrapper prefixes such as ``module.``.
+    """
     if found.name != "transplant":
         unwrap = "unwrap" in found.values or all(param.name != "unwrap" for param in found.command.params)
         return _keys(found.arguments[:MAX_SOURCES], found, unwrap=unwrap)
@@ -44,14 +47,17 @@ def source_keys(found: ParsedLine) -> list[str]:
 
 
 def destination_keys(found: ParsedLine) -> list[str]:
-    """Return the keys of the destination if it is a checkpoint; a configuration is not read, since it may run code."""
+    """Return the keys of the destination on the command line if it is a checkpoint, else [].
+
+    A configuration is not read, because that may run code.
+    """
     place = 0 if found.values.get("source") else 1
     named = [one for one in found.arguments[place : place + 1] if not _is_configuration(one)]
     return _keys(named, ParsedLine(found.command), unwrap=False)
 
 
 def roots(found: ParsedLine) -> list[str]:
-    """Return the entries of the first source that hold state dicts."""
+    """Return the entries of the first source's file that hold a state dict; these are the values for --root."""
     for path in (found.values.get("source") or found.arguments)[:1]:
         with closing(_opened(_existing(path), None)) as checkpoint:
             return [root for root in (checkpoint.root, *checkpoint.passed) if _is_plain(root)]
@@ -118,7 +124,7 @@ def _is_plain(segment: str) -> bool:
 
 
 def shorten_to_beginnings(words: Sequence[str]) -> list[str]:
-    """Return the words or, if they are too many, the longest common beginnings that are few enough."""
+    """Return the words; if they are too many, the longest common beginnings of which there are few enough."""
     if len(words) <= MAX_CANDIDATES:
         return list(words)
     *_, found = takewhile(
@@ -135,7 +141,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def values_of(option: str, metavar: str) -> list[str]:
-    """Return the values of an option: those in its metavar (``size|key``), and those registered under its name."""
+    """Return the known values of an option: those in its metavar (``size|key``), and lists such as all dtypes."""
     named = [word for word in metavar.rpartition("]")[2].split("|") if _WORD.fullmatch(word)]
     found = _KNOWN.get(option if metavar not in ("DTYPE", "keep|DTYPE") else "dtype")
     named_ones = metavar in ("", "FORMAT", "NAME", "[GLOB=]POLICY", "DTYPE", "keep|DTYPE")
@@ -179,7 +185,7 @@ def _settings() -> Iterable[str]:
 
 
 def _tasks() -> Iterable[str]:
-    """Return the names of the folder's files, because importing the tasks would import torch."""
+    """Return the names of the training tasks, from the names of their files: importing the tasks would import torch."""
     spec = importlib.util.find_spec("ckptsurgeon.trainer.tasks")
     places = spec.submodule_search_locations if spec is not None else None
     return sorted(one.name for one in pkgutil.iter_modules(places or []) if not one.name.startswith("_"))

@@ -1,4 +1,4 @@
-"""``ckpt apply``."""
+"""The command ``ckpt apply``: carries out a plan or a recipe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Carry out a plan."""
+    """Carry out a plan or a recipe."""
     from ...api.apply import apply
     from ...api.recipes import load_order
     from ...errors import ConfigError
@@ -50,7 +50,9 @@ def run(
             order.close()
         return
     if run_code:
-        raise ConfigError("--run-code goes with -n: without it, the code that a recipe names is run.")
+        raise ConfigError(
+            "--run-code is only for a dry run (-n); otherwise the code that a recipe names is always run."
+        )
     _check_output(plan, output)
     sink = writing.sink
     with sink.working("writing", output or "") as progress:
@@ -66,7 +68,7 @@ def run(
 
 
 def _check_output(plan: str, output: str | None) -> None:
-    """Raise ConfigError for an output that cannot be written; if the plan has an error, too, that is raised instead."""
+    """Raise ConfigError if the output cannot be written. If the plan has an error too, raise that error instead."""
     from ...api.recipes import load_order
     from ...errors import ConfigError
 

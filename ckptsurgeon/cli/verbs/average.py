@@ -1,4 +1,4 @@
-"""``ckpt average``."""
+"""The command ``ckpt average``: averages checkpoints of one model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Average checkpoints."""
+    """Average checkpoints of one model, and write the result."""
     from ...api.average import average
 
     writing.check()

@@ -1,4 +1,4 @@
-"""``ckpt convert``."""
+"""The command ``ckpt convert``: writes a checkpoint in another format, sharding or dtype."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Convert a checkpoint."""
+    """Write a checkpoint in another format, sharding or dtype."""
     from ...api.edit import convert
 
     writing.check()

@@ -1,4 +1,4 @@
-"""``ckpt demo-data``."""
+"""The command ``ckpt demo-data``: makes transcribed speech to try training on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Make transcribed speech."""
+    """Make transcribed speech to try training on."""
     from ...trainer.speech.demo import demo_data
 
     langs = tuple(dict.fromkeys(lang or ["en"]))
@@ -65,7 +65,10 @@ def run(
 
 
 def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, str]:
-    """Return the file of words of each language; raises ConfigError if one does not name its language."""
+    """Return the file of words of each language, from values such as ``cy=words.txt``.
+
+    With a single language, its name can be left out. Raises ConfigError if a value does not name one of the languages.
+    """
     from ...errors import ConfigError
 
     files = {}

@@ -1,4 +1,4 @@
-"""``ckpt diff``."""
+"""The command ``ckpt diff``: compares two checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Compare two checkpoints."""
+    """Compare two checkpoints, and print the difference."""
     from ...api.diff import diff
 
     with sink.working("comparing") as progress:

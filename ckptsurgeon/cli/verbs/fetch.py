@@ -1,4 +1,4 @@
-"""``ckpt fetch``."""
+"""The command ``ckpt fetch``: downloads a file or a repository."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Download a checkpoint."""
+    """Download a file or repository, and print where it is."""
     from ...api.fetch import fetch
 
     with sink.working("fetching") as progress:

@@ -1,4 +1,4 @@
-"""``ckpt filter``."""
+"""The command ``ckpt filter``: keeps some of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Keep some tensors."""
+    """Write a checkpoint with only some of the tensors of another."""
     from ...api.edit import filter as api_filter
 
     writing.check()

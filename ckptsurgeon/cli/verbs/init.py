@@ -1,4 +1,4 @@
-"""``ckpt init``."""
+"""The command ``ckpt init``: writes a destination configuration."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Write a destination configuration."""
+    """Write a destination configuration, from a checkpoint or from a toolkit's own configuration."""
     from ...api.inspect import initial_config
 
     if output is not None:

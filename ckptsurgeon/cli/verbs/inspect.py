@@ -1,4 +1,4 @@
-"""``ckpt inspect``."""
+"""The command ``ckpt inspect``: shows what is in a checkpoint."""
 
 from __future__ import annotations
 

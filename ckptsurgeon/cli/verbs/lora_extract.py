@@ -1,4 +1,4 @@
-"""``ckpt lora extract``."""
+"""The command ``ckpt lora extract``: extracts a low-rank adapter from a tuned network."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Extract an adapter."""
+    """Extract a low-rank adapter from a tuned network and its base, and write it."""
     from ...api.lora.extract import lora_extract
 
     writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, sink=sink)

@@ -1,4 +1,4 @@
-"""``ckpt lora merge``."""
+"""The command ``ckpt lora merge``: adds low-rank adapters to their base."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Merge adapters."""
+    """Add low-rank adapters to the base that they were trained on, and write the result."""
     from ...api.lora.merge import lora_merge
 
     writing.check()

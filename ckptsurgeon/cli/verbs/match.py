@@ -1,4 +1,4 @@
-"""``ckpt match``."""
+"""The command ``ckpt match``: proposes rules that turn one model's names into another's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ckpt merge``."""
+"""The command ``ckpt merge``: merges models into one."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Merge models."""
+    """Merge models into one, and write the result."""
     from ...api.inputs.recipe_files import is_recipe
     from ...api.merge.merge import list_methods as list_methods_api
     from ...api.merge.merge import merge
@@ -141,7 +141,7 @@ def run(
     recipe = models[0] if models and len(models) == 1 and is_recipe(models[0]) else ""
     if not models or (method is None and not recipe):
         lacks = "models" if not models else "method"
-        raise ConfigError(f"no {lacks} given.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
+        raise ConfigError(f"no {lacks} given.", hint="For example: ckpt merge A B --method linear --weights 0.5,0.5.")
     if recipe:
         read_recipe(recipe)  # an error in the recipe is reported before one in the output
     writing.check()

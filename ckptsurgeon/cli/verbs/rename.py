@@ -1,4 +1,4 @@
-"""``ckpt rename``."""
+"""The command ``ckpt rename``: renames the keys of a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Rename keys."""
+    """Write a checkpoint with its keys renamed."""
     from ...api.edit import rename
 
     writing.check()

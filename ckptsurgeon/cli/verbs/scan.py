@@ -1,4 +1,4 @@
-"""``ckpt scan``."""
+"""The command ``ckpt scan``: shows what reading a file would import and call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Scan a file or folder."""
+    """Show what reading a file, or the files in a folder, would import and call."""
     from ...api.scan import scan
 
     with sink.working("scanning"):

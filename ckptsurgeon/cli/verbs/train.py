@@ -1,4 +1,4 @@
-"""``ckpt train``."""
+"""The command ``ckpt train``: trains from initial weights."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Train."""
+    """Train a model, resume a run, or report on a finished run, as the options say."""
     if "WORLD_SIZE" in os.environ:
         # DDP writes a line to standard error if a step uses all parameters, which is usual. Before torch is imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -117,7 +117,7 @@ def run(
         if config is not None and folder is not None:
             raise ConfigError(f"--report is given two runs: {config} and --run {folder}.", hint="Leave one out.")
     if seeds is not None and not controls:
-        raise ConfigError("--seeds goes with --controls.")
+        raise ConfigError("--seeds is only for --controls: it is the number of seeds of each control run.")
     if report:
         found = read_report(config or folder or "run")
         if not sink.answer(found):
@@ -142,7 +142,7 @@ def run(
 
 
 def _sets(sets: list[str] | None, *, keep_optimizer: bool) -> list[str]:
-    """Return what --set gives, and the setting that --keep-optimizer stands for."""
+    """Return the settings of --set, and the setting ``keep_optimizer=true`` if that option was given."""
     return [*(sets or []), *(["keep_optimizer=true"] if keep_optimizer else [])]
 
 

@@ -1,4 +1,4 @@
-"""``ckpt transplant``."""
+"""The command ``ckpt transplant``: puts weights into another configuration or checkpoint."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Plan a transplant and carry it out."""
+    """Plan which tensors of the sources go into the destination, and write the output (or only show the plan)."""
     from ...api.transplant.transplant import transplant
 
     sources, destination = _split(paths, source or [])

@@ -1,4 +1,4 @@
-"""``ckpt verify``."""
+"""The command ``ckpt verify``: checks an output against its recipe."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ def _moved(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (equals and name and path):
-            raise ConfigError(f"--source {pair} is not NAME=PATH.", hint="The names are those of the recipe.")
+            raise ConfigError(f"--source {pair} is not NAME=PATH.", hint="NAME is the name of a source in the recipe.")
         moved[name] = path
     return moved

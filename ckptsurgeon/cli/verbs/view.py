@@ -1,4 +1,4 @@
-"""``ckpt view``."""
+"""The command ``ckpt view``: writes an HTML page that shows a checkpoint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Write a page."""
+    """Write an HTML page that shows a checkpoint, two checkpoints or a training run."""
     from ...api.view import view
 
     target = output or page_name([one for one in (source, other) if one is not None])
@@ -73,7 +73,7 @@ def run(
 
 
 def _check_suffix(path: str) -> None:
-    """Raise ConfigError for a name that a browser would not open as a page, such as a checkpoint's."""
+    """Raise ConfigError if the name of a page does not end in ``.html`` or ``.htm``: no browser would show the page."""
     from ...errors import ConfigError
     from ...util.text import escape
 
@@ -82,7 +82,10 @@ def _check_suffix(path: str) -> None:
 
 
 def page_name(sources: list[str]) -> str:
-    """Return a file name in the working directory: ``model.html``, ``before-after.html``; from a URL, only its path."""
+    """Return the file name of a page, from the names of its sources: ``model.html``, ``before-after.html``.
+
+    Of a URL, only its path counts.
+    """
     return f"{'-'.join(map(_stem, sources))}.html"
 
 
