@@ -100,9 +100,9 @@ Moves = Mapping[Unit, Unit]
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
     """Return the pairs of modules whose paths differ only in their leading segments, all of them in the same way.
 
-    The pairs must have at least 8 tensors, at least half of the tensors of the smaller state dict, and more than twice
-    as many tensors as those pairs of any other change of leading segments that contradict them. Otherwise nothing is
-    returned.
+    Together, the pairs must have at least 8 tensors and at least half of the tensors of the smaller state dict. They
+    must also have more than twice as many tensors as the contradicting pairs of any other such change. Otherwise
+    nothing is returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}

@@ -86,7 +86,7 @@ class _Matcher:
                 yield unit, other, "same name"
 
     def _moved(self) -> Pairs:
-        """Yield the pairs of modules in which most of a model changed its leading segments in the same way."""
+        """Yield the pairs of modules whose leading path segments changed as those of most of the model did."""
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
