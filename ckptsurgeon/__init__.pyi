@@ -61,5 +61,7 @@ from .storage.fetch.record import Fetched as Fetched
 from .tensors.info import TensorInfo as TensorInfo
 from .trainer.run.result import Trained as Trained
 from .trainer.run.train import train as train
+from .trainer.run.transcribe import Transcripts as Transcripts
+from .trainer.run.transcribe import transcribe as transcribe
 
 __version__: str

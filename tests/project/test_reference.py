@@ -22,6 +22,7 @@ from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.planning.plan.receipt import Failure, Verification
 from ckptsurgeon.planning.plan.rows import VocabularyRows
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
+from ckptsurgeon.trainer.run.transcribe import Transcript, Transcripts
 from fixtures.reference.answers import ANSWERS, PRINTED_BY
 from fixtures.reference.answers_page import schemas
 from fixtures.reference.everything import PAGES
@@ -104,6 +105,7 @@ def golden() -> Iterator[dict[str, Any]]:
 
 def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what takes a GPU, minutes or a recipe of mergekit to be printed, from the results that would be."""
+    yield Transcripts("run/best.safetensors", "run/config.yaml", (Transcript("a.wav", 1.5, "a"),)).to_json()
     rows = VocabularyRows("a.txt", "b.txt", 2, (0, None, None), "others", lent=((1, 0),), padded=1)
     merge = Merge("linear", {"weight": (0.5, 0.5)}, device="cuda")
     plan = Plan.from_json(next(one for one in plans if one["verb"] == "transplant"))

@@ -39,6 +39,7 @@ __all__ = [
     "load_task_data",
     "progress_observer",
     "read_settings",
+    "task_of",
     "train_section",
     "with_one_batch",
 ]
@@ -170,18 +171,11 @@ def load_task_data(
     have ``notes`` too, lines on its data that a user reads. Raises ConfigError if there is no such task, or no data
     for it.
     """
-    folder = document.folder
-    kind = load_task(settings.task, folder)
-    data = resolve_paths(settings.data, folder)
     with user_code(document), preserve_cpu_random_state():
         # A user's dataset may draw random numbers when it is made: which examples are in which split.
         seed_cpu_from(settings.seed)
-        tokens = _tokens(data.tokens, document)
+        task, tokens = task_of(settings, document, target)
         with explain_task_errors(settings.task):
-            task: Any = kind(replace(settings, data=data), tokens)
-            if hasattr(task, "meet"):
-                with torch.device("meta"):
-                    task.meet(build_model(target, document))
             splits = task.splits() if hasattr(task, "splits") else {}
             notes = task.notes() if hasattr(task, "notes") else ()
     if not isinstance(splits, Mapping):
@@ -191,6 +185,22 @@ def load_task_data(
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     return task, splits, notes, tokens
+
+
+def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
+    """Return the task that settings name, which has seen the model without its values, and the token list.
+
+    It has no data yet. Raises ConfigError if there is no such task, or if it cannot be made.
+    """
+    kind = load_task(settings.task, document.folder)
+    data = resolve_paths(settings.data, document.folder)
+    with user_code(document), explain_task_errors(settings.task):
+        tokens = _tokens(data.tokens, document)
+        task: Any = kind(replace(settings, data=data), tokens)
+        if hasattr(task, "meet"):
+            with torch.device("meta"):
+                task.meet(build_model(target, document))
+    return task, tokens
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:

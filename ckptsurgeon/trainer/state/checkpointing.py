@@ -83,7 +83,7 @@ class CheckpointWriter:
         return True
 
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write the model (its average, if there is one) as the best, and what it read of ``dev``. Raises OutputError."""
+        """Write the model, or its average, as the best, and what it read of ``dev``. Raises OutputError."""
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
             return

@@ -10,7 +10,7 @@ from .asked import told
 
 
 def test_verbs_and_groups() -> None:
-    assert told("tr") == ("words", ["transplant", "train"])
+    assert told("tr") == ("words", ["transplant", "train", "transcribe"])
     assert told("lora ") == ("words", ["merge", "extract"])
     assert told("lora merge --we") == ("words", ["--weights"])
     assert {"inspect", "lora", "verify"} <= set(told("")[1])

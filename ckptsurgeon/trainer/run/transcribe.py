@@ -1,0 +1,148 @@
+"""Reads texts off sounds with a model that ``ckpt train`` has trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from ...api.inputs.argument_types import Path
+from ...destinations._document import read_document
+from ...destinations._load import target_with
+from ...errors import ConfigError, SourceError
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+from ..data.order import BatchSize, sorted_batches
+from ..data.sound import Clip, sound_seconds
+from ..evaluation import evaluation_mode
+from ..folder.run_folder import RunFolder
+from ..job.assembly import read_settings, task_of
+from ..job.init_checkpoint import read_init
+from ..job.job import Job
+from ..state.saved_model import saved_model
+from ..system.device import autocast, choose_device, explain_out_of_memory, torch_settings
+from ..tasks._load import explain_task_errors
+from ..tasks._task import Task
+from .lineage import LINEAGE
+
+__all__ = ["Transcript", "Transcripts", "transcribe"]
+
+CONFIG = "config.yaml"
+"""The configuration in a run folder."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was read off a sound of so many seconds."""
+
+    path: str
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """The transcripts of sounds, in the order in which they were given, by the weights in a file."""
+
+    weights: str
+    config: str
+    sounds: tuple[Transcript, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the transcripts as plain data."""
+        return {
+            "kind": "ckpt.transcribe", "version": 1, "weights": self.weights, "config": self.config,
+            "sounds": [asdict(one) for one in self.sounds],
+        }  # fmt: skip
+
+
+def transcribe(
+    checkpoint: Path, sounds: Sequence[Path], *, config: Path | None = None, device: str | None = None,
+    batch_size: int | None = None,
+) -> Transcripts:  # fmt: skip
+    """Read texts off sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
+
+    ``checkpoint`` is the folder of a run, which has its configuration, or a file, for which ``config`` is the
+    configuration that trained it (default: config.yaml beside the file). Texts are decoded as in the evaluations of the
+    run (``train.decoding``). ``batch_size`` sounds are read together, by default as many as in training.
+
+    Raises SourceError for a file that is missing or not a sound, ConfigError for a task that reads no texts or a sound
+    that is too short, and what ``load_into`` raises for weights that do not fit.
+    """
+    weights, where = _found(os.fspath(checkpoint), os.fspath(config) if config is not None else None)
+    if isinstance(sounds, (str, os.PathLike)):
+        sounds = [sounds]
+    paths = [os.fspath(one) for one in sounds]
+    if not paths:
+        raise ConfigError("no sound is given.", hint="Name one or more files: WAV, FLAC or Ogg.")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
+    document = read_document(where, "configuration")
+    settings = read_settings(document, ())
+    clips = [_clip(path, settings.features.window_s) for path in paths]
+    target = target_with(where, None)
+    task, tokens = task_of(settings, document, target)
+    if not hasattr(task, "measure"):
+        raise ConfigError(f"the task {escape(settings.task)} of {escape(where)} reads no texts off sounds.")
+    init = _init_of(where) if settings.lora.targets else None
+    no_data: Any = None
+    job = Job(document, settings, target, choose_device(device), task, no_data, tokens=tuple(tokens), init=init)
+    with torch_settings(settings, job.device), explain_out_of_memory(settings):
+        texts = _texts(job, saved_model(job, weights), clips, batch_size or settings.batch_size)
+    made = [Transcript(clip.path, round(clip.seconds, 3), text) for clip, text in zip(clips, texts, strict=True)]
+    return Transcripts(weights, where, tuple(made))
+
+
+def _found(path: str, config: str | None) -> tuple[str, str]:
+    """Return the paths of the weights and of their configuration."""
+    if not os.path.exists(path):
+        raise SourceError(f"{escape(path)} does not exist.", hint=did_you_mean(path))
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    weights = RunFolder(path).best if os.path.isdir(path) else path
+    if not os.path.exists(weights):
+        raise SourceError(
+            f"{escape(path)} has no best weights of a run.", hint="Name the folder of a run, or a file of weights."
+        )
+    where = config if config is not None else os.path.join(folder, CONFIG)
+    if not os.path.exists(where):
+        raise ConfigError(
+            f"there is no configuration beside {escape(weights)}.", hint="Name the one that trained it with --config."
+        )
+    return weights, where
+
+
+def _init_of(config: str) -> Any:
+    """Return the weights that the adapters of a run are for; raises ConfigError if its folder does not name them."""
+    folder = RunFolder(os.path.dirname(config))
+    known = folder.read_json(LINEAGE).get("init") if os.path.exists(folder.of(LINEAGE)) else None
+    if known is None:
+        raise ConfigError(
+            f"{escape(config)} trains adapters, but no {LINEAGE} beside it names the weights they are for.",
+            hint="Merge them: ckpt lora merge INIT ADAPTER -o model.safetensors.",
+        )
+    return read_init(os.path.normpath(os.path.join(folder.path, known["path"])))
+
+
+def _clip(path: str, shortest: float) -> Clip:
+    clip = Clip(path, "", path, 0.0)
+    seconds = sound_seconds(clip)
+    if seconds < shortest:
+        raise ConfigError(f"{escape(path)} is too short: {seconds:g} s, and a frame has {shortest:g} s.")
+    return replace(clip, seconds=seconds)
+
+
+@torch.no_grad()
+def _texts(job: Job, model: torch.nn.Module, clips: Sequence[Clip], batch_size: int) -> list[str]:
+    """Return the text of each clip; the longest are read first."""
+    texts = [""] * len(clips)
+    task: Task = job.task
+    given: Any = task
+    with evaluation_mode(model), autocast(job.settings, job.device), explain_task_errors(job.settings.task):
+        for places in sorted_batches([clip.seconds for clip in clips], BatchSize(batch_size)):
+            batch = given.collate([given.example(clips[place]) for place in places]).to(job.device)
+            for place, row in zip(places, given.measure(model, batch), strict=True):
+                texts[place] = row["hypothesis"]
+    return texts

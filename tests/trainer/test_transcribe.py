@@ -1,0 +1,90 @@
+"""``ckpt transcribe`` reads what the best weights of a run read when they were evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import CheckpointError
+
+from . import toy
+from .sounds import tone
+from .test_hypotheses import TEXTS, configuration, lines
+
+
+def trained(**settings: Any) -> dict[str, str]:
+    """Train hardly at all, so that something is read; returns the text of each sound of dev, by its path."""
+    cs.train(configuration(steps=4, lr=1e-6, evaluate_every=4, **settings), run="run", keep_going=True)
+    paths = [line.split(",")[0] for line in Path("dev.csv").read_text().splitlines()[1:]]
+    read = {row["reference"]: row["hypothesis"] for row in lines("run/dev.hypotheses.jsonl")}
+    return {path: read[text] for path, text in zip(paths, TEXTS, strict=True)}
+
+
+@pytest.mark.usefixtures("cheap")
+def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
+    read = trained()
+    assert any(read.values())
+    found = cs.transcribe("run", list(read), batch_size=3)
+    assert {one.path: one.text for one in found.sounds} == read
+    assert [one.path for one in found.sounds] == list(read)  # in the order in which they were given
+    by_file = cs.transcribe("run/best.safetensors", list(read), batch_size=3)
+    assert by_file == found
+    done = ckpt("transcribe", "run", *read, "--batch-size", "3", "--device", "cpu")
+    assert done.out.splitlines() == [f"{path}\t{text}" for path, text in read.items()]
+    data = json.loads(ckpt("transcribe", "run", next(iter(read)), "--json").out)
+    assert data["kind"] == "ckpt.transcribe"
+    assert data["sounds"][0]["text"] == found.sounds[0].text
+    assert data["weights"] == "run/best.safetensors"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_adapters_read_with_the_weights_that_they_are_for() -> None:
+    pytest.importorskip("peft")
+    cs.train(configuration(), run="first", keep_going=True)
+    Path("first/best.safetensors").rename("begun.safetensors")
+    lora = {"targets": ["layer_1", "layer_2"], "save": ["layer_6"], "rank": 2}
+    cs.train(configuration(lora=lora, steps=4, lr=1e-3, evaluate_every=4), init="begun.safetensors", run="run",
+             keep_going=True)  # fmt: skip
+    read = {row["reference"]: row["hypothesis"] for row in lines("run/dev.hypotheses.jsonl")}
+    paths = [line.split(",")[0] for line in Path("dev.csv").read_text().splitlines()[1:]]
+    found = cs.transcribe("run", paths, batch_size=3)
+    assert [one.text for one in found.sounds] == [read[text] for text in TEXTS]
+    assert found.weights.endswith("adapter/adapter_model.safetensors")
+    Path("run/lineage.json").unlink()
+    with pytest.raises(CheckpointError, match=r"but no lineage.json beside it names the weights they are for"):
+        cs.transcribe("run", paths)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_what_cannot_be_read_is_an_error() -> None:
+    path = next(iter(trained()))
+    tone("short.wav", 0.01)
+    Path("text.wav").write_text("no sound")
+    for given, why in (
+        (("none", [path]), "none does not exist"),
+        (("run", ["none.wav"]), "none.wav"),
+        (("run", ["text.wav"]), "text.wav"),
+        (("run", ["short.wav"]), "short.wav is too short: 0.01 s, and a frame has 0.025 s"),
+        (("run", []), "no sound is given"),
+        ((".", [path]), "has no best weights of a run"),
+    ):
+        with pytest.raises(CheckpointError) as found:
+            cs.transcribe(*given)
+        assert why in found.value.said
+    Path("run/best.safetensors").rename("alone.safetensors")
+    with pytest.raises(CheckpointError, match="there is no configuration beside alone"):
+        cs.transcribe("alone.safetensors", path)
+    assert cs.transcribe("alone.safetensors", path, config="x.yaml").sounds[0].path == path
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_task_that_reads_no_texts_is_an_error() -> None:
+    toy.write()
+    cs.train("toy.yaml", run="run", keep_going=True)
+    tone("a.wav")
+    with pytest.raises(CheckpointError, match="reads no texts off sounds"):
+        cs.transcribe("run", "a.wav")
