@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.sound import Clip
+from ckptsurgeon.trainer.manifests import _text
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.util.registry import discover
 
@@ -221,8 +223,140 @@ def test_every_kind_says_what_it_is_called_and_knows_no_other_kinds_file() -> No
     corpus("coqui.csv", ["x"])
     Path("labelled.csv").write_text("path,label\ncoqui-0.wav,a\n")
     Path("speechbrain.json").write_text("{}")
-    files = {"coqui": "coqui.csv", "labelled": "labelled.csv", "speechbrain": "speechbrain.json", "kaldi": kaldi()}
+    Path("speechbrain.csv").write_text("ID,duration,wav,transcript\nu1,0.2,coqui-0.wav,x\n")
+    files = {
+        "coqui": ["coqui.csv"], "labelled": ["labelled.csv"], "speechbrain": ["speechbrain.json", "speechbrain.csv"],
+        "kaldi": [kaldi()], "nemo": [lines("nemo.json", NEMO)], "lhotse": [lines("cuts.jsonl", CUT)],
+    }  # fmt: skip
     assert files.keys() == kinds.keys()
-    for name, path in files.items():
-        assert [kind for kind, one in kinds.items() if one.sniff(path)] == [name]
+    for name, paths in files.items():
+        for path in paths:
+            assert [kind for kind, one in kinds.items() if one.sniff(path)] == [name]
         assert kinds[name].kind
+
+
+def test_a_csv_of_speechbrain() -> None:
+    tone("wavs/a.wav", 0.5)
+    table = "ID,duration,wav,spk_id,wrd\nu1,0.5,$data_root/wavs/a.wav,s1,YES IT DOES\n"
+    Path("train.csv").write_text(table)
+    clip = one("train.csv")
+    assert (Path(clip.path).resolve(), clip.text, clip.seconds) == (Path("wavs/a.wav").resolve(), "YES IT DOES", 0.5)
+    assert clip.where == "train.csv, line 2"
+    Path("train.csv").write_text("ID,wav,start,stop,wrd\nu1,wavs/a.wav,1600,4800,a\nu2,wavs/a.wav,,,b\n")
+    first, second = read_manifests(["train.csv"])
+    assert (first.begin_s, round(first.seconds, 9), second.seconds) == (0.1, 0.2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("ID,wav\nu1,a.wav\n", ("train.csv, line 2: it has no field words", "it has ID, wav")),
+        ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is in train.csv, line 2, too",)),
+        ("ID,wav,wrd,duration\nu1,a.wav,x,long\n", ("line 2: duration is 'long', not a number",)),
+        ("ID,wav,wrd,start,stop\nu1,a.wav,x,5,\n", ("line 2: stop is '', not a number",)),
+        ("ID,wav,wrd\nu1,$other/a.wav,x\n", ("line 2: the path $other/a.wav has a placeholder", "$data_root")),
+    ],
+)
+def test_what_is_wrong_with_a_csv_of_speechbrain_is_said(content: str, texts: tuple[str, ...]) -> None:
+    tone("a.wav")
+    Path("train.csv").write_text(content)
+    fails("train.csv", *texts)
+
+
+NEMO: dict[str, Any] = {"audio_filepath": "a.wav", "duration": 0.5, "text": "yes"}
+CUT: dict[str, Any] = {
+    "id": "c1", "start": 0.1, "duration": 0.3, "channel": 0, "type": "MonoCut",
+    "supervisions": [{"id": "s1", "recording_id": "r1", "start": 0, "duration": 0.3, "channel": 0, "text": "yes"}],
+    "recording": {
+        "id": "r1", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "sampling_rate": 16000,
+        "num_samples": 8000, "duration": 0.5, "channel_ids": [0],
+    },
+}  # fmt: skip
+
+
+def lines(path: str, *entries: Any) -> str:
+    """Write entries as lines of JSON, compressed if the name ends in .gz."""
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    Path(path).write_bytes(gzip.compress(text.encode()) if path.endswith(".gz") else text.encode())
+    return path
+
+
+def test_nemos_lines() -> None:
+    tone("a.wav", 0.5)
+    whole, part = read_manifests([lines("train.json", NEMO, {**NEMO, "offset": 0.1, "duration": 0.2})])
+    assert (whole.path, whole.text, whole.seconds, whole.where) == ("a.wav", "yes", 0.5, "train.json, line 1")
+    assert (part.begin_s, round(part.seconds, 9)) == (0.1, 0.2)
+    Path("lists").mkdir()
+    assert one(lines("lists/train.jsonl", NEMO)).path == "a.wav"  # as NeMo finds it, relative to where it runs
+
+
+@pytest.mark.parametrize(
+    ("entry", "texts"),
+    [
+        ({**NEMO, "audio_filepath": 3}, ("train.json, line 2: audio_filepath is 3, not a path",)),
+        ({"audio_filepath": "a.wav"}, ("line 2: it has no field text", "It has audio_filepath")),
+        ({**NEMO, "text": None}, ("line 2: text is None, not a text",)),
+        ({**NEMO, "duration": -1}, ("line 2: duration is -1, not a number of seconds",)),
+        ({**NEMO, "duration": 9}, ("line 2: it goes from 0 s to 9 s, and a.wav lasts 0.5 s",)),
+        ({**NEMO, "audio_filepath": "b.wav", "shard_id": 0}, ("line 2: b.wav is a sound in an archive", "Unpack")),
+        ([1], ("line 2: it is [1], not a JSON object",)),
+    ],
+)
+def test_what_is_wrong_with_nemos_lines_is_said(entry: Any, texts: tuple[str, ...]) -> None:
+    tone("a.wav", 0.5)
+    tone("first.wav", 0.5)
+    fails(lines("train.json", {**NEMO, "audio_filepath": "first.wav"}, entry), *texts)
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
+def test_lhotses_cuts(name: str) -> None:
+    tone("a.wav", 0.5)
+    clip = one(lines(name, CUT))
+    assert (clip.path, clip.text, clip.begin_s, round(clip.seconds, 9)) == ("a.wav", "yes", 0.1, 0.3)
+    assert clip.where == f"{name}, line 1"
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    """Return the cut with other fields; ``source`` and ``transforms`` are of its recording."""
+    entry: dict[str, Any] = json.loads(json.dumps(CUT))
+    for name, value in fields.items():
+        if name == "source":
+            entry["recording"]["sources"][0].update(value)
+        elif name == "transforms":
+            entry["recording"]["transforms"] = value
+        else:
+            entry[name] = value
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "texts"),
+    [
+        (changed(type="MixedCut", tracks=[]), ("it is a 'MixedCut'", "Only MonoCut")),
+        (changed(supervisions=[]), ("its supervisions are 0", "trim-to-supervisions")),
+        (changed(supervisions=CUT["supervisions"] * 2), ("its supervisions are 2",)),
+        (changed(supervisions=[{"id": "s"}]), ("the text of its supervision is None, not a text",)),
+        (changed(source={"type": "command", "source": "touch ran"}), ("of type 'command', not a file",)),
+        (changed(source={"type": "url"}), ("of type 'url', not a file",)),
+        (changed(transforms=[{"name": "Speed", "kwargs": {"factor": 1.1}}]), ("transformed (Speed)", "save_audios")),
+        (changed(channel=1, source={"channels": [0, 1]}), ("channel 1 of a sound with the channels [0, 1]",)),
+        (changed(duration=2.0), ("it goes from 0.1 s to 2.1 s, and a.wav lasts 0.5 s",)),
+        (CUT["recording"], ("one of lhotse's recording sets", "lhotse cut simple")),
+        ({**CUT["supervisions"][0]}, ("one of lhotse's supervision sets",)),
+    ],
+)
+def test_what_is_wrong_with_a_cut_is_said(entry: Any, texts: tuple[str, ...]) -> None:
+    tone("a.wav", 0.5)
+    fails(lines("cuts.jsonl", entry), "cuts.jsonl, line 1: ", *texts)
+    assert not Path("ran").exists()
+
+
+def test_an_archive_that_is_damaged_or_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tone("a.wav", 0.5)
+    path = Path(lines("cuts.jsonl.gz", CUT, *[{**CUT, "id": "x" * 5000, "n": number} for number in range(20)]))
+    with monkeypatch.context() as limited:
+        limited.setattr(_text, "LARGEST", 50_000)
+        fails(str(path), "has more than 0 MiB, decompressed")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    fails(str(path), "the manifest cuts.jsonl.gz cannot be read: ")

@@ -1,18 +1,39 @@
-"""Manifests as text: decoded, and as tables of comma-separated values; errors name the line."""
+"""Manifests as text: decoded, as tables of comma-separated values, and as lines of JSON; errors name the line."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
+import json
+import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ...errors import ConfigError
 from ...storage.small_files import open_file, read_file
-from ...util.text import escape
+from ...util.text import brief_repr, escape
 
-__all__ = ["Row", "check_columns", "columns_of", "file_beside", "first_line", "place", "read_rows", "read_text"]
+__all__ = [
+    "JSON_LINES",
+    "Row",
+    "check_columns",
+    "columns_of",
+    "field_of",
+    "fields_of_first_line",
+    "file_beside",
+    "file_beside_or_here",
+    "first_line",
+    "parse_json",
+    "place",
+    "read_json_lines",
+    "read_rows",
+    "read_text",
+    "seconds_of",
+]
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -21,6 +42,12 @@ _MARKS = (
 
 LARGEST = 512 << 20
 """The most bytes of a manifest; one of a million clips is smaller."""
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
+"""The endings of files that may hold an object of JSON on each line; NeMo names its own ``.json``."""
+
+LONGEST = 1 << 20
+"""The most bytes of the first line that are read to recognise a format."""
 
 Row = tuple[str, Mapping[str, str]]
 """The place of a line (file and number), and its values by column."""
@@ -36,17 +63,37 @@ def file_beside(manifest: str, path: str) -> str:
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 
+def file_beside_or_here(manifest: str, path: str) -> str:
+    """Return the full form of a path that is relative to the manifest's folder, or else to the working directory."""
+    beside = file_beside(manifest, path)
+    return beside if os.path.exists(beside) or not os.path.exists(path) else os.path.normpath(path)
+
+
 def read_text(path: str) -> str:
-    """Return the text of a manifest; raises ConfigError if it cannot be read, naming the line that is not UTF-8."""
+    """Return the text of a manifest, decompressed if it is ``.gz``.
+
+    Raises ConfigError if it cannot be read, naming the line that is not UTF-8.
+    """
     try:
-        data = read_file(path, LARGEST)
+        data = _decompressed(path) if path.lower().endswith(".gz") else read_file(path, LARGEST)
         _check_encoding(path, data)
         return data.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"the manifest {escape(path)} cannot be read: {error.strerror}.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or escape(str(error)).rstrip(".")
+        raise ConfigError(f"the manifest {escape(path)} cannot be read: {why}.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{place(path, line)}: this is not UTF-8.", hint="Convert the file, with iconv.") from None
+
+
+def _decompressed(path: str) -> bytes:
+    with open_file(path) as packed, gzip.open(packed) as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigError(
+            f"the manifest {escape(path)} has more than {LARGEST >> 20} MiB, decompressed.", hint="Split it."
+        )
+    return data
 
 
 def columns_of(path: str) -> list[str]:
@@ -61,10 +108,82 @@ def columns_of(path: str) -> list[str]:
 
 def first_line(path: str) -> str:
     """Return the first line of a manifest, for messages; '' if it has none."""
+    return _first_line(path, 1 << 10).decode("utf-8-sig", "replace").strip()
+
+
+def fields_of_first_line(path: str) -> set[str]:
+    """Return the fields of the JSON object on the first line of a file; an empty set if there is none."""
+    if not path.lower().endswith(JSON_LINES):
+        return set()
+    try:
+        found = json.loads(_first_line(path, LONGEST).decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return set()
+    return set(found) if isinstance(found, dict) else set()
+
+
+def _first_line(path: str, most: int) -> bytes:
+    """Return up to ``most`` bytes of a file's first line, decompressed; none if it cannot be read."""
     if not os.path.isfile(path):
-        return ""
+        return b""
     with open_file(path) as file:
-        return file.readline(1 << 10).decode("utf-8-sig", "replace").strip()
+        if not path.lower().endswith(".gz"):
+            return file.readline(most)
+        try:
+            with gzip.open(file) as plain:
+                return plain.readline(most)
+        except (OSError, EOFError, zlib.error):
+            return b""
+
+
+def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place and the object of each line that is not empty; raises ConfigError for a line of another kind."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = place(path, number)
+        entry = parse_json(where, line)
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{where}: it is {brief_repr(entry)}, not a JSON object.")
+        yield where, entry
+
+
+def parse_json(where: str, text: str) -> Any:
+    """Return the value of JSON; raises ConfigError if it is not valid, or an object has a field twice."""
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _mapping(where, pairs))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not valid JSON: {escape(str(error))}.") from None
+
+
+def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ConfigError(f"{where}: {escape(key)} occurs twice.", hint="Remove one.")
+        made[key] = value
+    return made
+
+
+def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the value of the first of these fields that an entry has; raises ConfigError if it has none of them."""
+    found = next((name for name in names if name in entry), None)
+    if found is None:
+        looked = f"One of {', '.join(names)} is looked for; it" if len(names) > 1 else "It"
+        raise ConfigError(
+            f"{where}: it has no field {names[0]}.", hint=f"{looked} has {', '.join(map(escape, entry)) or 'none'}."
+        )
+    return entry[found]
+
+
+def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, *, least: float = 0.0) -> float:
+    """Return a number of seconds, at least ``least``; ``default`` if the field is missing or null. Raises ConfigError."""
+    value = entry.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        raise ConfigError(f"{where}: {name} is {brief_repr(value)}, not a number of seconds.")
+    return float(value)
 
 
 def _check_encoding(path: str, data: bytes) -> None:

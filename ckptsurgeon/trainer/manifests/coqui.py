@@ -17,7 +17,8 @@ class _CoquiCSV:
 
     def sniff(self, path: str) -> bool:
         """Return whether a file is a table with one of the needed columns; ``read`` raises if another is missing."""
-        return bool({"wav_filename", "transcript"} & set(columns_of(path)))
+        columns = set(columns_of(path))
+        return "wav_filename" in columns or ("transcript" in columns and "ID" not in columns)
 
     def read(self, path: str) -> list[Clip]:
         """Return the clips. The size, by which Coqui sorts, is checked but not used."""

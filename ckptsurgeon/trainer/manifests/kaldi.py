@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...errors import ConfigError
 from ...util.text import escape
 from ..data.sound import Clip
-from ._text import file_beside, place, read_text
+from ._text import file_beside_or_here, place, read_text
 
 __all__ = ["MANIFEST"]
 
@@ -100,8 +100,7 @@ def _sound(folder: str, entry: _Entry) -> str:
             f"{entry.where}: {escape(name, 80) or 'an empty path'} is not a sound file.",
             hint="Archives are not read; name a WAV, FLAC or OGG file." if name else "",
         )
-    beside = file_beside(os.path.join(folder, "wav.scp"), name)
-    return beside if os.path.exists(beside) or not os.path.exists(name) else os.path.normpath(name)
+    return file_beside_or_here(os.path.join(folder, "wav.scp"), name)
 
 
 MANIFEST = _KaldiFolder()

@@ -1,12 +1,11 @@
-"""SpeechBrain's JSON annotation: ``{id: {wav, length or duration, words or wrd or …}}``.
+"""SpeechBrain's annotations: the JSON ``{id: {wav, length or duration, words or wrd or …}}``, and the CSV.
 
 https://speechbrain.readthedocs.io/en/latest/tutorials/basics/data-loading-pipeline.html. A clip may be a part of a
-file: ``wav: {file, start, stop}``, in samples.
+file: in JSON ``wav: {file, start, stop}``, in a CSV the columns ``start`` and ``stop``; both count samples.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,65 +14,90 @@ from typing import Any
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..data.sound import Clip, sound_rate
-from ._text import file_beside, read_text
+from ._text import (
+    columns_of,
+    field_of,
+    fields_of_first_line,
+    file_beside,
+    parse_json,
+    read_rows,
+    read_text,
+    seconds_of,
+)
 
 __all__ = ["MANIFEST"]
 
 WAVES = ("wav", "file_path", "sig")
 TEXTS = ("words", "wrd", "transcript", "transcription", "text", "char")
 LENGTHS = ("length", "duration")
-ROOT = "{data_root}"
+ROOTS = ("{data_root}", "$data_root")
+"""What stands for the data's folder at the beginning of a path: in JSON, and in a CSV."""
 
 
-class _SpeechBrainJSON:
-    kind = "a JSON of {id: {wav, words}} (SpeechBrain)"
+class _SpeechBrain:
+    kind = "a JSON of {id: {wav, words}}, or a CSV with ID and wav (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a path is a JSON file."""
-        return path.lower().endswith(".json") and os.path.isfile(path)
+        """Return whether a path is a table with the columns ID and wav, or a JSON file that is not one of lines."""
+        columns = set(columns_of(path))
+        if "ID" in columns and columns & set(WAVES):
+            return True
+        is_json = path.lower().endswith(".json") and os.path.isfile(path)
+        return is_json and not {"audio_filepath", "supervisions"} & fields_of_first_line(path)
 
     def read(self, path: str) -> list[Clip]:
-        """Return the clips; ``{data_root}`` stands for the manifest's folder."""
-        try:
-            document = json.loads(read_text(path), object_pairs_hook=lambda pairs: _mapping(path, pairs))
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from None
-        if not isinstance(document, dict):
-            raise ConfigError(f"{escape(path)} is {brief_repr(document)}, not a JSON object of clips by their ids.")
-        return [_clip(path, identity, entry) for identity, entry in document.items()]
+        """Return the clips; ``{data_root}`` and ``$data_root`` stand for the manifest's folder."""
+        if not path.lower().endswith(".csv"):
+            return [_clip(path, f"{escape(path)}, {escape(name)}", entry) for name, entry in _annotation(path).items()]
+        seen: dict[str, str] = {}
+        clips = []
+        for where, row in read_rows(path, ("ID",)):
+            first = seen.setdefault(row["ID"], where)
+            if first != where:
+                raise ConfigError(f"{where}: the ID {escape(row['ID'])} is in {first}, too.", hint="Remove one.")
+            clips.append(_clip(path, where, _entry_of(where, row)))
+        return clips
 
 
-def _mapping(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ConfigError(f"{escape(path)}: {escape(key)} occurs twice.", hint="Remove one.")
-        made[key] = value
-    return made
+def _annotation(path: str) -> dict[str, Any]:
+    document = parse_json(escape(path), read_text(path))
+    if not isinstance(document, dict):
+        raise ConfigError(f"{escape(path)} is {brief_repr(document)}, not a JSON object of clips by their ids.")
+    return document
 
 
-def _clip(path: str, identity: str, entry: Any) -> Clip:
-    where = f"{escape(path)}, {escape(identity)}"
+def _entry_of(where: str, row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a line of a CSV as the entry that JSON would have."""
+    entry: dict[str, Any] = dict(row)
+    for name in LENGTHS:
+        if name in row:
+            entry[name] = _number(where, name, row[name])
+    if row.get("start") or row.get("stop"):
+        part = {name: int(_number(where, name, row.get(name, ""))) for name in ("start", "stop")}
+        wav = next(name for name in WAVES if name in row)
+        entry[wav] = {"file": row[wav], **part}
+    return entry
+
+
+def _number(where: str, name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{where}: {name} is {escape(value, 40)!r}, not a number.") from None
+
+
+def _clip(path: str, where: str, entry: Any) -> Clip:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: it is {brief_repr(entry)}, not an object with wav and words.")
-    sound, begin_s, seconds = _sound(path, where, _field(where, entry, WAVES))
-    text = _field(where, entry, TEXTS)
+    sound, begin_s, seconds = _sound(path, where, field_of(where, entry, WAVES))
+    text = field_of(where, entry, TEXTS)
     if isinstance(text, list):  # some recipes keep a list of tokens
         text = " ".join(map(str, text))
     if not isinstance(text, str):
         raise ConfigError(f"{where}: its text is {brief_repr(text)}, not a text.")
-    _check_length(where, entry)
+    for name in LENGTHS:  # the sound itself gives its true length
+        seconds_of(where, entry, name, math.nan, least=math.ulp(0))
     return Clip(sound, text, where, seconds, begin_s)
-
-
-def _field(where: str, entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    found = next((name for name in names if name in entry), None)
-    if found is None:
-        raise ConfigError(
-            f"{where}: it has no field {names[0]}.",
-            hint=f"One of {', '.join(names)} is looked for; it has {', '.join(map(escape, entry))}.",
-        )
-    return entry[found]
 
 
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
@@ -82,11 +106,13 @@ def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
     name = part.get("file")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: its sound is {brief_repr(wav)}, not a path.")
-    name = name.replace(ROOT, os.path.dirname(os.path.abspath(path))) if name.startswith(ROOT) else name
-    if "{" in name:
+    for root in ROOTS:
+        if name.startswith(root):
+            name = os.path.dirname(os.path.abspath(path)) + name.removeprefix(root)
+    if "{" in name or name.startswith("$"):
         raise ConfigError(
             f"{where}: the path {escape(name)} has a placeholder that stands for nothing here.",
-            hint=f"Write the path, or {ROOT} for the folder of the manifest.",
+            hint=f"Write the path, or {ROOTS[path.lower().endswith('.csv')]} for the folder of the manifest.",
         )
     sound = file_beside(path, name)
     start, stop = part.get("start", 0), part.get("stop")
@@ -98,12 +124,4 @@ def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
     return sound, start / rate, (stop - start) / rate
 
 
-def _check_length(where: str, entry: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a length that is not a number. The sound itself gives its true length."""
-    for name in LENGTHS:
-        value = entry.get(name, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ConfigError(f"{where}: {name} is {brief_repr(value)}, not a number of seconds.")
-
-
-MANIFEST = _SpeechBrainJSON()
+MANIFEST = _SpeechBrain()

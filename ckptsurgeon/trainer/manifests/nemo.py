@@ -1,0 +1,49 @@
+"""NeMo's manifest: a JSON object on each line, with ``audio_filepath``, ``duration``, ``text`` and perhaps ``offset``.
+
+https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html. NeMo names such files
+``.json``; its archives of sounds (tarred datasets) are not read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+from ..data.sound import Clip
+from ._text import field_of, fields_of_first_line, file_beside_or_here, read_json_lines, seconds_of
+
+__all__ = ["MANIFEST"]
+
+
+class _NeMoLines:
+    kind = "lines of JSON with audio_filepath and text (NeMo)"
+
+    def sniff(self, path: str) -> bool:
+        """Return whether the first line of a file is a JSON object with ``audio_filepath``."""
+        return "audio_filepath" in fields_of_first_line(path)
+
+    def read(self, path: str) -> list[Clip]:
+        """Return the clips; one begins at ``offset`` seconds and lasts ``duration``, as NeMo reads it."""
+        return [_clip(path, where, entry) for where, entry in read_json_lines(path)]
+
+
+def _clip(path: str, where: str, entry: dict[str, Any]) -> Clip:
+    name, text = field_of(where, entry, ("audio_filepath",)), field_of(where, entry, ("text",))
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{where}: audio_filepath is {brief_repr(name)}, not a path.")
+    if not isinstance(text, str):
+        raise ConfigError(f"{where}: text is {brief_repr(text)}, not a text.")
+    sound = file_beside_or_here(path, name)
+    if "shard_id" in entry and not os.path.exists(sound):
+        raise ConfigError(
+            f"{where}: {escape(name)} is a sound in an archive of a tarred dataset, and archives are not read.",
+            hint="Unpack the archives, or name the manifest from which they were made.",
+        )
+    begin_s = seconds_of(where, entry, "offset", 0.0)
+    return Clip(sound, text, where, seconds_of(where, entry, "duration", math.nan, least=math.ulp(0)), begin_s)
+
+
+MANIFEST = _NeMoLines()
