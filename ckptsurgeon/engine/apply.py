@@ -49,9 +49,9 @@ def carry_out(
 ) -> Receipt:
     """Apply a plan and return a receipt of what was written.
 
-    Raises PlanError if a step does not fit its source, or if tensors that get tied have different values; FormatError
-    if a source does not match its checksum; SourceError and OutputError if a file cannot be read or written. A failure
-    leaves no partial output.
+    Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
+    values; FormatError if a source does not match its checksum; SourceError and OutputError if a file cannot be read or
+    written. A failure leaves no partial output.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -105,7 +105,7 @@ def carry_out(
 
 
 def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
-    """Yield a note on the companions of the plan that this output does not get, and why."""
+    """Yield a note on companion files of the plan (``config.json``, the tokeniser) that are not written, and why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
         yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
@@ -114,7 +114,10 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries that a plan copies besides tensors, None if none; raises PlanError if the source lacks one."""
+    """Return the entries other than tensors (such as ``epoch``) that a plan copies; None if there are none.
+
+    Raises PlanError if the source lacks one of them.
+    """
     carried = plan.carried
     if not (carried.root or carried.entries):
         return None
@@ -140,7 +143,11 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 
 
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError if an entry has the name of a tensor, or of a dict on the path to the tensors."""
+    """Raise PlanError if an entry that the plan copies has a name that the output already uses.
+
+    ``path`` has the names of the nested dicts that lead to the tensors. ``levels`` has the copied entries of each of
+    these dicts, the outermost first.
+    """
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
     if taken:
@@ -176,7 +183,11 @@ def _output_path(shape: OutputShape, options: OutputOptions) -> str:
 def _staged(
     path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
-    """Yield the temporary files of an output by name, and its temporary folder (None for a single file)."""
+    """Yield the temporary files of an output by name, and its temporary folder (None for a single file).
+
+    ``stale`` are files of an earlier output that will be removed. Raises OutputError if the folder holds a checkpoint
+    and the options do not allow to replace it.
+    """
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
@@ -194,13 +205,16 @@ def _staged(
 
 
 def _existing_files(path: str, shape: OutputShape, plan: Plan) -> Iterator[str]:
-    """Yield the files of the output that exist already."""
+    """Yield the names of the output's files that already exist in the folder ``path``."""
     names = (*shape.names, *(one.name for one in plan.target.companions))
     return (name for name in names if os.path.lexists(os.path.join(path, name)))
 
 
 def _existing_signature(path: str, options: OutputOptions) -> list[str]:
-    """Return the signature in the folder if ckptsurgeon wrote it, or if this output gets a new one; else nothing."""
+    """Return a list with the name of the folder's signature file if the new output replaces it; else an empty list.
+
+    It is replaced if the folder has a recipe, so that ckptsurgeon wrote it, or if the new output is signed, too.
+    """
     signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
     return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []
 
@@ -216,7 +230,7 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 
 
 def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) -> None:
-    """Write what is left after the tensors: headers, a folder's index, and the recipe with its seal."""
+    """Write what follows the tensors: headers, a folder's index, and the recipe, sealed with a SHA-256 digest."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]

@@ -16,7 +16,7 @@ __all__ = ["check_step"]
 
 
 def check_step(step: Step) -> None:
-    """Raise PlanError if a step's operation does not fit its shapes or dtypes: a plan may have been edited."""
+    """Raise PlanError if a step's operation does not fit its shapes or dtypes, as in a plan that a user has edited."""
     if step.op == "init":
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
@@ -30,13 +30,16 @@ def check_step(step: Step) -> None:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether the policy of a step fits its shapes, and leads to the operation of the step."""
+    """Return whether a step's policy can turn the source's shape into the output's, by the step's operation."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:
-    """Return whether the step's vocabulary rows fit its shapes, which must be equal along all other axes."""
+    """Return whether a step can move rows between vocabularies: the number of rows must fit both shapes.
+
+    The shapes must be equal along all other axes. The mean of several rows needs a floating dtype.
+    """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
         return False
@@ -47,7 +50,11 @@ def _maps(step: Step) -> bool:
 
 
 def _merges(step: Step) -> bool:
-    """Return whether inputs have the step's shape and one kind of numbers, and there is a weight for each, or none."""
+    """Return whether the inputs of a step can be combined element by element.
+
+    All inputs must have the output's shape and the same kind of dtype, such as floating. Either each input has a finite
+    weight, or there are no weights.
+    """
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
     alike = all(
         (one.shape == step.shape or is_reshape(one.shape, step.shape)) and DTYPES[one.dtype].kind == kind
@@ -62,12 +69,12 @@ def _merges(step: Step) -> bool:
 
 
 def _adapts(step: Step) -> bool:
-    """Return whether all inputs of a step are real numbers, with the shapes that its adapters need."""
+    """Return whether all inputs of a step are real numbers, with the shapes that its LoRA adapters need."""
     return step.lora is not None and _real(step) and step.lora.fits(step.shape, [one.shape for one in step.inputs])
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a step can compute a low-rank factor of the difference of its two inputs: by dtypes and shapes."""
+    """Return whether the dtypes and shapes of a step's two inputs allow a low-rank factor of their difference."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -86,7 +93,7 @@ def _merges_by_method(step: Step) -> bool:
 
 
 def _copies(step: Step) -> bool:
-    """Return whether the shapes are equal, or both have one element."""
+    """Return whether the shapes of the source and the output are equal, or both have one element."""
     have, want = step.source_shape, step.shape
     return have == want or prod(have) == prod(want) == 1
 

@@ -33,14 +33,14 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield the records that contain a tensor's values and have a stored checksum."""
+    """Yield each storage that holds values of a tensor and has a checksum in its file; each comes with the file."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError if a record with a tensor's values does not match its checksum."""
+    """Raise FormatError if a storage with values of a tensor does not match its checksum; each is checked only once."""
     for file, storage in checkable(source, info):
         if storage not in source.checked:
             check_storage(file, storage)
@@ -48,7 +48,7 @@ def check_values(source: Checkpoint, info: TensorInfo) -> None:
 
 
 def check_storage(file: File, storage: Storage) -> None:
-    """Raise FormatError if the bytes of a record do not match its stored checksum, if it has one."""
+    """Raise FormatError if the bytes of a storage do not match a checksum that the file has for them."""
     for expected, sum_of in ((storage.crc32, crc32), (storage.crc32c, crc32c)):
         if expected is not None and check_range(file, storage.offset, storage.nbytes, sum_of) != expected:
             raise bad_checksum(file, storage.name)
@@ -60,7 +60,10 @@ def bad_checksum(file: File, name: str) -> FormatError:
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
-    """Return the CRC-32 of a range of a file, or the sum that ``sum_of`` computes; reads block by block."""
+    """Return the CRC-32 of ``nbytes`` bytes of a file from ``offset``, or another checksum, if ``sum_of`` computes one.
+
+    The file is read block by block.
+    """
     buffer = memoryview(bytearray(min(BLOCK, nbytes)))
     crc, done = 0, 0
     while done < nbytes:

@@ -34,8 +34,8 @@ class ParallelMap(Protocol):
 class MergeContext:
     """Settings for computing tensors: the seed, the user's merge methods, the memory limit in bytes.
 
-    ``spread`` maps a function over slices, perhaps in threads. ``factors`` is the cache of extracted factors.
-    ``device`` is a device of torch, or "" for numpy; None is the plan's device.
+    ``spread`` is a function like ``map``, perhaps with threads. ``factors`` is the cache of extracted factors.
+    ``device`` is a device of torch, or "" for numpy; if it is None, the device is that of the plan.
     """
 
     seed: int = 0

@@ -19,9 +19,9 @@ BATCH = 256
 
 @dataclass(slots=True)
 class CopyPiece:
-    """A tensor's bytes within a ``CopyRange``; ``expected`` is the CRC-32 that its source recorded, if any.
+    """The bytes of one tensor within a ``CopyRange``; ``expected`` is their CRC-32 in the source file, if it has one.
 
-    If several tasks copy the piece, ``parts`` has the begin, the CRC-32 and the number of bytes of each part.
+    If several tasks copy these bytes, ``parts`` has the begin, the CRC-32 and the number of bytes of each part.
     """
 
     name: str
@@ -31,7 +31,7 @@ class CopyPiece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Record the CRC-32 of a copied part, where it begins, and its bytes; may be called from any thread."""
+        """Record a copied part: where it begins, its CRC-32, and its number of bytes; may be called from any thread."""
         if self.parts is None:
             self.crc = crc
         else:
@@ -70,7 +70,7 @@ class CopyRange:
 
 
 def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
-    """Return the ranges, in the order of the output, with those joined that are neighbours in both files."""
+    """Return the ranges in the order of the output; ranges that follow each other in both files are joined."""
     made: list[CopyRange] = []
     size = 0  # of the last range, kept since that may have many thousand pieces
     for copy in copies:
@@ -85,7 +85,7 @@ def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
 
 @dataclass(slots=True)
 class CopyTask:
-    """A part of a range, from ``begin``; ``slices`` are the pieces in it as (piece, offset in the piece, bytes)."""
+    """A part of a range, from its byte ``begin`` on; ``slices`` has (piece, offset in it, bytes) for each piece."""
 
     copy: CopyRange
     begin: int
@@ -119,7 +119,7 @@ def tasks_of(copies: Sequence[CopyRange]) -> Iterator[CopyTask]:
 
 
 def batched(tasks: Iterable[CopyTask]) -> Iterator[list[CopyTask]]:
-    """Yield lists of small tasks, of which a model may have a hundred thousand; large tasks are alone in their list."""
+    """Yield the tasks in lists, in order: many small tasks share a list, and a large task ends its list."""
     batch: list[CopyTask] = []
     size = 0
     for task in tasks:

@@ -28,7 +28,7 @@ def copied_steps(run: PlanRun) -> Iterator[None]:
 
 
 def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
-    """Yield the ranges to copy, in the order of the output; put the piece of each tensor into ``pieces``, by key."""
+    """Yield the ranges to copy, in the order of the output; put each tensor's piece into ``pieces``, by its key."""
     for key, file, offset, nbytes in run.slots():
         if key not in run.copies:
             continue
@@ -42,7 +42,11 @@ def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
 
 
 def check_storages(run: PlanRun) -> None:
-    """Check the checksums of records that copying does not check: used in part, or for computing."""
+    """Raise FormatError if bytes that will be read, and that copying does not check, do not match their checksum.
+
+    Copying checks only storages that are copied whole. This function checks storages that are copied in part, and those
+    of the inputs of computed tensors.
+    """
     wanted: dict[int, tuple[File, Storage]] = {}
     partly = [step for step, info in run.copies.values() if not _passes_by(info)]
     for step in (*partly, *run.others, *run.shared):
@@ -56,7 +60,7 @@ def check_storages(run: PlanRun) -> None:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Return whether copying a tensor also checks it: its bytes are a whole record, or have no checksum."""
+    """Return whether copying a tensor is enough to check it: its bytes are a whole storage, or have no checksum."""
     storage = info.storage
     if storage is None or not storage.has_checksum:
         return storage is not None

@@ -54,7 +54,10 @@ def stage_tensors(
 def _staged(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
-    """Return by destination key: values, counts of lost values, counts of values that are not finite."""
+    """Return three dicts by destination key: values, counts of lost values, counts of values that are not finite.
+
+    If ``put`` is given, it gets the values, and the first dict is empty.
+    """
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}
     unsound: dict[str, int] = {}
@@ -86,7 +89,10 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
-    """Check the checksums of the records of a tensor, except for those in ``checked``; other tensors may share them."""
+    """Raise FormatError if a storage of a tensor does not match its checksum.
+
+    Tensors may share a storage: ``checked`` has the ids of the storages that are checked already.
+    """
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:
             checked.add(id(storage))

@@ -35,7 +35,10 @@ def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) ->
 
 
 def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
-    """Fetch the data of all remote tensors in ``parts`` together; return the number of bytes fetched."""
+    """Fetch the data of all remote tensors in ``parts`` together; return the number of bytes fetched.
+
+    ``parts`` are pairs of a checkpoint and a tensor. ``advance`` is called with (bytes fetched, bytes in all).
+    """
     wanted = _wanted(parts)
     total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
     came = _FetchCounter(lambda done: advance(done, max(done, total)))
@@ -45,15 +48,15 @@ def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
 
 
 def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = no_progress) -> int:
-    """Fetch the tensors with some keys of a checkpoint, as ``fetch_tensors`` does."""
+    """Fetch the tensors with these keys if the checkpoint is remote; return the number of bytes fetched."""
     return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance) if _is_remote(checkpoint) else 0
 
 
 @contextmanager
 def keeping(inputs: PlanInputs) -> Iterator[None]:
-    """Keep the fetched bytes if the block fails, so that the next run need not fetch them again.
+    """Keep the fetched bytes if the ``with`` block fails, so that the next run need not fetch them again.
 
-    They are not kept if the error is that they are wrong.
+    After a FormatError they are not kept, since the bytes themselves may be wrong.
     """
     _keep(inputs, True)
     try:
@@ -89,7 +92,7 @@ def _is_remote(*checkpoints: Checkpoint) -> bool:
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
-    """Return the ranges to read of each remote file, without repetitions."""
+    """Return each remote file with the byte ranges to read from it, each range once."""
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in parts:
         for leaf in leaves(info) if info is not None else ():
@@ -115,7 +118,7 @@ def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorIn
 
 
 def _range(info: TensorInfo) -> tuple[int, int]:
-    """Return the range to read for a stored tensor: its whole record if that has a checksum, else its bytes."""
+    """Return the bytes to read for a tensor (begin, end): its whole storage if that has a checksum, else its own."""
     storage = info.storage
     assert storage is not None
     if storage.has_checksum:

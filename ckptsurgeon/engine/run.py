@@ -61,9 +61,9 @@ def changed_error(source: Checkpoint, key: str) -> PlanError:
 class PlanRun:
     """The state of one run: the slots to fill, their checksums, and what the notes at the end need.
 
-    A slot is the place of a tensor's bytes in the output. ``copies`` are the steps whose bytes are copied, with the
-    header in the source, ``others`` the steps that are computed or drawn, ``shared`` those of tied names, whose bytes
-    are in the slot of another name.
+    A slot is the place of a tensor's bytes in the output. ``copies`` has the steps whose bytes are copied, each with
+    the tensor's header in the source. ``others`` are the steps whose tensors are computed or initialised. ``shared``
+    are the steps of tied names whose bytes are in the slot of another name.
     """
 
     plan: Plan
@@ -100,7 +100,7 @@ class PlanRun:
                 self.others.append(step)
 
     def slot(self, key: str) -> tuple[StagedFile, int, int]:
-        """Return the file, offset and bytes of a key's slot; raises KeyError."""
+        """Return the file, offset and bytes of a key's slot; raises KeyError for an unknown key."""
         part = self._part_of.get(key, self._first)
         return self.files[part.name], *part.layout.slots[key]
 
@@ -116,24 +116,25 @@ class PlanRun:
         self._done = self._fetched = nbytes
 
     def advance(self, nbytes: int) -> None:
-        """Report ``nbytes`` more to the progress; may be called from any thread."""
+        """Tell the progress that ``nbytes`` more bytes were written; may be called from any thread."""
         with self._lock:
             self._done += nbytes
             self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
-        """Return whether initial values of a step are drawn, and not kept from a checkpoint."""
+        """Return whether a step needs values of the destination's initialiser, since no checkpoint keeps its own."""
         return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
-        """Return the header of a step's first input; raises PlanError if it is not as it was planned."""
+        """Return the header of a step's first input; raises PlanError if it has changed since the plan was made."""
         assert step.source is not None
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
     def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return each input of a step: its header and its checkpoint.
 
-        If the source gives only a part of the values, and a checkpoint the others, the checkpoint's tensor comes last.
+        If the source gives only some of the values, and a checkpoint keeps the others, the tensor of that checkpoint
+        comes last.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -190,19 +191,19 @@ def is_copy(step: Step, info: TensorInfo) -> bool:
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Return whether computing a step reads an input's whole record, so that its checksum is checked then."""
+    """Return whether computing a step reads the whole storage of an input, and so can check its checksum, too."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
 
 
 def has_slot(run: PlanRun, step: Step) -> bool:
-    """Return whether a step has its own slot; in some formats a tied name shares the slot of the first name."""
+    """Return whether a step's tensor has its own place in the output; in some formats, tied names share one place."""
     return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a note on computed tensors with NaN or infinite values that their inputs had; empty if there are none."""
+    """Return a note on computed tensors with NaN or infinite values that come from their inputs; empty without any."""
     if not unsound:
         return ()
     texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]

@@ -42,7 +42,7 @@ Advance = Callable[[int], None]
 
 
 class _SliceChecksums:
-    """Computes the CRC-32 of each slice of a task from the task's blocks, in order."""
+    """Computes the CRC-32 of each slice of a copy task, from the blocks of the task in order."""
 
     def __init__(self, slices: Sequence[tuple[CopyPiece, int, int]]) -> None:
         self._left = iter(slices)
@@ -50,7 +50,7 @@ class _SliceChecksums:
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Add the next block."""
+        """Add the next block of the task."""
         at = 0
         while self._slice is not None:
             piece, begin, length = self._slice
@@ -65,7 +65,7 @@ class _SliceChecksums:
 
 
 class _Worker:
-    """Runs tasks; it records for each pair of files whether the kernel can copy between them."""
+    """Runs copy tasks; it remembers the pairs of files between which the kernel cannot copy."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance

@@ -1,4 +1,4 @@
-"""Fits inputs of a merge to an output of another shape, and fills the rows of tokens that inputs lack."""
+"""Fits the inputs of a merge to an output of another shape, and fills embedding rows of tokens that a model lacks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of an input; the output's if one of the two is (1,) and the other is () (a scalar)."""
+    """Return the shape of an input; if it is (1,) and the output's is (), or the reverse, return the output's shape."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape that is merged: the output's, or with ``overlap`` the part that all inputs have."""
+    """Return the shape that is merged: the output's or, with the policy ``overlap``, the part that all inputs have."""
     if step.policy != "overlap":
         return step.shape
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
 
 
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
-    """Return, for each block of an output, its part within the leading ``shape``; None if it is outside.
+    """Return the part of each output block that lies within the leading ``shape`` of the output; None if it is empty.
 
-    The index and the offset of a part (in elements, not bytes) count within that shape. The parts are contiguous there,
-    one after the other, since blocks are whole along all dimensions after the one that they divide.
+    The index and the offset of a part (in elements, not bytes) count within ``shape``. There the parts are contiguous,
+    one after the other, since a block divides one dimension and has all later dimensions whole.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -69,13 +69,17 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
 
 
 def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
-    """Return whether an input is at least as long as its vocabulary, and equal to the output along all other axes."""
+    """Return whether an input has a row for each token of its vocabulary, and the output's size along other axes."""
     others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
     return others and shape[axis] >= rows.size
 
 
 def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
-    """Return whether every row of the output is in a model, and no row is the mean of several rows of one model."""
+    """Return whether each token's row of the output can be filled, and none is the mean of several rows of one model.
+
+    A row can be filled if at least one model has the token. If all models have the setting "others or zero", any row
+    can be filled, since a token that no model has gets zeros.
+    """
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
     lent = {place for rows in every for place, _ in rows.lent}
@@ -97,7 +101,7 @@ ELEMENTS = 1 << 18
 
 
 class MissingRowFiller:
-    """Fills the rows of tokens that inputs of a merge lack, for a tensor with a vocabulary axis."""
+    """Fills the rows of an embedding or output layer for tokens that some inputs of a merge lack."""
 
     def __init__(self, step: Step, read: Read) -> None:
         self._every, self._axis, self._read = step.vocabularies, step.axis, read
@@ -108,7 +112,7 @@ class MissingRowFiller:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the inputs of a part (``box``) with all rows filled; in ``values`` missing rows are 0."""
+        """Return each input's values in the part ``box``, with all rows filled; in ``values`` missing rows are 0."""
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -117,7 +121,7 @@ class MissingRowFiller:
         return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
 
     def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return the inputs of a part with rows for all tokens; padding rows stay as they are."""
+        """Return each input's values in the part ``box``, with rows for all tokens; padding rows are not filled."""
         has = self._has[:, slice(*box[self._axis])]
         if has.all():
             return list(values)
@@ -129,7 +133,10 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the rows for models that lack a token: the base's or, if the base lacks it, the models' mean."""
+        """Return the rows that replace missing rows: the base's or, if the base lacks a token, the mean of the models'.
+
+        ``has`` tells for each input which tokens it has. The mean is over the models that have the token.
+        """
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
         total = sum(values[1:models], values[0])  # rows that a model lacks are zero
@@ -149,15 +156,15 @@ class MissingRowFiller:
         return [(total / self._tokens).astype(dtype) for total in totals]
 
     def _along(self, row: Array, dimensions: int) -> Array:
-        """Return one value for each token, shaped to broadcast along the vocabulary's axis."""
+        """Return ``row``, which has a value for each token, in a shape that broadcasts along the vocabulary's axis."""
         return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
 
     def _across(self, box: Box) -> tuple[slice, ...]:
-        """Return the index of a part within a mean row."""
+        """Return the slices that select the part ``box`` of a mean row, whose size along the vocabulary's axis is 1."""
         return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return only those rows of a source that models without the token use."""
+    """Return the rows of a source that models without the token use in the merge; all other rows are None."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

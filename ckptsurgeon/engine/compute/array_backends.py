@@ -24,7 +24,7 @@ __all__ = ["ArrayLibrary", "check_device", "library"]
 
 @dataclass(frozen=True)
 class ArrayLibrary:
-    """A library for computing: its functions (``xp``), and the transfer of values to and from its device."""
+    """numpy, or torch on a device: its functions (``xp``), and methods that move arrays to the device and back."""
 
     xp: ModuleType
     device: str = ""
@@ -42,7 +42,7 @@ class ArrayLibrary:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Create arrays on the device within the block, without warnings about NaN and infinity."""
+        """Create new arrays on the device within the ``with`` block; numpy does not warn of NaN and infinity there."""
         with np.errstate(all="ignore"):
             if not self.device:
                 yield
@@ -52,7 +52,7 @@ class ArrayLibrary:
 
 
 def check_device(device: str) -> None:
-    """Raise ConfigError for a device that does not exist."""
+    """Raise ConfigError if a device is neither "cpu" nor "cuda", or if it is "cuda" and torch finds no usable GPU."""
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {escape(device)} is unknown.", hint="Use cpu or cuda.")
     if device == "cuda":

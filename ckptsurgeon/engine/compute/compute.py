@@ -55,7 +55,10 @@ THREADS = min(8, len(os.sched_getaffinity(0)))
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The bytes of memory that computing a tensor takes: ``kept`` in all, and ``block`` for each block; and why."""
+    """The bytes of memory that computing a tensor takes, and why it takes them.
+
+    ``kept`` bytes are held until the tensor is done; each block that is computed takes ``block`` bytes more.
+    """
 
     block: int
     why: str
@@ -63,7 +66,7 @@ class MemoryNeed:
 
     @property
     def least(self) -> int:
-        """The memory for computing one block at a time."""
+        """The bytes of memory for computing one block at a time."""
         return self.kept + self.block
 
 
@@ -114,10 +117,10 @@ Computed = tuple[int, Array, CastLosses]
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
-    """Yield the computed blocks of an output tensor in order.
+    """Yield the blocks of an output tensor in order: offset in bytes, values, and counts of values that a cast lost.
 
-    ``parts`` are the step's inputs; if the source gives only a part of the values and a checkpoint the others, the
-    checkpoint's tensor comes last.
+    ``parts`` are the step's inputs. If the source gives only some of the values, and a checkpoint keeps the others, the
+    tensor of that checkpoint comes last.
     """
     context = context or MergeContext()
     compute = blockwise(step, parts, context)
@@ -145,9 +148,10 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
 
 
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that computes any block of an output tensor; several threads may call it.
+    """Return a function that computes one block of an output tensor; several threads may call it.
 
-    ``seen``, if given, is called with the values read of each of several inputs.
+    The function takes the block and ``seen``, which may be None. If a step has several inputs, ``seen`` is called with
+    the number of an input and the values that were read from it.
     """
     check_memory(step, block_places(step, parts, context), context)
     compute: Blockwise = partial(_computed, step, parts)
@@ -166,7 +170,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
 
 
 def _about(step: Step, work: Callable[[], T]) -> T:
-    """Return the result of ``work``; put the step's key before the message of a PlanError."""
+    """Return the result of ``work()``; if it raises PlanError, put the step's key before the message."""
     try:
         return work()
     except PlanError as error:
@@ -206,7 +210,10 @@ def _computed(step: Step, parts: Sequence[Part], place: OutputBlock, seen: Seen 
 
 
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
-    """Yield the part ``box`` of each input with its dtype; only one is in memory at a time."""
+    """Yield the values of each input in the part ``box``, and the input's dtype; only one input is in memory at a time.
+
+    ``seen``, if given, is called with the number of each input and its values.
+    """
     for number, (info, source) in enumerate(parts):
         values = read_as(source, info, box)
         if seen is not None:
@@ -225,7 +232,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are not finite, although the values of all inputs (read again) are."""
+    """Return how many values of a sum are not finite although all inputs are finite there; ``parts`` are the inputs."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -233,7 +240,10 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return the number of elements of a block, so that it and its inputs have about ``BLOCK_BYTES``."""
+    """Return how many elements a block has, so that it (or its input, if larger) takes about ``BLOCK_BYTES``.
+
+    ``itemsize`` is the number of bytes of an output element.
+    """
     limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

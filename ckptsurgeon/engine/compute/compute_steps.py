@@ -1,4 +1,7 @@
-"""Writes the tensors that are cast, resized, gathered, merged or drawn; small ones as one where that is the same."""
+"""Writes the tensors that are not copies: cast, resized or merged ones, and those with initial values.
+
+Small tensors are computed together where that gives the same values.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ TOGETHER = 1 << 16
 
 
 def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, list[Part]]]]:
-    """Yield groups of steps that can be computed together, each step with its inputs; steps that draw are left out."""
+    """Yield groups of steps that can be computed together; each step comes with its inputs.
+
+    Steps that need values from the destination's initialiser are left out.
+    """
     group: list[tuple[Step, list[Part]]] = []
     last, size = None, 0
     for step in run.others:
@@ -63,7 +69,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return what all tensors of a group must have in common; None if this tensor must be computed alone."""
+    """Return a key that is equal for tensors that may be in one group; None if this tensor must be computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or not _is_elementwise(step, context):
         return None
@@ -81,7 +87,11 @@ def _is_elementwise(step: Step, context: MergeContext) -> bool:
 
 
 def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeContext) -> Iterator[Array] | None:
-    """Return the flat values of each tensor of a group, in order; None if one of them has a problem."""
+    """Return the flat values of each tensor of a group, in order; None if there is a problem with any of them.
+
+    A problem is an error, or a value that becomes zero, infinite or NaN. The tensors must then be computed one at a
+    time, so that a message can name the right one.
+    """
     first, (_, parts) = group[0][0], group[0]
     size = sum(prod(step.shape) for step, _ in group)
     every = [(_joined([parts[number][0] for _, parts in group]), source) for number, (_, source) in enumerate(parts)]
@@ -100,7 +110,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return a flat tensor with the elements of all given ones; neighbours in a file are read together."""
+    """Return a flat tensor with the elements of all given tensors; neighbours in a file become one range of bytes."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind
@@ -131,7 +141,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 
 def compute_steps(run: PlanRun) -> None:
-    """Write every tensor that is computed from checkpoints: cast, resized, merged, or read from strides."""
+    """Write every tensor that is computed from checkpoints: cast, resized, merged, or copied from a strided view."""
     pools: dict[int, ThreadPoolExecutor] = {}
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY)
     try:
@@ -156,7 +166,10 @@ def compute_steps(run: PlanRun) -> None:
 def _compute(
     run: PlanRun, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
 ) -> None:
-    """Compute one tensor block by block; numpy lets two threads work at once."""
+    """Compute and write one tensor block by block, if possible in several threads.
+
+    ``pools`` has the thread pools that were started so far, by their number of threads.
+    """
     places = block_places(step, parts, context)
     number = threads_of(step, places, context)
     if number > 1:  # for a single block, a thread would cost more than it saves
@@ -200,7 +213,7 @@ def _note_negative(run: PlanRun, step: Step, parts: Sequence[Part], number: int)
 
 
 class _RecordChecksum:
-    """The CRC-32 of a record whose blocks come from several threads, in any order: a block waits for earlier ones."""
+    """Computes the CRC-32 of blocks that several threads add in any order; the sum follows the blocks' numbers."""
 
     def __init__(self) -> None:
         self.crc = 0
@@ -210,7 +223,7 @@ class _RecordChecksum:
         self._lock = threading.Lock()
 
     def add(self, index: int, raw: memoryview) -> None:
-        """Add the block ``index``; every index from 0 on must be added once."""
+        """Add the bytes of the block number ``index``; every number from 0 on must be added once."""
         crc = crc32(raw)
         with self._lock:
             self._ahead[index] = crc, len(raw)
@@ -222,7 +235,10 @@ class _RecordChecksum:
 
 
 def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -> None:
-    """Raise FormatError if the bytes read of an input do not match its checksum."""
+    """Raise FormatError if the bytes read of an input do not match its stored checksum.
+
+    ``sums`` has what was computed for each input, or None for an input that is not checked here.
+    """
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
             assert info.storage is not None  # by checked_on_the_way
@@ -231,7 +247,7 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
 
 
 def draw_steps(run: PlanRun) -> None:
-    """Write every tensor whose initial values are drawn, one at a time."""
+    """Write every tensor that gets values from the destination's initialiser, one at a time."""
     steps = {step.key: step for step in run.plan.steps if run.draws(step) and not step.tied_to}
     aliases: dict[str, list[Step]] = {}
     for step in run.plan.steps:
@@ -247,7 +263,7 @@ def draw_steps(run: PlanRun) -> None:
 
 
 def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield each key with its initial dtype and bytes from the destination."""
+    """Yield each key with the dtype and the bytes of its initial values, which the destination's initialiser draws."""
     target = run.inputs.target
     if keys:
         assert target is not None
@@ -256,7 +272,10 @@ def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, st
 
 
 def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the step's dtype: its initial values, with those of the source over them, if there are any."""
+    """Return a tensor in the step's dtype: its initial values, and over them the values that a source gives, if any.
+
+    ``data`` are the initial values as bytes of ``dtype``.
+    """
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
     values, lost = cast(drawn, dtype, step.dtype)
     if step.op != "init":

@@ -21,7 +21,7 @@ BUFFERS = 16 << 20
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
-    """Return the costs of a plan.
+    """Return how many bytes a plan reads and writes, how often it reads its inputs, and how much memory it needs.
 
     Raises ConfigError for an unknown merge method, PlanError if the plan needs more memory than ``context`` allows.
     """
@@ -42,7 +42,7 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how often the inputs of a step are read, including once for the mean row, if it is needed."""
+    """Return how often the inputs of a step are read; padding rows of a vocabulary need one time more, for a mean."""
     if step.lora is not None:
         return adapting_passes(step)
     if step.factor is not None:
@@ -52,7 +52,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return what the memory of a step depends on: steps with equal results need the same memory."""
+    """Return a key that is equal for steps that need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key,)
     return id(step.merge), step.dtype, step.shape, len(step.more)

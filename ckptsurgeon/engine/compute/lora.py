@@ -1,4 +1,4 @@
-"""Adds adapters to tensors, and extracts low-rank factors from the difference of two, in blocks."""
+"""Adds LoRA adapters to tensors, and extracts low-rank factors from the difference of two tensors, in blocks."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ KEPT = 3
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks of an adapted tensor; they have whole rows, which DoRA's norms need."""
+    """Return the blocks of a tensor that gets adapters; they have whole rows, since DoRA needs the norms of rows."""
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
 def adapting_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
-    """Return the bytes of memory for computing one block."""
+    """Return the bytes of memory for computing one block of a tensor that gets adapters."""
     elements: int = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * DOUBLE * ARRAYS[_wide(step)]
 
 
 def kept_bytes(step: Step) -> int:
-    """Return the bytes of the factors, which stay in memory while the tensor is computed."""
+    """Return the bytes of the adapters' factors (A and B), which stay in memory while the tensor is computed."""
     inputs = [one for term, own in _lora(step).parted(step.inputs) if _is_factored(term) for one in own]
     elements: int = sum(prod(one.shape) for one in inputs)
     return elements * DOUBLE * KEPT
 
 
 def adapting_passes(step: Step) -> int:
-    """Return how often the base is read: twice if DoRA needs norms of columns, else once."""
+    """Return how often the base tensor is read: twice if DoRA needs norms of its columns, else once."""
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
 def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
-    """Return a function that computes the blocks of an adapted tensor, with all adapters' factors in memory."""
+    """Return a function that computes blocks of the base plus its adapters; all adapters' factors stay in memory."""
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
         wide = _wide(step)
@@ -102,7 +102,7 @@ def _lora(step: Step) -> Lora:
 
 
 def _wide(step: Step) -> str:
-    """Return the dtype of computation for the base."""
+    """Return the dtype in which adapters are added to the base: "float32" or "float64"."""
     return wide_dtype(step.inputs[0].dtype, [term.kind for term in _lora(step).terms], step.dtype)
 
 
@@ -131,13 +131,13 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
-    """Return a function that reads rows, from begin to end, of a tensor with the base's shape, times ``scale``."""
+    """Return a function that reads the rows from begin to end of a tensor with the base's shape, times ``scale``."""
     tail = tuple((0, size) for size in step.shape[1:])
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
 
 def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
-    """Return the norm of each column of the sum of base and product."""
+    """Return the norm of each column of the base plus the low-rank product in ``change``."""
     squares = np.zeros(step.shape[1])
     for place in adapting_places(step):
         begin, end = place.box[0]
@@ -147,7 +147,10 @@ def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
 
 
 def _rows(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> Array:
-    """Return rows of a tensor as a matrix of ``dtype``."""
+    """Return the rows of a tensor in ``box`` as a matrix of ``dtype``, with all later dimensions flattened.
+
+    ``seen``, if given, is called with 0 and the values as they were read.
+    """
     info, source = part
     values = read_part(source, info, box)
     if seen is not None:
@@ -178,13 +181,16 @@ BLOCK_BYTES = 5 * 8
 
 @dataclass
 class FactorCache:
-    """A cache of the last decomposition, which gives both factors of a tensor; ``fits`` are the errors so far."""
+    """Keeps the last low-rank decomposition, since both factors of a tensor (A and B) are computed from it.
+
+    ``fits`` has the error of each decomposition so far, by the tensor's key.
+    """
 
     fits: dict[str, FactorFit] = field(default_factory=dict)
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the decomposition of the difference of a step's inputs, from the cache if it is the last one."""
+        """Return the low-rank decomposition of a step's first input minus its second; the last one is cached."""
         assert step.factor is not None  # by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
@@ -197,7 +203,7 @@ class FactorCache:
 
 
 def factoring_places(step: Step) -> list[OutputBlock]:
-    """Return the single block of a factor, which is small."""
+    """Return one block that is the whole factor, since factors are small."""
     return [OutputBlock(0, 0, tuple((0, size) for size in step.shape))]
 
 
@@ -215,7 +221,7 @@ def factoring_passes(step: Step) -> int:
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a factor of the first input minus the second."""
+    """Return a function that computes a low-rank factor (A or B) of a step's first input minus its second."""
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # by check_step
@@ -244,7 +250,7 @@ def differ(first: Part, second: Part) -> bool:
 
 
 def _differences(parts: Sequence[Part]) -> Iterator[Array]:
-    """Yield blocks of rows of the first tensor minus the second; kernel dimensions become columns."""
+    """Yield blocks of rows of the first tensor minus the second; kernel dimensions of a convolution become columns."""
     (info, _), _ = parts
     for box in blocks(info.shape, max(FACTORING_ELEMENTS, prod(info.shape[1:]))):
         ours, theirs = (

@@ -48,7 +48,7 @@ WORDS = 8
 
 
 def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
-    """Return the blocks of a merged tensor. They do not depend on the machine, so that results do not, either."""
+    """Return the blocks of a merged tensor; they are the same on every machine, so that the results are the same."""
     by_rows = method_of(step, context).wants_rows(step.shape, merge_of(step).parameters)
     most = DEVICE_ELEMENTS if device_of(step, context) else ELEMENTS
     most = max(1, most // -(-_count(step) // MANY))
@@ -58,7 +58,7 @@ def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
 
 @lru_cache(maxsize=16)
 def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBlock, ...]:
-    """Return the blocks of a tensor; cached, since a model has many tensors of few shapes."""
+    """Return the blocks of a tensor, of about ``limit`` elements each; cached, since many tensors share a shape."""
     return tuple(numbered_blocks(blocks(shape, limit), itemsize))
 
 
@@ -73,16 +73,16 @@ def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
 
 
 def merge_of(step: Step) -> Merge:
-    """Return the merge of a step; ``check_step`` made sure that it has one."""
+    """Return the settings of a step's merge (method, parameters); only for steps that ``check_step`` has checked."""
     assert step.merge is not None
     return step.merge
 
 
 def method_of(step: Step, context: MergeContext) -> Method:
-    """Return the method of a step, after a check that the plan, which may have been edited, has its parameters.
+    """Return the merge method of a step, after a check that the plan has all of its parameters, and no others.
 
-    Raises ConfigError for an unknown method, PlanError for a parameter that the method does not have, or that the plan
-    lacks: the method would use a default value that no one asked for.
+    Raises ConfigError for an unknown method, PlanError if the parameters differ, as in a plan that a user has edited.
+    Without this check, the method would use a default value that no one asked for.
     """
     merge = merge_of(step)
     method = context.method(merge.method)
@@ -98,7 +98,7 @@ def method_of(step: Step, context: MergeContext) -> Method:
 
 
 def device_of(step: Step, context: MergeContext) -> str:
-    """Return the device on which torch computes, "" for numpy."""
+    """Return the device on which torch computes the merge of a step; "" if numpy computes it."""
     return merge_of(step).device if context.device is None else context.device
 
 
@@ -118,7 +118,7 @@ class MergedTensors:
         self._held: dict[int, Array] | None = {} if small else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the result of ``look`` for each slice, in order."""
+        """Return the results of the function ``look`` for all slices of the tensor, in order."""
 
         def one(place: OutputBlock) -> T:
             with self.library.working():
@@ -134,7 +134,10 @@ class MergedTensors:
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
-        """Return the part of all inputs that a block is merged from; ``place`` counts within the merged shape."""
+        """Return the values of all inputs in a block, whose position counts within the shape that is merged.
+
+        ``seen``, if given, is called with the number of each input and the values read from it.
+        """
         values = [self._read(number, place.box, seen) for number in range(len(self._parts))]
         if self._fill is not None:
             values = self._fill(values, place.box)
@@ -164,7 +167,10 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return a part of the output that is not merged: values of the base or, without one, of the first model."""
+        """Return a part of the output that is not merged, and the counts of values that the cast lost.
+
+        Its values are those of the base or, if there is no base, of the first model.
+        """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)
         return np.array(values).reshape(box_shape(box)), lost

@@ -32,7 +32,7 @@ def are_variances(step: Step) -> bool:
 
 
 def count_negative(values: Array, dtype: str) -> int:
-    """Return how many real values, stored in their ``raw_dtype``, are below zero."""
+    """Return how many values of a real ``dtype`` are below zero; the array has the type that ``raw_dtype`` gives."""
     return int(np.count_nonzero(np.asarray(widened(values, dtype)) < 0))
 
 
@@ -44,7 +44,7 @@ def had_none(parts: Sequence[Part]) -> bool:
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that merges blocks; before that, the method reads what it needs of the inputs.
+    """Return a function that merges one block; the merge method is prepared first, and may read the inputs for that.
 
     Raises PlanError if the tensors cannot be merged in this way, or not in the available memory.
     """
@@ -101,7 +101,7 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values are not finite, although the values of all inputs (read again) are."""
+    """Return how many values of a block are not finite although all inputs are finite there; reads the inputs again."""
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
     finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])

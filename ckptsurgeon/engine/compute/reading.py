@@ -44,7 +44,7 @@ Part: TypeAlias = tuple[TensorInfo, Checkpoint]
 
 @dataclass(frozen=True, slots=True)
 class OutputBlock:
-    """A block of an output tensor: its number, its offset in bytes, and the part of the tensor that it is."""
+    """A block of an output tensor: its number, its offset in bytes, and its range along each dimension (``box``)."""
 
     index: int
     offset: int
@@ -59,7 +59,7 @@ Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, CastLos
 
 
 def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock]:
-    """Yield a block for each of several consecutive boxes; ``itemsize`` is the bytes of an element of the output."""
+    """Yield consecutive boxes as blocks with a number and an offset; ``itemsize`` is the bytes of an output element."""
     offset = 0
     for index, box in enumerate(boxes):
         yield OutputBlock(index, offset, box)
@@ -76,7 +76,7 @@ Read = Callable[[TensorInfo, Box], Array]
 
 
 def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
-    """Return a part of a tensor that is derived from others; ``read`` reads parts of those."""
+    """Return a part of a tensor that is computed from others, as a concatenation; ``read`` reads parts of tensors."""
     made = info.made
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
@@ -96,7 +96,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
 
 
 def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
-    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of it."""
+    """Yield each tensor of a concatenation that ``box`` overlaps, and the part of this tensor that is in ``box``."""
     begin, end = box[made.dim]
     at = 0
     for one in made.of:
@@ -110,7 +110,10 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
-    """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``; reads ranges of its row-major order."""
+    """Return the part ``box`` of what the tensor ``of`` is when reshaped to ``shape``.
+
+    It reads ranges of elements of ``of``, in row-major order, with the function ``read``.
+    """
     wanted, stride = box_shape(box), contiguous_stride(shape)
     needed = math.prod(wanted)
     begin = sum(first * step for (first, _), step in zip(box, stride, strict=True))
@@ -128,13 +131,13 @@ def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Arr
 
 
 def _flat(read: Read, of: TensorInfo, begin: int, end: int) -> Array:
-    """Return elements ``begin`` to ``end`` of a tensor in row-major order."""
+    """Return the elements ``begin`` to ``end`` of a tensor, in row-major order, as a flat array."""
     pieces = [np.ascontiguousarray(read(of, box)).reshape(-1) for box in _boxes(of.shape, begin, end)]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _boxes(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Split the range of elements ``begin`` to ``end``, in row-major order, into as few boxes as possible."""
+    """Yield as few boxes as possible that have the elements from ``begin`` to ``end``, in row-major order."""
     if not shape:
         yield ()
         return
@@ -167,20 +170,23 @@ SMALL_BYTES = 8 << 20
 
 
 def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor as a contiguous little-endian array of ``raw_dtype``; marks of torch are applied."""
+    """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` gives.
+
+    The values are conjugated or negated if torch saved the tensor as such a view.
+    """
     if info.made is not None:
         return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
     return _read_stored(source.file(info), info, part)
 
 
 def read_as(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
-    """Return a part of a tensor in the output's shape: (1,) becomes () (a scalar), and the reverse."""
+    """Return a part of a tensor in the shape of ``part``; a tensor of shape (1,) can be read as (), and the reverse."""
     own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
     return read_part(source, info, own).reshape(box_shape(part))
 
 
 def read_number(source: Checkpoint, key: str) -> float | None:
-    """Return the number in a tensor with one element, None if it is not finite."""
+    """Return the number in a tensor with one element, None if it is infinite or NaN."""
     info = source[key]
     values = read_part(source, info, tuple((0, size) for size in info.shape))
     number = float(cast(values, info.dtype, "float64")[0].reshape(-1)[0])
@@ -201,7 +207,10 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 
 
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
-    """Return a strided part of a file: read at once if it is dense, else in pieces along the widest stride."""
+    """Return an array with strides from the bytes of a file from ``start`` on.
+
+    It is read at once if it is small or has few gaps, else in pieces along the dimension with the largest stride.
+    """
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
         return _run(file, start, shape, dtype)
@@ -222,14 +231,14 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
 
 
 def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
-    """Return elements that are contiguous in the file."""
+    """Return an array of ``shape`` whose elements are contiguous in the file from the byte ``start`` on."""
     whole = np.empty(shape, dtype)
     file.readinto(start, whole.reshape(-1).view("u1").data)
     return whole
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Return values in little-endian order, conjugated and negated if torch saved these marks with the tensor."""
+    """Return values in little-endian order, conjugated or negated if torch saved the tensor as such a view."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -240,7 +249,10 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
 
 
 def _negated(array: Array, dtype: str) -> Array:
-    """Return negated values; types that numpy lacks are negated by sign bits (some 8-bit floats lack -0 and -NaN)."""
+    """Return negated values; in types that numpy lacks, the sign bit is inverted.
+
+    The codes 0x00 and 0x80 of 8-bit floats stay as they are, since some of these types have no -0.
+    """
     if dtype == "complex32":
         return array ^ np.uint32(0x8000_8000)
     if dtype == "bfloat16":
@@ -261,14 +273,20 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
 
 
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
-    """Return values in a step's dtype, and how many were lost; raises PlanError with the source's key."""
+    """Return ``values`` of ``dtype`` cast to the step's dtype, and the counts of values that the cast lost.
+
+    The message of a PlanError begins with the source's key.
+    """
     return named(step, cast, values, dtype)
 
 
 def named(
     step: Step, how: Callable[[Array, str, str], tuple[Array, CastLosses]], values: Array, dtype: str
 ) -> tuple[Array, CastLosses]:
-    """Return the values as ``how`` casts or rounds them, and how many were lost; a PlanError gets the source's key."""
+    """Return what ``how`` returns: ``values`` in the step's dtype, and the counts of values that were lost.
+
+    ``how`` is ``cast`` or ``rounded``. The message of a PlanError begins with the source's key.
+    """
     try:
         return how(values, dtype, step.dtype)
     except PlanError as error:
@@ -276,6 +294,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts of lost values, without zeros if no input has a wider dtype than the output."""
+    """Return the counts of lost values; zeros count only if an input has a wider dtype than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

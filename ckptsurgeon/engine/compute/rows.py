@@ -1,4 +1,4 @@
-"""Moves rows of a tensor between vocabularies, and puts values of a source over initial values."""
+"""Moves rows of embeddings between vocabularies, and puts values of a source over initial values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEAR = 8
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor that a source gives: each of at most ``limit`` elements, or one row."""
+    """Yield the parts of a destination tensor whose rows the source has: at most ``limit`` elements, or one row."""
     rows, axis = _rows(step), step.axis
     others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
     most = max(1, limit // max(1, others))
@@ -42,7 +42,10 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 
 
 def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a mapped tensor in the source's raw dtype; rows that will be drawn are zero."""
+    """Return a part of a tensor whose rows are moved between vocabularies, in the source's raw dtype.
+
+    Rows that the source does not give are zero.
+    """
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
     out = gathered(rows, axis, info, source, box)
@@ -58,7 +61,10 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
 
 
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a tensor with rows from other places of its source; rows that the source lacks are zero."""
+    """Return a part of a tensor whose rows come from other places of its source, as ``rows`` says.
+
+    Rows that are not a single row of the source are zero.
+    """
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
     out = np.zeros(box_shape(box), raw_dtype(info.dtype))
@@ -123,7 +129,7 @@ BLOCK_BYTES = 2 << 20
 
 
 def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> CastLosses:
-    """Replace in ``initial`` what the source gives, and return the counts of lost values."""
+    """Write the values that the source gives into ``initial``, and return the counts of values that the cast lost."""
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
@@ -140,7 +146,7 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
-    """Return a block of a tensor: values of the source over those of a checkpoint; and the counts of lost values."""
+    """Return a block with the source's values where it gives any, else a checkpoint's; and counts of lost values."""
     info, source = origin
     kept, keeper = initial
     values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)

@@ -1,4 +1,7 @@
-"""The companions of an output, and the companions of an earlier output in the same folder."""
+"""The companions of an output: small files beside its weights, such as ``config.json`` and the tokeniser.
+
+An earlier output in the same folder may have left companions, too.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,10 @@ CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapte
 
 @dataclass(frozen=True)
 class StaleCompanions:
-    """Companions of an earlier output that the new one does not have.
+    """Companion files (such as ``config.json``) of an earlier output that the new output does not have.
 
-    ``stale`` are as they were written, and will be removed; ``changed`` were edited since, and stay.
+    ``stale`` are the files that are as they were written, and will be removed. ``changed`` are those that were edited
+    since, and stay.
     """
 
     stale: tuple[str, ...] = ()
@@ -61,10 +65,11 @@ class StaleCompanions:
 
 
 def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
-    """Return the companions of an earlier output that the new one would leave in the folder.
+    """Return the companion files of an earlier output that the new output would leave in the folder.
 
-    Those that are as they were written are told from those that were changed. If a model takes the place of an adapter,
-    the adapter's file of weights is among the first: the model's has another name.
+    They are divided into files that are as they were written, and files that were changed. If a model replaces an
+    adapter, the adapter's ``adapter_model.safetensors`` is among the former, since the model's weights have another
+    name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
@@ -101,11 +106,11 @@ BLOCK = 1 << 20
 
 
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan with only the tensors and companions that its output will have.
+    """Return the plan with only the tensors and companion files that its output will have.
 
-    Names that are implied in the output are left out; if that is the first name of a tied tensor, the next one becomes
-    the first. A single file has no companions, and no notes on them. The copy of an adapter in another form than PEFT's
-    (a folder with one file of safetensors) has no PEFT configuration.
+    Tied names that loaders restore by themselves are left out; if a tensor is stored under such a name, the next of its
+    names takes its place. A single file has no companion files, and no notes on them. PEFT reads an adapter only from a
+    folder with one safetensors file; the copy of an adapter in another form has no PEFT configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -125,7 +130,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan of a folder; quantisation settings are left out of its metadata if its companions have them."""
+    """Return the plan, without the quantisation settings in its metadata if a companion file has the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -141,7 +146,7 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; a copied adapter becomes a usual checkpoint if PEFT could not read the output."""
+    """Return the plan; if PEFT could not read the output, a copied adapter becomes an ordinary checkpoint."""
     made = any(step.op == "factor" for step in plan.steps)  # then such an output is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
@@ -150,9 +155,9 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
-    """Return the recipe with the companions and metadata of ``plan``.
+    """Return the recipe with the companion files and the metadata of ``plan``.
 
-    If the plan's output leaves out names that loaders tie to others, the recipe's tensors of these names become
+    The output may leave out names that loaders tie to others; the recipe marks the tensors of these names as
     ``implied``.
     """
     tensors = recipe.tensors
@@ -172,7 +177,7 @@ def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]
 
 
 def copy_companions(plan: Plan, folder: StagedFolder) -> None:
-    """Write the companions of a plan; raises PlanError if a file has changed."""
+    """Write a plan's companion files into a folder; raises PlanError if one has changed since the plan was made."""
     for companion in plan.target.companions:
         if companion.path:
             _copy(companion, folder)
@@ -205,7 +210,7 @@ def _changed(companion: PlanCompanion) -> PlanError:
 
 
 def companion_notes(plan: Plan) -> tuple[str, ...]:
-    """Return notes on the companions that were written, and on the names that are left out."""
+    """Return notes on the companion files that were written, and on the tied names that are not stored."""
     notes = []
     if plan.target.companions:
         notes.append(f"next to the weights: {listing([one.name for one in plan.target.companions], 12, where='')}")

@@ -41,9 +41,10 @@ SMALL = 10**6
 
 
 def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
-    """Return the bytes in ``5GB``, ``200 MB``, ``1GiB`` or a number without a unit, which must be at least 1 MB.
+    """Return the number of bytes that a text such as ``5GB``, ``200 MB`` or ``1GiB`` stands for.
 
-    Raises ConfigError for any other text.
+    A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other text;
+    its message names ``option``.
     """
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
@@ -98,7 +99,10 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputShape:
-    """All files of an output, known before a byte is written; ``index`` are the files of a folder without tensors."""
+    """All files of an output, known before a byte is written.
+
+    ``index`` are those files of a folder that hold no tensors, such as the list of shards.
+    """
 
     parts: tuple[OutputFile, ...]
     folder: bool
@@ -118,8 +122,8 @@ class OutputShape:
 def is_folder(options: OutputOptions) -> bool:
     """Return whether an output is a folder.
 
-    It is if the path is a folder, ends in a slash or has no suffix, if shards are asked for, or if the format has only
-    folders.
+    It is one if the path is a folder, ends in a slash or has no suffix, if shards are asked for, or if the format has
+    only folders.
     """
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
@@ -130,7 +134,7 @@ def is_folder(options: OutputOptions) -> bool:
 
 
 def writer_of(options: OutputOptions) -> Writer:
-    """Return the writer of an output; raises ConfigError if its format is unknown."""
+    """Return the writer for an output's format; raises ConfigError if ``to`` or the suffix names no known format."""
     known = writers()
     if options.to:
         if options.to not in known:
@@ -212,7 +216,10 @@ def lay_out(
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
-    """Raise OutputError if the output would have more tensors or key segments than ckptsurgeon itself reads."""
+    """Raise OutputError if ckptsurgeon could not read the output again: too many tensors, or too many key segments.
+
+    The segments of a key are its words between dots.
+    """
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]
         raise OutputError(
@@ -251,7 +258,7 @@ def _check_adapter(options: OutputOptions) -> None:
 
 
 def existing_checkpoint(path: str) -> list[str]:
-    """Return the files of all checkpoints that a folder has, in any format, and its recipe."""
+    """Return the names of all checkpoint files in a folder, of any format, and of the recipe."""
     if not os.path.isdir(path):
         return []
     present = set(os.listdir(path))

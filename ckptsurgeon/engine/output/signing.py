@@ -43,7 +43,10 @@ class OutputSigner:
 
 @contextmanager
 def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[OutputSigner]:
-    """Yield the signer of an output; the signature of a single file appears right after the file."""
+    """Yield the signer of an output; the signature of a single file appears right after the file.
+
+    ``taken`` are the device and inode numbers of files that must not be overwritten.
+    """
     if folder or not options.key:
         yield OutputSigner(options, path)
         return
@@ -62,7 +65,10 @@ def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, f
 
 
 def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
-    """Raise OutputError if the folder has other files, which would stay and not be signed."""
+    """Raise OutputError if an output is to be signed, and its folder has files that would stay and not be signed.
+
+    ``replaced`` are the files that the output replaces.
+    """
     if not options.key or not os.path.isdir(path):
         return
     left = sorted(set(os.listdir(path)) - set(replaced))

@@ -27,7 +27,10 @@ Shape = Sequence[int]
 def centred(
     read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
-    """Return the part ``box`` of a kernel with the source in its centre; ``read`` reads parts of the source."""
+    """Return the part ``box`` of a convolution kernel that has the source kernel in its centre, and zeros around it.
+
+    ``read`` reads a part of the source; ``source`` and ``destination`` are the two shapes.
+    """
     out = np.zeros(box_shape(box), dtype)
     part, place = [], []
     for (begin, end), have, want in zip(box, source, destination, strict=True):
@@ -52,7 +55,7 @@ Matrix = list[list[float]]
 
 
 def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool) -> InterpolationWeights:
-    """Return the weights that resize a kernel of ``have`` pixels to ``want``."""
+    """Return the weights that resize a patch embedding's axis from ``have`` to ``want`` pixels, as FlexiViT does."""
     if have == want:
         return resampled(have, want, method, antialias=antialias)
     taps = resampled(have, want, method, antialias=antialias)
@@ -108,13 +111,13 @@ Maps = Mapping[int, InterpolationWeights]
 
 
 def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> Box:
-    """Return the part of the source that the part ``box`` of an adapted tensor needs."""
+    """Return the part of the source that is needed for the part ``box`` of the resized tensor."""
     maps = _maps(policy, tuple(source), tuple(destination))
     return tuple(reach_of(maps[axis], *ends) if axis in maps else ends for axis, ends in enumerate(box))
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return the part ``box`` of an adapted tensor in double precision; ``values`` are the ``part`` of the source."""
+    """Return the part ``box`` of a resized tensor in double precision; ``values`` are the ``part`` of the source."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
@@ -122,16 +125,17 @@ def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, d
 
 @lru_cache(maxsize=8)
 def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
-    """Return the linear map along each axis that a policy changes; the shapes must fit the policy."""
+    """Return the interpolation weights of each axis that a policy resizes; the shapes must fit the policy."""
     asked = parse_policy(policy)
     makers = {"patch": _patch, "channels": _channels}
     return MappingProxyType(makers.get(asked.name, _positions)(asked, have, want))
 
 
 def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return the map that resamples positions as timm's ``resample_abs_pos_embed`` and DeiT's ``main.py`` do.
+    """Return, by axis, the weights that resample position embeddings.
 
-    The positions of prefix tokens are kept.
+    They are those of timm's ``resample_abs_pos_embed`` and DeiT's ``main.py``. The positions of prefix tokens (such as
+    the class token) stay as they are.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py and
     https://github.com/facebookresearch/deit/blob/main/main.py (bicubic, without antialiasing).
@@ -149,7 +153,7 @@ def _positions(policy: Policy, have: Shape, want: Shape) -> dict[int, Interpolat
 
 
 def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return the maps that resize the patches of an embedding with ``pseudo_inverse_resize``."""
+    """Return, by axis, the weights of ``pseudo_inverse_resize`` that resize the patches of a patch embedding."""
     antialias = (policy.get("antialias") or "yes") == "yes"
     method = policy.get("method") or "bicubic"
     return {
@@ -160,7 +164,7 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationW
 
 
 def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
-    """Return the map that sums input channels into one, or repeats and scales them, as timm's ``adapt_input_conv``.
+    """Return the weights that sum all input channels, or repeat and scale them, as timm's ``adapt_input_conv``.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py
     """

@@ -41,7 +41,7 @@ class InterpolationWeights:
 
 
 def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> InterpolationWeights:
-    """Return the weights of rows that may differ in length; shorter rows are filled with weights of 0."""
+    """Return weights from (indices, weights) for each output row; shorter rows are filled with weights of 0."""
     most = max(len(indices) for indices, _ in rows)
     padded = [[*indices, *[indices[0]] * (most - len(indices))] for indices, _ in rows]
     weights = [[*of, *[0.0] * (most - len(of))] for _, of in rows]
@@ -63,7 +63,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return the weights with ``prefix`` rows before them that do not change."""
+    """Return the weights for an axis with ``prefix`` more rows at its begin, which are copied unchanged."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
@@ -111,7 +111,10 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Interpol
 
 
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the two or four neighbours of an output place, with weights; beyond an edge, the edge is used."""
+    """Return the indices of the two or four inputs nearest to an output place, and their weights.
+
+    Beyond the ends of the axis, its first or last input is used.
+    """
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
         centre = max(centre, 0.0)
@@ -123,7 +126,10 @@ def _plain(place: int, have: int, scale: float, method: str) -> Row:
 
 
 def _widened(place: int, have: int, scale: float, method: str) -> Row:
-    """Return all inputs, with weights, under a kernel that is scaled to the width of an output place."""
+    """Return the indices of all inputs under the antialiasing kernel of an output place, and their weights.
+
+    The kernel is wider if the output is smaller than the input.
+    """
     kernel, radius = _KERNELS[method]
     wide = max(scale, 1.0)
     centre = (place + 0.5) * scale
@@ -156,9 +162,10 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return the positions of the outputs in the source (``align_corners=False``).
+    """Return the positions along the source of the outputs ``begin`` to ``end``, as with ``align_corners=False``.
 
-    They are in float64. In float32, which torch uses for float32 values, the weights of the 500th row are off by 1e-4.
+    They are in float64. In float32, which torch uses for float32 values, the weights of the 500th row would be off by
+    1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)
