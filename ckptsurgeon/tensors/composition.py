@@ -29,7 +29,7 @@ def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
 
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
-    """Return ``size`` elements of a tensor along ``dim`` from ``begin``."""
+    """Return the slice of a tensor with ``size`` elements along ``dim``, from the index ``begin`` on."""
     if (begin, size) == (0, info.shape[dim]):
         return info
     shape = (*info.shape[:dim], size, *info.shape[dim + 1 :])
@@ -93,7 +93,7 @@ def total(infos: Sequence[TensorInfo]) -> TensorInfo:
 
 
 def cast(info: TensorInfo, dtype: str) -> TensorInfo:
-    """Return a floating tensor in another floating type."""
+    """Return a floating tensor cast to another floating dtype."""
     return info if info.dtype == dtype else TensorInfo(dtype, info.shape, made=Cast(info))
 
 
@@ -132,7 +132,11 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Move dimensions of ``size`` elements from the end of ``left``, as strides, to ``stride``; False if none fit."""
+    """Move sizes from the end of ``left`` that multiply to ``size``, and append their strides to ``stride``.
+
+    ``step`` is the stride of the last of these dimensions. Returns False if no sizes at the end of ``left`` multiply to
+    ``size``.
+    """
     done = 1
     while done < size:
         if not left or size % (done * left[-1]):

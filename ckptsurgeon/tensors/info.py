@@ -28,7 +28,7 @@ __all__ = [
     slots=True, eq=False
 )  # not frozen: files have a hundred thousand of them, and frozen dataclasses cost twice as much
 class Storage:
-    """A run of bytes in one file that tensors are views of; two storages are the same only if they are one object.
+    """A run of bytes in one file that tensors are views of; two storages are equal only if they are the same object.
 
     ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum that the file has for
     these bytes, if there is one.
@@ -119,7 +119,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Sliced:
-    """A part of a tensor, from ``begin`` along each dimension; the shape gives its size."""
+    """A part of the tensor ``of``, from ``begin`` along each dimension; the shape of the result gives its size."""
 
     of: TensorInfo
     begin: tuple[int, ...]
@@ -127,7 +127,7 @@ class Sliced:
 
 @dataclass(frozen=True)
 class Permuted:
-    """A tensor whose dimension ``i`` is dimension ``dims[i]`` of another."""
+    """The tensor ``of`` with its dimensions in another order: dimension ``i`` is dimension ``dims[i]`` of it."""
 
     of: TensorInfo
     dims: tuple[int, ...]
@@ -135,7 +135,7 @@ class Permuted:
 
 @dataclass(frozen=True)
 class Reshaped:
-    """The same elements in row-major order, in another shape."""
+    """The elements of the tensor ``of``, in row-major order, in another shape."""
 
     of: TensorInfo
 

@@ -1,4 +1,4 @@
-"""Messages for who calls from Python: options of the command line become the arguments of the same meaning."""
+"""Turns messages of the command line into messages for Python: options become the arguments of the same meaning."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?")
 
 
 def as_arguments(text: str) -> str:
-    """Return a message with arguments in place of options; commands (``ckpt verify out``) stay as they are."""
+    """Return a message for a caller in Python: ``--to pth`` becomes ``to="pth"``.
+
+    Commands of the terminal (``ckpt verify out``) stay as they are.
+    """
     return _PIECE.sub(_argument, text) if "--" in text else text
 
 
@@ -69,5 +72,5 @@ def _argument(found: re.Match[str]) -> str:
 
 
 def _number(value: str) -> str:
-    """Return a number, or a list of them, as Python writes it."""
+    """Return a number, or several with commas between them, as Python writes it: ``[1, 2]`` for ``1,2``."""
     return f"[{value.replace(',', ', ')}]" if "," in value else value

@@ -17,7 +17,7 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Brief:
-    """Gives dataclasses a short ``repr``; they need ``@dataclass(repr=False)``, which keeps it."""
+    """Base of dataclasses with a short ``repr``; ``@dataclass(repr=False)`` keeps the dataclass from replacing it."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Brief:
 
 
 def brief_fields(value: Any) -> str:
-    """Return a short ``repr`` of a dataclass, without fields at their default; of a long one, the number of entries."""
+    """Return a short ``repr`` of a dataclass, without fields at their default; a long list shows only its length."""
     from dataclasses import fields
 
     shown = [

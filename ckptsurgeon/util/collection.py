@@ -11,7 +11,7 @@ __all__ = ["no_collection"]
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Pause the cyclic garbage collector."""
+    """Pause the cyclic garbage collector within the ``with`` block."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -53,7 +53,7 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths that differ from ``path`` in one name, the first that does not exist."""
+    """Return up to three existing paths like ``path``, but with another name for its first part that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):
@@ -78,6 +78,6 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two names are similar without their suffixes: short names with one suffix always seem similar."""
+    """Return whether two names are similar without their suffixes; with them, short names always seem similar."""
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

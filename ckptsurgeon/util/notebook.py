@@ -35,7 +35,7 @@ class InNotebooks(Brief):
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the terminal's view, which IPython keeps next to the HTML."""
+        """Print the result as in the terminal; IPython keeps this text next to the HTML."""
         printer.text(_views().text_of(self))
 
 

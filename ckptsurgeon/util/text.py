@@ -138,7 +138,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """Return ``1 key`` or ``213 keys``."""
+    """Return a number with its noun, in the singular or the plural: ``1 key``, ``213 keys``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 

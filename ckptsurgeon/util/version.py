@@ -1,4 +1,4 @@
-"""The version of this package, which any room may import."""
+"""The version of this package, in a module that imports nothing else of it."""
 
 __all__ = ["__version__"]
 

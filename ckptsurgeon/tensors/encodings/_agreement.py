@@ -1,4 +1,4 @@
-"""Compares settings of quantisation with the shapes of the quantised weights, and two models' settings."""
+"""Compares a ``quantization_config`` with the shapes of the quantised weights, or with that of another model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ Fact: TypeAlias = tuple[str, str, str]
 
 
 class QuantisedModule(NamedTuple):
-    """A quantised module and its family; ``module`` is its name in its own settings, ``here`` in the other settings."""
+    """A quantised module, and its names in the settings of two models.
+
+    ``kind`` is its encoding in a word, such as GPTQ. ``module`` is its name in the settings of its own model, ``here``
+    its name in the settings that these are compared with.
+    """
 
     kind: str
     module: str
@@ -37,12 +41,12 @@ class QuantisedModule(NamedTuple):
 
     @classmethod
     def of(cls, method: str, name: str, here: str | None = None) -> QuantisedModule:
-        """Return the module of the quantised tensor ``name``; ``here`` is the tensor's name in the other settings."""
+        """Return the module of a quantised tensor; ``here`` is the tensor's name in the other model (None: same)."""
         return cls(family(method), module_of(name), module_of(name if here is None else here))
 
 
 def stores_codes(settings: Settings) -> str:
-    """Return the method in the settings if it always stores weights quantised, else ""."""
+    """Return the quantisation method in the settings if it always stores weights quantised, else ""."""
     quantisation = QuantisationSettings(settings)
     if quantisation.method not in STORING or settings.get("format") == "dense":
         return ""
@@ -60,8 +64,9 @@ def contradictions(
 ) -> dict[Contradiction, list[str]]:
     """Return the settings that quantised tensors contradict, with the names of these tensors.
 
-    Nothing is concluded from the shapes of tensors named in ``unfit``, of which one part does not fit the others, nor
-    from missing parts that other tensors have, or shards that are not read: keys in ``elsewhere``.
+    The shapes of the tensors named in ``unfit`` are not compared, since their codes and scales do not fit each other.
+    If a tensor such as ``g_idx`` is missing, this counts only if no other weight has one, and no key in ``elsewhere``
+    (the keys of shards that are not read) ends like it.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -84,7 +89,7 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """The values that settings state for each module: those of its own section, or all of them if it has none."""
+    """Returns the values that settings state for a module: those of its own section, or all of them if it has none."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
@@ -110,7 +115,10 @@ def _groups(settings: Settings) -> Settings:
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
-    """Return whether a part that tensors lack is that of other tensors, so that more than the settings is wrong."""
+    """Return whether a contradiction is that a tensor (such as ``g_idx``) is missing, but other weights have one.
+
+    Then more than the settings is wrong.
+    """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found
     return lacks and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
@@ -130,9 +138,9 @@ def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]
 
 
 def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
-    """Return the plain output layers that settings say are quantised, by the field and value that say so.
+    """Return the output layers that are not quantised although the settings say so, by the field and value that do.
 
-    Other plain layers could be of other classes than Linear.
+    Other layers are not checked, since they could be of other classes than Linear.
     """
     heads = [key for key, info in tensors.items() if codes and f".{key}".endswith(HEAD) and _is_number(info)]
     method, modules = QuantisationSettings(settings).method, Modules(settings)
@@ -156,10 +164,10 @@ def _is_number(info: TensorInfo) -> bool:
 
 
 def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
-    """Return the fields that make codes mean other numbers under the settings ``ours`` than under ``theirs``.
+    """Return the fields that give quantised weights other values with the settings ``ours`` than with ``theirs``.
 
-    A field is compared if both settings have it, or its default is known. If a field differs only for single modules,
-    their names are added to it.
+    Each comes with its value in ``theirs`` and in ``ours``. A field is compared if both settings have it, or its
+    default is known. If a field differs only for single modules, their names are added to it.
     """
     coded = list(dict.fromkeys(coded))
     if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):
@@ -184,20 +192,20 @@ def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Sett
 
 
 def _field(field: str, modules: Sequence[str]) -> str:
-    """Return text that names a field and its modules; without modules it is for all."""
+    """Return a field with the modules that it differs for: ``bits of layers.0 and 3 more``; no modules mean all."""
     more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
     return " of ".join(filter(None, (field, f"{escape(modules[0])}{more}" if modules else "")))
 
 
 class _SettingsSide:
-    """The settings of one side of a comparison; the values of each section are read once."""
+    """The settings of one of two models that are compared; the values of each section are read only once."""
 
     def __init__(self, settings: Settings) -> None:
         self.modules, self.method = Modules(settings), QuantisationSettings(settings).method
         self._stated: dict[int, StatedValues] = {}
 
     def stated(self, place: int) -> StatedValues:
-        """Return the values that the settings state for the modules of a section."""
+        """Return the values that the settings state for the modules of a section; ``place`` is the section's index."""
         if place not in self._stated:
             self._stated[place] = stated_by(self.modules.settings(place))
         return self._stated[place]
@@ -236,7 +244,10 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
 
 
 def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
-    """Yield why codes have no scheme of compressed-tensors in our settings that is one of theirs."""
+    """Yield each field of compressed-tensors whose values in ``ours`` are all different from those in ``theirs``.
+
+    ``kind`` is the encoding of the weights in a word, such as ``packed``.
+    """
     pair = theirs.schemes, ours.schemes
     formats = [[scheme.format for scheme in schemes if scheme.format in STORED_BY] for schemes in pair]
     stores = [[kind in STORED_BY[one] for one in each] for each in formats]
@@ -253,12 +264,15 @@ def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterat
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield a field if their settings say that a tensor (such as zero points) is stored, and ours that it is not."""
+    """Yield ``field`` if ``theirs`` says that a tensor (such as zero points) is stored, and ``ours`` that it is not.
+
+    ``value`` is the value of the field that means that the tensor is stored.
+    """
     if theirs.flags.get(field) is value and ours.flags.get(field) is (not value):
         yield field, str(value).lower(), str(not value).lower()
 
 
 def _disjoint(field: str, theirs: Sequence[object], ours: Sequence[object]) -> Iterator[Fact]:
-    """Yield a field if the two sides have no value in common, for any module."""
+    """Yield ``field``, with the first value of each side, if the two sides have no value in common."""
     if theirs and ours and not any(one in ours for one in theirs):
         yield field, str(theirs[0]).lower(), str(ours[0]).lower()

@@ -1,7 +1,7 @@
-"""Finds quantised tensors that no config group of compressed-tensors is for, and those without scales of activations.
+"""Finds quantised tensors that match no config group of compressed-tensors, and those without activation scales.
 
-Such scales are stored where settings say that they are static: ``activation_scheme`` of the method "fp8", and
-``input_activations`` of compressed-tensors. Loaders compute the others. Scales of a cache of keys and values may be
+Activation scales are stored if the settings say that they are static: ``activation_scheme`` of the method "fp8", and
+``input_activations`` of compressed-tensors. Loaders compute all others. Scales of a cache of keys and values may be
 missing, since loaders take 1 for them.
 """
 
@@ -34,9 +34,10 @@ _MOST = 200
 def static_activations(
     codes: QuantisedTensors, tensors: Iterable[str], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield the quantised tensors without scales of activations that the settings say are static.
+    """Yield the quantised tensors without activation scales, if the settings say that these scales are static.
 
-    If some have them, those count that have them in another layer: some kinds of modules may need none.
+    If some tensors have such scales, a tensor counts only if the same module of another layer has them: some kinds of
+    modules may need none.
     """
     asked = _said_static(codes, settings)
     if not asked:
@@ -52,7 +53,7 @@ def static_activations(
 
 
 def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
-    """Return the quantised tensors whose activations have static scales, by what says so."""
+    """Return the quantised tensors whose activation scales are static, by the setting that says so."""
     modules, said, found = Modules(settings), dict[int, str](), dict[str, list[str]]()
     method = settings.get("quant_method")
     for one in codes.tensors if method in ("fp8", "compressed-tensors") and modules.is_exact else ():
@@ -65,7 +66,7 @@ def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[
 
 
 def _static(settings: Settings) -> str:
-    """Return which setting says that scales of activations are stored; "" if none does, or not for all groups."""
+    """Return the setting that says that activation scales are stored; "" if none does, or not for all config groups."""
     if settings.get("quant_method") == "fp8":
         return "activation_scheme static" if settings.get("activation_scheme") == "static" else ""
     inputs = [group.get("input_activations") for group in _groups(settings)]
@@ -76,7 +77,7 @@ def _static(settings: Settings) -> str:
 
 
 def _groups(settings: Settings) -> list[Mapping[str, Any]]:
-    """Return the config groups of compressed-tensors that are for weights."""
+    """Return the config groups of compressed-tensors that have settings for weights."""
     groups = settings.get("config_groups")
     found = [one for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     return [one for one in found if isinstance(one.get("weights"), dict)]
@@ -89,10 +90,10 @@ def _is_layer(one: QuantisedTensor, modules: Modules) -> bool:
 
 
 def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
-    """Return the quantised tensors that no target of compressed-tensors is for.
+    """Return the quantised tensors that no target in compressed-tensors' config groups matches.
 
-    Nothing is found if a target is a class that the modules could have, or if one fits no module at all: the names
-    may then be those of another version of the model.
+    The list is empty if a target is a class that the modules could have, or if a target matches no module at all: the
+    names may then be those of another version of the model.
     """
     expressions = _expressions(settings) if settings.get("quant_method") == "compressed-tensors" else None
     if expressions is None:
@@ -106,7 +107,10 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
 
 
 def _expressions(settings: Settings) -> list[re.Pattern[str]] | None:
-    """Return the targets of all config groups that name modules; None if any other could be for a layer, or is none."""
+    """Return the targets of all config groups, if they name modules, as regular expressions.
+
+    Returns None if a group has no targets, or if a target may be a class of layers or is not a usable expression.
+    """
     given = [group.get("targets") for group in _groups(settings)]
     lists = [one for one in given if isinstance(one, list) and one]
     if not lists or len(lists) < len(given) or sum(map(len, lists)) > _MOST:

@@ -1,4 +1,4 @@
-"""Defines an encoding, and the quantised tensors of a state dict: logical tensors that are stored as codes."""
+"""Defines an encoding, which stores one quantised weight as several tensors, and lists such weights of a state dict."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ACTIVATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class LogicalTensor:
-    """What the headers tell of a quantised tensor: ``method`` in words, number of parameters, and shape if known.
+    """The tensor that codes stand for: its encoding in words (``method``), number of parameters, and shape if known.
 
     ``parameters`` is None if the headers do not give the number; it is at least ``at_least``.
     """
@@ -58,11 +58,13 @@ class LogicalTensor:
 class Encoding:
     """A way to store one logical tensor as several tensors, whose keys differ only in their endings.
 
-    A key that ends in ``telling``, of one of ``dtypes``, identifies the encoding if there is also a key that ends
-    in one of ``marks`` instead (no marks: by itself). ``others`` are the endings of its further parts. ``codes`` is the
-    ending of the codes, if it is not ``telling``; ``named`` the ending of the logical tensor's key.
-    ``logical`` returns the logical tensor, None if shapes or dtypes show that this is not the encoding.
-    ``places`` maps all of these endings to their order; ``is_of_modules`` is set if each is a name in one module.
+    A key with the ending ``telling`` and a dtype in ``dtypes`` identifies the encoding, if the state dict also has this
+    key with one of the endings in ``marks`` instead. If ``marks`` is empty, the first key is enough. ``others`` are the
+    endings of further tensors that may exist. ``codes`` is the ending of the codes, if it is not ``telling``. ``named``
+    is the ending of the key that the logical tensor would have.
+
+    ``logical`` returns the logical tensor, or None if shapes or dtypes show that this is not the encoding. ``places``
+    maps all endings to their order. ``is_of_modules`` is true if each ending is a dot and one name.
     """
 
     telling: str
@@ -85,7 +87,7 @@ class Encoding:
 
 
 def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
-    """Return the function ``logical`` of an encoding whose codes have the shape of the logical tensor."""
+    """Return a function for ``Encoding.logical``, for an encoding whose codes have the shape of the logical tensor."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
         return LogicalTensor.of(method, next(iter(parts.values())).shape)
@@ -94,7 +96,7 @@ def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTe
 
 
 def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
-    """Return the function ``logical`` of an encoding whose headers do not give the number of parameters."""
+    """Return a function for ``Encoding.logical``, for encodings whose headers lack the number of parameters."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
         return LogicalTensor(method, None, at_least=next(iter(parts.values())).numel)
@@ -107,12 +109,12 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
 
 @dataclass(frozen=True, slots=True)
 class QuantisedTensor:
-    """A quantised tensor: ``parts`` maps endings to the keys of the tensors that store it.
+    """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
     ``name`` is the key that it would have if it were stored plainly, ``codes`` the key of its codes, ``method`` its
-    encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical
-    parameters, None if no header gives it, but ``at_least`` so many; ``shape`` is None if no header gives it.
-    ``more_codes`` are further codes with the same parts, in unknown encodings.
+    encoding in words. ``codes`` is "" if they are in another shard. ``parameters`` is the number of logical parameters,
+    None if no header gives it; it is at least ``at_least``. ``shape`` is None if no header gives it. ``more_codes`` are
+    the keys of further codes with the same scales; only unknown encodings have any.
     """
 
     name: str
@@ -141,12 +143,12 @@ class QuantisedTensors:
         return bool(self.tensors)
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
-        """Return the quantised tensors with their codes in ``keys``, or their first part if they have no codes here."""
+        """Return only the quantised tensors whose codes are in ``keys``; without codes here, their first key counts."""
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
 
     def parameters(self, key: str, info: TensorInfo) -> int:
-        """Return at least how many parameters a stored tensor holds: codes count as the logical tensor, scales as 0."""
+        """Return the least number of parameters of a stored tensor: codes count as the logical tensor, scales as 0."""
         coded = self.by_key.get(key)
         if coded is None:
             return info.parameters

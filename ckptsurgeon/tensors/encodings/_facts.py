@@ -1,4 +1,4 @@
-"""Finds what settings of quantisation say of one quantised tensor and its dtypes, shapes or parts contradict."""
+"""Finds fields of a ``quantization_config`` that a quantised weight contradicts by its dtypes, shapes or tensors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
 
 
 class Contradiction(NamedTuple):
-    """A field of the settings, its value, and what tensors show instead; ``verb`` is "say" if their shapes do."""
+    """A field of the settings, its value (``said``), and what the tensors show instead (``found``).
+
+    ``verb`` joins tensors and ``found`` in a message: their shapes "say" a number, or they "have" or "are" something.
+    """
 
     field: str
     said: str
@@ -57,7 +60,10 @@ class Contradiction(NamedTuple):
 
 
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the fields that a quantised tensor of a family ``kind`` contradicts."""
+    """Yield each setting in ``stated`` that a quantised tensor contradicts; ``kind`` is its encoding, such as GPTQ.
+
+    ``parts`` has its stored tensors by the endings of their keys.
+    """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
         yield from _groups(one, parts[".scales"].shape[0], stated)
@@ -82,7 +88,7 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
 
 
 def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
-    """Yield why a scheme of compressed-tensors cannot be that of a tensor."""
+    """Yield each setting in ``scheme``, a config group of compressed-tensors, that a quantised tensor contradicts."""
     if kind not in STORED_BY.get(scheme.format, (kind,)):
         yield Contradiction("format", scheme.format, one.method)
     elif scheme.type in TYPES.values() and scheme.type != TYPES[kind]:
@@ -100,7 +106,10 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
 
 
 def _grouping(kind: str, one: QuantisedTensor, scale: tuple[int, ...], scheme: Scheme) -> Iterator[Contradiction]:
-    """Compare the scales of a tensor with the groups of a scheme; those of packed integers are compared elsewhere."""
+    """Yield the strategy or the group size in ``scheme`` if the shape of a tensor's scales (``scale``) contradicts it.
+
+    The group size of packed integers is compared in ``_packed``.
+    """
     shape = one.shape or ()
     shows = {1: "tensor", shape[0]: "channel"}.get(prod(scale), "") if len(shape) == 2 and shape[0] > 1 else ""
     if kind in ("fp8", "int8") and shows and {scheme.strategy, shows} == {"tensor", "channel"}:
@@ -123,7 +132,7 @@ def _bitsandbytes(one: QuantisedTensor, stated: StatedValues) -> Iterator[Contra
 
 
 def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Compare the type of 8-bit floats with the field of DeepSeek's settings."""
+    """Yield the field ``fmt`` of DeepSeek's settings if it is not the type of the 8-bit floats."""
     said, kind = stated.texts.get("fmt", ""), next(iter(parts.values())).dtype.removeprefix("float8_")[:4]
     if {said, kind} == {"e4m3", "e5m2"}:
         yield Contradiction("fmt", said, kind, "are")
@@ -158,7 +167,9 @@ def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
 
 
 def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
-    """Compare the groups of AWQ's gemv version, which are padded since eight share a word of zero points.
+    """Yield the group size if AWQ's gemv version has another number of groups than it gives.
+
+    In this version the groups are padded, since eight groups share a 32-bit word of zero points.
 
     https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
     """
@@ -205,14 +216,17 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
 
 
 def _blocks_without_size(one: QuantisedTensor, parts: Parts) -> Iterator[Contradiction]:
-    """Yield that there are blocks, where settings give no size on purpose (Mistral's have one scale a tensor)."""
+    """Yield a contradiction if scales are for blocks, but the settings give null as the block size.
+
+    Mistral's settings do so, since its models have one scale for each tensor.
+    """
     shape, scale = one.shape or (), next((info.shape for end, info in parts.items() if end.startswith(SCALES)), ())
     if one.method.endswith("block scales") and len(shape) == len(scale) == 2 and min(scale[1], shape[1]) > 1:
         yield Contradiction("weight_block_size", "null", "block scales")
 
 
 def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Compare a tensor with the schemes of all config groups, since any scheme could be the tensor's."""
+    """Yield the bits or the group size of packed integers if no config group of compressed-tensors fits them."""
     bits = [scheme.bits for scheme in stated.schemes if scheme.bits]
     told = re.match(r"int(\d+) ", one.method)
     if told and bits and int(told[1]) not in bits:
@@ -226,6 +240,9 @@ def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
 
 
 def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
-    """Return whether ``groups`` groups of ``size`` fill ``words`` words of 32 bits; the last word may be padded."""
+    """Return whether ``groups`` groups of ``size`` numbers with ``bits`` bits fit in ``words`` words of 32 bits.
+
+    The last word may be padded.
+    """
     least, most = (words - 1) * 32 // bits + 1, words * 32 // bits
     return -(-least // size) <= groups <= -(-most // size)

@@ -54,11 +54,11 @@ def unknown(
     known: Container[str],
     quantisation: QuantisationSettings,
 ) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors of unknown encodings among ``keys``, which could be codes.
+    """Yield the quantised tensors of unknown encodings; ``keys`` are the keys that could be codes.
 
-    In a folder with settings of quantisation, all tensors of a module except its bias are one quantised tensor.
-    Elsewhere codes need a scale with their name. ``by_module`` has the keys of each module, ``known`` the keys that
-    belong to known encodings.
+    If the folder has a ``quantization_config``, all tensors of a module except its bias are one quantised tensor.
+    Otherwise codes need a scale that is named after them. ``by_module`` has the keys of each module, ``known`` the keys
+    that belong to known encodings.
     """
     method = f"an unknown encoding ({quantisation.method})" if quantisation.method else "an unknown encoding"
     modules: dict[str, list[str]] = {}
@@ -98,13 +98,16 @@ _Group = tuple[Sequence[str], Sequence[str]]
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield all tensors of a module except its bias as one group."""
+    """Yield one group: the keys of a module's codes, and all other keys of the module except its bias."""
     own = set(codes)
     yield codes, [key for key in around if key not in own and key.rpartition(".")[2] != "bias"]
 
 
 def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str, Sequence[str]]) -> Iterator[_Group]:
-    """Yield each key of codes with the scales named after it; one group for all if some codes have no such scale."""
+    """Yield a group for each key of codes, with the keys of the scales that are named after it.
+
+    If only some of the codes have such scales, all codes and scales of the module are one group.
+    """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
     scales: dict[str, list[str]] = {key: list(_within(key, by_module)) for key in codes}
@@ -121,13 +124,13 @@ def _by_name(codes: Sequence[str], around: Iterable[str], by_module: Mapping[str
 
 
 def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield the keys that treat the key of codes as a module, and those in the quantiser named after it (ModelOpt)."""
+    """Yield the keys in the module ``key``, and those in the module ``key`` + "_quantizer", as ModelOpt names it."""
     yield from by_module.get(key, ())
     yield from by_module.get(f"{key}_quantizer", ())
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the key of the codes that a scale is named after: that of ``x`` for ``x_scale``."""
+    """Return the key of the codes that a scale is named after: that of ``x`` for ``x_scale``; None without any."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]
@@ -139,7 +142,11 @@ def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
 def _coded(
     module: str, codes: Sequence[str], others: Sequence[str], tensors: Mapping[str, TensorInfo], method: str
 ) -> QuantisedTensor:
-    """Return a quantised tensor; the endings of its parts follow ``module``, or the key of its codes if that is ""."""
+    """Return the quantised tensor of an unknown encoding that has these codes and these other tensors.
+
+    The endings of its keys are what follows ``module`` in them. If that is "", they are what follows the key of the
+    codes, or the module of the codes.
+    """
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
     parts = {f".{key}"[len(stem) + bool(stem) :]: key for key in (first, *more, *others)}
@@ -187,7 +194,7 @@ def find_codes(
 
 
 def _by_module(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys directly in each module."""
+    """Return the keys of each module, by its name, without those of its submodules."""
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(key.rpartition(".")[0], []).append(key)
@@ -207,7 +214,7 @@ def _part_endings() -> tuple[str, ...]:
 
 @cache
 def _long_endings() -> tuple[str, ...]:
-    """Return the endings of codes that are integers of 64 bits; other such integers are indices and counters."""
+    """Return the endings of keys whose 64-bit integers can be codes; under other keys they are indices or counters."""
     return tuple(one.telling[1:] for one in _all_encodings() if "int64" in one.dtypes)
 
 
@@ -225,7 +232,10 @@ def _known(
     by_module: Mapping[str, Sequence[str]],
     quantisation: QuantisationSettings,
 ) -> QuantisedTensor | None:
-    """Return the quantised tensor that a key identifies, if any; ``by_module`` has the keys of each module."""
+    """Return the quantised tensor of a known encoding that a key identifies; None if it identifies none.
+
+    ``by_module`` has the keys of each module.
+    """
     dotted = f".{key}"  # so that ".weight" is the end of "weight" too
     for one in _encodings(tensors[key].dtype):
         if not dotted.endswith(one.telling):
@@ -247,7 +257,7 @@ def _known(
 def _parts(
     one: Encoding, stem: str, tensors: Mapping[str, TensorInfo], by_module: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Return the keys that begin with a stem, by the endings of an encoding; the identifying one is first."""
+    """Return the existing keys made of ``stem`` and an ending of an encoding, by ending; the identifying is first."""
     if not one.is_of_modules:
         return {end: key for end in one.places if (key := (stem + end)[1:]) in tensors}
     start = len(stem)  # checks the existing keys, not all possible ones

@@ -64,7 +64,7 @@ WITHOUT_BLOCKS = ("fp8", "fbgemm_fp8", "compressed-tensors")
 
 
 def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
-    """Return whether a listed method stores a quantised tensor, by its encoding and the names of its parts."""
+    """Return whether a method in ``METHODS`` stores such a quantised tensor, by its encoding and its keys' endings."""
     return family(coded.method) in METHODS[method] and not (
         method in WITHOUT_BLOCKS and any(end in coded.parts for end in BLOCKS)
     )
@@ -72,16 +72,16 @@ def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
 
 @lru_cache(1024)
 def family(method: str) -> str:
-    """Return the family of a method in words, its name without details: GPTQ, fp8, packed."""
+    """Return the short name of an encoding: "GPTQ" for "GPTQ, 4 bits", and "packed" for all packed integers."""
     return "packed" if "packed" in method else re.split(r"[, ]", method)[0]
 
 
 def known_by_settings(codes: QuantisedTensors) -> list[QuantisedTensor]:
-    """Return the quantised tensors that a loader recognises only by settings."""
+    """Return the quantised tensors that a loader recognises only by the ``quantization_config``."""
     return list(filter(is_known_by_settings, codes.tensors))
 
 
 def is_known_by_settings(coded: QuantisedTensor) -> bool:
-    """Return whether a loader recognises a quantised tensor only by settings."""
+    """Return whether a loader recognises a quantised tensor only by the ``quantization_config``."""
     kind, ends = family(coded.method), coded.parts.keys()
     return kind in TOLD and OWN.isdisjoint(ends) and (kind not in GENERAL or not SCALES.isdisjoint(ends))

@@ -30,9 +30,10 @@ _STEPS = 1_000_000_000
 class Modules:
     """The sections of settings that are for single modules, and the modules that are left unquantised.
 
-    A section has an index, its ``place``. Expressions that could take long are not evaluated: their sections are
-    treated as general settings. ``unread`` are those that leave modules unquantised; ``is_exact`` is not set if any
-    config group has one, and ``is_spent`` is set once one was not evaluated for a name.
+    A section has an index, its ``place``. Regular expressions that could take long are not evaluated; their sections
+    are treated as general settings. ``unread`` are such expressions that leave modules unquantised. ``is_exact`` is
+    false if a config group has such an expression. ``is_spent`` becomes true once an expression was not compared with a
+    name, since that would take too long.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,7 +59,7 @@ class Modules:
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
-        """Return the index of the section for a module."""
+        """Return the index of the section for a module; ``GENERAL`` if it has none of its own."""
         if (found := self._names.get(module)) is not None:
             return found
         return next(
@@ -71,11 +72,11 @@ class Modules:
         return bool(self._sections)
 
     def settings(self, place: int) -> Settings:
-        """Return the settings of the section at an index, in the form of settings for all modules."""
+        """Return the settings in a section, in the form of a ``quantization_config`` for all modules."""
         return self._general if place == GENERAL else self._sections[place]
 
     def left_out(self, module: str) -> str:
-        """Return the field that leaves a module unquantised, and its entry; "" if there is none."""
+        """Return the field and the entry that leave a module unquantised, as ``ignore (lm_head)``; "" if none does."""
         if self._settings.get(module) is False:
             return module
         words = module.split(".")
@@ -98,7 +99,10 @@ class Modules:
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
-        """Return whether an expression matches the beginning of a name; it never does once too many steps are taken."""
+        """Return whether an expression matches the beginning of a module's name, or all of it if ``whole`` is true.
+
+        It returns False for long names, and once all comparisons together could take too many steps.
+        """
         self._steps += len(module) ** _repeated(pattern.pattern)
         if len(module) > _LONGEST or self._steps > _STEPS:
             self.is_spent = True
@@ -117,7 +121,10 @@ class Modules:
             self._sections.append({**rest, **({"mode": "affine"} if "mode" in rest else {}), **one})
 
     def _add_dynamic(self) -> None:
-        """Add GPTQModel's expressions: the first that matches the beginning of a name counts."""
+        """Add a section for each expression in GPTQModel's ``dynamic``.
+
+        For a module, the first expression counts that matches the beginning of its name.
+        """
         given = self._settings.get(_DYNAMIC)
         if not isinstance(given, dict) or len(given) > _MOST:
             return
@@ -132,7 +139,10 @@ class Modules:
                 self._sections.append({**rest, **(one if isinstance(one, dict) and entry[:2] != "-:" else {})})
 
     def _add_groups(self) -> None:
-        """Add the config groups of compressed-tensors: names go before expressions, expressions before class names."""
+        """Add a section for each config group of compressed-tensors.
+
+        A target that is a module's name is preferred to a regular expression, and this to the name of a class.
+        """
         given = self._settings.get(_GROUPS)
         groups = {name: one for name, one in given.items() if isinstance(one, dict)} if isinstance(given, dict) else {}
         if len(groups) < 2:
@@ -153,19 +163,22 @@ class Modules:
 
 
 def _within_blocks(settings: Settings) -> list[str]:
-    """Return the modules of each layer that GPTQ quantises, by their names in the layer; empty if it is all."""
+    """Return the names, within a layer, of the modules that GPTQ quantises; an empty list means all modules."""
     given = settings.get(_BLOCKS) if settings.get("quant_method") == "gptq" else None
     lists = given if isinstance(given, list) else []
     return [name for one in lists for name in (_texts(one) if isinstance(one, list) else _texts([one]))]
 
 
 def module_of(name: str) -> str:
-    """Return the name of a quantised tensor's module."""
+    """Return the name of a quantised tensor's module: its own name without ``.weight``."""
     return name.removesuffix(".weight")
 
 
 def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
-    """Return settings with renamed modules; ``names`` gives the new names. Other names, and expressions, stay."""
+    """Return settings in which modules are renamed; expressions stay as they are.
+
+    ``names`` returns the new names of a module, or none if it keeps its name.
+    """
     found = dict(settings)
     if not isinstance(settings.get("quant_method"), str):
         found = _renamed_keys(settings, lambda name: names(name) if _is_of_module(settings[name]) else ())
@@ -212,7 +225,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
-    """Return the entries whose text from index ``start`` on is a safe regular expression, compiled."""
+    """Return the compiled expression of each entry, which begins at index ``start``, by entry.
+
+    Entries that are no regular expressions, or could take long to match, are left out.
+    """
     found = {one: expression_of(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}
 
@@ -224,7 +240,7 @@ def _repeated(text: str) -> int:
 
 
 def expression_of(text: str) -> re.Pattern[str] | None:
-    """Return a compiled regular expression, None if it could take long to match."""
+    """Return a compiled regular expression; None if it is not valid or could take long to match."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
     if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):
         return None

@@ -1,9 +1,10 @@
-"""Finds parts that a method of quantisation needs and that no quantised tensor of a model has, such as GPTQ's scales.
+"""Finds tensors that a method of quantisation needs and that no quantised weight of a model has, such as GPTQ's scales.
 
-What each method stores is in the files of its encoding. Parts that depend on a format are needed only where it is
-known: GPTQ stores zero points in its own formats and not in Marlin's, AWQ not in Marlin's and without
-``zero_point``, compressed-tensors' marlin-24 has other names for all, MLX biases only beside scales that are floats.
-What only a setting asks for (``g_idx``, ``weight_zero_point``) is compared with the settings, in ``_facts``.
+The files of the encodings say what each method stores. Tensors that depend on a format are needed only if the format is
+known. GPTQ stores zero points in its own formats and not in Marlin's, AWQ not in Marlin's and without ``zero_point``.
+The format marlin-24 of compressed-tensors has other names for all tensors. MLX stores biases only beside scales that
+are floats. If only a setting asks for a tensor (``g_idx``, ``weight_zero_point``), ``_facts`` compares it with the
+settings.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ _ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """The ``parts`` that a method needs, as endings of their keys after a common stem, the codes first.
+    """The tensors that a method needs for one weight: ``parts`` are the endings of their keys, the codes first.
 
-    A part is a tuple of alternatives. Any of them shows that the stem is a quantised tensor, except "", those in
-    ``vague``, and ".weight", which only shows it if the tensor is of the dtype ``codes``.
+    Each entry of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that the weight is
+    quantised. The endings "" and those in ``vague`` do not show it, and ".weight" only does if the tensor has the dtype
+    ``codes``.
     """
 
     method: str
@@ -51,7 +53,10 @@ class _Layout:
 
 @dataclass(frozen=True)
 class NeededPart:
-    """The ``names`` of quantised tensors that lack the ``part`` that a method needs; ``is_all``: no tensor has it."""
+    """A tensor that a method needs (``part``, such as scales), and the ``names`` of the quantised weights that lack it.
+
+    ``is_all`` is true if no quantised weight has it.
+    """
 
     method: str
     part: str
@@ -62,9 +67,10 @@ class NeededPart:
 def needed_parts(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield the parts that the method of the settings needs and that no quantised tensor, or less than half, has.
+    """Yield each tensor (such as scales) that the quantisation method needs and that no quantised weight has.
 
-    Parts that more than half have are found without settings. Keys of other shards (``elsewhere``) count as there.
+    Some tensors are also found if at most half of the weights have them; if more have them, no settings are needed to
+    find the others. Keys of other shards (``elsewhere``) do not count as missing.
     """
     for layout in _layouts(settings):
         stems = _stems(layout, codes, tensors)
@@ -85,14 +91,14 @@ def _is_there(stem: str, end: str, tensors: Container[str], elsewhere: Container
 
 
 def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a quantised tensor needs a part, by the dtypes of its other parts."""
+    """Return whether a weight needs a tensor with the ending ``end``, by the dtypes of its other tensors."""
     other, dtypes = _ONLY_IF.get(end, ("", frozenset[str]()))
     beside = tensors.get(f"{stem}{other}"[1:]) if other else None
     return not other or (beside is not None and beside.dtype in dtypes)
 
 
 def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return what the keys of each quantised tensor begin with, after a dot; not those of plain weights."""
+    """Return what the keys of each quantised weight begin with, after a dot; plain weights are left out."""
     ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
     found = dict[str, None]()
     for key in codes.by_key:
@@ -105,13 +111,13 @@ def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, Tenso
 
 
 def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight is there as plain numbers, or as what could be such in place of its codes."""
+    """Return whether the weight itself is stored as floats of more than 8 bits, so that it is not quantised."""
     names = (stem[1:], f"{stem}.weight"[1:])
     return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
 
 
 def _layouts(settings: Settings) -> Iterator[_Layout]:
-    """Yield what the method of the settings stores; nothing for methods and formats that are not known well."""
+    """Yield the tensors that the method in the settings stores; nothing for methods and formats not known well."""
     method, stated = settings.get("quant_method"), stated_by(settings)
     if method == "gptq" or (method is None and "desc_act" in settings):
         if stated.format in _GPTQ and not settings.get("is_marlin_format"):
@@ -157,7 +163,7 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
 def _without_weight_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[NeededPart]:
-    """Yield the numbers of 8 bits if none has a scale but that of its activations."""
+    """Yield the weights of 8 bits if none of them has a scale, apart from scales of activations."""
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
     if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):

@@ -50,14 +50,17 @@ _TOGETHER = frozenset({".scales", ".biases"})
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
-    """Return the keys that end like scales and the like, not like codes, with these endings."""
+    """Return the keys that could be scales or other tensors that decode codes, each with its ending.
+
+    ``endings`` are the endings of such keys. Vectors are left out if plain tensors have the same ending, as ``.scale``.
+    """
     keys = (key for key in tensors if f".{key}".endswith(endings))
     found = {key: next(end for end in endings if f".{key}".endswith(end)) for key in keys}
     return {key: end for key, end in found.items() if end not in _GENERAL or len(tensors[key].shape) > 1}
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether some tensor could be codes that are stored as one column of floats, as bitsandbytes does."""
+    """Return whether some tensor has one column: bitsandbytes may store codes so, and even as floats."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 
@@ -76,7 +79,8 @@ def lone_codes(
 ) -> Iterator[QuantisedTensor]:
     """Yield the codes whose scales are in another shard; ``elsewhere`` has the keys of the other shards.
 
-    Codes identified by other names may have any dtype, as in bitsandbytes.
+    If an encoding is identified by another key than that of its codes, the codes may have any dtype, as in
+    bitsandbytes.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
         return
@@ -108,10 +112,11 @@ def lone_parts(
     elsewhere: Set[str],
     encodings: Sequence[Encoding],
 ) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors with ``parts`` (scales and the like) but without codes, which can only be copied.
+    """Yield the quantised tensors that have scales or zero points but no codes in this file; they can only be copied.
 
-    In a folder with settings of quantisation the names suffice. Otherwise their codes must be ``elsewhere`` (in
-    another shard), or only quantised tensors have such names.
+    ``parts`` has the keys of the scales and zero points, with their endings. If the folder has a
+    ``quantization_config``, the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` has its
+    keys), or the endings must be such that only quantised tensors have them.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -131,7 +136,10 @@ def lone_parts(
 
 
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether only tensors that decode codes have such names and dtypes."""
+    """Return whether the endings and dtypes in ``found`` prove that its tensors decode codes.
+
+    ``found`` maps endings to keys, which all begin with ``stem``.
+    """
     if not _CERTAIN.isdisjoint(found) or _TOGETHER.issubset(found):
         return True
     if not _OF_WEIGHTS.isdisjoint(found):
@@ -162,9 +170,10 @@ Tensors: TypeAlias = Mapping[str, TensorInfo]
 
 @dataclass(frozen=True)
 class IncompleteTensors:
-    """The ``names`` of quantised tensors that lack ``part``, or have it in a length that does not fit ``block``.
+    """Quantised tensors (``names``) that lack a tensor with the ending ``part``, or have it in a wrong length.
 
-    ``others`` is the number of similar quantised tensors that have the part.
+    ``others`` is the number of similar quantised tensors that have it. If the length is wrong, ``block`` is the length
+    of the blocks that it does not fit; else it is 0.
     """
 
     part: str
@@ -176,7 +185,11 @@ class IncompleteTensors:
 def broken_partners(
     codes: QuantisedTensors, tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the parts that quantised tensors lack; parts in other shards (``elsewhere``) do not count as missing."""
+    """Yield the tensors, such as codes or scales, that some quantised weights lack although similar weights have them.
+
+    Keys in other shards (``elsewhere``) do not count as missing. Scales of bitsandbytes with a wrong length are found,
+    too.
+    """
     groups: dict[tuple[str, str, int], list[QuantisedTensor]] = {}
     for one in codes.tensors:
         if one.codes:
@@ -203,14 +216,14 @@ def _leaf(key: str) -> str:
 
 
 def _decoding_endings(one: QuantisedTensor) -> set[str]:
-    """Return the endings, after the module, of the tensors that decode the codes."""
+    """Return the endings of the tensors that decode the codes, such as ``.scales``, without scales of activations."""
     start = len(one.codes.rpartition(".")[0])
     ends = (key[start:] for key in one.keys if key != one.codes)
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 
 def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
-    """Return the endings of tensors that all of the codes have."""
+    """Return the endings of the decoding tensors that all of these quantised weights have."""
     left = _decoding_endings(known[0])
     for one in known[1:]:
         left &= _decoding_endings(one)
@@ -218,7 +231,10 @@ def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
 
 
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
-    """Yield the keys that the codes could have, by the keys of the parts."""
+    """Yield the keys that the missing codes of ``one`` could have, if their name in the module is ``leaf``.
+
+    They follow from its keys with an ending in ``needed``.
+    """
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
 
@@ -226,7 +242,10 @@ def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterato
 def _lacking(
     found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the missing parts with each of the ``ends``, missing codes first."""
+    """Yield the quantised weights that lack a tensor, for each ending in ``ends``; the first ending is that of codes.
+
+    ``found`` maps the keys that the codes have, or would have, to the names of the weights.
+    """
     left = dict(found)
     for end in ends:
         keys = {codes: codes.rpartition(".")[0] + end for codes in left}
@@ -240,7 +259,7 @@ def _lacking(
 def _left_out(
     known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield optional parts that only some quantised tensors lack."""
+    """Yield the optional tensors, such as zero points, that more than half of the weights have and the others lack."""
     for end, number in Counter(end for one in known for end in _decoding_endings(one) if end.endswith(ALWAYS)).items():
         among = [one for one in known if end != ".biases" or _has_float_scales(one, tensors)]
         if len(among) / 2 < number < len(among):
@@ -251,7 +270,7 @@ def _left_out(
 
 
 def _has_float_scales(one: QuantisedTensor, tensors: Tensors) -> bool:
-    """Return whether scales are floats; MLX's modes whose scales are exponents (mxfp4, nvfp4) store no biases."""
+    """Return whether the scales of ``one`` are floats; MLX stores biases only then, not for mxfp4 and nvfp4."""
     return ".scales" in one.parts and tensors[one.parts[".scales"]].dtype in FLOATS
 
 

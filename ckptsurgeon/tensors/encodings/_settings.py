@@ -65,7 +65,7 @@ class QuantisationSettings:
         return self._numbers[asked]
 
     def number(self, name: str, *, most: int) -> int:
-        """Return the first of the numbers that ``numbers`` returns, 0 if there is none."""
+        """Return the first number that ``numbers`` returns; 0 if there is none."""
         return next(iter(self.numbers(name, most=most)), 0)
 
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
@@ -118,8 +118,8 @@ _LONGEST = 40
 class Scheme:
     """The settings of the weights in one config group of compressed-tensors.
 
-    A number is 0, a text "", and ``symmetric`` None if it is not stated. ``format`` is "" too if several groups share
-    one that is stated for all of them.
+    A field that is not stated is 0 or "", and ``symmetric`` is None. If there are several config groups, ``format`` is
+    "" unless the group itself states it.
     """
 
     bits: int
@@ -133,10 +133,11 @@ class Scheme:
 
 @dataclass(frozen=True)
 class StatedValues:
-    """The values of the fields of settings at any depth, the outermost first.
+    """What a ``quantization_config`` states at any depth; a tuple has a field's different values, the outermost first.
 
-    ``schemes`` are those of compressed-tensors. ``format`` is GPTQ's, ``version`` AWQ's; ``flags`` are the fields that
-    are true or false at the top, ``texts`` those that are text, ``nulls`` those that are null.
+    ``sizes`` are group sizes, ``blocks`` block sizes, ``schemes`` the weights' settings in compressed-tensors' config
+    groups. ``format`` is GPTQ's, ``version`` AWQ's. ``flags``, ``texts`` and ``nulls`` are the fields at the top that
+    are true or false, text, and null.
     """
 
     method: str
@@ -154,7 +155,7 @@ class StatedValues:
 
 
 def stated_by(settings: Settings) -> StatedValues:
-    """Return what a ``quantization_config`` says of method, bits, group sizes, blocks and formats, wherever in it."""
+    """Return the method, bits, group sizes, blocks and formats that a ``quantization_config`` states at any depth."""
     schemes = [one for one in values_called(settings, "weights") if isinstance(one, dict)]
     return StatedValues(
         QuantisationSettings(settings).method[:_LONGEST],
@@ -173,7 +174,7 @@ def stated_by(settings: Settings) -> StatedValues:
 
 
 def _schemes(settings: Settings) -> Iterator[Scheme]:
-    """Yield the scheme of each object called ``weights``, with the format of the config group around it."""
+    """Yield the settings of the weights in each config group, with the format of the group."""
     groups = [one for found in values_called(settings, "config_groups") for one in _map(found).values()]
     groups = [one for one in groups if isinstance(one, dict) and isinstance(one.get("weights"), dict)]
     groups = groups or [{"weights": one} for one in values_called(settings, "weights") if isinstance(one, dict)]
@@ -192,7 +193,7 @@ def _schemes(settings: Settings) -> Iterator[Scheme]:
 
 
 def _few(values: Iterator[Any]) -> Sequence[Any]:
-    """Return the different values in order; nothing if there are too many."""
+    """Return the different values in order; an empty list if there are more than ``_MOST``."""
     found = dict.fromkeys(values)
     return list(found) if len(found) <= _MOST else []
 

@@ -1,4 +1,4 @@
-"""Compares the sizes of a quantised tensor's codes with those of its other parts, and gives its logical shape."""
+"""Compares the sizes of a weight's codes with those of its scales and zero points, and gives its logical shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAPS = {".quant_map": 16, ".nested_quant_map": 256}
 
 
 def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
-    """Return the shape that each quantised tensor stands for, by the key that it would have if it were plain.
+    """Return the shape that each quantised weight has when decoded, by the key that it would have if stored plainly.
 
     If the headers only give its number of parameters, as those of bitsandbytes do, the number alone is the shape.
     """
@@ -38,7 +38,7 @@ def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
 def unfit_sizes(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, str]]:
-    """Yield each part whose size does not fit the codes, with the name of its quantised tensor."""
+    """Yield each tensor (such as ``weight_scale``) whose size does not fit the codes, and the name of the weight."""
     stated = stated_by(settings)
     for one in codes.tensors:
         check = _CHECKS.get(family(one.method))
@@ -48,7 +48,10 @@ def unfit_sizes(
 
 
 def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Compare the order of columns with the zero points; the settings tell which of the two is wrong."""
+    """Yield ``.g_idx`` or ``.qzeros`` if the order of columns and the zero points of GPTQ imply different bits.
+
+    The bits in the settings tell which of the two is wrong.
+    """
     order, zeros = parts.get(".g_idx"), parts.get(".qzeros")
     if order is None or not order.numel:
         return
@@ -62,7 +65,7 @@ def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[
 
 
 def _fill(columns: int, bits: int, words: int) -> bool:
-    """Return whether so many columns fill so many words of 32 bits, of which the last may be padded."""
+    """Return whether ``columns`` numbers of ``bits`` bits fill ``words`` words of 32 bits; the last may be padded."""
     return columns * bits // _WORD <= words <= -(-columns * bits // _WORD)
 
 
@@ -100,7 +103,7 @@ def _scales(shape: Shape, size: int) -> tuple[int, int]:
 
 
 def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Compare scales of blocks, rows or whole tensors with 8-bit codes of two dimensions."""
+    """Yield the endings of scales that do not fit 8-bit codes of two dimensions by block, by row or as a whole."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return
@@ -116,7 +119,7 @@ def _blocks_in(length: int, block: int) -> int:
 
 
 def _divides(scales: int, length: int) -> bool:
-    """Return whether so many scales can be for one dimension: one for all of it, for each place or for each block."""
+    """Return whether a dimension of ``length`` can have ``scales`` scales: one, one per index or one per block."""
     return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
 
 

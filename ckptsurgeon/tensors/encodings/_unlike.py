@@ -1,4 +1,4 @@
-"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, with other parts or names."""
+"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, with other scales or names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ UNKNOWN = "an"
 
 
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the plain weights of modules that are quantised in other layers and that no setting excludes."""
+    """Return the weights that are stored plainly, although their module is quantised in other layers.
+
+    Weights that the settings exclude from quantisation are not among them.
+    """
     method = QuantisationSettings(settings).method
     if method not in WHOLE or (method == "compressed-tensors" and _targets(settings) - {"Linear"}):
         return []
@@ -62,7 +65,7 @@ def is_number(info: TensorInfo) -> bool:
 
 
 def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the weights that are stored both quantised and plain, by the key of the plain tensor."""
+    """Return the keys of the plain weights that are stored quantised, too."""
     return [
         one.name
         for one in codes.tensors
@@ -72,9 +75,10 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 
 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Yield each part whose shape does not fit the codes and scales, with the name of its quantised tensor.
+    """Yield zero points whose shape does not fit the codes and scales, as ("qzeros", name of the weight).
 
-    A tensor of an unknown encoding counts as one of a known encoding if others with the same name are of it.
+    If a weight's encoding is not recognised, but others with the same name have a known one, its shapes do not fit each
+    other: ("parts", key of its codes).
     """
     known = {_leaf(one): one.method for one in codes.tensors if family(one.method) in KNOWN and one.codes}
     for one in codes.tensors:
@@ -96,7 +100,7 @@ def _leaf(one: QuantisedTensor) -> str:
 
 
 def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tuple[int, ...]) -> bool:
-    """Whether there are as many zero points, packed into words of 32 bits, as scales."""
+    """Return whether there are as many zero points, packed into words of 32 bits, as scales."""
     if len(scales) != 2 or len(zeros) != 2 or not all((*codes, *scales, *zeros)) or (scales[0] == codes[0]):
         return True
     are_wide = 1 < zeros[1] * 32 / scales[1] <= MOST_BITS if kind == "GPTQ" else zeros[1] == codes[1]
@@ -112,7 +116,10 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """The ``names`` of quantised tensors with ``found``, where the ``others`` like them have ``usual``."""
+    """Quantised tensors (``names``) that have ``found``, as a dtype, while most similar tensors have ``usual``.
+
+    ``others`` is the number of tensors that have ``usual``.
+    """
 
     found: str
     usual: str
@@ -123,7 +130,7 @@ class OddTensors:
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
     """Yield the few 8-bit floats with scales of another name, or codes of another dtype, than most have.
 
-    Only those count whose module has the usual form in another layer: kinds of modules may differ on purpose.
+    A tensor counts only if the same module of another layer has the usual form: kinds of modules may differ on purpose.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -137,7 +144,7 @@ def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], setting
 
 
 def _scale(one: QuantisedTensor) -> str:
-    """Return the name of the first scale of the weight; "" if there is none."""
+    """Return the name of a weight's scale, such as ``weight_scale``; "" if it has none."""
     ends = (end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS))
     return next((end.lstrip(".") for end in ends), "")
 
@@ -157,10 +164,11 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
 
 
 def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
-    """Return the name of scales by the settings, and the 8-bit floats that have the other name; "" if any will do.
+    """Return the name that scales have by the settings, and the 8-bit floats whose scales have the other name.
 
-    Loaders of the method "fp8" (transformers, vLLM, SGLang) look for ``weight_scale_inv`` alone if there is a
-    ``weight_block_size``; those of compressed-tensors for ``weight_scale``, also for blocks.
+    The name is "" if any will do. Loaders of the method "fp8" (transformers, vLLM, SGLang) look for
+    ``weight_scale_inv`` alone if there is a ``weight_block_size``; those of compressed-tensors look for
+    ``weight_scale``, also for blocks.
     """
     wanted, other = ends = _scale_names(settings)
     floats = [one for one in codes.tensors if one.codes and family(one.method) in _FLOATS] if all(ends) else []
@@ -186,11 +194,11 @@ _DECODING = (
 def plain_with_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each weight that is plain though the tensors that decode codes are beside it, and these tensors' endings.
+    """Yield each plain weight that has tensors beside it that decode codes: its name, and the endings of their keys.
 
-    Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Nor are
-    models of methods that may store plain weights with scales (those trained with simulated quantisation), unless
-    other weights are codes.
+    Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Methods that
+    train with simulated quantisation may store plain weights with scales; for models of these methods nothing is
+    yielded, unless other weights are codes.
     """
     if not settings or not (
         _is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)
@@ -206,7 +214,7 @@ def plain_with_scales(
 
 
 def _is_of_codes(settings: Settings) -> bool:
-    """Return whether all weights beside scales are codes by the settings."""
+    """Return whether, by the settings, every weight that has scales is stored as codes."""
     method = stores_codes(settings)
     if method == "compressed-tensors":
         return settings.get("quantization_status") in (None, "compressed")
@@ -214,7 +222,10 @@ def _is_of_codes(settings: Settings) -> bool:
 
 
 def _is_coded(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether there are codes; bitsandbytes' may be floats, which are then words in one column or row."""
+    """Return whether a quantised tensor has codes, not plain numbers.
+
+    bitsandbytes may store codes as floats; they are then in one column or row.
+    """
     if not one.codes:
         return False
     if family(one.method) != "bitsandbytes":

@@ -14,7 +14,7 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def _four_bits(kind: str) -> Encoding:
-    """Return an encoding that its ``quant_state`` identifies: its codes may have any dtype, even a floating one."""
+    """Return the encoding "nf4" or "fp4" (``kind``): its ``quant_state`` identifies it, so codes may have any dtype."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes = parts.get("")  # two in a byte; their shape is a value of the state

@@ -26,7 +26,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
 
 
 def _scales(codes: tuple[int, ...], scale: tuple[int, ...], quantisation: QuantisationSettings) -> str:
-    """Return text on what each scale is for, by the shape of the scales, or by the block size in the settings."""
+    """Return "one scale", "channel scales" or "block scales", by the shapes or by the block size in the settings."""
     if len(codes) > 1 and len(scale) == len(codes):
         sizes = (size for name in _BLOCKS for size in quantisation.pairs(name))
         if any(scale[-2:] == (-(-codes[-2] // rows), -(-codes[-1] // columns)) for rows, columns in sizes):

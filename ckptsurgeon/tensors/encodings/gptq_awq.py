@@ -30,7 +30,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> LogicalTensor:
-    """Return the logical tensor; its bits follow from zero points, ``g_idx``, groups or settings."""
+    """Return the logical tensor of GPTQ's codes; its bits follow from zero points, ``g_idx``, groups or settings."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
     columns = order.numel if order is not None else 0

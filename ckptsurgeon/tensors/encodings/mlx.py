@@ -32,7 +32,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:
-    """Return the number of columns for each number of bits that fits one of the group sizes."""
+    """Return the number of columns by number of bits, for each that fits the codes, the scales and a group size."""
     pairs = ((bits, groups * size) for size in sizes for bits in _BITS)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
 

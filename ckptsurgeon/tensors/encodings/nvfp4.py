@@ -24,7 +24,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _pairs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of transformers' own layout, whose scales are in the order of its kernels."""
+    """Return the logical tensor of transformers' own layout, whose scales are in the order of its GPU kernels."""
     *outer, nbytes = parts[".weight"].shape or (0,)
     return LogicalTensor.of("nvfp4", (*outer, nbytes * 2))
 

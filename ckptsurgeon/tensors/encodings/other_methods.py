@@ -20,7 +20,10 @@ _TILE = 16
 
 
 def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise AQLM: ``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebook, entry, out, in group)."""
+    """Return the logical tensor of AQLM; None if the shapes are not those of AQLM.
+
+    They are ``codes`` (out groups, in groups, codebooks) and ``codebooks`` (codebook, entry, out, in group).
+    """
     codes, books = parts[".codes"].shape, parts[".codebooks"].shape
     if len(codes) != 3 or len(books) != 4:
         return None
@@ -28,9 +31,10 @@ def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 
 
 def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Tell BitNet, with one scale and four values of -1, 0 and 1 in a byte along the output, from scales for each row.
+    """Return the logical tensor of BitNet, or of packed integers with a scale for each row.
 
-    In ComfyUI's files a byte may be one number of 8 bits; only a value, the note of the format, tells.
+    BitNet has one scale, and a byte has four values of -1, 0 and 1 along the output. In ComfyUI's files a byte may be
+    one number of 8 bits; only the value of the tensor ``comfy_quant`` tells.
     """
     codes, scale = parts[".weight"], parts[".weight_scale"]
     if scale.dtype not in _SCALES or len(codes.shape) < 2:
@@ -41,13 +45,16 @@ def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
 
 
 def _exl3(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise EXL3: ``trellis`` (in tiles, out tiles, words of a tile)."""
+    """Return the logical tensor of EXL3, from ``trellis`` (in tiles, out tiles, words of a tile)."""
     rows, columns = (*parts[".trellis"].shape, 0, 0)[:2]
     return LogicalTensor.of("EXL3", (columns * _TILE, rows * _TILE))
 
 
 def _exl2(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise EXL2: ``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry per input."""
+    """Return the logical tensor of EXL2, from ``q_weight`` (words, out) with mixed bits.
+
+    ``q_invperm`` or ``q_perm`` has an entry for each input.
+    """
     order = parts.get(".q_invperm") or parts.get(".q_perm")
     codes = parts[".q_weight"].shape
     if order is None or len(codes) != 2:
@@ -56,7 +63,7 @@ def _exl2(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 
 
 def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise HIGGS: ``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
+    """Return the logical tensor of HIGGS, from ``weight`` (out * bits / 16, in) and ``scales`` (out, groups)."""
     codes, scales = parts[".weight"], parts.get(".scales")
     if scales is None or len(codes.shape) != 2 or len(scales.shape) != 2:
         return LogicalTensor("HIGGS", None, at_least=codes.numel)
@@ -64,23 +71,26 @@ def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
 
 
 def _quanto(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise quanto: one code for each parameter; codes of few bits are packed and have a shift."""
+    """Return the logical tensor of quanto: one code for each parameter; a tensor ``_shift`` means packed codes."""
     return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
 
 
 def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise torchao: one 8-bit float for each parameter; integers may be packed."""
+    """Return the logical tensor of torchao: one 8-bit float for each parameter; integers may be packed."""
     is_float = next(iter(parts.values())).dtype.startswith("float8")
     return (same_shape if is_float else some)("torchao")(parts, quantisation)
 
 
 def _spqr(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise SpQR: ``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
+    """Return the logical tensor of SpQR, of which the headers do not give the number of parameters."""
     return LogicalTensor("SpQR", None, at_least=parts[".dense_weights"].numel)
 
 
 def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise compressed-tensors' sparse weights: ``bitmask`` gives the positions of the values in ``compressed``."""
+    """Return the logical tensor of compressed-tensors' sparse weights, whose number of parameters is not known.
+
+    ``bitmask`` gives the positions of the values in ``compressed``.
+    """
     return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 
 

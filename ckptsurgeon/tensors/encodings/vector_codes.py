@@ -20,7 +20,7 @@ _MOST_BITS = 8
 
 
 def _turned(method: str, telling: str) -> Encoding:
-    """Return the encoding of a method that turns weights by random signs before it quantises them, such as QuIP#.
+    """Return the encoding of a method that transforms weights with random signs before it quantises them, as QuIP#.
 
     ``SU`` has a sign for each input, ``SV`` for each output; ``telling`` is the suffix of the keys of the codes.
     """
@@ -38,7 +38,10 @@ def _turned(method: str, telling: str) -> Encoding:
 
 
 def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise SqueezeLLM: ``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits), and outliers."""
+    """Return the logical tensor of SqueezeLLM; None if the shapes are not those of SqueezeLLM.
+
+    They are ``qweight`` (in * bits / 32, out) and ``lookup_table`` (out, 2 ** bits); there may be outliers, too.
+    """
     codes, table = parts[".qweight"].shape, parts[".lookup_table"].shape
     if len(codes) != 2 or len(table) != 2 or codes[1] != table[0]:
         return None
@@ -51,7 +54,10 @@ def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor |
 
 
 def _marlin(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Recognise Marlin: ``B`` (in / 16, out * 2) and ``s`` (groups, out); shapes are checked, as names are short."""
+    """Return the logical tensor of Marlin; None if the shapes are not those of Marlin, since its names are short.
+
+    They are ``B`` (in / 16, out * 2) and ``s`` (groups, out).
+    """
     codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
     if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:
         return None

@@ -112,7 +112,7 @@ def _narrowed(plain: Array, dtype: str) -> Array:
 
 
 def _to_bfloat16(values: Array) -> Array:
-    """Round float32 to the nearest bfloat16, ties to even; every NaN becomes the quiet one torch makes."""
+    """Return float32 values rounded to the nearest bfloat16, ties to even; every NaN becomes torch's quiet NaN."""
     bits = np.ascontiguousarray(values).view("<u4")
     rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
     made: Array = np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
@@ -158,7 +158,7 @@ def goes_to_zero(source: str, destination: str) -> bool:
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values are not zero, in an array as ``raw_dtype`` describes it, of a dtype in ``_NARROW``."""
+    """Return how many values of a narrow floating dtype are not zero; they have the type that ``raw_dtype`` gives."""
     bits = values.view(f"<u{values.itemsize}")
     return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
 

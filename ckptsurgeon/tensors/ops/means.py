@@ -55,8 +55,8 @@ def largest(parts: Iterable[Part]) -> Part:
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
     """Return values in double precision rounded to a dtype once, and counts of values that became infinite or zero.
 
-    ``cast`` goes through float32, which is a second rounding. Raises PlanError if a value
-    is negative and the dtype has no negative numbers.
+    ``wide`` is the dtype of the values. ``cast`` would round twice, since it goes through float32. Raises PlanError if
+    a value is negative and the dtype has no negative numbers.
     """
     want = DTYPES[dtype]
     if dtype == "float8_e8m0fnu" and (values < 0).any():

@@ -17,7 +17,7 @@ Box: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def box_shape(box: Box) -> tuple[int, ...]:
-    """Return the shape of a box."""
+    """Return the shape of a box, which is a range (begin, end) along each dimension."""
     return tuple(end - begin for begin, end in box)
 
 
