@@ -134,7 +134,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     lacking = wanted - {entry.name for entry in entries}
     if lacking:
         raise PlanError(
-            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to copy.", hint="Make a new plan."
+            f"{escape(source.path)} has no entry {listing(sorted(lacking))} that can be copied.",
+            hint="Make a new plan.",
         )
     depths = range(len(path) + 1)
     levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
@@ -152,7 +153,7 @@ def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, 
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
     if taken:
         raise PlanError(
-            f"the plan copies {listing(taken)}, but the output already has that name.",
+            f"the plan copies entries whose names the output already uses: {listing(taken)}.",
             hint="Make a new plan.",
             details=taken,
         )

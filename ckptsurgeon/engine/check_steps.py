@@ -21,12 +21,13 @@ def check_step(step: Step) -> None:
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
         raise PlanError(
-            f"the plan is not possible: {escape(step.key)} by {step.op} from {step.source_shape} to {step.shape}."
+            f"the plan is not possible: the operation {step.op} cannot make {escape(step.key)}, of the shape "
+            f"{step.shape}, from a tensor of the shape {step.source_shape}."
         )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
-            raise PlanError(f"{escape(step.key)} cannot go from {one.dtype} to {step.dtype}: {fault}.")
+            raise PlanError(f"{escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
 
 
 def _resizes(step: Step) -> bool:

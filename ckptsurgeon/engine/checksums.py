@@ -56,7 +56,9 @@ def check_storage(file: File, storage: Storage) -> None:
 
 def bad_checksum(file: File, name: str) -> FormatError:
     """Return the error for a part of a file that does not match the checksum stored in the file."""
-    return FormatError(f"{escape(file.uri)}: {escape(name)} does not match its checksum.", rule="crc")
+    return FormatError(
+        f"{escape(file.uri)}: {escape(name)} does not match its checksum: the file is damaged.", rule="crc"
+    )
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:

@@ -189,7 +189,7 @@ def test_a_file_that_becomes_a_link_after_the_plan_is_not_followed() -> None:
     Path("m/tokenizer.json").unlink()
     Path("m/tokenizer.json").symlink_to(secret())
     with pytest.raises(
-        cs.PlanError, match=r"tokenizer\.json is a link to a file outside its folder, which is not followed"
+        cs.PlanError, match=r"tokenizer\.json is a link to a file outside its folder; such links are not followed"
     ):
         cs.apply(plan, "out")
     assert not Path("out").exists()

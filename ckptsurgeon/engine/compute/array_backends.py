@@ -59,7 +59,7 @@ def check_device(device: str) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError("--device cuda: torch finds no usable GPU.", hint="Leave it out.")
+            raise ConfigError("--device cuda: torch finds no usable GPU.", hint="Leave --device out.")
 
 
 @lru_cache

@@ -33,7 +33,8 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
     if context.memory < BUFFERS:
         raise PlanError(
-            f"copying takes {human_bytes(BUFFERS)} of memory; the limit is {human_bytes(context.memory)}.",
+            f"copying takes {human_bytes(BUFFERS)} of memory ({BUFFERS} bytes); "
+            f"the limit is {human_bytes(context.memory)} ({context.memory} bytes).",
             hint=f"Allow more: --memory {BUFFERS}B.",
         )
     distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few kinds

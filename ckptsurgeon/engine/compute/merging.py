@@ -82,7 +82,8 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
     ):
         with_base = " and a base" if merge.base else ""
         raise PlanError(
-            f"{escape(merge.method)} does not merge {count(number, 'model')}{with_base}.", hint="Make a new plan."
+            f"the merge method {escape(merge.method)} cannot merge {count(number, 'model')}{with_base}.",
+            hint="Make a new plan.",
         )
 
 
@@ -94,7 +95,10 @@ def _finished(
         values = tensors.library.get(merging(at))
     wanted = box_shape(inner.box)
     if values.shape != wanted:
-        raise PlanError(f"the merge method {escape(merge.method)} returned {values.shape} for a slice of {wanted}.")
+        raise PlanError(
+            f"the merge method {escape(merge.method)} returned an array of the shape {values.shape} for inputs of the "
+            f"shape {wanted}."
+        )
     lost = CastLosses(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else CastLosses()
     made, more = _rounded(step, merge, values)
     return made, lost + more

@@ -59,8 +59,8 @@ class StaleCompanions:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the removed and the remaining files."""
-        gone = f"removed, from the output that was there: {listing(self.stale, 12, where='')}"
-        left = f"left from the output that was there, changed since: {listing(self.changed, 12, where='')}"
+        gone = f"removed, since they belong to the earlier output: {listing(self.stale, 12, where='')}"
+        left = f"kept from the earlier output, since they were changed: {listing(self.changed, 12, where='')}"
         return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
 
 
@@ -187,7 +187,10 @@ def copy_companions(plan: Plan, folder: StagedFolder) -> None:
 
 def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
     if leads_out(companion.path):
-        raise PlanError(f"{escape(companion.path)} is a link to a file outside its folder, which is not followed.")
+        raise PlanError(
+            f"{escape(companion.path)} is a link to a file outside its folder; such links are not followed. "
+            "Copy the file into the folder."
+        )
     source = open_source(companion.path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(companion.path)} is a folder.")

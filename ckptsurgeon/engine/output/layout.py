@@ -149,7 +149,8 @@ def writer_of(options: OutputOptions) -> Writer:
             return writer
     suffixes = [s for writer in known.values() for s in writer.suffixes]
     raise ConfigError(
-        f"the suffix of {escape(options.path)} is not that of a format.", hint=f"Use {', '.join(suffixes)}, or --to."
+        f"the suffix of {escape(options.path)} is not that of a format.",
+        hint=f"Use {', '.join(suffixes)}, or name the format with --to.",
     )
 
 
@@ -160,7 +161,7 @@ def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
     if named is not None and named.name != options.to and not is_folder(options):
         raise ConfigError(
             f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
-            hint=f"Change the name, or leave --to out: {suffix} is {named.name}.",
+            hint=f"Change the name, or leave --to out: the suffix {suffix} means the format {named.name}.",
         )
 
 
@@ -223,15 +224,16 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
     if len(tensors) > writer.most:
         others = [other.name for other in writers().values() if other.most >= len(tensors)]
         raise OutputError(
-            f"{count(len(tensors), 'tensor')} are too many for {writer.name}: "
-            f"at most {writer.most} could be read again.",
-            hint=f"Use --to {others[0]}." if others else "Write parts of it, with ckpt filter.",
+            f"{count(len(tensors), 'tensor')} are too many for the format {writer.name}: "
+            f"ckptsurgeon reads at most {writer.most}.",
+            hint=f"Use --to {others[0]}." if others else "Write several smaller outputs, with ckpt filter.",
         )
     segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
     if segments > most_segments(len(tensors)):
         raise OutputError(
-            f"the keys have {segments} segments in all: at most {most_segments(len(tensors))} could be read again.",
-            hint="Write parts of it, with ckpt filter.",
+            f"the keys have {segments} words between dots in all: ckptsurgeon reads at most "
+            f"{most_segments(len(tensors))}.",
+            hint="Write several smaller outputs, with ckpt filter.",
         )
 
 

@@ -74,7 +74,7 @@ def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -
     left = sorted(set(os.listdir(path)) - set(replaced))
     if left:
         raise OutputError(
-            f"{escape(path)} holds other files, which stay and would not be signed: {listing(left)}.",
+            f"{escape(path)} holds other files, which the signature would not cover: {listing(left)}.",
             hint="Write to a new folder.",
         )
 

@@ -104,5 +104,8 @@ def added(parts: Sequence[Array], dtype: str) -> Array:
     """Return the sum of values of one dtype, rounded to it once; raises PlanError if one becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
     if lost.infinite:
-        raise PlanError(f"{count(lost.infinite, 'sum')} would exceed the range of {dtype}.", hint="Cast them first.")
+        raise PlanError(
+            f"{count(lost.infinite, 'value')} of the sum would exceed the range of {dtype}.",
+            hint="Cast the tensors to a wider dtype first.",
+        )
     return made

@@ -104,7 +104,7 @@ def test_without_a_gpu_cuda_is_an_error_that_says_so(ckpt: Run) -> None:
     models()
     asked = ("merge", "a.safetensors", "b.safetensors", "-m", "linear", "--weights", "1,1", "--device")
     done = ckpt(*asked, "cuda", "-o", "out.safetensors")
-    assert (done.code, done.err) == (2, "error: --device cuda: torch finds no usable GPU. Leave it out.\n")
+    assert (done.code, done.err) == (2, "error: --device cuda: torch finds no usable GPU. Leave --device out.\n")
     done = ckpt(*asked, "tpu", "-n")
     assert (done.code, done.err) == (2, "error: --device tpu is unknown. Use cpu or cuda.\n")
     plan = on_device(planned("linear"), "cuda")  # made where there is one

@@ -133,7 +133,7 @@ def test_a_negative_zero_is_kept_by_a_sum_of_negative_zeros() -> None:
 
 def test_a_sum_that_becomes_infinite_is_an_error() -> None:
     torch.save({"a": torch.full((2,), 3e38), "b": torch.full((2,), 3e38)}, "large.pth")
-    with pytest.raises(PlanError, match="2 sums would exceed the range of float32"):
+    with pytest.raises(PlanError, match="2 values of the sum would exceed the range of float32"):
         cs.apply(cs.rename("large.pth", operations=[{"add": ["a", "b"], "into": "c"}]), "out.safetensors")
 
 
