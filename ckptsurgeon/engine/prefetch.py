@@ -74,7 +74,7 @@ def _keep(inputs: PlanInputs, wanted: bool) -> None:
 
 
 class _FetchCounter:
-    """Counts the bytes that are fetched from all files, for the progress."""
+    """Counts the bytes that are fetched from all files, and reports the sum after each fetch."""
 
     def __init__(self, advance: Advance) -> None:
         self.done = 0

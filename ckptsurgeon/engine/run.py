@@ -112,17 +112,17 @@ class PlanRun:
                 yield key, file, offset, nbytes
 
     def fetched(self, nbytes: int) -> None:
-        """Add to the progress the bytes that were fetched before writing began."""
+        """Set the progress to the number of bytes that were fetched before writing began."""
         self._done = self._fetched = nbytes
 
     def advance(self, nbytes: int) -> None:
-        """Tell the progress that ``nbytes`` more bytes were written; may be called from any thread."""
+        """Report to the progress that ``nbytes`` more bytes were written; may be called from any thread."""
         with self._lock:
             self._done += nbytes
             self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
-        """Return whether a step needs values of the destination's initialiser, since no checkpoint keeps its own."""
+        """Return whether a step needs values of the destination's initialiser; a checkpoint has values of its own."""
         return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:

@@ -43,7 +43,10 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how often the inputs of a step are read; padding rows of a vocabulary need one time more, for a mean."""
+    """Return how often the inputs of a step are read.
+
+    If a vocabulary has padding rows, the inputs are read one more time, for their mean rows.
+    """
     if step.lora is not None:
         return adapting_passes(step)
     if step.factor is not None:

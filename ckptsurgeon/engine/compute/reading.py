@@ -110,7 +110,7 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
-    """Return the part ``box`` of what the tensor ``of`` is when reshaped to ``shape``.
+    """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``.
 
     It reads ranges of elements of ``of``, in row-major order, with the function ``read``.
     """
@@ -294,6 +294,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts of lost values; zeros count only if an input has a wider dtype than the output."""
+    """Return the counts of lost values; zeros are counted only if an input has a wider dtype than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

@@ -81,7 +81,7 @@ def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
 
 
 def _listed(path: str) -> tuple[PlanCompanion, ...]:
-    """Return the companions that the recipe in a folder lists; empty if there is no recipe, or a damaged one."""
+    """Return the companion files that the recipe in a folder lists; empty without a recipe that can be read."""
     if not os.path.isdir(path):
         return ()
     with suppress(CheckpointError):

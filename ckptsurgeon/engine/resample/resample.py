@@ -34,7 +34,10 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class InterpolationWeights:
-    """For each output row: the ``indices`` of the input rows that it uses, and their ``weights``; both are (out, k)."""
+    """For each output row, the ``indices`` of the input rows that it uses, and their ``weights``.
+
+    Both arrays have the shape (output rows, k), where k is the most input rows that an output row uses.
+    """
 
     indices: Array
     weights: Array
@@ -63,7 +66,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return the weights for an axis with ``prefix`` more rows at its begin, which are copied unchanged."""
+    """Return the weights for an axis with ``prefix`` more rows at its beginning, which are copied unchanged."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]

@@ -32,7 +32,7 @@ class QuantisedModule(NamedTuple):
     """A quantised module, and its names in the settings of two models.
 
     ``kind`` is its encoding in a word, such as GPTQ. ``module`` is its name in the settings of its own model, ``here``
-    its name in the settings that these are compared with.
+    its name in the settings of the other model.
     """
 
     kind: str
@@ -138,9 +138,10 @@ def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]
 
 
 def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
-    """Return the output layers that are not quantised although the settings say so, by the field and value that do.
+    """Return the output layers that are quantised by the settings, but not in the file.
 
-    Other layers are not checked, since they could be of other classes than Linear.
+    The keys of the dict are the field and the value that say so. Other layers are not checked, since they could be of
+    other classes than Linear.
     """
     heads = [key for key, info in tensors.items() if codes and f".{key}".endswith(HEAD) and _is_number(info)]
     method, modules = QuantisationSettings(settings).method, Modules(settings)

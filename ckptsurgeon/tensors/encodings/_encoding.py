@@ -38,9 +38,10 @@ ACTIVATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class LogicalTensor:
-    """The tensor that codes stand for: its encoding in words (``method``), number of parameters, and shape if known.
+    """The tensor that quantised values (codes) stand for: encoding in words, number of parameters, shape.
 
-    ``parameters`` is None if the headers do not give the number; it is at least ``at_least``.
+    ``parameters`` is None if the headers do not give the number; it is at least ``at_least``. ``shape`` is None if it
+    is not known.
     """
 
     method: str
@@ -143,7 +144,10 @@ class QuantisedTensors:
         return bool(self.tensors)
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
-        """Return only the quantised tensors whose codes are in ``keys``; without codes here, their first key counts."""
+        """Return only the quantised tensors whose codes are in ``keys``.
+
+        If the codes of a tensor are in another shard, its first key counts.
+        """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)
 

@@ -167,9 +167,9 @@ def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
 
 
 def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the group size if AWQ's gemv version has another number of groups than it gives.
+    """Yield the group size in the settings if a tensor, stored for AWQ's gemv kernel, has another number of groups.
 
-    In this version the groups are padded, since eight groups share a 32-bit word of zero points.
+    Its groups are padded, since eight groups share a 32-bit word of zero points.
 
     https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
     """

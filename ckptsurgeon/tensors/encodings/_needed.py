@@ -98,7 +98,7 @@ def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return what the keys of each quantised weight begin with, after a dot; plain weights are left out."""
+    """Return the common beginning of each quantised weight's keys, with a dot before it; plain weights are left out."""
     ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
     found = dict[str, None]()
     for key in codes.by_key:

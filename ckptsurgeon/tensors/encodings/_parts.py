@@ -60,7 +60,7 @@ def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) 
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether some tensor has one column: bitsandbytes may store codes so, and even as floats."""
+    """Return whether a tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 

@@ -116,7 +116,7 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found``, as a dtype, while most similar tensors have ``usual``.
+    """Quantised tensors (``names``) that have ``found`` (such as a dtype), where most similar tensors have ``usual``.
 
     ``others`` is the number of tensors that have ``usual``.
     """
