@@ -177,7 +177,7 @@ def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, *, least: float = 0.0) -> float:
-    """Return a number of seconds, at least ``least``; ``default`` if the field is missing or null. Raises ConfigError."""
+    """Return seconds, at least ``least``; ``default`` if the field is missing or null. Raises ConfigError."""
     value = entry.get(name)
     if value is None:
         return default
