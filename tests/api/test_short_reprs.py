@@ -25,6 +25,7 @@ from ckptsurgeon.planning.recipe_text import parse_recipe
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
 from ckptsurgeon.storage.read.uri import open_source
 from ckptsurgeon.trainer.checks.check import PASS, Check
+from ckptsurgeon.trainer.run.transcribe import Transcript, Transcripts
 
 MANY = 1000
 WIDTH, LINES = 80, 10
@@ -81,6 +82,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             "train.yaml", None, None, "ctc", "cpu", MANY, MANY, "done",
             tuple(Check(f"check {i}", PASS, "says " * 9) for i in range(MANY)),
             figures={f"figure {i}": 0.5 for i in range(MANY)}, notes=("note " * MANY,) * 9,
+        ),
+        "Transcripts": Transcripts(
+            "a.pth", "a.yaml", tuple(Transcript(f"{i}.wav", 1.0, "yes " * MANY) for i in range(MANY))
         ),
         "Recipe": parse_recipe(cs.open_checkpoint(out).recipe or ""),
         "Header": read_header(open_source(name)),

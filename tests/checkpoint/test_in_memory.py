@@ -264,7 +264,7 @@ def test_pieces_are_read_as_one_file(pieces: list[bytes], data: st.DataObject) -
     end = data.draw(st.integers(begin, len(whole)))
     assert isinstance(file, File)
     assert (file.size, file.read(begin, end - begin)) == (len(whole), whole[begin:end])
-    with pytest.raises(cs.SourceError, match=f"m has {len(whole)} bytes"):
+    with pytest.raises(cs.SourceError, match=f"m has only {len(whole)} bytes"):
         file.read(begin, len(whole) - begin + 1)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.checks.updates import frozen_unchanged
+from ckptsurgeon.trainer.evaluation import Evaluation
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.log import read_log
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
@@ -214,7 +215,9 @@ def test_evaluations_without_a_better_figure_are_counted_from_the_last_better_on
 ) -> None:
     loop = toy.loop(steps=2 * len(figures), evaluate_every=2, patience=3, folder="run")
     given = iter(figures)
-    monkeypatch.setattr("ckptsurgeon.trainer.loop.evaluate", lambda *args, **options: {"error": next(given)})
+    monkeypatch.setattr(
+        "ckptsurgeon.trainer.loop.evaluate_shared", lambda *args, **options: Evaluation({"error": next(given)})
+    )
     seen = []
     for step in range(2, 2 * len(figures) + 1, 2):
         assert loop.run(until=step) == ("done" if step == 2 * len(figures) else "")

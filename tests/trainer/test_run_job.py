@@ -303,7 +303,7 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(again, "loss_per_item", loss)
     order = {
-        "config": "toy.yaml", "sets": [], "device": "cpu", "overfitting": False,
+        "config": "toy.yaml", "sets": [], "device": "cpu", "overfitting": False, "init": None,
         "saved": [{"weights": "run/last/model.safetensors", "dev": False, "step": 4}],
     }  # fmt: skip
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(order)))

@@ -87,7 +87,7 @@ def read_text(path: str) -> str:
 
 
 def _decompressed(path: str) -> bytes:
-    with open_file(path) as packed, gzip.open(packed) as file:
+    with open_file(path) as packed, gzip.GzipFile(fileobj=packed) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ConfigError(
@@ -130,7 +130,7 @@ def _first_line(path: str, most: int) -> bytes:
         if not path.lower().endswith(".gz"):
             return file.readline(most)
         try:
-            with gzip.open(file) as plain:
+            with gzip.GzipFile(fileobj=file) as plain:
                 return plain.readline(most)
         except (OSError, EOFError, zlib.error):
             return b""

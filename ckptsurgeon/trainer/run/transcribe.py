@@ -13,6 +13,7 @@ from ...api.inputs.argument_types import Path
 from ...destinations._document import read_document
 from ...destinations._load import target_with
 from ...errors import ConfigError, SourceError
+from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..data.order import BatchSize, sorted_batches
@@ -34,8 +35,8 @@ CONFIG = "config.yaml"
 """The configuration in a run folder."""
 
 
-@dataclass(frozen=True)
-class Transcript:
+@dataclass(frozen=True, repr=False)
+class Transcript(Brief):
     """What was read off a sound of so many seconds."""
 
     path: str
@@ -43,8 +44,8 @@ class Transcript:
     text: str
 
 
-@dataclass(frozen=True)
-class Transcripts:
+@dataclass(frozen=True, repr=False)
+class Transcripts(Brief):
     """The transcripts of sounds, in the order in which they were given, by the weights in a file."""
 
     weights: str

@@ -7,6 +7,7 @@ and each token is predicted from all before it in its row, as in GPT-2 and nanoG
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, SourceError
+from ...storage.small_files import open_file
 from ...util.text import count, escape
 from ..config.settings import Settings
 from ..data.order import BatchSize, epoch_batches
@@ -180,7 +182,7 @@ class PackedRows:
 def _texts(path: str) -> Iterator[str]:
     """Yield the texts of a file: the whole file, or the field ``text`` of each line of JSON."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
             if not path.lower().endswith(LINES):
                 yield file.read()
                 return

@@ -140,7 +140,18 @@ def test_a_closed_checkpoint_is_an_error(of: str, verb: str, net: Net) -> None:
 def test_every_verb_that_plans_takes_all_ways() -> None:
     """A verb that is added is to be added above."""
     verbs = {name for name in cs.__all__ if inspect.isfunction(getattr(cs, name))}
-    others = {"apply", "fetch", "load_plan", "lora_merge", "merge_method", "open_checkpoint", "scan", "train", "verify"}
+    others = {
+        "apply",
+        "fetch",
+        "load_plan",
+        "lora_merge",
+        "merge_method",
+        "open_checkpoint",
+        "scan",
+        "train",
+        "transcribe",
+        "verify",
+    }
     tried = {name.replace("lora ", "lora_").split()[0] for name in (*PLANS, *SAID)}
     assert verbs - others <= tried
 

@@ -275,7 +275,11 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "is not SRC=DST"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blnk>=<blank>"]}, ConfigError, "Did you mean <blank>"),
-    ({"vocab": "en.txt:ru.txt", "token_map": ["a=c", "b=c"]}, ConfigError, "two rows"),
+    (
+        {"vocab": "en.txt:ru.txt", "token_map": ["a=c", "b=c"]},
+        ConfigError,
+        "two tokens of the source to the same token",
+    ),
     ({"vocab": "en.txt:ru.txt", "exclude": ["decoder", "ctc"]}, PlanError, "no tensor that comes from a source"),
     ({"new_tokens": "mean"}, ConfigError, "go with --vocab"),
     ({"vocab_keys": "ctc"}, ConfigError, "go with --vocab"),

@@ -63,7 +63,7 @@ LINES = {
     "lora extract": ["{a}", "{b}", "--rank", "2", "-o", "out"], "apply": ["plan.json", "-o", "out.safetensors"],
     "verify": ["kept.safetensors", "--source", "{shown}={a}"], "scan": ["{a}"], "view": ["{a}", "{b}", "-o", "page.html"],
     "init": ["{a}", "-o", "dst.yaml"], "fetch": ["{a}", "--dir", "got"], "train": ["{r}", "--init", "{a}"],
-    "demo-data": ["{a}"],  # which is refused
+    "demo-data": ["{a}"], "transcribe": ["{r}", "{a}"],  # both of which are refused
 }  # fmt: skip
 """A command line of every verb; {a} and {b} are addresses."""
 
