@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -47,6 +49,28 @@ def test_noise_has_the_ratio_that_is_asked_for(ratio: float) -> None:
     noise = Augmenter(Augment(snr_db=(ratio, ratio)), Features()).wave(wave) - wave
     found = 10 * math.log10(float(wave.square().mean() / noise.square().mean()))
     assert found == pytest.approx(ratio, abs=0.2)
+
+
+def test_noise_is_a_part_of_a_sound_and_has_the_ratio() -> None:
+    """A long sound is heard from anywhere, a short one is repeated, and where it is silent nothing is added."""
+    long = np.linspace(-0.5, 0.5, RATE * 2, dtype=np.float32)
+    for path, samples in (("noise/a/long.wav", long), ("short.flac", long[:100]), ("silent.wav", 0 * long)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, RATE, subtype="PCM_16")
+    Path("noise/README").write_text("no sound")
+    torch.manual_seed(0)
+    wave = torch.randn(RATE // 2) * 0.1
+
+    def added(*paths: str) -> torch.Tensor:
+        return Augmenter(Augment(noise=paths, snr_db=(10.0, 10.0)), Features()).wave(wave) - wave
+
+    several = [added("noise") for _ in range(8)]
+    for noise in several:
+        assert 10 * math.log10(float(wave.square().mean() / noise.square().mean())) == pytest.approx(10, abs=0.01)
+        assert float(noise.diff().std() / noise.diff().mean()) < 0.2  # a straight line, as the sound is
+    assert len({round(float(noise[0] / noise.abs().max()), 3) for noise in several}) > 3
+    assert torch.allclose(added("short.flac")[:100], added("short.flac")[100:200], atol=1e-6)
+    assert not added("silent.wav").any()
 
 
 def test_masks_are_no_wider_than_they_may_be_and_have_the_mean() -> None:
@@ -136,10 +160,16 @@ def test_a_cache_keeps_what_is_not_changed(job: Callable[..., Job]) -> None:
         ("augment.snr_db=[20]", "train.augment.snr_db is"),
         ("augment.snr_db=[20, 10]", "it is the lowest ratio and the highest"),
         ("augment.time_share=2", "train.augment.time_share is 2"),
+        ("augment.noise=noise", "train.augment.noise needs snr_db"),
+        ("augment={noise: none, snr_db: [5, 20]}", "train.augment.noise: none does not exist. Name WAV"),
+        ("augment={noise: [texts], snr_db: [5, 20]}", "train.augment.noise: texts has no sound"),
+        ("augment={noise: texts/a.txt, snr_db: [5, 20]}", "train.augment.noise: texts/a.txt cannot be read"),
         ("augment.times=2", "train.augment has no field 'times'. Did you mean time_"),
     ],
 )
 def test_what_cannot_be_is_refused(job: Callable[..., Job], sets: str, why: str) -> None:
-    with pytest.raises(cs.ConfigError) as raised:
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("no sound")
+    with pytest.raises((cs.ConfigError, cs.SourceError)) as raised:
         job(sets)
     assert why in f"{raised.value.message} {raised.value.hint}"

@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.config.settings import Data, Settings
+from ckptsurgeon.trainer.config.settings import Augment, Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
 from ckptsurgeon.trainer.data.split import resolve_paths
 from ckptsurgeon.trainer.tasks._task import Batch
@@ -134,15 +134,17 @@ def test_only_splits_that_are_named_are_read() -> None:
 
 def test_paths_are_relative_to_the_configuration() -> None:
     data = Data(train=("a.csv",), dev=("/x/b.csv",), tokens="alphabet.txt", cache="c")
-    made = resolve_paths(data, "conf")
+    settings = resolve_paths(Settings(data=data, augment=Augment(noise=("musan", "/x/hum.wav"))), "conf")
+    made = settings.data
+    assert settings.augment.noise == ("conf/musan", "/x/hum.wav")
     assert (made.train, made.dev, made.tokens, made.cache) == (
         ("conf/a.csv",), ("/x/b.csv",), "conf/alphabet.txt", "conf/c",
     )  # fmt: skip
     Path("conf").mkdir()
     Path("conf/bytes").write_text("a\n")
-    assert resolve_paths(Data(tokens="bytes"), "conf").tokens == "bytes"  # Coqui's bytes mode
-    assert resolve_paths(Data(tokens="./bytes"), "conf").tokens == "conf/bytes"
-    assert resolve_paths(Data(tokens="./bytes"), "").tokens == "./bytes"
+    assert resolve_paths(Settings(data=Data(tokens="bytes")), "conf").data.tokens == "bytes"  # Coqui's bytes mode
+    assert resolve_paths(Settings(data=Data(tokens="./bytes")), "conf").data.tokens == "conf/bytes"
+    assert resolve_paths(Settings(data=Data(tokens="./bytes")), "").data.tokens == "./bytes"
 
 
 def files() -> dict[str, int]:

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import importlib
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def test_the_configuration_is_ready() -> None:
     document = read_yaml(Path("demo/en.yaml").read_text(), "en.yaml")
     made = parse_settings(document["train"], "en.yaml")
     assert document["model"]["n_input"] == FeatureExtractor(made.features).width
-    made = replace(made, data=resolve_paths(made.data, "demo"))
+    made = resolve_paths(made, "demo")
     tokens = read_vocabulary(str(made.data.tokens)).tokens
     assert set(tokens) == {" ", *"".join(words_of("en")), "<blank>"}
     task: Any = load_task(made.task, "demo")(made, tokens)

@@ -93,6 +93,8 @@ def find_fault(made: Settings) -> str:
         return why
     if ratios and (len(ratios) != 2 or ratios[0] > ratios[1]):
         return f"train.augment.snr_db is {list(ratios)}; it is the lowest ratio and the highest"
+    if made.augment.noise and not ratios:
+        return "train.augment.noise needs snr_db, the lowest and the highest ratio of speech to noise, as in [5, 20]"
     if made.data.min_s > made.data.max_s:
         return "train.data.min_s is above train.data.max_s: that leaves nothing"
     return ""

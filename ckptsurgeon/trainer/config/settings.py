@@ -74,13 +74,14 @@ class Augment:
     """How clips of ``train`` are changed at random; nothing is by default.
 
     ``speed`` are factors, of which one is drawn for each clip; ``snr_db`` the lowest and the highest signal-to-noise
-    ratio of added noise, in decibels. ``time_masks`` and ``freq_masks`` are the numbers of masks, ``time_width`` and
-    ``freq_width`` the largest width of one, in frames of ``features.step_s`` and in bands. No mask is longer than
-    ``time_share`` of its clip.
+    ratio of added noise, in decibels, and ``noise`` its sounds, or folders of them (none: white noise). ``time_masks``
+    and ``freq_masks`` are the numbers of masks, ``time_width`` and ``freq_width`` the largest width of one, in frames
+    of ``features.step_s`` and in bands. No mask is longer than ``time_share`` of its clip.
     """
 
     speed: tuple[float, ...] = ()
     snr_db: tuple[float, ...] = ()
+    noise: tuple[str, ...] = ()
     time_masks: int = 0
     time_width: int = 100
     time_share: float = 0.2

@@ -6,11 +6,18 @@ resumed, or has other workers, sees the same clips.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from ...errors import ConfigError
+from ...util.text import escape
 from ..config.imports import require_package
 from ..config.settings import Augment, Features
+from .sound import SUFFIXES, Clip, read_sound, sound_seconds
 
 __all__ = ["Augmenter"]
 
@@ -21,12 +28,14 @@ class Augmenter:
     def __init__(self, settings: Augment, features: Features) -> None:
         self._settings, self._features = settings, features
         self.changes_waves = bool(settings.speed or settings.snr_db)
+        self._noises = [_measured(path) for path in _sounds(settings.noise)]
 
     def wave(self, wave: Tensor) -> Tensor:
         """Return a wave (samples,) that is played at one of the speeds, with noise.
 
         Speed changes the pitch, too (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html). The noise
-        is normal, with a signal-to-noise ratio from ``snr_db``, evenly drawn.
+        is a part of one of the sounds of ``noise``, or else normal, with a signal-to-noise ratio from ``snr_db``,
+        evenly drawn. Raises SourceError if a sound of noise cannot be read.
         """
         speeds, ratios = self._settings.speed, self._settings.snr_db
         if speeds:
@@ -37,9 +46,19 @@ class Augmenter:
                 wave = torch.from_numpy(played) if len(played) else wave
         if ratios:
             ratio = ratios[0] + (ratios[-1] - ratios[0]) * float(torch.rand(()))
-            noise = torch.randn_like(wave)
-            wave = wave + noise * wave.square().mean().sqrt() * 10 ** (-ratio / 20)
+            noise = self._noise(len(wave)) if self._noises else torch.randn_like(wave)
+            power = noise.square().mean().sqrt().clamp_min(1e-8) if self._noises else 1.0
+            wave = wave + noise * (wave.square().mean().sqrt() / power) * 10 ** (-ratio / 20)
         return wave
+
+    def _noise(self, size: int) -> Tensor:
+        """Return a part of a sound of noise, drawn at random; a sound that is shorter than ``size`` is repeated."""
+        rate = self._features.rate
+        sound = self._noises[int(torch.randint(len(self._noises), ()))]
+        most = min(size / rate, sound.seconds)
+        begin_s = (sound.seconds - most) * float(torch.rand(()))
+        heard = torch.from_numpy(read_sound(replace(sound, begin_s=begin_s, seconds=most), rate, may_be_silent=True))
+        return heard.repeat(-(-size // len(heard)))[:size]
 
     def masked(self, found: Tensor) -> Tensor:
         """Return features (frames, width), or a wave (samples,), with masks, in which every value is their mean.
@@ -60,6 +79,28 @@ class Augmenter:
             begin, end = _span(bands.shape[-1], settings.freq_width)
             bands[:, :, begin:end] = mean
         return found
+
+
+def _sounds(paths: Sequence[str]) -> Iterator[str]:
+    """Yield the sound files that paths name, those of folders sorted; raises ConfigError if a path has none."""
+    for path in paths:
+        if os.path.isfile(path):
+            yield path
+            continue
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+        sounds = sorted(one for one in found if one.lower().endswith(SUFFIXES))
+        if not sounds:
+            why = "has no sound" if os.path.isdir(path) else "does not exist"
+            raise ConfigError(
+                f"train.augment.noise: {escape(path)} {why}.", hint="Name WAV, FLAC or OGG files, or folders of them."
+            )
+        yield from sounds
+
+
+def _measured(path: str) -> Clip:
+    """Return a sound of noise with its length; raises SourceError if it cannot be read."""
+    sound = Clip(path, "", "train.augment.noise", 0.0)
+    return replace(sound, seconds=sound_seconds(sound))
 
 
 def _span(size: int, most: int) -> tuple[int, int]:

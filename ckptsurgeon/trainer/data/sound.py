@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 __all__ = [
+    "SUFFIXES",
     "TOLERANCE_S",
     "Clip",
     "is_array",
@@ -49,6 +50,8 @@ class Clip:
     augmented: bool = False
 
 
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
+"""The endings of sounds in a folder."""
 OPEN_ENDED = 0x7FFF_0000
 """Sizes of at least this mean that the end was unknown when the header was written, as for a pipe."""
 
@@ -119,10 +122,11 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
         raise _unreadable(path, where, error) from error
 
 
-def read_sound(clip: Clip, rate: int) -> Samples:
+def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
     """Return a clip's samples (samples,) in float32, the mean of its channels, at ``rate``.
 
-    Raises SourceError if it cannot be read, has no samples, contains NaN, or is silent throughout.
+    Raises SourceError if it cannot be read, has no samples, contains NaN, or, unless it ``may_be_silent``, has only
+    zeros.
     """
     import numpy as np
 
@@ -144,7 +148,7 @@ def read_sound(clip: Clip, rate: int) -> Samples:
         raise _unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
         raise _unusable(clip, "contains values that are not numbers")
-    if not mono.any():
+    if not may_be_silent and not mono.any():
         raise _unusable(clip, "is silent: all of its samples are 0")
     return mono
 

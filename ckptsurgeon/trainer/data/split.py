@@ -13,7 +13,7 @@ from ...errors import ConfigError
 from ...util.text import count, escape
 from ...vocabulary.read import BYTES
 from ..config.error_collector import ErrorCollector
-from ..config.settings import DATASET, Data, Named
+from ..config.settings import DATASET, Data, Named, Settings
 from ..manifests.read import read_manifests
 from .sound import Clip
 
@@ -54,8 +54,9 @@ class Split:
         return f"{there}; left out: {left_out}" if left_out else there
 
 
-def resolve_paths(data: Data, folder: str) -> Data:
-    """Return the ``data`` section with its paths, which are relative to the configuration's folder, resolved."""
+def resolve_paths(settings: Settings, folder: str) -> Settings:
+    """Return settings with the paths of data and noise, which are relative to the configuration's folder, resolved."""
+    data, augment = settings.data, settings.augment
 
     def path(name: str) -> str:
         return os.path.normpath(os.path.join(folder, name))
@@ -69,7 +70,7 @@ def resolve_paths(data: Data, folder: str) -> Data:
     tokens = data.tokens
     if tokens is not None and tokens != BYTES:
         tokens = path(tokens) if path(tokens) != BYTES else os.path.join(os.curdir, BYTES)
-    return replace(
+    data = replace(
         data,
         train=paths(data.train),
         dev=paths(data.dev),
@@ -78,6 +79,7 @@ def resolve_paths(data: Data, folder: str) -> Data:
         segmenter=path(data.segmenter) if data.segmenter is not None else None,
         cache=path(data.cache) if data.cache is not None else None,
     )
+    return replace(settings, data=data, augment=replace(augment, noise=tuple(map(path, augment.noise))))
 
 
 def read_split(

@@ -193,10 +193,10 @@ def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple
     It has no data yet. Raises ConfigError if there is no such task, or if it cannot be made.
     """
     kind = load_task(settings.task, document.folder)
-    data = resolve_paths(settings.data, document.folder)
+    found = resolve_paths(settings, document.folder)
     with user_code(document), explain_task_errors(settings.task):
-        tokens = _tokens(data.tokens, document)
-        task: Any = kind(replace(settings, data=data), tokens)
+        tokens = _tokens(found.data.tokens, document)
+        task: Any = kind(found, tokens)
         if hasattr(task, "meet"):
             with torch.device("meta"):
                 task.meet(build_model(target, document))

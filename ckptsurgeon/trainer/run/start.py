@@ -105,10 +105,11 @@ def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
 def _inputs(job: Job) -> Iterator[str]:
     """Yield the files that a run reads."""
     home = job.document.folder
-    data = resolve_paths(job.settings.data, home)
+    settings = resolve_paths(job.settings, home)
+    data = settings.data
     yield job.document.path
     yield task_file(job.settings.task, home)
-    for one in (*data.train, *data.dev, *data.test, data.tokens):
+    for one in (*data.train, *data.dev, *data.test, data.tokens, data.segmenter, *settings.augment.noise):
         path = one.get(DATASET) if isinstance(one, Mapping) else one
         if isinstance(path, str):
             yield path
