@@ -27,9 +27,9 @@ _LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
 
 @contextmanager
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
-    """Put a model, with its average as weights if there is one, in evaluation mode inside the block, without gradients.
+    """Inside the block, put a model in evaluation mode, without gradients; ``average``, if given, replaces its weights.
 
-    Random states are restored: evaluating more often must not change what is trained.
+    Random states are restored afterwards: how often a run evaluates must not change what it trains.
     """
     modes = {module: module.training for module in model.modules()}
     try:
@@ -52,7 +52,10 @@ def evaluate(
 
 
 class Evaluation(NamedTuple):
-    """Figures by name, and the rows on examples that they are of; no rows if the task has no ``measure``."""
+    """Figures of a split by name, and the rows on single examples from which they were computed.
+
+    There are no rows if the task has no ``measure``, or if the model is sharded.
+    """
 
     figures: dict[str, float]
     rows: Sequence[Mapping[str, Any]] = ()
@@ -102,7 +105,7 @@ def _figures(found: object, task: Task) -> dict[str, float]:
 def loss_per_item(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, part: str = ""
 ) -> float:
-    """Return the loss of batches together, or one part of the loss, divided by the number of their items."""
+    """Return the loss of all batches, or one ``part`` of it by name, divided by the number of items, such as labels."""
     device = next(model.parameters()).device
     total, items = 0.0, 0
     with evaluation_mode(model), autocast(settings, device):

@@ -25,11 +25,13 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """One layer in a batch: the root mean squares of its first output and input, its units and how many are dead.
+    """The activations of one layer in one batch: its root mean squares, its number of units, and how many are dead.
 
-    Of a layer that runs several times, as in a recurrent decoder, units are dead that are so in all runs together. Of a
-    layer that is not ``judged``, constant outputs say nothing: its input was the same everywhere (BERT's embedding of
-    segments, of which there is one), or its matrices begin as zeros (https://arxiv.org/abs/2106.09685).
+    ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input when it runs first. ``norm`` is
+    whether it is a normalisation layer. A unit is dead if its output has one value in the whole batch; if the layer
+    runs several times, as in a recurrent decoder, in all runs together. ``judged`` is false if constant outputs are no
+    fault: the layer's input was the same everywhere (as for BERT's segment embedding if there is one segment), or its
+    matrices begin as zeros (as in LoRA, https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -42,7 +44,7 @@ class LayerActivations:
 
 
 class _Constant:
-    """The units of a layer, or of what it was given, that had one value in all runs."""
+    """Finds the units of a layer's output, or of its input, that have one value at all places and in all runs."""
 
     def __init__(self, units: Tensor) -> None:
         self.value = units[:, 0]
@@ -106,7 +108,7 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 
 
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
-    """Return the first tensor that a layer was given, as (units, values); zeros if it was given none."""
+    """Return the first tensor of a layer's arguments as (units, values); zeros (1, 1) if there is none."""
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
     if first is None:
         return torch.zeros(1, 1)
@@ -122,7 +124,11 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 
 
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
-    """Return the values of each unit as (units, values)."""
+    """Return a layer's output as (units, values).
+
+    ``channels`` has the axis of the units for each shape of output. Layers with parameters add to it, and layers
+    without parameters, such as activation functions, look it up.
+    """
     # An activation function has its units on the same axis as the layer before it.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
@@ -145,10 +151,11 @@ def _rms(value: Tensor) -> float:
 
 
 def activation_scale(layers: list[LayerActivations]) -> Check:
-    """Find layers whose output is under half or over twice as large as their input, except norms.
+    """Warn of layers whose output is less than half or more than twice as large (RMS) as their input, except norms.
 
-    Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and
-    nothing was learned. In a network with norms they do not, so there only large factors are found.
+    Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and the
+    model learned nothing. Normalisation layers undo small factors, so a model that has some is only checked for large
+    ones.
     """
     name = "scale of activations"
     ratios = {

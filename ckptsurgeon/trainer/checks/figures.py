@@ -17,7 +17,7 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float]) -> Check:
-    """Detect the plateau on which CTC models begin and may stay: every frame is blank, and the loss no longer falls."""
+    """Fail if at least 99.5 % of frames are blank: CTC models begin on this plateau, and some never leave it."""
     name = "share of blanks"
     if "blanks" not in figures:
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
@@ -30,7 +30,7 @@ def blank_share(figures: Mapping[str, float]) -> Check:
 
 
 def clips_long_enough(progress: RunProgress) -> Check:
-    """Count clips that CTC cannot align: their frames are fewer than their labels and repeated labels together.
+    """Warn of clips that CTC cannot align: they have fewer frames than labels, counting a repeated label twice.
 
     Training clips are counted in the first epoch, as far as the run got, and dev clips in the last evaluation.
     """
@@ -50,7 +50,7 @@ COLLAPSE = "did not collapse"
 
 
 def not_collapsed(state: TrainingState) -> Check:
-    """Report why a run ended as collapsed, or what the task finds suspicious in the figures of the last evaluation."""
+    """Fail with the reason if the run collapsed; warn if the task finds the last evaluation's figures suspicious."""
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
         return Check(COLLAPSE, NOT_RUN, "the task names no collapse")

@@ -1,4 +1,4 @@
-"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant that should be random."""
+"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant that should have random values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["finite_figures", "finite_tensors", "no_constant_tensors"]
 
 
 def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
-    """Find tensors, of the model and of its ``average``, with NaN or Inf."""
+    """Fail if a tensor of the model, or of the ``average`` of its weights, has NaN or Inf."""
     name = "no NaN, no Inf"
     found, averaged = _floating(model), average or {}
     wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
@@ -28,7 +28,7 @@ def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None
 
 
 def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
-    """Find figures of the last evaluation that are NaN or Inf: a failure if they are ``decisive``."""
+    """Find figures of the last evaluation that are NaN or Inf: fail if one of them is ``decisive``, otherwise warn."""
     name = "figures are numbers"
     if not figures:
         return Check(name, NOT_RUN, "nothing was evaluated")
@@ -40,7 +40,10 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
 
 
 def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Check:
-    """Find constant tensors whose initialiser draws random values; a vector may have been zeroed on purpose."""
+    """Find constant tensors whose initialiser draws random values: fail for a matrix, warn for vectors alone.
+
+    A vector may have been set to zeros on purpose.
+    """
     name = "no constant tensors"
     constant = [key for key, tensor in _floating(model).items() if _is_constant(tensor)]
     declared = {key for key, value in initial_values(target, constant, seed) if _is_constant(value)}

@@ -23,10 +23,11 @@ MORE_PADDING = 0.5
 
 
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
-    """Compare the loss of a few clips in one batch with their losses one by one, and with that of more padding.
+    """Check that a few clips have the same loss in one batch, one by one, and in one batch with more padding.
 
-    Single clips have the same padding as in the batch, so that only the other clips differ. Some layers see padding by
-    design; a model with one may therefore have another loss with more padding, but not without the other clips.
+    Single clips keep their padding, so that only the other clips of the batch are missing. If only more padding changes
+    the loss, and the model has a layer that sees padding by design (such as a group norm), the check warns; any other
+    difference fails.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -53,7 +54,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return what kind of layer a module is, if it mixes places of a clip with the padding after it; '' if it does not.
+    """Return the kind of a layer that lets padding change a clip's values, such as ``convolution``; '' for others.
 
     Many networks do not mask padding before such layers.
     """
@@ -65,7 +66,7 @@ def _sees(module: nn.Module) -> str:
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss with more padding, or why a user's model rejects it."""
+    """Return the loss of a batch with more padding; if the model does not take it, the error as text."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)
@@ -74,7 +75,7 @@ def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings)
 
 
 def _padded(batch: Batch) -> Batch:
-    """Return a batch with more zeros at the end."""
+    """Return the batch with zeros at the end of its inputs, which makes them half as long again."""
     if batch.inputs.dim() < 2:
         return batch
     shape = list(batch.inputs.shape)

@@ -1,4 +1,4 @@
-"""Checks of the weights before the first step: loaded tensors equal their source, drawn ones fit their initialiser."""
+"""Checks of the weights before the first step: loaded tensors equal their source, new ones fit their initialiser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ UNUSUAL_Z = 4.0
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
-    """Return how far a tensor is from draws of its initialiser, in standard errors; infinite for another constant."""
+    """Return by how many standard errors a tensor differs from ``others``, which its initialiser drew with other seeds.
+
+    Infinite if the tensor has a value that is not finite, or if ``others`` are one constant and the tensor differs from
+    it.
+    """
     if torch.equal(others[0], others[1]):  # a constant initialiser
         return 0.0 if torch.equal(value, others[0]) else math.inf
     mine, theirs = value.double().flatten(), torch.stack(list(others)).double().flatten(1)
@@ -44,9 +48,10 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return z scores of mean, deviation and furthest value that are exact for normal values.
+    """Return the z scores of a small tensor's mean, standard deviation and furthest value, as a tensor (3,).
 
-    The mean of n values, n - 1 variances (chi-squared), and the furthest of n; uniform values have tighter bounds.
+    They are exact if values are drawn from a normal distribution: then the variance of n values is chi-squared with n -
+    1 degrees of freedom. Uniform values stay within tighter bounds.
     """
     n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
@@ -90,10 +95,10 @@ DRAW_LIMIT_S = 3.0
 def initialised_tensors(
     model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> Check:
-    """Compare drawn tensors with draws of other seeds: mean, deviation and bounds; constants must be equal.
+    """Check that new tensors look like what their initialiser draws with other seeds: in mean, deviation and bounds.
 
-    Random values must differ between seeds. ``parts`` has masks for tensors of which only a part was drawn: only the
-    values where the mask is true are compared.
+    Constants must be equal; random values must differ between seeds. ``parts`` has masks of tensors that are only
+    partly new: only the values where the mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
@@ -124,7 +129,11 @@ def _masked(value: Tensor, part: Tensor | None) -> Tensor:
 def _other_draws(
     target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]
 ) -> dict[str, list[Tensor]]:
-    """Return the draws of other seeds: more draws of tensors with few values, so that their deviation is known."""
+    """Return what the initialisers of ``keys`` draw with other seeds; tensors with few values are drawn more often.
+
+    Only with many draws is the deviation of a small tensor known well enough. ``parts`` has the masks of tensors of
+    which only a part is compared.
+    """
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
     while keys and (more < OTHERS or time.monotonic() < until):
@@ -146,7 +155,7 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Compare the model with its init, and the init with the sources that its recipe names, bit for bit."""
+    """Check, bit for bit, that the model equals the checkpoint ``init``, and ``init`` the sources in its recipe."""
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
     tensors = state_tensors(model)

@@ -53,8 +53,8 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
     """Return how far losses fell from their first tenth to their last; None if there are too few.
 
     The noise is two standard errors of the difference of the two means. The variation from step to step is estimated
-    from the median difference of neighbours, which contains neither a steady fall nor a steep beginning. Rounding
-    counts as noise.
+    from the median difference of neighbouring steps, which a steady fall or a steep beginning hardly changes. The noise
+    is never below the rounding of half precision.
     """
     if len(losses) < MIN_STEPS:
         return None
@@ -72,9 +72,11 @@ RISEN = 1.25
 
 
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
-    """Compare the loss of the first batch after the last step with its first value and with that of uniform outputs.
+    """Check that training lowered the loss.
 
-    Then compare the losses of the last steps with those of the first, and with their variation from step to step.
+    The loss of the first batch after the last step is compared with its value before the first step, and with the loss
+    of uniform outputs. Then the logged losses of the last steps are compared with those of the first steps, and with
+    their variation from step to step.
     """
     progress, job = state.progress, state.job
     if not progress.step:
@@ -121,8 +123,8 @@ TOLERANCE = 0.25
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
     """Compare the first loss with the loss of uniform outputs under the same criterion.
 
-    For CTC that is not ln V: sums over alignments give 7.64 per label where ln V is 3.33. ``drawn`` says whether part
-    of the model is new; if none is, a low loss is good.
+    For CTC, the loss of uniform outputs is not ln V, because CTC sums over alignments: it is 7.64 per label where ln V
+    is 3.33. ``drawn`` is whether a part of the model is new; if none is, a low loss is good.
     """
     name = "first loss"
     found = loss_per_item(model, task, [batch], settings=settings)

@@ -85,7 +85,11 @@ def reload_in_new_process(
     overfitting: bool = False,
     folder: str | None = None,
 ) -> Iterator[Check]:
-    """Start a process that loads the ``saved`` files, and compare its losses with those from when they were saved."""
+    """Start a process that loads the ``saved`` files, and yield for each whether its loss is still the same.
+
+    ``sets`` are the ``--set`` texts of the run, ``overfitting`` is whether it trains on one batch only, and ``folder``
+    is the working folder of the process.
+    """
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
         "init": os.path.abspath(job.init.path) if job.init is not None else None,

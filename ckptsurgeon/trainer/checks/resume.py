@@ -1,4 +1,4 @@
-"""Checks that 2 k steps equal k steps, a checkpoint, and k more steps, bit for bit."""
+"""Checks that 2 k steps in one run give the same bits as k steps, a checkpoint, and k more steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ TIME_LIMIT_S = 20.0
 
 
 def resume_is_exact(job: Job, *, step_s: float) -> Check:
-    """Train 2 k steps twice, once through a checkpoint; ``step_s`` is the time of a step in seconds."""
+    """Check that 4 steps in one run end with the same bits as 2 steps, a checkpoint, and 2 more steps.
+
+    ``step_s`` is the time of a step in seconds: the check does not run if its steps would take more than 20 s.
+    """
     if job.device.type != "cpu":
         return Check(RESUMED, NOT_RUN, "a GPU adds in another order each time; the CPU promises the bits")
     if job.settings.steps < 2 * STEPS:
@@ -59,12 +62,12 @@ def _fresh(job: Job, folder: RunFolder | None = None) -> TrainingLoop:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Return the keys of digests that differ, or that only one of them has."""
+    """Return the keys whose digests differ, or that only one of the two mappings has."""
     return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
 
 
 def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
-    """Return every tensor that decides how a run continues: of the model, the optimizer and the average."""
+    """Return every tensor that decides how a run continues: of the model, its optimizer and its average of weights."""
     found: dict[str, torch.Tensor] = dict(state_tensors(loop.model))
     state: dict[Any, Any] = loop.state.optimizer.inner.state_dict()["state"]
     for index, entries in state.items():
@@ -74,7 +77,7 @@ def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
 
 
 def _generators() -> dict[str, torch.Tensor]:
-    """Return the current states of the global generators, which all runs of the process share."""
+    """Return the current states of the random generators of torch, Python and numpy, which all runs here share."""
     state = random_state()
     return {
         "random": state["torch"],

@@ -45,7 +45,10 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Return checks with the phase ``when`` set; the observer gets the number done so far, because some take long."""
+    """Run checks and return them with the phase ``when`` set.
+
+    Some checks take long, so the observer ``tell`` is told after each how many are done.
+    """
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
     for check in checks:
@@ -118,7 +121,7 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Make checks; if this raises, return them as NOT RUN, with the error as the reason."""
+    """Return the checks that ``make`` makes; if it raises, a check NOT RUN for each name, with the error as reason."""
     try:
         return tuple(make())
     except Exception as error:
@@ -173,7 +176,10 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError if model and task, which may be the user's code, do not fit, or the metric is unknown."""
+    """Compute the loss of a batch, and the figures if there is a dev split, to see whether model and task fit.
+
+    Raises ConfigError if they do not, or if no figure has the name of the metric. Both may be the user's code.
+    """
     figures = {}
     try:
         if is_user_task(job.task):

@@ -23,7 +23,11 @@ MAX_SPIKE = 100.0
 
 
 def gradient_norm(state: TrainingState) -> Check:
-    """Check the norm before clipping; a norm outside of the task's ``gradient_band`` is only a warning."""
+    """Check the run's gradient norms before clipping; this never fails, but warns in three cases.
+
+    The mean is outside the task's ``gradient_band``; more than half of the steps were clipped; or the largest norm is
+    over 100 times the mean of the others.
+    """
     name = "gradient norm"
     norms = state.progress.norms
     if not norms["steps"]:
@@ -44,7 +48,7 @@ def gradient_norm(state: TrainingState) -> Check:
 
 
 def finite_steps(state: TrainingState) -> Check:
-    """Count the steps with a loss or gradient that was not finite, which were skipped."""
+    """Count the steps that were skipped because their loss or gradient was not finite; fail if these ended the run."""
     name = "finite steps"
     progress = state.progress
     if state.progress.ended == NONFINITE:
@@ -55,7 +59,7 @@ def finite_steps(state: TrainingState) -> Check:
 
 
 def frozen_unchanged(state: TrainingState) -> Check:
-    """Check that parameters and buffers did not change from the first step on, while they were frozen."""
+    """Check that frozen parameters and buffers did not change, and that the optimizer has no state for them."""
     name = "frozen tensors did not move"
     freezing, step = state.freezing, max(state.progress.step - 1, 0)
     frozen = freezing.frozen(step)
@@ -104,9 +108,10 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return the tensors on which the loss of the first batch does not depend, except those of a layer that runs.
+    """Return which of the ``keys`` have no influence on the loss of the first batch, except those of a layer that runs.
 
-    Networks of transformers have such: a pooler without a task, a vector for masked frames where none is masked.
+    Models of Hugging Face have such tensors: a pooler that the task does not use, or a vector for masked frames if no
+    frame is masked. Returns none if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []
@@ -141,7 +146,10 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
 
 
 def update_sizes(state: TrainingState) -> Check:
-    """Check how far the last measured step moved each tensor."""
+    """Check by what share of its norm the last measured step moved each tensor; warn if the median is unusual.
+
+    Usual is 1e-6 to 0.1.
+    """
     name = "update to weight"
     frozen = set(state.freezing.frozen(max(state.progress.step - 1, 0)))
     ratios = {key: ratio for key, ratio in state.progress.ratios.items() if key not in frozen and ratio > 0}

@@ -69,7 +69,7 @@ INSTEAD: Mapping[str, str] = {
 
 
 def find_fault(made: Settings) -> str:
-    """Return what is wrong with settings, naming the key; '' if nothing is."""
+    """Return a message on the first wrong setting, with its name; '' if all settings are right."""
     if len(made.betas) != 2:
         return f"train.betas are {list(made.betas)}; they must be two numbers, each {_allowed('betas')}"
     for key in dict.fromkeys([*FROM, *ABOVE]):
@@ -101,7 +101,7 @@ def find_fault(made: Settings) -> str:
 
 
 def _fault_of_lora(made: Settings) -> str:
-    """Return what contradicts the adapters that are trained instead of the weights; '' if nothing does."""
+    """Return a message on settings that contradict the LoRA adapters of ``train.lora``; '' if none does."""
     if made.lora == Lora():
         return ""
     if not made.lora.targets:
@@ -115,7 +115,7 @@ def _fault_of_lora(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a setting (one, or those of a list) with names for messages."""
+    """Yield each number of a setting with its name for messages; the setting may be a number, a list or a mapping."""
     section, _, name = key.rpartition(".")
     value = getattr(getattr(made, section) if section else made, name)
     if isinstance(value, Mapping):
@@ -142,7 +142,7 @@ def _allowed(key: str) -> str:
 
 
 def useless_settings(made: Settings) -> list[str]:
-    """Return a note on each setting that has no effect."""
+    """Return notes on settings that have no effect."""
     return [
         f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"
         for pattern, step in made.freeze.items()
@@ -151,7 +151,7 @@ def useless_settings(made: Settings) -> list[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings of another schedule than the one that is set."""
+    """Return notes on settings that have no effect because they belong to another schedule."""
     usual = Settings()
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
     return [

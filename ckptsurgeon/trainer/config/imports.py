@@ -55,8 +55,9 @@ def _named_in_files(node: Any) -> Iterator[str]:
 def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
     """Import a user's file and return an attribute of it.
 
-    ``what`` begins the messages, ``module`` is the name of the module while it is loaded. Raises ConfigError for a file
-    that does not exist or cannot be imported, and for a missing attribute, with the nearest name.
+    ``what`` begins the messages, ``example`` is a right name that the hint gives, and ``module`` is the name of the
+    module while it is loaded. Raises ConfigError for a file that does not exist or cannot be imported, and for a
+    missing attribute, with the nearest name.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
         why = "does not exist" if not os.path.exists(path) else "is not a Python file"

@@ -22,7 +22,7 @@ LENGTHS = ("steps", "epochs")
 
 
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
-    """Return a ``train:`` section with ``KEY=VALUE`` in it: dotted keys, values in YAML.
+    """Return a ``train:`` section after the ``KEY=VALUE`` texts of ``sets``: keys may have dots, values are YAML.
 
     Raises ConfigError for a text of another form, and for an unknown field.
     """
@@ -81,7 +81,11 @@ def check_section(section: Any, where: str) -> None:
 
 
 def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
-    """Return a dataclass with the values of a section; raises ConfigError as ``parse_settings`` does."""
+    """Return an object of the dataclass ``kind`` with the values of a section.
+
+    ``where`` names the file and ``path`` the section in messages. Raises ConfigError for an unknown field or a wrong
+    type.
+    """
     if not isinstance(section, Mapping):
         raise ConfigError(f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.")
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
@@ -96,7 +100,7 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 
 
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
-    """Return a value converted to the type of its field."""
+    """Return a value of a section, converted to the type of its dataclass field ``one``; raises ConfigError."""
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
     reader = _READERS[one.name if one.name in _READERS else str(one.type).replace(" | None", "")]

@@ -33,10 +33,12 @@ class Data:
 
     ``tokens`` is the token list; ``segmenter`` the file of the tokeniser that cuts texts into these tokens. If it is
     None, texts are cut into the longest tokens.
+
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
-    out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` are the
-    processes that make batches; None: on a CPU none, on a GPU one for each core of a process's share, at most eight.
-    ``context`` is the number of tokens in a row of ``language_model``.
+    out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` is the
+    number of processes that make batches. If it is None, a run on a CPU has no such process, and a run on GPUs has for
+    each GPU one per CPU core of its share, at most eight. ``context`` is the number of tokens of an example in the task
+    ``language_model``.
     """
 
     train: tuple[Named, ...] = ()
@@ -55,7 +57,8 @@ class Data:
 class Features:
     """The inputs of a model: the features ``log_mel`` or ``mfcc``, or ``waves`` as they are.
 
-    Frames of ``window_s`` every ``step_s`` seconds; ``stack`` frames are joined into one
+    ``size`` is the number of features in a frame, ``rate`` the sampling rate in hertz. A frame covers ``window_s``
+    seconds, and a new one begins every ``step_s`` seconds; ``stack`` frames are joined into one
     (https://arxiv.org/abs/1507.06947), so that a model sees ``stack * size`` numbers every ``stack * step_s`` seconds.
     ``centred`` subtracts each clip's mean.
     """
@@ -71,12 +74,13 @@ class Features:
 
 @dataclass(frozen=True)
 class Augment:
-    """How clips of ``train`` are changed at random; nothing is by default.
+    """How clips of ``train`` are changed at random; by default they are not changed.
 
-    ``speed`` are factors, of which one is drawn for each clip; ``snr_db`` the lowest and the highest signal-to-noise
-    ratio of added noise, in decibels, and ``noise`` its sounds, or folders of them (none: white noise). ``time_masks``
-    and ``freq_masks`` are the numbers of masks, ``time_width`` and ``freq_width`` the largest width of one, in frames
-    of ``features.step_s`` and in bands. No mask is longer than ``time_share`` of its clip.
+    ``speed`` are factors, of which one is chosen for each clip. ``snr_db`` are the lowest and the highest
+    signal-to-noise ratio of added noise, in decibels, and ``noise`` the sound files of that noise, or folders of them
+    (none: white noise). ``time_masks`` and ``freq_masks`` are the numbers of masks, ``time_width`` and ``freq_width``
+    the largest width of one, in frames of ``features.step_s`` and in bands. No mask is longer than ``time_share`` of
+    its clip.
     """
 
     speed: tuple[float, ...] = ()
@@ -93,10 +97,10 @@ class Augment:
 class Lora:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) that are trained instead of the weights.
 
-    ``targets`` are the names of the modules that get one, as PEFT's ``target_modules`` (``all-linear``: every linear
-    layer but the last); without any, the weights are trained. ``rank`` is the rank of an adapter, ``alpha`` its scale
-    times the rank (None: twice the rank), ``dropout`` the share of inputs that are set to zero. ``save`` are the names
-    of modules that are trained whole and saved with the adapters, as a new output layer.
+    ``targets`` are the names of the modules that get an adapter, as PEFT's ``target_modules`` (``all-linear``: every
+    linear layer but the last); if it is empty, the weights are trained. ``rank`` is the rank of an adapter, ``alpha``
+    its scale times the rank (None: twice the rank), ``dropout`` the share of inputs that are set to zero. ``save`` are
+    the names of modules that are trained as a whole and saved with the adapters, such as a new output layer.
     """
 
     targets: tuple[str, ...] = ()
@@ -108,12 +112,13 @@ class Lora:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """What the task ``wav2vec2_pretrain`` masks and contrasts; None stands for the value in the model's configuration.
+    """How the task ``wav2vec2_pretrain`` masks and contrasts frames; None stands for the model's own configuration.
 
-    ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random. ``mask_prob`` is the share
-    of frames in masked spans before they overlap, ``mask_length`` the frames of a span, ``negatives`` the number of
-    other frames with which a masked frame is contrasted, ``diversity`` the weight of that loss. ``gumbel``: the highest
-    temperature, the lowest, and the factor of every step.
+    ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random (None: never).
+    ``mask_prob`` is the share of frames in masked spans before they overlap, ``mask_length`` the frames of a span,
+    ``negatives`` the number of other frames with which a masked frame is contrasted, ``diversity`` the weight of the
+    diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel softmax, and the factor that
+    lowers it at every step.
     """
 
     crop_s: float | None = None
@@ -131,15 +136,21 @@ class Settings:
     A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as give so many seconds when
     each is padded to the longest. ``epochs``, if it is not None, gives ``steps``. ``freeze`` maps key patterns to the
     step from which their tensors are trained (None: never), ``lr_scale`` maps patterns to a factor of the learning
-    rate. ``decay`` is whether ``weight_decay`` is of all parameters or of matrices only. ``precision``: ``float32`` is
-    exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa, ``bf16`` computes them by autocast.
-    ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the steps in which ``tri_stage`` stays at
-    ``lr``, ``anneal`` the factor by which ``plateau`` and ``newbob`` lower it when evaluations are not better by the
-    share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many evaluations
-    without a better ``metric``. ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number
-    of prefixes of ``joint``. ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for batches of one
-    shape. ``nonfinite`` is how many steps with a loss or gradient that is not finite may be skipped in a row.
-    ``keep_optimizer`` begins with the moments of the Adam that trained the source of the init.
+    rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
+
+    ``precision``: ``float32`` is exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa,
+    ``bf16`` computes products by autocast. ``compile`` is whether torch.compile is used: ``auto`` does so on a GPU for
+    batches of one shape.
+
+    ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which ``tri_stage``
+    stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` when evaluations are not better
+    by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many
+    evaluations without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is not finite
+    may be skipped in a row.
+
+    ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number of hypotheses that ``joint``
+    keeps. With ``keep_optimizer``, a run begins with the Adam moments of the source from which its initial weights were
+    copied.
     """
 
     task: str = "ctc"

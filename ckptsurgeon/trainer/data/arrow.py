@@ -21,14 +21,14 @@ FILES_OPEN = 256
 
 
 class Cell(NamedTuple):
-    """A place in a table: the name of a column, whose entries have ``bytes``, and the number of a row."""
+    """A place in a table: the name of a column whose entries have a field ``bytes``, and the number of a row."""
 
     column: str
     row: int
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return the columns of a file that it has (``pyarrow.Table``); raises SourceError if they cannot be read."""
+    """Return a ``pyarrow.Table`` of those ``columns`` that a file has; raises SourceError if it cannot be read."""
     if not os.path.isfile(path):
         raise SourceError(f"{escape(path)} {'is not a regular file' if os.path.exists(path) else 'does not exist'}.")
     found = os.stat(path)
@@ -37,7 +37,10 @@ def open_table(path: str, columns: tuple[str, ...]) -> Any:
 
 @lru_cache(FILES_OPEN)
 def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
-    """Return the columns of a file; its inode, size and time tell a file from another that replaced it."""
+    """Return ``columns`` of a file, and remember them.
+
+    The last argument is the file's inode, size and time, so that a replaced file is read anew.
+    """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:
         with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as stream:
@@ -50,7 +53,7 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
 
 
 def read_cell(path: str, cell: Cell, where: str) -> bytes:
-    """Return the bytes in a cell; raises SourceError if it has none."""
+    """Return the bytes in a cell; raises SourceError if it has none. ``where`` begins the message."""
     found = open_table(path, (cell.column,)).column(cell.column)[cell.row].as_py()
     data = found.get("bytes") if isinstance(found, dict) else None
     if not isinstance(data, bytes) or not data:

@@ -23,7 +23,10 @@ __all__ = ["Augmenter"]
 
 
 class Augmenter:
-    """The changes that settings ask for; ``changes_waves`` is whether features have to be computed anew each time."""
+    """Makes the random changes that settings ask for.
+
+    ``changes_waves`` is whether they change the sound itself, so that its features are computed anew each time.
+    """
 
     def __init__(self, settings: Augment, features: Features) -> None:
         self._settings, self._features = settings, features
@@ -31,11 +34,11 @@ class Augmenter:
         self._noises = [_measured(path) for path in _sounds(settings.noise)]
 
     def wave(self, wave: Tensor) -> Tensor:
-        """Return a wave (samples,) that is played at one of the speeds, with noise.
+        """Return a wave (samples,) after a change of speed and with added noise, as far as the settings ask for them.
 
-        Speed changes the pitch, too (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html). The noise
-        is a part of one of the sounds of ``noise``, or else normal, with a signal-to-noise ratio from ``snr_db``,
-        evenly drawn. Raises SourceError if a sound of noise cannot be read.
+        A change of speed also changes the pitch (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html).
+        The noise is a part of one of the sounds of ``noise``, or else normal. Its signal-to-noise ratio is drawn
+        uniformly between the two numbers of ``snr_db``. Raises SourceError if a sound of noise cannot be read.
         """
         speeds, ratios = self._settings.speed, self._settings.snr_db
         if speeds:
@@ -61,7 +64,7 @@ class Augmenter:
         return heard.repeat(-(-size // len(heard)))[:size]
 
     def masked(self, found: Tensor) -> Tensor:
-        """Return features (frames, width), or a wave (samples,), with masks, in which every value is their mean.
+        """Return a copy of features (frames, width), or of a wave (samples,), with masked spans set to the mean.
 
         SpecAugment without warping of time: https://arxiv.org/abs/1904.08779, section 2.
         """
@@ -104,7 +107,7 @@ def _measured(path: str) -> Clip:
 
 
 def _span(size: int, most: int) -> tuple[int, int]:
-    """Return begin and end of a span of 0 to ``most`` places, evenly drawn, and at an evenly drawn place."""
+    """Return begin and end of a random span in ``size`` places: its length is 0 to ``most``, and both are uniform."""
     width = int(torch.randint(min(most, size) + 1, ()))
     begin = int(torch.randint(size - width + 1, ()))
     return begin, begin + width

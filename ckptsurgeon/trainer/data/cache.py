@@ -1,7 +1,7 @@
 """A cache of features in memory-mapped files, each of which is written completely or not at all.
 
 A file holds some hundreds of clips that follow each other in a manifest. Its name is a digest of the feature settings
-and of each clip's path, size and modification time, so that a changed clip, and no other, is computed again.
+and of each clip's path, size and modification time: if a clip changes, only the file with this clip is computed again.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Place = tuple[str, float, float, Cell | None]
 
 
 def place_of(clip: Clip) -> Place:
-    """Return what identifies the sound of a clip."""
+    """Return what identifies the sound of a clip: its path, begin, length, and cell of a table."""
     return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 
 class FeatureCache:
-    """A folder of cached features. ``compute`` computes those of one clip; a frame has ``width`` numbers."""
+    """A folder of cached features. ``compute`` returns the features of one clip; a frame has ``width`` numbers."""
 
     def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
         self._folder, self._features, self._width, self._compute = folder, features, width, compute
         self._found: dict[Place, _CachedClip] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
-        """Return the clips in groups, each of which is one file."""
+        """Return the clips in groups; the features of each group are one file."""
         made: list[list[Clip]] = [[]]
         seconds = 0.0
         for clip in clips:
@@ -88,7 +88,7 @@ class FeatureCache:
         return True
 
     def open(self, clips: Sequence[Clip]) -> None:
-        """Map the file of a group for which ``fill`` was called."""
+        """Map the file of a group for which ``fill`` was called; raises SourceError if it is gone or cut short."""
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
@@ -135,7 +135,7 @@ class FeatureCache:
 
 
 class _CachedClip(NamedTuple):
-    """The place of a clip's features: a file, its mapped frames (frames, width), and their CRC-32."""
+    """Where a clip's features are: a file, its mapped frames (frames, width), the clip's rows, and their CRC-32."""
 
     path: str
     frames: np.ndarray[Any, Any]
@@ -145,9 +145,10 @@ class _CachedClip(NamedTuple):
 
 
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
-    """Return the ends of the clips, their checksums, and the mapped frames (frames, width); None if damaged.
+    """Return the row after each clip's last, the CRC-32 of each clip, and the mapped frames (frames, width).
 
-    A file is never written in place, so a map of it keeps its content.
+    Returns None if the file does not exist or is damaged. A file is never written in place, so a map of it keeps its
+    content.
     """
     try:
         with open_file(path) as file:

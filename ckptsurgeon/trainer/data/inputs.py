@@ -107,7 +107,7 @@ class FeatureExtractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return triangles (n_fft // 2 + 1, bands) that are linear in mel, not in hertz; no triangle contains 0 Hz."""
+    """Return filters (n_fft // 2 + 1, bands): triangles that are linear in mel, not in hertz, without 0 Hz."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)
@@ -126,7 +126,7 @@ def _cosines(bands: int, size: int) -> Tensor:
 
 
 class ClipInputs:
-    """The inputs of clips by the settings: ``inputs(clip)`` is (time, …)."""
+    """Makes the input of a clip as the settings say: ``inputs(clip)`` returns a tensor (time, …)."""
 
     def __init__(self, settings: Settings) -> None:
         self.extractor = FeatureExtractor(settings.features)
@@ -157,10 +157,11 @@ class ClipInputs:
         return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
-        """Fill the cache with these clips, so that ``inputs(clip)`` only maps; returns how many had to be computed.
+        """Fill the cache with the features of these clips, and return for how many they had to be computed.
 
-        Does nothing without a cache. ``progress`` gets the number of clips that are done, and of all clips. With
-        ``data.workers``, so many processes compute groups of clips.
+        Later, ``inputs(clip)`` only reads them from a mapped file. Does nothing without a cache. ``progress`` gets the
+        number of clips that are done, and of all clips. If ``data.workers`` is above 0, so many processes compute
+        groups of clips.
         """
         if self._cache is None:
             return 0

@@ -34,8 +34,9 @@ class UnknownLetterError(ValueError):
 class Labels:
     """The tokens of a model's output, in the order of its rows, and the meaning of the special ones.
 
-    A text is cut by a ``segmenter``, or into the longest tokens, from its beginning. Tokens of single bytes (Coqui
-    STT's bytes output mode) spell its UTF-8. Without ``needs_blank``, a list may lack one; ``blank`` is -1 then.
+    A text is cut into tokens by ``segmenter``; if it is None, from the beginning into the longest tokens that fit.
+    Tokens of single bytes (Coqui STT's bytes output mode) spell its UTF-8. If ``needs_blank`` is false, the list may
+    have no blank, and ``blank`` is -1 then.
     """
 
     def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True, segmenter: Segmenter | None = None) -> None:
@@ -94,7 +95,7 @@ class Labels:
 
     @property
     def is_guessed(self) -> bool:
-        """Whether the tokens are pieces of words, and no tokeniser is known that made them."""
+        """Whether texts are cut by guess: the tokens are pieces of words, and their tokeniser is not known."""
         return self._begins_words and self._segmenter is None
 
     def _byte(self, byte: int) -> int:
@@ -117,7 +118,10 @@ class Labels:
         return ids
 
     def _near(self, letter: str) -> str:
-        """Return what the list has instead of a letter: the other case, or another Unicode normal form."""
+        """Return a hint on a letter that no token begins with; '' if there is none.
+
+        The list may have the letter in the other case, or the text may not be in Unicode's form NFC.
+        """
         for other in (letter.upper(), letter.lower()):
             if other != letter and other in self._ids:
                 return f"It has {other!r}."

@@ -30,9 +30,9 @@ Key = tuple[int, int, int]
 class Batches:
     """The batches of a split: shuffled by seed and epoch, or, if not ``shuffled``, the longest clips first.
 
-    If ``inputs`` has a cache, it is filled before the first batch. Random numbers that are drawn for an example
-    depend only on its seed, epoch and index, not on the process that makes it; the generators are restored. Clips of
-    shuffled batches are augmented.
+    If ``inputs`` has a cache, it is filled before the first batch. Random numbers that are drawn for an example depend
+    only on its seed, epoch and index, not on the process that makes it; the process's own random states are restored
+    afterwards. Clips of shuffled batches are augmented.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Batches:
         )
 
     def size(self, epoch: int, seed: int = 0) -> int:
-        """Return how many batches an epoch has; by seconds this depends on which clips come together."""
+        """Return how many batches an epoch has; if batches are made by seconds, this depends on their order."""
         return len(self.order(seed, epoch))
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:
@@ -72,9 +72,9 @@ class Batches:
         return self._orders[seed, epoch]
 
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
-        """Return the batch with the longest clips that any epoch may have; of several processes, the part of ``rank``.
+        """Return the batch with the longest clips that any epoch may have; of ``of`` processes, the part of ``rank``.
 
-        It is made in this process; random numbers that it draws are not those of a batch of the run.
+        The batch is made in this process, not by a worker. Its random numbers are not those of a batch of the run.
         """
         self.fill()
         places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]
@@ -91,9 +91,10 @@ class Batches:
         self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[Batch]:  # fmt: skip
-        """Yield the batches of an epoch from the ``start``-th on, or only those with some ``numbers``.
+        """Yield the batches of an epoch from the ``start``-th on, or only those whose ``numbers`` are given.
 
-        Of several processes each gets the part of its ``rank`` of every batch. Raises what reading a clip raises.
+        Of ``of`` processes, each gets every ``of``-th clip of a batch, from the ``rank``-th on. Raises the error that a
+        clip raised when it was read.
         """
         self.fill()
         order = self.order(seed, epoch)
@@ -139,7 +140,7 @@ class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
 
 
 class _BatchDataset(torch.utils.data.Dataset[Any]):
-    """The dataset of the loader. Errors are returned, so that the parent raises them with their own class."""
+    """The dataset of the loader. Errors are returned, so that the parent process raises them with their own class."""
 
     def __init__(self, task: ClipTask, split: Split, *, augmented: bool) -> None:
         self._task, self._clips, self._augmented = task, split.clips, augmented

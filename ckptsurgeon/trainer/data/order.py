@@ -16,16 +16,19 @@ POOL, POOL_BY_SECONDS = 32, 64
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How large a batch is: so many ``clips``, or, if ``seconds`` is not None, so many seconds with the padding.
+    """The size of a batch: a number of ``clips``, or, if ``seconds`` is not None, of seconds including the padding.
 
-    By seconds a batch has as many clips as fit when each is padded to the longest of them, and at least one.
+    A batch by seconds has as many clips as fit if each is padded to the longest of them, and at least one.
     """
 
     clips: int = 1
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the places in lists that are enough for some dozens of batches each; the last may have fewer."""
+        """Yield the clip indices ``places`` in lists, each of which is enough for some dozens of batches.
+
+        The last list may be shorter. ``lengths`` are the seconds of all clips.
+        """
         if self.seconds is None:
             size = POOL * self.clips
             yield from (list(places[begin : begin + size]) for begin in range(0, len(places), size))
@@ -41,7 +44,7 @@ class BatchSize:
             yield pool
 
     def cut(self, places: Sequence[int], lengths: Sequence[float]) -> list[list[int]]:
-        """Return batches of places that are sorted by length, either way."""
+        """Cut the clip indices ``places``, which are sorted by length (up or down), into batches of this size."""
         if self.seconds is None:
             return [list(places[begin : begin + self.clips]) for begin in range(0, len(places), self.clips)]
         batches: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Cuts texts into pieces as the tokeniser does that a token list comes from: sentencepiece, or tokenizers."""
+"""Cuts texts into pieces with the tokeniser that a token list comes from: sentencepiece, or tokenizers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Segmenter"]
 
 
 class Segmenter:
-    """The model in ``bpe.model`` (sentencepiece) or ``tokenizer.json`` (tokenizers), by the name of the file.
+    """A tokeniser: a model of sentencepiece (such as ``bpe.model``), or a ``tokenizer.json`` if the name ends in .json.
 
     The same text may be spelled with several pieces. A unigram model takes the most likely ones (Viterbi,
-    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither takes the longest.
+    https://arxiv.org/abs/1804.10959), byte-pair encoding follows its merge rules; neither simply takes the longest
+    piece.
     """
 
     def __init__(self, path: str) -> None:

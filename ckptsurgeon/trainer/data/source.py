@@ -1,4 +1,4 @@
-"""Sources of batches, in an order that follows from seed and epoch and can be entered at any batch."""
+"""Sources of batches: the order follows from seed and epoch, and reading can begin at any batch of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Position = tuple[int, int]
 class BatchSource(Protocol):
     """The batches of one split.
 
-    A source draws from generators of its own, never from torch's global one: a resumed run must see the same batches as
-    an uninterrupted one (https://github.com/huggingface/transformers/pull/46628).
+    A source uses its own random generators, never torch's global one: a resumed run must see the same batches as an
+    uninterrupted one (https://github.com/huggingface/transformers/pull/46628).
     """
 
     def size(self, epoch: int) -> int:
@@ -36,7 +36,7 @@ class BatchSource(Protocol):
 
 
 class BatchStream:
-    """The batches of a source, epoch after epoch. ``position`` is saved in checkpoints."""
+    """The batches of a source, epoch after epoch. ``position`` (epoch, batches used of it) is saved in checkpoints."""
 
     def __init__(self, source: BatchSource, seed: int, position: Position = (0, 0)) -> None:
         self._source, self._seed = source, seed
@@ -44,7 +44,7 @@ class BatchStream:
         self._batches: Iterator[Any] | None = None
 
     def seek(self, position: Position) -> None:
-        """Continue from a position."""
+        """Continue from a position: an epoch, and how many of its batches were used."""
         self.position, self._batches = position, None
 
     def __iter__(self) -> BatchStream:
@@ -101,18 +101,21 @@ class OneBatch:
         return 1
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batch."""
+        """Yield the batch; nothing if ``start`` is not 0."""
         if start == 0:
             yield self._batch
 
 
 def share_batches(source: BatchSource, ranks: Ranks) -> BatchSource:
-    """Return a source of which each rank reads its part."""
+    """Return a source that reads only this rank's part of each batch; with one rank, the source itself."""
     return source if ranks.size == 1 else RankBatches(source, ranks)
 
 
 def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batch]]:
-    """Yield every batch of the first epoch that is this rank's, with its number; each batch goes to one rank."""
+    """Yield the batches of the first epoch that this rank evaluates, each whole and with its number in the epoch.
+
+    Each batch goes to one rank.
+    """
     if isinstance(source, Batches):  # it loads only these batches
         numbers = range(ranks.rank, len(source.order(0, 0)), ranks.size)
         yield from zip(numbers, source.read(0, 0, numbers=numbers), strict=True)
@@ -123,7 +126,7 @@ def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batc
 
 
 class RankBatches:
-    """Every ``size``-th example of each batch, from the ``rank``-th on.
+    """A source that gives one rank its part of each batch: every ``size``-th example, from the ``rank``-th on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
     ranks, the last ranks are idle: they run its first example and ignore the result, because every rank must take part

@@ -22,7 +22,10 @@ __all__ = ["Split", "read_split", "resolve_paths"]
 
 @dataclass(frozen=True)
 class Split:
-    """The clips that are used, and how many were left out for each reason. ``made_by`` is a user's function."""
+    """The clips that are used, and how many were left out for each reason.
+
+    ``made_by`` names the user's function that made them; it is '' for clips of a manifest.
+    """
 
     name: str
     clips: tuple[Clip, ...]
@@ -42,7 +45,7 @@ class Split:
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
-        """Return the split with clips of which no more than so many seconds are used at a time."""
+        """Return the split with ``longest_s`` set to ``seconds``; if that is None, the split itself."""
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:

@@ -48,9 +48,9 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Remove the folder ``last`` that ``cp -rL`` makes of the link, if the folder is a copy of a checkpoint.
+    """Remove ``last`` if it is a folder (which ``cp -rL`` makes of the link) and a copy of a checkpoint.
 
-    Raises OutputError if it is not a copy, so that no data are lost.
+    Raises OutputError if it is not a copy, so that no data are lost. ``step`` is named in the hint.
     """
     last = os.path.join(run, "last")
     if os.path.islink(last) or not os.path.isdir(last):
@@ -112,7 +112,7 @@ def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
 
 
 def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
-    """Return the error for a damaged file of a checkpoint, with the way to resume without it."""
+    """Return the error for a damaged file of a checkpoint; its hint says how to resume from one of ``others``."""
     if not others:
         return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is whole.")
     aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"

@@ -1,4 +1,4 @@
-"""What a model read of each clip of a split, beside what it should have read: the clips with the most errors first."""
+"""A file with a model's text for each clip of a split, and the right text: clips with the most errors first."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["hypotheses", "hypotheses_file"]
 
 
 def hypotheses_file(split: str) -> str:
-    """Return the name of the file of a split in a run folder."""
+    """Return the name that a split's file of hypotheses has in a run folder."""
     return f"{split}.hypotheses.jsonl"
 
 
 def hypotheses(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the lines of the file, b"" if the rows of a task have no texts.
+    """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
-    Each is a JSON object: ``errors`` (letters that were inserted, deleted or replaced), ``cer`` (errors per letter of
-    the reference), ``clip`` (where it is listed), ``reference`` and ``hypothesis``.
+    Each line is a JSON object: ``errors`` (letters that were inserted, deleted or replaced), ``cer`` (errors per letter
+    of the reference), ``clip`` (where it is listed), ``reference`` and ``hypothesis``.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""

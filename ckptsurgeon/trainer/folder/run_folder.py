@@ -51,7 +51,7 @@ JSON_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder at ``path``, which need not exist yet."""
+    """The folder of a run, at ``path``; it need not exist yet."""
 
     path: str
 
@@ -125,10 +125,11 @@ class RunFolder:
 
     @contextmanager
     def saving(self, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
-        """Give a folder in which a checkpoint of some ``nbytes`` is written; then point ``last`` to it.
+        """Give a temporary folder to write the checkpoint of a step in; after the block, put it in place.
 
-        All but ``keep`` checkpoints are removed. Whatever happens, ``last`` points to a complete checkpoint: this one
-        or the one before. Raises OutputError.
+        Then the link ``last`` points to it. ``nbytes`` is the space that the checkpoint needs. All but the newest
+        ``keep`` checkpoints are removed. Whatever happens, ``last`` points to a complete checkpoint: this one or the
+        one before. Raises OutputError.
         """
         stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
         with staged_folder(self.of("steps", str(step)), nbytes, stale=stale) as staged:
@@ -137,7 +138,7 @@ class RunFolder:
         self._prune(step, keep)
 
     def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
-        """Write the state and the checksums of all files into the open checkpoint; raises OutputError."""
+        """Write the state and the checksums of all files into the folder that ``saving`` gives; raises OutputError."""
         import torch
 
         with staged.stream(STATE) as file:
@@ -184,7 +185,7 @@ class RunFolder:
                     os.unlink(self.of(name))
 
     def _unnamed(self, step: int) -> list[str]:
-        """Rename a checkpoint that is to be removed; returns its new path, or nothing if it could not be renamed."""
+        """Rename a checkpoint that is to be removed; return a list of its new path, empty if renaming failed."""
         gone = temp_name(self.of("steps", str(step)))
         try:
             os.rename(self.of("steps", str(step)), gone)
@@ -229,7 +230,7 @@ class RunFolder:
             raise output_error(self.of(name), error) from error
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write a file of plain data."""
+        """Write plain data as a JSON file of the folder; raises OutputError."""
         self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -82,7 +82,11 @@ def build_job(
     ranks: Ranks = SINGLE_PROCESS,
     strategy: str = "ddp",
 ) -> Job:
-    """Return the job that a configuration describes; without ``cached`` it writes no features. Raises ConfigError."""
+    """Return the job that a configuration describes; raises ConfigError.
+
+    If ``cached`` is false, the job writes no features to a cache. ``sets`` are ``KEY=VALUE`` texts over the ``train:``
+    section.
+    """
     document = read_document(config, "configuration")
     settings = read_settings(document, sets)
     if not cached:
@@ -124,7 +128,7 @@ def build_job(
 
 
 def with_steps(settings: Settings, job: Job, where: str) -> Settings:
-    """Return settings with the steps that ``epochs`` take; raises ConfigError if other settings do not fit them."""
+    """Return settings whose ``steps`` are those of ``epochs``; raises ConfigError if other settings do not fit them."""
     batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
     made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
     why = find_fault(replace(made, epochs=None))
@@ -134,7 +138,7 @@ def with_steps(settings: Settings, job: Job, where: str) -> Settings:
 
 
 def with_one_batch(job: Job) -> Job:
-    """Return the job with training and evaluation on its first batch only."""
+    """Return the job with the first batch of ``train`` as its only batch, for training and for evaluation."""
     one = OneBatch(first_batch(job.train, job.settings.seed))
     return replace(job, train=one, dev=one, test=None)
 
@@ -143,12 +147,12 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def progress_observer(tell: Tell) -> Progress:
-    """Return a progress function that passes events to an observer."""
+    """Return a function of a split's name, clips done and all clips, which tells them to an observer as an event."""
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
 
 def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
-    """Compute the features that the caches of all splits, or of ``train``, lack.
+    """Compute the features that are missing in the caches of all splits; with ``only_train``, in that of ``train``.
 
     Raises SourceError for a sound that cannot be used and OutputError if the folder cannot be written.
     """
@@ -165,11 +169,10 @@ def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
 def load_task_data(
     settings: Settings, document: Document, target: TargetSpec
 ) -> tuple[Task, Mapping[str, BatchSource], Sequence[str], Sequence[str]]:
-    """Return the task, its splits, its notes on them, and the token list.
+    """Return the task, its splits, the task's notes on its data, and the token list.
 
-    The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. A task may
-    have ``notes`` too, lines on its data that a user reads. Raises ConfigError if there is no such task, or no data
-    for it.
+    The task's method ``splits`` returns the source ``train`` and perhaps ``dev`` and ``test``. A task may also have
+    ``notes``, lines on its data that a user reads. Raises ConfigError if there is no such task, or no data for it.
     """
     with user_code(document), preserve_cpu_random_state():
         # A user's dataset may draw random numbers when it is made: which examples are in which split.
@@ -188,9 +191,10 @@ def load_task_data(
 
 
 def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
-    """Return the task that settings name, which has seen the model without its values, and the token list.
+    """Return the task that settings name, and the token list.
 
-    It has no data yet. Raises ConfigError if there is no such task, or if it cannot be made.
+    A task with a method ``meet`` has got the model on torch's meta device. The task has no data yet. Raises ConfigError
+    if there is no such task, or if it cannot be made.
     """
     kind = load_task(settings.task, document.folder)
     found = resolve_paths(settings, document.folder)
@@ -204,7 +208,7 @@ def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
-    """Return the token list that ``data`` names, or else the one that the model names."""
+    """Return the token list at ``path`` (``train.data.tokens``), or else that which the model names, or else ()."""
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)
     return read_vocabulary(path).tokens if path is not None else ()

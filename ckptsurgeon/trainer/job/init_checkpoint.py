@@ -26,13 +26,13 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys that no source has: the declared initialiser drew them."""
+        """The keys of tensors that no source has; an initialiser gave them all their values."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of tensors that come only partly from a source: laid over drawn values, or mapped to new tokens."""
+        """The keys of tensors of which a source gave only some values, and an initialiser the others."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows
@@ -41,7 +41,7 @@ class InitCheckpoint:
 
     @property
     def new(self) -> frozenset[str]:
-        """The keys of tensors that are drawn, completely or in part."""
+        """The keys of tensors whose values came from an initialiser, completely or in part."""
         return self.drawn | self.partly
 
     @property
@@ -70,7 +70,10 @@ class InitCheckpoint:
 
 
 def read_init(path: str) -> InitCheckpoint:
-    """Read a checkpoint's header; raises what ``open_checkpoint`` raises."""
+    """Return the checkpoint at a path, from its header and recipe.
+
+    Raises the errors of ``open_checkpoint``, and ConfigError if the recipe cannot be read.
+    """
     with open_checkpoint(path) as checkpoint:
         files = tuple(
             {"name": file.name or os.path.basename(path), "size": file.size, "sha256": file.sha256}
