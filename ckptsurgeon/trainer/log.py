@@ -28,7 +28,7 @@ Observer = Callable[[Mapping[str, Any]], None]
 
 
 class TensorBoardLog:
-    """TensorBoard events from ``step`` on; events of later steps, which were not saved, are hidden."""
+    """Writes TensorBoard events from ``step`` on; it hides events of later steps, which were not saved."""
 
     def __init__(self, folder: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -44,7 +44,10 @@ class TensorBoardLog:
         return importlib.util.find_spec("tensorboard") is not None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers in a row of the log; raises OutputError, also for earlier rows: a thread writes them."""
+        """Write the numbers in a row of the log; raises OutputError.
+
+        A thread writes to the disk, so the error may be that of an earlier row.
+        """
         with self._explaining():
             for name, value in _scalars(row):
                 self._board.add_scalar(name, value, row["step"])
@@ -75,7 +78,7 @@ def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _silence_threads_of(package: str) -> None:
-    """Print no traceback when a thread of a package fails: its writer raises the error again at the next write."""
+    """Print no traceback from now on if a thread of ``package`` fails: the next write raises the error again."""
     if not isinstance(threading.excepthook, _ExcepthookFilter):
         threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
 
@@ -101,11 +104,11 @@ PendingStep = tuple[int, dict[str, float], StepResult]
 
 
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
-    """Return steps as rows of the log; waits for the device once for all of them.
+    """Return finished steps as rows of the log; waits for the device once for all of them.
 
-    ``since`` is when the first of them began; all of them get the same share of the time. ``flops`` are the operations
-    for each place of a batch, ``peak`` is what the device can do in a second. JSON has no NaN and no infinity: None
-    stands for them.
+    ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
+    time. ``flops`` is the number of floating-point operations for each place of a padded batch, ``peak`` how many the
+    device can do in a second. None stands for NaN and infinity, which JSON does not have.
     """
     if not pending:
         return []
@@ -150,7 +153,10 @@ def _finite(value: float) -> float | None:
 
 
 class TrainingLog:
-    """The log in a folder; without one it writes nothing. Rows after ``step``, which were not saved, are dropped."""
+    """The log file of a run folder; if ``folder`` is None, nothing is written.
+
+    When it is opened, rows after ``step`` are removed: the run was not saved there, and does these steps again.
+    """
 
     def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
         self._file: Any = None

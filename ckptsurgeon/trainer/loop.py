@@ -48,7 +48,10 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` names the signal that ended all ranks."""
+    """Trains a job. ``observer`` gets each row of the log; ``frozen`` are keys to freeze besides those in the settings.
+
+    ``stopped`` is the name of the signal that ended all ranks, or ''.
+    """
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -140,7 +143,7 @@ class TrainingLoop:
         return end or (DONE if progress.step >= settings.steps else "")
 
     def _step(self, stop: StopSignal) -> PendingStep:
-        """Take one step. If it raises, the run is as it was before the step, so that it can be saved."""
+        """Take one step, and return it for the log. If it raises, the run is as before, so that it can be saved."""
         state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
         position = state.stream.position
         generators = random_state() if self.job.ranks.size > 1 else None
@@ -194,7 +197,10 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so, else ''."""
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if that ends the run, else ''.
+
+        It ends if too many steps in a row were not finite, or had collapsed.
+        """
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         for row in log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops):
@@ -250,9 +256,11 @@ def gradient_step(
     """Take one optimizer step on several batches together, as if they were one batch on one process.
 
     The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
-    that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters
-    and buffers are what they were. Nothing here reads a value from a GPU, which would wait for all work queued there;
-    of what it calls, torch's ctc_loss and some attention masks of transformers do.
+    that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters and
+    buffers are what they were.
+
+    This code reads no value from a GPU, because a read waits for all work that is queued there. Some functions that it
+    calls do: torch's ctc_loss and some attention masks of Hugging Face's transformers.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)
@@ -292,6 +300,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the total to go backward from, first as DDP wants it, and the loss to be summed."""
+    """Return the loss total for the backward pass, first because DDP wants that, and the loss to add up."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

@@ -37,8 +37,8 @@ class Job:
     """The model, the task with its splits, the settings and the initial weights of one training run.
 
     ``dev`` is None if there is nothing to evaluate on, ``test`` if nothing is evaluated at the end. ``tokens`` is the
-    token list, empty if there is none. ``init`` None: the declared initialisers draw the weights. ``ranks`` are the
-    processes that train, by a ``strategy``: ``ddp``, in which each has the model, or ``fsdp``, in which each has a
+    token list, empty if there is none. If ``init`` is None, the model's initialisers make all weights. ``ranks`` are
+    the processes that train, by a ``strategy``: ``ddp``, in which each has the model, or ``fsdp``, in which each has a
     shard of it.
     """
 
@@ -74,9 +74,9 @@ class Job:
             return self._build()
 
     def model(self) -> tuple[nn.Module, Plan | None]:
-        """Return the model with its initial values, and the plan by which the init was loaded.
+        """Return the model with its initial values, and the plan by which ``init`` was loaded (None without an init).
 
-        Raises what ``load_into`` raises: an init that does not fit is an error before the first step.
+        Raises the errors of ``load_into``, as for an init that does not fit the model.
         """
         model, plan = self.empty_model(), None
         if self.init is None:
@@ -91,9 +91,9 @@ class Job:
         return self.strategy == "fsdp" and self.ranks.size > 1
 
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
-        """Return the model with its initial values for all ranks, and the plan by which the init was loaded.
+        """Return the model for all ranks with its initial values, and the plan by which ``init`` was loaded, or None.
 
-        With ``fsdp`` each rank reads only its shards of the init, and none ever has the whole model.
+        With ``fsdp`` each rank reads only its shards of the init; no rank ever holds the whole model.
         """
         if not self.is_sharded:
             model, plan = self.model()
@@ -120,7 +120,10 @@ class Job:
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the whole init; raises PlanError if the init does not fit, which ``ckpt transplant`` can change."""
+        """Load the init into the model, and return the plan; raises PlanError if it does not fit the model.
+
+        ``ckpt transplant`` makes an init that fits.
+        """
         try:
             return load_into(model, path, strict=True, on_missing="error")
         except PlanError as error:
@@ -156,7 +159,10 @@ SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return masks of the drawn values, for the tensors of which the init, loaded by ``plan``, has only a part."""
+    """Return masks, by key, of the tensors of which sources gave only a part of the values; new values are true.
+
+    ``plan`` is the plan by which the init was loaded. There are no masks without an init.
+    """
     if job.init is None or plan is None:
         return {}
     keys = [key for key in job.target.tensors if key in job.init.partly]
@@ -171,10 +177,11 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
 
 
 def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
-    """Return which values of a tensor were drawn, as booleans of its shape.
+    """Return a mask of a tensor's shape that is true for the values that an initialiser drew, and not a source.
 
-    ``value`` is what the init has, ``own`` what its seed draws for the whole tensor. For a vocabulary, the recipe lists
-    the new rows. A source that was laid over drawn values is a box at the origin, so all outside of the box was drawn.
+    ``value`` is the tensor in the init; ``own`` is what its initialiser draws for the whole tensor with the init's
+    seed. If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a box at the
+    beginning of each axis, so that all values outside of the box are new.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

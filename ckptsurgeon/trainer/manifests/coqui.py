@@ -21,7 +21,7 @@ class _CoquiCSV:
         return "wav_filename" in columns or ("transcript" in columns and "ID" not in columns)
 
     def read(self, path: str) -> list[Clip]:
-        """Return the clips. The size, by which Coqui sorts, is checked but not used."""
+        """Return the clips. ``wav_filesize``, by which Coqui STT sorts clips, is checked but not used."""
         clips = []
         for where, row in read_rows(path, ("wav_filename", "transcript")):
             size = row.get("wav_filesize", "1").strip()

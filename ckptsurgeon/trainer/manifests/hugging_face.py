@@ -36,7 +36,10 @@ LARGEST = 64 << 20
 
 
 def read_dataset(named: Mapping[str, Any]) -> list[Clip]:
-    """Return the clips of a dataset; raises ConfigError if a split or column is missing or not the only one."""
+    """Return the clips of the dataset in an entry ``{hf_dataset: PATH, split: …, text: …, audio: …}``.
+
+    Raises ConfigError if a split or column is missing, or if the entry names none and there are several.
+    """
     unknown = [one for one in named if one not in FIELDS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], FIELDS, n=1)
@@ -101,7 +104,7 @@ _OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
 
 
 def _cached(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the only folder with a dataset at or below ``path``, as the cache has it, and the tables of a split."""
+    """Return the only dataset folder at or below ``path`` in the cache of `datasets`, and the tables of a split."""
     found = sorted(_with_info(path))
     if len(found) != 1:
         why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not a folder of a dataset"
@@ -196,7 +199,7 @@ def _clips(file: str, folder: str, audio: str, text: str, kind: Mapping[str, Any
 
 
 def _paths(column: Any) -> Iterator[str | None]:
-    """Yield for each sound its path if only that is stored, None if the sound itself is."""
+    """Yield for each sound None if its bytes are in the table, otherwise the path of its file."""
     for chunk in column.chunks:
         if not hasattr(chunk, "field"):
             yield from (None for _ in range(len(chunk)))

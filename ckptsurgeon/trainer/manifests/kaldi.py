@@ -23,7 +23,7 @@ _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a table by ids: what follows the id, and the place of the line."""
+    """A line of a Kaldi file: ``value`` is the text after the id, ``where`` the file and the number of the line."""
 
     value: str
     where: str
@@ -88,7 +88,7 @@ def _part(part: _Entry) -> tuple[str, float, float]:
 
 
 def _sound(folder: str, entry: _Entry) -> str:
-    """Return the file of a sound: relative to the folder, or, as in the recipes, to the working directory."""
+    """Return the path of a sound, which is relative to the folder, or, as in Kaldi's recipes, to the working folder."""
     name = entry.value
     if name.endswith("|"):
         raise ConfigError(

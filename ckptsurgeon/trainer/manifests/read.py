@@ -154,7 +154,7 @@ def _absence(path: str) -> str:
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
-    """Return a clip with its length, or its error: raising in a thread would end the pool's map at the first one."""
+    """Return a clip with its length, or the error of its sound, so that the sounds after it are checked, too."""
     if not _is_sound(clip.path):
         return clip
     try:

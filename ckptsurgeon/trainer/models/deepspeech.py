@@ -27,9 +27,9 @@ LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
 
 class DeepSpeech(nn.Module):
-    """Features in, CTC log-probabilities out; ``outputs`` are the labels and, last, the blank.
+    """Features in, CTC log-probabilities out; ``outputs`` is the number of labels and the blank, which comes last.
 
-    Gradient checkpointing recomputes the ``stages``.
+    Gradient checkpointing recomputes the modules and methods in ``stages``.
     """
 
     stages = ("_before", "lstm", "_after")
@@ -57,8 +57,8 @@ class DeepSpeech(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Return log-probabilities (batch, time, outputs) of ``features`` (batch, time, n_input), frame by frame.
 
-        ``lengths`` (batch) are the frames of each; features after them should be zero, as those before the first frame
-        are.
+        ``lengths`` (batch,) are the numbers of frames of the clips. Features after a clip's last frame should be zero,
+        like the context before its first frame.
         """
         x, _ = self.lstm(self._before(features))
         return self._after(x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0))

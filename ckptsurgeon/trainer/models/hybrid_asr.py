@@ -24,8 +24,8 @@ BLANK = 0
 class HybridOutput(NamedTuple):
     """The output of the model for a batch.
 
-    ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: frames of each; ``decoder``: logits (batch, length,
-    tokens), None without previous tokens.
+    ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: the number of frames of each clip; ``decoder``:
+    logits (batch, length, tokens), or None if the model got no previous tokens.
     """
 
     ctc: Tensor
@@ -106,14 +106,14 @@ class HybridASR(nn.Module):
     def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
         """Return the output for ``waves`` (batch, samples), with ``lengths`` in samples.
 
-        ``previous`` (batch, length) are the tokens before each position, start first.
+        ``previous`` (batch, length) are the tokens before each position; the first is the start token.
         """
         memory, frames = self.encode(waves, lengths)
         logits = self.decode(previous, memory, frames) if previous is not None else None
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the encoder's output (batch, frames, d_model), and the frames of each."""
+        """Return the encoder's output (batch, frames, d_model), and the number of frames of each clip."""
         found: tuple[Tensor, Tensor] = self.encoder(*self.frontend(waves, lengths))
         return found
 

@@ -1,4 +1,4 @@
-"""A model as one process trains it, or as several do whose gradients are summed (DistributedDataParallel)."""
+"""A model that one process trains, or that several train and sum their gradients (DistributedDataParallel, DDP)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class ParallelModel:
-    """``module`` in one process, or the same module in several.
+    """A model (``module``) that one process trains, or several processes with DDP.
 
-    Call it with a function of the module: DDP must see each forward pass, and a task may call the module as it likes.
+    It is called with a function that takes ``module`` and uses it as a task likes: DDP must see each forward pass.
     https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
@@ -37,7 +37,7 @@ class ParallelModel:
         return self.ranks.size
 
     def wrap(self) -> None:
-        """Wrap the module for the parameters that require gradients now; every rank does so before the same step."""
+        """Wrap the module in DDP for the parameters that now require gradients; all ranks do so before one step."""
         if self.ranks.size == 1:
             return
         from torch.nn.parallel import DistributedDataParallel

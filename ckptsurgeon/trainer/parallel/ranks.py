@@ -121,9 +121,10 @@ class Ranks:
         return cast(T, found[0])
 
     def all_equal(self, key: str, value: str) -> bool:
-        """Return whether all ranks have the same value, by the store and not a collective call; ``key`` must be new.
+        """Return whether all ranks have the same value; ``key`` must be a new name.
 
-        Raises torch's DistError if a rank sets no value for a minute.
+        The ranks compare by the key-value store, not by a collective call. Raises torch's DistError if a rank sets no
+        value for a minute.
         """
         keys = [f"{key}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], value)
@@ -131,15 +132,16 @@ class Ranks:
         return all(self.store.get(one).decode() == value for one in keys)
 
     def report_exit(self, reason: str) -> None:
-        """Leave the reason why this rank ends, for the others."""
+        """Tell the other ranks, by the key-value store, why this rank ends."""
         if self.store is not None:
             with suppress(RuntimeError):
                 self.store.set(f"ended/{self.rank}", reason)
 
     def find_lost(self, error: Exception) -> dict[int, str]:
-        """Return the ranks that ended, with the reasons that they left; none if ``error`` has another cause.
+        """Return the ranks that ended, with the reason that each gave or ''; none if ``error`` has another cause.
 
-        Every rank that is alive gets here, because its collective call failed, and says so in the store.
+        The collective call fails on every rank that is alive, so each calls this and reports itself in the store. A
+        rank that does neither for five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -159,7 +161,7 @@ class Ranks:
 
     @contextmanager
     def detect_lost(self) -> Iterator[None]:
-        """Raise LostRanksError for an error of the block that comes from another rank's end."""
+        """Raise LostRanksError if an error of the block comes from the end of another rank."""
         try:
             yield
         except Exception as error:
@@ -216,7 +218,7 @@ _CALLS = itertools.count()
 
 @contextmanager
 def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes until the block ends; raises ConfigError if they do not come."""
+    """Join the other processes until the block ends; raises ConfigError if they cannot be reached."""
     if env.world_size == 1:
         yield SINGLE_PROCESS
         return

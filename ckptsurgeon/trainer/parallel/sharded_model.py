@@ -39,7 +39,7 @@ class ShardedModel(ParallelModel):
     """Each rank holds a shard of every parameter, its gradient and its moments; a layer is complete while it is used.
 
     ``module`` comes from ``build_on_meta``; it gets memory for the shards of this rank, and no values. The members of
-    its module lists are gathered one after the other, all else at once.
+    its outermost module lists are gathered one after the other, all other parameters at once.
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:

@@ -28,7 +28,7 @@ def shard_task(job: Job, model: ParallelModel) -> Job:
 
 
 def single_process_job(job: Job) -> Job:
-    """Return the job for one process, without the others: its task runs whatever model it gets."""
+    """Return the job for this process alone; its task runs any model, not only the sharded one."""
     task: Any = getattr(job.task, "unsharded", job.task)
     settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
     return replace(job, ranks=SINGLE_PROCESS, settings=settings, task=task)
@@ -44,7 +44,7 @@ class _ShardedTask:
         return getattr(self.unsharded, name)
 
     def _task_of(self, module: nn.Module) -> Task:
-        """Return the task; it may only be asked about the one model that is in shards."""
+        """Return the task without shards; ``module`` must be the model that is in shards."""
         assert module is self._model.module
         return self.unsharded
 

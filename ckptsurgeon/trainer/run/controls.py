@@ -66,7 +66,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return the verdict and its figures as a check."""
+    """Return the verdict and the figures of the control runs as a check; without any, NOT RUN because of ``why``."""
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
@@ -92,7 +92,10 @@ LEARNED = 0.95
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before."""
+    """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before.
+
+    ``way`` is the kind of initial weights: one of ``STARTS``.
+    """
 
     way: str
     frozen: bool
@@ -108,7 +111,10 @@ RunObserver = Callable[[ControlRun], None]
 
 
 def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -> Controls:
-    """Train every start with every seed; raises ConfigError if there is no init or nothing to evaluate on."""
+    """Train from each kind of initial weights with each seed, and return the comparison.
+
+    Raises ConfigError if there is no init or nothing to evaluate on.
+    """
     check_controls(job, seeds)
     assert job.init is not None
     notify = observer or (lambda run: None)
@@ -131,7 +137,11 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
-    """Return the runs, without those with a frozen body if the init has all tensors: then there is nothing to train."""
+    """Return all control runs in their order.
+
+    Runs with a frozen body train only the new tensors. They are left out if the init has all tensors, or if adapters
+    are trained.
+    """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets
     frozen = (True, False) if trains_head else (False,)
@@ -151,7 +161,7 @@ def check_controls(job: Job, seeds: int) -> None:
 
 
 def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
-    """Train one start with one seed; returns the metric at the end, and whether anything was learned."""
+    """Train from the initial weights ``way`` with one seed; return the last metric, and whether the model learned."""
     settings = replace(
         job.settings,
         seed=seed,
@@ -188,7 +198,7 @@ def _loaded_keys(job: Job) -> list[str]:
 
 
 def _initial_model(job: Job, way: str) -> nn.Module:
-    """Return the initial model of one start; its new tensors are drawn with the job's seed, alike for all starts."""
+    """Return the model with the initial weights ``way``; the job's seed gives new tensors, alike for each way."""
     assert job.init is not None
     if way == "scratch":
         model, _ = replace(job, init=None).model()
@@ -206,7 +216,8 @@ def _initial_model(job: Job, way: str) -> nn.Module:
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
     """Shuffle the values inside each floating tensor: the same numbers, without what was learned.
 
-    ``parts`` are masks of drawn values; only the values from the source are shuffled, among themselves.
+    ``parts`` has masks that are true for values that no source gave; of these tensors, only the other values are
+    shuffled.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = state_tensors(model)

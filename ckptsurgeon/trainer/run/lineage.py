@@ -90,7 +90,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return the name of the files in the configuration."""
+    """Return how the configuration names the token list, tokeniser or split with this ``name``, for a message."""
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)
@@ -179,9 +179,9 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return notes on changes since the run was started that affect its last bits at most.
+    """Return notes on changes since the run was started with which it can still be resumed.
 
-    Raises ConfigError if the model, the settings or the data changed, naming them.
+    Raises ConfigError, which names the changes, if the model, the data or other settings changed.
     """
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(
@@ -207,9 +207,10 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
 
 
 def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str]:
-    """Return a note on another number of steps than the run was to have.
+    """Return a note if ``train.steps`` is not ``before``, the number of steps with which the run was started.
 
-    Raises ConfigError if it has done more, or if it ended because no evaluation was better: it would end at once again.
+    Raises ConfigError if the run has done more steps than it is to have now, or if ``train.patience`` ended it:
+    resumed, it would end again at once.
     """
     steps = settings.steps
     if steps == before:
@@ -234,7 +235,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
 
 
 def _lost_patience(folder: RunFolder) -> bool:
-    """Return whether the last result of a run says that it ended for want of a better model."""
+    """Return whether ``train.patience`` ended the run, by its last result."""
     if not os.path.exists(folder.of("result.json")):
         return False
     result = folder.read_json("result.json")
@@ -244,9 +245,9 @@ def _lost_patience(folder: RunFolder) -> bool:
 def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: Sequence[str]) -> None:
     """Record in the run folder that a resumed run has another number of steps: the next ``--resume`` goes on with it.
 
-    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. ``sets`` are all changes
-    of the configuration, those of this call last; what the configuration itself says is not among them. Raises
-    OutputError.
+    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. ``sets`` are all
+    ``--set`` texts of the run, those of this call last; ``steps`` of the configuration itself is not recorded among
+    them. Raises OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:

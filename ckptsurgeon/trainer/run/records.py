@@ -117,7 +117,8 @@ def write_start_records(
 ) -> None:
     """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
 
-    The lineage comes first: it marks the files as those of a run, which may be started again if it never saved.
+    The lineage is written first. It marks the folder as that of a run, so that a run that never saved can be started
+    again.
     """
     folder.create()
     left = (BEST, os.path.relpath(folder.adapter, folder.path), "result.json")  # by a run that was killed early

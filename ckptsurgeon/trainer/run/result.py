@@ -18,7 +18,7 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 @dataclass(frozen=True, repr=False)
 class Arm(Brief):
-    """One kind of initial weights, trained with several seeds: the metric of each, with the body frozen or not."""
+    """The metric of runs from one kind of initial weights, by seed; if ``frozen``, only new tensors are trained."""
 
     name: str
     frozen: bool
@@ -32,11 +32,12 @@ class Arm(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Controls(Brief):
-    """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
+    """The verdict of the control runs: whether the knowledge in the initial weights helped.
 
+    Training from the init (warm) is compared with training from scratch, and from the init's weights permuted.
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` names the arms that decide: "frozen" or "unfrozen". The
-    evaluations on ``dev`` after the last step are compared. ``plateau`` names the kinds of initial weights in
-    those arms with a run that has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
+    evaluations on ``dev`` after the last step are compared. ``plateau`` names the kinds of initial weights in those
+    arms with a run that has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
     """
 
     metric: str
@@ -52,14 +53,14 @@ class Controls(Brief):
 class Trained(InNotebooks):
     """The result of ``train``.
 
-    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), or the name of a signal; failed: a
-    check failed before the first step, so that nothing was trained; unchecked: trained, but what follows the last step
-    (checks, controls) is not done; '' if only checks ran. ``figures`` are those of the last evaluation, ``best`` is the
-    best value of ``metric``. ``test`` are the figures of the best weights on ``test_clips`` clips of the split
-    ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything,
-    including checks (for a resumed run: the time since then, and of the steps before), ``train_s`` of steps and
-    evaluations alone. ``exit_code`` is the exit status of the program. Of several processes, ``rank`` 0 knows
-    everything; the others check and write nothing.
+    ``ended`` is the reason why the run ended: done, patience, nonfinite, collapsed, lost (another process ended), or
+    the name of a signal; failed: a check failed before the first step, so that nothing was trained; unchecked: trained,
+    but what follows the last step (checks, controls) is not done; '' if only checks ran. ``figures`` are those of the
+    last evaluation, ``best`` is the best value of ``metric``. ``test`` are the figures of the best weights on
+    ``test_clips`` clips of the split ``test``, empty if it was not evaluated. ``elapsed_s`` is the time of everything
+    in seconds, including checks; for a resumed run, it is the time since it was resumed and the training time before.
+    ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit status of the program. Of several
+    processes, ``rank`` 0 has all of the result; the others check and write nothing.
     """
 
     config: str

@@ -120,7 +120,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
 
 
 def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
-    """Let the other ranks train the same job; raises ConfigError if theirs is different."""
+    """Ask the other ranks to train the same job; raises ConfigError if they read another model, settings or data."""
     init = start.init.path if start.init is not None else None
     options.send_request(
         TrainRequest(
@@ -140,7 +140,7 @@ def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
 
 
 def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
-    """Return a note that a resumed run was already done."""
+    """Return a note if a resumed run has already done all of its steps; else no note."""
     step, steps = loop.state.progress.step, loop.settings.steps
     if step < steps:
         return ()
@@ -225,7 +225,7 @@ UNTESTED = "test was not evaluated: no evaluation on dev gave a number, so that 
 
 @dataclass(frozen=True)
 class FinalFigures:
-    """``figures`` on ``clips`` clips, of the weights after ``step`` steps."""
+    """The figures of a test split with ``clips`` clips, and the step after which the weights were saved."""
 
     step: int
     figures: Mapping[str, float]
@@ -264,7 +264,10 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
 
 
 def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigures:
-    """Evaluate a file of weights, in a new model: the run's model has the last weights; write what it reads."""
+    """Evaluate a file of weights on the test split, and write the model's texts to the run folder.
+
+    The file is loaded into a new model, because the run's own model has the weights of the last step.
+    """
     job = loop.job
     assert job.test is not None
     counted = _Counted(job.test)

@@ -76,7 +76,7 @@ def _is_empty_folder(path: str) -> bool:
 
 
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
-    """Return a note that the folder holds other things: ``--run data`` is most often a mistake."""
+    """Return a note if the folder holds files that no run writes: ``--run data`` is most often a mistake. Else ()."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in WRITTEN and not name.startswith((".", "__"))]
     if not others:
@@ -120,9 +120,9 @@ def _inputs(job: Job) -> Iterator[str]:
 def resume_start(
     lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run in a folder was started from, and its settings with ``sets`` over them; lock the folder.
+    """Lock the folder; return what its run was started from, and the run's ``KEY=VALUE`` texts followed by ``sets``.
 
-    Only ``controls`` need the init. Raises ConfigError if there is no run, or if the init has changed.
+    The init is read only for ``controls``. Raises ConfigError if there is no run, or if the init has changed.
     """
     folder.last_step()
     known = read_lineage(folder)
@@ -167,7 +167,7 @@ MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ck
 
 @dataclass(frozen=True)
 class RunStart:
-    """A configuration, the init to load, and notes.
+    """What a run starts from: a configuration, the init to load, and notes for the user.
 
     ``from_`` is the path of the init that the run starts from, or from which a resumed run started; ``known`` is the
     lineage of a resumed run.
@@ -208,10 +208,11 @@ def _the_one_init() -> str:
 
 
 def _config_of(init: InitCheckpoint) -> str:
-    """Return the configuration that an init's recipe names; it must be in its folder, unchanged, and name no code.
+    """Return the path of the configuration that an init's recipe names.
 
-    A recipe is data that somebody else may have written: it must not lead to files outside the init's folder, and a
-    user who names a checkpoint has not agreed to run the code next to it.
+    It must be in the init's folder, unchanged, and name no code. A recipe is data that somebody else may have written:
+    it must not lead to files outside the init's folder, and a user who names a checkpoint has not agreed to run the
+    code next to it.
     """
     name = escape(init.path)
     hint = "Name the configuration: ckpt train dst.yaml --init " + name

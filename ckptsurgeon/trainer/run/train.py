@@ -72,15 +72,15 @@ def train(
     the folder ``run`` (default: ``run``, or ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run
     in it, bit for bit on a CPU. ``check_only`` runs the checks before the first step, and writes nothing.
     ``overfit_one_batch`` trains on a single batch, and ``preprocess_only`` prepares the data and ends. ``controls``
-    also trains the model from scratch and from permuted weights, each with ``seeds`` seeds, even if the resumed run
-    is finished. If a check fails before the first step, the run ends there, unless ``keep_going``. ``observer`` gets
-    each row of the log, and a dict with ``event`` for everything else.
+    also trains the model from scratch and from permuted weights, each with ``seeds`` seeds, even if the resumed run is
+    finished. If a check fails before the first step, the run ends there, unless ``keep_going``. ``observer`` gets each
+    row of the log, and a dict with ``event`` for everything else.
 
     Every process that torchrun started calls this with the same arguments: each trains on its share of every batch, and
     rank 0 checks, writes and observes. ``strategy`` is ``ddp``, with the whole model in each process, or ``fsdp``, with
-    a shard of it, which is also all that it reads of an init.
+    a shard of the model in each process; each process then reads only its shard of the init.
 
-    Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
+    Raises ConfigError, PatternError and OutputError, and the errors of ``load_into`` for an init that does not fit.
     """
     began = time.perf_counter()
     if strategy not in STRATEGIES:
@@ -171,7 +171,7 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
 
 
 def _text(name: str, path: Path | None) -> str | None:
-    """Return a path as text; raises ConfigError for tensors in memory, which no lineage could name."""
+    """Return a path as text; raises ConfigError for tensors in memory, because a run's records could not name them."""
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
     raise ConfigError(
@@ -191,7 +191,7 @@ def _start(
     writes: bool,
     controls: bool,
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what to start from: a new run, or the saved run in the folder. A run that is resumed needs no init."""
+    """Return what the run starts from, new or saved in the folder, and its ``KEY=VALUE`` texts."""
     if not resume:
         if writes:
             lock.check()

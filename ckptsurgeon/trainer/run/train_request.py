@@ -31,7 +31,7 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Yield a function that sends the request; if the block ends without a call, the other ranks are told to end."""
+    """Yield a function that sends a request; if the block ends before it is called, the other ranks are told to end."""
     sent = ranks.size == 1
 
     def send(request: TrainRequest) -> None:

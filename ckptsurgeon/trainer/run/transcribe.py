@@ -37,7 +37,7 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True, repr=False)
 class Transcript(Brief):
-    """What was read off a sound of so many seconds."""
+    """The transcript of a sound, and the length of the sound in seconds."""
 
     path: str
     seconds: float
