@@ -18,10 +18,11 @@ __all__ = ["BufferSnapshot", "LossSums", "StepCounts", "StepResult", "detached",
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What a step was made of, over all ranks; known on the CPU, so that a GPU is never waited for.
+    """Counts of one step over all ranks. They are on the CPU, so that reading them never waits for a GPU.
 
-    ``unseen_clips`` are clips that the run had not seen before, ``seconds`` of sound are in all clips. Of ``room``
-    places in the padded batches ``used`` are not padding. ``signal`` is the name of the signal that a rank received.
+    ``clips`` are all clips, ``unseen_clips`` those that the run had not seen before, and ``seconds`` is the length of
+    all clips. The padded batches have ``room`` places (time steps of their clips), of which ``used`` are not padding.
+    ``signal`` is the name of the signal that a rank received.
     """
 
     clips: int
@@ -33,9 +34,10 @@ class StepCounts:
 
     @staticmethod
     def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the counts of this rank as one float64 tensor to be summed over the ranks.
+        """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
 
-        The names of the loss's parts are in it as a number and its square: the sums show whether all ranks agree.
+        The tensor also has a number that stands for the names of the loss's parts, and the square of this number: their
+        sums show whether all ranks have the same parts.
         """
         counted = [batch for batch in batches if not batch.idle]
         clips = sum(len(batch.names) for batch in counted)
@@ -66,10 +68,11 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step: ``loss`` and ``parts`` per item, ``grad_norm`` before clipping, ``is_skipped`` if not finite.
+    """The result of one step: ``loss`` and ``parts`` per item, ``grad_norm`` before clipping, and counts.
 
-    These and ``too_short``, the clips that CTC cannot spell, stay on the device until the log fetches them.
-    ``own_places`` are the places in the batches of this rank.
+    ``is_skipped`` is true if the step was skipped because a value was not finite. ``too_short`` is the number of clips
+    with too few frames for CTC. These tensors stay on the device until the log fetches them. ``own_places`` is the
+    number of places in the padded batches of this rank.
     """
 
     loss: Tensor
@@ -82,7 +85,7 @@ class StepResult:
 
     @property
     def places(self) -> int:
-        """The places in the padded batches, or clips if inputs have no length; operations are counted per place."""
+        """The places in the padded batches, or clips if inputs have no time axis; operations are counted per place."""
         return self.counts.room or self.counts.clips
 
 
@@ -110,7 +113,7 @@ class LossSums:
             self.parts[name] = self.parts[name] + part if name in self.parts else part.clone()
 
     def item_count(self) -> Tensor:
-        """Return the items as a tensor of its own on the device."""
+        """Return the number of items as a new 0-d tensor on the device."""
         if isinstance(self.items, Tensor):
             return self.items.float().clone()
         # torch.full writes the number on the device; a copy from the CPU would be waited for.
@@ -154,7 +157,7 @@ def detached(loss: Loss) -> Loss:
 
 
 def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
-    """Return a total whose gradients are 0, and the loss with nothing in it.
+    """Return a loss total whose gradients are 0, and the loss with sums and items of 0.
 
     A rank without clips of its own runs a clip of another rank, because every rank must take part in the all-reduce;
     that clip must not count twice. nan_to_num comes first: 0 times NaN is NaN.
@@ -169,6 +172,6 @@ def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
 
 
 def places(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Return how many places of padded batches are used, and how many there are."""
+    """Return how many places (time steps of clips) in padded batches are not padding, and how many there are."""
     used = sum(int(batch.lengths.sum()) for batch in batches)
     return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

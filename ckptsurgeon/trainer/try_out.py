@@ -25,10 +25,11 @@ __all__ = ["try_longest_batch"]
 
 
 def try_longest_batch(state: TrainingState) -> None:
-    """Run the longest batch forward and backward, as a step does, and forget it; the state stays bit for bit.
+    """Run the longest batch forward and backward, as a step does, and discard the result; the state does not change.
 
-    Only sources that ``Batches`` makes say which batch is the longest. Raises ConfigError if torch has no deterministic
-    backward pass of something, and torch.OutOfMemoryError.
+    Does nothing if the model is sharded, or if the source is not a ``Batches``, which alone knows its longest batch.
+    Raises ConfigError if the settings ask for determinism and torch has no deterministic backward pass, and
+    torch.OutOfMemoryError.
     """
     job = state.job
     if not isinstance(job.train, Batches) or state.parallel.is_sharded:
@@ -61,7 +62,7 @@ def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
 
 
 def _moments(state: TrainingState) -> list[Tensor]:
-    """Return as much memory of a GPU as the optimizer will take in its first step; none if it has taken it."""
+    """Return tensors that take as much GPU memory as the optimizer's state will; none if it has its state already."""
     optimizer = state.optimizer
     if state.job.device.type == "cpu" or optimizer.inner.state:
         return []

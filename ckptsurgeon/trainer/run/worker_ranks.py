@@ -30,10 +30,10 @@ __all__ = ["run_worker"]
 
 
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
-    """Train what rank 0 asks for; returns what this rank knows of the result.
+    """Wait for the request of rank 0, train as it says, and return what this rank knows of the result.
 
-    Raises what reading the configuration and its data raises. If rank 0 ended and gave a reason, nothing more is
-    reported.
+    Raises the errors of reading the configuration and its data. If rank 0 ended and gave a reason, this rank reports
+    nothing.
     """
     try:
         with ranks.detect_lost():
@@ -75,7 +75,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
 
 
 def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
-    """Return the loop of a new or a resumed run; None if it cannot begin, which rank 0 reports."""
+    """Return the loop of a new or a resumed run; None if the run cannot begin: then rank 0 reports why."""
     model, plan = (job.empty_parallel_model(), None) if request.resume else job.parallel_model()
     job = shard_task(job, model)
     if request.resume:
@@ -91,7 +91,10 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 
 
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
-    """Return whether this rank must report the lost ranks: rank 0 gave no reason, and this is the lowest left."""
+    """Return whether this rank must report the lost ranks.
+
+    It must if rank 0 is one of them and gave no reason, and this rank is the lowest that is left.
+    """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)
 

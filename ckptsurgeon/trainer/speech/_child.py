@@ -22,7 +22,7 @@ _CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
 
 
 def main(library: str, data: str) -> None:
-    """Speak all utterances of stdin."""
+    """Read utterances from stdin, speak them, and write their samples to stdout."""
     espeak, chance = ctypes.CDLL(library), ctypes.CDLL(None)
     espeak.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
     number, text, nothing = ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p

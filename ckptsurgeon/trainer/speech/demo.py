@@ -112,7 +112,7 @@ TRIES = 50
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo data: the number of utterances of each split, their length together, and the configurations."""
+    """The demo data: the number of utterances of each split, their total length in seconds, and the configurations."""
 
     folder: str
     languages: tuple[str, ...]
@@ -158,7 +158,7 @@ def demo_data(
 
 
 def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: int) -> float:
-    """Write all languages; returns their length in seconds."""
+    """Write the demo data of all languages; return the total length of the utterances in seconds."""
     seconds = 0.0
     for lang, vocabulary in spoken.items():
         seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
@@ -218,7 +218,7 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return the utterances of each split; texts of other splits are avoided as long as there are others."""
+    """Return random utterances for each split, if possible without the texts of the splits before."""
     drawn: dict[str, list[Utterance]] = {}
     taken: set[str] = set()
     for split, size in sizes.items():

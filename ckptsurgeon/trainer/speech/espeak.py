@@ -31,7 +31,7 @@ class Utterance:
 
 
 def check_language(lang: str) -> None:
-    """Raise ConfigError for a language that espeak-ng does not speak, with the nearest."""
+    """Raise ConfigError for a language that espeak-ng does not speak; the hint has the nearest names."""
     data = Path(require_package("espeakng_loader").get_data_path())
     known = sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
     if lang.lower() not in known:

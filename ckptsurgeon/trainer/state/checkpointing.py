@@ -30,7 +30,8 @@ class CheckpointWriter:
     """Writes a state into a run folder; without a folder it writes nothing, as on every rank but the first.
 
     In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error of the
-    thread is raised by the next save or at the end of the block. Shards are written at once: every rank takes part.
+    thread is raised by the next save or at the end of the block. Shards are written without the thread, and every rank
+    takes part.
 
     ``lineage`` goes into the metadata of the best model.
     """
@@ -83,7 +84,10 @@ class CheckpointWriter:
         return True
 
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write the model, or its average, as the best, and what it read of ``dev``. Raises OutputError."""
+        """Write the model, or its average of weights, as the best; ``rows`` have its texts for the clips of ``dev``.
+
+        Raises OutputError.
+        """
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
             return
@@ -109,7 +113,7 @@ class CheckpointWriter:
             pending.result()
 
     def _write(self, snapshot: Snapshot, write: Callable[[], None]) -> None:
-        """Let the thread write a snapshot, or write it now if there is none."""
+        """Let the thread write a snapshot; outside of a ``with`` block there is no thread, and it is written now."""
 
         def run() -> None:
             snapshot.wait()
@@ -148,7 +152,7 @@ def _write_checkpoint(
 
 
 def _write_with_texts(folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the best weights, and what they read of each clip of ``dev``."""
+    """Write the best weights by calling ``write``, and then the model's texts for the clips of ``dev``."""
     write()
     texts = hypotheses(rows)
     if texts and folder is not None:

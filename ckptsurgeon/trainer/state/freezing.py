@@ -42,7 +42,7 @@ def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, Parame
 
 
 def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns that match few keys, but would match many more below the top level."""
+    """Return notes on patterns that match few keys, but would match many more with ``**.`` before them."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
     return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
 

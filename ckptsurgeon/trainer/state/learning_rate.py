@@ -11,10 +11,10 @@ __all__ = ["anneal", "lr_factor"]
 
 
 def lr_factor(settings: Settings, step: int) -> float:
-    """Return the factor of the learning rate in a step, counted from 0, without what evaluations make of it.
+    """Return the factor of the learning rate in a step, counted from 0, by warm-up and schedule (without ``anneal``).
 
     After the warm-up, ``tri_stage`` stays for ``hold`` steps and then falls exponentially
-    (https://arxiv.org/abs/1904.08779, section 3.2); cosine and linear fall from there on.
+    (https://arxiv.org/abs/1904.08779, section 3.2); cosine and linear begin to fall right after the warm-up.
     """
     if step < settings.warmup:
         return (step + 1) / settings.warmup
@@ -29,11 +29,11 @@ def lr_factor(settings: Settings, step: int) -> float:
 
 
 def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> None:
-    """Multiply the learning rate by ``anneal`` if an evaluation was not better enough than another.
+    """Multiply the learning rate by ``train.anneal`` if the metric ``value`` of an evaluation is not enough better.
 
     ``newbob`` compares with the evaluation before (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
-    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau), by a share of that value. ``anneal_patience``
-    evaluations may pass without a consequence. NaN is not better.
+    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau); ``anneal_threshold`` is a share of that value.
+    ``anneal_patience`` evaluations that are not better may pass before the rate is lowered. NaN is not better.
     """
     if settings.schedule not in ANNEALED:
         return

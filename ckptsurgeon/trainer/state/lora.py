@@ -56,20 +56,21 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return whether PEFT takes a path for that of a module with this name."""
+    """Return a function that tells whether PEFT takes a path for that of a module with this name."""
     return lambda path: path == name or path.endswith(f".{name}")
 
 
 def _parents(module: str) -> list[str]:
-    """Return the path of a module and of all that it is in."""
+    """Return the path of a module and the paths of all modules that contain it."""
     words = module.split(".")
     return [".".join(words[:end]) for end in range(len(words), 0, -1)]
 
 
 def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
-    """Put adapters into a model, drawn with ``seed``; only they need a gradient then. Returns the keys of all others.
+    """Put adapters into a model, with values by ``seed``; return the keys of all tensors that are not trained then.
 
-    Buffers are among the others: the file of an adapter has none. Raises ConfigError for a module that cannot have one.
+    Buffers are among these keys, because the file of an adapter has no buffers. Raises ConfigError for a module that
+    cannot have an adapter.
     """
     device = next(model.parameters()).device
     try:
@@ -97,9 +98,9 @@ def adapter_config(lora: Lora, base: str) -> bytes:
 
 
 def load_adapter(model: nn.Module, path: str) -> None:
-    """Give the adapters in a model the values in a file that ``adapter_tensors`` made; raises ConfigError for another.
+    """Give the adapters in a model the values in a file that ``adapter_tensors`` made.
 
-    The keys must be the same.
+    Raises ConfigError if the file has other keys than the model's adapters.
     """
     from safetensors.torch import load_file
 

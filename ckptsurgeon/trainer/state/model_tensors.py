@@ -40,7 +40,7 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class FullTensors(Mapping[str, Tensor]):
-    """Tensors by key, complete when read: every rank must read the shards of each tensor in the same order."""
+    """Tensors by key; one in shards is gathered when it is read, so every rank must read them in the same order."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -123,17 +123,17 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def digest(tensor: Tensor) -> str:
-    """Return the digest of a tensor's values."""
+    """Return the BLAKE2b digest of a tensor's values, as hexadecimal text."""
     return hashlib.blake2b(bits(tensor).numpy().data, digest_size=16).hexdigest()
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digest of each tensor."""
+    """Return the BLAKE2b digest of each tensor, by key."""
     return {key: digest(tensor) for key, tensor in tensors.items()}
 
 
 class SafetensorsLayout:
-    """A safetensors file of tensors, with every key of a tied tensor, which ``strict`` loading wants.
+    """A safetensors file of tensors; a tied tensor is in it under each of its keys, which ``strict`` loading needs.
 
     The tensors may be sharded; they are read one after the other when they are written.
     """
@@ -151,7 +151,7 @@ class SafetensorsLayout:
         self.nbytes = len(self._front) + end
 
     def write(self, staged: StagedFile | None) -> None:
-        """Write the file; every rank must call this, and one with None only sends its shards. Raises OutputError."""
+        """Write the file; every rank must call this, and a rank with None only sends its shards. Raises OutputError."""
         if staged is not None:
             staged.write(0, self._front)
         for key, tensor in self._tensors.items():

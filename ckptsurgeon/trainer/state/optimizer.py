@@ -53,7 +53,7 @@ class Optimizer:
             self.inner = torch.optim.SGD(groups, settings.lr, first, weight_decay=settings.weight_decay, fused=True)
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
-        """Set the learning rate of each group, and return the rates by the group's scale."""
+        """Multiply each group's own learning rate by ``factor``, and return the rates by the group's ``lr_scale``."""
         for group, (scale, _) in zip(self.inner.param_groups, self._kinds, strict=True):
             group["lr"] = self._lr * scale * factor
         rates = zip(self.inner.param_groups, self._kinds, strict=True)
@@ -117,7 +117,7 @@ class Optimizer:
         return key in self.order and bool(self.inner.state.get(self.parameters[self.order.index(key)]))
 
     def _whole_norms(self, norms: Sequence[Tensor]) -> Tensor:
-        """Return norms of whole parameters, of which this rank may hold shards."""
+        """Return the norms of whole parameters, from norms of the parts that this rank holds."""
         found = torch.stack(list(norms))
         if self._ranks.size == 1:
             return found

@@ -17,15 +17,16 @@ FAILED = "failed"
 class RunProgress:
     """Counters and figures of a run. Checkpoints hold them under these names.
 
-    ``step`` is the number of steps done. ``best`` is the best value of the metric, of the evaluation after
-    ``best_step`` steps, whose loss was ``best_loss``; ``waited`` counts the evaluations since then. ``skipped`` counts
-    the steps that were not finite, ``in_a_row`` the last of them without a break; ``collapsed`` counts the last steps
-    that the task calls collapsed, ``collapse`` says why. ``ratios`` is how far one step moved each tensor, as a share
-    of its norm, when that was last measured. ``seconds`` were spent on steps and evaluations. ``figures`` are those of
-    the last evaluation, after ``evaluated`` steps. ``norms`` are of the gradient norm: the number of steps, how many
-    were clipped, the largest, and the sum. ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC
-    cannot spell, None if nothing is spelled. ``lr_scale`` is what evaluations have made of the learning rate,
-    ``compared`` the metric that the next evaluation is compared with, ``stalled`` how many were not better since then.
+    ``step`` is the number of steps done. ``best`` is the best value of the metric; the evaluation after ``best_step``
+    steps gave it, and its loss was ``best_loss``. ``waited`` counts the evaluations since then. ``skipped`` counts the
+    steps that were not finite, ``in_a_row`` those of them since the last finite step. ``collapsed`` counts how many of
+    the last steps in a row the task calls collapsed, ``collapse`` says why. ``ratios`` is how far one step moved each
+    tensor, as a share of its norm, when that was last measured. ``seconds`` is the time spent on steps and evaluations.
+    ``figures`` are those of the last evaluation, after ``evaluated`` steps. ``norms`` are of the gradient norm: the
+    number of steps, how many were clipped, the largest, and the sum. ``too_short`` is how many of the ``fresh`` clips
+    of the first epoch have too few frames for CTC; it is None if the task does not use CTC. ``lr_scale`` is the factor
+    of the learning rate by which evaluations have lowered it, ``compared`` the metric that the next evaluation is
+    compared with, ``stalled`` how many evaluations were not better since then.
     """
 
     step: int = 0

@@ -17,8 +17,8 @@ __all__ = ["saved_model"]
 def saved_model(job: Job, weights: str) -> nn.Module:
     """Return the model of a job on its device, with a file of weights: of the whole model, or of its adapters.
 
-    Adapters are put on the weights of the job's init. Raises what ``load_into`` raises, and ConfigError for adapters of
-    another model.
+    Adapters are added to the weights of the job's init. Raises the errors of ``load_into``, and ConfigError for
+    adapters of another model.
     """
     lora, seed = job.settings.lora, job.settings.seed
     if lora.targets and os.path.basename(weights) in ADAPTER_WEIGHTS:

@@ -55,7 +55,11 @@ def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA
 def load_moments(
     path: str, small: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return an optimizer's state and an average, for the shards that this rank has."""
+    """Return an optimizer's state and an average of weights, with the shards that this rank has.
+
+    ``path`` is the folder of the moments and the average, ``small`` the optimizer's state without moments. Raises
+    FormatError.
+    """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -83,7 +87,7 @@ def load_moments(
 def shard_state(
     state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return this rank's shards of a complete optimizer state and average."""
+    """Return this rank's shards of a complete optimizer state and of a complete average of weights."""
     tensors = state_tensors(model)
 
     def part(key: str, value: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """Copies tensors into memory that the next copy uses again.
+    """Copies tensors to the CPU, into memory that the next copy uses again.
 
-    From a GPU the copies go to pinned memory, and nobody waits for them: ``wait`` does, in the thread that needs them.
+    Copies from a GPU go to pinned memory, and ``take`` does not wait for them. The thread that reads them calls
+    ``wait`` before.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self, value: Any) -> Any:
-        """Copy the tensors in dicts, lists and tuples; a tensor that is in them twice is copied once."""
+        """Return a value with copies of the tensors in its dicts, lists and tuples; each tensor is copied once."""
         self._copies = {}
         made = self._copy(value)
         del self._memory[len(self._copies) :]

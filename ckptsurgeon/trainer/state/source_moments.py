@@ -1,4 +1,4 @@
-"""The moments of the Adam that trained a source, for the parameters that an init copied from it.
+"""Adam's moments from the training of a source, for the parameters that an init copied from it.
 
 Coqui STT's checkpoints have them by the names of the weights, at the roots ``optimizer.adam_m`` and
 ``optimizer.adam_v``; ``global_step`` of ``optimizer`` is the number of steps.
@@ -34,9 +34,10 @@ OPTION = "train.keep_optimizer"
 
 @dataclass(frozen=True)
 class _Moments:
-    """The open moments of one source, by the keys of its tensors after its operations, and the step.
+    """The moments of one source, by the keys that its tensors have after its operations, and the number of its steps.
 
-    ``ones`` is a state dict of ones after the same operations: what is still 1 was only moved.
+    ``ones`` has a tensor of ones for each, after the same operations. If all values are still 1, the operations only
+    moved values, and did not scale or add.
     """
 
     name: str
@@ -46,12 +47,15 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether there are moments for a tensor that operations moved, but did not scale or add to."""
+        """Return whether a tensor has moments that fit: operations only moved its values, without scaling or adding."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 
 def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
-    """Return a note on the parameters of ``keys`` that begin with moments; raises ConfigError if none can."""
+    """Return a note on the parameters of ``keys`` that begin with the moments of a source.
+
+    ``kind`` is the optimizer's name. Raises ConfigError if no parameter can begin with moments.
+    """
     if kind != "adamw":
         raise ConfigError(f"{OPTION} is for Adam's moments, and train.optimizer is {kind}.", hint="Leave one out.")
     if init is None or init.recipe is None:
@@ -70,7 +74,7 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
 
 
 def keep_moments(optimizer: Optimizer, init: InitCheckpoint, frozen: Collection[str]) -> None:
-    """Give an Adam the moments of the source for each parameter that the init copied from it, and is not frozen."""
+    """Give the optimizer the source's moments of each parameter that the init copied from it and that is not frozen."""
     keys = [key for key in optimizer.order if key not in frozen]
     with ExitStack() as stack:
         found = _open(init, stack)
@@ -104,7 +108,7 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
 
 
 def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
-    """Open the moments of a source as the source was opened, with its operations; None if it has none."""
+    """Open the moments in a source's files, and apply the source's operations to them; None if it has no moments."""
     path = os.path.join(folder, source.path)
     try:
         first, second = (stack.enter_context(reopen(replace(source, root=root), path)) for root in (FIRST, SECOND))

@@ -76,15 +76,16 @@ class TrainingState:
         return self.parallel.module
 
     def apply_freezing(self) -> None:
-        """Set which parameters the next step trains, and wrap the model again: DDP looks at them only once."""
+        """Set which parameters the next step trains, and wrap the model again, because DDP looks at them only once."""
         self.freezing.apply(self.progress.step)
         self.parallel.wrap()
 
     def seed_generators(self) -> None:
-        """Set the random generators of this process, once: what was drawn between building and running must not count.
+        """Seed the random generators of this process, at the first call only.
 
-        A resumed run takes the states that were saved. Ranks that the saved run did not have are seeded from (seed,
-        step, rank), so that they do not all draw the same dropout.
+        After this, numbers that were drawn while the run was prepared have no influence. A resumed run takes the states
+        that were saved. Ranks that the saved run did not have are seeded from (seed, step, rank), so that they do not
+        all draw the same dropout.
         """
         if self._seeded:
             return

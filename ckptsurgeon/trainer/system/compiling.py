@@ -32,10 +32,11 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 
 
 def compiled_loss(job: Job) -> LossFunction | None:
-    """Return the task's compiled loss; None if the run is not compiled. ``auto``: a GPU, and batches of one shape.
+    """Return the task's compiled loss; None if the run is not compiled.
 
-    Several processes train uncompiled: DDP sums gradients while the backward pass goes on, and a compiled one is one
-    piece. Batches of one shape are compiled for this shape; others again at the second shape, then for all sizes.
+    With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Several processes train
+    uncompiled: DDP sums gradients while the backward pass goes on, and a compiled backward pass is one piece. Batches
+    of one shape are compiled for this shape. Other batches are compiled again at the second shape, then for all sizes.
     """
     one_shape = has_one_shape(job)
     if not _is_wanted(job) or job.ranks.size > 1:
@@ -71,7 +72,7 @@ def compile_notes(job: Job) -> list[str]:
 
 
 def _lengths(job: Job) -> set[float]:
-    """Return the clip lengths in seconds, if they alone determine the shapes of the batches."""
+    """Return the clip lengths in seconds if they alone determine the shapes of the batches; otherwise an empty set."""
     train = job.train
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()
@@ -102,7 +103,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
 
 
 def _is_compile_error(error: Exception) -> bool:
-    """Whether an error comes from torch.compile: one in a backward pass keeps its own class."""
+    """Whether an error comes from torch.compile; an error in a compiled backward pass keeps its own class."""
     if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
         return True
     frames = traceback.walk_tb(error.__traceback__)

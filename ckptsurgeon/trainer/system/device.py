@@ -31,7 +31,7 @@ MOST_WORKERS = 8
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
     """Return the device: by default a GPU, if there is one; raises ConfigError if the named one is missing.
 
-    ``local_rank`` is the number of this process on this machine, and of its GPU.
+    ``local`` is the number of this process on this machine, and the number of its GPU.
     """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
@@ -50,14 +50,14 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
 
 
 def usual_workers(device: torch.device) -> int:
-    """Return how many processes make batches: on a CPU none, on a GPU one for each core of its share, at most eight."""
+    """Return how many processes make batches by default: on a CPU none, else the CPU cores per GPU, at most eight."""
     if device.type == "cpu":
         return 0
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
 
 
 def device_notes(settings: Settings, device: torch.device) -> list[str]:
-    """Return notes on settings that have no effect on a device, or starve it."""
+    """Return notes on settings that have no effect on a device, or that let a GPU wait for data."""
     notes = []
     if settings.precision == "tf32" and device.type == "cpu":
         notes.append("train.precision: tf32 is float32 on a CPU")
@@ -71,8 +71,8 @@ def torch_settings(settings: Settings, device: torch.device) -> Iterator[None]:
     """Set threads, precision and determinism in the block, and restore them.
 
     The number of threads is always set: two threads on two busy cores took 15 times as long as one
-    (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions to
-    TF32 on a GPU, and those of other products not; here both are rounded, or neither.
+    (https://github.com/facebookresearch/fairseq/issues/3342). By default torch rounds the factors of convolutions on a
+    GPU to TF32, but not those of matrix products; here both are rounded, or neither.
     """
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -100,14 +100,14 @@ def _set_tf32(wanted: bool) -> tuple[bool, bool]:
 
 
 def autocast(settings: Settings, device: torch.device) -> Any:
-    """Return the context in which the model runs."""
+    """Return the context in which the model runs: autocast with ``precision: bf16``, otherwise one without effect."""
     if settings.precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory: of the GPU, or of the process."""
+    """Return the peak memory in bytes: of the GPU, or on a CPU of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource
@@ -127,8 +127,8 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
     """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved before the run ended.
 
-    Half the clips, accumulated twice as often, are the same step; a run that goes on keeps its batches, and may only
-    compute more and keep less.
+    For a new run the hint proposes half the batch size, accumulated twice as often, which is the same step. A resumed
+    run keeps its batches, so for it the hint proposes only gradient checkpointing.
     """
     less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
     size: float

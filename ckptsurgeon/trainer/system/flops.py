@@ -65,9 +65,10 @@ _RECURRENT = {
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:
-    """Return the operations of the gradients of input and weight, if wanted: each as many as those of the output.
+    """Return the operations in a convolution's backward pass: for each wanted gradient, as many as in its forward pass.
 
-    torch's formula ignores groups: it counts 16 times too many in wav2vec 2.0's positional convolution.
+    Gradients are those of input and weight. torch's formula ignores groups: it counts 16 times too many in wav2vec
+    2.0's positional convolution.
     """
     gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     products = (inputs if transposed else gradient).numel() * weight[0].numel()
@@ -75,7 +76,7 @@ def _convolution_backward(args: tuple[Any, ...]) -> int:
 
 
 def _recurrent(args: tuple[Any, ...]) -> int:
-    """Return the operations of a layer: each of its matrices, at each place of the input."""
+    """Return the operations of a recurrent layer: two for each entry of its matrices, at each input time step."""
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
     matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]
     return 2 * int(math.prod(args[0].shape[:-1])) * sum(one.numel() for one in matrices)

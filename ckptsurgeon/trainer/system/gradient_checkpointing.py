@@ -19,7 +19,7 @@ __all__ = ["enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
-    """Wrap the blocks of a model so that they are recomputed; returns their names. The results stay the same.
+    """Wrap the blocks of a model so that the backward pass recomputes them; return their names. Results stay the same.
 
     Blocks are the members of the outermost module lists and sequences; a sequence of leaf modules is one block. A model
     with other blocks names them, modules or methods, in an attribute ``stages``. Raises ConfigError if there are none.
@@ -67,7 +67,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[...
 
 @contextmanager
 def _temporary_buffers(block: nn.Module) -> Iterator[None]:
-    """Give a block copies of its buffers: the first pass has already updated its statistics."""
+    """Let a module use copies of its buffers inside the block: the first forward pass has already updated its own."""
     own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
     for module, name, buffer in own:
         module._buffers[name] = None if buffer is None else buffer.detach().clone()

@@ -30,7 +30,7 @@ def seed_all(seed: int) -> None:
 
 
 def seed_from(*of: object) -> None:
-    """Seed torch (all devices), Python and numpy as a function of ``of``."""
+    """Seed torch (all devices), Python and numpy with a hash of the values ``of``."""
     seed_all(_number(of))
 
 
@@ -42,7 +42,8 @@ def _number(of: Sequence[object]) -> int:
 def random_state() -> dict[str, Any]:
     """Return the states of the generators of this process, in types that ``torch.load(weights_only=True)`` reads.
 
-    Of several GPUs it is the one that this process uses: a run may go on where more or fewer are visible.
+    Of several GPUs, only the one that this process uses is included: a run may be resumed where more or fewer are
+    visible.
     """
     name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
@@ -54,7 +55,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set the states of the generators that ``state`` has; the GPU's is not changed if it is another device's."""
+    """Set the generators to states that ``random_state`` returned; the GPU's is kept if it is not in ``state``."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0])
@@ -75,7 +76,7 @@ def preserve_random_state() -> Iterator[None]:
 
 
 def seed_cpu_from(*of: object) -> None:
-    """Seed the CPU generators of torch, Python and numpy, from which a user's code draws, as a function of ``of``."""
+    """Seed the CPU generators of torch, Python and numpy, which user code uses, with a hash of the values ``of``."""
     number = _number(of)
     torch.default_generator.manual_seed(number)
     random.seed(number)
@@ -84,7 +85,10 @@ def seed_cpu_from(*of: object) -> None:
 
 @contextmanager
 def preserve_cpu_random_state() -> Iterator[None]:
-    """Restore the generators that ``seed_cpu_from`` seeds; the GPU is not asked for its state, which waits."""
+    """After the block, restore the CPU generators of torch, Python and numpy.
+
+    The GPU's generator is left alone, because reading its state waits for the GPU.
+    """
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
     try:
         yield

@@ -28,16 +28,17 @@ T = TypeVar("T")
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Ignore stop signals, except a SIGTERM of the parent: the ``worker_init_fn`` of a DataLoader.
+    """Let a data worker ignore stop signals, except a SIGTERM of its parent; it is a DataLoader's ``worker_init_fn``.
 
-    With that SIGTERM the interpreter ends the remaining workers at its own end, and it waits for them without a limit.
+    When the parent's interpreter ends, it sends this SIGTERM to the workers that are left, and waits for them without a
+    limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_exit_for, args=(os.getppid(),), daemon=True).start()
 
 
 def _exit_for(parent: int) -> None:
-    """Receive signals, and end the process when the parent wants that."""
+    """Receive stop signals, and end the process at a SIGTERM of the process ``parent``."""
     while True:
         found = signal.sigwaitinfo(SIGNALS)
         if found.si_signo == signal.SIGTERM and found.si_pid == parent:
@@ -45,7 +46,10 @@ def _exit_for(parent: int) -> None:
 
 
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
-    """Return the iterator of a loader; signals are held back until its workers ignore them, in this process, too."""
+    """Return the iterator of a loader, which starts its workers.
+
+    Meanwhile stop signals are blocked, in this process, too, until the workers ignore them.
+    """
     with _blocked_signals():
         return iter(loader)
 

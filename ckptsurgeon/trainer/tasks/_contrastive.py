@@ -1,8 +1,8 @@
 """The losses of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), and the masks and negatives that they use.
 
-Contrast is computed over masked frames only, as products of matrices. Vectors are never copied next to each other: that
-took 826 MB, this takes 16. Masks are spans as in SpecAugment (https://arxiv.org/abs/1904.08779); negatives are other
-masked frames of the same clip, so never padding.
+The contrastive loss is computed over masked frames only, by matrix products. The vectors of negatives are not gathered
+into a tensor of their own: that took 826 MB, matrix products take 16 MB. Masks are spans as in SpecAugment
+(https://arxiv.org/abs/1904.08779); negatives are other masked frames of the same clip, so never padding.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = [
 class QuantisedFrames(NamedTuple):
     """Frames as entries of a codebook: ``vectors`` (batch, frames, size) and ``codes`` (batch, frames).
 
-    Frames with one code have one vector. ``perplexity`` is the number of entries in use, summed over the groups: at
-    least the number of groups, at most that of all entries.
+    Frames with the same code have the same vector. ``perplexity`` is the number of entries in use, summed over the
+    groups: at least the number of groups, at most that of all entries.
     """
 
     vectors: Tensor
@@ -38,7 +38,10 @@ class QuantisedFrames(NamedTuple):
 
 
 class ContrastiveSums(NamedTuple):
-    """Sums over frames: of the loss, and of frames told from all their negatives. ``frames`` is their number."""
+    """Sums over masked frames: of the loss, and how many ``frames`` there are.
+
+    ``correct`` is how many of the frames are more similar to their own target than to all of their negatives.
+    """
 
     loss: Tensor
     correct: Tensor
@@ -46,10 +49,10 @@ class ContrastiveSums(NamedTuple):
 
 
 def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames:
-    """Quantise features (batch, frames, channels) by a quantizer of transformers; frames not ``valid`` do not count.
+    """Quantise features (batch, frames, channels) by a quantizer of Hugging Face's wav2vec 2.0 models.
 
-    In training, entries are drawn by the Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's
-    temperature; otherwise the most likely ones are taken.
+    Frames that are not ``valid`` do not count for the perplexity. In training, entries are drawn by the Gumbel softmax
+    (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; otherwise the most likely ones are taken.
     """
     groups, entries = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().unflatten(-1, (groups, entries))
@@ -69,10 +72,11 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames
 def contrastive_sums(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, valid: Tensor, *, temperature: float
 ) -> ContrastiveSums:
-    """Contrast frames (batch, frames, size) with their negatives (batch, frames, number), by cosine similarity.
+    """Return the contrastive loss of predicted frames (batch, frames, size), summed, by cosine similarity.
 
-    A negative of the same code does not count. A frame without other negatives counts as an error: if all frames have
-    one code, nothing is learned.
+    ``targets`` are the right vectors, ``codes`` (batch, frames) their codes, and ``negatives`` (batch, frames, number)
+    the indices of other frames. A negative with the frame's own code does not count. A frame without other negatives
+    counts as an error: if all frames have one code, nothing is learned.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         cosines = _unit(predicted) @ _unit(targets).transpose(1, 2) / temperature
@@ -95,7 +99,7 @@ def masked_frames(
     """Return the places of the masked frames of a clip, ascending: spans of ``length`` that may overlap.
 
     There are ``share * frames / length`` spans, rounded up or down at random, and at least ``fewest``, as far as there
-    are different beginnings; none if the clip is not longer than one.
+    are different places where a span can begin. A clip that is not longer than one span has none.
     """
     starts = frames - length + 1
     if starts < 2:
@@ -114,10 +118,9 @@ def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
-    """Return the negatives of each of ``masked`` frames: (masked, number).
+    """Return indices of negatives for each of ``masked`` frames: (masked, number).
 
-    They are drawn uniformly, with repeats, from the other masked frames, as indices into these; a single frame gets
-    itself.
+    They are drawn uniformly, with repeats, from the other masked frames of the clip. A single frame gets itself.
     """
     if masked < 2:
         return numpy.zeros((masked, number), numpy.int64)

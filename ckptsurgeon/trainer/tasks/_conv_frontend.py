@@ -37,7 +37,7 @@ class ConvFrontend:
         """Models with a group norm were trained without a mask of padding, and are used without."""
 
     def frames(self, samples: Any) -> Any:
-        """Return how many frames samples become, a number or a tensor of them; below 1 if none."""
+        """Return how many frames the model makes of so many samples (a number or a tensor); below 1 if none."""
         for kernel, stride in self.layers:
             samples = (samples - kernel) // stride + 1
         return samples

@@ -27,7 +27,7 @@ __all__ = [
 
 
 class CTCOutput(NamedTuple):
-    """Log-probabilities (batch, frames, tokens), the frames of each without padding, and decoder logits, if any."""
+    """Log-probabilities (batch, frames, tokens), the number of frames of each clip, and decoder logits, if any."""
 
     log_probs: Tensor
     lengths: Tensor
@@ -35,11 +35,11 @@ class CTCOutput(NamedTuple):
 
 
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
-    """Run a model on a batch, whose waves have ``rate`` samples a second.
+    """Run a model on a batch, whose waves have ``rate`` samples a second; ``previous`` are tokens for a decoder.
 
     A model returns log-probabilities and lengths as a pair, or as attributes ``ctc`` (or ``log_probs``, ``logits``) and
-    ``lengths``; or only log-probabilities, with a frame for each input. Logits work, too: they are normalised, which
-    does not change log-probabilities.
+    ``lengths``; or only log-probabilities, with a frame for each input. It may also return logits: outputs are
+    normalised, which does not change log-probabilities.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
@@ -67,7 +67,7 @@ def check_outputs(scores: Tensor, labels: Labels) -> None:
 
 
 def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
-    """Raise ConfigError if a bundled model gets inputs that it does not take; of others that is unknown."""
+    """Raise ConfigError if a bundled model gets inputs that it does not take; other models are not checked."""
     if inputs.dim() == 3 and hasattr(model, "frontend"):
         raise ConfigError(
             "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
@@ -97,7 +97,7 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss of each clip; 0 for a clip with too few frames.
 
-    In a deterministic run a GPU leaves it to the CPU: torch has no deterministic backward pass of it on a GPU.
+    In a deterministic run on a GPU, the CPU computes the loss: torch has no deterministic backward pass of it on a GPU.
     """
     given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths]
     if torch.are_deterministic_algorithms_enabled():
@@ -124,7 +124,7 @@ def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
 def clip_rows(
     said: CTCOutput, batch: Batch, labels: Labels, read: Sequence[Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row on each clip of a batch: its name, its text, the text that was read, frames, and those of the blank.
+    """Return a row on each clip of a batch: its name, right text, decoded text, and its numbers of frames and blanks.
 
     ``read`` are the decoded tokens of each clip; None for the most likely CTC labels, frame by frame.
     """
@@ -145,7 +145,7 @@ def clip_rows(
 
 
 def error_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return character and word error rates over the rows of clips, the share of blanks, and the clips too short."""
+    """Return character and word error rates over rows of clips, the share of blanks, and how many are too short."""
     jiwer = require_package("jiwer")
     right, read = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
     frames = sum(row["frames"] for row in rows)

@@ -1,8 +1,8 @@
 """Decoding with an attention decoder: greedy, or in a beam search together with CTC's prefix scores.
 
 A model that is decoded has ``encode(inputs, lengths)``, which returns the encoder's output (clips, frames, …) and the
-frames of each without padding, and ``decode(previous, memory, lengths)``, which returns logits (clips, length, tokens)
-of the token after each of the previous tokens, start first.
+number of frames of each clip, and ``decode(previous, memory, lengths)``, which returns logits (clips, length, tokens)
+of the token after each of the previous tokens. The first previous token is the start token.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ LOG_ZERO = -1e6
 
 
 class PrefixLogProbs(NamedTuple):
-    """Log-probabilities (…, frames + 1) that so many frames spell a prefix, ending in a ``label`` or a ``blank``."""
+    """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip spell a prefix of its text.
+
+    ``label`` is for spellings that end in the prefix's last token, ``blank`` for those that end in a blank.
+    """
 
     label: Tensor
     blank: Tensor
 
 
 class PrefixScores:
-    """Scores of prefixes of clips.
+    """Computes CTC's probability that the text of a clip begins with some tokens, a prefix.
 
-    ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips) the frames without padding.
+    ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, blank: int) -> None:
@@ -60,17 +63,18 @@ class PrefixScores:
         self._blank = blank
 
     def start(self) -> PrefixLogProbs:
-        """Return the empty prefix of each clip: only blanks."""
+        """Return the log-probabilities of the empty prefix of each clip, which only blanks spell."""
         blank = self._sums[:, self._blank]
         return PrefixLogProbs(torch.full_like(blank, LOG_ZERO), blank)
 
     def extend(
         self, clips: Tensor, spelled: PrefixLogProbs, last: Tensor, tokens: Tensor
     ) -> tuple[Tensor, PrefixLogProbs]:
-        """Return the log-probabilities (n, m) that a text begins with a prefix and a token, and the new prefixes.
+        """Return the log-probabilities (n, m) that texts begin with extended prefixes, and the new prefixes.
 
-        The prefixes belong to ``clips`` (n), end in the tokens ``last`` (n), -1 for the empty one, and are ``spelled``
-        (n, frames + 1); each is extended by ``tokens`` (n, m).
+        Each of n prefixes is extended by each of m ``tokens`` (n, m). ``clips`` (n,) are the clips of the prefixes,
+        ``spelled`` (n, frames + 1) their log-probabilities, and ``last`` (n,) their last tokens, -1 for the empty
+        prefix.
         """
         own, silence = self._sums[clips[:, None], tokens], self._sums[clips, self._blank][:, None]
         either = torch.logaddexp(spelled.blank, spelled.label)
@@ -87,7 +91,11 @@ class PrefixScores:
 
 
 def _behind(sums: Tensor, begun: Tensor) -> Tensor:
-    """Return the log-probabilities of label runs that begin in any frame: (…, frames) → (…, frames + 1)."""
+    """Return the log-probabilities that a label began at any frame and is repeated up to each frame: (…, frames + 1).
+
+    ``sums`` (…, frames + 1) are the label's log-probabilities, summed from the first frame on; ``begun`` (…, frames)
+    are the log-probabilities that the label may begin at a frame.
+    """
     found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
     return torch.nn.functional.pad(found, (1, 0), value=LOG_ZERO)
 
@@ -97,7 +105,7 @@ CANDIDATES = 40
 
 
 class SpecialTokens(NamedTuple):
-    """The tokens that are not letters."""
+    """The numbers of the tokens that are not letters."""
 
     start: int
     end: int
@@ -128,7 +136,7 @@ def decodable(model: nn.Module) -> DecodableModel:
 
 
 def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
-    """Return the tokens of each clip, each the most likely after those before it; at most one for each frame."""
+    """Return the tokens of each clip: always the most likely next token, at most as many as the clip has frames."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
     going = torch.ones_like(frames, dtype=torch.bool)
@@ -155,10 +163,11 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
 
 
 class _BeamState(NamedTuple):
-    """The prefixes of a search: ``beam`` for each of the ``clips`` (n) that are not done, all of one length.
+    """The prefixes of a beam search, all of one length: ``beam`` for each of the n ``clips`` that are not done.
 
-    ``tokens`` (n, beam, length) have the start first; ``decoder`` (n, beam) are the decoder's log-probabilities,
-    ``scores`` the joint ones, -inf for no prefix; ``spelled`` (n, beam, frames + 1).
+    ``tokens`` (n, beam, length) begin with the start token. ``decoder`` (n, beam) are the decoder's log-probabilities,
+    ``scores`` (n, beam) those of CTC and decoder together (-inf: there is no prefix), and ``spelled`` are CTC's (n,
+    beam, frames + 1).
     """
 
     clips: Tensor
@@ -168,7 +177,7 @@ class _BeamState(NamedTuple):
     spelled: PrefixLogProbs
 
     def of(self, chosen: Tensor) -> _BeamState:
-        """Return the prefixes of some clips."""
+        """Return the prefixes of the ``chosen`` clips only."""
         clips, tokens, decoder, scores, spelled = self
         return _BeamState(
             clips[chosen],
@@ -190,7 +199,7 @@ class _BeamSearch:
         self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
 
     def run(self, ctc: PrefixScores) -> list[list[int]]:
-        """Extend prefixes until none can become better than a complete text."""
+        """Extend prefixes until none can become better than a complete text; return the best tokens of each clip."""
         beams = self._begin(ctc)
         while len(beams.clips):
             following = self._following(beams)
@@ -222,7 +231,10 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Keep the best complete texts that end here."""
+        """Compare each clip's best text so far with the prefixes as complete texts, and keep the better one.
+
+        ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
+        """
         scores = self._joined(beams.decoder + ends, PrefixScores.whole(beams.spelled))
         scores = scores.masked_fill(beams.scores.isinf(), -math.inf)
         values, places = scores.max(1)
@@ -256,7 +268,11 @@ class _BeamSearch:
         )  # fmt: skip
 
     def _open(self, beams: _BeamState) -> _BeamState:
-        """Return the clips that are not done: longer texts are less likely, and need a frame for each token."""
+        """Return the prefixes of the clips that are not done.
+
+        A clip is done if a complete text is better than its best prefix, because longer texts are less likely, or if
+        its prefixes have more tokens than the clip has frames.
+        """
         found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
         return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))
 
@@ -264,10 +280,11 @@ class _BeamSearch:
 def beam_search(
     model: DecodableModel, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
 ) -> list[list[int]]:
-    """Return the tokens of each clip that CTC and the decoder together find most likely, within the beam.
+    """Return the tokens of each clip that CTC and the decoder together find most likely, by a beam search.
 
-    https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability and the rest the decoder's;
-    prefixes of one length compete by CTC's prefix score. ``log_probs`` (clips, frames, tokens) are CTC's.
+    https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability plus ``1 - weight`` times the
+    decoder's; prefixes of one length compete by CTC's prefix score and the decoder's. ``log_probs`` (clips, frames,
+    tokens) are CTC's.
     """
     search = _BeamSearch(model, batch, symbols, weight=weight, beam=beam)
     return search.run(PrefixScores(log_probs, search.frames, symbols.blank))

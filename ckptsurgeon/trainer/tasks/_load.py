@@ -64,9 +64,10 @@ def is_user_task(task: object) -> bool:
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """Raise ConfigError for what a user's own task raises in the block, with the line; errors of our tasks pass.
+    """Raise ConfigError, with the line, for an error of a user's own task in the block; other errors pass.
 
-    With ``there``, only errors that are raised in the user's file: in a step, they can also come from the model.
+    If ``there`` is true, only errors raised in the user's file count as errors of the task: in a step of training,
+    others may come from the model.
     """
     try:
         yield

@@ -83,7 +83,7 @@ class SoundTask(ABC):
         )  # fmt: skip
 
     def prepare(self, progress: Progress | None = None) -> list[str]:
-        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache."""
+        """Fill the cache for all splits; return a note on each. Raises ConfigError if there is no cache."""
         if self.settings.data.cache is None:
             raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
         lines = []
@@ -99,11 +99,11 @@ class SoundTask(ABC):
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return the input and the label of a clip, its length in seconds and its place."""
+        """Return the input and the label of a clip, its length in seconds, and its name (where it is listed)."""
         return {"input": self.inputs(clip), "label": self.label(clip), "seconds": clip.seconds, "name": clip.where}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return a batch of examples, padded with zeros behind."""
+        """Return a batch of examples, padded with zeros at the end."""
         inputs, lengths = _padded([one["input"] for one in examples], [one["name"] for one in examples])
         labels, label_lengths = _padded([one["label"] for one in examples], [one["name"] for one in examples])
         seconds = sum(one["seconds"] for one in examples)
@@ -111,7 +111,11 @@ class SoundTask(ABC):
 
 
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return (batch, longest, …) and the lengths (batch,); tensors without a dimension are stacked."""
+    """Return tensors padded to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
+
+    Raises ConfigError if tensors differ in more than their length; ``names`` are the places where their clips are
+    listed.
+    """
     first = tensors[0]
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
@@ -126,7 +130,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are texts, in the tokens of a list. ``needs_blank``: the list has to have one, for CTC."""
+    """A task whose labels are texts, as token numbers; ``needs_blank``: the token list must have a blank, for CTC."""
 
     needs_blank = True
 

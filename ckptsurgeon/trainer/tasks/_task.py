@@ -23,9 +23,10 @@ class Batch:
     """Examples padded to the longest of them.
 
     ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` is how much of each is not padding; ``labels``
-    and ``label_lengths`` are the same for the answers. ``seconds`` of sound are in it. ``names`` are the places (file
-    and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry for every example.
-    ``idle``: this rank has no example of its own in this step, so nothing that it computes may count.
+    and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds. ``names``
+    are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry
+    for every example. ``idle``: this rank has no example of its own in this step, so nothing that it computes may
+    count.
     """
 
     inputs: Tensor
@@ -132,7 +133,7 @@ class ClipTask(Task, Protocol):
 
 
 def begin_step(task: Task, model: nn.Module, step: int) -> None:
-    """Tell a task that wants to know it that step ``step`` (0-based) begins."""
+    """Call the task's method ``begin_step``, if it has one, before step ``step`` (0-based)."""
     function = getattr(task, "begin_step", None)
     if function is not None:
         function(model, step)

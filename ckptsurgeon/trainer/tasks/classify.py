@@ -113,7 +113,7 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
 
 
 class Classify(SoundTask):
-    """Classification. Items are examples; ``error`` is the share of wrong answers."""
+    """Classification. The loss is divided by the number of examples; ``error`` is the share of wrong answers."""
 
     metric = "error"
 

@@ -20,7 +20,7 @@ __all__ = ["CTC", "TASK"]
 
 
 class CTC(MeasuredTask):
-    """CTC. Items are the labels of the clips that are long enough for CTC."""
+    """CTC alone. The loss is divided by the number of labels, of clips that are long enough for CTC."""
 
     metric = "cer"
 
@@ -47,7 +47,7 @@ class CTC(MeasuredTask):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip: what was read, its loss, and its labels."""
+        """Return a row on each clip: the right and the decoded text, its loss, and its number of labels."""
         said = self.said(model, batch)
         losses = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).tolist()
         short = too_short_clips(said.lengths, batch).tolist()

@@ -30,10 +30,10 @@ PADDING = -1
 
 
 class ESPnet(TranscribedTask):
-    """The loss and the figures of a model of ESPnet. Items are examples.
+    """The loss and the figures of a model of ESPnet, as means over examples.
 
-    Its figures (``acc``, ``cer_ctc`` and others) are means over examples; ``train.metric`` names the one that decides
-    which model is best, by default the loss.
+    ``train.metric`` names the figure (``acc``, ``cer_ctc`` or another) that decides which model is best, by default the
+    loss.
     """
 
     metric = "loss"
@@ -48,7 +48,7 @@ class ESPnet(TranscribedTask):
         super().__init__(settings, tokens)
 
     def meet(self, model: nn.Module) -> None:
-        """Check that the model has ESPnet's interface, and the tokens that the data have."""
+        """Check that the model has ESPnet's interface, and the same token list as the data; raises ConfigError."""
         taken = inspect.signature(model.forward).parameters
         if lacking := [name for name in INPUTS if name not in taken]:
             raise ConfigError(
@@ -71,11 +71,11 @@ class ESPnet(TranscribedTask):
             )
 
     def fits(self, clip: Clip) -> bool:
-        """Return True: what is too short for its text, ESPnet's model finds itself."""
+        """Return True: ESPnet's model itself finds clips that are too short for their text."""
         return True
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
-        """Return the mean loss of a batch, the figures, and of how many examples they are."""
+        """Return the mean loss of a batch, the model's figures, and the number of examples that they are means of."""
         places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
         text = batch.labels.masked_fill(places[None] >= batch.label_lengths[:, None], PADDING)
         found = model(speech=batch.inputs, speech_lengths=batch.lengths, text=text, text_lengths=batch.label_lengths)

@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 class _HybridLosses(NamedTuple):
-    """A model's output for a batch, the two losses, and how many of the asked tokens the decoder got right."""
+    """A model's output for a batch, both losses, and how many tokens the decoder was asked for and got right."""
 
     said: CTCOutput
     ctc: Tensor
@@ -38,7 +38,7 @@ class _HybridLosses(NamedTuple):
 
 
 class Hybrid(MeasuredTask):
-    """CTC and attention. Items are labels; the decoder must also predict the end of each text."""
+    """CTC and attention. The loss is divided by the number of labels; the decoder must also predict each text's end."""
 
     metric = "cer"
     decodings = ("ctc", "attention", "joint")
@@ -84,7 +84,7 @@ class Hybrid(MeasuredTask):
         return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the tokens before each position (batch, longest + 1), and the tokens to predict."""
+        """Return the right tokens before each position (batch, longest + 1), and the token to predict at each."""
         clips, longest = batch.labels.shape
         places = torch.arange(longest + 1, device=batch.labels.device)[None]
         start = batch.labels.new_full((clips, 1), self._start)
@@ -104,7 +104,10 @@ class Hybrid(MeasuredTask):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip: what was read, and its labels; sums of the batch are in the row of its first."""
+        """Return a row on each clip: its right and its decoded text, and its number of labels.
+
+        Sums over the whole batch are in the row of its first clip.
+        """
         answer, weight = self._ask(model, batch), _weight(model)
         rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said.log_probs))
         short = too_short_clips(answer.said.lengths, batch).tolist()

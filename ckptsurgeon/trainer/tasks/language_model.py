@@ -33,7 +33,7 @@ LINES = (".jsonl", ".ndjson")
 
 
 class LanguageModel:
-    """Prediction of the next token. Items are predicted tokens; the metric is the loss per token, in nats."""
+    """Prediction of the next token. The loss, which is also the metric, is in nats per predicted token."""
 
     metric = "loss"
 
@@ -135,7 +135,7 @@ class LanguageModel:
 
 
 class PackedRows:
-    """Rows of ``context`` tokens, each with the tokens that follow them, in batches of ``batch_size``.
+    """Rows of ``context`` tokens in batches of ``batch_size``; labels are the tokens that follow each of them.
 
     Rows are shuffled by seed and epoch if ``shuffled``. ``texts`` is the number of texts that ``ids`` (int32) holds.
     Every token but the first is predicted once in an epoch.

@@ -37,7 +37,7 @@ INDICES = ("bos_index", "eos_index")
 
 
 def brain_task(brain: type) -> type[Task]:
-    """Return the task that trains by a Brain."""
+    """Return the class of a task that trains with the forward pass and the loss of a Brain class."""
     return type(brain.__name__, (SpeechBrain,), {"brain": brain, "__module__": brain.__module__})
 
 
@@ -64,7 +64,7 @@ class SpeechBrain(TranscribedTask):
         self._clips, self._epoch = 0, 1
 
     def fits(self, clip: Clip) -> bool:
-        """Return True: whether a clip is too short for its text is the Brain's to decide."""
+        """Return True: the Brain itself decides what to do with a clip that is too short for its text."""
         return True
 
     def begin_step(self, model: nn.Module, step: int) -> None:
@@ -84,7 +84,7 @@ class SpeechBrain(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the mean loss over the examples, and what the metrics of the Brain say; error rates are below 1."""
+        """Return the mean loss over examples, and the figures of the Brain's metrics; error rates are shares of 1."""
         brain = self._brain_of(model)
         self._start(brain, "VALID")
         total, items = 0.0, 0
@@ -134,7 +134,10 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return an entry; for a sentencepiece processor whose model a recipe's ``main`` would load, our tokens."""
+        """Return an entry of hyperparams.yaml; but for an empty SentencePiece processor, a ``Tokenizer`` of our tokens.
+
+        The ``main`` of a recipe, which is not run, would load the processor's model.
+        """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one
 
@@ -165,7 +168,7 @@ class Tokenizer:
         return self._labels.decode([int(one) for one in ids])
 
     def decode_ndim(self, ids: Any) -> Any:
-        """Return the tokens of numbers, in nested lists as the numbers are."""
+        """Return the tokens for token numbers, nested in lists like the numbers."""
         if isinstance(ids, (list, tuple)) or (isinstance(ids, Tensor) and ids.dim()):
             return [self.decode_ndim(one) for one in ids]
         return self._labels.tokens[int(ids)]
@@ -216,7 +219,7 @@ class BrainBatch:
         return getattr(self, name)
 
     def to(self, *_: Any, **__: Any) -> BrainBatch:
-        """Return the batch, which is on the device."""
+        """Return the batch itself, which is on the right device already."""
         return self
 
     def __len__(self) -> int:
@@ -248,14 +251,14 @@ def _relative(lengths: Tensor, longest: int) -> Tensor:
 
 
 def _stages() -> Mapping[str, Any]:
-    """Return SpeechBrain's names of stages; it is installed, for the Brain is of it."""
+    """Return SpeechBrain's stages, such as TRAIN, by name."""
     from speechbrain.core import Stage  # type: ignore[import-not-found, unused-ignore]
 
     return {one.name: one for one in Stage}
 
 
 def _figures(brain: Any) -> dict[str, float]:
-    """Return what each metric of a Brain, such as ``wer_metric``, says of an evaluation."""
+    """Return the figure of each metric of a Brain, such as ``wer_metric``, after an evaluation."""
     found = {}
     for name, one in vars(brain).items():
         if callable(getattr(one, "summarize", None)) and getattr(one, "scores", None):
@@ -271,7 +274,10 @@ def _figures(brain: Any) -> dict[str, float]:
 
 
 def entries_used(brain: type) -> list[str]:
-    """Return the names behind ``self.hparams.`` in the methods that are called, and in those that they call."""
+    """Return the names of the hyperparams.yaml entries that a Brain uses, as ``self.hparams.NAME``.
+
+    They are read from the code of the methods that are called, and of the methods that those call.
+    """
     names: list[str] = []
     waiting, seen = list(CALLED), set[str]()
     while waiting:

@@ -23,7 +23,7 @@ __all__ = ["TASK", "Wav2Vec2CTC"]
 
 
 class Wav2Vec2CTC(CTC):
-    """CTC over waves. Items are the labels of the clips that are long enough for CTC."""
+    """CTC over waves. The loss is divided by the number of labels, of clips that are long enough for CTC."""
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)

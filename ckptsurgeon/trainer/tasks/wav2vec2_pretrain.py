@@ -34,7 +34,7 @@ COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
 
 
 class Wav2Vec2Pretraining(SoundTask):
-    """Contrastive pre-training. Items are masked frames.
+    """Contrastive pre-training. The loss is divided by the number of masked frames.
 
     Parts of the loss are ``contrastive`` and ``diversity``; ``perplexity`` and ``accuracy`` are for the log.
     """
@@ -76,7 +76,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @property
     def hearing(self) -> ConvFrontend:
-        """The front end of the model; ``meet`` was called."""
+        """The convolutional front end of the model; ``meet`` must have been called before."""
         assert self._hearing is not None
         return self._hearing
 
@@ -154,7 +154,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return Loss(total, found.frames, {name: part.detach() for name, part in parts.items()})
 
     def _answers(self, model: Any, batch: Batch) -> tuple[ContrastiveSums, Tensor]:
-        """Return the contrastive sums, and the perplexity of the codebook."""
+        """Return the sums of the contrastive loss, and the perplexity of the codebook."""
         body, hearing = model.base_model, self.hearing
         features = _heard(body, batch.inputs)
         frames = features.shape[1]
@@ -175,7 +175,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per masked frame if all frames are alike, with the present use of the codebook."""
+        """Return the loss per masked frame if the model finds all frames alike, with the codebook's present use."""
         found = self.loss(model, batch)
         diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
         return math.log(1 + self.negatives) + self.weight * diversity
@@ -195,7 +195,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def collapsed(self, parts: Mapping[str, float | None]) -> str:
         """Return why a run whose step had these figures cannot learn any more, '' if it can.
 
-        When all frames have the same code, no frame has a negative, and the loss has fallen for nothing
+        If all frames have the same code, no frame has a negative, and the loss is low although nothing was learned
         (https://github.com/huggingface/transformers/issues/14387).
         """
         loss, perplexity = parts.get("contrastive"), parts.get("perplexity")
@@ -219,9 +219,10 @@ class Wav2Vec2Pretraining(SoundTask):
 
 
 def _heard(body: Any, waves: Tensor) -> Tensor:
-    """Run the convolutions of a model on waves (batch, samples): (batch, frames, channels).
+    """Run the convolutions of a model on waves (batch, samples); return features (batch, frames, channels).
 
-    Their own ``forward`` makes the waves require a gradient, which nobody uses, and which breaks a compiled graph.
+    The front end's own ``forward`` makes the waves require a gradient, which nobody uses, and which breaks a compiled
+    graph.
     """
     states = waves[:, None]
     for layer in body.feature_extractor.conv_layers:
