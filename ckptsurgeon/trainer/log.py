@@ -178,7 +178,7 @@ class TrainingLog:
                 raise
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write a row."""
+        """Write a row to the file, and its numbers to TensorBoard; raises OutputError."""
         if self._file is None:
             return
         with self._explaining():
@@ -193,7 +193,7 @@ class TrainingLog:
                 self._file.flush()
 
     def sync(self) -> None:
-        """Sync the file to the disk, so that a power cut leaves it as new as the checkpoint that is saved next."""
+        """Sync the file to the disk, so that even after a power cut it is not older than the next checkpoint."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()

@@ -183,9 +183,10 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the signal that ends the run, or ''. All ranks follow the one that was shared in the last step.
+        """Return the name of the signal that ends the run, or ''.
 
-        Ranks receive signals at different times. If each followed its own, one would wait in a collective for ever.
+        All ranks follow the signal that they shared in the last step. Ranks receive signals at different times: if each
+        followed its own, one would wait in a collective call for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name

@@ -104,7 +104,7 @@ class LossSums:
         self.total = torch.zeros((), device=self.device)
 
     def add(self, loss: Loss, *, unseen: bool) -> None:
-        """Add the loss of a batch; clips too short for CTC are counted only when the run sees them first."""
+        """Add the loss of a batch; its clips too short for CTC only count if the run sees it first (``unseen``)."""
         self.total = self.total + loss.total
         self.items = self.items + loss.items
         if loss.too_short is not None and unseen:

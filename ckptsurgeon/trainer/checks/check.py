@@ -16,7 +16,7 @@ NOT_RUN: Status = "NOT RUN"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: a check, its status, and the figure that decided it (or why the check did not run).
+    """One check in the report of a run: its name, its status, and the figure that decided it (or why it did not run).
 
     ``when`` says when the check ran: before the first step, during training, or after the last step.
     """

@@ -68,7 +68,7 @@ BELOW = 0.05
 
 
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
-    """Compare the metric on the one training batch with 0.05, or with 0.95 if ``higher`` is better."""
+    """Pass if the metric on the only training batch is below 0.05, or above 0.95 if ``higher`` is better; else fail."""
     if metric not in figures:
         return Check(ONE_BATCH, NOT_RUN, f"the task gives no {metric}")
     value = figures[metric]

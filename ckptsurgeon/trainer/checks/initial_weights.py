@@ -66,7 +66,7 @@ def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _z(chance: Tensor) -> Tensor:
-    """Return the z score that a normal value exceeds, on either side, with a given probability."""
+    """Return the z score that a normal value exceeds, on either side, with the probability ``chance``."""
     found: Tensor = -torch.special.ndtri(chance.clamp(1e-300, 1) / 2)
     return found
 

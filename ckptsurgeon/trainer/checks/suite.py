@@ -202,7 +202,7 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError if the task's loss is not a Loss, or has no items."""
+    """Raise ConfigError if the task's method ``loss`` does not return a Loss over one item or more."""
     with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.task.loss(model, batch.to(job.device))
     name = f"loss of the task {escape(job.settings.task)}"
@@ -218,7 +218,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _has_items(loss: Loss) -> bool:
-    """Whether a loss has items, or has none because all clips of the batch are too short for CTC."""
+    """Return whether a loss is over one item or more, or over none because all clips are too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

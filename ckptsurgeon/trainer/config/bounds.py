@@ -134,7 +134,7 @@ def _in_bounds(key: str, value: float) -> bool:
 
 
 def _allowed(key: str) -> str:
-    """Return the allowed numbers of a field, in words."""
+    """Return the allowed numbers of a setting, in words."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""
     finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""

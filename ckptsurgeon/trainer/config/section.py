@@ -175,7 +175,7 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 
 def _freeze(value: Any) -> dict[str, int | None]:
-    """Return patterns with the step that unfreezes their tensors; None (they stay frozen) for patterns of a list."""
+    """Return patterns of keys, each with the step from which its tensors are trained (None: never, as for a list)."""
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
     return dict.fromkeys(_texts(value))

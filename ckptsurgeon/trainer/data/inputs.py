@@ -29,9 +29,10 @@ CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
 class FeatureExtractor:
     """Turns waves into features by the settings: (samples,) → (frames, width), or (samples,) for waves.
 
-    ``log_mel``: powers under triangles on the HTK mel scale, frames centred on every step, as in the front end of the
-    bundled models. ``mfcc``: as Coqui STT computes it (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and
-    5.6): magnitudes under 40 triangles from 20 Hz, complete windows only, cosines that are not orthonormal.
+    ``log_mel``: logarithms of powers under triangular filters on the HTK mel scale, with frames centred on every step,
+    as in the front end of the bundled models. ``mfcc``: as Coqui STT computes it (tensorflow/core/kernels/mfcc*.cc,
+    after the HTK book, 5.4 and 5.6), from magnitudes under 40 triangular filters from 20 Hz, with complete windows
+    only, and a cosine transform that is not orthonormal.
     """
 
     def __init__(self, features: Features) -> None:

@@ -23,7 +23,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class UnknownLetterError(ValueError):
-    """Raised for a text with a letter with which no token begins. ``hint`` names similar letters."""
+    """Raised for a text with a letter that no token begins with. ``hint`` is advice for the user, or ''."""
 
     def __init__(self, letter: str, hint: str) -> None:
         super().__init__(letter)

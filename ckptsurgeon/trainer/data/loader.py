@@ -127,7 +127,7 @@ class Batches:
 
 
 class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
-    """The batch sampler. Its batches change each epoch while the loader, and with it the workers, stay."""
+    """The batch sampler. Its batches change with each epoch, while the loader and its workers stay the same."""
 
     def __init__(self) -> None:
         self.batches: Sequence[list[Key]] = ()

@@ -35,10 +35,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Clip:
-    """One utterance. ``where`` is the file and line (or key) it was read from, ``text`` its transcript or its class.
+    """One clip. ``where`` is the file and line (or key) that lists it, ``text`` its transcript or its class.
 
-    ``seconds`` is its length, ``begin_s`` its begin in the file. If the file is a table, ``cell`` is the sound in it.
-    ``augmented``: it is to be changed at random, as ``train.augment`` says.
+    ``seconds`` is its length, ``begin_s`` where it begins in the file, in seconds. If the file is a table, ``cell`` is
+    the place of the sound in it. ``augmented`` is whether it is changed at random, as ``train.augment`` says.
     """
 
     path: str

@@ -58,7 +58,7 @@ class Split:
 
 
 def resolve_paths(settings: Settings, folder: str) -> Settings:
-    """Return settings with the paths of data and noise, which are relative to the configuration's folder, resolved."""
+    """Return settings with full paths of data and noise; given paths are relative to the configuration's folder."""
     data, augment = settings.data, settings.augment
 
     def path(name: str) -> str:
@@ -88,7 +88,7 @@ def resolve_paths(settings: Settings, folder: str) -> Settings:
 def read_split(
     name: str, data: Data, *, check: Callable[[Sequence[Clip]], None], fits: Callable[[Clip], bool]
 ) -> Split:
-    """Return the clips of a split, without those too short, too long or too short for their labels.
+    """Return the clips of a split, without those that are too short or too long, or too short for their labels.
 
     ``check`` raises for texts that the task cannot use, ``fits`` returns whether a clip is long enough for its text.
     Raises ConfigError for a wrong manifest or if no clip is left, and SourceError for a missing sound.

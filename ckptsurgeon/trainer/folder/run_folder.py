@@ -149,7 +149,7 @@ class RunFolder:
         staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:
-        """Point ``last`` to a step, in one rename."""
+        """Point the link ``last`` to the checkpoint of a step, by one rename."""
         temp = temp_name(self.of("last"))
         try:
             os.symlink(os.path.join("steps", str(step)), temp)

@@ -66,7 +66,7 @@ class RunLock:
             self._sign(handle)
 
     def _sign(self, handle: int) -> None:
-        """Write into the lock's file who holds it; raises OutputError and releases the lock if the disk is full."""
+        """Write this process's number and host into the lock file; if that fails, unlock it and raise OutputError."""
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)

@@ -54,7 +54,7 @@ Row = tuple[str, Mapping[str, str]]
 
 
 def place(path: str, line: int) -> str:
-    """Return the name of a line in messages."""
+    """Return how messages name a line: by its file and its number."""
     return f"{escape(path)}, line {line}"
 
 
@@ -198,7 +198,7 @@ def _check_encoding(path: str, data: bytes) -> None:
 
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
-    """Yield the lines of a table; raises ConfigError for a column that is missing, or a line of another length."""
+    """Yield the lines of a table; raises ConfigError if a column is missing, or if a line has more or fewer values."""
     # Not splitlines(): it also splits at characters that a transcript may contain, such as U+2028.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:

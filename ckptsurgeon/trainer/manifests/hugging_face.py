@@ -138,7 +138,7 @@ def _with_info(path: str) -> Iterator[str]:
 
 
 def _chosen(path: str, splits: Sequence[str], split: str) -> str:
-    """Return the split that is named, or the only one."""
+    """Return ``split`` if it is one of ``splits``, or, if it is '', the only one; raises ConfigError."""
     if split in splits or (not split and len(splits) == 1):
         return split or splits[0]
     there = f"It has {', '.join(map(escape, splits))}." if splits else "It has none."
@@ -147,7 +147,7 @@ def _chosen(path: str, splits: Sequence[str], split: str) -> str:
 
 
 def _features(folder: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return the types of the columns."""
+    """Return the type of each column of a dataset, by the column's name."""
     found = _json(folder, INFO).get("features")
     if not isinstance(found, dict):
         raise ConfigError(f"{escape(folder)}: {INFO} does not say which columns there are.")
@@ -165,7 +165,7 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 
 
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
-    """Return the column that is named, or the only likely one."""
+    """Return the column ``named``, or, if that is '', the only ``likely`` one; raises ConfigError."""
     if named in features:
         return named
     if not named and len(likely) == 1:

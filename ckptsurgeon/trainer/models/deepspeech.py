@@ -122,7 +122,7 @@ class _DeepSpeechModel:
 
 
 def _outputs(alphabet: str | None, as_bytes: Any) -> int:
-    """Return the number of labels and the blank."""
+    """Return the number of outputs: one for each label, and one for the blank."""
     if not isinstance(as_bytes, bool):
         raise ConfigError(f"deepspeech: bytes is {as_bytes!r}, not true or false.")
     if as_bytes == (alphabet is not None):

@@ -150,7 +150,7 @@ class _HybridASRModel:
         return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
 
     def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]:
-        """Return (): no toolkit expects files beside its weights."""
+        """Return no files: no toolkit expects any beside the weights of this model."""
         return ()
 
     def build(self, fields: dict[str, Any]) -> nn.Module:

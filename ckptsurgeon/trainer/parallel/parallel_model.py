@@ -66,7 +66,7 @@ class ParallelModel:
 
 
 class ForwardProxy(nn.Module):
-    """A module whose forward pass is a function of another module."""
+    """A module whose forward pass calls a given function with another module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -54,7 +54,10 @@ class TorchrunEnv:
 
 @dataclass(frozen=True)
 class Ranks:
-    """``rank`` of ``size`` processes. Rank 0 is the main one: it checks, writes and prints."""
+    """The processes that train one model; this process is ``rank`` of ``size``.
+
+    Rank 0 is the main one: it checks, writes and prints.
+    """
 
     rank: int = 0
     size: int = 1

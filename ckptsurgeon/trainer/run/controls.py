@@ -55,7 +55,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
     Much of what looks like transfer is scale: from English weights, permuted inside each tensor, a Russian model
-    learned better than from torch's default initialisers. A start that beats its permuted weights but not scratch is
+    learned better than from torch's default initialisers. If warm beats permuted, but not scratch, its weights are
     worth nothing: NONE.
     """
     if not beats(warm, scratch, higher=higher):
@@ -182,7 +182,7 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Whether a model has left the plateau on which it began."""
+    """Return whether a model has learned: outputs are no longer all blank, or, without CTC, the loss is 5 % lower."""
     return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 
 
@@ -192,7 +192,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys that come completely from the init, without keys tied to one that does not."""
+    """Return the keys of tensors whose values all come from a source of the init, without those tied to a new one."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 

@@ -72,7 +72,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
-    """Yield notes on harmless changes of the data; raises ConfigError for changes of what the run learns from."""
+    """Yield notes on harmless changes of the data; raises ConfigError if clips, tokens or the tokeniser changed."""
     new = data_digests(job)
     for name in old:
         if new.get(name) == old[name]:
@@ -139,7 +139,7 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 def config_text(job: Job, folder: str) -> str:
     """Return the text of config.yaml in the run folder: the configuration with every setting, including defaults.
 
-    ``folder`` is the configuration's folder, relative to the run folder; its paths begin there.
+    ``folder`` is the configuration's folder, relative to the run folder. The paths in the text are relative to it.
     """
     content = job.document.content
     if not isinstance(content, dict):

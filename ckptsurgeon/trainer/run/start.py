@@ -181,7 +181,7 @@ class RunStart:
 
 
 def find_start(config: str | None, init: str | None) -> RunStart:
-    """Return what to start from: what is named, or else the only init of the working directory and its configuration.
+    """Return what to start from: the given files, or the only init of the working directory and its configuration.
 
     Raises ConfigError if there is no init or there are several, or if the configuration is missing, changed, or outside
     the folder.

@@ -1,4 +1,4 @@
-"""Reads texts off sounds with a model that ``ckpt train`` has trained."""
+"""Transcribes sounds with a model that ``ckpt train`` has trained."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Transcript(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Transcripts(Brief):
-    """The transcripts of sounds, in the order in which they were given, by the weights in a file."""
+    """The transcripts of sounds, in the order of the sounds, and the paths of the weights and configuration used."""
 
     weights: str
     config: str
@@ -64,14 +64,14 @@ def transcribe(
     checkpoint: Path, sounds: Sequence[Path], *, config: Path | None = None, device: str | None = None,
     batch_size: int | None = None,
 ) -> Transcripts:  # fmt: skip
-    """Read texts off sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
+    """Transcribe sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
 
     ``checkpoint`` is the folder of a run, which has its configuration, or a file, for which ``config`` is the
     configuration that trained it (default: config.yaml beside the file). Texts are decoded as in the evaluations of the
-    run (``train.decoding``). ``batch_size`` sounds are read together, by default as many as in training.
+    run (``train.decoding``). ``batch_size`` sounds are transcribed together, by default as many as in training.
 
-    Raises SourceError for a file that is missing or not a sound, ConfigError for a task that reads no texts or a sound
-    that is too short, and what ``load_into`` raises for weights that do not fit.
+    Raises SourceError for a file that is missing or not a sound, ConfigError for a task that does not transcribe or a
+    sound that is too short, and the errors of ``load_into`` for weights that do not fit.
     """
     weights, where = _found(os.fspath(checkpoint), os.fspath(config) if config is not None else None)
     if isinstance(sounds, (str, os.PathLike)):

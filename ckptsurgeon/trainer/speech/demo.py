@@ -196,7 +196,7 @@ def _sizes(n: int) -> dict[str, int]:
 
 
 def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: int) -> float:
-    """Write the sounds of one language, their lists and its alphabet; returns their length in seconds."""
+    """Write the sounds, CSV files and alphabet of one language; return the total length of the sounds in seconds."""
     drawn = _draw(words, DIALECT.get(lang, lang), _sizes(n), random.Random(f"{seed} {lang}"))
     (folder / "wav").mkdir(parents=True)
     waves = _resampled([one for utterances in drawn.values() for one in utterances])

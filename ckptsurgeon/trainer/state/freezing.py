@@ -77,7 +77,7 @@ class FreezeSchedule:
         self._owners = _owners_of_buffers(model)
 
     def _tie_rules(self) -> None:
-        """Give all keys of a tied tensor the strictest of their rules."""
+        """Give all keys of a tied tensor the same rule: of their rules, the one that freezes it the longest."""
         strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = strictest.get(id(tensor)), self.rules[key]

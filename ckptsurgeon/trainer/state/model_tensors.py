@@ -101,7 +101,10 @@ def restore_tensors(
 def initialise(
     model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` draws; for ``parts``, only where their mask is true."""
+    """Give tensors the values that ``ckpt transplant --seed`` draws for them.
+
+    ``parts`` has masks of further tensors, which get these values only where the mask is true.
+    """
     tensors, parts = state_tensors(model), parts or {}
     for key, value in initial_values(target, [*keys, *parts], seed):
         if key in parts:
@@ -110,7 +113,7 @@ def initialise(
 
 
 def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
-    """Yield each key with the values that its declared initialiser draws."""
+    """Yield each key with the values that the initialiser of its tensor draws with ``seed``."""
     wanted = [key for key in keys if target.tensors[key].numel]
     for key, data in target.initial(wanted, seed):
         info = target.tensors[key]

@@ -71,7 +71,7 @@ class Optimizer:
     def scale_gradients(self, norms: Tensor, scale: Tensor, clip: float | None) -> Tensor:
         """Multiply the gradients by ``scale``, and clip their norm to ``clip``; returns the norm before clipping.
 
-        ``norms`` are those of the gradients as they are. Both factors are applied at once.
+        ``norms`` are the gradients' norms before scaling. Scaling and clipping are one multiplication.
         """
         norm: Tensor = torch.linalg.vector_norm(norms) * scale
         factor = scale * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else scale

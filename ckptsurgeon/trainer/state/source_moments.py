@@ -93,7 +93,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
-    """Open the moments of the init's sources, by number; raises ConfigError if no source has any."""
+    """Open the moments of the init's sources, by the number of the source; raises ConfigError if no source has any."""
     assert init.recipe is not None
     sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
     there, absent = find_sources(sources, folder, {}, stack)

@@ -59,7 +59,7 @@ def has_one_shape(job: Job) -> bool:
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if a run that might be compiled is not: several processes, or clips shorter than the crops."""
+    """Return a note if ``compile`` asks for a compiled run, but several processes or unequal clips prevent it."""
     lengths = _lengths(job)
     if job.ranks.size > 1 and _is_wanted(job):
         return ["not compiled: several processes train together"]
@@ -81,7 +81,7 @@ def _lengths(job: Job) -> set[float]:
 
 @contextmanager
 def explain_compile_errors(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if something in the block cannot be compiled, also for a missing compiler."""
+    """Raise ConfigError if something in the block cannot be compiled, or if there is no compiler."""
     try:
         with warnings.catch_warnings():
             # From functions of transformers that look up installed packages, and from torch itself.

@@ -125,7 +125,7 @@ class DecodableModel(Protocol):
 
 
 def decodable(model: nn.Module) -> DecodableModel:
-    """Return the model as a decoder; raises ConfigError if it lacks the methods."""
+    """Return the model, without wrappers, that has the methods ``encode`` and ``decode``; raises ConfigError if not."""
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
         raise ConfigError(

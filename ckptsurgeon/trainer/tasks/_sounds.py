@@ -146,7 +146,7 @@ class TranscribedTask(SoundTask):
         self.labels = Labels(tokens, needs_blank=self.needs_blank, segmenter=segmenter)
 
     def notes(self) -> list[str]:
-        """Return the notes on each split, and one if the tokens are pieces that are cut without their tokeniser."""
+        """Return the notes on each split, and one if texts are cut into pieces of words without their tokeniser."""
         if not self.labels.is_guessed:
             return super().notes()
         guess = (
@@ -202,11 +202,14 @@ class TranscribedTask(SoundTask):
 
 
 class MeasuredTask(TranscribedTask):
-    """A task that measures each clip, so that several processes can share an evaluation, and texts can be kept."""
+    """A task that measures each clip by itself.
+
+    So several processes can share an evaluation, and the run can keep the decoded text of each clip.
+    """
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip of a batch."""
+        """Return a row on each clip of a batch, from which ``figures`` are computed."""
 
     @abstractmethod
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -94,7 +94,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
 
 
 def _checked(what: str, make: Callable[[], Any]) -> Any:
-    """Make the dataset and check that it is map-style and not empty."""
+    """Return the dataset that ``make`` returns; raises ConfigError if it is empty or not map-style."""
     try:
         dataset = make()
         number = len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else None

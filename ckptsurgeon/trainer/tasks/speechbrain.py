@@ -143,7 +143,7 @@ class SpeechBrain(TranscribedTask):
 
 
 def _check_state(modules: nn.Module) -> None:
-    """Raise ConfigError for a module with statistics that are in no state dict: a checkpoint would be without them."""
+    """Raise ConfigError for a module with statistics that no state dict has, because a checkpoint would lack them."""
     for name, module in modules.named_modules():
         if has_statistics(module):
             raise ConfigError(
@@ -309,7 +309,7 @@ def _is_hparams(node: ast.AST) -> bool:
 
 
 def _asked_for(call: ast.Call) -> Iterator[str]:
-    """Yield the name in ``hasattr(self.hparams, "wav_augment")``, and in ``getattr``."""
+    """Yield NAME of a call like ``hasattr(self.hparams, NAME)`` or ``getattr(self.hparams, NAME)``."""
     if isinstance(call.func, ast.Name) and call.func.id in ("hasattr", "getattr") and len(call.args) > 1:
         target, name = call.args[:2]
         if _is_hparams(target) and isinstance(name, ast.Constant) and isinstance(name.value, str):

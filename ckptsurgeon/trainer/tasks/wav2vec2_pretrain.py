@@ -52,7 +52,7 @@ class Wav2Vec2Pretraining(SoundTask):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: Any) -> None:
-        """Find out how many frames the model makes of a sound, and what its configuration masks and contrasts."""
+        """Find out how many frames the model makes of a sound, and how it masks and contrasts frames."""
         if not hasattr(model, "quantizer") or not hasattr(model, "project_q"):
             raise ConfigError(
                 f"the task wav2vec2_pretrain trains a model with a quantizer, and this is {type(model).__name__}.",
