@@ -42,5 +42,5 @@ def test_it_ends_as_documented(ckpt: Run) -> None:
     assert ckpt("demo-data", "demo", "--lang", "zz").code == 2
     assert ckpt("demo-data", "demo", "--n", 1).code == 0
     done = ckpt("demo-data", "demo", "--n", 1)
-    assert (done.code, "demo exists. Use --force" in " ".join(done.err.split())) == (5, True)
+    assert (done.code, "the folder demo is not empty. Use --force" in " ".join(done.err.split())) == (5, True)
     assert ckpt("demo-data", "demo", "--n", 1, "--force").code == 0

@@ -87,12 +87,12 @@ def test_the_filters_are_triangles_over_the_whole_band() -> None:
     ("change", "why"),
     [
         ({"heads": 3}, "not a multiple of heads"),
-        ({"d_model": 0}, "not a positive number"),
-        ({"d_model": "32"}, "not a positive number"),
+        ({"d_model": 0}, "not a positive whole number"),
+        ({"d_model": "32"}, "not a positive whole number"),
         ({"encoder": "rnn"}, "conformer or transformer"),
-        ({"tokens": "a\na\n"}, "is there twice"),
+        ({"tokens": "a\na\n"}, "is in the token list twice"),
         ({"tokens": "a\n"}, "fewer than two"),
-        ({"n_mels": 3}, "below 7"),
+        ({"n_mels": 3}, "must be 7 or more"),
     ],
 )
 def test_a_wrong_field_says_so(change: dict[str, object], why: str) -> None:

@@ -34,7 +34,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: [", "line"),
         ("model: {nmae: x}", "no field that defines the model"),
         ("model: {name: hybrid_ars}", "unknown bundled model 'hybrid_ars'.*hybrid_asr"),
-        ("model: {name: hybrid_asr}", "needs tokens"),
+        ("model: {name: hybrid_asr}", "needs a token list"),
         ("model: {name: hybrid_asr, tokens: missing.txt}", "missing.txt cannot be read"),
         ("model: {name: hybrid_asr, d_modle: 3}", "no field 'd_modle'. Did you mean d_model"),
         ("model: {tensors: []}", "not a map"),

@@ -145,9 +145,9 @@ def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     ("fault", "word", "survivor"),
     [
-        ("1 5 SIGKILL", "rank 1 ended, without a word; step 5 is saved", 0),
+        ("1 5 SIGKILL", "rank 1 ended, without giving a reason; step 5 is saved", 0),
         ("1 5 raise", "rank 1 ended with ConfigError: the task faulty.py:Faulty fails in line", 0),
-        ("0 5 SIGKILL", "rank 0 ended, without a word; step ", 1),  # 2, or 4 if the thread had the time
+        ("0 5 SIGKILL", "rank 0 ended, without giving a reason; step ", 1),  # 2, or 4 if the thread had the time
     ],
 )
 def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: str, word: str, survivor: int) -> None:

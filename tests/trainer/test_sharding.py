@@ -141,7 +141,7 @@ def test_the_run_ends_where_one_is_lost_and_goes_on_from_its_last_checkpoint() -
     write(save_every=3)
     ended = train("toy.yaml", "--run", "run", *FSDP, FAULT="1 5 SIGKILL")
     assert ended[0].code == 1
-    assert "rank 1 ended, without a word; step 3 is saved" in " ".join(ended[0].err.split())
+    assert "rank 1 ended, without giving a reason; step 3 is saved" in " ".join(ended[0].err.split())
     assert [one.code for one in train("--run", "run", "--resume", *FSDP)] == [0, 0]
     assert RunFolder("run").last_step() == 8
 
@@ -265,7 +265,7 @@ def test_a_process_that_ends_while_others_evaluate_is_named_and_the_evaluation_i
     ended = train("toy.yaml", "--run", "run", *how, FAULT=f"{1 if how else 0} e1 SIGKILL")
     survivor = ended[0 if how else 1]
     assert survivor.code == 1, ended
-    assert f"rank {1 if how else 0} ended, without a word" in " ".join(survivor.err.split()), survivor.err
+    assert f"rank {1 if how else 0} ended, without giving a reason" in " ".join(survivor.err.split()), survivor.err
     assert "Traceback" not in survivor.err
     assert [one.code for one in train("--run", "run", "--resume", *how)] == [0, 0]
     rows = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in ("one", "run")]

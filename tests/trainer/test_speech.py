@@ -118,7 +118,7 @@ def test_words_of_ones_own_make_another_language() -> None:
         ({"langs": []}, "no language is given"),
         ({"n": 0}, "0 utterances cannot be made"),
         ({"words": {"ru": "x"}}, "words of ru, which is not spoken"),
-        ({"words": {"en": "missing.txt"}}, "the words missing.txt cannot be read"),
+        ({"words": {"en": "missing.txt"}}, "the word list missing.txt cannot be read"),
         ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),
         ({"words": {"en": "one.txt"}}, "one.txt holds 1 word"),
         ({"words": {"en": "mute.txt"}}, "espeak-ng says nothing for"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(options: dict[str, Any],
 def test_a_folder_that_exists_needs_force_and_keeps_what_is_not_ours() -> None:
     demo_data("demo", ["ru"], n=3)
     Path("demo/notes.txt").write_text("mine")
-    with pytest.raises(cs.OutputError, match="demo exists. Use force=True"):
+    with pytest.raises(cs.OutputError, match="the folder demo is not empty. Use force=True"):
         demo_data("demo", ["en"], n=3)
     demo_data("demo", ["en"], n=3, force=True)
     demo_data("demo", ["en"], n=2, force=True)

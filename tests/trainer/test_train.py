@@ -318,8 +318,8 @@ def test_init_is_not_resume(ckpt: Run, init: str) -> None:
 
 def test_an_empty_folder_cannot_be_resumed(ckpt: Run, init: str) -> None:
     os.mkdir("empty")
-    assert "there is nothing to resume: empty holds no run" in refused(ckpt, "--run", "empty", "--resume")
-    assert "there is nothing to resume: none does not exist" in refused(ckpt, "--run", "none", "--resume")
+    assert "there is nothing to resume: the folder empty holds no run" in refused(ckpt, "--run", "empty", "--resume")
+    assert "there is nothing to resume: the folder none does not exist" in refused(ckpt, "--run", "none", "--resume")
 
 
 @pytest.mark.usefixtures("cheap")

@@ -89,7 +89,7 @@ class RunFolder:
         if not there or not self.holds_a_run:
             what = "holds no run" if there else "does not exist"
             raise ConfigError(
-                f"there is nothing to resume: {escape(self.path)} {what}.",
+                f"there is nothing to resume: the folder {escape(self.path)} {what}.",
                 hint=did_you_mean(self.path, "Start one without --resume, or name its folder with --run."),
             )
         step = linked_step(self.path)

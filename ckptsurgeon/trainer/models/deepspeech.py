@@ -114,9 +114,9 @@ class _DeepSpeechModel:
         """Build the model; ``alphabet`` is the text of an ``alphabet.txt``."""
         for name, least in (("n_hidden", 1), ("n_input", 1), ("n_context", 0)):
             if type(fields[name]) is not int or fields[name] < least:
-                raise ConfigError(f"deepspeech: {name} is {fields[name]!r}, not a number from {least} on.")
+                raise ConfigError(f"deepspeech: {name} is {fields[name]!r}, not a whole number of {least} or more.")
         if not isinstance(fields["dropout"], (int, float)) or not 0 <= fields["dropout"] < 1:
-            raise ConfigError(f"deepspeech: dropout is {fields['dropout']!r}, not a number from 0 to 1.")
+            raise ConfigError(f"deepspeech: dropout is {fields['dropout']!r}, not a number of 0 or more and below 1.")
         others = {name: value for name, value in fields.items() if name not in ("alphabet", "bytes")}
         return DeepSpeech(_outputs(fields["alphabet"], fields["bytes"]), **others)
 

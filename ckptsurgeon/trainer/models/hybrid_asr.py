@@ -158,13 +158,13 @@ class _HybridASRModel:
         numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")
         for name in numbers:
             if type(fields[name]) is not int or fields[name] < (0 if name == "decoder_layers" else 1):
-                raise ConfigError(f"hybrid_asr: {name} is {fields[name]!r}, not a positive number.")
+                raise ConfigError(f"hybrid_asr: {name} is {fields[name]!r}, not a positive whole number.")
         if fields["d_model"] % fields["heads"]:
             raise ConfigError(f"hybrid_asr: d_model {fields['d_model']} is not a multiple of heads {fields['heads']}.")
         if fields["encoder"] not in ("conformer", "transformer"):
             raise ConfigError(f"hybrid_asr: encoder is {fields['encoder']!r}.", hint="Use conformer or transformer.")
         if fields["n_mels"] < 7:
-            raise ConfigError("hybrid_asr: n_mels below 7 leaves nothing after two convolutions.")
+            raise ConfigError("hybrid_asr: n_mels must be 7 or more, because two convolutions shrink it.")
         tokens = _count_tokens(fields["tokens"])
         others = {name: value for name, value in fields.items() if name != "tokens"}
         return HybridASR(tokens, **others)
@@ -172,11 +172,11 @@ class _HybridASRModel:
 
 def _count_tokens(text: str | None) -> int:
     if text is None:
-        raise ConfigError("hybrid_asr needs tokens.", hint="Name a file with one token a line, blank first.")
+        raise ConfigError("hybrid_asr needs a token list.", hint="Write tokens: FILE (one token a line, blank first).")
     tokens = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
     if twice:
-        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} is there twice.")
+        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} is in the token list twice.")
     if len(tokens) < 2:
         raise ConfigError("hybrid_asr: the token list holds fewer than two tokens.")
     return len(tokens)

@@ -189,7 +189,7 @@ class LostRanksError(CheckpointError):
 
 def describe_lost_rank(rank: int, reason: str) -> str:
     """Return how a rank ended, for a message."""
-    return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without a word'}"
+    return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 
 def is_communication_error(error: Exception) -> bool:

@@ -238,7 +238,7 @@ def _config_of(init: InitCheckpoint) -> str:
     code = code_named(near) or tuple(user_code_in(train_section(read_document(near))))
     if code:
         raise ConfigError(
-            f"{escape(near)} runs code ({listing(code, where='')}), and was named only in {name}, not by you.",
-            hint=f"Read it, and if it may run, name it: ckpt train {escape(near)} --init {name}.", details=code,
+            f"{escape(near)} runs code ({listing(code, where='')}). You did not name this file: {name} does.",
+            hint=f"Read the code. If it may run, name the file: ckpt train {escape(near)} --init {name}.", details=code,
         )  # fmt: skip
     return near

@@ -48,10 +48,10 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     try:
         text = read_file(path).decode("utf-8-sig")
     except OSError as error:
-        said = f"the words {shown} cannot be read: {error.strerror}."
+        said = f"the word list {shown} cannot be read: {error.strerror}."
         raise ConfigError(said, hint=did_you_mean(str(path))) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"the words {shown} cannot be read: it is not UTF-8.") from None
+        raise ConfigError(f"the word list {shown} cannot be read: it is not UTF-8.") from None
     words = tuple(dict.fromkeys(text.lower().split()))
     odd = next((word for word in words if not word.isprintable()), None)
     if odd is not None:
@@ -185,7 +185,7 @@ def _check_place(path: str, *, force: bool) -> None:
     if os.path.lexists(path) and not os.path.isdir(path):
         raise OutputError(f"{escape(path)} is a file.", hint="Name a folder.")
     if os.path.isdir(path) and os.listdir(path) and not force:
-        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace the data in it.")
+        raise OutputError(f"the folder {escape(path)} is not empty.", hint="Use --force to replace the data in it.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")

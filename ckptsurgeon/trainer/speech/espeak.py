@@ -36,7 +36,7 @@ def check_language(lang: str) -> None:
     known = sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
     if lang.lower() not in known:
         near = difflib.get_close_matches(lang.lower(), known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "It has two letters, as en, or more, as en-us."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Write its code: en, or with the variety en-us."
         raise ConfigError(f"espeak-ng does not speak the language {escape(lang)}.", hint=hint)
 
 

@@ -98,7 +98,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
             f"the task {escape(settings.task)} cannot be compiled with this model here: {escape(why.strip(), 300)}.",
-            hint="--set compile=off trains as it is. CKPT_DEBUG=1 shows where it happened.",
+            hint="--set compile=off trains without compiling. CKPT_DEBUG=1 shows where it happened.",
         ) from error
 
 

@@ -138,8 +138,8 @@ class TranscribedTask(SoundTask):
         super().__init__(settings, tokens)
         if not tokens:
             raise ConfigError(
-                f"the task {escape(settings.task)} needs to know its letters.",
-                hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
+                f"the task {escape(settings.task)} needs a token list.",
+                hint="Name one with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
             )
         path = settings.data.segmenter
         segmenter = Segmenter(path) if path is not None else None

@@ -121,8 +121,8 @@ class Classify(SoundTask):
         super().__init__(settings, tokens)
         if not tokens:
             raise ConfigError(
-                "the task classify needs to know its classes.",
-                hint="Name a text file with one a line, in the order of the model's outputs, with train.data.tokens.",
+                "the task classify needs a list of its classes.",
+                hint="Name a file with one class a line, in the order of the model's outputs, with train.data.tokens.",
             )
         self._classes = {name: number for number, name in enumerate(tokens)}
 

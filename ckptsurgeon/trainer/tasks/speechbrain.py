@@ -112,8 +112,8 @@ class SpeechBrain(TranscribedTask):
         if model not in self._brains:
             if not isinstance(model, BrainModules):
                 raise ConfigError(
-                    f"{escape(self.settings.task)} is a Brain of SpeechBrain, and the model {type(model).__name__} is "
-                    "not the modules of a hyperparams.yaml.",
+                    f"{escape(self.settings.task)} is a Brain of SpeechBrain. It trains the modules of a "
+                    f"hyperparams.yaml, but the model is {type(model).__name__}.",
                     hint="Write model: {speechbrain: hyperparams.yaml}, without an entry.",
                 )
             _check_state(model)
