@@ -83,7 +83,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return len(self._shown)
 
     def items(self) -> ItemsView[str, TensorInfo]:
-        """Return the keys and headers without a look-up for each."""
+        """Return the (key, TensorInfo) pairs of all tensors, without a look-up of each key."""
         return self._shown.items()
 
     def __repr__(self) -> str:
@@ -117,7 +117,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """The texts stored with tensors: safetensors' ``__metadata__``; in other formats, a copy in the recipe."""
+        """The texts stored with the tensors: ``__metadata__`` of safetensors; else the copy in ckptsurgeon's recipe."""
         return self.header.metadata or _metadata_kept(self.header.recipe)
 
     @property
@@ -127,12 +127,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def stripped(self) -> tuple[str, ...]:
-        """The wrappers removed from the keys, outermost first."""
+        """The wrappers (prefixes such as ``module``) that were removed from the keys, outermost first."""
         return self._view.stripped
 
     @property
     def _shard(self) -> tuple[str, int]:
-        """The name of the file if it is one shard by its name, and how many there are; 0 if it is not."""
+        """The name of the file, and the number of shards that this name gives.
+
+        ``model-00001-of-00002.safetensors`` gives 2; a file that is not a shard gives 0. The name is '' if the
+        checkpoint is not one file.
+        """
         name = next((file.name for name, file in self.header.handles.items() if not name), "")
         return name, shards_of(name)
 
@@ -158,7 +162,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
-        """The other entries of the file: epochs, optimizers, arguments; opaque if their class is unknown."""
+        """The entries of the file other than its tensors, such as epochs, optimizers and arguments.
+
+        An object of an unknown class is described by the name of its class; it is not rebuilt.
+        """
         aside = {key: self._tensors[key] for key in self._view.aside}
         return extras_of(self.header.tree, self._keys, self._entries, aside)
 
@@ -168,7 +175,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return names_to(self.header.tree, self._keys)
 
     def to_carry(self) -> list[ExtraEntry]:
-        """Return the entries next to the tensors; ``why`` is set for those that cannot be written into another file."""
+        """Return the entries of the file other than its tensors, as candidates for an output.
+
+        ``why`` of an entry is the reason if it cannot be written into another file, else empty.
+        """
         aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._view.aside]
         entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
         if self.root_names is None:  # written as dicts by name, they would be in another place
@@ -236,7 +246,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return materialise(self, key, self[key])
 
     def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
-        """Return the same checkpoint with the wrappers removed from its keys.
+        """Return the same checkpoint with wrappers (prefixes such as ``module.``) removed from its keys.
 
         A wrapper stays if the keys of ``destination`` have the same one. If ``stripped`` is given, exactly those
         wrappers are removed.
@@ -255,13 +265,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def stored_key(self, key: str) -> str:
-        """Return the key as it is in the file."""
+        """Return the key that a tensor has in the file, with wrappers such as ``module.`` that were removed."""
         return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
         """Return another Checkpoint of the same open file, whose ``close`` leaves the file open.
 
-        ``root`` selects another state dict of the file. Raises SourceError if the file is closed.
+        ``root`` is the dotted path of another state dict of the file; ``unwrap`` removes wrappers such as ``module.``
+        from the keys. Raises SourceError if the file is closed.
         """
         if self.closed:
             raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it later.")
@@ -276,13 +287,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def close(self) -> None:
-        """Close the files, except if ``lent`` made this; afterwards values can no longer be read, but headers can."""
+        """Close the files. Afterwards headers can still be read, but no values.
+
+        A Checkpoint that ``lent`` returned leaves the files open.
+        """
         for file in () if self._is_lent else self.header.handles.values():
             file.close()
 
 
 def _metadata_kept(recipe: str | None) -> dict[str, str]:
-    """Return the metadata stored in a recipe, for formats that have no other place for metadata."""
+    """Return the metadata stored in a recipe, for formats that have no other place for it; {} if there is none."""
     try:
         kept = json.loads(recipe or "{}").get("metadata", {})
         return {key: value for key, value in kept.items() if isinstance(value, str)}

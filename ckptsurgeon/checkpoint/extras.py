@@ -1,4 +1,4 @@
-"""Lists the entries of a file next to its state dict: values to show, and entries that another file can take."""
+"""Lists the entries of a file other than the tensors of its state dict, to show them or to copy them to an output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def extras_of(
 ) -> tuple[Extra, ...]:
     """Return the entries of a file other than the tensors of its state dict; beyond a limit they are only counted.
 
-    They are next to the state dict, among its tensors, or tensors set aside (``aside``).
+    ``tree`` is the content of the file, ``keys`` is the path in it to the state dict, and ``entries`` are those of the
+    state dict. ``aside`` has tensors that are not the model's, such as the counter of an averaged model.
     """
     every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
     counter = _TensorCounter()
@@ -53,8 +54,8 @@ def extras_of(
 def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:
     """Yield (place, key, value) of each entry in or around the state dict that is not one of its tensors.
 
-    ``tree`` is the whole file, ``keys`` lead from there to the state dict, whose ``entries`` are given. The place is
-    the names of the dicts that contain the entry.
+    ``tree`` is the content of the file, ``keys`` is the path in it to the state dict, and ``entries`` are those of the
+    state dict. ``place`` has the names of the dicts that contain the entry, outermost first.
     """
     node, place = tree, Place()
     for taken in keys:
@@ -71,7 +72,7 @@ def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -
 
 
 def _described(key: str, value: Any, counter: _TensorCounter) -> Extra:
-    """Return the description of a value, without running anything."""
+    """Return the type of an entry, and its value if it is small plain data; no code of the file is run."""
     if value is None or isinstance(value, (bool, int)):
         return Extra(key, type(value).__name__, value if _fits(value) else None)
     if isinstance(value, float):
@@ -102,20 +103,23 @@ def _container(key: str, value: Any, counter: _TensorCounter) -> Extra:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether a value can be shown inside a list: a container cannot, since it may be nested without end."""
+    """Return whether a value is shown as an item of a list: a finite number or a short text, but not a container."""
     if isinstance(value, (bool, int)):
         return _fits(value)
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
 class _TensorCounter:
-    """Counts the tensors in nested containers, and visits a limited number of values for each file."""
+    """Counts the tensors in nested containers of one file; the number of values that it visits is limited."""
 
     def __init__(self) -> None:
         self._left = limits.COUNTED
 
     def tensors_in(self, value: Any) -> int | None:
-        """Return the number of tensors in nested containers, each counted once; None if the limit is reached."""
+        """Return the number of tensors in a value and in the containers inside it; None if the limit is reached.
+
+        A container that occurs several times is counted once.
+        """
         waiting, seen, tensors = [value], set[int](), 0
         while waiting:
             node = waiting.pop()
@@ -140,9 +144,10 @@ TOO_MUCH = "the file has too many entries to search"
 
 @dataclass(frozen=True)
 class ExtraEntry:
-    """An entry next to the tensors: ``place`` has the names of the dicts that contain it.
+    """An entry of a file other than its tensors; ``name`` is its dotted path, ``key`` the last part of the path.
 
-    ``why`` is the reason if the entry cannot be written into another file, else empty.
+    ``place`` has the names of the dicts that contain it. ``why`` is the reason if the entry cannot be written into
+    another file, else empty.
     """
 
     name: str
@@ -153,7 +158,7 @@ class ExtraEntry:
 
 
 def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return a path through a file as names; None if it leads through lists, objects or keys that are not texts."""
+    """Return a path in a file as names; None if it leads through a list, an object or a key that is not a text."""
     for key in keys:
         if not (isinstance(tree, dict) and type(key) is str):
             return None
@@ -162,7 +167,10 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 
 
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
-    """Yield an ExtraEntry for each (place, key, value); one limit holds for all, since they may share values."""
+    """Yield an ExtraEntry for each (place, key, value); its ``why`` is set if it cannot be written into another file.
+
+    The limit of searched values holds for all entries together, since they may share values.
+    """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):
         if type(key) is not str:
@@ -180,7 +188,10 @@ class _SearchLimit:
         self._characters = limits.CARRIED_TEXT
 
     def why_not_plain(self, value: Any) -> str:
-        """Return why a value cannot be written into another file; '' if it can: numbers, texts, None, lists, dicts."""
+        """Return why a value cannot be written into another file; '' if it can.
+
+        Only numbers, texts, None, and lists and dicts of these can be written.
+        """
         waiting = [(value, 0)]
         while waiting:
             node, depth = waiting.pop()

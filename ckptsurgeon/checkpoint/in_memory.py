@@ -1,4 +1,4 @@
-"""Makes checkpoints of tensors in memory: headers of dicts, arrays and live modules."""
+"""Describes dicts of tensors, numpy arrays and modules in memory by a Header, as if they were read from a file."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ def is_array(value: object) -> bool:
 
 
 def array_info(value: Any, storage_at: StorageAt) -> Any:
-    """Return the header of a numpy array of numbers, and a plain number for a numpy scalar.
+    """Return the TensorInfo of a numpy array of numbers, or the plain Python value of a numpy scalar.
 
-    Any other array gives an OpaqueResult. An array with negative strides is copied.
+    ``storage_at`` is a function that returns the Storage of the array's bytes. An array of anything else gives an
+    OpaqueResult. An array with negative strides is copied.
     """
     import numpy as np
 
@@ -98,7 +99,7 @@ def _strided(array: Array, dtype: str, storage_at: StorageAt) -> TensorInfo:
 
 
 def _stride(array: Array) -> tuple[int, ...] | None:
-    """Return strides in elements, None if one is negative or not a multiple of the element size."""
+    """Return the strides of an array in elements; None if one is negative or not a multiple of the element size."""
     steps = [divmod(step, array.itemsize) for step in array.strides]
     usual = all(size == 1 or (step >= 0 and not rest) for size, (step, rest) in zip(array.shape, steps, strict=True))
     return tuple(max(step, 0) for step, _ in steps) if usual else None
@@ -119,12 +120,12 @@ def is_module(value: object) -> bool:
 
 
 def holds_tensors(value: object) -> bool:
-    """Return whether nested dicts and lists contain a tensor."""
+    """Return whether a value is a tensor, an array or a module, or a nested dict or list that contains one."""
     return tensor_in(value)
 
 
 def is_given(value: object) -> bool:
-    """Return whether a value is of a type that stands for one checkpoint; a list, for example, stands for several."""
+    """Return whether a value can be opened as one checkpoint by its type: a path, a Checkpoint, a dict or a module."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
 
 
@@ -141,7 +142,7 @@ def check_given(value: object) -> None:
 
 
 def path_of(given: object) -> str:
-    """Return the name of a checkpoint in messages: its path, ``<dict>``, or ``<Net>`` of a module of that class."""
+    """Return the name of a checkpoint in messages: its path, ``<dict>``, or ``<Net>`` for a module of the class Net."""
     if isinstance(given, Checkpoint):
         return given.path
     if isinstance(given, (str, os.PathLike)):
@@ -162,7 +163,7 @@ _SCALARS = (bool, int, float, complex, str, bytes)
 
 
 def tensor_in(value: object) -> bool:
-    """Return whether nested dicts and lists contain a tensor."""
+    """Return whether a value is a tensor, an array or a module, or a nested dict or list that contains one."""
     waiting, seen = deque([value]), set[int]()
     while waiting:
         one = waiting.popleft()
@@ -175,7 +176,7 @@ def tensor_in(value: object) -> bool:
 
 
 def header_in_memory(given: object, name: str) -> Header:
-    """Return the header of a dict of tensors or a module, like that of a file."""
+    """Return the Header of a dict of tensors or of a module; ``name`` is its name in error messages."""
     walk = _Walk()
     with no_collection():
         tree = walk.tree(given)
@@ -185,7 +186,10 @@ def header_in_memory(given: object, name: str) -> Header:
 
 
 class _Walk:
-    """Turns nested values in memory into the tree of a header; shared containers and shared bytes occur once in it."""
+    """Turns nested values in memory into the ``tree`` of a Header.
+
+    A container or a run of bytes that several values share occurs once in the tree.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[MemorySegment] = []
@@ -196,7 +200,7 @@ class _Walk:
         self._waiting: deque[tuple[Any, Any, Any]] = deque()
 
     def tree(self, given: object) -> Any:
-        """Return the tree for a value."""
+        """Return nested dicts and lists like those of ``given``, with a TensorInfo in place of each tensor."""
         top: dict[str, Any] = {}
         self._waiting.append((top, "", given))
         while self._waiting:
@@ -224,7 +228,10 @@ class _Walk:
         return made
 
     def _storage(self, place: Place, piece: MemorySegment | None, *, big_endian: bool) -> Storage:
-        """Return the run of bytes at a place in memory: always the same one for the same place."""
+        """Return the Storage of the bytes at ``place`` in memory: always the same object for the same place.
+
+        ``piece`` reads these bytes; it is None if there are none.
+        """
         if piece is None:
             return Storage("", self._size, 0)
         known = self._storages.get(place)
@@ -236,7 +243,10 @@ class _Walk:
 
 
 def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
-    """Return an empty container like ``value``, and the (key, value) pairs to put into it."""
+    """Return an empty container for the content of ``value``, and the (key, item) pairs to put into it.
+
+    A module gives those of its ``state_dict()``. A value that is not a container gives an OpaqueResult without items.
+    """
     if is_module(value):
         value = value.state_dict(keep_vars=True)
     if isinstance(value, Mapping):
@@ -252,6 +262,6 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number or text of a subclass as its base type, any other value unchanged."""
+    """Return a number or text whose type is a subclass (an IntEnum, say) as its base type; other values unchanged."""
     kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
     return value if kind is None or type(value) is kind else kind(value)

@@ -27,7 +27,10 @@ _PIECE = 1 << 20
 
 
 class OpenFiles(Protocol):
-    """What reading a tensor needs of a checkpoint: its path, its open files, and the storages already checked."""
+    """What is needed of a checkpoint to read a tensor: its path, its open files, and the storages already checked.
+
+    ``checked`` has the storages whose checksum was found to be right.
+    """
 
     path: str
     checked: set[Storage]
@@ -38,9 +41,9 @@ class OpenFiles(Protocol):
 
 
 def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
-    """Return the part of a storage that a tensor uses; the checksum of the whole storage is checked the first time.
+    """Return the bytes of a tensor, from its first to its last element in the storage.
 
-    Raises FormatError if the checksum is wrong.
+    The first time that a storage is read, the checksum of all its bytes is checked. Raises FormatError if it is wrong.
     """
     file, storage = checkpoint.file(info), info.storage
     assert storage is not None
@@ -62,7 +65,7 @@ def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
 
 
 def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
-    """Return a checksum of a storage, read in pieces."""
+    """Return the checksum that ``sum_of`` (CRC-32 or CRC-32C) computes of a storage, which is read in pieces."""
     buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
     at, crc = 0, 0
     while at < storage.nbytes:
@@ -74,7 +77,10 @@ def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int
 
 
 def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return one tensor; raises FormatError if its values cannot be read or fail their checksum."""
+    """Read the values of the tensor ``key``, and return it as a ``torch.Tensor`` on the CPU.
+
+    Raises FormatError if the values cannot be read or fail their checksum.
+    """
     try:
         with torch.device("cpu"):  # whatever the caller's default is
             return _materialised(checkpoint, key, info)
@@ -104,7 +110,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 
 
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return a tensor that is computed from others."""
+    """Return a tensor that is computed from stored ones, as ``info.made`` says: concatenated, sliced or cast, say."""
     made = info.made
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
@@ -131,7 +137,7 @@ def _dtype(info: TensorInfo) -> torch.dtype:
 
 
 def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
-    """Return the tensor with its own strides over a copy of its bytes."""
+    """Return the tensor made of a copy of its stored bytes, with the strides that ``info`` gives."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
     data = checked_bytes(checkpoint, info)

@@ -45,7 +45,7 @@ def open_checkpoint(
 
 
 def _source(uri: str) -> Source:
-    """Return the file or folder at a path or URI, or the member of an archive that a path leads to."""
+    """Return the file or folder at a path or URI, or the member of an archive, as in ``models.zip/a.pth``."""
     try:
         return open_source(uri)
     except SourceError:
@@ -58,9 +58,10 @@ def _source(uri: str) -> Source:
 def checkpoint_of(
     source: Source, uri: str, root: str | None = None, *, unwrap: bool = True, notes: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """Return the checkpoint in an open file or folder, which messages call ``uri``; raises as ``open_checkpoint``.
+    """Return the Checkpoint in an open file or folder; ``uri`` is its name in messages.
 
-    ``notes`` come before those of the header.
+    ``root`` and ``unwrap`` mean the same as in ``open_checkpoint``, and the same errors are raised. ``notes`` are put
+    before the notes of the header.
     """
     folder, around = folder_of_model(source), folder_around(source)
     header = read_header(source)

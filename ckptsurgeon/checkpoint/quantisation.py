@@ -44,14 +44,14 @@ OF_RUN = "best.safetensors"
 
 
 def folder_of_model(source: Source) -> Folder | None:
-    """Return the model folder of a source: the source itself, or the folder of a file named like a model's weights."""
+    """Return ``source`` if it is a folder, or the folder of a file named like a model's weights; else None."""
     if isinstance(source, Folder):
         return source
     return source.folder() if has_weights([source.name]) or source.name == OF_RUN else None
 
 
 def folder_around(source: Source) -> Folder | None:
-    """Return the folder of a source: the source itself, or the folder of a file of any name; None if there is none."""
+    """Return ``source`` if it is a folder, or the folder that the file is in; None if this folder cannot be read."""
     if isinstance(source, Folder):
         return source
     with suppress(CheckpointError):
@@ -79,12 +79,19 @@ def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
 
 
 def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the settings of quantisation in the first of ``names`` that has any; ``read`` returns a file's JSON."""
+    """Return the settings of quantisation in the files ``names`` of a folder; {} if there are none.
+
+    If several files have settings, a fixed order of precedence decides. ``read`` is a function that returns the parsed
+    JSON of a file.
+    """
     return next((found for _, found in _each_settings(names, read)), {})
 
 
 def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each file with settings of quantisation, and the settings, in order of precedence."""
+    """Yield (file name, settings) of each file among ``names`` that has settings of quantisation, by precedence.
+
+    ``read`` is a function that returns the parsed JSON of a file.
+    """
     for name in _FILES:
         if name in names:
             document = read(name)
@@ -96,14 +103,18 @@ def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterat
 
 
 def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return MLX's own settings in a config.json that has a ``quantization_config`` of MLX too, with other values."""
+    """Return the section ``quantization`` of a config.json, which MLX reads, if it differs from ``found``; else {}.
+
+    ``found`` is the ``quantization_config`` of the same file. If that has a ``quant_method``, MLX did not write it, and
+    {} is returned.
+    """
     own = document.get(_MLX) if isinstance(document, dict) else None
     is_other = isinstance(own, dict) and own != found and "quant_method" not in found
     return own if isinstance(own, dict) and is_other and {"bits", "group_size"} <= {*own, *found} else {}
 
 
 def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
-    """Return the settings of quantisation of each file of a folder, by its name."""
+    """Return the settings of quantisation in a folder, by the name of the file that has them; {} if there are none."""
     with suppress(CheckpointError):
         if folder is not None:
             return dict(_each_settings(folder.names(), lambda name: _document(folder, name)))
@@ -120,7 +131,7 @@ def configuration(folder: Folder) -> dict[str, Any]:
 
 
 def in_other_shards(shard: str, folder: Folder | None) -> list[str]:
-    """Return the keys that an index in a folder has in other files than ``shard``, which it names."""
+    """Return the keys of the other shards, from an index in ``folder`` that names ``shard``; [] if there is none."""
     with suppress(CheckpointError):
         for name in folder.names() if folder is not None else ():
             document = _document(folder, name) if folder is not None and name.endswith(".index.json") else None

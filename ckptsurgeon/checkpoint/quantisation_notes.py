@@ -1,4 +1,4 @@
-"""Notes on quantised tensors that contradict the settings of quantisation beside them, or each other."""
+"""Makes notes on quantised tensors that contradict each other, or the settings of quantisation in nearby files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
 
 
 def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the parts whose shapes do not fit the codes, with the names of their quantised tensors."""
+    """Return the parts (such as ``qzeros``) whose shapes do not fit the codes, with the names of these tensors."""
     found: dict[str, list[str]] = {}
     for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
         found.setdefault(part, []).append(name)
@@ -61,7 +61,11 @@ def contradictory(
     unfit: Mapping[str, Sequence[str]],
     elsewhere: Sequence[str],
 ) -> Iterator[str]:
-    """Yield a note for each setting that the codes contradict; ``elsewhere``: keys of other shards."""
+    """Yield a note for each setting of quantisation that the quantised tensors contradict.
+
+    ``unfit`` has parts whose shapes do not fit the codes, with the names of their tensors. ``elsewhere`` has the keys
+    of the other shards.
+    """
     others = {name for names in unfit.values() for name in names}
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
         shows = f"{_subject(fact.verb, count(len(names), 'quantised tensor'), names)} {escape(fact.found)}"
@@ -89,7 +93,10 @@ def _subject(verb: str, number: str, names: Sequence[str]) -> str:
 
 
 def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) -> Iterator[str]:
-    """Yield a note if, by its settings, no codes of a model are as wide as its config.json gives."""
+    """Yield a note if no quantised layer has as many columns as config.json says (``hidden_size``).
+
+    The number of columns is computed from the codes by the settings of quantisation.
+    """
     found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
     if folder is None or not any(GATE in one.name for one in found):
         return
@@ -112,7 +119,10 @@ def unlike_others(
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    """Yield which weights are stored otherwise than those like them: plainly, twice, with parts that do not fit."""
+    """Yield notes on weights stored differently from similar ones: not quantised, stored twice, or with unfit parts.
+
+    ``unfit`` has parts whose shapes do not fit the codes, with the names of their tensors.
+    """
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
     if plain:
@@ -130,9 +140,9 @@ def unlike_others(
 def disagreeing_files(
     path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield notes where files contradict the first one that has settings of the same codes.
+    """Yield notes on settings of quantisation that differ from those in the first file that has any.
 
-    ``metadata`` are the settings in the file of the weights, ``files`` those of the files next to it.
+    ``metadata`` are the settings in the file of the weights; ``files`` are those of the files next to it, by name.
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))
@@ -145,7 +155,7 @@ def disagreeing_files(
 
 
 def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the settings of ModelOpt are of 4-bit or 8-bit floats, and no codes are such."""
+    """Yield a note if the settings of ModelOpt name 4-bit or 8-bit floats, but no tensor has such an encoding."""
     own = modelopt.get("quantization")
     algorithm = str(own.get("quant_algo")) if isinstance(own, dict) else ""
     wanted = next((kinds for word, kinds in OF_MODELOPT.items() if word in algorithm), ())
@@ -165,10 +175,10 @@ def missing_settings(
     metadata: Mapping[str, str],
     elsewhere: Callable[[], Sequence[str]],
 ) -> Iterator[str]:
-    """Yield a note if config.json has no settings of quantisation but there are codes, or the opposite.
+    """Yield a note if tensors are quantised but config.json has no settings of quantisation, or the opposite.
 
-    ``settings`` are those of the codes, which transformers does not look for in ``metadata``; ``elsewhere`` gives the
-    keys of a shard's other shards, which may have codes.
+    ``settings`` are those that were found; transformers does not find settings that are only in ``metadata``.
+    ``elsewhere`` is a function that returns the keys of the other shards, whose tensors may be quantised.
     """
     if folder is None:
         return
@@ -192,7 +202,7 @@ def missing_settings(
 
 
 def _speaks_of_it(config: Mapping[str, Any]) -> bool:
-    """Return whether any field of a configuration, at any depth, is named after quantisation."""
+    """Return whether any field of a configuration, at any depth, has "quant", "quip" or "compression" in its name."""
     level: list[Any] = [config]
     while level:
         one = level.pop()
@@ -204,7 +214,7 @@ def _speaks_of_it(config: Mapping[str, Any]) -> bool:
 
 
 def _could_be_quantised(key: str, info: TensorInfo) -> bool:
-    """Return whether a tensor is a weight of a layer, as a plain number."""
+    """Return whether a tensor is the weight matrix of a layer in plain floats, which most methods would quantise."""
     if len(info.shape) != 2 or min(info.shape) < SMALLEST or not key.endswith(".weight"):
         return False
     is_float = DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8

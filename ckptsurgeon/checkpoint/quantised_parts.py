@@ -1,4 +1,4 @@
-"""Says which parts of quantised tensors are missing from all of them, left over, or unlike those of the others."""
+"""Makes notes on parts of quantised tensors, such as scales: missing, left over, or unlike those of other tensors."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def notes_on_parts(
     *,
     is_whole: bool,
 ) -> Iterator[str]:
-    """Yield notes on parts that are missing from all quantised tensors, left beside plain weights, or named otherwise.
+    """Yield notes on parts, such as scales, that all quantised tensors lack, or that are left beside plain weights.
 
-    ``elsewhere`` has the keys of the other shards; ``is_whole`` is not set if there are shards that no index lists.
+    Parts that are named or stored unlike those of the other tensors get a note, too. ``elsewhere`` has the keys of the
+    other shards. ``is_whole`` is False if there are other shards that no index lists.
     """
     lacking = list(_scaleless(path, codes, settings, elsewhere))
     if not lacking and is_whole:
@@ -47,7 +48,7 @@ def notes_on_parts(
 def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a note for each part that the method of the settings needs and no quantised tensor has, or few."""
+    """Yield a note for each part, such as a scale, that the quantisation method needs but all or most tensors lack."""
     others = frozenset(elsewhere)
     asked = needed_parts(codes, tensors, settings, others), static_activations(codes, tensors, settings, others)
     for one in chain(*asked):
@@ -57,7 +58,10 @@ def _lacking_in_all(
 
 
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on plain weights with the scales of codes beside them, by the names of these."""
+    """Yield notes on plain weights with scales beside them, which only quantised tensors need.
+
+    There is one note for all weights that have scales of the same names.
+    """
     found: dict[tuple[str, ...], list[str]] = {}
     for name, ends in plain_with_scales(codes, tensors, settings):
         found.setdefault(ends, []).append(name)
@@ -70,7 +74,10 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
 
 
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on scales of another name, and codes of another dtype, than those of the others or the settings."""
+    """Yield notes on scales that are named, and on codes whose dtype is, unlike those of the other tensors.
+
+    Scales with a name that loaders do not look for, by the settings of quantisation, get a note, too.
+    """
     wanted, names = of_another_scale(codes, settings)
     if names:
         inverse = wanted.endswith("_inv")
@@ -85,7 +92,10 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 
 def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
-    """Yield notes on parts that quantised tensors lack but similar ones have; ``elsewhere``: keys of other shards."""
+    """Yield notes on parts, such as scales, that some quantised tensors lack and similar ones have.
+
+    ``elsewhere`` has the keys of the other shards.
+    """
     for one in broken_partners(codes, tensors, frozenset(elsewhere)):
         number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
         like, part = f"{one.others} like {'it' if is_one else 'them'} have", escape(one.part)
@@ -99,7 +109,7 @@ def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: 
 def _scaleless(
     path: str, codes: QuantisedTensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Say that no codes have scales, though the settings are of a method that decodes by them."""
+    """Yield a note if no quantised tensor has scales, though the quantisation method in the settings needs them."""
     method = stores_codes(settings)
     names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]
     if method and len(names) == len(codes.tensors) and names and not elsewhere:

@@ -51,7 +51,7 @@ class SearchLimit:
 
 
 def is_module(node: Any) -> bool:
-    """Return whether a pickled object has the attributes of every ``nn.Module``."""
+    """Return whether a pickled object has the attributes that every ``nn.Module`` has, such as ``_parameters``."""
     return isinstance(node, OpaqueResult) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
 
 
@@ -105,7 +105,7 @@ _NAMES_LISTED = 100
 
 @dataclass(frozen=True)
 class Root:
-    """A state dict and its dotted path; '' is the top level.
+    """A state dict in a file: its dotted path ('' is the top level), its entries, and how many of them are tensors.
 
     ``keys`` is the same path as a list of keys, indices and attributes, since a name may contain dots.
     """
@@ -117,12 +117,12 @@ class Root:
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
-    """Return the state dict of a file and the others that were not chosen.
+    """Return the state dict of a file, and the others in it that were not chosen.
 
-    ``wanted`` is the dotted path of the one to return, "." for the top level. If it is None, the first of these is
-    returned: the top level, if it has tensors and no entry of ``NAMED_ROOTS`` has more; the first entry of
-    ``NAMED_ROOTS``; the only state dict. Raises ConfigError if ``wanted`` does not exist or no choice is obvious,
-    FormatError if the file has no state dict.
+    ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, "." for the
+    top level. If it is None, the first of these is returned: the top level, if it has tensors and no entry of
+    ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS``; the only state dict. Raises ConfigError if ``wanted``
+    does not exist or no choice is obvious, FormatError if the file has no state dict.
     """
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
@@ -170,7 +170,10 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
 
 
 def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
-    """Return the value at a dotted path, and the path as keys; where keys have dots, the longest that fits is taken."""
+    """Return the value at a dotted path and the path as keys; (None, ()) if there is none.
+
+    Keys may contain dots: the longest key that fits is taken.
+    """
     keys: list[Any] = []
     while path:
         children = {key_text(key): (key, child) for key, child in _children(node)}
@@ -219,7 +222,7 @@ def _is_optimizer(node: Any) -> bool:
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a container, by key, index or attribute; empty if the value is not a container."""
+    """Return the (key, value) pairs of a dict, list, tuple or pickled object; none for any other value."""
     if isinstance(node, dict):
         return node.items()
     if isinstance(node, (list, tuple)):
@@ -237,7 +240,7 @@ def _tensors(entries: Mapping[Any, Any]) -> int:
 
 
 def _state_dict(node: Any, allowed: SearchLimit) -> Mapping[Any, Any]:
-    """Return the entries of a mapping, or the state dict of a module that was pickled whole."""
+    """Return the entries of a dict, or the state dict of a module that was pickled as a whole; {} for other values."""
     if is_module(node):
         return dict(module_tensors(node, allowed))
     return node if isinstance(node, dict) else {}
@@ -269,7 +272,7 @@ def _contents_of(tree: dict[Any, Any]) -> str:
 
 
 def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
-    """Return the entries of a dict that are tensors with a text as key, in its order."""
+    """Return the entries of a state dict that are tensors and whose key is a text, in their order."""
     if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
         return root.entries  # the usual case
     return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}

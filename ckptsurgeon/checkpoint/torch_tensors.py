@@ -36,7 +36,7 @@ class TensorBytes:
         self.nbytes = nbytes
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError if the storage has shrunk."""
+        """Copy bytes from ``offset`` on until ``view`` is full; raises SourceError if the storage became smaller."""
         begin = self._begin + offset
         if self._storage.nbytes() < begin + len(view):
             raise SourceError("a tensor in memory has lost its storage since it was opened.")
@@ -58,7 +58,7 @@ class ArrayBytes:
         self.nbytes = int(flat.nbytes)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``."""
+        """Copy bytes from ``offset`` on until ``view`` is full."""
         view[:] = self._flat[offset : offset + len(view)].data
 
 
@@ -79,13 +79,17 @@ class OpaqueTensor:
 
 
 def is_tensor(value: object) -> bool:
-    """Return whether a value is a tensor of torch's, without importing torch."""
+    """Return whether a value is a ``torch.Tensor``, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def tensor_info(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
-    """Return the header of a tensor, whose values are not copied; ``opaque`` is the reason if they cannot be read."""
+    """Return the TensorInfo of a tensor, without copying its values.
+
+    ``storage_at`` is a function that returns the Storage of the tensor's bytes. If the values are not plain bytes,
+    ``opaque`` of the result is the reason.
+    """
     try:
         why = _why_opaque(tensor)
         return _opaque(tensor, why) if why else _strided(tensor, storage_at)
@@ -128,7 +132,7 @@ def _why_opaque(tensor: torch.Tensor) -> str:
 
 
 def _opaque(tensor: torch.Tensor, why: str) -> TensorInfo:
-    """Return the header of a tensor that cannot be described further; the tensor itself is kept in it."""
+    """Return the TensorInfo of a tensor whose values are not plain bytes; it has the tensor and the reason ``why``."""
     dtype = _dtype(tensor)
     return TensorInfo(
         dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(OpaqueTensor(tensor),)

@@ -24,7 +24,7 @@ COUNTER = "n_averaged"
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """The result of stripping: ``stored`` maps each shown key to its key in the file.
+    """The keys of a state dict without wrappers such as ``module``; ``stored`` maps each to its key in the file.
 
     An entry of ``stripped`` is a wrapper at the front of keys, or the path to a wrapper behind others that stay
     (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the counter of an averaged model.
@@ -38,7 +38,7 @@ class Unwrapping:
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
-    """Return the keys without their wrappers, except wrappers that the keys of ``destination`` have, too.
+    """Return the keys without wrappers such as ``module.``, except wrappers that the keys of ``destination`` have, too.
 
     Wrappers are stripped until none is left. No prefix is ever added to a key.
     """
@@ -77,7 +77,7 @@ def _strip(stored: dict[str, str], stripped: Sequence[str]) -> Unwrapping:
 
 
 def _chain(keys: Collection[str]) -> tuple[str, ...]:
-    """Return the wrappers that every key begins with, outermost first; counters of averaged models do not matter."""
+    """Return the wrappers that every key begins with, outermost first; a counter ``n_averaged`` may lack them."""
     found: list[str] = []
     prefix = ""
     while True:
@@ -91,9 +91,9 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return the number of wrappers to strip for the most keys in ``destination``; None if no key gets there.
+    """Return how many wrappers to strip so that the most keys are in ``destination``; None if no key would be.
 
-    This tells a wrapper from a submodule of the destination with the same name.
+    So a submodule of the destination that is named like a wrapper is not stripped.
     """
     if not destination:
         return None
@@ -105,7 +105,11 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return the wrappers of ``chain`` to strip: all except those that ``other`` has too, matched from the inside."""
+    """Return the wrappers of ``chain`` to strip: those that ``other`` does not have.
+
+    The two are compared from the innermost wrapper on. A wrapper behind others that stay is returned with their path,
+    as ``_orig_mod.module``.
+    """
     left = list(other)
     keep = []
     for wrapper in reversed(chain):
@@ -123,7 +127,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix of the destination's keys that the shown keys need to match them; '' if it would not help."""
+    """Return the prefix that ``shown`` keys need to match keys of ``destination``; '' if none is needed or helps."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""
@@ -131,13 +135,13 @@ def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """Return the path of ``name`` next to ``path``, in the same module."""
+    """Return the path of ``name`` in the same module as ``path``: ``a.c`` for the path ``a.b`` and the name ``c``."""
     above = path.rpartition(".")[0]
     return f"{above}.{name}" if above else name
 
 
 def _without(key: str, wrapper: str) -> str:
-    """Return a key without the wrapper at the end of the path ``wrapper``."""
+    """Return a key without the last part of the prefix ``wrapper``; unchanged if the key does not begin with it."""
     if not key.startswith(f"{wrapper}."):
         return key
     return _beside(wrapper, key[len(wrapper) + 1 :])
