@@ -1,6 +1,6 @@
-"""A zip or tar archive with a checkpoint in it, as a folder: members are read in place, never extracted.
+"""Presents a zip or tar archive with a checkpoint in it as a folder: members are read in place, never extracted.
 
-ESPnet packs models so (``espnet2.bin.pack``: a zip), and NeMo (``.nemo``: a tar). Members must be stored without
+ESPnet packs models into such a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). Members must be stored without
 compression.
 """
 
@@ -37,16 +37,17 @@ _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
 
 
 class _Place(NamedTuple):
-    """Where a member's bytes are in the archive: offset and number."""
+    """The place of a member in the archive: the offset of its bytes, and how many there are."""
 
     offset: int
     size: int
 
 
 def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
-    """Return an archive as a folder; None if the file is not one, or if no checkpoint in it can be read in place.
+    """Return the folder of an archive that has a checkpoint; None if there is none that can be read in place.
 
-    A folder that alone holds everything is entered. Raises FormatError or UnsafeError if the archive is broken.
+    ``head`` has the first bytes of the file. As long as a folder of the archive has nothing but one subfolder, this
+    subfolder is searched. Raises FormatError or UnsafeError if the archive is broken.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
     if folder is None:
@@ -57,7 +58,10 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return the whole archive; None if it is none, or one of torch's, or if a checkpoint in it is compressed."""
+    """Return a whole archive as a folder; None if the file is no archive, or torch wrote it.
+
+    None, too, if a checkpoint in a zip archive is compressed. ``head`` has the first bytes of the file.
+    """
     if head.startswith(b"PK"):
         archive = read_archive(file)
         packed = [name for name, one in archive.entries.items() if one.method != STORED and is_weights(name)]
@@ -93,7 +97,7 @@ def open_member(path: str) -> Member | None:
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
-    """Return the header of a checkpoint in an archive, with the archive among its files and with a note on it."""
+    """Return the header of a checkpoint in an archive, with the archive added to its files and a note about it."""
     read = {one.name for one in header.files}
     others = [name for name in folder.names() if name not in read]
     note = f"read in place, in the archive: {listing(sorted(read), 2, where='')}"
@@ -107,7 +111,7 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
 
 
 class ArchiveFolder:
-    """A folder in an archive, or the whole archive; ``within`` is its path in it, '' or ending in a slash."""
+    """A folder in an archive, or the whole archive; ``within`` is its path in the archive, '' or ending in a slash."""
 
     def __init__(self, archive: File, places: Mapping[str, _Place], within: str = "") -> None:
         self.uri = f"{archive.uri}/{within}".rstrip("/")
@@ -123,31 +127,31 @@ class ArchiveFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether one of its files is a checkpoint by its name, or names one."""
+        """Whether a file directly in this folder is a checkpoint by its name, or describes one (``CKPT.yaml``)."""
         return any(is_weights(name) or name in _SAVED for name in self.names())
 
     @property
     def way_in(self) -> str:
-        """The folder in it to look for a checkpoint in: the only one if there is nothing else, or NeMo's; else ''."""
+        """The subfolder to search: the only one if there are no files, or ``model_weights`` of NeMo; else ''."""
         names, folders = self.names(), self.folders()
         if _NEMO_CONFIG in names:
             return _NEMO_WEIGHTS if _NEMO_WEIGHTS in folders else ""
         return folders[0] if len(folders) == 1 and not names else ""
 
     def names(self) -> list[str]:
-        """Return the names of the files in it, sorted."""
+        """Return the names of the files in this folder, sorted."""
         return sorted(path for path in self._paths if "/" not in path)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted."""
+        """Return the names of the subfolders of this folder, sorted."""
         return sorted({path.partition("/")[0] for path in self._paths if "/" in path})
 
     def inside(self, name: str) -> ArchiveFolder:
-        """Return a folder in it."""
+        """Return the subfolder ``name`` of this folder."""
         return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/")
 
     def file(self, name: str) -> Member:
-        """Return a file in it; raises FormatError if there is none."""
+        """Return the file ``name`` of this folder; raises FormatError if there is none."""
         place = self._places.get(self._within + name)
         if place is None:
             raise FormatError(f"{escape(self.uri)} has no {escape(name)} in it.", rule="missing member")
@@ -155,7 +159,7 @@ class ArchiveFolder:
 
 
 class Member(FileSlice):
-    """A member of an archive, as a file of its own; ``path`` is its path in its folder."""
+    """A member of an archive, which is read like a file; ``path`` is its path in the ArchiveFolder that returned it."""
 
     def __init__(self, folder: ArchiveFolder, name: str, place: _Place) -> None:
         super().__init__(folder.archive, place.offset, place.size)
@@ -167,5 +171,5 @@ class Member(FileSlice):
         self._folder = folder
 
     def folder(self) -> ArchiveFolder:
-        """Return the folder in the archive."""
+        """Return the ArchiveFolder that returned this member."""
         return self._folder

@@ -43,7 +43,7 @@ _KINDS = (
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
-    """Return the checkpoint to take from an ESPnet run, and the reason; two empty texts if none or several fit."""
+    """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if none fits, or several do."""
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
         if found:
@@ -52,7 +52,11 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
 
 
 def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
-    """Return a broken link that would be among the best candidates if its target existed; '' if there is none."""
+    """Return a broken link to a checkpoint that ESPnet would prefer to the files ``names``; '' if there is none.
+
+    A link is preferred if its name is of the same or a better kind than the best of the files: averages come before
+    epochs.
+    """
     for pattern, _ in _KINDS:
         for name in broken:
             if pattern.fullmatch(name):
@@ -89,7 +93,7 @@ class Choice:
 
 
 def is_weights(name: str) -> bool:
-    """Return whether a file name ends like that of a checkpoint."""
+    """Return whether a file name ends like that of a checkpoint, as ``.safetensors`` or ``.pth``."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -125,7 +129,10 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
 
 
 def note_of(choice: Choice, read: Collection[str]) -> list[str]:
-    """Return a note on the choice and on the folder's other checkpoints, without the files named in ``read``."""
+    """Return a list with one note on the chosen file and the folder's other checkpoints; [] if there are no others.
+
+    Files whose names are in ``read`` do not count as others. If the choice has a reason, there is always a note.
+    """
     others = [name for name in choice.others if name not in read]
     shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line
     also = f"; also in the folder: {shown}" if others else ""
@@ -173,7 +180,7 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return the only index if all other candidates are its shards; raises FormatError otherwise."""
+    """Return a Choice of the only index if all other candidates are its shards; raises FormatError otherwise."""
     if len(indexes) == 1:
         file = folder.file(indexes[0])
         own = _named(file)
@@ -190,7 +197,10 @@ def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str],
 
 
 def _named(index: File) -> set[str]:
-    """Return the files that an index names; empty if the index is invalid, which is an error once it is read."""
+    """Return the names of the files that an index lists; empty if the index is invalid.
+
+    An invalid index is not an error here, but later, when it is read.
+    """
     if index.size > limits.INDEX_BYTES:
         return set()
     try:

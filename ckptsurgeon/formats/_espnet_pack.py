@@ -1,4 +1,7 @@
-"""The folder of a model that ESPnet packed: ``meta.yaml`` names its files (espnet2/main_funcs/pack_funcs.py)."""
+"""Reads ``meta.yaml`` in the folder of a model that ESPnet packed; it names the model's files.
+
+Written after ``espnet2/main_funcs/pack_funcs.py``.
+"""
 
 from __future__ import annotations
 

@@ -34,15 +34,16 @@ def _formats() -> list[Format]:
 
 
 def writers() -> dict[str, Writer]:
-    """Return the writers by their names in ``--to``."""
+    """Return the Writer of each format that can be written, by its name in the option ``--to``."""
     found = {fmt.name: getattr(fmt, "writer", None) for fmt in _formats()}
     return {w.name: w for w in found.values() if w is not None}
 
 
 def read_header(source: Source, name: str = "") -> Header:
-    """Return the header of a checkpoint; ``name`` is the name of the file in its storages.
+    """Return the header of a checkpoint in any format.
 
-    Raises FormatError if the source is not a checkpoint, or is a broken one.
+    ``name`` is the path of the file within the checkpoint, which is stored in each Storage; '' if the file is the whole
+    checkpoint. Raises FormatError if the source is not a checkpoint, or is a broken one.
     """
     if isinstance(source, Member) and not name:
         return of_archive(read_header(source, source.path), source.folder())
@@ -67,9 +68,10 @@ def read_header(source: Source, name: str = "") -> Header:
 
 
 def _link_note(file: File) -> tuple[str, ...]:
-    """Return a note with the target of a link, empty for other files and links to blobs of the hub's cache.
+    """Return a note with the target of ``file`` if it is a link to a checkpoint; else ().
 
-    A run's best.pth, for example, may link to another epoch tomorrow.
+    The user should know: a run's best.pth, for example, may link to another epoch tomorrow. Links to blobs of the
+    Hugging Face cache get no note.
     """
     target = link_of(file)
     if not is_weights(target):
@@ -141,5 +143,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return the name of a file in a shell command: its path, or, if it is remote, the name after a download."""
+    """Return what a shell command calls a file: its path, or, if it is remote, its name after a download."""
     return file.name if file.remote else file.uri

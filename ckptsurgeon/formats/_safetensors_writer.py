@@ -90,7 +90,7 @@ class _SafetensorsLayout:
         yield from (b"}", *self._entries, b"}")
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) of all that is not a tensor's: the length and the header, in parts."""
+        """Yield (offset, bytes) of everything but the tensors: the length of the header and the header, in parts."""
         at = 0
         for part in chain([struct.pack("<Q", self._size)], self._described(recipe), [self._padding]):
             yield at, part
@@ -123,7 +123,7 @@ def _is_text(value: str) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes the same bytes as the reference implementation, except for the recipe in the metadata."""
+    """Writes safetensors files, with the same bytes as the reference implementation, except for the recipe."""
 
     name = "safetensors"
     sharding = IndexedShards("model", ".safetensors")
@@ -140,5 +140,5 @@ class SafetensorsWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _SafetensorsLayout:
-        """Return the layout of a file: tensors ordered by dtype, larger ones first, then by key, without gaps."""
+        """Return the layout of a file: tensors ordered by dtype, larger dtypes first, then by key, without gaps."""
         return _SafetensorsLayout(tensors, metadata, recipe)

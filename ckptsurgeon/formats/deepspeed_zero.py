@@ -1,8 +1,8 @@
 """Reads folders of DeepSpeed ZeRO: the float32 weights, which are in flat vectors of the optimizer states of all ranks.
 
-The result has the tensors that ``zero_to_fp32.py`` would write, only described, without running anything. Stages 1
-and 2 cut one flat vector for each group of parameters into a piece for each rank; stage 3 cuts each parameter.
-Written after ``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
+The header describes the tensors that ``zero_to_fp32.py`` would write, but nothing is run. Stages 1 and 2 cut one flat
+vector for each group of parameters into a piece for each rank; stage 3 cuts each parameter. Written after
+``deepspeed/utils/zero_to_fp32.py`` and ``deepspeed/checkpoint/constants.py`` (0.19).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _DeepSpeedZero:
     name = "deepspeed zero"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether this is a folder of optimizer states, or its file ``latest`` names such a folder."""
+        """Return whether a folder has optimizer and model states, or a subfolder with them is named in ``latest``."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
@@ -41,7 +41,7 @@ class _DeepSpeedZero:
         return _LATEST in names and not has_weights(names) and _has_states(_tagged(source)[1])
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Read the headers of all ranks; raises FormatError if one is missing or they do not fit together."""
+        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
         every: list[StateFile] = []
@@ -74,7 +74,7 @@ def _has_states(names: Sequence[str]) -> bool:
 
 
 def _tagged(folder: Folder) -> tuple[str, list[str]]:
-    """Return the name of the folder that ``latest`` names, and its files; empty if it does not name a folder."""
+    """Return the subfolder that the file ``latest`` names, and its file names; ('', []) if there is none."""
     try:
         file = folder.file(_LATEST)
         raw = file.read(0, min(file.size, _TAG_BYTES))
@@ -91,7 +91,11 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
 
 
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
-    """Return the files of states with this suffix, of all ranks, in the order of the ranks."""
+    """Return the state files of all ranks whose names end in ``suffix``, in the order of the ranks.
+
+    ``tag`` is the subfolder that they are in, or ''. Raises FormatError if the model is split by tensor or pipeline
+    parallelism.
+    """
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
         if "mp_rank_" in name and "mp_rank_00_" not in name:
@@ -110,7 +114,7 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
 
 
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
-    """Return the weights by name, and the stage of ZeRO."""
+    """Return the float32 weights by name, and the stage of ZeRO, from the model and optimizer states of all ranks."""
     states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks

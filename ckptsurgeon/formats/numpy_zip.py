@@ -52,7 +52,10 @@ class _NumpyZip:
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
-    """Return the entry of each key; raises FormatError if two records have one key, as ``a`` and ``a.npy`` do."""
+    """Return what each record holds, by key: a TensorInfo, or an OpaqueResult if it cannot be read.
+
+    Raises FormatError if two records have one key, as ``a`` and ``a.npy`` do.
+    """
     tree: dict[str, object] = {}
     arrays = [entry for entry in archive.entries.values() if not entry.method]
     archive.file.need((entry.data, entry.data + min(_HEAD_BYTES, entry.size)) for entry in arrays)

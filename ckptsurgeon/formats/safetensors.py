@@ -1,7 +1,8 @@
 """Reads safetensors (https://huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the tensors.
 
-At least as strict as the reference implementation (safetensors/src/tensor.rs): ``rule`` of an error is the name of its
-error there. Stricter in one thing: a key that occurs twice is an error, and the reference takes the last.
+The checks are at least as strict as those of the reference implementation (safetensors/src/tensor.rs): ``rule`` of an
+error is the name of the same error there. One check is stricter: a key that occurs twice is an error here, while the
+reference implementation takes the last.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class _Safetensors:
         return head[8:9] == b"{" and length <= max(source.size, limits.JSON_HEADER_BYTES)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, checked; raises FormatError with the name of the violated rule."""
+        """Check the header of the file and return it; raises FormatError with the name of the violated rule."""
         assert isinstance(source, File)
         raw = _raw_header(source)
         entries = _parse(source, raw)
@@ -101,7 +102,10 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
 
 
 def _check_unknown(file: File, value: Any, depth: int) -> None:
-    """Raise an error for values of unknown fields that the reference implementation refuses, too."""
+    """Raise FormatError if an unknown field has a value that the reference implementation refuses, too.
+
+    ``depth`` is how deeply the value is nested.
+    """
     if isinstance(value, str):
         _check_text(file, [value])
     elif isinstance(value, (dict, list)):

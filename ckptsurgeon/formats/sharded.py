@@ -115,7 +115,7 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
-    """Return the reason that an error gives, without the path of the file."""
+    """Return only the reason in an error about a shard: its message without the path of the file."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
@@ -138,7 +138,7 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
     """Raise FormatError if the names of the shards imply more shards than the index names: a part is missing.
 
-    Yield a note instead if the shards have the ``total`` size that the index gives: then they only have such names.
+    If the tensors have the ``total`` size that the index gives, nothing is missing: then yield a note instead.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:

@@ -39,14 +39,14 @@ class _SpeechBrain:
     name = "speechbrain checkpoint"
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has ``CKPT.yaml``, or has folders with it."""
+        """Return whether a folder has ``CKPT.yaml``, or has subfolders with it."""
         if not isinstance(source, Folder):
             return False
         names = source.names()
         return _META in names or (not has_weights(names) and bool(_saved(source)))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header for the files of all recoverables; raises FormatError if there are several checkpoints."""
+        """Return one header for all files of a checkpoint; raises FormatError if there are several checkpoints."""
         assert isinstance(source, Folder)
         if _META in source.names():
             return _read(source, "")
@@ -82,7 +82,7 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
 
 
 def _told(meta: _Meta, *, last: bool) -> str:
-    """Return the metrics of a checkpoint, or that they cannot be read."""
+    """Return a text with the metrics of a checkpoint, or that they cannot be read; ``last`` is set for the newest."""
     unread = meta.notes and not meta.entries
     return f"its {_META} cannot be read" if unread else _worth(meta.entries, last=last)
 
@@ -129,7 +129,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
 
 
 def _unread(tag: str) -> OpaqueResult:
-    """Return a stand-in for a Python object in ``CKPT.yaml``, such as a metric that is a tensor."""
+    """Return a stand-in for a Python object in ``CKPT.yaml``, such as a tensor; ``tag`` names its class."""
     module, _, name = tag.rpartition(":")[2].rpartition(".")
     return OpaqueResult(GlobalName(module, name))
 
@@ -169,7 +169,7 @@ def _files(folder: Folder, inner: str) -> list[str]:
 
 
 def _header(file: File, name: str) -> Header | None:
-    """Return the header of a file that torch saved; None if the recoverable wrote a form of its own."""
+    """Return the header of a file that torch saved; None if it has a form of its own, such as the text of a counter."""
     try:
         return read_header(file, name)
     except FormatError as error:
@@ -179,7 +179,7 @@ def _header(file: File, name: str) -> Header | None:
 
 
 def _text(file: File, name: str) -> Any:
-    """Return the text that a counter, a data loader or a list of labels wrote, as data; if long or binary, a stand-in.
+    """Return the text in a file that torch did not save, such as a counter; a stand-in if it is long or binary.
 
     Raises FormatError if the file of the model is not a checkpoint, or any file is empty, all zeros or a Git LFS
     pointer: otherwise nobody would notice that a model is missing.

@@ -41,11 +41,11 @@ class _TensorFlow:
     writer = TensorFlowWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a file ends like a LevelDB table, or a folder has such files with their data files."""
+        """Return whether a file ends like a LevelDB table, or a folder has TensorFlow checkpoints."""
         return is_table(source) if isinstance(source, File) else is_folder(source)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header of an index; raises FormatError if it breaks a rule or does not fit the data files."""
+        """Return the header of a checkpoint; raises FormatError if index and data files contradict each other."""
         folder: Folder | None = None
         named: list[FilePrint] = []
         notes = []
@@ -76,7 +76,10 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FilePrint:
-    """Return the fingerprint of an open file: with the digest of an index; a data file has no header to digest."""
+    """Return the fingerprint of an open file, with the SHA-256 of an index.
+
+    A data file has no header, so it gets the SHA-256 of no bytes.
+    """
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
 
@@ -137,7 +140,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the variables as state dicts, and those without plain numbers under their own names."""
+    """Return the variables as state dicts; those that are not plain numbers are entries under their own names."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

@@ -130,7 +130,10 @@ _DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
-    """Return, for each key, where each piece is stored, by the piece's offsets in the tensor (none for other data)."""
+    """Return the place in a file of each piece: {key: {offsets of the piece in the tensor, as text: its place}}.
+
+    An entry that is not a tensor has one piece, without offsets.
+    """
     if not isinstance(storage_data, dict):
         raise FormatError("it does not say in which file each tensor is stored.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:

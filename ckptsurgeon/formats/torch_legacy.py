@@ -78,7 +78,10 @@ class _Pickles:
         return self.run(_no_storage, rebuild=False)
 
     def run(self, persistent: Any, *, rebuild: bool) -> Any:
-        """Return the value of the next pickle; while it is longer than the bytes read, four times as many are read."""
+        """Return the value of the next pickle; while it is longer than the bytes read, four times as many are read.
+
+        ``persistent`` returns the object for a persistent id. If ``rebuild`` is set, tensors become TensorInfo.
+        """
         while True:
             table = rebuilders() if rebuild else {}
             machine = PickleMachine(self.data, rebuild=table, persistent=persistent, start=self.position)
@@ -101,7 +104,7 @@ def _no_storage(pid: Any) -> object:
 
 
 def _fields(pid: Any) -> tuple[str, str, int, Any]:
-    """Return (dtype, key, elements, view) of a persistent id."""
+    """Return (dtype, key, number of elements, view) of a storage from a persistent id; the view may be None."""
     if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         _, kind, key, _, numel = pid[:5]
         dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
@@ -122,9 +125,10 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
 def _locate(
     file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
 ) -> dict[str, Storage]:
-    """Return the storages, which follow the pickles; each begins with its number of elements.
+    """Return the storages by key; they follow the pickles, and each begins with its number of elements.
 
-    Raises FormatError if they are not those that the pickles declare.
+    ``declared`` has the dtype and number of elements of each key, as the pickles say; ``at`` is where the first storage
+    begins. Raises FormatError if the storages are not those that the pickles declare.
     """
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
@@ -154,7 +158,7 @@ def _locate(
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of the number of elements before each storage, where the declared sizes place it."""
+    """Yield the bytes (begin, end) with the number of elements before each storage, computed from ``declared``."""
     for key in keys:
         dtype, numel = declared.get(key, ("", 0))
         if not dtype or at + 8 > file.size:

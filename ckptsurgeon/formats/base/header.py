@@ -52,9 +52,10 @@ class FilePrint:
 class Header(Brief):
     """The contents of a checkpoint as described by the headers of its files.
 
-    ``tree`` has nested mappings and lists of TensorInfo, plain values, names and opaque objects. ``handles`` maps each
-    ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon stored, if any; ``frame()``
-    computes the digest that the seal in the recipe must equal, from the bytes as they are now.
+    ``tree`` has nested mappings and lists of TensorInfo, plain values, names of classes, and stand-ins for objects.
+    ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon
+    stored, if any. The recipe ends with a seal, the digest of all bytes outside the tensors; ``frame()`` computes this
+    digest from the bytes as they are now.
     """
 
     format: str
@@ -69,7 +70,7 @@ class Header(Brief):
 
 @contextmanager
 def naming(file: File) -> Iterator[None]:
-    """Add the name of the file to any FormatError that lacks it, such as those of the pickle reader."""
+    """Add the name of the file to a FormatError raised in the ``with`` block, unless its message has the name."""
     try:
         yield
     except FormatError as error:
@@ -94,9 +95,10 @@ class Format(Protocol):
         ...
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header; ``name`` is the name of the file in its storages.
+        """Return the header of a file or folder in this format.
 
-        Raises FormatError or UnsafeError if the file breaks a rule.
+        ``name`` is the path of the file within the checkpoint, which is stored in each Storage; '' if the file is the
+        whole checkpoint. Raises FormatError or UnsafeError if the file breaks a rule of the format.
         """
         ...
 
@@ -115,8 +117,8 @@ class OutTensor(NamedTuple):
 class ExtraEntries:
     """The entries of a file other than its tensors, as plain data.
 
-    The state dict is nested in dicts: ``path`` has their names, outermost first. ``levels`` has the other entries of
-    each dict, in the same order, and last the entries between the tensors.
+    The state dict may be nested in dicts: ``path`` has their names, outermost first. ``levels`` has, for each of these
+    dicts in the same order, its other entries, and last the entries of the state dict that are not tensors.
     """
 
     path: tuple[str, ...] = ()
@@ -151,18 +153,19 @@ class Sharding(Protocol):
     """How a format writes a checkpoint as several files in a folder: their names and the index."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` files."""
+        """Return the file names of a checkpoint whose tensors are in ``number`` files."""
         ...
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return the files besides those of the tensors by name, such as an index; none if none is needed.
+        """Return the files besides those with tensors, such as an index: name → function that returns the bytes.
 
-        Raises OutputError if the format cannot have these keys.
+        ``files`` has the tensors and the layout of each file, by its name. Raises OutputError if the format cannot
+        store these keys.
         """
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint.
+        """Return which of the files ``present`` in a folder belong to a checkpoint of this format.
 
         ``read`` is a function that returns the bytes of a file.
         """
@@ -170,11 +173,12 @@ class Sharding(Protocol):
 
 
 class Writer(Protocol):
-    """Writes a format; a Format that can be written has one as its attribute ``writer``.
+    """The interface for writing a format; a Format that can be written has a Writer as its attribute ``writer``.
 
-    ``name`` is its name in ``--to``; ``sharding`` is used for folders, which are required if ``suffixes``, those of
-    files, is empty; ``shares`` is True if tied tensors are stored once; ``most`` is the most tensors that can be read
-    back; ``carries`` is True if a file can have other entries than tensors.
+    ``name`` is the name of the format in ``--to``. ``sharding`` is used if the output is a folder. ``suffixes`` are
+    those of single files; if there are none, only folders can be written. ``shares`` is True if tied tensors are stored
+    once. ``most`` is the largest number of tensors that can be read back. ``dtypes`` are those that can be written.
+    ``carries`` is True if a file can have other entries than tensors.
     """
 
     name: str
@@ -192,8 +196,8 @@ class Writer(Protocol):
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout of a file; ``recipe`` is the text to store in it, in pieces.
+        """Return the layout of a file; ``recipe`` is the text of the recipe to store in it, in pieces.
 
-        ``beside`` are the other entries, which only a writer with ``carries`` takes.
+        ``beside`` has the entries other than tensors; only a writer with ``carries`` takes them.
         """
         ...

@@ -23,13 +23,16 @@ _CHUNK = 1 << 20
 
 
 def seal_of(recipe: str) -> str:
-    """Return the seal in a recipe's text, '' if there is none."""
+    """Return the seal (a SHA-256 in hexadecimal) at the end of a recipe's text; '' if there is none."""
     found = _SEAL.search(recipe)
     return found.group(1) if found else ""
 
 
 def seal(recipe: Sequence[str], digest: str) -> list[str]:
-    """Return an unsealed recipe with its seal set; the recipe is a text in pieces, and the last piece has the seal."""
+    """Return a recipe with ``digest`` in place of the zeros of its seal.
+
+    The recipe is a text in pieces; its last piece has the seal.
+    """
     *pieces, last = recipe
     return [*pieces, _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), last, count=1)]
 
@@ -37,7 +40,7 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload``, the ascending (begin, end) of the tensors.
 
-    A patch is (offset, bytes): bytes of the file before it was sealed, which replace the present ones.
+    ``patches`` are (offset, bytes) to use in place of the present bytes: those that the file had before it was sealed.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -48,7 +48,7 @@ _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 
 
 def shard_name(named: str) -> str:
-    """Return the name of a shard as an index names it, without steps that stay in the folder: ``./model.bin``."""
+    """Return the path of a shard in an index without parts that mean nothing: ``model.bin`` for ``./model.bin``."""
     return "/".join(part for number, part in enumerate(named.split("/")) if part != "." and (part or not number))
 
 
@@ -59,7 +59,10 @@ def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[st
 
 
 def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
-    """Return at most ``most`` names of missing shards, and the number of all; 1 of 2 implies that there is 2 of 2."""
+    """Return the names of at most ``most`` missing shards, and the number of all that are missing.
+
+    The name ``model-00001-of-00002`` implies that there is also ``model-00002-of-00002``.
+    """
     found = [match for name in shards if (match := _COUNTED.fullmatch(name))]
     have: dict[tuple[str, str, str], set[int]] = {}
     for head, number, of, total, suffix in (match.groups() for match in found):
@@ -77,20 +80,20 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards that a file's name gives; 0 if it gives none, or 1."""
+    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has none, or 1."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
 
 def shards_among(names: Sequence[str]) -> set[str]:
-    """Return those of the names that are names of shards."""
+    """Return the names that are those of shards, such as ``model-00001-of-00002.safetensors``."""
     ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
     several = Counter(ranks.values())
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
 
 
 def has_index(shard: str, indexes: Collection[str]) -> bool:
-    """Return whether the index of a shard is among ``indexes``, which are in lower case."""
+    """Return whether the index of a shard is among ``indexes``, which are file names in lower case."""
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
     return found is not None and f"{found[1]}{found[2]}{INDEX}".lower() in indexes
 
@@ -140,13 +143,13 @@ class IndexedShards:
         self._suffix = suffix
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` files."""
+        """Return the names of ``number`` shards; a single file has the name without a number."""
         if number == 1:
             return [self._stem + self._suffix]
         return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return the index, or nothing if there is only one file."""
+        """Return the name of the index and a function that returns its bytes; {} if there is only one file."""
         if len(files) == 1:
             return {}
         total = sum(t.nbytes for tensors, _ in files.values() for t in tensors)
@@ -160,9 +163,10 @@ class IndexedShards:
         return f"{self._stem}{self._suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the files of a folder that belong to such a checkpoint, by their names and by its index.
+        """Return the files ``present`` in a folder that belong to such a checkpoint, by their names and by its index.
 
-        Such files may be removed, so the index alone does not decide: it could list code or a configuration.
+        ``read`` is a function that returns the bytes of a file. The returned files may be deleted. So a file that the
+        index lists must also have the suffix of a shard: the index could list code or a configuration.
         """
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -178,9 +182,9 @@ class IndexedShards:
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
-    """Return one digest for a folder's checkpoint, with the recipe as it was before it was sealed.
+    """Return one digest of a folder: of ``digests``, which has the digest of each file, and of the recipe.
 
-    ``digests`` has the digest of each file.
+    The digest of the recipe is computed with zeros in place of its seal.
     """
     recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)

@@ -1,4 +1,4 @@
-"""Reads a part of a file as if it were a file, and puts tensors together from the pieces of a grid."""
+"""Reads a part of a file as if it were a file, and joins the pieces of a tensor that was saved in a grid of pieces."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FileSlice:
         return self._file.read(self._start + offset, nbytes)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises FormatError beyond the end."""
+        """Copy bytes from ``offset`` on until ``view`` is full; raises FormatError beyond the end."""
         self._check(offset, len(view))
         self._file.readinto(self._start + offset, view)
 
@@ -58,11 +58,11 @@ class FileSlice:
             raise FormatError(f"{escape(self.uri)}: a part of it is cut short.", rule="slice")
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Announce the ranges of the part that will be read."""
+        """Announce (begin, end) ranges of this part that will be read, so that a remote file fetches them together."""
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def keep(self, wanted: bool) -> None:
-        """Set whether fetched bytes of the whole file are kept for the next run."""
+        """Set whether the fetched bytes of the file that this is a part of are kept for the next run."""
         self._file.keep(wanted)
 
     @property
@@ -71,7 +71,10 @@ class FileSlice:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Give None, since a copy by the kernel would begin at the start of the whole file."""
+        """Return a context that gives None in place of a file descriptor.
+
+        A copy by the kernel would begin at the start of the whole file, and not of this part.
+        """
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -94,7 +97,7 @@ class TensorPiece:
 
 
 def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[TensorPiece]) -> TensorInfo:
-    """Return the tensor made of pieces; raises FormatError if they leave a hole or overlap."""
+    """Return the TensorInfo of a tensor that is made of pieces; raises FormatError if they leave a hole or overlap."""
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):
@@ -115,7 +118,7 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
 
 
 def _grid(pieces: Sequence[TensorPiece], dim: int, shape: tuple[int, ...]) -> TensorInfo | None:
-    """Return the pieces joined along ``dim`` and all later dimensions, None if they do not fill the shape exactly."""
+    """Return the pieces joined along ``dim`` and all later dimensions; None if they do not fill ``shape`` exactly."""
     if dim == len(shape):
         return pieces[0].info if len(pieces) == 1 else None
     if len(pieces) > limits.TENSORS:

@@ -19,7 +19,7 @@ __all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segmen
 
 
 def growth(stored: int) -> float:
-    """Return the factor for the limits of a pickle that takes ``stored`` bytes of a file; 1 for a small one."""
+    """Return the factor by which the limits of a pickle of ``stored`` bytes are raised: 1 for a small pickle."""
     return min(max(stored / limits.PICKLE_FREE, 1), limits.PICKLE_GROWTH)
 
 
@@ -29,7 +29,7 @@ def most_segments(keys: int) -> int:
 
 
 class CopyBudget:
-    """How many elements our functions may still copy for one pickle."""
+    """How many elements ckptsurgeon's own functions may still copy to rebuild the values of one pickle."""
 
     __slots__ = ("left",)
 
@@ -37,14 +37,14 @@ class CopyBudget:
         self.left = limits.PICKLE_COPIES
 
     def spend(self, elements: int) -> None:
-        """Use up a number of elements; raises UnsafeError if too few are left."""
+        """Subtract a number of elements from the budget; raises UnsafeError if it has too few left."""
         self.left -= elements
         if self.left < 0:
             raise UnsafeError("the pickle copies the same values over and over.", rule="pickle copies")
 
 
 def check_sizes(values: Any, what: str) -> None:
-    """Raise FormatError if a value is not a valid tuple of sizes; ``what`` is its name in the message, as "stride"."""
+    """Raise FormatError if ``values`` is not a valid tuple of sizes; the message names it as ``what``, as "stride"."""
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
         raise FormatError(
             f"a tensor's {what} is not a tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
@@ -58,7 +58,7 @@ def check_sizes(values: Any, what: str) -> None:
 
 
 def check_elements(shape: tuple[int, ...]) -> None:
-    """Raise FormatError for a shape of more elements than an int64 can count, even if a size is 0."""
+    """Raise FormatError if a shape has more elements than an int64 can count; sizes of 0 are left out."""
     if prod(size for size in shape if size) > limits.ELEMENTS:
         raise FormatError(f"a tensor of shape {shape} has too many elements.", rule="tensor size")
 
@@ -91,7 +91,10 @@ def parse_json(
 
 
 def _strict_parsers(raw: bytes) -> dict[str, Any]:
-    """Return the functions that parse numbers; integers get one only if the text may have -0, since it is slow."""
+    """Return the arguments of ``json.loads`` that set functions to parse numbers strictly.
+
+    Integers get a function only if the text may contain -0, since it is slow.
+    """
     odd = {"parse_int": _integer} if _MINUS_ZERO.search(raw) else {}
     return {"parse_constant": _refuse, "parse_float": _finite, **odd}
 

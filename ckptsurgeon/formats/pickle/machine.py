@@ -1,8 +1,9 @@
 """Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
-The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a Name; REDUCE, NEWOBJ,
-INST and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of our own; BUILD
-only keeps the state. A persistent id goes to ``persistent``. Everything that a file can make large has a limit.
+The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST
+and OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of our own. BUILD only
+keeps the state. A persistent id is given to the function ``persistent``. Everything that a file can make large has a
+limit.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _UINT4 = struct.Struct("<I")
 
 
 class PickleMachine(PickleOpcodes):
-    """Interprets one pickle; ``position`` is the offset after it, where another pickle may begin."""
+    """Interprets one pickle; ``position`` is then the offset after it, where another pickle may begin."""
 
     def run(self) -> Any:
-        """Return the value of the pickle, which is interpreted up to its STOP.
+        """Interpret the pickle up to its STOP instruction, and return its value.
 
         Raises FormatError if the pickle is malformed, UnsafeError if it exceeds a limit.
         """
@@ -54,7 +55,10 @@ class PickleMachine(PickleOpcodes):
             raise UnsafeError("the pickle needs more memory or stack than there is.", rule="pickle resources") from None
 
     def _loop(self) -> Any:
-        """Interpret instructions: the ones common in a state dict here, the others by ``TABLE``."""
+        """Interpret the instructions, and return the value of the pickle.
+
+        The frequent instructions are handled here, the others by the methods in ``TABLE``.
+        """
         data, memo, position = self.data, self.memo, self.position
         near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent
@@ -175,5 +179,10 @@ class PickleMachine(PickleOpcodes):
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
-    """Return the value of one pickle, of ``stored`` bytes in its file, without importing or calling anything."""
+    """Return the value of the pickle ``data``, without importing or calling anything that it names.
+
+    ``rebuild`` has our own functions by the (module, name) that they replace. ``persistent`` returns the object for a
+    persistent id. ``stored`` is the number of bytes that the pickle takes in the file; for large ones the limits are
+    higher.
+    """
     return PickleMachine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

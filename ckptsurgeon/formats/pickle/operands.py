@@ -86,8 +86,8 @@ class UnknownOpcodeError(KeyError):
 def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
     """Return where the operand of the instruction at ``at`` begins and ends, without the bytes of its length.
 
-    ``data`` may be only the beginning of ``total`` bytes. Raises UnknownOpcodeError, TruncatedError if the operand ends
-    beyond ``total``, MoreError if it ends beyond ``data``.
+    ``data`` may be only the beginning of ``total`` bytes. Raises UnknownOpcodeError if no protocol has the instruction,
+    TruncatedError if the operand ends beyond ``total``, MoreError if it ends beyond ``data``.
     """
     op, begin = data[at], at + 1
     length = FIXED.get(op)
@@ -124,7 +124,10 @@ def is_marked(head: bytes) -> bool:
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return "alike" if all readers read a line in the same way, "apart" if they differ, "not" if none can read it."""
+    """Return "alike" if all pickle readers read a line alike, "apart" if they differ, "not" if none can read it.
+
+    ``line`` is the operand of the instruction ``op``.
+    """
     usual = _USUAL[op]
     if usual.fullmatch(line) is not None:
         return "apart" if op == 0x46 and isinf(float(line)) and b"inf" not in line else "alike"

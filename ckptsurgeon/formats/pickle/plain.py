@@ -24,7 +24,7 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
-    """Return the functions that rebuild plain data, by the (module, name) of those in the pickle."""
+    """Return our functions that rebuild plain data, by the (module, name) of the function that each replaces."""
 
     def mapping(*args: Any) -> object:
         return _mapping(budget, args[0]) if args else {}
@@ -62,7 +62,7 @@ def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any,
 
 
 def _mapping(budget: CopyBudget, pairs: Any) -> object:
-    """Return a dict: a copy of a dict, or made from pairs, as Python 2 pickled it."""
+    """Return a new dict with the entries of a dict, or of a list of pairs, as Python 2 pickled it."""
     made: dict[Any, Any] = {}
     if isinstance(pairs, (dict, list, tuple)):
         budget.spend(len(pairs))

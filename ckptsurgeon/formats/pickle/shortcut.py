@@ -1,8 +1,8 @@
-"""Reads a plain tensor, for which ``torch.save`` writes 26 instructions, in one step: a file may have 92,000 of them.
+"""Reads a plain tensor in one step, in place of the 26 pickle instructions that ``torch.save`` writes for it.
 
-They call ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())``
-and put every part into the memo (torch/serialization.py, pickle protocol 2). If a byte differs, ``PickleMachine``
-reads the tensor one instruction at a time, with the same result.
+A file may have 92,000 tensors. The instructions call ``_rebuild_tensor_v2(('storage', type, key, location, numel),
+offset, size, stride, False, OrderedDict())`` and put every part into the memo (torch/serialization.py, pickle protocol
+2). If a byte differs, ``PickleMachine`` reads the tensor one instruction at a time, with the same result.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ _Made = tuple[list[object], int, int]
 def plain_tensors(
     data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
-    """Return a list: the tensor whose arguments begin at ``at``, then the keys and tensors that follow it, in turn.
+    """Return (values, end, text): tensors and their keys in turn, the offset after them, and the bytes of their texts.
 
-    The offset after them (at most ``edge``) and the bytes of their texts are returned, too. Returns None, and changes
-    nothing, if the first tensor is written in another way.
+    The arguments of the first tensor begin at ``at``; ``end`` is at most ``edge``. The keys and all parts of the
+    tensors are put into ``memo``. ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the storage
+    for a persistent id. Returns None, and changes nothing, if the first tensor is not written as ``torch.save`` does.
     """
     values: list[object] = []
     end = text = 0
@@ -80,7 +81,10 @@ def plain_tensors(
 
 
 def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any], object]) -> object | None:
-    """Return the tensor of a match, and put its parts into the memo; None if the memo is not as torch would have it."""
+    """Return the tensor that ``found`` matched, and put its parts into ``memo``.
+
+    Returns None, and leaves the memo unchanged, if the match does not fit its content.
+    """
     (
         word, kind, length, key, memo0, location, numel, memo1, offset, size, memo2, stride, memo3,
         hooks, memo4, memo5, memo6,
@@ -115,13 +119,13 @@ def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any],
 
 @lru_cache(_REMEMBERED)
 def _number(raw: bytes) -> int:
-    """Return the number in ``raw``, which follows one byte of opcode."""
+    """Return the number in an instruction: ``raw`` is one byte of opcode, then the number, little-endian."""
     return int.from_bytes(raw[1:], "little")
 
 
 @lru_cache(_REMEMBERED)
 def _form(size: bytes, stride: bytes) -> StridedForm:
-    """Return the size and stride that are written as two tuples; each argument has the instructions of a tuple."""
+    """Return the StridedForm of a size and a stride; each argument has the instructions of a tuple of numbers."""
     return form_of(_numbers(size), _numbers(stride))
 
 

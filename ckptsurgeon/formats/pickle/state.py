@@ -1,4 +1,4 @@
-"""Holds the state of a running pickle, and reads the arguments of its instructions within bounds."""
+"""Holds the state of a pickle while it is interpreted, and reads the operands of its instructions within limits."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Memo:
 class MachineState:
     """The state of a pickle while it is interpreted: stack, marks, memo, and what is left of its limits.
 
-    ``room`` is how many bytes of text may follow; ``edge`` is the offset at which the present frame ends. ``stored`` is
-    how many bytes of the file the pickle takes; for large ones the limits are higher.
+    ``room`` is how many bytes of text may still follow; ``edge`` is the offset at which the current frame ends.
+    ``stored`` is how many bytes of the file the pickle takes; for large ones the limits are higher.
     """
 
     def __init__(
@@ -99,7 +99,10 @@ class MachineState:
         self.stack.append(self._names[known])
 
     def _called(self, function: object, args: object) -> OpaqueResult:
-        """Return a stand-in for the result of a call, which is not made; raises FormatError if it is impossible."""
+        """Return a stand-in for the result of a call that the pickle asks for; nothing is called.
+
+        Raises FormatError if ``function`` is not the name of a function, or ``args`` is not a tuple.
+        """
         if type(function) not in (GlobalName, OpaqueResult):
             raise self._broken("calls something that is not a function")
         if not isinstance(args, tuple):
@@ -117,7 +120,10 @@ class MachineState:
     # Reading arguments.
 
     def _line(self, op: int, raw: bytes) -> bytes:
-        """Return the line of an operand; raises FormatError if some readers would read it in another way."""
+        """Return the line of text in an operand, without its newline.
+
+        Raises FormatError if some pickle readers would read the line in another way.
+        """
         line = raw[:-1]
         if spelling(op, line) != "alike":
             what = "string without quotes" if op == 0x53 else "number in a form that no pickler writes"
@@ -125,7 +131,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """Continue after a frame; raises FormatError if an instruction reaches beyond it, where readers differ."""
+        """End the current frame; raises FormatError if its last instruction reaches beyond it, where readers differ."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE

@@ -1,4 +1,4 @@
-"""Reads the tensors of torch's pickles: views of storages.
+"""Makes the headers of the tensors in torch's pickles; each tensor is a view of a storage.
 
 Written after ``torch/_utils.py``. Everything that torch checks only in C++ is checked here, before any value is read.
 """
@@ -45,7 +45,7 @@ could make thousands of pairs collide.
 
 
 class TypedStorage:
-    """A storage as a pickle refers to it, with its dtype; ``start`` is the offset of a view of it in bytes."""
+    """A storage as a pickle refers to it, with its dtype; ``start`` is the byte at which a part of it begins."""
 
     __slots__ = ("dtype", "start", "storage")
 
@@ -88,13 +88,17 @@ class TensorBuilder:
     def rebuild(
         self, ref: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "", flags: Any = None
     ) -> TensorInfo:
-        """Return the header of a strided tensor; ``ref`` is its storage, ``offset`` and ``stride`` are in elements."""
+        """Return the header of a strided tensor; ``ref`` is its storage, ``offset`` and ``stride`` are in elements.
+
+        ``dtype`` is used in place of the storage's dtype if it is given. ``flags`` is torch's dict with ``conj`` and
+        ``neg``.
+        """
         if type(ref) is not TypedStorage:
             return unknown(f"its storage is {brief(ref)}, which is not a storage", dtype, size)
         return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
 
     def _form(self, size: Any, stride: Any) -> StridedForm:
-        """Return the form of a (size, stride), remembered if possible."""
+        """Return the StridedForm of a size and a stride; a pair that was checked before is not checked again."""
         check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
         check_sizes(stride, "stride")
         known = self._forms.get((size, stride))
@@ -108,7 +112,10 @@ class TensorBuilder:
 
 
 def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", flags: Any = None) -> TensorInfo:
-    """Return the header of a tensor in a storage; raises FormatError if the tensor reaches beyond the storage."""
+    """Return the header of a tensor in the storage ``ref``; raises FormatError if it reaches beyond the storage.
+
+    ``offset`` is in elements. ``flags`` is torch's dict with ``conj`` and ``neg``.
+    """
     dtype = dtype or ref.dtype
     size, stride, extent, contiguous = form
     storage, itemsize = ref.storage, _SIZES[dtype]
@@ -149,7 +156,7 @@ def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
 
 
 def dtype_of(name: Any) -> str:
-    """Return the dtype that a name such as ``torch.float8_e4m3fn`` stands for."""
+    """Return the dtype that a name such as ``torch.float8_e4m3fn`` stands for; raises FormatError if it is unknown."""
     text = _DTYPE_NAMES.get(getattr(name, "name", ""), getattr(name, "name", ""))
     if getattr(name, "module", "") != "torch" or text not in DTYPES:
         raise FormatError(f"a tensor is of unknown type {brief(name)}.", rule="tensor dtype")

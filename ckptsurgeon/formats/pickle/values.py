@@ -77,7 +77,7 @@ class OpaqueResult:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Keep the items that would have been appended to the object, or set on it as keys and values in turn."""
+        """Keep the items that the pickle appends to the object, or the keys and values that it sets on it, in turn."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:

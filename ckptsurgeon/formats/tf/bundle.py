@@ -111,7 +111,7 @@ def _header(data: bytes) -> tuple[int, bool]:
 
 
 def _entry(data: bytes) -> BundleEntry:
-    """Return the entry in a BundleEntryProto."""
+    """Return the BundleEntry that the bytes of a BundleEntryProto describe."""
     numbers = {1: 0, 3: 0, 4: 0, 5: 0, 6: 0}
     shape: tuple[int, ...] = ()
     slices: list[Slice] = []
@@ -129,7 +129,7 @@ def _entry(data: bytes) -> BundleEntry:
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
-    """Return the sizes of a TensorShapeProto."""
+    """Return the shape that the bytes of a TensorShapeProto describe."""
     sizes = []
     for number, value in fields(data):
         if number == 3 and value:
@@ -142,7 +142,7 @@ def _shape(data: bytes) -> tuple[int, ...]:
 
 
 def _slice(data: bytes) -> Slice:
-    """Return the extents of a TensorSliceProto."""
+    """Return (start, length) for each dimension in the bytes of a TensorSliceProto; the length -1 means all of it."""
     extents = []
     for number, value in fields(data):
         if number == 1 and isinstance(value, bytes):
@@ -163,20 +163,20 @@ _ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
 
 
 def slice_key(name: bytes, part: Slice) -> bytes:
-    """Return the key of a slice of a tensor."""
+    """Return the key under which the slice ``part`` of the variable ``name`` is stored."""
     text = _ESCAPED.sub(lambda found: _ESCAPES[found[0]], name) + b"\x00\x01"
     numbers = b"".join(_signed(start) + _signed(length) for start, length in part)
     return _unsigned(0) + text + _unsigned(len(part)) + numbers
 
 
 def _unsigned(value: int) -> bytes:
-    """Return a positive number in as few bytes as possible, after a byte with their count."""
+    """Return a number from 0 on as one byte with their count, then as few big-endian bytes as possible."""
     size = -(-value.bit_length() // 8)
     return bytes([size]) + value.to_bytes(size, "big")
 
 
 def _signed(value: int) -> bytes:
-    """Return a signed number of 64 bits in as few bytes as possible; their count is in the first bits."""
+    """Return a signed number of 64 bits in as few bytes as possible; the first bits give the number of bytes."""
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     head = ((1 << size) - 1) << 7 * size
     plain = value & (1 << 8 * size) - 1

@@ -50,12 +50,12 @@ _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_ra
 
 
 def key_of(name: str) -> str:
-    """Return the key of a variable."""
+    """Return the key for the name of a variable: ``layer_1.bias`` for ``layer_1/bias``."""
     return name.removesuffix(_VALUE).strip("/").replace("/", ".")
 
 
 def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return variables as several state dicts: ``model``, ``model_ema``, and ``optimizer`` for its state.
+    """Return variables as a dict of state dicts: ``model``, ``model_ema``, and ``optimizer`` for training state.
 
     Raises FormatError if two names would become the same key.
     """
@@ -74,7 +74,10 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
 
 
 def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple[str, ...]:
-    """Return the path of a variable in the tree, its key last; ``names`` are those of all variables."""
+    """Return the path of a variable in the dict that ``tree_of`` returns, such as ("model", "layer_1.bias").
+
+    ``names`` has the names of all variables.
+    """
     owner, _, slot = name.rpartition("/")
     # both moments are Adam's even if the variable is missing: cuDNN's LSTM is saved under other names
     if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in MOMENTS)):
@@ -109,13 +112,13 @@ def is_folder(folder: Folder) -> bool:
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
-    """Return the names of the checkpoints in a folder, sorted."""
+    """Return the names of the checkpoints in a folder, without ``.index``, sorted; each has an index and data files."""
     data = {_DATA.sub("", name) for name in names if _DATA.search(name)}
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 
 
 class Chosen(NamedTuple):
-    """The checkpoint of a folder that is read: its prefix, a note on it, the fingerprint of the file that names it."""
+    """The checkpoint of a folder to read: its name without suffix, a note, the fingerprint of the file naming it."""
 
     prefix: str
     note: str
@@ -125,8 +128,8 @@ class Chosen(NamedTuple):
 def chosen(folder: Folder) -> Chosen:
     """Return the checkpoint that a folder names as its best, or else as its last.
 
-    Paths in ``STATES`` are those of the machine that trained, so only their last part is used. Raises FormatError if no
-    file names a checkpoint, or the checkpoint is missing.
+    The files ``best_dev_checkpoint`` and ``checkpoint`` name it by its path on the machine that trained, so only the
+    last part of the path is used. Raises FormatError if no file names a checkpoint, or the checkpoint is missing.
     """
     names = folder.names()
     prefixes = _prefixes(names)
@@ -165,7 +168,7 @@ def _named(folder: Folder, state: str) -> str | None:
 
 
 def named_in(text: bytes) -> str | None:
-    """Return the checkpoint that the text of such a file names, without folders; None if it does not name any."""
+    """Return the checkpoint that a text like that of ``checkpoint`` names, without folders; None if there is none."""
     found = _NAMED.search(text)
     if found is None:
         return None

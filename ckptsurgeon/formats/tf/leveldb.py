@@ -28,7 +28,7 @@ _RATIO = 24
 
 
 def decompress_snappy(data: bytes, most: int) -> bytes:
-    """Return the content of a compressed block; raises FormatError if it is malformed or over ``most`` bytes."""
+    """Return the content of a compressed block; raises FormatError if it is malformed or has over ``most`` bytes."""
     size, at = _length(data)
     if size > most or size > _RATIO * len(data) + 64:
         raise FormatError(
@@ -48,7 +48,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """Return the length at the beginning of a block, and where the data after it begins."""
+    """Return the unpacked length that a Snappy block begins with, and the offset of the data after it."""
     size = 0
     for at, byte in enumerate(data[:5]):
         size |= (byte & 0x7F) << 7 * at
@@ -58,9 +58,9 @@ def _length(data: bytes) -> tuple[int, int]:
 
 
 def _element(data: bytes, at: int, out: bytearray) -> int:
-    """Append what one literal or copy gives to ``out``; returns the offset of the next element.
+    """Append the bytes of the Snappy element at ``at`` to ``out``, and return the offset of the next element.
 
-    Raises IndexError if the element ends beyond the data.
+    An element is a literal, or a copy of earlier output. Raises IndexError if the element ends beyond the data.
     """
     tag = data[at]
     kind = tag & 3
@@ -128,7 +128,7 @@ def is_table(file: File) -> bool:
 
 
 def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every key and value in order; raises FormatError or UnsafeError if the table breaks a rule."""
+    """Yield (key, value) of every entry of a table in order; raises FormatError or UnsafeError if it breaks a rule."""
     raw = file.read(0, file.size)
     others, index = _footer(raw)
     allowed = _TableLimits()
@@ -197,7 +197,10 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
 
 
 def _restarts(block: bytes) -> tuple[int, int]:
-    """Return the offset and the number of a block's restart points, 32 bits each, which end with their number."""
+    """Return the offset of a block's restart points, and how many there are.
+
+    Each takes 32 bits, and the last 32 bits of the block are their number.
+    """
     number = int.from_bytes(block[-4:], "little")
     if len(block) < 4 or not 0 < number <= (len(block) - 4) // 4:
         raise _fault("a block does not have the restart points that it counts")
@@ -205,7 +208,7 @@ def _restarts(block: bytes) -> tuple[int, int]:
 
 
 def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block; an entry stores what its key does not share with the key before."""
+    """Yield the keys and values of a block, in which a key is stored without the prefix shared with the key before."""
     end, number = _restarts(block)
     key, at, seen = b"", 0, 0
     while at < end:

@@ -21,7 +21,7 @@ Entry = tuple[bytes, bytes]
 
 
 def table(entries: Iterable[Entry]) -> bytes:
-    """Return a table of (key, value), which must come in the order of their keys."""
+    """Return the bytes of a table with these (key, value) pairs, which must be sorted by key."""
     out, handles = bytearray(), []
     for last, content in _blocks(entries):
         handles.append((last, _handle(len(out), content)))
@@ -34,7 +34,7 @@ def table(entries: Iterable[Entry]) -> bytes:
 
 
 def _blocks(entries: Iterable[Entry]) -> Iterable[Entry]:
-    """Yield each block with the last key in it."""
+    """Yield (last key, bytes) of each block."""
     rows: list[Entry] = []
     size = 0
     for key, value in entries:
@@ -48,7 +48,7 @@ def _blocks(entries: Iterable[Entry]) -> Iterable[Entry]:
 
 
 def _block(rows: Sequence[Entry]) -> bytes:
-    """Return a block, in which every entry is a restart point: it has its whole key."""
+    """Return the bytes of a block; every entry is a restart point, so that its whole key is stored."""
     out, restarts = bytearray(), bytearray()
     for key, value in rows:
         restarts += len(out).to_bytes(4, "little")
@@ -62,5 +62,5 @@ def _handle(offset: int, content: bytes) -> bytes:
 
 
 def _sealed(content: bytes) -> bytes:
-    """Return a block with its compression and its checksum."""
+    """Return a block followed by its compression byte (0: none) and its checksum."""
     return content + _PLAIN + masked(crc32c(content + _PLAIN)).to_bytes(4, "little")

@@ -14,7 +14,7 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at an offset, of at most 64 bits, and the offset after it."""
+    """Return the number (a varint of at most 64 bits) at the offset ``at``, and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -58,7 +58,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def varint_bytes(value: int) -> bytes:
-    """Return the bytes of a number from 0 on."""
+    """Return a number from 0 on as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -67,12 +67,12 @@ def varint_bytes(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """Return a field with a number or a text; nothing for the number 0, which is what a missing field means."""
+    """Return the bytes of a field with a number or a byte string; b"" for the number 0, which a missing field means."""
     if isinstance(value, bytes):
         return varint_bytes(number << 3 | _BYTES) + varint_bytes(len(value)) + value
     return varint_bytes(number << 3 | _VARINT) + varint_bytes(value) if value else b""
 
 
 def field32(number: int, value: int) -> bytes:
-    """Return a field of four bytes."""
+    """Return the bytes of a field whose value has 32 bits."""
     return varint_bytes(number << 3 | _FIXED32) + value.to_bytes(4, "little")

@@ -35,7 +35,7 @@ _BLOCK = 1 << 20
 class _DataFile:
     """The layout of one data file: the tensors one after another, then the training state that Coqui STT needs.
 
-    ``state`` has the tensors of the latter with their offsets.
+    ``state`` has the tensors of this training state, each with its offset.
     """
 
     def __init__(self, tensors: Sequence[OutTensor]) -> None:
@@ -63,14 +63,17 @@ class _DataFile:
 
 
 class _Bundle:
-    """Names the files of a checkpoint and writes its index, which has the checksums of what was written."""
+    """Names the files of a checkpoint, and makes its index, which has the checksums of the written tensors."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` data files."""
+        """Return the names of the data files of a checkpoint that has ``number`` of them."""
         return [f"{_NAME}.data-{i:05d}-of-{number:05d}" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return the index and ``checkpoint``; raises OutputError for keys that could not be read again as they are."""
+        """Return functions that make the index and the file ``checkpoint``, by the names of these files.
+
+        Raises OutputError if a key could not be read again as it is.
+        """
         tensors = [tensor for tensors, _ in files.values() for tensor in tensors]
         added = [tensor for _, layout in files.values() for tensor, _ in _placed(layout).state]
         _check_names(tensors, added)
@@ -84,9 +87,10 @@ class _Bundle:
         return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files ``present`` in a folder belong to such a checkpoint, or name another one.
+        """Return which of the files ``present`` in a folder belong to such a checkpoint, or name another checkpoint.
 
-        The latter would be read in its place.
+        A file that names another checkpoint counts, since that checkpoint would be read in place of this one. ``read``
+        is a function that returns the bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:
@@ -142,7 +146,10 @@ def _variable(key: str) -> str:
 
 
 def _index(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]], read: ReadWritten) -> bytes:
-    """Return the table of the index: the header, then an entry of each tensor in the order of their names."""
+    """Return the bytes of the index: a table with the header, then an entry for each tensor in the order of the names.
+
+    ``read`` is a function that returns bytes of a written file, from which the checksums are computed.
+    """
     rows = {b"": field(1, len(files)) + _VERSION}
     for shard, (name, (tensors, layout)) in enumerate(files.items()):
         placed = ((tensor, layout.slots[tensor.key][0]) for tensor in tensors)
@@ -152,7 +159,7 @@ def _index(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]], read: 
 
 
 def _checksum(name: str, offset: int, nbytes: int, read: ReadWritten) -> int:
-    """Return the CRC-32C of a part of a file."""
+    """Return the CRC-32C of the ``nbytes`` bytes from ``offset`` on in the file ``name``."""
     crc = 0
     for done in range(0, nbytes, _BLOCK):
         crc = crc32c(read(name, offset + done, min(_BLOCK, nbytes - done)), crc)
@@ -160,7 +167,7 @@ def _checksum(name: str, offset: int, nbytes: int, read: ReadWritten) -> int:
 
 
 def _entry(tensor: OutTensor, shard: int, offset: int, crc: int) -> bytes:
-    """Return a BundleEntryProto."""
+    """Return the bytes of a BundleEntryProto: dtype, shape, data file, offset, size and CRC-32C of a tensor."""
     sizes = b"".join(field(2, field(1, size)) for size in tensor.shape)
     place = field(3, shard) + field(4, offset) + field(5, tensor.nbytes)
     return field(1, _NUMBERS[tensor.dtype]) + field(2, sizes) + place + field32(6, masked(crc))

@@ -31,7 +31,10 @@ Templates = dict[bytes, TensorInfo]
 
 
 class TorchArchive:
-    """An archive in ``file``; ``within`` is the name of the file in its storages."""
+    """A zip archive of ``torch.save`` or TorchScript in ``file``.
+
+    ``within`` is the path of the file within the checkpoint, which is stored in each Storage.
+    """
 
     def __init__(self, file: File, within: str) -> None:
         self.zip = read_archive(file)
@@ -40,12 +43,18 @@ class TorchArchive:
         self._storages = _Storages(within, self.zip, self.root)
 
     def load(self, rebuild: Rebuild) -> Any:
-        """Return the value of the pickle, with TensorInfo in place of tensors."""
+        """Return the value of the pickle, with TensorInfo in place of tensors.
+
+        ``rebuild`` has the functions that make them, by the (module, name) in the pickle that each replaces.
+        """
         stored = self.zip.entries[f"{self.root}data.pkl"].stored
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
     def load_cached(self, rebuild: Rebuild, known: Templates) -> Any:
-        """Return what ``load`` returns; a single tensor whose pickle is in ``known`` is not read again."""
+        """Return what ``load`` returns; a single tensor whose pickle is in ``known`` is not read again.
+
+        ``known`` has the headers of single tensors by the bytes of their pickles; new ones are added to it.
+        """
         template = known.get(self.pickle)
         if template is not None and template.storage is not None:
             storage = self._storages.record(template.storage.name.rpartition("/")[2])
@@ -96,7 +105,7 @@ class _Storages:
         self._big = _is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
-        """Return the storage that ``('storage', type, key, location, numel)`` names."""
+        """Return the TypedStorage that the persistent id ``('storage', type, key, location, numel)`` names."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
         _, kind, key, _, numel = pid

@@ -47,7 +47,10 @@ class PieceFiles:
             file.close()
 
     def archive(self, name: str, offset: int, length: int) -> Any:
-        """Return the content of the archive at a place in a file: a TensorInfo, or other data."""
+        """Return the content of an archive in the file ``name``: a TensorInfo, or other data.
+
+        ``offset`` and ``length`` are the place of the archive in the file, in bytes.
+        """
         if name not in self.handles:
             try:
                 self.handles[name] = self.folder.file(name)

@@ -53,14 +53,14 @@ class _FileLayout:
 
 
 class _Distributed:
-    """Writes the files of one rank, and the metadata with the place of each tensor."""
+    """Names the files of one rank, and makes ``.metadata``, which has the place of each tensor."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` files."""
+        """Return the names of the ``number`` files that one rank writes."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return ``.metadata``."""
+        """Return the name ``.metadata`` and a function that returns the bytes of this file."""
         return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
@@ -69,7 +69,7 @@ class _Distributed:
 
 
 def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> bytes:
-    """Return a pickled ``Metadata`` object, in which every tensor has one piece."""
+    """Return the bytes of ``.metadata``: a pickled ``Metadata`` object, in which every tensor has one piece."""
     writer = _MetadataWriter()
     every = [tensor for tensors, _ in files.values() for tensor in tensors]
 
@@ -105,22 +105,22 @@ def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> 
 
 class _MetadataWriter(PickleWriter):
     def begin(self, module: str, name: str) -> None:
-        """Emit the beginning of an object of a class; its attributes follow."""
+        """Append the instructions that begin an object of a class; its attributes follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
     def end(self) -> None:
-        """Emit the end of an object's attributes."""
+        """Append the instructions that end the attributes of an object."""
         self.out += b"ub"
 
     def key(self, key: str) -> None:
-        """Emit the key of a tensor; it occurs four times, so it is put into the memo."""
+        """Append the key of a tensor; it occurs four times, so it is put into the memo."""
         if not self.fetched(key):
             self.text(key)
             self.kept(key)
 
     def size(self, sizes: Sequence[int]) -> None:
-        """Emit a ``torch.Size``; equal ones are written once, since a large model has few different shapes."""
+        """Append a ``torch.Size``; equal ones are written once, since a large model has few different shapes."""
         what = ("size", tuple(sizes))
         if not self.fetched(what):
             self.name("torch", "Size")
@@ -129,7 +129,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def tensor_metadata(self, tensor: OutTensor) -> None:
-        """Emit the ``TensorStorageMetadata`` of a tensor in one piece."""
+        """Append the ``TensorStorageMetadata`` of a tensor in one piece."""
         self.begin(_MODULE, "TensorStorageMetadata")
         self.word("properties")
         self.properties(tensor.dtype)
@@ -142,7 +142,7 @@ class _MetadataWriter(PickleWriter):
         self.end()
 
     def properties(self, dtype: str) -> None:
-        """Emit the ``TensorProperties`` of a dtype."""
+        """Append the ``TensorProperties`` of a dtype."""
         what = ("properties", dtype)
         if not self.fetched(what):
             self.name(_MODULE, "TensorProperties")
@@ -156,7 +156,7 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def chunk(self, shape: tuple[int, ...]) -> None:
-        """Emit the ``ChunkStorageMetadata`` of a tensor in one piece."""
+        """Append the ``ChunkStorageMetadata`` of a tensor in one piece."""
         what = ("chunk", shape)
         if not self.fetched(what):
             self.begin(_MODULE, "ChunkStorageMetadata")
@@ -168,7 +168,10 @@ class _MetadataWriter(PickleWriter):
             self.kept(what)
 
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
-        """Emit the place of a tensor's piece, as an item of a dict."""
+        """Append where a tensor's piece is stored: an item of a dict, ``MetadataIndex`` → ``_StorageInfo``.
+
+        ``dims`` is the number of the tensor's dimensions; ``offset`` and ``length`` are bytes of ``file``.
+        """
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")
         self.key(key)

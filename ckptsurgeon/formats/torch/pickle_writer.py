@@ -23,18 +23,21 @@ class PickleWriter:
         self._memo: dict[object, int] = {}
 
     def text(self, value: str) -> None:
-        """Emit a text."""
+        """Append the instruction for a text."""
         raw = value.encode("utf-8", "surrogatepass")
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
     def shared(self, code: bytes) -> None:
-        """Emit ``code`` the first time; later emit the instruction that takes its result from the memo."""
+        """Append ``code`` the first time; later append the instruction that takes its result from the memo."""
         if not self.fetched(code):
             self.out += code
             self.kept(code)
 
     def fetched(self, what: object) -> bool:
-        """Emit the instruction that takes ``what`` from the memo; False, without any effect, if it is absent."""
+        """Append the instruction that takes ``what`` from the memo, and return True.
+
+        Return False, and append nothing, if ``what`` is not in the memo.
+        """
         index = self._memo.get(what)
         if index is None:
             return False
@@ -42,21 +45,21 @@ class PickleWriter:
         return True
 
     def kept(self, what: object) -> None:
-        """Emit the instruction that puts the last value into the memo, and remember it as ``what``."""
+        """Append the instruction that puts the last value into the memo, and remember its number under ``what``."""
         index = self._memo[what] = len(self._memo)
         self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
 
     def name(self, module: str, name: str) -> None:
-        """Emit the name of a class or function, such as ``torch._utils._rebuild_tensor_v2``."""
+        """Append the name of a class or function, such as ``torch._utils._rebuild_tensor_v2``."""
         self.shared(f"c{module}\n{name}\n".encode())
 
     def word(self, value: str) -> None:
-        """Emit a text that occurs often, so that it is in the memo the next time."""
+        """Append a text that occurs often; from the second time on it is taken from the memo."""
         raw = value.encode()
         self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
 
     def integer(self, value: int) -> None:
-        """Emit a whole number."""
+        """Append a whole number."""
         if 0 <= value < 256:
             self.out += b"K" + bytes([value])
         elif 0 <= value < 65536:
@@ -68,7 +71,7 @@ class PickleWriter:
             self.out += b"\x8a" + bytes([len(raw)]) + raw
 
     def integers(self, values: Sequence[int]) -> None:
-        """Emit a tuple of whole numbers."""
+        """Append a tuple of whole numbers."""
         if not values:
             self.out += b")"
             return
@@ -78,7 +81,7 @@ class PickleWriter:
         self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
 
     def tensor(self, tensor: OutTensor, record: str) -> None:
-        """Emit a tensor whose storage is the record ``record``."""
+        """Append a tensor whose bytes are in the record ``data/<record>`` of the archive."""
         storage = _STORAGE_OF.get(tensor.dtype)
         items = 1
         for size in tensor.shape:
@@ -101,7 +104,7 @@ class PickleWriter:
         self.out += b"tR"
 
     def plain(self, value: Any) -> None:
-        """Emit plain data: None, numbers, text, lists, tuples, dicts."""
+        """Append plain data: None, numbers, text, lists, tuples, dicts."""
         if value is None or isinstance(value, bool):
             self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
         elif isinstance(value, int):
@@ -124,7 +127,7 @@ class PickleWriter:
 
 
 def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
-    """Return the pickle of a single tensor whose storage is the record ``record``."""
+    """Return the pickle of a single tensor whose bytes are in the record ``data/<record>`` of the archive."""
     writer = PickleWriter()
     writer.tensor(tensor, record)
     return bytes(writer.out + b".")
@@ -133,9 +136,9 @@ def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
 def state_dict_pickle(
     tensors: Sequence[OutTensor], records: Mapping[str, str], beside: ExtraEntries | None = None
 ) -> bytes:
-    """Return the pickle of ``{key: tensor}`` and of the other entries (``beside``).
+    """Return the pickle of ``{key: tensor}`` and of the other entries of the file (``beside``).
 
-    ``records`` names the storage record of each key.
+    ``records`` has the name of the record with the bytes of each key's tensor.
     """
     writer, beside = PickleWriter(), beside or ExtraEntries()
     for name in beside.path:

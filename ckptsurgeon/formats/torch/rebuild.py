@@ -24,7 +24,7 @@ _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 
 def rebuilders() -> Functions:
-    """Return a new table of our functions, by the (module, name) in a pickle that they are called for."""
+    """Return a new table of our functions, by the (module, name) in a pickle of the function that each replaces."""
     table: Functions = {**NUMPY, **plain_functions(CopyBudget())}
     for name, function in {**_strided(TensorBuilder()), **_OTHERS}.items():
         table["torch._utils", name] = function

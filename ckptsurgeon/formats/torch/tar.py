@@ -121,7 +121,10 @@ def plain_members(file: File) -> Iterator[TarMember]:
 
 
 def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
-    """Return what an extended header of pax, or GNU's header of a long name, says of the next member."""
+    """Return the fields of the next member, such as ``path``, from an extended header of pax.
+
+    GNU's header of a long name gives a ``path``, too.
+    """
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
     raw = file.read(begin, end - begin)
@@ -134,14 +137,14 @@ def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, st
 
 
 def _name(header: bytes) -> str:
-    """Return the name in a header; POSIX has the folders of a long one apart, in its prefix."""
+    """Return the name of a member in its header; POSIX stores the folders of a long name in the field ``prefix``."""
     name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
     is_posix = header[257:263] == b"ustar\0"
     return (prefix + b"/" + name if prefix and is_posix else name).decode("utf-8", "replace")
 
 
 def _plain_name(name: str) -> str:
-    """Return a member's path without steps that stay where they are; raises UnsafeError if it leads out."""
+    """Return a member's path without "." and empty parts; raises UnsafeError if it leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise UnsafeError(f"{escape(name)} of the tar archive points outside it.", rule="tar name")

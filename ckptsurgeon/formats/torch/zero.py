@@ -24,9 +24,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = None) -> dict[str, TensorInfo]:
-    """Return the parameters of stages 1 and 2: the pieces of all ranks, joined, are the flat vector of a group.
+    """Return the parameters of ZeRO stages 1 and 2 by name, cut out of the flat vectors of the groups.
 
-    ``paddings`` gives, for each group, how many unused elements follow each parameter; None if there are none.
+    ``groups`` has the shapes of each group's parameters by name. ``ranks`` has, for each rank, its piece of each
+    group's flat vector; the pieces of all ranks are joined. ``paddings`` gives, for each group, how many unused
+    elements follow each parameter; None if there are none.
     """
     _check_number(groups, ranks)
     if len(groups) != len(ranks[0]):
@@ -46,7 +48,10 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
 
 def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, TensorInfo]:
-    """Return the parameters of stage 3: each rank has an equal piece of every parameter, and the last is padded."""
+    """Return the parameters of ZeRO stage 3 by name: each rank has an equal piece of each one, the last is padded.
+
+    ``groups`` has the shapes of each group's parameters by name. ``ranks`` has the flat vectors of each rank.
+    """
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
     if len(vectors) != len(ranks) or len({vector.numel for vector in vectors}) > 1:
@@ -89,7 +94,7 @@ def _same(info: TensorInfo, first: TensorInfo) -> TensorInfo:
 
 
 def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
-    """Return how many unused elements follow each parameter of a group."""
+    """Return how many unused elements follow each of the ``number`` parameters of a group."""
     if paddings is None:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
@@ -101,7 +106,7 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError if more values are unused than the alignment of a flat vector explains."""
+    """Raise FormatError if only ``used`` values of ``there`` are taken, and alignment does not explain the rest."""
     if -(-used // align) != -(-there // align):
         raise FormatError(f"the parameters take only {used} of the {there} values of the ranks.", rule="zero")
 
@@ -159,7 +164,7 @@ def _is_shape(shape: Any) -> bool:
 
 
 def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
-    """Return the flat vectors of each rank, one for each group."""
+    """Return the flat vectors of each rank, one for each group; ``name`` is their entry in the optimizer states."""
     flats: list[Flat] = []
     for one, state in zip(optimizers, states, strict=True):
         groups = state.get(name)
@@ -179,7 +184,7 @@ def _is_flat(info: Any) -> bool:
 
 
 def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
-    """Return the parameters that were not trained, which are stored with the model states."""
+    """Return the parameters that were not trained, which are stored with the model states, by name."""
     shapes = models[0].tree.get("frozen_param_shapes")
     if not shapes:
         return {}

@@ -52,7 +52,7 @@ class _Record:
         return self.data + self.size
 
     def local(self, crc: int) -> bytes:
-        """Return the local header."""
+        """Return the bytes of the record's local header; ``crc`` is the CRC-32 of its content."""
         size = _FULL if self.wide else self.size
         extra = struct.pack("<2H2Q", 1, 16, self.size, self.size) if self.wide else b""
         pad = self.data - self.header - 30 - len(self.name) - len(extra)
@@ -65,7 +65,7 @@ class _Record:
         return fixed + self.name + extra
 
     def central(self, crc: int) -> bytes:
-        """Return the entry of the central directory."""
+        """Return the bytes of the record's entry in the central directory; ``crc`` is the CRC-32 of its content."""
         far = self.header >= _FULL
         size = _FULL if self.wide else self.size
         values = ([self.size, self.size] if self.wide else []) + ([self.header] if far else [])
@@ -80,7 +80,7 @@ class _Record:
 
 
 def _end(number: int, size: int, offset: int) -> bytes:
-    """Return the end of the directory, with a zip64 record if a number needs it."""
+    """Return the end of the directory, with a zip64 record if a number is too large for the plain one."""
     wide = number >= 0xFFFF or size >= _FULL or offset >= _FULL
     end64 = b""
     if wide:
@@ -91,7 +91,10 @@ def _end(number: int, size: int, offset: int) -> bytes:
 
 
 class ZipLayout:
-    """The layout of an archive: a pickle, and a record ``archive/data/NUMBER`` for each tensor of ``owners``."""
+    """The layout of an archive: a pickle, and a record ``archive/data/NUMBER`` for each tensor of ``owners``.
+
+    ``owners`` are the tensors that have bytes of their own: all except those tied to an earlier one.
+    """
 
     def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
         fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}

@@ -1,4 +1,4 @@
-"""Tells from its content what a file is that no format here reads, and what to do with it.
+"""Names the kind of a file that this package cannot read, by its content, with advice on what to do with it.
 
 The first bytes of other toolkits' formats are taken from their specifications. Nothing is opened: the functions get
 bytes and names and return texts.
@@ -34,7 +34,7 @@ _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
 def packed(head: bytes, name: str) -> UnreadableFile | None:
-    """Return the kind of a compressed file that begins with ``head``; None if it is not compressed."""
+    """Return the kind of a compressed file that begins with ``head``, with advice; None if it is not compressed."""
     for magic, kind, program in _ARCHIVES:
         if head.startswith(magic):
             return UnreadableFile(

@@ -58,7 +58,7 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
 
 
 def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
-    """Return the kind of a diffusers pipeline, whose index may have any content."""
+    """Return the kind of a folder with a diffusers pipeline, and advice on which component to name."""
     index = _read(folder, PIPELINE)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))
@@ -83,7 +83,7 @@ def _read(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
-    """Yield the names of subfolders that have weights, among the first ``_LOOKED_INTO``."""
+    """Yield the names of subfolders that have weights; only the first ``_LOOKED_INTO`` subfolders are searched."""
     for name in inside[:_LOOKED_INTO]:
         with suppress(CheckpointError):
             names = folder.inside(name).names()

@@ -1,4 +1,4 @@
-"""Tells what a text is that was given as a checkpoint, and makes the error for any file that is not supported."""
+"""Tells what kind of text was given as a checkpoint, and makes the error for any file that is not supported."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def text_kind(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def _element_text(head: bytes, *tags: bytes) -> str:
-    """Return the text of the first element with each tag, in parentheses; '' if there are none."""
+    """Return the text of the first HTML or XML element with each tag, in parentheses; '' if there are none."""
     from html import unescape
 
     found = [re.search(rb"<%b>([^<]{1,500})<" % tag, head, re.IGNORECASE) for tag in tags]

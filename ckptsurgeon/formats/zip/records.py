@@ -29,7 +29,11 @@ _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
 
 
 class ZipEntry(NamedTuple):
-    """One record: ``header`` and ``data`` are offsets in the file, ``listed`` is an offset in the directory."""
+    """One record: ``header`` and ``data`` are offsets in the file, ``listed`` is an offset in the directory.
+
+    ``stored`` is the number of its bytes in the file, ``size`` the number after they are unpacked; ``method`` is 0 if
+    the record is not compressed.
+    """
 
     name: str
     header: int
@@ -54,17 +58,20 @@ class RecordOffsets(NamedTuple):
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """Return (begin, end) of the bytes of the record that are not its data."""
+        """The (begin, end) of the bytes of the record before and after its data."""
         return [(self.header, self.data), (self.end, self.next)]
 
 
 def record_at(file: File, name: str) -> str:
-    """Return how messages name a record of an archive."""
+    """Return the name of a record in messages: that of the archive, then that of the record."""
     return f"{escape(file.uri)}: record {escape(name)}"
 
 
 def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEntry]:
-    """Return the records in file order, with each local header and descriptor checked against the directory."""
+    """Return the records in file order, with each local header and descriptor checked against the directory.
+
+    ``listed`` has the entries of the directory, ``directory`` is its offset.
+    """
     entries: dict[str, ZipEntry] = {}
     end, previous = 0, None
     window = _Window(file, sum(row[2] for row in listed) // max(1, len(listed)))
@@ -97,7 +104,9 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
 def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
     """Return the length of a local header's extra field, or -1 if two records are not joined as torch writes them.
 
-    The quick and usual case of ``_check_descriptor`` and ``_check_local``: two stored records, each with a descriptor.
+    ``between`` has the bytes from the end of the first record's data to the second record's name. This is a quick check
+    for the usual case: both are stored without compression, with a descriptor. All else is left to
+    ``_check_descriptor`` and ``_check_local``.
     """
     if previous is None or len(between) != _USUAL.size + len(name) or not between.endswith(name):
         return -1
@@ -111,7 +120,7 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
 
 
 def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
-    """Raise an error if a record's local header or descriptor contradicts the directory or the expected offsets."""
+    """Raise an error if a record's local header or descriptor contradicts the directory, or the offsets in ``spot``."""
     name = row[0]
     raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
     if spot.header + _check_local(file, row, raw) != spot.data:

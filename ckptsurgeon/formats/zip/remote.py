@@ -27,9 +27,10 @@ _ALIGNED = 64
 
 
 def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[File, dict[str, ZipEntry]]:
-    """Return the records, and the file to read them from, which checks each against the directory as it is read.
+    """Return the file to read the records from, and the records by name.
 
-    If the directory does not determine where a record's data begins, all local headers are read.
+    This file checks each record against the directory when the record is read. If the directory does not determine
+    where a record's data begins, all local headers are read and checked now.
     """
     rows = sorted(listed, key=itemgetter(1))
     ends = [*(row[1] for row in rows[1:]), directory]
@@ -58,7 +59,7 @@ def _spot(row: Listed, end: int) -> RecordOffsets | None:
 
 
 def _around(rows: list[Listed], directory: int) -> list[tuple[int, int]]:
-    """Return the ranges of the local headers, with the bytes before them."""
+    """Return (begin, end) of each local header, with the bytes before it, which may be a descriptor."""
     return [(max(0, row[1] - 24), min(directory, row[1] + _LOCAL_BYTES + len(row[0].encode()) + 64)) for row in rows]
 
 
@@ -83,12 +84,15 @@ class RecordsFile:
         return data
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view``; raises as ``read``."""
+        """Fill ``view`` from ``offset``; raises UnsafeError if a record there is not what the directory says."""
         self._file.readinto(offset, view)
         self._check_records([(offset, offset + len(view))])
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Fetch ranges together with the headers and descriptors of their records; raises as ``read``."""
+        """Fetch (begin, end) ranges with the headers and descriptors of their records, and check these records.
+
+        Raises UnsafeError if a record is not what the directory says.
+        """
         wanted = list(ranges)
         frames = [part for at in self._touched(wanted) & self._unseen for part in self._spots[at].frames]
         self._file.need([*frames, *wanted], advance)
@@ -104,7 +108,7 @@ class RecordsFile:
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Give a descriptor that the kernel can copy from; None until all records have been checked."""
+        """Return a context that gives a descriptor for copies by the kernel; None until all records are checked."""
         return nullcontext() if self._unseen else self._file.descriptor()
 
     def folder(self) -> Folder:
