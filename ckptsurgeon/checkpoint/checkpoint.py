@@ -275,7 +275,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         from the keys. Raises SourceError if the file is closed.
         """
         if self.closed:
-            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it later.")
+            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it after its last use.")
         if root is not None:
             found, passed = find_root(self.header.tree, root, self.path)
             other = Checkpoint(

@@ -170,7 +170,7 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
             dtype=_dtype(info),
         )
     else:
-        raise FormatError(f"a tensor is quantised by an unknown scheme {scheme!r:.60}.", rule="quantiser")
+        raise FormatError(f"a quantised tensor cannot be read: its scheme {scheme!r:.60} is unknown.", rule="quantiser")
     made.set_(raw.untyped_storage(), 0, info.shape, raw.stride())
     return made
 

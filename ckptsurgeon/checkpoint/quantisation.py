@@ -31,9 +31,9 @@ SETTINGS = "quantization_config"
 _CONFIGS = ("config.json", "params.json")
 """Configurations with a section on quantisation: transformers' and Mistral's."""
 _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""And ModelOpt's, AutoGPTQ's and AutoAWQ's."""
+"""Files with settings of quantisation: those two, and the ones of ModelOpt, AutoGPTQ and AutoAWQ."""
 _ENTRIES = (SETTINGS, "_quantization_metadata")
-"""That, and ComfyUI's."""
+"""The entries of a file's metadata that hold settings: ``quantization_config``, and ComfyUI's."""
 _MLX = "quantization"
 """The section that MLX reads; it writes the same one as ``quantization_config``."""
 _BYTES = 16 << 20

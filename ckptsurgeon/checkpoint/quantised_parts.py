@@ -74,7 +74,7 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
 
 
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on scales that are named, and on codes whose dtype is, unlike those of the other tensors.
+    """Yield notes on tensors whose scales have another name, or whose codes have another dtype, than most others.
 
     Scales with a name that loaders do not look for, by the settings of quantisation, get a note, too.
     """

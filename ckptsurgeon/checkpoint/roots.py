@@ -32,7 +32,10 @@ __all__ = [
 
 
 class SearchLimit:
-    """How many modules and tensors one search may still visit; shared ones are counted each time."""
+    """How many modules and tensors one search may still visit.
+
+    A module or tensor that occurs several times is counted each time.
+    """
 
     def __init__(self) -> None:
         self.modules = limits.TREE_NODES
@@ -163,7 +166,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
         paths = [root.path or "the top level (--root .)" for root in candidates]
         raise ConfigError(
             f"--root {escape(wanted)} has no tensors in {escape(uri)}.",
-            hint=f"There {'is' if len(paths) == 1 else 'are'} {listing(paths)}." if paths else "",
+            hint=f"Its state dicts are: {listing(paths)}." if paths else "",
             details=[root.path or "." for root in candidates],
         )
     return Root(path, entries, tensors, keys)
@@ -255,17 +258,17 @@ def _contents(tree: Any) -> str:
     if isinstance(tree, dict):
         return _contents_of(tree)
     if isinstance(tree, OpaqueResult):
-        return f"it is a {tree!r}, which is not interpreted"
+        return f"it is a {tree!r}, which ckpt neither imports nor runs"
     return f"it is {'empty' if tree in ([], ()) else f'a {type(tree).__name__}'}"
 
 
 def _contents_of(tree: dict[Any, Any]) -> str:
     if not tree:
-        return "it is an empty mapping"
+        return "it is an empty dict"
     if _tensors(tree):
         odd = next(key for key in tree if not isinstance(key, str))
         return f"its keys are not names but {type(odd).__name__}s"
-    return f"it is a mapping of {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"
+    return f"it is a dict with the keys {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"
 
 
 # The keys of a state dict: the entries that are tensors, and the limits of their number and length.
@@ -295,11 +298,13 @@ def check_keys(path: str, keys: Collection[str]) -> None:
         dots = key.count(".")
         segments += dots + 1
         if segments > most:
-            raise UnsafeError(f"{escape(path)} has keys with over {most} dotted segments in total.", rule="segments")
+            raise UnsafeError(
+                f"the keys of {escape(path)} have over {most} segments (parts between dots) in all.", rule="segments"
+            )
         if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "
                 f"{count(dots + 1, 'segment')}, {escape(key, 40)}; the limits are {limits.KEY_CHARACTERS} characters "
-                f"and {limits.KEY_SEGMENTS} segments.",
+                f"and {limits.KEY_SEGMENTS} segments (parts between dots).",
                 rule="key length",
             )

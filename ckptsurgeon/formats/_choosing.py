@@ -148,8 +148,8 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
         rival = index[: -len(INDEX)]
         if rival in singles:
             raise FormatError(
-                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is stale.",
-                hint="Name one.",
+                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",
+                hint="Name the one to read.",
                 rule="stale index",
             )
 

@@ -60,5 +60,5 @@ def _header(head: bytes) -> tuple[str, int]:
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
     if length > limits.NPY_HEADER_BYTES or start + length > len(head):
-        raise FormatError(f"a numpy array has a header of {length} bytes, too many or cut short.", rule="npy header")
+        raise FormatError(f"a numpy array has a header of {length} bytes: too long, or cut short.", rule="npy header")
     return head[start : start + length].decode("latin-1"), start + length

@@ -84,8 +84,9 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
     others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(
-            f"{escape(folder.uri)} is a {fmt.name} checkpoint and holds {listing(others)} too; one of them is stale.",
-            hint="Name the file you mean.",
+            f"{escape(folder.uri)} is a checkpoint ({fmt.name}), but also has {listing(others)}; "
+            "one of them is out of date.",
+            hint="Name the file to read, or remove it to read the folder.",
             rule="several checkpoints",
         )
 

@@ -70,7 +70,8 @@ class _SafetensorsLayout:
         except UnicodeEncodeError:
             odd = next((escape(one.key) for one in tensors if not _is_text(one.key)), "the metadata")
             raise OutputError(
-                f"{odd} has half of a surrogate pair, which safetensors cannot write.", hint="Use --to pth."
+                f"{odd} is not valid Unicode (it has half of a surrogate pair), as safetensors requires.",
+                hint="Use --to pth.",
             ) from None
 
     def _described(self, recipe: Sequence[str]) -> Iterator[bytes]:

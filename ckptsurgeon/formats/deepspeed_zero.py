@@ -41,7 +41,10 @@ class _DeepSpeedZero:
         return _LATEST in names and not has_weights(names) and _has_states(_tagged(source)[1])
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all ranks; raises FormatError if they do not fit together."""
+        """Return one header, made from the files of all ranks.
+
+        Raises FormatError if a file is missing or the files do not fit together.
+        """
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
         every: list[StateFile] = []
@@ -122,7 +125,7 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tu
         raise FormatError(f"{escape(optimizers[0].file.uri)} is not the state of a ZeRO optimizer.", rule="zero states")
     if ranks != len(optimizers):
         raise FormatError(
-            f"there are optimizer states of {count(len(optimizers), 'rank')}, but {ranks} were trained.",
+            f"there are optimizer states of {count(len(optimizers), 'rank')}, but the model was trained on {ranks}.",
             hint="A rank did not save, or a part of the folder is missing.",
             rule="zero ranks",
         )

@@ -23,7 +23,7 @@ class _NumpyArray:
         return isinstance(source, File) and head.startswith(MAGIC)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header; raises FormatError if the file is longer or shorter than the header says."""
+        """Return the header of the file; raises FormatError if the file is longer or shorter than its array."""
         assert isinstance(source, File)
         head = source.read(0, min(_HEAD_BYTES, source.size))
         with naming(source):

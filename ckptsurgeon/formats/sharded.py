@@ -88,7 +88,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
         raise not_a_checkpoint(file.uri, json_kind(index), "index")
     for key, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or len(shard) > limits.KEY_CHARACTERS:
-            raise FormatError(f"{escape(file.uri)} names no file for {escape(key)}.", rule="index")
+            raise FormatError(f"{escape(file.uri)} names no file for the key {escape(key)}.", rule="index")
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
     total = extra.get("total_size") if isinstance(extra, dict) else None

@@ -1,8 +1,7 @@
 """Reads SpeechBrain's checkpoint folders: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
 
 A recoverable is an object that SpeechBrain saves: each that torch saved gives a state dict, others give plain entries.
-Written after
-``speechbrain/utils/checkpoints.py`` (1.1.2).
+Written after ``speechbrain/utils/checkpoints.py`` (1.1.2).
 """
 
 from __future__ import annotations

@@ -45,7 +45,10 @@ class _TensorFlow:
         return is_table(source) if isinstance(source, File) else is_folder(source)
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header of a checkpoint; raises FormatError if index and data files contradict each other."""
+        """Return the header of a checkpoint, given by its index or its folder.
+
+        Raises FormatError if the index breaks a rule or does not fit the data files.
+        """
         folder: Folder | None = None
         named: list[FilePrint] = []
         notes = []
@@ -115,7 +118,8 @@ class _Shards:
             )
         if entry.shard >= self._bundle.shards:
             raise FormatError(
-                f"{escape(name)} is in data file {entry.shard}, and there are {self._bundle.shards}.", rule="shard"
+                f"{escape(name)} is in data file {entry.shard}, but there are only {self._bundle.shards} (from 0).",
+                rule="shard",
             )
         file = self._file(entry.shard)
         if entry.offset + entry.size > file.size:
@@ -181,7 +185,7 @@ def _check_disjoint(entries: Sequence[BundleEntry]) -> None:
     places = sorted((entry.shard, entry.offset, entry.offset + entry.size) for entry in entries if entry.size)
     for (shard, _, end), (other, begin, _) in pairwise(places):
         if shard == other and begin < end:
-            raise UnsafeError(f"two of its tensors overlap in data file {shard} at {begin}.", rule="overlap")
+            raise UnsafeError(f"two of its tensors overlap in data file {shard} at byte {begin}.", rule="overlap")
 
 
 FORMAT = _TensorFlow()

@@ -1,6 +1,6 @@
 """Reads ``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` with each tensor's place.
 
-A tensor is stored in pieces, each an archive of ``torch.save``; they are put together here as a description. torch
+A tensor is stored in pieces, each an archive of ``torch.save``; the header describes how the pieces are joined. torch
 unpickles ``.metadata`` without restrictions; here it is read like any other pickle, and nothing in it is run.
 """
 
@@ -147,7 +147,7 @@ def _places(storage_data: Any) -> dict[str, _Places]:
         key, offset = at.get("fqn"), at.get("offset")
         file, begin, length = said.get("relative_path"), said.get("offset"), said.get("length")
         if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
-            raise FormatError("it has a piece without a place.", rule="dcp metadata")
+            raise FormatError("it does not say where a piece is stored.", rule="dcp metadata")
         if posixpath.normpath(file) != file:
             raise FormatError(f"it names a file by an invalid path: {escape(file)}.", rule="dcp metadata")
         where = _DATA if offset is None else _offsets_text(offset)
@@ -169,7 +169,7 @@ def _check_disjoint(places: Sequence[_PiecePlace]) -> None:
     ordered = sorted(places, key=lambda place: (place.file, place.offset))
     for one, other in pairwise(ordered):
         if one.file == other.file and one.offset + one.length > other.offset:
-            raise UnsafeError(f"two pieces overlap in {escape(one.file)} at {other.offset}.", rule="pieces")
+            raise UnsafeError(f"two pieces overlap in {escape(one.file)} at byte {other.offset}.", rule="pieces")
 
 
 def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:

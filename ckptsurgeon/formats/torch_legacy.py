@@ -1,7 +1,7 @@
 """Reads torch checkpoints from before 1.6: pickles one after another, then the bytes of each storage.
 
-Magic number, protocol version, system information, the object, the list of storage keys; then for each key an
-int64 number of elements and the data. Written after ``_legacy_save`` in ``torch/serialization.py``.
+The pickles are a magic number, the protocol version, system information, the object, and the list of storage keys. For
+each key, an int64 number of elements and the data follow. Written after ``_legacy_save`` in ``torch/serialization.py``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _fields(pid: Any) -> tuple[str, str, int, Any]:
         dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
         if dtype is not None and type(key) is str and type(numel) is int and 0 <= numel <= limits.ELEMENTS:
             return dtype, key, numel, pid[5] if len(pid) == 6 else None
-    raise FormatError("the pickle refers to something unknown.", rule="persistent id")
+    raise FormatError("the pickle refers to a storage in an unknown way.", rule="persistent id")
 
 
 def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
@@ -118,7 +118,7 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
         return pid[1] if len(pid) > 1 else None
     dtype, key, numel, _ = _fields(pid)
     if declared.setdefault(key, (dtype, numel)) != (dtype, numel):
-        raise FormatError(f"storage {escape(key)} is declared in two ways.", rule="legacy")
+        raise FormatError(f"storage {escape(key)} is declared with two types or sizes.", rule="legacy")
     return None
 
 

@@ -49,7 +49,7 @@ class _TorchTar:
         found = members(file, MEMBERS)
         missing = [one for one in MEMBERS if one not in found]
         if missing:
-            raise FormatError(f"the tar archive lacks {missing[0]}.", rule="tar members")
+            raise FormatError(f"the tar archive lacks the member {missing[0]}.", rule="tar members")
         _check_order(_content(file, found["sys_info"]))
         storages = _storages(_MemberReader(file, found["storages"]), name)
         described, pickled = (_content(file, found[one]) for one in ("tensors", "pickle"))

@@ -97,11 +97,11 @@ def test_what_is_called_an_optimizer_is_one(name: str) -> None:
         (T, r"it is one tensor, float32 \(2\)"),
         ({"state": {0: {"exp_avg": T}}, "param_groups": []}, "it is an optimizer's state"),
         ({0: T, 1: T}, "its keys are not names but ints"),
-        ({}, "it is an empty mapping"),
+        ({}, "it is an empty dict"),
         ([], "it is empty"),
         (3, "it is a int"),
-        ({"epoch": 1, "loss": 2.0}, "it is a mapping of epoch, loss"),
-        (argparse.Namespace(a=1), "it is a argparse.Namespace, which is not interpreted"),
+        ({"epoch": 1, "loss": 2.0}, "it is a dict with the keys epoch, loss"),
+        (argparse.Namespace(a=1), "it is a argparse.Namespace, which ckpt neither imports nor runs"),
     ],
 )
 def test_a_file_without_a_state_dict_says_what_it_holds(value: Any, why: str) -> None:
@@ -116,7 +116,7 @@ def test_as_many_tensors_at_the_top_as_in_a_named_entry_make_the_top_the_state_d
 
 def test_the_top_level_is_called_so() -> None:
     with pytest.raises(
-        cs.ConfigError, match=r"root=.foo. has no tensors in x.pth. There is the top level \(root=.\..\)\.$"
+        cs.ConfigError, match=r"root=.foo. has no tensors in x.pth. Its state dicts are: the top level \(root=.\..\)\.$"
     ):
         opened({"a": T}, "foo")
 

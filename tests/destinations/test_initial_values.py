@@ -178,7 +178,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
     [
         ({"values": None}, "front.melmat has init: like. Add values: FILE, the checkpoint that has its values"),
         ({"values": 3}, "front.melmat has init: like. Add values: FILE"),
-        ({"root": "state"}, r"dst.yaml: values: .*has no tensors in .*front.pth. There is state.model"),
+        ({"root": "state"}, r"dst.yaml: values: .*has no tensors in .*front.pth. Its state dicts are: state.model"),
         (
             {"x.mel": {"shape": [7], "init": "like"}},
             r"x.mel has init: like, but .*front.pth has no such tensor",

@@ -152,7 +152,7 @@ def test_a_rank_that_is_missing_is_said(ckpt: Any) -> None:
     zero_folder("d", 2, 3)
     os.unlink("d/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
     done = ckpt("inspect", "d")
-    assert (done.code, "optimizer states of 2 ranks, but 3 were trained" in " ".join(done.err.split())) == (3, True)
+    assert (done.code, "states of 2 ranks, but the model was trained on 3" in " ".join(done.err.split())) == (3, True)
 
 
 def test_a_model_that_is_spread_over_ranks_is_refused(ckpt: Any) -> None:
@@ -171,19 +171,19 @@ def changed(path: str, change: Any) -> None:
 MODEL = "d/mp_rank_00_model_states.pt"
 OPTIM = "d/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
 WRONG: dict[str, tuple[str, Any, str]] = {
-    "no shapes": (MODEL, lambda s: s.pop("param_shapes"), "has no param_shapes"),
+    "no shapes": (MODEL, lambda s: s.pop("param_shapes"), "has no valid entry param_shapes"),
     "shapes that are none": (MODEL, lambda s: s["param_shapes"][0].update(a=-1), "invalid entry param_shapes"),
     "a larger shape": (MODEL, lambda s: s["param_shapes"][0].update({"a.weight": (10**6, 10**6)}), "too few values"),
     "a smaller shape": (MODEL, lambda s: s["param_shapes"][0].pop("a.weight"), "parameters take only"),
     "another group": (MODEL, lambda s: s["param_shapes"].append({}), "groups of parameters, but"),
-    "no module": (MODEL, lambda s: s.pop("module"), "has no module"),
-    "no buffer names": (MODEL, lambda s: s.update(buffer_names=3), "has no buffer_names"),
+    "no module": (MODEL, lambda s: s.pop("module"), "has no valid entry module"),
+    "no buffer names": (MODEL, lambda s: s.update(buffer_names=3), "has no valid entry buffer_names"),
     "no frozen parameter": (MODEL, lambda s: s["frozen_param_fragments"].clear(), "lacks frozen parameters: embed"),
-    "no optimizer": (OPTIM, lambda s: s.pop("optimizer_state_dict"), "has no optimizer_state_dict"),
+    "no optimizer": (OPTIM, lambda s: s.pop("optimizer_state_dict"), "has no valid entry optimizer_state_dict"),
     "no stage": (OPTIM, lambda s: s["optimizer_state_dict"].pop("zero_stage"), "is not the state of a ZeRO optimizer"),
     "no values": (
         OPTIM, lambda s: s["optimizer_state_dict"].pop("single_partition_of_fp32_groups"),
-        "has no single_partition_of_fp32_groups",
+        "has no valid entry single_partition_of_fp32_groups",
     ),
     "values of another type": (
         OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].__setitem__(0, torch.ones(12).half()),

@@ -89,7 +89,7 @@ BROKEN = {
     "a shape below zero": (index_of({"w": entry([2**64 - 1], 8)}), "below zero"),
     "an offset below zero": (index_of({"w": entry([2], 8, offset=2**64 - 8)}), "below zero"),
     "an offset beyond the end": (index_of({"w": entry([2], 8, offset=2**62)}), "cut short"),
-    "another data file": (index_of({"w": entry([2], 8, shard=3)}), "data file 3, and there are 1"),
+    "another data file": (index_of({"w": entry([2], 8, shard=3)}), "data file 3, but there are only 1"),
     "a hundred dimensions": (index_of({"w": entry([1] * 100, 4)}), "over 64 dimensions"),
     "tensors that overlap": (index_of({"v": entry([2], 8), "w": entry([2], 8, offset=4)}), "overlap"),
     "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of w is missing"),

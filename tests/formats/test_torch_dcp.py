@@ -370,7 +370,7 @@ def test_pieces_in_an_unknown_encoding_are_opaque() -> None:
 def test_another_checkpoint_in_the_folder_is_said() -> None:
     save({"w": torch.ones(2)})
     torch.save({"w": torch.ones(2)}, "d/pytorch_model.bin")
-    with pytest.raises(FormatError, match=r"holds pytorch_model.bin too; one of them is stale"):
+    with pytest.raises(FormatError, match=r"also has pytorch_model.bin; one of them is out of date"):
         cs.open_checkpoint("d")
     assert list(cs.open_checkpoint("d/.metadata")) == ["w"]
 
@@ -385,7 +385,7 @@ def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -
         assert list(checkpoint) == ["w"]
     assert len(shown) == 2
     monkeypatch.setattr(limits, "PIECE_PICKLES", 100)
-    with pytest.raises(UnsafeError, match="over 100 bytes of pickles"):
+    with pytest.raises(UnsafeError, match="pickles of over 100 bytes"):
         cs.open_checkpoint("d")
 
 

@@ -35,7 +35,7 @@ def test_protocol_0_says_that_torch_cannot_read_it_either() -> None:
     write("x.pt", legacy({"a": torch.ones(2)}, pickle_protocol=0))
     with pytest.raises(Exception):  # noqa: B017  # torch asserts that the persistent id is a tuple
         torch.load("x.pt", weights_only=False)
-    with pytest.raises(cs.FormatError, match=r"^x\.pt: the pickle refers to something unknown"):
+    with pytest.raises(cs.FormatError, match=r"^x\.pt: the pickle refers to a storage in an unknown way"):
         cs.open_checkpoint("x.pt")
 
 

@@ -40,7 +40,8 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload``, the ascending (begin, end) of the tensors.
 
-    ``patches`` are (offset, bytes) to use in place of the present bytes: those that the file had before it was sealed.
+    ``patches`` are (offset, bytes) to use in place of the present bytes: those that the file had before its seal was
+    set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

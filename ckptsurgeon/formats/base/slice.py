@@ -62,7 +62,7 @@ class FileSlice:
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def keep(self, wanted: bool) -> None:
-        """Set whether the fetched bytes of the file that this is a part of are kept for the next run."""
+        """Set whether the bytes fetched of the whole file, not only of this part, are kept for the next run."""
         self._file.keep(wanted)
 
     @property

@@ -24,7 +24,7 @@ def growth(stored: int) -> float:
 
 
 def most_segments(keys: int) -> int:
-    """Return how many dotted parts a given number of keys may have together."""
+    """Return how many segments (parts between dots) a given number of keys may have in all."""
     return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 

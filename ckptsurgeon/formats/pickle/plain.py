@@ -163,7 +163,9 @@ class Array:
         try:
             return self._data.encode("latin-1")
         except UnicodeEncodeError:
-            raise FormatError("the bytes of a numpy array are a text that is not Latin-1.", rule="numpy") from None
+            raise FormatError(
+                "the values of a numpy array are stored as a text that is not Latin-1.", rule="numpy"
+            ) from None
 
     def build(self, state: object) -> None:
         """Set the state of the array, which BUILD gives: ``(version, shape, dtype, is_fortran, data)``."""

@@ -45,7 +45,7 @@ could make thousands of pairs collide.
 
 
 class TypedStorage:
-    """A storage as a pickle refers to it, with its dtype; ``start`` is the byte at which a part of it begins."""
+    """A storage as a pickle refers to it, with its dtype; offsets of tensors count from its byte ``start``."""
 
     __slots__ = ("dtype", "start", "storage")
 
@@ -68,7 +68,7 @@ class StridedForm(NamedTuple):
 
 
 def form_of(size: Any, stride: Any) -> StridedForm:
-    """Return the form of a size and a stride; raises FormatError if they are invalid or do not fit together."""
+    """Return the StridedForm of a size and a stride; raises FormatError if they are invalid or do not fit together."""
     check_sizes(size, "size")
     check_sizes(stride, "stride")
     if len(size) != len(stride):
@@ -120,7 +120,9 @@ def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", 
     size, stride, extent, contiguous = form
     storage, itemsize = ref.storage, _SIZES[dtype]
     if type(offset) is not int or not 0 <= offset <= limits.ELEMENTS:
-        raise FormatError(f"a tensor's offset {brief(offset)} in {_named(storage)} is invalid.", rule="tensor offset")
+        raise FormatError(
+            f"a tensor has an invalid offset in {_named(storage)}: {brief(offset)}.", rule="tensor offset"
+        )
     begin = ref.start + offset * itemsize
     if extent and begin + extent * itemsize > storage.nbytes:
         raise FormatError(

@@ -37,7 +37,7 @@ ARRAY = "its values are an array inside the pickle"
 SHOWN = 60
 """How many characters of a text from a file a message quotes at most."""
 CALLS = 4
-"""If a result was called, and its result again, a name is searched for through so many calls."""
+"""How many nested calls ``brief`` looks through for a name, since a pickle may call the result of a call."""
 
 
 class GlobalName:
@@ -62,7 +62,7 @@ class GlobalName:
 class OpaqueResult:
     """A stand-in for the result of calling ``name``, which was not called.
 
-    ``args`` are the arguments of the call; ``state`` is the data that the object would have got by BUILD.
+    ``args`` are the arguments of the call; ``state`` is the data that the pickle would set on the object (BUILD).
     """
 
     __slots__ = ("args", "items", "name", "state")

@@ -182,7 +182,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def small_file(folder: Folder, name: str) -> bytes | None:
-    """Return the bytes of a small file of a folder; None if it cannot be read or is too large."""
+    """Return the bytes of a small file of a folder; None if it cannot be read or is larger than 1 MiB."""
     try:
         file = folder.file(name)
         try:

@@ -32,7 +32,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
     size, at = _length(data)
     if size > most or size > _RATIO * len(data) + 64:
         raise FormatError(
-            f"a block of {len(data)} bytes claims to unpack to {size}, which is too many.", rule="snappy size"
+            f"the index is damaged: a block of {len(data)} bytes claims to unpack to {size} bytes.", rule="snappy size"
         )
     out = bytearray()
     try:
@@ -41,9 +41,11 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
             if len(out) > size:
                 break
     except IndexError:
-        raise FormatError("a compressed block is cut short.", rule="snappy") from None
+        raise FormatError("the index is damaged: a compressed block is cut short.", rule="snappy") from None
     if len(out) != size:
-        raise FormatError(f"a compressed block does not unpack to the {size} bytes that it claims.", rule="snappy")
+        raise FormatError(
+            f"the index is damaged: a compressed block does not have the {size} bytes that it claims.", rule="snappy"
+        )
     return bytes(out)
 
 
@@ -75,7 +77,7 @@ def _element(data: bytes, at: int, out: bytearray) -> int:
             raise IndexError
         offset = int.from_bytes(data[at + 1 : after], "little")
     if not 0 < offset <= len(out):
-        raise FormatError("a compressed block copies from before its beginning.", rule="snappy")
+        raise FormatError("the index is damaged: a compressed block copies from before its beginning.", rule="snappy")
     start = len(out) - offset
     piece = out[start : start + length]
     out += (piece * (length // offset + 1))[:length] if offset < length else piece
@@ -155,7 +157,7 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _fault(why: str) -> FormatError:
-    return FormatError(f"{why}.", rule="table")
+    return FormatError(f"the index is damaged: {why}.", rule="table")
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
@@ -187,7 +189,9 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
         raise _fault("a block ends too early: it is cut short")
     short = SHORT if len(raw) < _MANY else SHORTEST
     if crc32c(trailer[:1], crc32c(content, short=short)) != unmasked(int.from_bytes(trailer[1:], "little")):
-        raise FormatError(f"the block at {handle.offset} does not match its checksum.", rule="crc")
+        raise FormatError(
+            f"the index is damaged: the block at {handle.offset} does not match its checksum.", rule="crc"
+        )
     if trailer[0] == _SNAPPY:
         content = decompress_snappy(content, allowed.inflated)
         allowed.inflated -= len(content)

@@ -80,7 +80,7 @@ class _Bundle:
         _check_readable([*tensors, *added])
         if len(files) > 1 and is_network({tensor.key for tensor in tensors}):
             raise OutputError(
-                f"Coqui STT's network would be in {len(files)} files, and its training state in none.",
+                f"Coqui STT's network needs its training state in the same file, but would be in {len(files)} files.",
                 hint="Write one file: leave --max-shard-size out.",
             )
         state = f'model_checkpoint_path: "{_NAME}"\nall_model_checkpoint_paths: "{_NAME}"\n'

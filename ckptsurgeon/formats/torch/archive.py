@@ -107,11 +107,13 @@ class _Storages:
     def resolve(self, pid: Any) -> object:
         """Return the TypedStorage that the persistent id ``('storage', type, key, location, numel)`` names."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
+            raise FormatError(f"the pickle refers to a storage in an unknown way: {brief(pid)}.", rule="persistent id")
         _, kind, key, _, numel = pid
         dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is GlobalName else ("", 0)
         if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
-            raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
+            raise FormatError(
+                f"the pickle has an invalid reference to a storage of type {brief(kind)}.", rule="persistent id"
+            )
         storage = self.record(key)
         if numel * size != storage.nbytes:
             raise FormatError(
@@ -193,7 +195,7 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo]:
 
 
 def _endless() -> UnsafeError:
-    return UnsafeError("a scripted module nests too deeply or shares too much.", rule="module tree")
+    return UnsafeError("a scripted module has too many submodules, or they are nested too deeply.", rule="module tree")
 
 
 def _path(prefix: str, name: str) -> str:

@@ -37,7 +37,10 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Return whether a piece that is not a tensor may be read, and count its bytes towards the limit for all."""
+        """Return whether a piece of ``length`` bytes that is not a tensor may be read.
+
+        Its bytes are counted, since there is one limit for all such pieces together.
+        """
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA
 
@@ -65,7 +68,7 @@ class PieceFiles:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(
-                f"its pieces have over {limits.PIECE_PICKLES} bytes of pickles, the limit.", rule="pickle size"
+                f"its pieces have pickles of over {limits.PIECE_PICKLES} bytes in all, the limit.", rule="pickle size"
             )
         tree = archive.load_cached(self._rebuild, self._known)
         self.digests[name].update(archive.digest().encode())

@@ -188,7 +188,7 @@ def _records(file: File, begin: int, end: int) -> dict[str, str]:
         raise FormatError("an extended header of the tar archive is malformed.", rule="tar header") from None
     found = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in read}
     if len(found) < len(read) or not found.keys() <= _HARMLESS | {"size", "path"}:
-        raise FormatError("torch does not write such an extended header in a tar archive.", rule="tar header")
+        raise FormatError("the tar archive has an extended header that torch does not write.", rule="tar header")
     return found
 
 

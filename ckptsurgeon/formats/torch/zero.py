@@ -108,7 +108,7 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 def _check_used(used: int, there: int, align: int) -> None:
     """Raise FormatError if only ``used`` values of ``there`` are taken, and alignment does not explain the rest."""
     if -(-used // align) != -(-there // align):
-        raise FormatError(f"the parameters take only {used} of the {there} values of the ranks.", rule="zero")
+        raise FormatError(f"the parameters take only {used} of the {there} values that the ranks have.", rule="zero")
 
 
 # The states of one rank of DeepSpeed ZeRO: buffers, shapes, flat vectors, frozen parameters.
@@ -132,7 +132,7 @@ def entry(one: StateFile, name: str, kind: type | tuple[type, ...]) -> Any:
     """Return an entry of a file of states; raises FormatError if it is missing or not of the type ``kind``."""
     value = one.tree.get(name)
     if not isinstance(value, kind):
-        raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
+        raise FormatError(f"{escape(one.file.uri)} has no valid entry {name}.", rule="zero states")
     return value
 
 
@@ -169,7 +169,7 @@ def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]
     for one, state in zip(optimizers, states, strict=True):
         groups = state.get(name)
         if not isinstance(groups, (list, tuple)) or not all(_is_flat(group) for group in groups):
-            raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
+            raise FormatError(f"{escape(one.file.uri)} has no valid entry {name}.", rule="zero states")
         flats.append(list(groups))
     if len({len(flat) for flat in flats}) > 1:
         raise FormatError(

@@ -50,7 +50,7 @@ class Archive:
             )
         if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
             raise UnsafeError(
-                f"{record_at(self.file, name)} would inflate from {entry.stored} bytes to {entry.size}.",
+                f"{record_at(self.file, name)} would unpack from {entry.stored} bytes to {entry.size} bytes, too many.",
                 rule="deflate bomb",
             )
         data = self.file.read(entry.data, entry.stored)
@@ -66,9 +66,9 @@ def _inflate(data: bytes, size: int, where: str) -> bytes:
         inflater = zlib.decompressobj(-15)
         plain = inflater.decompress(data, size + 1)
     except zlib.error as error:
-        raise FormatError(f"{where} cannot be inflated: {error}.", rule="deflate") from None
+        raise FormatError(f"{where} cannot be unpacked: {error}.", rule="deflate") from None
     if len(plain) != size or not inflater.eof or inflater.unused_data:
-        raise FormatError(f"{where} does not inflate to the {size} bytes it claims.", rule="deflate")
+        raise FormatError(f"{where} does not unpack to the {size} bytes that it claims.", rule="deflate")
     return plain
 
 
@@ -103,7 +103,7 @@ def is_of_torch(names: Iterable[str]) -> bool:
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:
-    """Return (number of entries, bytes, offset) of the central directory."""
+    """Return (number of entries, size in bytes, offset) of the central directory."""
     tail_size = min(file.size, _END.size + 0xFFFF + _END64_LOCATOR.size)
     tail = file.read(file.size - tail_size, tail_size)
     at = tail.rfind(b"PK\5\6")

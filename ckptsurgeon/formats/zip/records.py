@@ -78,7 +78,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
     for row in sorted(listed, key=itemgetter(1)):
         name, header, stored, size, crc, method, _, at = row
         if header < end or header + _LOCAL.size + len(name) > directory:
-            raise UnsafeError(f"{record_at(file, name)} overlaps another.", rule="zip overlap")
+            raise UnsafeError(f"{record_at(file, name)} overlaps another record.", rule="zip overlap")
         if header - end > _LONGEST_DESCRIPTOR or (previous is None and header):
             raise UnsafeError(f"{record_at(file, name)} follows bytes that belong to no record.", rule="zip gap")
         raw = name.encode()
@@ -170,7 +170,9 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
             rule="zip local header",
         )
     if method == STORED and stored != size:
-        raise UnsafeError(f"{record_at(file, name)} has two sizes, and is not compressed.", rule="zip local header")
+        raise UnsafeError(
+            f"{record_at(file, name)} has two different sizes, but is not compressed.", rule="zip local header"
+        )
     unknown = (0, 0, 0) if local_flags & _DESCRIPTOR else None
     local = (local_crc, local_stored, local_size)
     wide = tuple(min(value, FULL) for value in (stored, size))
