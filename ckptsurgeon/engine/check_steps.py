@@ -14,6 +14,9 @@ from ..util.text import escape
 
 __all__ = ["check_step"]
 
+_SHOWN = 3
+"""How many inputs of a step an error names."""
+
 
 def check_step(step: Step) -> None:
     """Raise PlanError if a step's operation does not fit its shapes or dtypes, as in a plan that a user has edited."""
@@ -21,13 +24,22 @@ def check_step(step: Step) -> None:
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
         raise PlanError(
-            f"the plan is not possible: the operation {step.op} cannot make {escape(step.key)}, of the shape "
-            f"{step.shape}, from a tensor of the shape {step.source_shape}."
+            f"the plan is not possible: the operation {step.op} cannot make {escape(step.key)}, "
+            f"{step.dtype} {step.shape}, {_from(step)}.",
+            hint="A plan is made anew by the command that wrote it.",
         )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"{escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _from(step: Step) -> str:
+    """Return a phrase that names the first inputs of a step, with their dtypes and shapes."""
+    if step.source is None:
+        return "from no tensor"
+    more = f", and {len(step.inputs) - _SHOWN} more" if len(step.inputs) > _SHOWN else ""
+    return f"from {', '.join(f'{escape(one.key)} {one.dtype} {one.shape}' for one in step.inputs[:_SHOWN])}{more}"
 
 
 def _resizes(step: Step) -> bool:

@@ -48,10 +48,7 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job. ``observer`` gets each row of the log; ``frozen`` are keys to freeze besides those in the settings.
-
-    ``stopped`` is the name of the signal that ended all ranks, or ''.
-    """
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` names the signal that ended all ranks."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -183,10 +180,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''.
+        """Return the name of the signal that ends the run, or ''; all ranks follow the one shared in the last step.
 
-        All ranks follow the signal that they shared in the last step. Ranks receive signals at different times: if each
-        followed its own, one would wait in a collective call for ever.
+        Ranks receive signals at different times. If each followed its own, one would wait in a collective for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -198,10 +194,7 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if that ends the run, else ''.
-
-        It ends if too many steps in a row were not finite, or had collapsed.
-        """
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so, else ''."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         for row in log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops):
@@ -258,10 +251,8 @@ def gradient_step(
 
     The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
     that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters and
-    buffers are what they were.
-
-    This code reads no value from a GPU, because a read waits for all work that is queued there. Some functions that it
-    calls do: torch's ctc_loss and some attention masks of Hugging Face's transformers.
+    buffers are what they were. This code reads no value from a GPU, because a read waits for all work queued there;
+    some functions that it calls do: torch's ctc_loss and some attention masks of Hugging Face's transformers.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)

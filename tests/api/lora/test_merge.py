@@ -240,7 +240,7 @@ def test_an_edited_plan_cannot_be_what_its_shapes_are_not() -> None:
     step = next(step for step in data["steps"] if step["op"] == "lora")
     step["lora"][0]["kind"] = "saved"
     Path("plan.json").write_text(json.dumps(data))
-    with pytest.raises(cs.PlanError, match="not possible: layers.0.q.weight by lora"):
+    with pytest.raises(cs.PlanError, match="the operation lora cannot make layers.0.q.weight"):
         cs.apply("plan.json", "out.safetensors")
 
 
