@@ -46,6 +46,10 @@ class FaultyTest(Faulty):
 
 def fault(what):
     import signal
+    if what == "killed-after-a-save":  # which a thread makes while the run goes on
+        from tests.helpers.waiting import wait_until
+        wait_until(lambda: os.path.exists("run/last"))
+        what = "SIGKILL"
     if what.startswith("SIG"):
         os.kill(os.getpid(), getattr(signal, what))  # Python runs the handler before the next line
     elif what == "raise":
