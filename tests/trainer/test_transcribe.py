@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
@@ -39,6 +41,23 @@ def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
     assert data["kind"] == "ckpt.transcribe"
     assert data["sounds"][0]["text"] == found.sounds[0].text
     assert data["weights"] == "run/best.safetensors"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_wav_flac_and_ogg_are_sounds() -> None:
+    path = next(iter(trained()))
+    wave, rate = soundfile.read(path, dtype="float32")
+    stereo = np.repeat(wave[:, None], 2, 1)
+    kinds = {
+        "a.wav": {"subtype": "PCM_16"}, "b.wav": {"subtype": "FLOAT"}, "c.flac": {}, "d.ogg": {"subtype": "VORBIS"},
+        "e.ogg": {"subtype": "OPUS"}, "f.flac": {"subtype": "PCM_24"},
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        soundfile.write(name, stereo if name == "f.flac" else wave, rate, **kind)
+    found = {one.path: one for one in cs.transcribe("run", [path, *kinds], batch_size=1).sounds}
+    for name in ("a.wav", "b.wav", "c.flac", "f.flac"):  # without loss, but for 16 bits
+        assert found[name].text == found[path].text, name
+    assert all(one.seconds == pytest.approx(len(wave) / rate, abs=0.01) for one in found.values())
 
 
 @pytest.mark.usefixtures("cheap")

@@ -12,12 +12,14 @@ NAME = "transcribe"
 HELP = """Read texts off sounds, with a model that ckpt train has trained.
 
 CKPT is the folder of a run, whose best weights are used, or a file of weights. Texts are decoded as in the run's
-evaluations. Prints a line for each sound (WAV, FLAC, Ogg): its path, a tab and its text. Needs the extra 'train'.
+evaluations, or, with --beam or --lm, by a beam search over the outputs of CTC. Prints a line for each sound (WAV, FLAC,
+Ogg): its path, a tab and its text. Needs the extra 'train'.
 """
 EXAMPLES = """\b
 Examples:
   ckpt transcribe run speech/*.wav
   ckpt transcribe best.safetensors a.flac --config ru.yaml
+  ckpt transcribe run speech/*.wav --beam 100 --lm words.arpa
 """
 
 
@@ -40,6 +42,24 @@ def run(
         int | None,
         typer.Option("--batch-size", metavar="N", help="Read so many sounds together. [default: as in training]"),
     ] = None,
+    beam: Annotated[
+        int | None,
+        typer.Option("--beam", metavar="N", help="Follow so many texts in a beam search. [default: as in training]"),
+    ] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            "--lm", metavar="FILE.arpa", help="Search with this n-gram language model of words; .gz is read too."
+        ),
+    ] = None,
+    lm_weight: Annotated[
+        float | None,
+        typer.Option("--lm-weight", metavar="W", help="The weight of the language model. [default: 0.5]"),
+    ] = None,
+    word_bonus: Annotated[
+        float | None,
+        typer.Option("--word-bonus", metavar="B", help="Add this to a text's score for each word. [default: 1.5]"),
+    ] = None,
     *,
     sink: Sink,
 ) -> None:
@@ -47,6 +67,16 @@ def run(
     from ...trainer.run.transcribe import transcribe
 
     with sink.working("transcribing"):
-        found = transcribe(checkpoint, sounds, config=config, device=device, batch_size=batch_size)
+        found = transcribe(
+            checkpoint,
+            sounds,
+            config=config,
+            device=device,
+            batch_size=batch_size,
+            beam=beam,
+            lm=lm,
+            lm_weight=lm_weight,
+            word_bonus=word_bonus,
+        )
     if not sink.answer(found):
         sink.lines(f"{one.path}\t{one.text}" for one in found.sounds)

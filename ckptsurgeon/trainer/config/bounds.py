@@ -13,8 +13,8 @@ __all__ = ["find_fault", "useless_settings"]
 FROM: Mapping[str, float] = {
     "steps": 1, "epochs": 1, "hold": 0, "anneal_patience": 0, "anneal_threshold": 0,
     "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
-    "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
-    "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "augment.time_masks": 0,
+    "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "lm_weight": 0, "seed": 0, "evaluate_every": 1,
+    "save_every": 1, "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "augment.time_masks": 0,
     "augment.time_width": 1, "augment.time_share": 0, "augment.freq_masks": 0,
     "augment.freq_width": 1, "augment.snr_db": -100, "lora.rank": 1, "lora.alpha": 1,
     "lora.dropout": 0, "data.workers": 0, "data.context": 1, "features.size": 1,
@@ -95,6 +95,10 @@ def find_fault(made: Settings) -> str:
         return f"train.augment.snr_db is {list(ratios)}; it is the lowest ratio and the highest"
     if made.augment.noise and not ratios:
         return "train.augment.noise needs snr_db, the lowest and the highest ratio of speech to noise, as in [5, 20]"
+    if made.lm is not None and made.decoding != "ctc_beam":
+        return f"train.lm is of train.decoding ctc_beam, and that is {made.decoding}"
+    if not math.isfinite(made.word_bonus):
+        return f"train.word_bonus is {made.word_bonus}; it must be finite"
     if made.data.min_s > made.data.max_s:
         return "train.data.min_s is above train.data.max_s: that leaves nothing"
     return ""
@@ -151,10 +155,12 @@ def useless_settings(made: Settings) -> list[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect because they belong to another schedule."""
+    """Return notes on settings that have no effect because they belong to another schedule, or to a language model."""
     usual = Settings()
+    words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
+    without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
-    return [
+    return without + [
         f"train.{name} has no effect with train.schedule {made.schedule}; it is of {' and '.join(kinds)}"
         for name, kinds in own.items()
         if getattr(made, name) != getattr(usual, name) and made.schedule not in kinds

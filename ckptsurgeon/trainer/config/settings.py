@@ -148,9 +148,10 @@ class Settings:
     evaluations without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is not finite
     may be skipped in a row.
 
-    ``decoding`` is how texts are decoded from a model with a decoder, ``beam`` the number of hypotheses that ``joint``
-    keeps. With ``keep_optimizer``, a run begins with the Adam moments of the source from which its initial weights were
-    copied.
+    ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 of
+    ``joint``, 100 of ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
+    factor of its natural log-probabilities, and ``word_bonus`` is added for each word. With ``keep_optimizer``, a run
+    begins with the Adam moments of the source from which its initial weights were copied.
     """
 
     task: str = "ctc"
@@ -186,7 +187,10 @@ class Settings:
     gradient_checkpointing: bool = False
     label_smoothing: float = 0.0
     decoding: str = "ctc"
-    beam: int = 4
+    beam: int | None = None
+    lm: str | None = None
+    lm_weight: float = 0.5
+    word_bonus: float = 1.5
     seed: int = 0
     evaluate_every: int = 100
     save_every: int = 100
@@ -209,6 +213,6 @@ CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "tf32", "bf16"),
     "compile": ("auto", "on", "off"),
-    "decoding": ("ctc", "attention", "joint"),
+    "decoding": ("ctc", "ctc_beam", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),
 }

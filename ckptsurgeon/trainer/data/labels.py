@@ -16,6 +16,8 @@ __all__ = ["Labels", "UnknownLetterError"]
 
 PIECE_SPACE = "▁"
 """The mark of sentencepiece for a space; its words begin with it."""
+BYTE_SPACE = "Ġ"
+"""The same of byte-level byte-pair encoding."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
@@ -62,6 +64,18 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def spaces(self) -> frozenset[int]:
+        """The numbers of the tokens that are a space and nothing else."""
+        found = self._bytes.get(ord(" ")) if self._bytes else self._ids.get(self._space)
+        return frozenset() if found is None else frozenset([found])
+
+    @property
+    def word_starts(self) -> frozenset[int]:
+        """The numbers of the tokens that begin a word: of sentencepiece, and of byte-level byte-pair encoding."""
+        marks = (PIECE_SPACE, BYTE_SPACE) if self._segmenter is not None else (PIECE_SPACE,)
+        return frozenset(i for i, token in enumerate(self.tokens) if token.startswith(marks) and token not in marks)
 
     def _can_be_spoken(self, token: str) -> bool:
         return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))

@@ -58,7 +58,7 @@ class Split:
 
 
 def resolve_paths(settings: Settings, folder: str) -> Settings:
-    """Return settings with full paths of data and noise; given paths are relative to the configuration's folder."""
+    """Return settings with full paths; those of the configuration are relative to its folder."""
     data, augment = settings.data, settings.augment
 
     def path(name: str) -> str:
@@ -82,7 +82,8 @@ def resolve_paths(settings: Settings, folder: str) -> Settings:
         segmenter=path(data.segmenter) if data.segmenter is not None else None,
         cache=path(data.cache) if data.cache is not None else None,
     )
-    return replace(settings, data=data, augment=replace(augment, noise=tuple(map(path, augment.noise))))
+    lm = path(settings.lm) if settings.lm is not None else None
+    return replace(settings, data=data, lm=lm, augment=replace(augment, noise=tuple(map(path, augment.noise))))
 
 
 def read_split(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...destinations._document import RELATIVE_TO, Document
 from ...errors import ConfigError, FormatError
-from ...storage.small_files import read_file
+from ...storage.small_files import open_file, read_file
 from ...storage.yaml_text import dump_yaml
 from ...util.text import count, escape, listing
 from ...util.version import __version__
@@ -44,7 +44,10 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return digests of the token list and its tokeniser, the clips of each split in their order, and the task file."""
+    """Return digests of the token list and its tokeniser, the clips of each split in their order, and other files.
+
+    These are the language model that decodes, and the file of the user's own task.
+    """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
     for name, source in (("train", job.train), ("dev", job.dev)):
@@ -53,6 +56,9 @@ def data_digests(job: Job) -> dict[str, str]:
     segmenter = job.settings.data.segmenter
     if segmenter is not None:
         found["segmenter"] = hashlib.sha256(read_file(os.path.join(home, segmenter))).hexdigest()
+    if job.settings.lm is not None:
+        with open_file(os.path.join(home, job.settings.lm)) as file:
+            found["lm"] = hashlib.file_digest(file, "sha256").hexdigest()
     task = task_file(job.settings.task, home)
     if task and os.path.isfile(task):
         found["task"] = hashlib.sha256(read_file(task)).hexdigest()
@@ -77,8 +83,8 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
     for name in old:
         if new.get(name) == old[name]:
             continue
-        if name == "task":
-            yield f"{escape(job.settings.task)} is not what it was when {escape(run)} was started"
+        if name in ("task", "lm"):
+            yield f"{escape(str(getattr(job.settings, name)))} is not what it was when {escape(run)} was started"
             continue
         what = {"tokens": "gives other tokens", "segmenter": "cuts texts otherwise"}.get(
             name, f"gives other clips to {name}"

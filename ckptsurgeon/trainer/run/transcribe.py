@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from ...errors import ConfigError, SourceError
 from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
+from ..config.bounds import find_fault
+from ..config.settings import Settings
 from ..data.order import BatchSize, sorted_batches
 from ..data.sound import Clip, sound_seconds
 from ..evaluation import evaluation_mode
@@ -62,13 +64,17 @@ class Transcripts(Brief):
 
 def transcribe(
     checkpoint: Path, sounds: Sequence[Path], *, config: Path | None = None, device: str | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = None, beam: int | None = None, lm: Path | None = None, lm_weight: float | None = None,
+    word_bonus: float | None = None,
 ) -> Transcripts:  # fmt: skip
     """Transcribe sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
 
     ``checkpoint`` is the folder of a run, which has its configuration, or a file, for which ``config`` is the
     configuration that trained it (default: config.yaml beside the file). Texts are decoded as in the evaluations of the
-    run (``train.decoding``). ``batch_size`` sounds are transcribed together, by default as many as in training.
+    run (``train.decoding``), unless ``beam`` or ``lm`` is given: ``beam`` is the number of texts that a beam search
+    follows, ``lm`` the ARPA file of a language model whose natural log-probabilities, times ``lm_weight``, it adds to
+    those of CTC, and ``word_bonus`` for each word. ``batch_size`` sounds are transcribed together, by default as many
+    as in training.
 
     Raises SourceError for a file that is missing or not a sound, ConfigError for a task that does not transcribe or a
     sound that is too short, and the errors of ``load_into`` for weights that do not fit.
@@ -82,7 +88,8 @@ def transcribe(
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
     document = read_document(where, "configuration")
-    settings = read_settings(document, ())
+    given = {"beam": beam, "lm": lm, "lm_weight": lm_weight, "word_bonus": word_bonus}
+    settings = _decoded(read_settings(document, ()), {name: one for name, one in given.items() if one is not None})
     clips = [_clip(path, settings.features.window_s) for path in paths]
     target = target_with(where, None)
     task, tokens = task_of(settings, document, target)
@@ -95,6 +102,24 @@ def transcribe(
         texts = _texts(job, saved_model(job, weights), clips, batch_size or settings.batch_size)
     made = [Transcript(clip.path, round(clip.seconds, 3), text) for clip, text in zip(clips, texts, strict=True)]
     return Transcripts(weights, where, tuple(made))
+
+
+def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return settings with what is ``given`` of beam, lm, lm_weight and word_bonus; raises ConfigError.
+
+    A language model, and a beam if there was no beam search, change ``decoding`` to ``ctc_beam``.
+    """
+    lm = os.path.abspath(given["lm"]) if "lm" in given else settings.lm
+    useless = [name for name in ("lm_weight", "word_bonus") if name in given and lm is None]
+    if useless:
+        raise ConfigError(f"{useless[0]} has no effect without a language model.", hint="Name its file with lm.")
+    has_beam = settings.decoding in ("ctc_beam", "joint")
+    changes = "lm" in given or ("beam" in given and not has_beam)
+    decoding = "ctc_beam" if changes else settings.decoding
+    made = replace(settings, **{**given, "lm": lm, "decoding": decoding})
+    if why := find_fault(made):
+        raise ConfigError(f"{why.removeprefix('train.')}.")
+    return made
 
 
 def _found(path: str, config: str | None) -> tuple[str, str]:

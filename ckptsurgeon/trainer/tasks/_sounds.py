@@ -21,6 +21,7 @@ from ..data.order import BatchSize
 from ..data.segmenter import Segmenter
 from ..data.sound import Clip
 from ..data.split import Split, read_split
+from ._ctc_search import ctc_search, described
 from ._task import Batch, ClipTask, Progress
 
 __all__ = ["MeasuredTask", "SoundTask", "TranscribedTask"]
@@ -37,8 +38,8 @@ class SoundTask(ABC):
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         if settings.decoding not in self.decodings:
             raise ConfigError(
-                f"train.decoding is {settings.decoding}: the task {escape(settings.task)} has no decoder to ask.",
-                hint="The task hybrid has one.",
+                f"train.decoding is {settings.decoding}: the task {escape(settings.task)} {_lack(settings.decoding)}",
+                hint="The task hybrid has one." if settings.decoding != "ctc_beam" else "It is of ctc and its like.",
             )
         self.settings = settings
         self.inputs = ClipInputs(settings)
@@ -202,10 +203,30 @@ class TranscribedTask(SoundTask):
 
 
 class MeasuredTask(TranscribedTask):
-    """A task that measures each clip by itself.
+    """A task that measures each clip by itself, and has CTC.
 
     So several processes can share an evaluation, and the run can keep the decoded text of each clip.
     """
+
+    decodings: tuple[str, ...] = ("ctc", "ctc_beam")
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        super().__init__(settings, tokens)
+        self._search = ctc_search(settings, self.labels) if settings.decoding == "ctc_beam" else None
+
+    def notes(self) -> list[str]:
+        """Return the notes on the data, and one on a beam search that decodes."""
+        if self._search is None:
+            return super().notes()
+        how = described(self.settings)
+        return [*super().notes(), f"error rates are of {how} (train.decoding: {self.settings.decoding})"]
+
+    def decoded(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]] | None:
+        """Return the tokens of each clip that a beam search finds; None if CTC decodes frame by frame.
+
+        ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
+        """
+        return self._search.read(log_probs, lengths) if self._search is not None else None
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
@@ -218,6 +239,10 @@ class MeasuredTask(TranscribedTask):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the figures over batches."""
         return self.figures([row for batch in batches for row in self.measure(model, batch)])
+
+
+def _lack(decoding: str) -> str:
+    return "has no CTC whose texts could be searched." if decoding == "ctc_beam" else "has no decoder to ask."
 
 
 def _shown(letter: str) -> str:

@@ -52,9 +52,10 @@ class CTC(MeasuredTask):
         losses = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).tolist()
         short = too_short_clips(said.lengths, batch).tolist()
         sizes = batch.label_lengths.tolist()
+        rows = clip_rows(said, batch, self.labels, self.decoded(said.log_probs, said.lengths))
         return [
             {**row, "loss": loss, "items": 0 if is_short else size, "too_short": is_short}
-            for row, loss, size, is_short in zip(clip_rows(said, batch, self.labels), losses, sizes, short, strict=True)
+            for row, loss, size, is_short in zip(rows, losses, sizes, short, strict=True)
         ]
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

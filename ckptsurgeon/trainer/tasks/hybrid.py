@@ -25,6 +25,8 @@ __all__ = ["TASK", "Hybrid"]
 
 CTC_WEIGHT = 0.3
 IGNORED = -100
+BEAM = 4
+"""The number of texts in a joint beam search if ``train.beam`` does not say it."""
 
 
 class _HybridLosses(NamedTuple):
@@ -41,7 +43,7 @@ class Hybrid(MeasuredTask):
     """CTC and attention. The loss is divided by the number of labels; the decoder must also predict each text's end."""
 
     metric = "cer"
-    decodings = ("ctc", "attention", "joint")
+    decodings = ("ctc", "ctc_beam", "attention", "joint")
     higher = ("accuracy",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
@@ -56,10 +58,12 @@ class Hybrid(MeasuredTask):
 
     def notes(self) -> list[str]:
         """Return notes on the data, and on how the texts for error rates are decoded."""
+        if self.settings.decoding == "ctc_beam":
+            return super().notes()
         return [*super().notes(), f"error rates are of {self._said_by()} (train.decoding: {self.settings.decoding})"]
 
     def _said_by(self) -> str:
-        both = f"CTC and the decoder together, beam {self.settings.beam}"
+        both = f"CTC and the decoder together, beam {self.settings.beam or BEAM}"
         return {"ctc": "CTC alone", "attention": "the decoder alone", "joint": both}[self.settings.decoding]
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -109,7 +113,7 @@ class Hybrid(MeasuredTask):
         Sums over the whole batch are in the row of its first clip.
         """
         answer, weight = self._ask(model, batch), _weight(model)
-        rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said.log_probs))
+        rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said))
         short = too_short_clips(answer.said.lengths, batch).tolist()
         sums = {
             "loss": float(weight * answer.ctc + (1 - weight) * answer.attention), "right": int(answer.right),
@@ -126,15 +130,15 @@ class Hybrid(MeasuredTask):
         loss, accuracy = total["loss"] / max(total["items"], 1), total["right"] / max(total["asked"], 1)
         return {"loss": loss, **error_figures(rows), "accuracy": accuracy}
 
-    def _read(self, model: nn.Module, batch: Batch, log_probs: Tensor) -> list[list[int]] | None:
-        """Return the decoded tokens of each clip; None if CTC alone decodes."""
-        if self.settings.decoding == "ctc":
-            return None
+    def _read(self, model: nn.Module, batch: Batch, said: CTCOutput) -> list[list[int]] | None:
+        """Return the decoded tokens of each clip; None if CTC alone decodes frame by frame."""
+        if self.settings.decoding in ("ctc", "ctc_beam"):
+            return self.decoded(said.log_probs, said.lengths)
         decoder = decodable(model)
         if self.settings.decoding == "attention":
             return greedy_search(decoder, batch, self._symbols)
         return beam_search(
-            decoder, batch, log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam
+            decoder, batch, said.log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam or BEAM
         )  # fmt: skip
 
 

@@ -1,0 +1,250 @@
+"""A beam search for the text that CTC finds most likely, alone or together with an n-gram language model.
+
+https://arxiv.org/abs/1408.2873, algorithm 1: the beam holds texts, and the probability of a text is the sum over all
+its alignments with the frames so far. With a language model, the score of a text adds ``lm_weight`` times the model's
+log-probability of its words (as natural logarithms), and ``word_bonus`` for each word; a word counts when it ends. Of
+a word that the model does not know the log-probability is less by ``UNKNOWN``, as in pyctcdecode: ``<unk>`` has the
+probability of all unknown words together, which is far too much for one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import ConfigError
+from ...util.text import escape
+from ..config.settings import Settings
+from ..data.labels import Labels, UnknownLetterError
+from ._ngrams import NGrams, State, read_arpa
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Numbers = np.ndarray[Any, np.dtype[np.float64]]
+    Places = np.ndarray[Any, np.dtype[np.int64]]
+
+__all__ = ["BEAM", "CTCSearch", "WordScores", "ctc_search"]
+
+BEAM = 100
+"""The number of texts in a beam if ``train.beam`` does not say it."""
+UNKNOWN = -10 * math.log(10)
+"""What the log-probability of an unknown word is less by than that of ``<unk>``."""
+LETTERS = 6
+"""Of longer unknown words it is less for every so many letters: they are often several words without their spaces."""
+CANDIDATES = 40
+"""Only so many tokens, the most likely ones of a frame, can lengthen a text there."""
+
+
+class WordScores:
+    """The scores that a language model and ``word_bonus`` give to the words of a text.
+
+    Words are what stands between spaces. If the token list has neither a space nor tokens that begin with ``▁``, each
+    token is a word of the language model, as in one over Chinese characters or phonemes.
+    """
+
+    def __init__(self, ngrams: NGrams, labels: Labels, *, weight: float, bonus: float) -> None:
+        self._ngrams, self._labels, self._weight, self._bonus = ngrams, labels, weight, bonus
+        self._spaces = labels.spaces
+        every = range(len(labels)) if not labels.spaces and not labels.word_starts else ()
+        self.breaks = labels.spaces | labels.word_starts | frozenset(every)
+        """The tokens at which the word before them ends."""
+        self._known = sorted(ngrams.words)
+        if not any(map(self._can_be_spelled, self._known)):
+            raise ConfigError(
+                f"{escape(ngrams.path)} has no word that the token list can spell.",
+                hint="Are its words in the other case, or is it a model of something else than words?",
+            )
+
+    def _can_be_spelled(self, word: str) -> bool:
+        try:
+            return bool(self._labels.encode(word))
+        except UnknownLetterError:
+            return False
+
+    def root(self) -> _Words:
+        """Return what is known of the empty text."""
+        return self._words(0.0, self._ngrams.begin(), ())
+
+    def extend(self, words: _Words, token: int) -> _Words:
+        """Return what is known of a text and one more token."""
+        if token not in self.breaks:
+            return self._words(words.score, words.state, (*words.open, token))
+        return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
+
+    def whole(self, words: _Words) -> float:
+        """Return the score of all words of a text that ends here."""
+        return words.score + words.gain + self._weight * self._ngrams.end(words.after)
+
+    def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
+        text = self._labels.decode(tokens).strip()
+        if not text:
+            return _Words(score, state, tokens, 0.0, 0.0, state)
+        log_prob, after = self._ngrams.next(state, text)
+        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # the rest of a letter in UTF-8 is to come
+        is_known, begins = self._known[place : place + 1] == [text], "".join(self._known[place : place + 1])
+        unknown = self._weight * UNKNOWN * max(1.0, len(text) / LETTERS)
+        gain = self._weight * log_prob + self._bonus + (0.0 if is_known else unknown)
+        return _Words(score, state, tokens, 0.0 if begins.startswith(beginning) else unknown, gain, after)
+
+
+class _Words(NamedTuple):
+    """The words of a text: the score of those that have ended, and the tokens of the one that is still ``open``.
+
+    ``state`` is the language model's after the words that have ended; ``pending`` is what the open word already costs
+    because no word of the model begins so; ``gain`` and ``after`` are what would be added to the score, and the state,
+    if the open word ended.
+    """
+
+    score: float
+    state: State
+    open: tuple[int, ...]
+    pending: float
+    gain: float
+    after: State
+
+
+NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
+"""Without a language model nothing is known of words."""
+
+
+class _Prefix:
+    """The beginning of a text: its last token, what comes before, and its words. A text has one object, found again."""
+
+    __slots__ = ("children", "parent", "token", "words")
+
+    def __init__(self, parent: _Prefix | None, token: int, words: _Words) -> None:
+        self.parent, self.token, self.words = parent, token, words
+        self.children: dict[int, _Prefix] = {}
+
+    def tokens(self) -> list[int]:
+        found, one = [], self
+        while one.parent is not None:
+            found.append(one.token)
+            one = one.parent
+        return found[::-1]
+
+
+class _Beam(NamedTuple):
+    """The best prefixes, and the log-probabilities (beam,) of their alignments, by what these end in."""
+
+    prefixes: list[_Prefix]
+    blank: Numbers
+    label: Numbers
+
+
+class CTCSearch:
+    """Searches for the most likely text of each clip: ``beam`` texts are followed from frame to frame."""
+
+    def __init__(self, blank: int, beam: int, scores: WordScores | None = None) -> None:
+        self._blank, self._width, self._scores = blank, beam, scores
+
+    def read(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+        """Return the tokens of each clip; ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,)."""
+        frames = log_probs.detach().double().cpu().numpy()
+        return [self._clip(one[:length]) for one, length in zip(frames, lengths.tolist(), strict=True)]
+
+    def _clip(self, frames: Numbers) -> list[int]:
+        import numpy as np
+
+        root = _Prefix(None, self._blank, self._scores.root() if self._scores is not None else NO_WORDS)
+        beam = _Beam([root], np.zeros(1), np.full(1, -np.inf))
+        for frame in frames:
+            beam = self._step(beam, frame)
+        whole = self._scores.whole if self._scores is not None else (lambda words: 0.0)
+        scores = np.logaddexp(beam.blank, beam.label) + [whole(one.words) for one in beam.prefixes]
+        return beam.prefixes[int(scores.argmax())].tokens()
+
+    def _step(self, beam: _Beam, frame: Numbers) -> _Beam:
+        """Return the best prefixes after one more frame (tokens,): old ones, and old ones with a token more."""
+        import numpy as np
+
+        letters, last = self._letters(frame), np.array([one.token for one in beam.prefixes])
+        either = np.logaddexp(beam.blank, beam.label)
+        begun = np.where(letters == last[:, None], beam.blank[:, None], either[:, None])  # CTC merges equal neighbours
+        grown = begun + frame[letters]
+        blank, label = either + frame[self._blank], beam.label + frame[last]
+        self._join(beam, frame, letters, label, grown)
+        kept = np.logaddexp(blank, label) + [one.words.score + one.words.pending for one in beam.prefixes]
+        scores = np.concatenate([kept, (grown + self._gains(beam, letters)).ravel()])
+        places = np.argsort(-scores, kind="stable")[: self._width]
+        return self._chosen(beam, _Beam([], blank, label), letters, grown, places[np.isfinite(scores[places])])
+
+    def _letters(self, frame: Numbers) -> Places:
+        """Return the most likely tokens of a frame, without the blank."""
+        import numpy as np
+
+        order: Places = np.argsort(-frame, kind="stable")
+        letters: Places = order[order != self._blank]
+        return letters[:CANDIDATES]
+
+    def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
+        """Let a prefix that is another one of the beam and a token more take over what that one gives: in place.
+
+        ``label`` (beam,) are the log-probabilities of old prefixes, ``grown`` (beam, letters) those of new ones.
+        """
+        import numpy as np
+
+        rows = {id(one): row for row, one in enumerate(beam.prefixes)}
+        columns = {token: column for column, token in enumerate(letters.tolist())}
+        for row, one in enumerate(beam.prefixes):
+            parent = rows.get(id(one.parent))
+            if parent is None or one.parent is None:
+                continue
+            begun = beam.blank[parent]
+            if one.token != one.parent.token:
+                begun = np.logaddexp(begun, beam.label[parent])
+            label[row] = np.logaddexp(label[row], begun + frame[one.token])
+            if one.token in columns:
+                grown[parent, columns[one.token]] = -np.inf
+
+    def _gains(self, beam: _Beam, letters: Places) -> Any:
+        """Return the scores (beam, letters) of the words of each prefix with each of the letters more."""
+        import numpy as np
+
+        if self._scores is None:
+            return 0.0
+        ends = np.array([token in self._scores.breaks for token in letters.tolist()])
+        going = np.array([one.words.score + one.words.pending for one in beam.prefixes])
+        ended = np.array([one.words.score + one.words.gain for one in beam.prefixes])
+        return np.where(ends, ended[:, None], going[:, None])
+
+    def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
+        """Return the prefixes at ``places`` of the old ones (beam,) followed by the new ones (beam * letters,)."""
+        import numpy as np
+
+        size, prefixes = len(beam.prefixes), []
+        blank, label = np.full(len(places), -np.inf), np.empty(len(places))
+        for at, place in enumerate(places.tolist()):
+            if place < size:
+                prefixes.append(beam.prefixes[place])
+                blank[at], label[at] = old.blank[place], old.label[place]
+            else:
+                row, column = divmod(place - size, len(letters))
+                prefixes.append(self._child(beam.prefixes[row], int(letters[column])))
+                label[at] = grown[row, column]
+        return _Beam(prefixes, blank, label)
+
+    def _child(self, parent: _Prefix, token: int) -> _Prefix:
+        """Return the prefix with one token more, the same object each time."""
+        found = parent.children.get(token)
+        if found is None:
+            words = self._scores.extend(parent.words, token) if self._scores is not None else NO_WORDS
+            found = parent.children[token] = _Prefix(parent, token, words)
+        return found
+
+
+def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
+    """Return the search that settings describe; raises what ``read_arpa`` raises, and ConfigError."""
+    scores = None
+    if settings.lm is not None:
+        scores = WordScores(read_arpa(settings.lm), labels, weight=settings.lm_weight, bonus=settings.word_bonus)
+    return CTCSearch(labels.blank, settings.beam or BEAM, scores)
+
+
+def described(settings: Settings) -> str:
+    """Return how a search reads texts, for a note."""
+    with_lm = f" with {escape(settings.lm)}" if settings.lm is not None else ""
+    return f"CTC's beam search{with_lm}, beam {settings.beam or BEAM}"

@@ -1,0 +1,247 @@
+r"""An n-gram language model with backoff, read from a file in the ARPA format.
+
+http://www.speech.sri.com/projects/srilm/manpages/ngram-format.5.html. KenLM's ``lmplz``, SRILM and others write it::
+
+    \data\
+    ngram 1=4
+    ngram 2=2
+
+    \1-grams:
+    -0.9    <s>     -0.3
+    …
+
+Each line has the common logarithm of a probability, the words, and the backoff weight of contexts that begin with them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from ...errors import ConfigError, FormatError
+from ...storage.small_files import open_file
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
+    Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+__all__ = ["NGrams", "State", "read_arpa"]
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
+NOT_THERE = -100.0
+"""The common logarithm of the probability of an unknown word if the file has no ``<unk>``: that of KenLM."""
+LINE = 1 << 16
+"""The most bytes of a line."""
+BINARY = b"mmap lm http://kheafield.com/code"
+"""What files begin with that KenLM has converted for itself."""
+_COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)\Z")
+
+State = tuple[int, ...]
+"""The last words: for each length from 1 on, the number of the n-gram that they are, or -1 if there is none."""
+
+
+@dataclass(frozen=True)
+class _Order:
+    """All n-grams of one length, sorted by ``keys``: the number of all words but the last, and the number of the last.
+
+    The unigrams have no keys: the number of a word is its place.
+    """
+
+    keys: Integers
+    log10: Floats
+    backoff: Floats
+
+    def find(self, key: int) -> int:
+        """Return the number of an n-gram; -1 if there is none."""
+        place = int(self.keys.searchsorted(key))
+        return place if place < len(self.keys) and self.keys[place] == key else -1
+
+
+class NGrams:
+    """A language model: the probability of a word, given those before it, https://doi.org/10.1109/TASSP.1987.1165125.
+
+    If words and the next one are no n-gram of the file, the probability is that of fewer words times the backoff
+    weight of the words.
+    """
+
+    def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
+        self.path, self._words, self._orders = path, words, orders
+        self._unknown = next((words[one] for one in UNKNOWN if one in words), -1)
+
+    @property
+    def order(self) -> int:
+        """The most words of an n-gram."""
+        return len(self._orders)
+
+    @property
+    def words(self) -> Iterator[str]:
+        """The words that the model knows, without the marks for begin, end and unknown words."""
+        return (one for one in self._words if one not in (BEGIN, END, *UNKNOWN))
+
+    def begin(self) -> State:
+        """Return the state before the first word of a sentence."""
+        return (self._words[BEGIN],) if BEGIN in self._words and self.order > 1 else ()
+
+    def next(self, state: State, word: str) -> tuple[float, State]:
+        """Return the natural logarithm of a word's probability after a state, and the state after the word."""
+        number = self._words.get(word, self._unknown)
+        if number < 0:
+            return (NOT_THERE + self._backoff(state)) * math.log(10), ()
+        found = [number, *(self._longer(length, context, number) for length, context in enumerate(state, 1))]
+        longest = max(length for length, one in enumerate(found) if one >= 0)
+        log10 = float(self._orders[longest].log10[found[longest]]) + self._backoff(state[longest:], longest)
+        return log10 * math.log(10), tuple(found[: self.order - 1])
+
+    def end(self, state: State) -> float:
+        """Return the natural logarithm of the probability that a sentence ends after a state; 0 if none has an end."""
+        return self.next(state, END)[0] if END in self._words else 0.0
+
+    def _longer(self, length: int, context: int, number: int) -> int:
+        """Return the number of the n-gram of a context of ``length`` words and another word; -1 if there is none."""
+        return self._orders[length].find(context * len(self._words) + number) if context >= 0 else -1
+
+    def _backoff(self, contexts: State, shorter: int = 0) -> float:
+        """Return the sum of the backoff weights of contexts, of which the first has one word more than ``shorter``."""
+        weights = (self._orders[length].backoff[one] for length, one in enumerate(contexts, shorter) if one >= 0)
+        return float(sum(weights))
+
+
+def read_arpa(path: str) -> NGrams:
+    """Read a language model, which may be compressed by gzip.
+
+    Raises ConfigError if it cannot be opened, and FormatError, with the line, if it is not in the ARPA format.
+    """
+    try:
+        with open_file(path) as file:
+            head = file.read(len(BINARY))
+            file.seek(0)
+            if head == BINARY:
+                raise FormatError(
+                    f"{escape(path)} is a binary file of KenLM.", hint="Name the .arpa file that it was built from."
+                )
+            plain: Any = gzip.GzipFile(fileobj=file) if head[:2] == b"\x1f\x8b" else file
+            return _Reader(path, plain).read()
+    except FileNotFoundError:
+        raise ConfigError(f"{escape(path)} does not exist.", hint=did_you_mean(path)) from None
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"{escape(path)} cannot be read: {getattr(error, 'strerror', '') or error}.") from error
+
+
+class _Reader:
+    """Reads the lines of one file, and knows where it is."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path, self._file, self._line = path, file, 0
+        self._words: dict[str, int] = {}
+        self._orders: list[_Order] = []
+
+    def read(self) -> NGrams:
+        """Return the language model; raises FormatError."""
+        while self._next() != b"\\data\\":  # SRILM allows comments before
+            pass
+        counts, line = self._counts()
+        for size, number in enumerate(counts, 1):
+            if line != f"\\{size}-grams:".encode():
+                raise self._wrong(f"\\{size}-grams: is missing")
+            line = self._section(size)
+            found = len(self._orders[-1].log10)
+            if found != number:
+                raise self._wrong(f"there are {found} {size}-grams, and the head says {number}")
+        if line != b"\\end\\":
+            raise self._wrong("\\end\\ is missing")
+        return NGrams(self._path, self._words, self._orders)
+
+    def _counts(self) -> tuple[list[int], bytes]:
+        """Return the number of n-grams of each length, and the first line behind them."""
+        counts: list[int] = []
+        line = self._next()
+        while found := _COUNT.match(line):
+            if int(found[1]) != len(counts) + 1:
+                raise self._wrong(f"ngram {len(counts) + 1} is missing")
+            counts.append(int(found[2]))
+            line = self._next()
+        if not counts:
+            raise self._wrong("it does not say how many n-grams there are")
+        return counts, line
+
+    def _section(self, size: int) -> bytes:
+        """Read the n-grams of one length; return the first line behind them."""
+        import numpy as np
+
+        log10, backoff, numbers = array("f"), array("f"), array("q")
+        while not (line := self._next()).startswith(b"\\"):
+            fields = line.split()
+            if len(fields) not in (size + 1, size + 2):
+                raise self._wrong(f"it is not a probability, {size} words and perhaps a weight")
+            log10.append(self._number(fields[0], most=0.0))
+            backoff.append(self._number(fields[size + 1]) if len(fields) > size + 1 else 0.0)
+            numbers.extend(self._word(word, size) for word in fields[1 : size + 1])
+        keys = self._keys(np.array(numbers, np.int64).reshape(-1, size))
+        if len(keys) != len(np.unique(keys)):
+            raise self._wrong(f"one of the {size}-grams before it is there twice")
+        order = np.argsort(keys)
+        self._orders.append(_Order(keys[order], np.array(log10)[order], np.array(backoff)[order]))
+        return line
+
+    def _number(self, field: bytes, most: float = math.inf) -> float:
+        try:
+            value = float(field)
+        except ValueError:
+            value = math.nan
+        if not value <= most or value == math.inf:
+            what = "a weight" if most else "the logarithm of a probability"
+            raise self._wrong(f"{field.decode(errors='replace')} is not {what}")
+        return value
+
+    def _word(self, field: bytes, size: int) -> int:
+        """Return the number of a word; the unigrams number the words."""
+        try:
+            word = field.decode()
+        except UnicodeDecodeError:
+            raise self._wrong("it is not text in UTF-8") from None
+        number = self._words.setdefault(word, len(self._words)) if size == 1 else self._words.get(word)
+        if number is None:
+            raise self._wrong(f"{word} is not one of the 1-grams")
+        return number
+
+    def _keys(self, numbers: Integers) -> Integers:
+        """Return the key of each n-gram (n, size), given the numbers of its words."""
+        size = numbers.shape[1]
+        found = numbers[:, 0]
+        for place in range(1, size):
+            if place > 1:
+                found = self._numbers(place, found, size)
+            found = found * len(self._words) + numbers[:, place]
+        return found
+
+    def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
+        """Return the numbers of n-grams with these keys, all of which there must be."""
+        known = self._orders[size - 1].keys
+        places = known.searchsorted(keys)
+        if len(keys) and (not len(known) or (known[places.clip(max=len(known) - 1)] != keys).any()):
+            raise self._wrong(f"one of the {longer}-grams before it begins with {size} words that are no {size}-gram")
+        return places
+
+    def _next(self) -> bytes:
+        """Return the next line that is not empty; raises FormatError at the end of the file."""
+        while line := self._file.readline(LINE):
+            self._line += 1
+            if len(line) == LINE:
+                raise self._wrong("the line is too long")
+            if text := line.strip():
+                return text
+        if not self._orders:
+            raise FormatError(f"{escape(self._path)} is not a language model in the ARPA format.")
+        raise self._wrong("the file ends before \\end\\")
+
+    def _wrong(self, why: str) -> FormatError:
+        return FormatError(f"{escape(self._path)}, line {self._line}: {escape(why)}.")
