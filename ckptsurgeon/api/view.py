@@ -54,7 +54,7 @@ def view(
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
-    run = _run([path_of(one) for one in given if isinstance(one, (str, os.PathLike))], len(given))
+    run = _run([path_of(one) for one in given if isinstance(one, (str, os.PathLike))], len(given), target)
     with ExitStack() as stack:
         if run is not None:
             given = [os.path.join(run.path, run.model)] if run.model else []
@@ -64,7 +64,8 @@ def view(
             shown = _compared(shown, opened, values=values, progress=progress)
         data = contents_of(shown)
         titles = [one.path for one in opened] if run is None else [run.path]
-        page = Page(page_html(data, _title(titles)), len(data["tensors"]["rest"]), target, notes)
+        plays = run is not None and run.clips is not None and run.clips.has_sounds
+        page = Page(page_html(data, _title(titles), plays=plays), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
             from ..storage.write.staging import write_text
 
@@ -81,7 +82,7 @@ def _check(output: str, *, force: bool) -> None:
     check_output(output, (), force=force, folder=False)
 
 
-def _run(names: Sequence[str], of: int) -> Run | None:
+def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
     """Return the run if a path is a training run's folder, else None; raises ConfigError if two paths were given."""
     folders = [name for name in names if is_run(name)]
     if not folders:
@@ -91,7 +92,7 @@ def _run(names: Sequence[str], of: int) -> Run | None:
             f"{escape(folders[0])} is the folder of a run, which cannot be compared.",
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",
         )
-    return read_run(folders[0])
+    return read_run(folders[0], page)
 
 
 def _files(run: Run | None) -> Iterator[File]:

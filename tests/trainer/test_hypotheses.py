@@ -52,6 +52,10 @@ def test_a_run_keeps_what_its_best_weights_read_of_dev_and_test() -> None:
         if split == "test" or found.best_step == found.step:
             assert sum(row["errors"] for row in rows) / letters == pytest.approx(figures["cer"])
         assert all(f"{split}.csv" in row["clip"] for row in rows)
+        lengths = [0.2 + 0.01 * TEXTS.index(row["reference"]) for row in rows]
+        assert [row["seconds"] for row in rows] == pytest.approx(lengths, abs=1e-3)
+        places = [f"../{split}-{TEXTS.index(row['reference'])}.wav" for row in rows]
+        assert [(row["sound"], row["begin_s"]) for row in rows] == [(place, 0.0) for place in places]
 
 
 def test_errors_are_letters_and_the_worst_come_first() -> None:

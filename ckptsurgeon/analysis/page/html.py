@@ -91,13 +91,13 @@ PATTERNS = (
 
 PROGRAM = (
     "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
-    "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
+    "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "clips.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
 """The files of the program, in such an order that each needs only earlier ones."""
 
 
-def page_html(data: Mapping[str, Any], title: str) -> str:
-    """Return a page as HTML; ``data`` is all that it shows.
+def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> str:
+    """Return a page as HTML; ``data`` is all that it shows. With ``plays`` it may play sounds that lie beside it.
 
     Names in checkpoints are untrusted. They are embedded as data, escaped so that no tag can begin in them, and shown
     only as text. As a second defence, the page's Content Security Policy (Level 3) allows no other program and no
@@ -106,7 +106,7 @@ def page_html(data: Mapping[str, Any], title: str) -> str:
     style, program = _text("page.css"), _program()
     policy = (
         f"default-src 'none'; script-src '{_digest(program)}'; style-src '{_digest(style)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        "base-uri 'none'; form-action 'none'" + ("; media-src 'self'" if plays else "")
     )
     parts = {
         "POLICY": policy, "TITLE": html_escape(escape(title)), "STYLE": style, "DATA": _embedded(data),

@@ -5,18 +5,14 @@ The files may be incomplete, and are not trusted: unexpected data is left out, a
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-from ...errors import FormatError, SourceError
-from ...storage.small_files import open_file
-from ...util.text import escape
 from .html import integer, listed, mapping, number, numbers, text
+from .run_files import json_lines, json_object
+from .worst_clips import HYPOTHESES, WorstClips, read_worst_clips
 
 __all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
 
@@ -67,7 +63,7 @@ class Curves:
 
 
 LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
-FILES = (LINEAGE, RESULT, CHECKS, LOG)
+FILES = (LINEAGE, RESULT, CHECKS, LOG, HYPOTHESES)
 """The files of a run that are read."""
 MODELS = (
     "best.safetensors",
@@ -75,10 +71,6 @@ MODELS = (
     os.path.join("last", "model.safetensors"),
 )
 """The weights of a run to show: the first file that exists."""
-LARGEST = 64 << 20
-"""The most bytes of a file that is read whole; those of a run are far smaller."""
-LINE = 1 << 20
-"""The most characters of a line of the log."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +83,7 @@ class Run:
     result: Mapping[str, Any] | None
     checks: tuple[Mapping[str, str], ...]
     curves: Curves
+    clips: WorstClips | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain data, for a page."""
@@ -100,6 +93,7 @@ class Run:
             "lineage": self.lineage,
             "result": self.result,
             "checks": self.checks,
+            "clips": self.clips.to_json() if self.clips is not None else None,
             **self.curves.to_json(),
         }
 
@@ -109,17 +103,18 @@ def is_run(path: str) -> bool:
     return os.path.isfile(os.path.join(path, LINEAGE))
 
 
-def read_run(path: str) -> Run:
-    """Read the folder of a run.
+def read_run(path: str, page: str | None = None) -> Run:
+    """Read the folder of a run; ``page`` is the path of the page that will show it, if it is written.
 
     Raises SourceError if a file cannot be read, FormatError if it is not valid JSON or far too large.
     """
     model = next((name for name in MODELS if os.path.isfile(os.path.join(path, name))), None)
     curves = Curves()
-    for row in _rows(os.path.join(path, LOG)):
+    for row in json_lines(os.path.join(path, LOG)):
         curves.add(row)
-    checks = tuple(_check(row) for row in listed(_read(path, CHECKS).get("checks")) if isinstance(row, Mapping))
-    return Run(path, model, _lineage(_read(path, LINEAGE)), _result(_read(path, RESULT)), checks, curves)
+    checks = tuple(_check(row) for row in listed(json_object(path, CHECKS).get("checks")) if isinstance(row, Mapping))
+    lineage, result = _lineage(json_object(path, LINEAGE)), _result(json_object(path, RESULT))
+    return Run(path, model, lineage, result, checks, curves, read_worst_clips(path, page))
 
 
 def _lineage(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,65 +162,3 @@ def _controls(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _check(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: text(row.get(name)) for name in ("name", "status", "says", "when")}
-
-
-def _rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a log, one from each line; lines that are not valid are skipped.
-
-    The last line may be incomplete if the run was killed or is not finished.
-    """
-    file = _opened(path)
-    if file is None:
-        return
-    with file:
-        while line := file.readline(LINE):
-            row = _parsed(line)
-            if isinstance(row, dict):
-                yield row
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _read(path: str, name: str) -> Mapping[str, Any]:
-    """Return the JSON object in a file of a run's folder, {} if the file does not exist.
-
-    Raises FormatError if the file is too large or not valid.
-    """
-    file = _opened(os.path.join(path, name))
-    if file is None:
-        return {}
-    with file:
-        content = file.read(LARGEST + 1)
-    shown = escape(os.path.join(path, name))
-    if len(content) > LARGEST:
-        raise FormatError(f"{shown} is not a file of a training run: it has more than {LARGEST} characters.")
-    try:
-        data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{shown} is not valid JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise FormatError(f"{shown} is not a file of a training run: it is not a JSON object.")
-    return data
-
-
-def _opened(path: str) -> IO[str] | None:
-    """Open a text file; returns None if it does not exist.
-
-    Raises SourceError if it cannot be read or is not a regular file: opening a pipe would block.
-    """
-    try:
-        return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
-
-
-def _finite(spelled: str) -> float | None:
-    value = float(spelled)
-    return value if math.isfinite(value) else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.imports import require_package
+from ..data.sound import Clip
 
-__all__ = ["hypotheses", "hypotheses_file"]
+__all__ = ["clip_sounds", "hypotheses", "hypotheses_file"]
 
 
 def hypotheses_file(split: str) -> str:
@@ -16,11 +18,31 @@ def hypotheses_file(split: str) -> str:
     return f"{split}.hypotheses.jsonl"
 
 
-def hypotheses(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
+    """Return where the sound of each clip of a split is, by the name of the clip; {} for a source without clips.
+
+    ``sound`` is the path of the file, relative to a run's ``folder``. ``begin_s`` and ``seconds`` say which part of it
+    is the clip.
+    """
+    clips: Sequence[Clip] = getattr(getattr(source, "split", None), "clips", ())
+    start = os.path.abspath(folder)
+    return {
+        clip.where: {
+            "sound": os.path.relpath(os.path.abspath(clip.path), start),
+            "begin_s": clip.begin_s,
+            "seconds": round(clip.seconds, 3),
+        }
+        for clip in clips
+        if clip.path and clip.cell is None
+    }
+
+
+def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
     Each line is a JSON object: ``errors`` (letters that were inserted, deleted or replaced), ``cer`` (errors per letter
-    of the reference), ``clip`` (where it is listed), ``reference`` and ``hypothesis``.
+    of the reference), ``clip`` (where it is listed), ``reference``, ``hypothesis``, and what ``clip_sounds`` returns
+    for it, if it is one of ``sounds``.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""
@@ -28,7 +50,7 @@ def hypotheses(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for row, errors in zip(rows, _errors(rows), strict=True):
         share = round(errors / max(len(row["reference"]), 1), 4)
         texts = {name: row[name] for name in ("clip", "reference", "hypothesis")}
-        made.append({"errors": errors, "cer": share, **texts})
+        made.append({"errors": errors, "cer": share, **texts, **(sounds or {}).get(row["clip"], {})})
     made.sort(key=lambda row: (-row["errors"], -row["cer"], row["clip"]))
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made).encode("utf-8", "surrogatepass")
 

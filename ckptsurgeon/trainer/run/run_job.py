@@ -12,7 +12,7 @@ from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
 from ..data.source import BatchSource
 from ..evaluation import evaluate_shared
-from ..folder.hypotheses import hypotheses, hypotheses_file
+from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
 from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import fill_caches
@@ -272,8 +272,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
     assert job.test is not None
     counted = _Counted(job.test)
     found = evaluate_shared(ParallelModel(saved_model(job, weights)), job.task, counted, settings=job.settings)
-    texts = hypotheses(found.rows)
-    if texts and loop.folder is not None:
+    if loop.folder is not None and (texts := hypotheses(found.rows, clip_sounds(job.test, loop.folder.path))):
         loop.folder.write(hypotheses_file("test"), texts)
     return FinalFigures(step, found.figures, counted.clips)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...storage.write.folders import staged_folder
 from ...storage.write.staging import staged_file
-from ..folder.hypotheses import hypotheses, hypotheses_file
+from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
 from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
 from .lora import adapter_config, adapter_tensors
 from .model_tensors import SafetensorsLayout, state_tensors
@@ -104,7 +104,7 @@ class CheckpointWriter:
                 if lora.targets and folder is not None:
                     base = state.job.init.path if state.job.init is not None else ""
                     write = partial(_write_adapter, folder, layout, adapter_config(lora, base))
-                self._write(self._best, partial(_write_with_texts, folder, write, rows))
+                self._write(self._best, partial(_write_with_texts, folder, write, rows, dev=state.job.dev))
 
     def _await(self, snapshot: Snapshot) -> None:
         """Wait until a snapshot is written, since its memory is used again; raises OutputError."""
@@ -151,11 +151,15 @@ def _write_checkpoint(
         folder.finish(staged, values)
 
 
-def _write_with_texts(folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_with_texts(
+    folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]], *, dev: object
+) -> None:
     """Write the best weights by calling ``write``, and then the model's texts for the clips of ``dev``."""
     write()
-    texts = hypotheses(rows)
-    if texts and folder is not None:
+    if folder is None:
+        return
+    texts = hypotheses(rows, clip_sounds(dev, folder.path))
+    if texts:
         folder.write(hypotheses_file("dev"), texts)
 
 

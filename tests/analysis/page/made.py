@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import soundfile
 import torch
 from safetensors.torch import save_file
 
@@ -75,6 +76,50 @@ def output() -> str:
     )  # fmt: skip
     cs.apply(plan, "out.safetensors", force=True)
     return "out.safetensors"
+
+
+def run_with_clips() -> cs.Page:
+    """The page of a run that reads texts: three clips are wrong, two of which have a sound."""
+    Path("data").mkdir()
+    soundfile.write("data/one.wav", [0.1] * 4000, 8000)
+    soundfile.write("data/two words.flac", [0.1] * 16000, 8000)
+    texts = [
+        ("kitchen yellow", "pchen  yelow", "../data/one.wav"), ("ja", "", "../data/two words.flac"),
+        ("", "nein", "../data/gone.wav"), ("so", "so", "../data/one.wav"),
+    ]  # fmt: skip
+    rows = [
+        {"errors": errors, "cer": 0.5, "clip": f"dev.csv, line {n}", "reference": right, "hypothesis": read, "sound": sound, "begin_s": begin, "seconds": 0.5}
+        for n, (errors, begin, (right, read, sound)) in enumerate(zip((5, 4, 2, 0), (0.0, 1.0, 0.0, 0.0), texts, strict=True))
+    ]  # fmt: skip
+    Path("run").mkdir()
+    checks = [
+        {"name": name, "status": status, "says": "", "when": "after"}
+        for name, status in (("ties", "PASS"), ("loss fell", "FAIL"), ("norm", "WARN"))
+    ]
+    arms = [
+        {"name": "warm", "frozen": True, "values": [0.2, 0.3]},
+        {"name": "scratch", "frozen": True, "values": [0.9]},
+    ]
+    controls = {"verdict": "KNOWLEDGE", "decided_on": "frozen", "metric": "cer", "steps": 20, "seeds": 2, "arms": arms}
+    result = {
+        "ended": "done",
+        "step": 30,
+        "steps": 30,
+        "metric": "cer",
+        "best": 0.25,
+        "best_step": 20,
+        "test": {"cer": 0.375},
+        "elapsed_s": 75.0,
+        "controls": controls,
+    }
+    for name, content in (("lineage.json", {}), ("checks.json", {"checks": checks}), ("result.json", result)):
+        Path("run", name).write_text(json.dumps(content))
+    log = [{"step": n, "loss": 1 / n} for n in range(1, 31)] + [
+        {"step": n, "dev": {"loss": 1.0, "cer": cer}} for n, cer in ((10, 0.5), (20, 0.25), (30, 0.5))
+    ]
+    Path("run/log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    Path("run/dev.hypotheses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return cs.view("run", output="page.html")
 
 
 def show(browser: Chrome, page: cs.Page) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 
@@ -19,7 +20,20 @@ from ckptsurgeon.analysis.page.html import script_text
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.util.text import count, escape, human_bytes, human_count, percent
 
-from .made import HOSTILE, changed, facts, keys_of, look_for, network, output, rows, show, text, write_empty
+from .made import (
+    HOSTILE,
+    changed,
+    facts,
+    keys_of,
+    look_for,
+    network,
+    output,
+    rows,
+    run_with_clips,
+    show,
+    text,
+    write_empty,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -218,7 +232,7 @@ def test_two_sources_show_what_differs(browser: Chrome) -> None:
     save_file(changed(network()), "b.safetensors")
     show(browser, cs.view("a.pth", "b.safetensors"))
     chips = browser.execute_script(
-        "return [...document.querySelectorAll('.chip')].map((one) => one.innerText.split('\\n'))"
+        "return [...document.querySelectorAll('.chip')].map((one) => one.innerText.split('\\n').filter(Boolean))"
     )
     ones = dict.fromkeys(("changed", "retyped", "reshaped", "renamed", "added", "removed"), 1)
     assert {name: int(number) for name, number in chips} == {"same": len(network()) - 5, **ones}
@@ -361,10 +375,21 @@ def hostile(place: str) -> cs.Page:
         ("checks.json", {"checks": [{"name": words, "status": words, "says": words, "when": "before"}, {"name": words, "status": "FAIL", "says": words, "when": "after"}]}),
     ):  # fmt: skip
         Path("run", name).write_text(json.dumps(data))
+    sound = 'run/"><img src=x onerror=window.broken=7>#?%41.wav'
+    soundfile.write(sound, [0.0] * 800, 8000)
+    heard = {
+        "errors": 2,
+        "cer": 0.5,
+        "clip": words,
+        "reference": words,
+        "hypothesis": HOSTILE[0],
+        "sound": Path(sound).name,
+    }
+    Path("run/dev.hypotheses.jsonl").write_text(json.dumps(heard) + "\n")
     Path("run/log.jsonl").write_text(
         '{"step": 1, "loss": 1.0, "grad_norm": 1.0, "lr": {"<img src=x onerror=window.broken=8>": 1.0}}\n{"step": 2, "dev": {"<b>cer</b>": 0.5}}\n'
     )
-    return cs.view("run")
+    return cs.view("run", output="out.html")
 
 
 def test_names_are_spelled_as_in_the_terminal(browser: Chrome) -> None:
@@ -431,6 +456,64 @@ def test_an_address_leads_to_its_tensor(first: Chrome) -> None:
         first.get(f"{first.current_url.partition('#')[0]}{odd}")
         first.refresh()
         assert rows(first)
+
+
+def test_a_run_begins_with_state_verdict_best_figure_and_checks(browser: Chrome) -> None:
+    show(browser, run_with_clips())
+    cards = browser.execute_script(
+        "return [...document.querySelectorAll('#run .card')].map((one) => one.innerText.split('\\n').filter(Boolean))"
+    )
+    state, verdict, best, checks = cards
+    assert state == ["State", "done", "30 of 30 steps, 1:15"]
+    assert verdict[1:] == ["KNOWLEDGE", "decided with the body frozen, cer after 20 steps, 2 seeds"]
+    assert best[1:] == ["cer 0.25", "dev, at step 20; test 0.375"]
+    assert checks[1:] == ["1 PASS 1 WARN 1 FAIL", "FAIL loss fell", "WARN norm"]
+    table = browser.execute_script(
+        "return [...document.querySelectorAll('.figures tr')].map((one) => [...one.children].map((cell) => cell.textContent))"
+    )
+    assert table == [
+        ["figure", "dev, step 20", "dev, step 30", "test"],
+        ["cer", "0.25", "0.5", "0.375"],
+        ["loss", "1", "1", ""],
+    ]
+    bottom = "return Math.max(...[...document.querySelectorAll('.card, .curves .chart, .figures table')].map((one) => one.getBoundingClientRect().bottom))"
+    assert browser.execute_script(bottom) < browser.execute_script(
+        "return innerHeight"
+    )  # the first screen has all of it
+
+
+def test_the_worst_clips_show_in_which_letters_they_differ(browser: Chrome) -> None:
+    show(browser, run_with_clips())
+    script = """
+    const said = (clip, css) => [...clip.querySelectorAll(css)].map((one) => one.textContent);
+    return [...document.querySelectorAll('.clip')].map((clip) => [said(clip, '.said'), said(clip, 'del'), said(clip, 'ins')])"""
+    assert browser.execute_script(script) == [
+        [["kitchen yellow", "pchen  yelow"], ["kit", "l"], ["p", " "]],
+        [["ja"], ["ja"], []],
+        [["nein"], [], ["nein"]],
+    ]
+    assert "3 of 4 clips have errors." in text(browser, "#run")
+
+
+def test_a_clip_is_played_where_its_sound_lies_beside_the_page(browser: Chrome, nearby: str) -> None:
+    show(browser, run_with_clips())
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0  # until it is played
+    players = "return [...document.querySelectorAll('audio')].map((one) => one.getAttribute('src'))"
+    assert browser.execute_script(players) == ["./data/one.wav", "./data/two%20words.flac#t=1.000,1.500"]
+    assert "its sound is not beside the page" in text(browser, ".clip:nth-child(3)")
+    script = """
+    const [css, address, done] = arguments;
+    const player = document.querySelectorAll('audio')[css];
+    player.addEventListener('loadedmetadata', () => done(player.duration));
+    player.addEventListener('error', () => done('refused'));
+    if (address) player.src = address;
+    player.load();
+    player.preload = 'metadata';"""
+    assert browser.execute_async_script(script, 0, "") == pytest.approx(0.5)
+    assert browser.execute_async_script(script, 1, "") == pytest.approx(2.0)
+    assert browser.execute_async_script(script, 0, f"{nearby}sound.wav") == "refused"
+    assert Heard.asked == []
+    assert len(browser.get_log("browser")) >= 1  # what the policy says of it
 
 
 class Heard(BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 from ...trainer import toy
-from .made import changed, network, output, show
+from .made import changed, network, output, run_with_clips, show
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -51,6 +51,7 @@ PAGES: dict[str, tuple[Callable[[], cs.Page], str]] = {
     "difference": (difference, "encoder.layers.3.attn.weight"),
     "receipt": (receipt, "body.norm.weight"),
     "run": (run, ""),
+    "clips": (run_with_clips, ""),
 }
 
 

@@ -353,6 +353,81 @@ def test_files_of_a_run_of_wrong_types_are_shown_as_far_as_they_go(name: str, od
             assert all(isinstance(one, (int, float)) for one in arm["values"])
 
 
+def heard(*rows: Any) -> None:
+    """Write a run whose dev clips were read so."""
+    Path("run").mkdir(exist_ok=True)
+    Path("run/lineage.json").write_text("{}")
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    Path("run/dev.hypotheses.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def clip(errors: Any = 1, sound: Any = "a.wav", **more: Any) -> dict[str, Any]:
+    return {"errors": errors, "cer": 0.5, "clip": "x", "reference": "r", "hypothesis": "h", "sound": sound, **more}
+
+
+def sounds(page: cs.Page) -> list[str]:
+    return [one["sound"] for one in data_of(page)["run"]["clips"]["worst"]]
+
+
+def test_the_worst_clips_of_a_run_are_counted_and_the_first_are_shown() -> None:
+    heard(*(clip(errors, reference=f"{errors}") for errors in range(30, -1, -1)))
+    found = data_of(cs.view("run"))["run"]["clips"]
+    assert (found["clips"], found["wrong"]) == (31, 30)
+    assert [one["reference"] for one in found["worst"]] == [str(errors) for errors in range(30, 10, -1)]
+
+
+def test_sounds_are_linked_from_where_the_page_is() -> None:
+    for name in ("data/a b.wav", "run/c.flac", "d#?%.ogg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"")
+    rows = [clip(sound=sound) for sound in ("../data/a b.wav", "c.flac", "../d#?%.ogg")]
+    heard(*rows, clip(sound="../data/a b.wav", begin_s=1.5, seconds=2.25))
+    Path("pages").mkdir()
+    here = ["./data/a%20b.wav", "./run/c.flac", "./d%23%3F%25.ogg", "./data/a%20b.wav#t=1.500,3.750"]
+    assert sounds(cs.view("run", output="p.html")) == here
+    assert sounds(cs.view("run", output="pages/p.html")) == [f"./.{one}" for one in here]
+    assert sounds(cs.view("run", output="run/p.html"))[1] == "./c.flac"
+    assert sounds(cs.view("run")) == [""] * 4  # nobody knows where it will be
+
+
+def test_only_sounds_that_are_files_are_linked() -> None:
+    Path("secret.txt").write_text("x")
+    os.mkfifo("pipe.wav")
+    for odd in ("http://127.0.0.1/a.wav", "//host/a.wav", "../secret.txt", "a\0.wav", "../pipe.wav", "..", "", *ODD):
+        heard(clip(sound=odd))
+        page = cs.view("run", output="p.html", force=True)
+        assert sounds(page) == [""], odd
+        assert "media-src" not in page.html
+
+
+def test_a_page_may_load_sounds_only_if_it_has_some() -> None:
+    heard(clip(sound="a.wav"))
+    assert "media-src" not in cs.view("run", output="p.html").html
+    Path("run/a.wav").write_bytes(b"")
+    assert "form-action 'none'; media-src 'self'\"" in cs.view("run", output="p.html", force=True).html
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_clips_of_wrong_types_are_shown_as_far_as_they_go(odd: Any) -> None:
+    fields = ("errors", "cer", "clip", "reference", "hypothesis", "sound", "begin_s", "seconds")
+    heard("{", json.dumps(odd), dict.fromkeys(fields, odd), {**dict.fromkeys(fields, odd), "errors": 3})
+    found = data_of(cs.view("run", output="p.html"))["run"]["clips"]
+    assert all(
+        isinstance(one[name], str) for one in found["worst"] for name in ("clip", "reference", "hypothesis", "sound")
+    )
+    assert all(
+        one[name] is None or isinstance(one[name], (int, float))
+        for one in found["worst"]
+        for name in ("cer", "seconds")
+    )
+    assert found["worst"][-1]["errors"] == 3
+
+
+def test_long_texts_of_clips_are_shortened() -> None:
+    heard(clip(reference="r" * 100_000, hypothesis="h" * 100_000))
+    assert cs.view("run").nbytes < cs.view("a.pth").nbytes + 10_000
+
+
 def test_a_page_of_a_run_has_nothing_that_it_does_not_show() -> None:
     """Settings, data paths and digests stay at home: a page is handed on."""
     Path("run").mkdir()
@@ -374,7 +449,8 @@ def test_a_page_is_never_written_over_a_file_of_its_run() -> None:
     for name in ("lineage.json", "result.json", "checks.json"):
         Path("run", name).write_text("{}")
     Path("run/log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    for name in ("lineage.json", "result.json", "checks.json", "log.jsonl"):
+    Path("run/dev.hypotheses.jsonl").write_text("{}\n")
+    for name in ("lineage.json", "result.json", "checks.json", "log.jsonl", "dev.hypotheses.jsonl"):
         before = Path("run", name).read_bytes()
         with pytest.raises(cs.OutputError):
             cs.view("run", output=f"run/{name}", force=True)

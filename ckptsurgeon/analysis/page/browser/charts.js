@@ -61,7 +61,7 @@ function chart(title, series, { mark = null, last = null } = {}) {
   const atX = (x) => left + ((x - lowX) / (highX - lowX || 1)) * (width - left - 12);
   const atY = (y) => height - bottom - ((y - lowY) / (highY - lowY)) * (height - bottom - top);
   const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": title });
-  for (const y of ticks(lowY, highY, 4)) {
+  for (const y of ticks(lowY, highY, 5)) {
     picture.append(drawn("line", { x1: left, x2: width - 12, y1: atY(y), y2: atY(y), class: "grid" }));
     picture.append(drawn("text", { x: left - 8, y: atY(y) + 4, class: "tick end" }, figureText(y)));
   }

@@ -1,19 +1,25 @@
 // A training run: how it went, what was checked, and the verdict on whether knowledge moved.
 
 const STATUS = { PASS: "good", WARN: "warn", FAIL: "bad", "NOT RUN": "quiet" };
-const WHEN = { before: "Before the first step", during: "While it trained", after: "After the last step" };
+const WHEN = { before: "before the first step", during: "while it trained", after: "after the last step" };
 const VERDICTS = { KNOWLEDGE: "good", NONE: "bad", "SCALE ONLY": "warn" };
 
 function runView(run) {
   const { result, checks } = run;
+  const [first, rest] = curvesOf(run);
   return [
-    section("The run", factsOf(runFacts(run))),
-    checkCounts(checks),
-    result?.controls ? controlsOf(result.controls) : "",
-    el("div.charts", {}, ...curvesOf(run)),
+    el("div.cards", {}, stateCard(run), verdictCard(run), bestCard(run), checksCard(checks)),
+    el(
+      "div.board",
+      {},
+      el("div.figures", {}, figuresOf(run), section("The run", factsOf(runFacts(run)))),
+      el("div.curves", {}, el("div.charts", {}, ...first), result?.controls ? controlsOf(result.controls) : null),
+    ),
+    worstClips(run.clips),
+    rest.length ? section("More curves", el("div.charts", {}, ...rest)) : "",
     ...Object.entries(WHEN).map(([when, title]) =>
       checksOf(
-        title,
+        `Checks: ${title}`,
         checks.filter((check) => check.when === when),
       ),
     ),
@@ -21,22 +27,107 @@ function runView(run) {
   ];
 }
 
-function runFacts(run) {
-  const { lineage, result } = run;
-  const facts = [
-    ["state", stateOf(run)],
-    ["from", lineage.init === null ? "scratch" : nameElement(lineage.init)],
-  ];
+const card = (title, css, big, ...more) =>
+  el(
+    "section.card",
+    {},
+    el("h3", {}, title),
+    el(`p.big.${css}`, {}, ...[big].flat()),
+    ...more.map((one) => el("p.quiet", {}, ...[one].flat())),
+  );
+
+function stateCard({ steps, result, checks, lineage }) {
+  const last = grouped(steps.at(-1)?.[0] ?? 0);
+  const all = lineage.steps === null ? "" : ` of ${grouped(lineage.steps)}`;
+  if (!result)
+    return card("State", "plain", "under way, or ended without a result", `step ${last}${all} is the last in its log`);
+  const took = result.elapsed_s === null ? "" : `, ${durationText(result.elapsed_s)}`;
+  const css = checks.some((check) => check.status === "FAIL") ? "bad" : "plain";
+  const done = `${result.step === null ? "?" : grouped(result.step)} of ${result.steps === null ? "?" : grouped(result.steps)} steps${took}`;
+  return card("State", css, own(WAYS, result.ended, result.ended || "checked"), done);
+}
+
+function verdictCard({ result }) {
+  const { controls } = result ?? {};
+  if (!controls)
+    return card("Did knowledge move", "quiet", "not judged", "that takes --controls: the same run from other weights");
+  return card(
+    "Did knowledge move",
+    own(VERDICTS, controls.verdict, "warn"),
+    nameElement(controls.verdict),
+    decidedText(controls),
+  );
+}
+
+function bestCard({ result, evaluations }) {
+  const { metric } = result ?? {};
+  const last = evaluations.at(-1);
+  if (metric && result.best !== null) {
+    const test = own(result.test, metric, null);
+    const said = `dev, at step ${result.best_step === null ? "?" : grouped(result.best_step)}${test === null ? "" : `; test ${figureText(test)}`}`;
+    return card("Best", "plain", [nameElement(metric), ` ${figureText(result.best)}`], said);
+  }
+  const name = last && Object.keys(last[1])[0];
+  if (name === undefined) return card("Best", "quiet", "not evaluated");
+  return card(
+    "Last evaluation",
+    "plain",
+    [nameElement(name), ` ${figureText(last[1][name])}`],
+    `dev, at step ${grouped(last[0])}`,
+  );
+}
+
+/** How many checks passed, warned, failed, did not run; and which are to be looked at. */
+function checksCard(checks) {
+  if (!checks.length) return card("Checks", "quiet", "none yet");
+  const count = (status) => checks.filter((check) => check.status === status).length;
+  const tallies = Object.keys(STATUS)
+    .filter(count)
+    .flatMap((status) => [el(`span.tally.${STATUS[status]}`, {}, `${count(status)} ${status}`), " "]);
+  const wrong = ["FAIL", "WARN"].flatMap((status) => checks.filter((check) => check.status === status));
+  const named = wrong
+    .slice(0, 3)
+    .map((check) => [el(`span.${STATUS[check.status]}`, {}, check.status), " ", nameElement(check.name)]);
+  const more = wrong.length > 3 ? [`and ${wrong.length - 3} more, below`] : [];
+  return card("Checks", "plain", tallies, ...named, ...more);
+}
+
+/** The figures of the best weights and of the last ones, and those of test. */
+function figuresOf({ evaluations, result }) {
+  const best = result && evaluations.findLast(([step]) => step === result.best_step);
+  const last = evaluations.at(-1);
+  const columns = [];
+  if (best) columns.push([`dev, step ${grouped(best[0])}`, best[1]]);
+  if (last && last !== best) columns.push([`dev, step ${grouped(last[0])}`, last[1]]);
+  if (result && Object.keys(result.test).length) columns.push(["test", result.test]);
+  const names = [...new Set(columns.flatMap(([, figures]) => Object.keys(figures)))];
+  if (!names.length) return "";
+  names.sort((a, b) => (b === result?.metric) - (a === result?.metric));
+  const head = el(
+    "tr",
+    {},
+    el("th", { scope: "col" }, "figure"),
+    ...columns.map(([title]) => el("th.number", { scope: "col" }, title)),
+  );
+  const rows = names.map((name) =>
+    el(
+      name === result?.metric ? "tr.chosen" : "tr",
+      {},
+      el("th", { scope: "row" }, nameElement(name)),
+      ...columns.map(([, figures]) =>
+        el("td.number", {}, Object.hasOwn(figures, name) ? figureText(figures[name]) : ""),
+      ),
+    ),
+  );
+  return section("Figures", wideTable(head, rows));
+}
+
+function runFacts({ lineage, result }) {
+  const facts = [["from", lineage.init === null ? "scratch" : nameElement(lineage.init)]];
   if (result?.task || lineage.task) facts.push(["task", nameElement(result?.task || lineage.task)]);
-  if (result?.metric && result.best !== null)
-    facts.push(["best", nameElement(result.metric), ` ${figureText(result.best)} at step ${result.best_step}`]);
-  for (const [name, value] of Object.entries(run.evaluations.at(-1)?.[1] ?? {}))
-    facts.push([`dev ${name}`, figureText(value)]);
-  for (const [name, value] of Object.entries(result?.test ?? {})) facts.push([`test ${name}`, figureText(value)]);
   if (lineage.seed !== null) facts.push(["seed", String(lineage.seed)]);
   if (lineage.device)
     facts.push(["device", `${lineage.device}${lineage.processes > 1 ? `, ${lineage.processes} processes` : ""}`]);
-  if (result && result.elapsed_s !== null) facts.push(["took", durationText(result.elapsed_s)]);
   return facts;
 }
 
@@ -52,15 +143,6 @@ const WAYS = {
   SIGHUP: "hung up",
 };
 
-function stateOf({ steps, result, checks, lineage }) {
-  const last = grouped(steps.at(-1)?.[0] ?? 0);
-  const all = lineage.steps === null ? "" : ` of ${grouped(lineage.steps)}`;
-  if (!result) return `under way, or ended without a result: step ${last}${all} is the last in its log`;
-  const failed = checks.filter((check) => check.status === "FAIL").length;
-  const said = `${own(WAYS, result.ended, result.ended || "checked")}; ${result.step} of ${result.steps} steps`;
-  return failed ? el("strong.bad", {}, `${said}; ${plural(failed, "check")} failed`) : said;
-}
-
 function durationText(seconds) {
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   const two = (number) => String(Math.floor(number)).padStart(2, "0");
@@ -70,10 +152,15 @@ function durationText(seconds) {
     : `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
 }
 
+const decidedText = (controls) =>
+  `decided with ${controls.decided_on === "frozen" ? "the body frozen" : "all of it trained"}, ${controls.metric} after ${controls.steps} steps, ${plural(controls.seeds ?? 0, "seed")}`;
+
 function controlsOf(controls) {
-  const verdict = el(`p.verdict.${own(VERDICTS, controls.verdict, "warn")}`, {}, controls.verdict);
-  const said = `decided with ${controls.decided_on === "frozen" ? "the body frozen" : "all of it trained"}, ${controls.metric} after ${controls.steps} steps, ${plural(controls.seeds ?? 0, "seed")}`;
-  const head = el("tr", {}, ...["start", "trained", "mean", "by seed"].map((name) => el("th", { scope: "col" }, name)));
+  const head = el(
+    "tr",
+    {},
+    ...["start", "trained", `mean ${controls.metric}`, "by seed"].map((name) => el("th", { scope: "col" }, name)),
+  );
   const rows = controls.arms.map((arm) => {
     const mean = arm.values.length ? arm.values.reduce((a, b) => a + b, 0) / arm.values.length : null;
     return el(
@@ -85,9 +172,10 @@ function controlsOf(controls) {
       el("td", {}, arm.values.map(figureText).join("  ")),
     );
   });
-  return section("Did knowledge move", verdict, el("p.quiet", {}, said), wideTable(head, rows));
+  return section("The same run from other weights", wideTable(head, rows));
 }
 
+/** The charts of the first screen, and the others. */
 function curvesOf(run) {
   const { result } = run;
   const column = (at) => run.steps.map((row) => [row[0], row[at]]).filter(([x]) => x !== null);
@@ -120,20 +208,13 @@ function curvesOf(run) {
     { last },
   );
   const note = run.every > 1 ? el("p.quiet", {}, `Of the steps, each ${run.every}th is drawn.`) : null;
-  return [both("loss", 1), ...evaluated, both("gradient norm", 2), rates, note].filter(Boolean);
-}
-
-/** How many checks passed, warned, failed, did not run. */
-function checkCounts(checks) {
-  if (!checks.length) return "";
-  const counts = Object.keys(STATUS).map((status) => [
-    status,
-    checks.filter((check) => check.status === status).length,
-  ]);
-  const said = counts
-    .filter(([, number]) => number)
-    .map(([status, number]) => el(`span.tally.${STATUS[status]}`, {}, `${number} ${status}`));
-  return section("Checks", el("p", {}, ...said));
+  const [metric, ...others] = evaluated.filter(Boolean);
+  const [first, rest] = [
+    [both("loss", 1), metric].filter(Boolean),
+    [...others, both("gradient norm", 2), rates].filter(Boolean),
+  ];
+  const moved = first.length < 2 ? rest.splice(0, 2 - first.length) : [];
+  return [[...first, ...moved, note].filter(Boolean), rest];
 }
 
 function checksOf(title, checks) {

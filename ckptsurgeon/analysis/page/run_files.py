@@ -1,0 +1,86 @@
+"""Reads files of a training run: JSON objects, and lines of JSON, of bounded size.
+
+The files may be incomplete, and are not trusted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from ...errors import FormatError, SourceError
+from ...storage.small_files import open_file
+from ...util.text import escape
+
+__all__ = ["json_lines", "json_object"]
+
+LARGEST = 64 << 20
+"""The most bytes of a file that is read whole; those of a run are far smaller."""
+LINE = 1 << 20
+"""The most characters of a line."""
+
+
+def json_lines(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a log, one from each line; lines that are not valid are skipped.
+
+    The last line may be incomplete if the run was killed or is not finished.
+    """
+    file = _opened(path)
+    if file is None:
+        return
+    with file:
+        while line := file.readline(LINE):
+            row = _parsed(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_object(path: str, name: str) -> Mapping[str, Any]:
+    """Return the JSON object in a file of a run's folder, {} if the file does not exist.
+
+    Raises FormatError if the file is too large or not valid.
+    """
+    file = _opened(os.path.join(path, name))
+    if file is None:
+        return {}
+    with file:
+        content = file.read(LARGEST + 1)
+    shown = escape(os.path.join(path, name))
+    if len(content) > LARGEST:
+        raise FormatError(f"{shown} is not a file of a training run: it has more than {LARGEST} characters.")
+    try:
+        data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{shown} is not valid JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{shown} is not a file of a training run: it is not a JSON object.")
+    return data
+
+
+def _opened(path: str) -> IO[str] | None:
+    """Open a text file; returns None if it does not exist.
+
+    Raises SourceError if it cannot be read or is not a regular file: opening a pipe would block.
+    """
+    try:
+        return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def _finite(spelled: str) -> float | None:
+    value = float(spelled)
+    return value if math.isfinite(value) else None
