@@ -1,4 +1,4 @@
-"""Pre-training in miniature, to its end: it learns, and its body trains under a new alphabet. A minute or two."""
+"""Pre-training in miniature: it learns, and its body trains under a new alphabet. Half a minute; to its end by make test-speech."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TOKENS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("another_process")
 def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., Any]) -> None:
-    demo_data("demo", ["en"], n=1600)
+    demo_data("demo", ["en"], n=400)
     Path("net.json").write_text(json.dumps(MINIATURE))
     Path("tokens.txt").write_text("\n".join(TOKENS) + "\n")
     data = {"train": "demo/en/train.csv", "dev": "demo/en/dev.csv"}
     pretraining = {
         "task": "wav2vec2_pretrain", "data": {**data, "min_s": 1.0}, "features": {"kind": "waves"},
-        "pretrain": {"crop_s": 1.0, "gumbel": [2.0, 0.5, 0.999], "diversity": 0.03}, "batch_size": 32, "steps": 200, "lr": 5e-3,
+        "pretrain": {"crop_s": 1.0, "gumbel": [2.0, 0.5, 0.999], "diversity": 0.03}, "batch_size": 16, "steps": 120, "lr": 5e-3,
         "betas": [0.9, 0.98], "eps": 1e-6, "warmup": 20, "schedule": "linear", "final_lr": 0.1, "clip": 1.0,
     }  # fmt: skip
     tuning = {
@@ -45,8 +45,8 @@ def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., 
     done = ckpt("train", "pre.yaml", "--run", "pre", "--json")
     assert done.code == 0, done
     figures = json.loads(done.out)["figures"]
-    assert figures["contrastive"] < 2.2, figures
-    assert figures["accuracy"] > 0.35, figures
+    assert figures["contrastive"] < 2.8, figures  # ln 21, which is 3.04, without knowledge
+    assert figures["accuracy"] > 3 / 21, figures  # three times what chance gives
     assert figures["perplexity"] > 4, figures
 
     done = ckpt("transplant", "pre/best.safetensors", "ctc.yaml", "--require", "wav2vec2")
