@@ -70,7 +70,7 @@ def verify(
         else:
             raise ConfigError(
                 f"{escape(path_of(output))} has no recipe: ckptsurgeon did not write it.",
-                hint="Compare it with a plan: --plan.",
+                hint="Compare it with a plan: --plan FILE.",
             )
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress

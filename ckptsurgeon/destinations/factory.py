@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape
 from ._document import Document
-from .torch_module.user_code import near_attributes, own_file, user_code
+from .torch_module.user_code import near_attributes, near_modules, own_file, user_code
 
 __all__ = ["CONFIG", "instantiated", "targets_in"]
 
@@ -97,7 +97,7 @@ def _locate(document: Document, target: Any) -> _Located:
         return _Located(target, found, module.__name__, own_file(module))
     raise document.fail(
         f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
-        "Install it, or run where it can be imported from.",
+        near_modules(parts[0], "Install it, or run where it can be imported from."),
     )
 
 

@@ -9,26 +9,29 @@ __all__ = ["as_arguments"]
 # Messages are written once, with options: ``Use --vocab SRC:DST``. Raised in Python they say ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
-    "adapters", "alpha", "atol", "base", "by_rows", "check_only", "compute", "controls", "device", "drop_last",
-    "dtype", "ema", "embeddings", "exclude", "fan_in_fan_out", "force", "include", "init", "int_buffers",
-    "keep_extras", "key", "map", "map_file", "max_shard_size", "memory", "metadata", "method", "new_tokens",
-    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "plan", "plugin", "preprocess_only",
-    "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run", "sample", "save_modules",
-    "seed", "seeds", "steps", "strategy", "strict", "task", "to", "token_map", "tokens", "unwrap", "vocab",
-    "vocab_keys", "wait", "weights",
+    "adapters", "alpha", "atol", "base", "by_rows", "check_only", "compute", "config", "controls", "device",
+    "drop_last", "dtype", "ema", "embeddings", "exclude", "fan_in_fan_out", "force", "include", "init",
+    "int_buffers", "keep_extras", "keep_going", "key", "map", "map_file", "max_shard_size", "memory", "metadata",
+    "method", "new_tokens", "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "plan",
+    "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset",
+    "run", "sample", "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to",
+    "token_map", "tokens", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip
 """Arguments whose option is their name with dashes."""
 OTHERS = {
+    "explain": "keys",
+    "ignore-mismatch": 'on_mismatch="init"',
     "no-constructor-weights": "constructor_weights=False",
     "no-values": "values=False",
     "param": "parameters",
     "set": "sets",
     "source": "sources",
+    "timeout": "CKPTSURGEON_TIMEOUT",
 }
-"""Options that have another name as arguments."""
+"""Options that have another name as arguments, or are a variable of the environment in Python."""
 SWITCHES = frozenset((
-    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "overfit_one_batch", "preprocess_only",
-    "resume", "strict",
+    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
+    "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Arguments that are True where the option stands alone."""
 NUMBERS = frozenset((
@@ -46,9 +49,9 @@ WORDS = frozenset((
 """Words of a sentence behind an option; any other word there is its value."""
 
 _COMMAND = r"\bckpt [a-z]+ [^;]*?(?=[.;]\s|[.;]$|$)"
-_VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\()(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]|\.(?=[\s).])"
+_VALUE = r"[\d.]+ [kMGT]?B\b|'[^']*'|\"[^\"]*\"|(?!\(|--)(?:[^\s,;)]|,(?=\d))*[^\s,;.:)]|\.(?=[\s).])"
 _QUOTES = "'\""
-_PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?")
+_PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE}))?")
 
 
 def as_arguments(text: str) -> str:

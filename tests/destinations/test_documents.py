@@ -62,6 +62,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {_target_: nothing}", "package.module.Class"),
         ("model: {_target_: no_such_package.Class}", "no module no_such_package"),
         ("model: {_target_: torch.nn.Linearr}", "torch.nn has no Linearr. Did you mean Linear"),
+        ("model: {_target_: trch.nn.Linear}", "there is no module trch. Did you mean torch"),
         ("model: {_target_: torch.nn.modules.linaer.Linear}", "has no linaer.Linear. Did you mean linear"),
         ("model: {_target_: torch.nn.Linear}", "cannot be built.*missing"),
         ("model: {_target_: torch.nn.Linear, in_features: 2, out_features: 3, bais: false}", "unexpected keyword"),

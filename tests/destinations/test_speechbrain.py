@@ -177,6 +177,8 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
     ("text", "why"),
     [
         ("modules: {a: !new:torch.nn.Linea {}}", r"there is no torch\.nn\.Linea\. Did you mean Linear"),
+        ("modules: {a: !new:torchh.nn.Linear {}}", "needs the package torchh. Did you mean torch"),
+        ("modules: {a: !new:speechbran.nnet.CNN.Conv1d {}}", "speechbran. Did you mean speechbrain"),
         ("modules: {a: !new:nowhere.Thing {}}", "needs the package nowhere. pip install nowhere"),
         ("modules: {a: !new:falls.Thing {}}", "importing falls.Thing failed: RuntimeError: over"),
         ("modules: {a: !new:torch.nn.Linear {in: 3}}", r"TypeError: Invalid argument to class torch\.nn\.Linear"),

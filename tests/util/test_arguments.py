@@ -31,6 +31,12 @@ from ..project.test_architecture import ROOT
         ("Allow more: --memory 3.5 GB.", 'Allow more: memory="3.5 GB".'),
         ("--no-constructor-weights loads none.", "constructor_weights=False loads none."),
         ("--param x=2 and --set lr=1", 'parameters="x=2" and sets="lr=1"'),
+        ("--ignore-mismatch for all", 'on_mismatch="init" for all'),
+        ("--explain takes keys, --explain x one of them.", 'keys takes keys, keys="x" one of them.'),
+        ("--rtol and --atol need --values.", "rtol and atol need values=True."),
+        ("--resume --controls runs them.", "resume=True controls=True runs them."),
+        ("x is a folder, and --sha256 needs one file.", "x is a folder, and sha256 needs one file."),
+        ("--timeout SECONDS waits longer.", 'CKPTSURGEON_TIMEOUT="SECONDS" waits longer.'),
         ("Name it: ckpt filter --exclude x.", "Name it: ckpt filter --exclude x."),
         ("ckpt verify out --plan p; --seed 3", "ckpt verify out --plan p; seed=3"),
         ("--json lists all, --nproc-per-node too", "--json lists all, --nproc-per-node too"),
@@ -52,7 +58,7 @@ def parameters() -> Iterator[str]:
 def test_every_argument_that_is_named_exists() -> None:
     known = set(parameters())
     assert known > NAMES
-    assert known > {argument.partition("=")[0] for argument in OTHERS.values()}
+    assert known > {argument.partition("=")[0] for argument in OTHERS.values()} - {"CKPTSURGEON_TIMEOUT"}
     assert NAMES > SWITCHES | NUMBERS
 
 

@@ -18,7 +18,7 @@ from ...util.did_you_mean import close_names
 from ...util.text import brief_repr, escape
 from .._document import Document
 
-__all__ = ["imported", "near_attributes", "own_file", "user_code"]
+__all__ = ["imported", "near_attributes", "near_modules", "own_file", "user_code"]
 
 # Running code that a configuration names: its search path, its limits, its file.
 
@@ -79,6 +79,18 @@ def near_attributes(module: object, wanted: str) -> str:
     """Return the hint that names the attributes and submodules of a module that are most similar to ``wanted``."""
     path = getattr(module, "__path__", ())
     names = {*dir(module), *(one.name for one in pkgutil.iter_modules(path))}
+    return _question(wanted, names)
+
+
+def near_modules(wanted: str, otherwise: str) -> str:
+    """Return the hint that names the modules that can be imported and are similar to ``wanted``, else ``otherwise``.
+
+    A name that may only be mistyped is never given to pip: somebody else's package may have it.
+    """
+    return _question(wanted, {"speechbrain", *(one.name for one in pkgutil.iter_modules())} - {wanted}) or otherwise
+
+
+def _question(wanted: str, names: Iterable[str]) -> str:
     near = close_names(wanted, sorted(name for name in names if not name.startswith("_")), most=300)
     return f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
 
@@ -103,9 +115,10 @@ def _module_of(document: Document, name: str) -> ModuleType:
         raise _import_failed(document, name, error.value) from error
     if found is None:
         head = name.partition(".")[0]
-        missing = importlib.util.find_spec(head) is None
-        why = f"{escape(name)} needs the package {escape(head)}" if missing else f"there is no {escape(name)}"
-        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else _near(name))
+        if importlib.util.find_spec(head) is not None:
+            raise document.fail(f"there is no {escape(name)}.", _near(name))
+        hint = near_modules(head, f"pip install {escape(head)}.")
+        raise document.fail(f"{escape(name)} needs the package {escape(head)}.", hint)
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         module = pydoc.safeimport(".".join(parts[:end]))

@@ -135,7 +135,7 @@ def _found(path: str, config: str | None) -> tuple[str, str]:
     where = config if config is not None else os.path.join(folder, CONFIG)
     if not os.path.exists(where):
         raise ConfigError(
-            f"there is no configuration beside {escape(weights)}.", hint="Name the one that trained it with --config."
+            f"there is no configuration beside {escape(weights)}.", hint="Name the one that trained it: --config FILE."
         )
     return weights, where
 
