@@ -48,6 +48,17 @@ PARAKEET = {
         "subsampling_conv_channels": 4, "num_mel_bins": 16,
     },
 }  # fmt: skip
+CLIP = {
+    "model_type": "clip", "projection_dim": 8,
+    "text_config": {
+        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 10, "bos_token_id": 2, "eos_token_id": 3,
+    },
+    "vision_config": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
+        "patch_size": 4,
+    },
+}  # fmt: skip
 
 
 def config(fields: dict[str, Any], architecture: str = "", **more: Any) -> dict[str, Any]:

@@ -163,10 +163,23 @@ def _architecture(
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
         raise document.fail(
-            f"{name} is for the model_type {wanted.model_type or wanted.__name__}, not for {config_class.model_type}."
+            f"{name} is for the model_type {wanted.model_type or wanted.__name__}, not for {config_class.model_type}.",
+            _part(config_class, wanted),
         )
     notes = ("its auto_map names code, which is not run: transformers has the model itself",)
     return str(name), notes if "auto_map" in fields else ()
+
+
+def _part(config_class: Any, wanted: Any) -> str:
+    """Return the hint for a model of one part of a configuration, as CLIPVisionModelWithProjection is of CLIP's."""
+    parts = getattr(config_class, "sub_configs", None) or {}
+    field = next((name for name, part in parts.items() if part is wanted), None)
+    if field is None:
+        return ""
+    return (
+        f"It is for {field} alone. Write these fields into a config.json of their own, with model_type "
+        f"{wanted.model_type}, and what the part needs of the whole, as projection_dim."
+    )
 
 
 def _models(package: Any) -> list[str]:

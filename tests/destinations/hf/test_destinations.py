@@ -17,6 +17,7 @@ import ckptsurgeon as cs
 
 from ...helpers.transformers_models import (
     BERT,
+    CLIP,
     ESM,
     GPT2,
     MIXTRAL,
@@ -27,6 +28,9 @@ from ...helpers.transformers_models import (
     WHISPER,
     config,
     model_of,
+    opened,
+    same,
+    saved,
     write_config,
 )
 from ..torch_module.test_exact_values import SEED, ours, real
@@ -43,8 +47,8 @@ MODELS = {
 }
 
 
-def section(**fields: Any) -> str:
-    Path("dst.yaml").write_text(yaml.safe_dump({"model": {"transformers": "config.json", **fields}}))
+def section(path: str = "config.json", **fields: Any) -> str:
+    Path("dst.yaml").write_text(yaml.safe_dump({"model": {"transformers": path, **fields}}))
     return "dst.yaml"
 
 
@@ -208,10 +212,29 @@ def test_what_is_not_known_is_refused_with_what_is_near() -> None:
     write_config("config.json", BERT, "BertTokenizer")
     refused("has no model 'BertTokenizer'")
     write_config("config.json", BERT, "GPT2Model")
-    refused("GPT2Model is for the model_type gpt2, not for bert")
+    assert "alone" not in refused("GPT2Model is for the model_type gpt2, not for bert")
     write_config("config.json", BERT, "BertModel")
     assert "num_labels" in refused("has no field 'num_label'", section(num_label=3))
     refused("has no field 'model_type'", section(model_type="gpt2"))
+
+
+def test_a_model_of_a_part_is_refused_as_transformers_refuses_it_and_built_from_the_part() -> None:
+    import transformers
+
+    model = saved("clip", CLIP, "CLIPModel")
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # visual_projection: 512 instead of 8
+        transformers.CLIPVisionModelWithProjection.from_pretrained("clip")
+    hint = refused(
+        "is for the model_type clip_vision_model, not for clip",
+        section("clip", architecture="CLIPVisionModelWithProjection"),
+    )
+    assert "vision_config alone" in hint
+    part = {**CLIP["vision_config"], "model_type": "clip_vision_model", "projection_dim": CLIP["projection_dim"]}
+    write_config("vision/config.json", part, "CLIPVisionModelWithProjection")
+    cs.apply(cs.transplant("clip", "vision/config.json", on_missing="error"), "out")
+    made, faults = opened("CLIPVisionModelWithProjection", "out")
+    assert not faults
+    same(made, model)
 
 
 def test_code_that_a_configuration_names_is_never_run() -> None:
