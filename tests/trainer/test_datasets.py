@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.data.sound import Clip, read_sound
+from ckptsurgeon.trainer.data.sound import Clip, read_sound, sound_seconds
 from ckptsurgeon.trainer.manifests.read import read_manifests
 
 from .sounds import tone
@@ -132,7 +133,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no such split": ({"hf_dataset": "data/dict", "split": "dev"}, "has no split dev. It has train, validation"),
     "several sets": ({"hf_dataset": "data"}, "has several datasets"),
-    "no set": ({"hf_dataset": "fixed"}, "is not a folder of a dataset"),
+    "no set": ({"hf_dataset": "fixed"}, r"is not a folder of a dataset. It has no dataset_info.json. .*save_to_disk"),
     "no such column": ({"hf_dataset": "data/train", "text": "txt"}, "has no column txt. Name it with text"),
     "a column of numbers": ({"hf_dataset": "data/train", "text": "number"}, "row 0: its number is 0, not a text"),
     "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has no field splt. Did you mean split"),
@@ -227,3 +228,28 @@ def test_the_sounds_are_those_that_soundfile_reads(tmp_path: Path) -> None:
     table = pyarrow.ipc.open_stream(pyarrow.memory_map(clip.path)).read_all()
     (tmp_path / "x.wav").write_bytes(table.column("audio")[clip.cell.row].as_py()["bytes"])
     assert (soundfile.read(tmp_path / "x.wav", dtype="float32")[0] == read_sound(clip, 8000)).all()
+
+
+def test_a_task_without_texts_needs_no_column_of_texts() -> None:
+    info = Path("data/train/dataset_info.json")
+    described = json.loads(info.read_text())
+    del described["features"]["sentence"]
+    info.write_text(json.dumps(described))
+    with pytest.raises(cs.ConfigError, match="has no column for text"):
+        clips("train")
+    found = read_manifests([{"hf_dataset": "data/train"}], texts=False)
+    assert [(clip.text, round(clip.seconds * 8000)) for clip in found] == [("", 800 + 80 * n) for n in range(6)]
+
+
+def test_of_a_sound_in_a_table_only_what_is_read_is_taken_into_memory() -> None:
+    tone("long.wav", 300)
+    data = Path("long.wav").read_bytes()
+    saved([{"audio": {"bytes": data, "path": None}, "text": "a"}] * 2)
+    found = read_manifests([{"hf_dataset": "set"}])
+    tracemalloc.start()
+    seconds = [sound_seconds(clip) for clip in found]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds == [300, 300]
+    assert peak < len(data) / 10
+    assert all(len(read_sound(clip, 16_000)) == 300 * 16_000 for clip in found)

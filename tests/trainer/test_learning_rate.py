@@ -30,6 +30,29 @@ def test_warm_up_is_a_line_that_reaches_the_full_rate(kind: str) -> None:
     assert lr_factor(settings, 4) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("linear", "linear"), ("cosine", "cosine"), ("cosine_with_restarts", "cosine"), ("polynomial", "linear"),
+        ("constant", "constant"), ("constant_with_warmup", "constant"),
+    ],
+)  # fmt: skip
+def test_rates_are_those_of_the_schedulers_that_transformers_pretraining_script_chooses(theirs: str, ours: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    warmup = 0 if theirs == "constant" else 10
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = transformers.get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    settings = Settings(steps=100, warmup=warmup, schedule=ours, final_lr=0.0)
+    found = [lr_factor(settings, step) for step in range(100)]
+    assert found[warmup:] == pytest.approx(rates[warmup:], abs=1e-6)  # polynomial ends at 1e-7
+    assert found[:warmup] == pytest.approx(rates[1 : warmup + 1])  # theirs begins with a step at rate 0
+
+
 def test_what_falls_falls_to_the_final_share() -> None:
     for kind in ("cosine", "linear"):
         settings = Settings(steps=10, schedule=kind, final_lr=0.1)

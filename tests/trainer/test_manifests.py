@@ -360,3 +360,27 @@ def test_an_archive_that_is_damaged_or_too_large_is_an_error(monkeypatch: pytest
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     fails(str(path), "the manifest cuts.jsonl.gz cannot be read: ")
+
+
+UNTRANSCRIBED = {
+    "coqui.csv": "wav_filename,wav_filesize\na.wav,1\n",
+    "speechbrain.csv": "ID,wav\nu1,a.wav\n",
+    "speechbrain.json": '{"u1": {"wav": "a.wav"}}',
+    "nemo.jsonl": '{"audio_filepath": "a.wav", "duration": 0.2}\n',
+    "lhotse.jsonl": json.dumps(
+        {"id": "a", "start": 0, "duration": 0.2, "type": "MonoCut", "channel": 0}
+        | {"recording": {"id": "a", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}]}}
+    ),
+    "kaldi/wav.scp": "u1 a.wav\n",
+}
+
+
+@pytest.mark.parametrize("name", UNTRANSCRIBED)
+def test_a_task_without_texts_reads_lists_that_have_none(name: str) -> None:
+    tone("a.wav")
+    Path("kaldi").mkdir()
+    Path(name).write_text(UNTRANSCRIBED[name])
+    path = name.removesuffix("/wav.scp")
+    fails(path)
+    (clip,) = read_manifests([path], texts=False)
+    assert (os.path.basename(clip.path), clip.text, clip.seconds) == ("a.wav", "", 0.2)

@@ -52,6 +52,34 @@ def test_masked_frames_are_spans_within_the_clip(
     assert all(len(run) >= length for run in runs)
 
 
+OPTIONS = """
+    dataset_name dataset_config_names dataset_split_names trust_remote_code preprocessing_num_workers overwrite_cache
+    preprocessing_only cache_dir validation_split_percentage logging_steps saving_steps audio_column_name
+    model_name_or_path config_name train_cache_file_name validation_cache_file_name per_device_train_batch_size
+    per_device_eval_batch_size learning_rate weight_decay num_train_epochs max_train_steps gradient_accumulation_steps
+    gradient_checkpointing lr_scheduler_type num_warmup_steps output_dir seed max_gumbel_temperature
+    min_gumbel_temperature gumbel_temperature_decay max_duration_in_seconds min_duration_in_seconds pad_to_multiple_of
+    adam_beta1 adam_beta2 adam_epsilon push_to_hub hub_model_id hub_token mask_time_prob mask_time_length
+"""
+"""The options of run_wav2vec2_pretraining_no_trainer.py, https://github.com/huggingface/transformers."""
+
+
+def test_the_page_has_a_place_for_every_option_of_the_script() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/howto/wav2vec2.md").read_text()
+    rows = page[page.index("| option of the script |") :].splitlines()
+    named = {word.strip(" `") for row in rows if row.startswith("| `--") for word in row.split("|")[1].split(", ")}
+    assert named == {f"--{option}" for option in OPTIONS.split()}
+
+
+def test_speech_without_transcripts_is_enough(ckpt: Run) -> None:
+    write()
+    for name in ("train.csv", "dev.csv"):
+        rows = [line.partition(",")[0] for line in Path(name).read_text().splitlines()]
+        Path(name).write_text("\n".join(rows) + "\n")
+    done = ckpt("train", "pre.yaml", "--check-only", "--device", "cpu")
+    assert "note: train: 12 clips" in done.err, done
+
+
 def test_about_the_share_that_is_asked_for_is_masked() -> None:
     chance = numpy.random.default_rng(0)
     drawn = [len(masked_frames(500, 0.65, 10, fewest=2, chance=chance)) / 500 for _ in range(200)]

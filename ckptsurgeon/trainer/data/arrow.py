@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ...errors import SourceError
 from ...util.text import escape
 from ..config.imports import require_package
 
-__all__ = ["Cell", "open_table", "read_cell"]
+__all__ = ["Cell", "open_cell", "open_table"]
 
 FILES_OPEN = 256
 """The most tables that a process keeps open."""
@@ -52,10 +52,37 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
         raise SourceError(f"{escape(path)} cannot be read as a table of Arrow: {escape(str(error), 200)}.") from error
 
 
-def read_cell(path: str, cell: Cell, where: str) -> bytes:
-    """Return the bytes in a cell; raises SourceError if it has none. ``where`` begins the message."""
-    found = open_table(path, (cell.column,)).column(cell.column)[cell.row].as_py()
-    data = found.get("bytes") if isinstance(found, dict) else None
-    if not isinstance(data, bytes) or not data:
+def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
+    """Return the bytes in a cell as a file, of which only what is read is taken off the disk.
+
+    Raises SourceError if the cell has none; ``where`` begins the message.
+    """
+    pyarrow = require_package("pyarrow", extra="datasets")
+    found = _buffer(open_table(path, (cell.column,)).column(cell.column), cell.row)
+    if not found:
         raise SourceError(f"{where}: there is no sound in its column {escape(cell.column)}.")
-    return data
+    file: BinaryIO = pyarrow.BufferReader(found)
+    return file
+
+
+_OFFSETS = {"binary": "i4", "large_binary": "i8"}
+"""The types of columns with bytes, and of the numbers that say where each entry begins."""
+
+
+def _buffer(column: Any, row: int) -> Any:
+    """Return the field ``bytes`` of a row as a part of the mapped file; None if there is none.
+
+    A scalar of pyarrow would copy it.
+    """
+    import numpy as np
+
+    for chunk in column.chunks:
+        if row < len(chunk):
+            break
+        row -= len(chunk)
+    entries = chunk.field("bytes") if hasattr(chunk, "field") else None
+    if entries is None or str(entries.type) not in _OFFSETS or entries.slice(row, 1).null_count:
+        return None
+    _, offsets, data = entries.buffers()
+    begin, end = np.frombuffer(offsets, _OFFSETS[str(entries.type)])[entries.offset + row :][:2].tolist()
+    return data.slice(begin, end - begin) if data is not None else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from ...errors import SourceError
 from ...storage.small_files import open_file
 from ...util.text import escape
 from ..config.imports import require_package
-from .arrow import Cell, read_cell
+from .arrow import Cell, open_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +111,7 @@ def sound_rate(path: str, where: str) -> int:
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
     """Return what soundfile opens: the path of a file, or the bytes of a cell as a file."""
-    return clip.path if clip.cell is None else io.BytesIO(read_cell(clip.path, clip.cell, clip.where))
+    return clip.path if clip.cell is None else open_cell(clip.path, clip.cell, clip.where)
 
 
 def _header(sound: str | BinaryIO, path: str, where: str) -> Any:

@@ -87,11 +87,17 @@ def resolve_paths(settings: Settings, folder: str) -> Settings:
 
 
 def read_split(
-    name: str, data: Data, *, check: Callable[[Sequence[Clip]], None], fits: Callable[[Clip], bool]
+    name: str,
+    data: Data,
+    *,
+    check: Callable[[Sequence[Clip]], None],
+    fits: Callable[[Clip], bool],
+    texts: bool = True,
 ) -> Split:
     """Return the clips of a split, without those that are too short or too long, or too short for their labels.
 
     ``check`` raises for texts that the task cannot use, ``fits`` returns whether a clip is long enough for its text.
+    If ``texts`` is false, the manifests need no transcripts.
     Raises ConfigError for a wrong manifest or if no clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
@@ -100,7 +106,7 @@ def read_split(
         why = "has a _target_: this task reads manifests" if named else "names no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
     faults = ErrorCollector()
-    clips = read_manifests(read, faults)
+    clips = read_manifests(read, faults, texts=texts)
     with faults.gathering():
         check(clips)
     faults.check()

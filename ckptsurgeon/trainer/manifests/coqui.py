@@ -20,10 +20,10 @@ class _CoquiCSV:
         columns = set(columns_of(path))
         return "wav_filename" in columns or ("transcript" in columns and "ID" not in columns)
 
-    def read(self, path: str) -> list[Clip]:
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips. ``wav_filesize``, by which Coqui STT sorts clips, is checked but not used."""
         clips = []
-        for where, row in read_rows(path, ("wav_filename", "transcript")):
+        for where, row in read_rows(path, ("wav_filename", "transcript") if texts else ("wav_filename",)):
             size = row.get("wav_filesize", "1").strip()
             if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
                 raise ConfigError(
@@ -32,7 +32,8 @@ class _CoquiCSV:
                 )
             if not row["wav_filename"]:
                 raise ConfigError(f"{where}: wav_filename is empty.")
-            clips.append(Clip(file_beside(path, row["wav_filename"]), row["transcript"], where, math.nan))
+            text = row["transcript"] if texts else ""
+            clips.append(Clip(file_beside(path, row["wav_filename"]), text, where, math.nan))
         return clips
 
 

@@ -31,12 +31,15 @@ TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "
 """Columns with the transcript or the class, unless ``text`` names one."""
 DEEPEST = 6
 """Folders between the name of a dataset and its files, in the cache."""
+SAVE = "Nothing is fetched or converted: in Python, datasets.load_dataset(NAME).save_to_disk(FOLDER) writes one."
 LARGEST = 64 << 20
 """The most bytes of a JSON file of a dataset."""
 
 
-def read_dataset(named: Mapping[str, Any]) -> list[Clip]:
+def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
     """Return the clips of the dataset in an entry ``{hf_dataset: PATH, split: …, text: …, audio: …}``.
+
+    If ``texts`` is false, it needs no column with texts.
 
     Raises ConfigError if a split or column is missing, or if the entry names none and there are several.
     """
@@ -51,13 +54,13 @@ def read_dataset(named: Mapping[str, Any]) -> list[Clip]:
     path = named[DATASET]
     if not os.path.isdir(path):
         what = "is a file" if os.path.exists(path) else "does not exist"
-        hint = did_you_mean(path, "It is a folder that save_to_disk wrote, or one in the cache of datasets.")
+        hint = did_you_mean(path, f"It is a folder that save_to_disk wrote, or one in the cache of datasets. {SAVE}")
         raise ConfigError(f"the dataset {escape(path)} {what}.", hint=hint)
     folder, files = _files(path, named.get("split", ""))
     features = _features(folder)
     audio = _audio(folder, features, named.get("audio", ""))
-    text = _text(folder, features, named.get("text", ""))
-    clips = [clip for file in files for clip in _clips(file, folder, audio, text, features.get(text))]
+    text = _text(folder, features, named.get("text", "")) if texts else None
+    clips = [clip for file in files for clip in _clips(file, folder, audio, text, features.get(text or ""))]
     if not clips:
         raise ConfigError(f"{escape(folder)} has no clip.")
     return clips
@@ -108,9 +111,8 @@ def _cached(path: str, split: str) -> tuple[str, list[str]]:
     found = sorted(_with_info(path))
     if len(found) != 1:
         why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not a folder of a dataset"
-        raise ConfigError(
-            f"{escape(path)} {why}.", hint=f"Name one of them; it has a {INFO} and tables (.arrow)." if found else ""
-        )
+        hint = f"Name one of them; it has a {INFO} and tables (.arrow)." if found else f"It has no {INFO}. {SAVE}"
+        raise ConfigError(f"{escape(path)} {why}.", hint=hint)
     (folder,) = found
     splits = _json(folder, INFO).get("splits")
     tables: dict[str, list[tuple[int, int, str]]] = {}
@@ -178,20 +180,22 @@ def _column(folder: str, features: Mapping[str, object], named: str, field: str,
     raise ConfigError(f"{escape(folder)} {why}{more}.", hint=hint)
 
 
-def _clips(file: str, folder: str, audio: str, text: str, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
+def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
     """Yield the clips of a table. A number of a class (ClassLabel) becomes its name."""
-    table = open_table(file, (audio, text))
-    lacking = [name for name in (audio, text) if name not in table.column_names]
+    columns = (audio,) if text is None else (audio, text)
+    table = open_table(file, columns)
+    lacking = [name for name in columns if name not in table.column_names]
     if lacking:
         raise ConfigError(f"{escape(file)} has no column {escape(lacking[0])}, which {INFO} names.")
     names = (kind or {}).get("names") if (kind or {}).get("_type") == "ClassLabel" else None
     paths = _paths(table.column(audio))
-    for row, (value, path) in enumerate(zip(table.column(text).to_pylist(), paths, strict=True)):
+    values = [""] * len(table) if text is None else table.column(text).to_pylist()
+    for row, (value, path) in enumerate(zip(values, paths, strict=True)):
         where = f"{escape(file)}, row {row}"
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             value = names[value]
         if not isinstance(value, str):
-            raise ConfigError(f"{where}: its {escape(text)} is {brief_repr(value)}, not a text.")
+            raise ConfigError(f"{where}: its {escape(text or '')} is {brief_repr(value)}, not a text.")
         if path is None:
             yield Clip(file, value, where, math.nan, cell=Cell(audio, row))
         else:

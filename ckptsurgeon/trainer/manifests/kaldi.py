@@ -36,17 +36,26 @@ class _KaldiFolder:
         """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if the other is missing."""
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
-    def read(self, path: str) -> list[Clip]:
-        """Return the clips in the order of their texts."""
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
+        """Return the clips in the order of their texts, or of the sounds if no texts are wanted."""
         sounds = _table(os.path.join(path, "wav.scp"))
-        texts = _table(os.path.join(path, "text"))
         cut = os.path.join(path, "segments")
         parts = _table(cut) if os.path.isfile(cut) else {key: _Entry(f"{key} 0 nan", "") for key in sounds}
-        silent = next((key for key in parts if key not in texts), None)
+        said = (
+            _table(os.path.join(path, "text"))
+            if texts
+            else {key: _Entry("", _where(key, parts, sounds)) for key in parts}
+        )
+        silent = next((key for key in parts if key not in said), None)
         if silent is not None:
-            where = parts[silent].where or sounds[silent].where
+            where = _where(silent, parts, sounds)
             raise ConfigError(f"{where}: text has no line for {escape(silent)}.", hint="Add it, or remove this one.")
-        return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in texts.items()]
+        return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in said.items()]
+
+
+def _where(key: str, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> str:
+    """Return the place of a clip: its line in ``segments``, or in ``wav.scp`` if there are no segments."""
+    return parts[key].where or sounds[key].where
 
 
 def _table(path: str) -> dict[str, _Entry]:

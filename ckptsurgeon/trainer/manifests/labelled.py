@@ -18,8 +18,8 @@ class _LabelledCSV:
         """Return whether a file is a table with a column ``label``; ``read`` raises if ``path`` is missing."""
         return "label" in columns_of(path)
 
-    def read(self, path: str) -> list[Clip]:
-        """Return the examples; their text is their class."""
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
+        """Return the examples; their text is their class, which every line has to have."""
         clips = []
         for where, row in read_rows(path, ("path", "label")):
             if not row["path"]:

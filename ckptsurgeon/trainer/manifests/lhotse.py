@@ -29,18 +29,19 @@ class _LhotseCuts:
     def sniff(self, path: str) -> bool:
         """Return whether the first line of a file is an object of lhotse; ``read`` raises if it is not a cut."""
         fields = fields_of_first_line(path)
-        return {"supervisions", "start"} <= fields or "tracks" in fields or _set_of(fields) is not None
+        is_cut = "start" in fields and bool(fields & {"supervisions", "recording"})
+        return is_cut or "tracks" in fields or _set_of(fields) is not None
 
-    def read(self, path: str) -> list[Clip]:
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips, one of each cut."""
-        return [_clip(path, where, entry) for where, entry in read_json_lines(path)]
+        return [_clip(path, where, entry, texts=texts) for where, entry in read_json_lines(path)]
 
 
 def _set_of(fields: set[str]) -> str | None:
     return next((name for name, needed in _SETS.items() if needed <= fields), None)
 
 
-def _clip(path: str, where: str, entry: dict[str, Any]) -> Clip:
+def _clip(path: str, where: str, entry: dict[str, Any], *, texts: bool) -> Clip:
     other = _set_of(set(entry))
     if other is not None:
         raise ConfigError(
@@ -55,7 +56,8 @@ def _clip(path: str, where: str, entry: dict[str, Any]) -> Clip:
         )
     sound = _sound(path, where, entry)
     begin_s = seconds_of(where, entry, "start", 0.0)
-    return Clip(sound, _text(where, entry), where, seconds_of(where, entry, "duration", math.nan), begin_s)
+    text = _text(where, entry) if texts else ""
+    return Clip(sound, text, where, seconds_of(where, entry, "duration", math.nan), begin_s)
 
 
 def _text(where: str, entry: dict[str, Any]) -> str:

@@ -25,13 +25,13 @@ class _NeMoLines:
         """Return whether the first line of a file is a JSON object with ``audio_filepath``."""
         return "audio_filepath" in fields_of_first_line(path)
 
-    def read(self, path: str) -> list[Clip]:
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips; one begins at ``offset`` seconds and lasts ``duration``, as NeMo reads it."""
-        return [_clip(path, where, entry) for where, entry in read_json_lines(path)]
+        return [_clip(path, where, entry, texts=texts) for where, entry in read_json_lines(path)]
 
 
-def _clip(path: str, where: str, entry: dict[str, Any]) -> Clip:
-    name, text = field_of(where, entry, ("audio_filepath",)), field_of(where, entry, ("text",))
+def _clip(path: str, where: str, entry: dict[str, Any], *, texts: bool) -> Clip:
+    name, text = field_of(where, entry, ("audio_filepath",)), field_of(where, entry, ("text",)) if texts else ""
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: audio_filepath is {brief_repr(name)}, not a path.")
     if not isinstance(text, str):

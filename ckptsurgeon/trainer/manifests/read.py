@@ -38,22 +38,25 @@ class Manifest(Protocol):
         """Whether a file or folder has this format."""
         ...
 
-    def read(self, path: str) -> list[Clip]:
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips of a manifest; ``seconds`` is NaN if the manifest does not give the length.
+
+        If ``texts`` is false, no transcripts are looked for, and each clip's text is ''.
 
         Raises ConfigError, which names the file and the line.
         """
         ...
 
 
-def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None) -> list[Clip]:
+def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None, *, texts: bool = True) -> list[Clip]:
     """Return the clips of manifests, and of datasets named by ``hf_dataset``, in their order, with their lengths.
 
+    If ``texts`` is false, they need no transcripts.
     Errors in sounds are added to ``faults``, or raised as SourceError if it is None. Raises ConfigError if a manifest
     has no known format, is malformed, or names a clip twice.
     """
     own = ErrorCollector() if faults is None else faults
-    clips = [clip for one in named for clip in (_read(one) if isinstance(one, str) else hugging_face.read_dataset(one))]
+    clips = [clip for one in named for clip in _clips(one, texts=texts)]
     _check_twice(clips)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(_measured, clips))
@@ -76,7 +79,11 @@ def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
     return type(first)(first.message + more, hint=first.hint, details=[error.message for error in wrong])
 
 
-def _read(path: str) -> list[Clip]:
+def _clips(named: Named, *, texts: bool) -> list[Clip]:
+    return _read(named, texts=texts) if isinstance(named, str) else hugging_face.read_dataset(named, texts=texts)
+
+
+def _read(path: str, *, texts: bool) -> list[Clip]:
     if not os.path.exists(path):
         several = "," in path or glob.has_magic(path)
         hint = "Several are a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
@@ -89,7 +96,7 @@ def _read(path: str) -> list[Clip]:
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:
         raise ConfigError(f"{escape(path)} is not a known kind of manifest{_seen(path)}.", hint=_known_hint(path))
-    clips = found.read(path)
+    clips = found.read(path, texts=texts)
     if not clips:
         raise ConfigError(f"{escape(path)} names no clip.")
     return clips

@@ -45,17 +45,18 @@ class _SpeechBrain:
         is_json = path.lower().endswith(".json") and os.path.isfile(path)
         return is_json and not {"audio_filepath", "supervisions"} & fields_of_first_line(path)
 
-    def read(self, path: str) -> list[Clip]:
+    def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips; ``{data_root}`` and ``$data_root`` stand for the manifest's folder."""
         if not path.lower().endswith(".csv"):
-            return [_clip(path, f"{escape(path)}, {escape(name)}", entry) for name, entry in _annotation(path).items()]
+            named = _annotation(path).items()
+            return [_clip(path, f"{escape(path)}, {escape(name)}", entry, texts=texts) for name, entry in named]
         seen: dict[str, str] = {}
         clips = []
         for where, row in read_rows(path, ("ID",)):
             first = seen.setdefault(row["ID"], where)
             if first != where:
                 raise ConfigError(f"{where}: the ID {escape(row['ID'])} is in {first}, too.", hint="Remove one.")
-            clips.append(_clip(path, where, _entry_of(where, row)))
+            clips.append(_clip(path, where, _entry_of(where, row), texts=texts))
         return clips
 
 
@@ -86,11 +87,11 @@ def _number(where: str, name: str, value: str) -> float:
         raise ConfigError(f"{where}: {name} is {escape(value, 40)!r}, not a number.") from None
 
 
-def _clip(path: str, where: str, entry: Any) -> Clip:
+def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: it is {brief_repr(entry)}, not an object with wav and words.")
     sound, begin_s, seconds = _sound(path, where, field_of(where, entry, WAVES))
-    text = field_of(where, entry, TEXTS)
+    text = field_of(where, entry, TEXTS) if texts else ""
     if isinstance(text, list):  # some recipes keep a list of tokens
         text = " ".join(map(str, text))
     if not isinstance(text, str):

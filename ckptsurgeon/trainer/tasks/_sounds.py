@@ -30,9 +30,10 @@ __all__ = ["MeasuredTask", "SoundTask", "TranscribedTask"]
 class SoundTask(ABC):
     """A task whose examples are clips of manifests. A subclass says how a clip's text becomes its label.
 
-    ``decodings`` are the values of ``train.decoding`` that it supports.
+    ``decodings`` are the values of ``train.decoding`` that it supports; ``texts`` is whether clips need transcripts.
     """
 
+    texts = True
     decodings: tuple[str, ...] = ("ctc",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
@@ -72,7 +73,8 @@ class SoundTask(ABC):
 
     def split(self, name: str) -> Split:
         """Return the clips of a split."""
-        return read_split(name, self.settings.data, check=cast(Any, self.check) or (lambda clips: None), fits=self.fits)
+        check = cast(Any, self.check) or (lambda clips: None)
+        return read_split(name, self.settings.data, check=check, fits=self.fits, texts=self.texts)
 
     def _batches(self, split: Split) -> Batches:
         settings = self.settings

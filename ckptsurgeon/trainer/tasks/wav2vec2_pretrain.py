@@ -39,6 +39,7 @@ class Wav2Vec2Pretraining(SoundTask):
     Parts of the loss are ``contrastive`` and ``diversity``; ``perplexity`` and ``accuracy`` are for the log.
     """
 
+    texts = False
     metric = "accuracy"
     higher = ("accuracy", "perplexity")
     per_clip = "contrastive"
