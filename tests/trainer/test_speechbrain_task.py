@@ -5,6 +5,7 @@ SpeechBrain is not installed here, so a package with what of ``Brain`` is called
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ckptsurgeon.trainer.tasks.speechbrain import BrainBatch, Tokenizer, entries
 
 from .sounds import corpus
 
+ROOT = Path(__file__).parents[2]
 CORE = """
 from enum import Enum, auto
 from types import SimpleNamespace
@@ -133,6 +135,22 @@ def _recipe() -> Iterator[None]:
     for name in set(sys.modules) - set(before):
         if name.partition(".")[0] in ("speechbrain", "recipe"):
             del sys.modules[name]
+
+
+def test_the_tutorials_brain_and_network_trained_with_speechbrain_itself() -> None:
+    """What ``make oracle-speechbrain`` recorded of the real toolkit, at the end of the page that follows its tutorial."""
+    found = json.loads((ROOT / "fixtures/golden/speechbrain/finetuning.json").read_text())
+    assert found["counts"]["copied"] == 8
+    assert sum(found["counts"].values()) == found["tensors"]
+    assert found["best"] < found["first_loss"] - 0.2
+    assert found["resumed_equal"]
+    assert "FAIL" not in found["checks"].values()
+    for name in ("saved, reopened, the same loss", "resumed is uninterrupted", "loaded tensors equal their source"):
+        assert found["checks"][name] == "PASS"
+    (ran,) = found["ran"]
+    assert "CRDNN" in ran
+    page = (ROOT / "docs/howto/speechbrain.md").read_text()
+    assert f"loss {found['first_loss']:.2f} to {found['best']:.2f}" in page
 
 
 def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
