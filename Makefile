@@ -12,7 +12,7 @@ STREAMS ?= 1000000
 # Two processes, each with whole files; those that take longest are begun first.
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners
+ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets
 
 .PHONY: help demo test test-all test-browser test-gpu test-faults mutants architectures fuzz fuzz-pickles check docs reference bench oracle format clean
 

@@ -13,6 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.log import read_log
 from ckptsurgeon.trainer.tasks.espnet import ESPnet
+from fixtures.espnet_models import recorded
 
 from .sounds import corpus
 
@@ -50,6 +51,19 @@ def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
     train = {"task": "espnet", "data": data, "features": {"kind": "waves"}, "batch_size": 4, "steps": 30, "lr": 0.05}
     document = {"model": {"_target_": "counting.Net", **(model or {})}, "train": {**train, **settings}}
     Path("net.yaml").write_text(yaml.safe_dump(document))
+
+
+def test_a_conformer_of_espnet_itself_was_trained_from_a_transplant() -> None:
+    """What ``make oracle-espnet`` recorded of the real toolkit, and what the page says of it."""
+    found = recorded("training")
+    assert found["counts"] == {"copied": 91, "initialised": 31}
+    assert found["last_loss"] < found["first_loss"] * 0.6
+    assert found["resumed_equal"]
+    assert "FAIL" not in found["checks"].values()
+    for name in ("saved, reopened, the same loss", "frozen tensors did not move", "resumed is uninterrupted"):
+        assert found["checks"][name] == "PASS"
+    page = (Path(__file__).parents[2] / "docs/howto/espnet.md").read_text()
+    assert f"loss {found['first_loss']:.1f} to {found['last_loss']:.1f}" in page
 
 
 @pytest.mark.usefixtures("cheap")

@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels, UnknownLetterError
 from ckptsurgeon.trainer.data.segmenter import Segmenter
 from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 from .sounds import corpus
 
@@ -43,6 +44,13 @@ def tokens_of(model: str) -> list[str]:
     processor = sentencepiece.SentencePieceProcessor(model_file=model)
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     return ["<blank>", "<unk>", *(one for one in pieces if not one.startswith("<")), "<sos/eos>"]
+
+
+def test_speechbrains_tokenizer_ckpt_is_both_the_list_and_the_tokeniser(model: str) -> None:
+    Path(model).rename("tokenizer.ckpt")
+    processor = sentencepiece.SentencePieceProcessor(model_file="tokenizer.ckpt")
+    labels = Labels(read_vocabulary("tokenizer.ckpt").tokens, needs_blank=False, segmenter=Segmenter("tokenizer.ckpt"))
+    assert [labels.encode(text) for text in TEXTS] == processor.encode(TEXTS)
 
 
 def test_labels_are_those_of_sentencepiece(model: str) -> None:
