@@ -29,7 +29,10 @@ from .part_checks import part_notes
 from .row_checks import output_notes, position_notes
 from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
+from .tokenizer.absent_ids import absent_id_notes
+from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.ends import end_notes
+from .tokenizer.letter_case import case_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
@@ -102,11 +105,11 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in layers)
         else:
             apart = ModelFolder("", folder.files)  # files read only here may change before the plan is applied
-            names = (*name_notes(apart), *added_notes(apart, folder))
+            names = (*name_notes(apart), *added_notes(apart, folder), *decoder_notes(apart, folder))
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-            ids = (*special_id_notes(apart, folder), *end_notes(apart, folder))
+            ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
             ids = (*ids, *_without_configuration(apart, folder, tensors, {}))
-            lists = (*token_list_notes(folder), *names, *ids)
+            lists = (*token_list_notes(folder), *case_notes(apart, folder), *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layers, *lists)
             found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
@@ -153,7 +156,8 @@ def _without_configuration(
     text = json_text({**known, **({"vocab_size": size} if size else {})})
     described = ModelFolder("", (*folder.files, Companion(CONFIG, text=text)))
     beyond = _beyond(described) if rows else []
-    yield from (*beyond, *special_id_notes(described, read), *end_notes(described, read))
+    ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
+    yield from (*beyond, *ids, *end_notes(described, read))
 
 
 def contradictions(checkpoint: Checkpoint) -> list[str]:
@@ -202,9 +206,12 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *_beyond(folder),
         *alignment_notes(folder),
         *token_list_notes(read),
+        *case_notes(folder, read),
         *name_notes(read),
         *added_notes(folder, read),
+        *decoder_notes(folder, read),
         *special_id_notes(folder, read),
+        *absent_id_notes(folder, read),
         *end_notes(folder, read),
         *input_notes(folder, read),
     ]

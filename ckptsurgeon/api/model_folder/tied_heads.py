@@ -9,6 +9,8 @@ from dataclasses import replace
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.transplant.by_place import EMBEDDING, HEAD
+from ...tensors.encodings._find import find_codes
+from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from .config import TIES, model_type_of, untied_by_default
@@ -90,12 +92,22 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
     if not folder.said_tied:
         yield from _wanted(tensors, folder)
         return
-    for one in tensors if folder.config.get("model_type") not in UNSHARED else ():
-        if HEAD.search(one.key) and one.shape[1:] == embedding.shape[1:] and not one.tied_to:
-            yield (
-                f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), but "
-                f"{escape(one.key)} is stored too: if the two differ, transformers before 5 ignores the latter"
-            )
+    if folder.config.get("model_type") in UNSHARED:
+        return
+    plain = [one.key for one in tensors if one.shape[1:] == embedding.shape[1:] and not one.tied_to]
+    for key in filter(HEAD.search, dict.fromkeys((*plain, *_coded_heads(tensors, folder)))):
+        yield (
+            f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), but "
+            f"{escape(key)} is stored too: if the two differ, transformers before 5 ignores the latter"
+        )
+
+
+def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:
+    """Return the names of output layers that are stored as codes: ``lm_head.weight`` for ``lm_head.qweight``."""
+    modules = {one.key: re.split(r"\.weight\.|\.\w+$", one.key)[0] for one in tensors}
+    own = [one for one in tensors if not one.tied_to and HEAD.search(f"{modules[one.key]}.weight")]
+    infos = {one.key: TensorInfo(one.dtype, one.shape) for one in own}
+    return [one.name for one in find_codes(infos, lambda: quantisation_of(folder.config)).tensors if one.codes]
 
 
 def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:

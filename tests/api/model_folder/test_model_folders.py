@@ -23,14 +23,15 @@ BESIDE = {"config.json", "generation_config.json", "tokenizer_config.json", "voc
 
 
 def model(
-    path: str, *, dtype: torch.dtype = torch.float32, tokens: list[str] = TOKENS, seed: int = 0, **more: Any
-) -> str:
+    path: str, *, dtype: torch.dtype = torch.float32, tokens: list[str] = TOKENS, rows: int = 0, seed: int = 0,
+    **more: Any,
+) -> str:  # fmt: skip
     """A small folder in transformers' manner, which no transformers is needed for."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {
-        "model.embed_tokens.weight": (len(tokens), 4),
+        "model.embed_tokens.weight": (rows or len(tokens), 4),
         "model.norm.weight": (4,),
-        "lm_head.weight": (len(tokens), 4),
+        "lm_head.weight": (rows or len(tokens), 4),
     }
     shapes |= {f"model.layers.{i}.mlp.weight": (4, 4) for i in range(LAYERS)}
     Path(path).mkdir()
@@ -38,7 +39,7 @@ def model(
         {k: torch.randn(s, generator=generator).to(dtype) for k, s in shapes.items()}, f"{path}/model.safetensors"
     )
     config = {
-        "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": len(tokens), "tie_word_embeddings": False,
+        "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": rows or len(tokens), "tie_word_embeddings": False,
         "eos_token_id": 2, "pad_token_id": 0, "dtype": str(dtype).removeprefix("torch."), **more,
     }  # fmt: skip
     Path(path, "config.json").write_text(json.dumps(config))

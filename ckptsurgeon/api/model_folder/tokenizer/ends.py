@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
-from ....util.text import brief_repr, escape
+from ....util.text import brief_repr, escape, listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
 from .special_ids import SPELLED, WORD
@@ -18,6 +18,7 @@ __all__ = ["end_notes"]
 END = "eos_token_id"
 IDS = (END, "decoder_start_token_id")
 SUPPRESSED = "suppress_tokens"
+AT_FIRST = "begin_suppress_tokens"
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -36,6 +37,7 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from _suppressed(object_in(folder, GENERATION))
     if tokens and folder.rows >= len(tokens):
         yield from _ordinary(folder, names, places, tokens)
+        yield from _suppressed_at_first(folder, names, places, tokens)
 
 
 def _endless(folder: ModelFolder) -> Iterator[str]:
@@ -99,3 +101,24 @@ def _ordinary(
         which = "the unknown token" if is_unknown else "an ordinary word"
         named = f"{brief_token(end)} ({places[end]}), {which}"
         yield f"eos_token of the tokeniser is {named}, while {END} of {file} is {own} ({brief_token(tokens[own])})"
+
+
+def _suppressed_at_first(
+    folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield a note if Whisper may end before its first word, or may not begin with some word.
+
+    Its list has the space and the end; one that is empty suppresses nothing on purpose.
+    """
+    lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
+    file = GENERATION if lists[GENERATION] else CONFIG
+    ids, end = lists[file], names.get("eos_token", "")
+    if folder.config.get("model_type") != "whisper" or not ids or end not in places:
+        return
+    words = [one for one in ids if type(one) is int and 0 <= one < len(tokens) and WORD.search(tokens[one])]
+    words = [one for one in words if not SPECIAL.fullmatch(tokens[one]) and tokens[one] != end]
+    if words:
+        named = listing([f"{one} ({brief_token(tokens[one])})" for one in words], 3, where="")
+        yield f"{AT_FIRST} of {file} has words of the tokeniser, with which no text can begin: {named}"
+    if places[end] not in ids:
+        yield f"{AT_FIRST} of {file} lacks the end, {brief_token(end)} ({places[end]}): texts may end before they begin"

@@ -13,7 +13,7 @@ from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
 
-__all__ = ["SPELLED", "WORD", "role_notes", "special_id_notes"]
+__all__ = ["OF_GENERATION", "SPELLED", "WORD", "generates", "ids_of_roles", "role_notes", "special_id_notes"]
 
 # Notes on ids of special tokens that are the ids of a token with another role: an end that is the beginning, a mask.
 #
@@ -66,7 +66,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
             yield f"{ids} in {file}, but the tokeniser beside it has {named}: the two are swapped"
         said = {name for pair in swapped for name in pair}
         for field in SHARED:
-            if field not in said and (_generates(folder) or field not in OF_GENERATION):
+            if field not in said and (generates(folder) or field not in OF_GENERATION):
                 yield from _of_other_role(fields.get(f"{field}_id"), field, file, names, own)
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
@@ -80,7 +80,7 @@ def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[
     return ids == wanted[::-1] and None not in wanted and wanted[0] != wanted[1]
 
 
-def _generates(folder: ModelFolder) -> bool:
+def generates(folder: ModelFolder) -> bool:
     """Whether a model makes text, by its files and its class."""
     has_settings = any(one.name == GENERATION for one in folder.files)
     classes = folder.config.get("architectures")
@@ -201,7 +201,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from role_notes(folder, names, places)
     yield from _forced_words(folder, tokens)
     yield from _words_among_ends(folder, names, tokens)
-    found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
+    found = [one for one in ids_of_roles(folder) if _is_of_words(one, names, tokens)]
     if not found:
         return
     special = {*names.values(), *added_tokens(folder)}
@@ -278,7 +278,7 @@ def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
 
 
-def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
+def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
     """Yield each special token in the configurations: its name, the file, and its ids."""
     names = ("pad_token",) if is_ctc(folder) else (*NAMES, *STARTS)
     for file in (CONFIG, GENERATION):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....util.text import count, escape, listing
 from ....vocabulary.row_order import IN_CODE, kind_of
@@ -25,7 +25,16 @@ from .tokenizer_files import (
     text_of,
 )
 
-__all__ = ["added_beyond", "added_notes", "listed_beyond", "name_notes", "needless", "unlisted_names"]
+__all__ = [
+    "NewId",
+    "added_beyond",
+    "added_notes",
+    "listed_beyond",
+    "name_notes",
+    "needless",
+    "new_ids",
+    "unlisted_names",
+]
 
 # Notes on tokens that files of a tokeniser add, and that have no row in the weights.
 
@@ -74,22 +83,39 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     ``has`` is text that names the tensor with these rows. A tokeniser with code of its own gets no note: it may have
     such tokens.
     """
-    tokens = frozenset(local_tokens(folder))
-    if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
-        return
-    named = {token: said for token, said in _named(folder).items() if token not in tokens}
-    added = _added(folder, len(tokens)) if named else frozenset[str]()
-    missing = [token for token in named if token not in added]
-    numbers = dict(zip(missing, range(len(tokens | added), len(tokens | added) + len(missing)), strict=True))
+    found = new_ids(folder, local_tokens(folder))
     for file in (TOKENIZER, MAP):
         beyond = [
-            f"{named[token][1]} {brief_token(token)} is {number}"
-            for token, number in numbers.items()
-            if named[token][0] == file and number >= rows and token not in needless(folder)
+            f"{one.field} {brief_token(token)} is {one.number}"
+            for token, one in found.items()
+            if one.file == file and one.number >= rows and token not in needless(folder)
         ]
         if beyond:
             lacks = f"{count(len(beyond), 'token')} that {escape(folder.vocabulary)} lacks"
             yield f"{file} names {lacks}, but {has}: {listing(beyond, 3, where='')} without a row"
+
+
+class NewId(NamedTuple):
+    """The id that transformers gives a token which a vocabulary lacks, and the file and field that name the token."""
+
+    number: int
+    file: str
+    field: str
+
+
+def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
+    """Return the special tokens that the files of a tokeniser name, and that its ``listed`` tokens lack.
+
+    They get ids after the last token. A tokeniser with code of its own has none: it may have such tokens.
+    """
+    tokens = frozenset(listed)
+    if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
+        return {}
+    named = {token: said for token, said in _named(folder).items() if token not in tokens}
+    added = _added(folder, len(tokens)) if named else frozenset[str]()
+    missing = [token for token in named if token not in added]
+    first = len(tokens | added)
+    return {token: NewId(number, *named[token]) for number, token in enumerate(missing, first)}
 
 
 def _named(folder: ModelFolder) -> dict[str, tuple[str, str]]:

@@ -13,7 +13,7 @@ from ..documents import TOKENIZER
 from ..folder import ModelFolder
 from .tokenizer_files import WHOLE
 
-__all__ = ["text_notes"]
+__all__ = ["normalising_steps", "text_notes"]
 
 FIELDS = (
     "add_prefix_space", "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct",
@@ -31,7 +31,7 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
     fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
     differing = [field for field in fields if there[field] != here[field]]
     yield from _note(TOKENIZER, differing, (other, there), (name, here))
-    there, here = _steps(theirs), _steps(ours)
+    there, here = normalising_steps(theirs), normalising_steps(ours)
     steps = [step for step in here if step in there and here[step] != there[step]]
     yield from _note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here))
     around = _added_around(theirs), _added_around(ours)
@@ -91,7 +91,7 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
     return {}
 
 
-def _steps(folder: ModelFolder) -> dict[str, Any]:
+def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
     """Return what a tokenizer.json says of texts, as far as all versions that write one say it alike.
 
     Whether Metaspace is a normaliser or splits words, for instance, depends on the version.

@@ -114,3 +114,27 @@ def test_settings_of_generation_are_checked_though_config_json_is_not_copied(fie
         found = [note for note in plan.notes if "config.json is not copied" not in note and "beside" not in note]
         assert len(found) == bool(said), found
         assert not said or said in found[0]
+
+
+WHISPER = {"model_type": "whisper", "eos_token_id": 2}
+LACKS = "lacks the end, '</s>' (2): texts may end before they begin"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "said"),
+    [
+        ({}, {"begin_suppress_tokens": [10, 2]}, []),
+        ({}, {"begin_suppress_tokens": []}, []),
+        ({}, None, []),
+        ({}, {"begin_suppress_tokens": [10]}, [f"begin_suppress_tokens of generation_config.json {LACKS}"]),
+        ({"begin_suppress_tokens": [10, 9]}, None, [f"begin_suppress_tokens of config.json {LACKS}"]),
+        ({"begin_suppress_tokens": [10]}, {"begin_suppress_tokens": [10, 2]}, []),  # the latter is taken
+        ({}, {"begin_suppress_tokens": [5, 2]}, ["begin_suppress_tokens of generation_config.json has words of the "
+         "tokeniser, with which no text can begin: 5 ('b')"]),
+        ({"model_type": "llama"}, {"begin_suppress_tokens": [10]}, []),
+    ],
+)  # fmt: skip
+def test_what_whisper_may_not_begin_with_is_checked(config: Any, generation: Any, said: list[str]) -> None:
+    settings = None if generation is None else {"eos_token_id": 2, **generation}
+    found = notes(WHISPER | config, settings, {"eos_token": "</s>", "pad_token": "</s>"})
+    assert [one for one in found if "begin_suppress" in one] == said

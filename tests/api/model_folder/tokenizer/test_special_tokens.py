@@ -177,6 +177,9 @@ def test_two_files_with_other_special_tokens_are_said(names: dict[str, Any], map
 def test_names_that_get_a_row_of_padding_are_not() -> None:
     named("m", {"eos_token": "<end>"})
     Path("m/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:-1])}))
+    settings = json.loads(Path("m/config.json").read_text())
+    Path("m/config.json").write_text(json.dumps(settings | {"eos_token_id": 7}))
+    Path("m/generation_config.json").write_text(json.dumps({"eos_token_id": [7, 2]}))
     assert not notes("m")
 
 

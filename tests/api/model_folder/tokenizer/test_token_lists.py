@@ -28,7 +28,7 @@ def whole(
     """A model whose tokeniser is a tokenizer.json."""
     model(path, tokens=TOKENS, seed=seed)
     Path(path, "vocab.json").unlink()
-    vocab = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}}
+    vocab = {"type": "WordLevel", "unk_token": "<unk>", "vocab": {token: i for i, token in enumerate(tokens)}}
     Path(path, "tokenizer.json").write_text(json.dumps({"added_tokens": added or [], **more, "model": vocab}))
     return path
 

@@ -1,0 +1,90 @@
+"""Notes on ids of special tokens that no token of the tokeniser has, though the embedding has such a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ....destinations.hf.files import CONFIG
+from ....util.text import count, escape, listing
+from ..documents import BYTE_PAIRS, GENERATION, TOKENIZER
+from ..folder import ModelFolder
+from .special_ids import OF_GENERATION, generates, ids_of_roles
+from .special_names import NewId, new_ids
+from .tokenizer_files import ADDED, NAMES, WHOLE, added_in, brief_token, is_ctc, local_tokens, named_tokens, object_in
+
+__all__ = ["absent_id_notes"]
+
+END = "eos_token"
+
+
+def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield notes on ids of rows that belong to no token, and on named tokens that get such a row in transformers.
+
+    An embedding often has more rows than there are tokens: for speed, or for tokens to come. ``read`` is the folder
+    whose vocabulary has been read. There are no notes if the tokeniser may have further tokens, by code of its own.
+    """
+    tokens = local_tokens(read) if folder.config else ()
+    if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):
+        return
+    new, names = new_ids(folder, tokens), named_tokens(folder)
+    places = {**{token: row for row, token in enumerate(tokens)}, **{token: one.number for token, one in new.items()}}
+    own = {name: places[token] for name, token in names.items() if token in places}
+    listed = {
+        number for file in (ADDED, TOKENIZER, WHOLE) if _has(folder, file) for _, number in added_in(folder, file)
+    }
+    rows = set(range(len(tokens), folder.rows)) - listed - {one.number for one in new.values()}
+    found = [
+        f"{name}_id of {file} {_said(ids, rows)}{_meant(name, names, own)}"
+        for name, file, ids in ids_of_roles(folder)
+        if not rows.isdisjoint(ids) and _counts(folder, name, own)
+    ]
+    if found:
+        has = f"{escape(folder.vocabulary)} has {count(len(tokens), 'token')}"
+        yield f"ids of special tokens that are rows without a token, since {has}: {listing(found, 4, where='')}"
+    yield from _renamed(folder, tokens, names, new)
+
+
+def _is_whole(folder: ModelFolder, read: ModelFolder) -> bool:
+    is_known = read.token_list is not None and read.token_list.is_whole
+    return is_known and folder.vocabulary not in BYTE_PAIRS and not object_in(folder, TOKENIZER).get("auto_map")
+
+
+def _has(folder: ModelFolder, name: str) -> bool:
+    return any(one.name == name for one in folder.files)
+
+
+def _counts(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
+    """Whether a field counts: the end and the start always do, padding and others only if the tokeniser has a token.
+
+    Models have a row for padding, or for the beginning (BLIP), of which their tokenisers do not know.
+    """
+    return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
+
+
+def _said(ids: list[int], rows: set[int]) -> str:
+    absent = [str(one) for one in ids if one in rows]
+    return f"{'is' if len(ids) == 1 else 'has'} {listing(absent, 3, where='')}"
+
+
+def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
+    return f", while {name} is {brief_token(names[name])} ({own[name]})" if name in own else ""
+
+
+def _renamed(
+    folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
+) -> Iterator[str]:
+    """Yield a note on a special token that transformers adds with a new id, while a configuration has another token's.
+
+    No row of the weights was trained for the new id. One without a row is noted elsewhere.
+    """
+    for name, token in names.items():
+        if token not in new or new[token].number >= folder.rows or (is_ctc(folder) and name != "pad_token"):
+            continue
+        for file in (CONFIG, GENERATION):
+            value = object_in(folder, file).get(f"{name}_id")
+            ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
+            if ids and new[token].number not in ids and 0 <= ids[0] < len(tokens):
+                gets = f"{brief_token(token)}, which {escape(folder.vocabulary)} lacks: it gets {new[token].number}"
+                meant = f"{name}_id of {file} is {ids[0]} ({brief_token(tokens[ids[0]])})"
+                yield f"{new[token].file} names {name} {gets}, while {meant}"
+                break

@@ -1,0 +1,38 @@
+"""Notes on added tokens that tokenizer_config.json gives other ids than the list of tokens does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....util.text import count, escape, listing
+from ..documents import TOKENIZER, VOCABULARIES
+from ..folder import ModelFolder
+from .tokenizer_files import MORE, added_in, brief_token, local_tokens, object_in
+
+__all__ = ["decoder_notes"]
+
+
+def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if ``added_tokens_decoder`` contradicts the list of tokens; ``read`` is the folder that has it.
+
+    transformers takes the ids in the list, and gives a token that is not in it the next free id.
+    """
+    is_known = read.token_list is not None and read.token_list.is_whole and read.vocabulary in VOCABULARIES[:3]
+    tokens = local_tokens(read) if is_known and MORE in object_in(folder, TOKENIZER) else ()
+    if not tokens or object_in(folder, TOKENIZER).get("auto_map"):
+        return
+    places = {token: row for row, token in enumerate(tokens)}
+    found, free = list[str](), len(tokens)
+    for token, row in sorted(added_in(folder, TOKENIZER), key=lambda one: one[1]):
+        if token in places:
+            if places[token] != row:
+                found.append(f"{brief_token(token)} is {row} in the former and {places[token]} in the latter")
+        elif row >= len(tokens) and (not read.has_all_tokens or row == free):
+            free += 1
+        elif read.has_all_tokens:
+            own = f", where {row} is {brief_token(tokens[row])}" if row < len(tokens) else ""
+            found.append(f"{brief_token(token)} is {row} in the former and missing in the latter{own}: it gets {free}")
+            free += 1
+    if found:
+        files = f"{MORE} of {TOKENIZER} and {escape(folder.vocabulary)} give"
+        yield f"{files} {count(len(found), 'token')} different ids: {listing(found, 3, where='')}"
