@@ -14,7 +14,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets
 
-.PHONY: help demo test test-all test-browser test-gpu test-faults mutants architectures fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu test-faults mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-faults: $(STAMP)  ## all faults, those too that need rights over the machin
 
 test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: those of training that a CPU can run)
 	$(BIN)/python -m pytest -m gpu $(if $(filter cpu,$(CKPT_TEST_DEVICE)),tests/trainer)
+
+required-parts: $(STAMP)  ## record anew which tensors every model of each class of transformers has: half an hour
+	$(BIN)/python -m tests.api.model_folder.record_required_parts .architectures $(WORDS)
 
 architectures: $(STAMP)  ## hold the notes on model folders against all architectures of transformers: a quarter of an hour, once
 	$(BIN)/python -m tests.api.model_folder.architectures .architectures $(WORDS)

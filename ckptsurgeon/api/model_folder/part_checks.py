@@ -9,6 +9,7 @@ from typing import Any
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
+from .required_parts import required_part_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
 
@@ -79,17 +80,22 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
 
     There are none either if the configuration names code of its own (``auto_map``).
     """
-    kind = config.get("model_type")
-    if has_parts(config) or config.get("auto_map") or not isinstance(kind, str):
+    kind, keys = config.get("model_type"), [one.key for one in tensors]
+    if config.get("auto_map") or not isinstance(kind, str):
         return
-    keys = [one.key for one in tensors]
+    if has_parts(config):
+        yield from required_part_notes(keys, config)
+        return
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
-    if any(map(_WHOLE.match, keys)):
-        lacking = [*_lacking(keys, kind, classes, config), *_projections(keys, kind)]
-        if lacking:
-            found = listing(lacking, 3, where="")
-            yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
+    is_model = any(map(_WHOLE.match, keys))
+    lacking = [*_lacking(keys, kind, classes, config), *_projections(keys, kind)] if is_model else []
+    if lacking:
+        found = listing(lacking, 3, where="")
+        yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
+    else:
+        yield from required_part_notes(keys, config)
+    if is_model:
         yield from _sides(keys, kind, classes, config)
     yield from expert_notes(tensors, config)
     yield from label_notes(tensors, classes, config)

@@ -1,0 +1,99 @@
+"""Notes on tensors that every model of a class has and the weights lack, by a table recorded from transformers.
+
+The table is ``required_parts.jsonl``: patterns of keys by model type and class, without those that a field of the
+configuration can turn off (``tests/api/model_folder/record_required_parts.py`` makes it).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...planning.transplant.by_place import HEAD
+from ...util.text import escape, listing
+from .expert_checks import INITIALISED
+
+__all__ = ["BUFFER", "pattern_of", "required_part_notes"]
+
+_TABLE = Path(__file__).with_name("required_parts.jsonl")
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+BUFFER = re.compile(
+    r"(?:^|\.)(?:position_ids|token_type_ids|(?:original_)?inv_freq|masked_bias|(?:attn|attention)\.bias|num_batches_tracked|version)$"
+)
+"""Buffers that some versions of transformers save, and others do not."""
+_FEWEST = 4
+"""A layer with fewer patterns is not taken for a whole one."""
+
+
+def pattern_of(key: str) -> str:
+    """Return a key with ``#`` instead of each segment that is a number."""
+    return _NUMBER.sub("#", key)
+
+
+def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on tensors that each model of the class in ``config`` has, but that no layer of the weights has.
+
+    There is none for weights with any key that the class does not have: names may differ, then, and not parts. An output
+    layer that may be tied is left to ``head_notes``.
+    """
+    name = _class_of(config)
+    found = _table().get(str(config.get("model_type"))) if name else None
+    if found is None or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
+        return
+    known, forms, ties = _of_class(found, name)
+    own = {pattern_of(key) for key in keys if not BUFFER.search(key)}
+    if not forms or own - known:
+        return
+    own |= {source for key, source in ties if key in own}
+    missing = min(({one for one in form - own if not HEAD.search(one)} for form in forms), key=len)
+    if missing and any(_has_whole_layer(own, form) for form in forms):
+        spelled = listing([escape(one.replace("#", "*")) for one in sorted(missing)], 3, where="")
+        yield f"every {escape(name)} has {spelled}, but these weights do not: {INITIALISED}"
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
+
+
+def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
+    """Whether the weights have at least half of the tensors of some kind of layer: a model, not a fragment."""
+    wanted, there = (
+        Counter(one.partition("#")[0] for one in some if "#" in one) for some in (form, set(own) & set(form))
+    )
+    return any(number >= _FEWEST and 2 * there[layer] >= number for layer, number in wanted.items())
+
+
+def _of_class(line: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
+    """Return all patterns of a model type, those that a class always has in each form, and tied ones: (key, source)."""
+    found = json.loads(line)
+    keys = _decoded(found["keys"])
+    forms = [
+        frozenset(key for begin, end in _pairs(form) for key in keys[begin:end])
+        for form in found["classes"].get(name, ())
+    ]
+    return frozenset(keys), forms, [(keys[key], keys[source]) for key, source in found["ties"]]
+
+
+def _decoded(coded: Sequence[Any]) -> list[str]:
+    """Return keys of which each is stored as the number of letters that it shares with the one before, and its rest."""
+    keys = [""]
+    for shared, rest in _pairs(coded):
+        keys.append(keys[-1][:shared] + rest)
+    return keys[1:]
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+@cache
+def _table() -> dict[str, str]:
+    """Return the lines of the table by model type; a line is parsed when it is needed."""
+    lines = _TABLE.read_text(encoding="utf-8").splitlines()[1:]
+    return {line[9 : line.index('"', 9)]: line for line in lines}
