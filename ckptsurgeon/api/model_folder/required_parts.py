@@ -38,8 +38,8 @@ def pattern_of(key: str) -> str:
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on tensors that each model of the class in ``config`` has, but that no layer of the weights has.
 
-    There is none for weights with any key that the class does not have: names may differ, then, and not parts. An output
-    layer that may be tied is left to ``head_notes``.
+    There is none for weights with any key that the class does not have: names may differ, then, and not parts.
+    An output layer, which may be tied, is left to ``head_notes``.
     """
     name = _class_of(config)
     found = _table().get(str(config.get("model_type"))) if name else None
