@@ -6,9 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations._document import read_document
@@ -18,16 +16,14 @@ from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
-from ..tensors.encodings._modules import Modules
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
+from .quantised_class import has_names_of, ignored_keys, quantised_notes
 from .transplant.transplant import transplant
 
 __all__ = ["class_notes", "comparison_notes"]
 
 QUANTISATION = "quantization_config"
-BY_MODULE = ("awq", "gptq")
-"""Methods that transformers applies to every linear layer that the settings do not leave out."""
 PACKAGES = ("torch", "transformers")
 
 
@@ -40,13 +36,11 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []
-    path, is_quantised = os.path.join(folder.path, CONFIG), bool(checkpoint.codes.tensors)
     try:
-        if is_quantised or QUANTISATION in folder.config:
-            plain = _plain_class(path)
-            other = _other_modules(checkpoint, plain, _architecture(folder))
-            return [*other, *_left_plain(checkpoint, plain, folder.config.get(QUANTISATION))]
-        plan = transplant(checkpoint, path, on_mismatch="init")
+        if _is_quantised(checkpoint, folder):
+            settings = folder.config.get(QUANTISATION)
+            return quantised_notes(checkpoint, _plain_class(folder), _architecture(folder), settings)
+        plan = transplant(checkpoint, os.path.join(folder.path, CONFIG), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all of it"
@@ -56,15 +50,22 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
     return list(_differences(plan, checkpoint, _architecture(folder)))
 
 
+def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
+    return bool(checkpoint.codes.tensors) or QUANTISATION in folder.config
+
+
 def comparison_notes(checkpoint: Checkpoint) -> list[str]:
     """Return the ``class_notes``, or one that says why there are none."""
     folder = model_folder(checkpoint)
     why = not_compared(checkpoint, folder)
     if why:
         return [f"keys and shapes are not compared with those of a class: {why}"]
-    found = class_notes(checkpoint)
-    what = "modules" if checkpoint.codes.tensors else "keys and shapes"
-    return found or [f"{what} are those of {escape(_architecture(folder))} in transformers"]
+    found, name = class_notes(checkpoint), escape(_architecture(folder))
+    if found:
+        return found
+    if _is_quantised(checkpoint, folder) and not has_names_of(checkpoint, _plain_class(folder)):
+        return [f"modules are not compared with those of {name}: the weights have less than half of its names"]
+    return [f"{'modules' if checkpoint.codes.tensors else 'keys and shapes'} are those of {name} in transformers"]
 
 
 def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
@@ -93,7 +94,7 @@ def _architecture(folder: ModelFolder) -> str:
 
 
 def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]:
-    ignored = _ignored(name)
+    ignored = ignored_keys(name)
     name = escape(name)
     missing = [step.key for step in plan.steps if step.reason == "missing" and not step.tied_to]
     missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
@@ -112,75 +113,8 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[str]
         yield f"{name} has no place for {count(len(unused), 'tensor')}: {listing(unused, 3, where='')}: it ignores them"
 
 
-def _plain_class(path: str) -> TargetSpec:
-    """Return the tensors of the class in a config.json without its quantisation."""
-    document = read_document(path)
+def _plain_class(folder: ModelFolder) -> TargetSpec:
+    """Return the tensors of the class in a folder's config.json without its quantisation."""
+    document = read_document(os.path.join(folder.path, CONFIG))
     content = {name: value for name, value in document.content.items() if name != QUANTISATION}
     return TRANSFORMERS.load(replace(document, content=content))
-
-
-def _other_modules(checkpoint: Checkpoint, target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on modules that quantised weights or the class lack: codes have other names and shapes than numbers.
-
-    Experts count as one module. There are no notes if the names are too different to be compared.
-    """
-    own = {_module(key) for key in checkpoint}
-    wanted = {_module(key) for key in target.tensors if key not in target.implied}
-    every = {_module(key) for key in target.tensors}
-    if len(own & every) * 2 < len(every):
-        return
-    ignored = _ignored(name)
-    missing = [one for one in sorted(wanted - own) if not any(re.search(pattern, one) for pattern in ignored)]
-    unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
-    if missing:
-        has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
-        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
-    if unused:
-        has = f"{escape(name)} has no place for {count(len(unused), 'module')}"
-        yield f"{has}: {listing(unused, 3, where='')}: it ignores them"
-
-
-def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
-    """Yield a note on linear layers with plain weights that AWQ or GPTQ quantises, by the settings in config.json.
-
-    Only modules beside quantised ones are compared: a tower for images may be left plain as a whole.
-    """
-    import torch
-
-    if not isinstance(settings, dict) or settings.get("quant_method") not in BY_MODULE or target.build is None:
-        return
-    with suppress(Exception), torch.device("meta"):
-        model: Any = target.build()
-        linear = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
-        beside = {_before_layer(key) for key in checkpoint if key.endswith(".qweight")} - {""}
-        modules = Modules(settings)
-        own = [name for name in linear if f"{name}.weight" in checkpoint and _before_layer(name) in beside]
-        found = [name for name in own if not modules.left_out(name)]
-        if found:
-            plain = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
-            method = str(settings["quant_method"]).upper()
-            yield f"{plain}: the settings of {method} do not leave them out, so that transformers looks for codes there"
-
-
-def _before_layer(name: str) -> str:
-    """Return what is before the number of a layer; '' if there is none."""
-    found = re.match(r"(.*?)\.\d+\.", name)
-    return found[1] if found else ""
-
-
-def _module(key: str) -> str:
-    """Return the module of a tensor or of a part of its codes (``q_proj.weight.absmax`` of bitsandbytes)."""
-    experts = re.match(r"(.*?\bexperts)\b", key)
-    if experts is not None:
-        return experts[1]
-    return key.partition(".weight.")[0] if ".weight." in key else key.rpartition(".")[0]
-
-
-def _ignored(name: str) -> list[str]:
-    """Return patterns of keys that a class of transformers neither misses nor minds."""
-    import transformers
-
-    made = getattr(transformers, name, None)
-    fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
-    own = [pattern for field in fields for pattern in getattr(made, field, None) or ()]
-    return [*own, r"rotary_emb\.inv_freq$"]

@@ -20,6 +20,7 @@ from ..tensors.encodings._agreement import (
 from ..tensors.encodings._asked import untargeted
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._methods import KNOWN, family, known_by_settings
+from ..tensors.encodings._plain_kinds import plain_kinds
 from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
@@ -129,6 +130,10 @@ def unlike_others(
         are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} plain"
         said = "which its quantization_config does not say, and those of other layers are codes"
         yield f"{escape(path)}: {are}, {said}: {listing(plain, SHOWN)}"
+    if kinds := [name for name in plain_kinds(codes, tensors, settings) if name not in twice]:
+        are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} plain in every layer"
+        said = "which its quantization_config does not leave out"
+        yield f"{escape(path)}: {are}, {said}: {listing(kinds, SHOWN)}"
     if twice:
         are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} there"
         yield f"{escape(path)}: {are} as codes and plainly, of which a loader takes one: {listing(twice, SHOWN)}"

@@ -138,8 +138,10 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
     plain |= {f"model.layers.{number}.mlp.down_proj.weight": torch.ones(32, 48) for number in range(2)}
     save_file(plain, "net/model.safetensors", {"format": "pt"})
     assert notes("net") == [
+        "net: 2 weights are plain in every layer, which its quantization_config does not leave out: "
+        "model.layers.0.mlp.down_proj.weight, model.layers.1.mlp.down_proj.weight",
         "2 linear layers with plain weights: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
-        "of GPTQ do not leave them out, so that transformers looks for codes there"
+        "of GPTQ do not leave them out, so that transformers looks for codes there",
     ]
     left_out = {"modules_in_block_to_quantize": [["self_attn.q_proj", "mlp.up_proj"]]}
     changed = json.loads(Path("net/config.json").read_text()) | {"quantization_config": settings | left_out}
@@ -151,3 +153,118 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
     assert any(one.startswith(said) for one in notes("net"))
     save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2, 2)}, "net/model.safetensors", {"format": "pt"})
     assert "Qwen3ForCausalLM has no place for 1 module: model.layers.0.odd: it ignores them" in notes("net")
+
+
+BLOCK = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
+
+
+def in_blocks(path: str, *, attention: bool = True, **settings: Any) -> None:
+    """Quantise the layers of a model by blocks, also the projections of attention or not."""
+    qwen3(path, quantization_config=BLOCK | settings)
+    tensors = load_file(f"{path}/model.safetensors")
+    for key in [key for key in tensors if key.endswith("_proj.weight") and (attention or "attn" not in key)]:
+        rows, columns = tensors[key].shape
+        tensors[key] = tensors[key].to(torch.float8_e4m3fn)
+        tensors[f"{key}_scale_inv"] = torch.ones(rows // 16, columns // 16)
+    save_file(tensors, f"{path}/model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("left_out", [["lm_head"], None])
+def test_attention_that_is_plain_among_blocks_is_not_that_of_the_class(left_out: Any) -> None:
+    in_blocks("net", attention=False, modules_to_not_convert=left_out)
+    said = "8 linear layers with plain weights: model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, "
+    assert any(one.startswith(said) for one in notes("net")), notes("net")
+    cs.apply(cs.convert("net"), "out")
+    assert any(one.why.startswith(said) for one in cs.verify("out").notes)
+
+
+@pytest.mark.parametrize(
+    ("attention", "left_out"),
+    [(True, ["lm_head"]), (True, None), (False, ["model.layers.0.self_attn", "model.layers.1.self_attn"])],
+)
+def test_blocks_as_the_settings_say_are_those_of_the_class(attention: bool, left_out: Any) -> None:
+    in_blocks("net", attention=attention, modules_to_not_convert=left_out)
+    assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
+
+
+def test_transformers_agrees_which_layers_are_quantised() -> None:
+    pytest.importorskip("accelerate")
+    from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
+
+    with torch.device("meta"):
+        made = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SMALL, tie_word_embeddings=False))
+    settings = transformers.FineGrainedFP8Config(weight_block_size=(16, 16))
+    made = replace_with_fp8_linear(made, modules_to_not_convert=["lm_head"], quantization_config=settings)
+    assert "model.layers.0.self_attn.q_proj.weight_scale_inv" in made.state_dict()
+
+
+EXPERTS = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 40, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
+
+
+def gpt_oss(path: str, without: str = "/") -> None:
+    """A gpt-oss whose experts are mxfp4, without the tensors that have a word in their names."""
+    made = transformers.GptOssForCausalLM(transformers.GptOssConfig(**EXPERTS))
+    made.save_pretrained(path)
+    tensors = load_file(f"{path}/model.safetensors")
+    for key in [key for key in tensors if key.endswith(("gate_up_proj", "down_proj"))]:
+        experts, columns, rows = tensors.pop(key).shape
+        tensors[f"{key}_blocks"] = torch.zeros(experts, rows, columns // 32, 16, dtype=torch.uint8)
+        tensors[f"{key}_scales"] = torch.zeros(experts, rows, columns // 32, dtype=torch.uint8)
+    save_file({key: one for key, one in tensors.items() if without not in key}, f"{path}/model.safetensors")
+    fields = json.loads(Path(path, "config.json").read_text())
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    Path(path, "config.json").write_text(json.dumps(fields | {"quantization_config": settings}))
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("/", "modules are those of GptOssForCausalLM in transformers"),
+        ("down_proj_bias", "GptOssForCausalLM has 2 tensors that the weights lack: model.layers.0.mlp.experts."
+         "down_proj_bias, model.layers.1.mlp.experts.down_proj_bias: transformers initialises what is missing"),
+        ("q_proj.bias", "GptOssForCausalLM has 2 tensors that the weights lack: model.layers.0.self_attn.q_proj.bias, "
+         "model.layers.1.self_attn.q_proj.bias: transformers initialises what is missing"),
+        ("router.bias", "GptOssForCausalLM has 2 tensors that the weights lack: model.layers.0.mlp.router.bias, "
+         "model.layers.1.mlp.router.bias: transformers initialises what is missing"),
+    ],
+)  # fmt: skip
+def test_plain_tensors_of_a_quantised_model_are_compared(without: str, said: str) -> None:
+    gpt_oss("net", without)
+    assert said in notes("net")
+
+
+def test_sizes_of_plain_tensors_of_a_quantised_model_are_compared() -> None:
+    in_blocks("net")
+    tensors = load_file("net/model.safetensors")
+    save_file(tensors | {"model.norm.weight": torch.ones(30)}, "net/model.safetensors", {"format": "pt"})
+    said = "model.norm.weight is (30), but Qwen3ForCausalLM, built from config.json, has (32)"
+    assert any(one.replace(",)", ")") == said for one in notes("net")), notes("net")
+
+
+def test_codes_with_other_names_are_not_said_to_be_those_of_the_class() -> None:
+    in_blocks("net")
+    tensors = load_file("net/model.safetensors")
+    save_file({f"base.{key}": one for key, one in tensors.items()}, "net/model.safetensors", {"format": "pt"})
+    found = cs.inspect("net", model_class=True).notes
+    said = "modules are not compared with those of Qwen3ForCausalLM: the weights have less than half of its names"
+    assert said in found
+    assert not any("are those of" in one and "not compared" not in one for one in found)
+
+
+def test_names_that_transformers_knows_of_a_quantised_model_are_those_of_the_class() -> None:
+    sizes = {**SMALL, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+    config = transformers.ExaoneMoeConfig(**sizes, topk_group=1, eos_token_id=2, mlp_layer_types=["dense", "sparse"])
+    transformers.ExaoneMoeForCausalLM(config).save_pretrained("net")
+    tensors = load_file("net/model.safetensors")
+    assert "model.layers.1.mlp.e_score_correction_bias" in tensors  # mlp.gate.e_score_correction_bias of the class
+    for key in [key for key in tensors if key.endswith("_proj.weight")]:
+        rows, columns = tensors[key].shape
+        tensors[key] = tensors[key].to(torch.float8_e4m3fn)
+        tensors[f"{key}_scale_inv"] = torch.ones(rows // 16, columns // 16)
+    save_file(tensors, "net/model.safetensors", {"format": "pt"})
+    fields = json.loads(Path("net/config.json").read_text())
+    Path("net/config.json").write_text(json.dumps({**fields, "quantization_config": BLOCK}))
+    assert notes("net") == ["modules are those of ExaoneMoeForCausalLM in transformers"]

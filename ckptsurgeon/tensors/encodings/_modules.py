@@ -8,7 +8,7 @@ from typing import Any
 
 from ._settings import Settings
 
-__all__ = ["GENERAL", "Modules", "expression_of", "module_of", "renamed_modules"]
+__all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renamed_modules"]
 
 GENERAL = -1
 """The index of the general settings, which are for modules without a section of their own."""

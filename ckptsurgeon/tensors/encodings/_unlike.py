@@ -17,6 +17,7 @@ from ._parts import OF_ACTIVATIONS
 from ._settings import QuantisationSettings, Settings
 
 __all__ = [
+    "WHOLE",
     "OddTensors",
     "is_number",
     "odd_ones",
@@ -24,6 +25,7 @@ __all__ = [
     "plain_among_codes",
     "plain_with_scales",
     "stored_twice",
+    "targets_of",
     "unfit_parts",
 ]
 
@@ -40,7 +42,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     Weights that the settings exclude from quantisation are not among them.
     """
     method = QuantisationSettings(settings).method
-    if method not in WHOLE or (method == "compressed-tensors" and _targets(settings) - {"Linear"}):
+    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
         return []
     forms = {_NUMBER.sub("#", one.name) for one in codes.tensors if one.codes}
     modules, named = Modules(settings), {one.name for one in codes.tensors}
@@ -52,7 +54,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     ]  # fmt: skip
 
 
-def _targets(settings: Settings) -> set[str]:
+def targets_of(settings: Settings) -> set[str]:
     """Return the targets of the config groups of compressed-tensors."""
     groups = settings.get("config_groups")
     found = [one.get("targets") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []

@@ -1,0 +1,163 @@
+"""Compares a quantised model with the plain tensors of its class: modules, vectors, and layers that are plain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..planning.target import TargetSpec
+from ..tensors.encodings._modules import Modules
+from ..tensors.encodings._plain_kinds import by_kind, leaves_out
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing, shape_text
+
+__all__ = ["has_names_of", "ignored_keys", "quantised_notes"]
+
+NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
+
+
+def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[str]:
+    """Return notes on what quantised weights lack of a class, or have as plain against the settings of quantisation.
+
+    ``target`` has the tensors of the class ``name`` without quantisation. Without ``has_names_of``, only plain layers
+    are noted.
+    """
+    named = _by_class_name(checkpoint, target)
+    known = _is_known(named, target)
+    other = (*_other_modules(named, target, name), *_plain_tensors(checkpoint, named, target, name)) if known else ()
+    return [*other, *_left_plain(checkpoint, target, settings)]
+
+
+def has_names_of(checkpoint: Checkpoint, target: TargetSpec) -> bool:
+    """Return whether quantised weights have so many modules of a class that their names can be compared."""
+    return _is_known(_by_class_name(checkpoint, target), target)
+
+
+def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
+    every = {_module(key) for key in target.tensors}
+    return len({_module(key) for key in named} & every) * 2 >= len(every)
+
+
+def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
+    """Return the keys of plain tensors and the names of quantised ones, by their names in the class.
+
+    transformers knows other names of many classes, as their checkpoints have them.
+    """
+    coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
+    tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
+    tensors |= {name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}
+    names: Mapping[str, str] = {}
+    with suppress(Exception):  # shapes that headers do not give cannot be converted
+        names = target.recognise(tensors).names if target.recognise is not None else {}
+    return {names.get(key, key): key for key in tensors}
+
+
+def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
+    """Yield notes on modules that quantised weights or the class lack: codes have other names and shapes than numbers.
+
+    Experts count as one module.
+    """
+    own = {_module(key) for key in named}
+    wanted = {_module(key) for key in target.tensors if key not in target.implied}
+    every = {_module(key) for key in target.tensors}
+    ignored = ignored_keys(name)
+    missing = [one for one in sorted(wanted - own) if not any(re.search(pattern, one) for pattern in ignored)]
+    unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
+    if missing:
+        has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
+        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+    if unused:
+        has = f"{escape(name)} has no place for {count(len(unused), 'module')}"
+        yield f"{has}: {listing(unused, 3, where='')}: it ignores them"
+
+
+def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
+    """Yield notes on biases, norms and other vectors of a class that quantised weights lack or have in other sizes.
+
+    No method quantises them, so that they have the names and shapes of the class. Modules of which the weights have
+    nothing are noted elsewhere.
+    """
+    own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
+    ignored = ignored_keys(name)
+    vectors = {
+        key: one.shape
+        for key, one in target.tensors.items()
+        if _is_vector(key, len(one.shape), coded) and _module(key) in own and key not in target.implied
+        and not any(re.search(pattern, key) for pattern in ignored)
+    }  # fmt: skip
+    missing = [key for key in vectors if key not in named]
+    if missing:
+        has = f"{escape(name)} has {count(len(missing), 'tensor')} that the weights lack"
+        yield f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
+    for key, shape in vectors.items():
+        plain = named.get(key, "")
+        if plain in checkpoint and plain not in checkpoint.codes.by_key and checkpoint[plain].shape != shape:
+            is_own = f"is {shape_text(checkpoint[plain].shape)}"
+            yield f"{escape(plain)} {is_own}, but {escape(name)}, built from config.json, has {shape_text(shape)}"
+            return
+
+
+def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
+    """Return whether a tensor of a class is plain in quantised models: a vector, or a bias of all experts of a layer.
+
+    The latter has the name of the experts' weights, if these are stored as the class has them.
+    """
+    return dimensions == 1 or (key.endswith("_bias") and key.removesuffix("_bias") in coded)
+
+
+def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
+    """Yield a note on linear layers with plain weights that a method quantises, by the settings in config.json.
+
+    Only modules beside quantised ones are compared: a tower for images may be left plain as a whole.
+    """
+    import torch
+
+    is_by_kind = isinstance(settings, dict) and by_kind(settings) and settings.get("quant_method") != "mxfp4"
+    if not isinstance(settings, dict) or not is_by_kind or target.build is None:
+        return
+    with suppress(Exception), torch.device("meta"):
+        model: Any = target.build()
+        kept = _kept_plain(model)
+        linear = [name for name, one in model.named_modules() if type(one) is torch.nn.Linear and name not in kept]
+        beside = {_before_layer(one.name) for one in checkpoint.codes.tensors if one.codes} - {""}
+        modules, codes = Modules(settings), checkpoint.codes.by_key
+        plain = [name for name in linear if f"{name}.weight" in checkpoint and f"{name}.weight" not in codes]
+        own = [name for name in plain if _before_layer(name) in beside]
+        found = [name for name in own if not leaves_out(modules, settings, name)]
+        if found:
+            said = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
+            method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
+            yield f"{said}: the settings of {method} do not leave them out, so that transformers looks for codes there"
+
+
+def _kept_plain(model: Any) -> set[str]:
+    """Return the linear layers that transformers quantises in no case: those that it keeps in float32."""
+    words = getattr(model, "_keep_in_fp32_modules", None) or ()
+    return {name for name, _ in model.named_modules() for word in words if f".{word}." in f".{name}."}
+
+
+def _before_layer(name: str) -> str:
+    """Return what is before the number of a layer; '' if there is none."""
+    found = re.match(r"(.*?)\.\d+\.", name)
+    return found[1] if found else ""
+
+
+def _module(key: str) -> str:
+    """Return the module of a tensor or of a part of its codes (``q_proj.weight.absmax`` of bitsandbytes)."""
+    experts = re.match(r"(.*?\bexperts)\b", key)
+    if experts is not None:
+        return experts[1]
+    return key.partition(".weight.")[0] if ".weight." in key else key.rpartition(".")[0]
+
+
+def ignored_keys(name: str) -> list[str]:
+    """Return patterns of keys that a class of transformers neither misses nor minds."""
+    import transformers
+
+    made = getattr(transformers, name, None)
+    fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
+    own = [pattern for field in fields for pattern in getattr(made, field, None) or ()]
+    return [*own, r"rotary_emb\.inv_freq$"]
