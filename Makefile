@@ -14,7 +14,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets
 
-.PHONY: help demo test test-all test-browser test-gpu test-faults mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -46,6 +46,17 @@ test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it insta
 
 test-speech: $(STAMP)  ## train as docs/howto/wav2vec2.md says, to the end: four minutes
 	$(BIN)/python -m pytest -m speech tests/trainer
+
+test-loggers: .loggers/.installed  ## run the tests of loggers with Weights & Biases and MLflow themselves
+	.loggers/bin/python -m pytest tests/trainer/test_loggers.py
+
+# MLflow wants an older importlib_metadata than the other tools.
+.loggers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .loggers
+	grep -v '^importlib_metadata==' constraints.txt > .loggers/constraints.txt
+	.loggers/bin/pip install --quiet --disable-pip-version-check -c .loggers/constraints.txt -e '.[dev,train,wandb,mlflow]' \
+		wandb==0.31.0 mlflow-skinny==3.17.2
+	@touch $@
 
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
@@ -99,4 +110,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures
+	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures

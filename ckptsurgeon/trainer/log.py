@@ -1,16 +1,13 @@
-"""The log of a run, step by step: JSON lines, and TensorBoard events if it is installed."""
+"""The log of a run, step by step, as JSON lines."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,78 +18,10 @@ from ..storage.write.temp import sync
 from .folder.run_folder import RunFolder
 from .step import StepResult
 
-__all__ = ["Observer", "TensorBoardLog", "TrainingLog", "log_rows", "read_log"]
+__all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
 
 Observer = Callable[[Mapping[str, Any]], None]
 """A function that gets each row of the log."""
-
-
-class TensorBoardLog:
-    """Writes TensorBoard events from ``step`` on; it hides events of later steps, which were not saved."""
-
-    def __init__(self, folder: str, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._folder = folder
-        _silence_threads_of("tensorboard")
-        with self._explaining():
-            self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
-
-    @staticmethod
-    def can_be_written() -> bool:
-        """Return whether TensorBoard is installed."""
-        return importlib.util.find_spec("tensorboard") is not None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers in a row of the log; raises OutputError.
-
-        A thread writes to the disk, so the error may be that of an earlier row.
-        """
-        with self._explaining():
-            for name, value in _scalars(row):
-                self._board.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        """Write everything and close the file."""
-        try:
-            with self._explaining():
-                self._board.close()
-        finally:
-            if isinstance(threading.excepthook, _ExcepthookFilter):
-                threading.excepthook = threading.excepthook.before
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise output_error(self._folder, error) from error
-
-
-def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    found = []
-    for name, value in row.items():
-        pairs = [(f"{name}/{part}", one) for part, one in value.items()] if isinstance(value, dict) else [(name, value)]
-        found += [(path, one) for path, one in pairs if isinstance(one, (int, float)) and path != "step"]
-    return found
-
-
-def _silence_threads_of(package: str) -> None:
-    """Print no traceback from now on if a thread of ``package`` fails: the next write raises the error again."""
-    if not isinstance(threading.excepthook, _ExcepthookFilter):
-        threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
-
-
-@dataclass(frozen=True)
-class _ExcepthookFilter:
-    """A threading.excepthook that ignores the threads of one package."""
-
-    package: str
-    before: Callable[[Any], object]
-
-    def __call__(self, given: Any) -> None:
-        if not type(given.thread).__module__.startswith(self.package):
-            self.before(given)
 
 
 LOG_FILE = "log.jsonl"
@@ -158,9 +87,8 @@ class TrainingLog:
     When it is opened, rows after ``step`` are removed: the run was not saved there, and does these steps again.
     """
 
-    def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: RunFolder | None, step: int) -> None:
         self._file: Any = None
-        self._events: TensorBoardLog | None = None
         if folder is None:
             return
         self._path = folder.of(LOG_FILE)
@@ -170,21 +98,13 @@ class TrainingLog:
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise output_error(self._path, error) from error
-        if tensorboard and TensorBoardLog.can_be_written():
-            try:
-                self._events = TensorBoardLog(folder.of("events"), step)
-            except BaseException:
-                self._file.close()
-                raise
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write a row to the file, and its numbers to TensorBoard; raises OutputError."""
+        """Write a row to the file; raises OutputError."""
         if self._file is None:
             return
         with self._explaining():
             self._file.write(json.dumps(row) + "\n")
-        if self._events is not None:
-            self._events.write(row)
 
     def flush(self) -> None:
         """Flush the file, for other programs that read it now."""
@@ -200,14 +120,10 @@ class TrainingLog:
                 sync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the files."""
-        try:
-            if self._file is not None:
-                with self._explaining():
-                    self._file.close()
-        finally:
-            if self._events is not None:
-                self._events.close()
+        """Close the file."""
+        if self._file is not None:
+            with self._explaining():
+                self._file.close()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

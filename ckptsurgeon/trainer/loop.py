@@ -72,12 +72,12 @@ class TrainingLoop:
         """The model that is trained."""
         return self.state.model
 
-    def run(self, *, until: int | None = None, stop: StopSignal | None = None, tensorboard: bool = False) -> str:
+    def run(self, *, until: int | None = None, stop: StopSignal | None = None) -> str:
         """Train to the last step, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
         state, ranks = self.state, self.job.ranks
         stop, until = stop or StopSignal(), min(until or self.settings.steps, self.settings.steps)
         state.seed_generators()
-        self._log = TrainingLog(self.folder, state.progress.step, tensorboard=tensorboard)
+        self._log = TrainingLog(self.folder, state.progress.step)
         try:
             with self.checkpoints, ranks.detect_lost():
                 ranks.barrier()  # the other ranks wait here while rank 0 runs the checks before the first step

@@ -109,7 +109,7 @@ LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
 """The field with the digest of config.yaml in the run folder."""
-FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs")
+FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")
 """Settings that may change when a run is resumed: the weights do not depend on them; ``steps`` follow of ``epochs``."""
 NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 """Settings that change only the order of sums, or what dropout draws."""

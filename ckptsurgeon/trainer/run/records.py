@@ -22,6 +22,7 @@ from ..log import LOG_FILE as LOG
 from ..log import read_log
 from .lineage import KEPT, LINEAGE, OVERFITTING, config_text, lineage_of
 from .result import Arm, Controls, Trained
+from .run_loggers import LOGGER_IDS
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
@@ -121,7 +122,12 @@ def write_start_records(
     again.
     """
     folder.create()
-    left = (BEST, os.path.relpath(folder.adapter, folder.path), "result.json")  # by a run that was killed early
+    left = (
+        BEST,
+        os.path.relpath(folder.adapter, folder.path),
+        "result.json",
+        LOGGER_IDS,
+    )  # by a run that was killed early
     for name in left:
         folder.remove(name)
     home = os.path.abspath(job.document.folder)

@@ -31,6 +31,7 @@ from .controls import run_controls
 from .lineage import LINEAGE, metadata_of, record_steps
 from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
+from .run_loggers import RunLoggers
 from .start import RunStart, check_free
 from .train_request import TrainRequest, rank_mismatch
 
@@ -73,6 +74,8 @@ class RunOptions:
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     """Train or resume a job; check it, record it, and return the result."""
+    loggers = RunLoggers(options.folder, options.observer)
+    options = replace(options, observer=loggers.observe)
     # Without shards the model is built first: its errors come before anything slow. Shards need the other ranks.
     builds_first = not job.is_sharded
     if options.resume:
@@ -103,9 +106,22 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     options.observer(
         {"event": "begin", "step": loop.state.progress.step, "steps": job.settings.steps, "folder": options.folder.path}
     )
+    with loggers.open(job, start.from_, loop.state.progress.step):
+        start = replace(start, notes=(*start.notes, *notes))
+        result = _train_and_check(job, start, loop, options, before, before_s=before_s, loggers=loggers)
+        loggers.finish(result)
+    return result
+
+
+def _train_and_check(
+    job: Job, start: RunStart, loop: TrainingLoop, options: RunOptions, before: tuple[Check, ...], *,
+    before_s: float, loggers: RunLoggers,
+) -> Trained:  # fmt: skip
+    """Train; check and record what was trained, and return the result, also of a run that was stopped."""
     with catch_stop_signals() as stop:
-        loop.run(stop=stop, tensorboard=True)
-    start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.state.lost_ranks, options.folder)))
+        loop.run(stop=stop)
+    notes = (*loggers.notes, *lost_notes(loop.state.lost_ranks, options.folder))
+    start = replace(start, notes=(*start.notes, *notes))
     finish = partial(_finish, job, start, loop, options, stop=stop, before_s=before_s)
     if (loop.stopped if job.ranks.size > 1 else stop.name) or loop.state.lost_ranks:
         return finish(checks=before)
@@ -254,7 +270,7 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
             return FinalFigures(step, row["test"], row["test_clips"])
     observer({"event": "test", "step": step})
     found = _evaluate_weights(loop, folder.best, step)
-    log = TrainingLog(folder, progress.step, tensorboard=True)
+    log = TrainingLog(folder, progress.step)
     try:
         log.write(found.row())
     finally:

@@ -24,6 +24,7 @@ from ..job.init_checkpoint import InitCheckpoint, read_init
 from ..job.job import Job
 from ..tasks._load import task_file
 from .lineage import LINEAGE, OVERFITTING, edited_config_note, read_lineage
+from .run_loggers import LOGGER_IDS
 
 __all__ = [
     "RunStart",
@@ -37,9 +38,11 @@ __all__ = [
 
 WRITTEN = (
     "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, ADAPTER, "events", "steps",
-    "last", "dev.hypotheses.jsonl", "test.hypotheses.jsonl",
+    "last", "dev.hypotheses.jsonl", "test.hypotheses.jsonl", LOGGER_IDS,
 )  # fmt: skip
 """The names that a run writes in its folder."""
+BY_LOGGERS = ("wandb", "mlruns")
+"""The folders that loggers write there, beside whatever lies in them."""
 
 
 def check_free(folder: RunFolder) -> None:
@@ -78,7 +81,7 @@ def _is_empty_folder(path: str) -> bool:
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
     """Return a note if the folder holds files that no run writes: ``--run data`` is most often a mistake. Else ()."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
-    others = [name for name in names if name not in WRITTEN and not name.startswith((".", "__"))]
+    others = [name for name in names if name not in (*WRITTEN, *BY_LOGGERS) and not name.startswith((".", "__"))]
     if not others:
         return ()
     shown = listing(others, 3, where="")

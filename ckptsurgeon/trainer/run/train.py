@@ -17,6 +17,7 @@ from ..folder.run_lock import RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
 from ..log import Observer
+from ..loggers._load import check_loggers
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
@@ -119,6 +120,7 @@ def train(
             ranks=ranks,
             strategy=strategy,
         )
+        check_loggers(job.settings.loggers)
         if start.known is None and job.settings.keep_optimizer:
             if job.is_sharded:
                 raise ConfigError(

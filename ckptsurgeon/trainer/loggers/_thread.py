@@ -1,0 +1,65 @@
+"""The thread of one logger: a slow or failing logger neither delays a step nor ends the run."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ._logger import Logger, Summary
+
+__all__ = ["LoggerThread"]
+
+WAIT_S = 60.0
+"""How long the end of a run waits for a logger that does not answer."""
+
+
+class LoggerThread:
+    """Gives rows to a logger in a thread of its own, as many together as have come meanwhile.
+
+    After an error of the logger, ``error`` has it, and further rows are dropped.
+    """
+
+    def __init__(self, logger: Logger, wait_s: float = WAIT_S) -> None:
+        self.error: Exception | None = None
+        self._logger, self._wait_s = logger, wait_s
+        self._queue: queue.SimpleQueue[Mapping[str, Any] | Summary] = queue.SimpleQueue()
+        # A daemon, since the program must be able to end while a logger waits for a server.
+        self._thread = threading.Thread(target=self._work, name=f"logger {logger.package}", daemon=True)
+        self._thread.start()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Queue a row, unless the logger has failed."""
+        if self.error is None:
+            self._queue.put(row)
+
+    def finish(self, summary: Summary) -> None:
+        """Queue the summary, and wait until the logger is done, has failed, or takes too long."""
+        self._queue.put(summary)
+        self._thread.join(self._wait_s)
+        if self._thread.is_alive():
+            self.error = TimeoutError(f"it has not taken everything after {self._wait_s:g} s")
+
+    def _work(self) -> None:
+        try:
+            while True:
+                rows, summary = self._next()
+                if rows:
+                    self._logger.write(rows)
+                if summary is not None:
+                    self._logger.finish(summary)
+                    return
+        except Exception as error:
+            self.error = error
+
+    def _next(self) -> tuple[list[Mapping[str, Any]], Summary | None]:
+        """Wait for a row or the summary; return all rows that are there, and the summary if it is."""
+        rows: list[Mapping[str, Any]] = []
+        found = self._queue.get()
+        while not isinstance(found, Summary):
+            rows.append(found)
+            if self._queue.empty():
+                return rows, None
+            found = self._queue.get()
+        return rows, found

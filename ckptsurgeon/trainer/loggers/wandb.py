@@ -1,0 +1,62 @@
+"""Weights & Biases: offline in the run folder, unless the environment variable WANDB_MODE says otherwise.
+
+https://docs.wandb.ai/ref/python/sdk/functions/init
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config.imports import require_package
+from ._logger import LoggedRun, Logger, Summary, scalars
+
+__all__ = ["LOGGER"]
+
+OFFLINE = "offline"
+
+
+class WeightsAndBiases(Logger):
+    """Logs a run to Weights & Biases. Its client runs in a process of its own, and sends what is to be sent."""
+
+    package, extra = "wandb", "wandb"
+
+    def __init__(self, run: LoggedRun) -> None:
+        mode = os.environ.get("WANDB_MODE", OFFLINE)
+        if mode == OFFLINE:  # the client reports its own errors to a server even then, unless this is set
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        wandb = require_package(self.package, extra=self.extra)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ckptsurgeon"),
+            name=os.environ.get("WANDB_NAME", run.name),
+            id=run.id or os.environ.get("WANDB_RUN_ID"),
+            resume="allow",
+            dir=os.environ.get("WANDB_DIR", run.folder),
+            config=dict(run.config),
+            # Ours is the terminal: the client would capture and repeat what is printed.
+            settings=wandb.Settings(mode=mode, silent=True, console="off"),
+        )
+        self.id = self._run.id
+        self.place = self._place(mode)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log rows by their step; the client takes no row of an earlier step, so ``test`` waits for the summary."""
+        for row in rows:
+            if "test" not in row:
+                self._run.log(scalars(row), step=row["step"])
+
+    def finish(self, summary: Summary) -> None:
+        """Log the summary and wait for the client; the run counts as failed if its exit status is not 0."""
+        self._run.summary.update(dict(summary.values))
+        self._run.finish(exit_code=summary.exit_code)
+
+    def _place(self, mode: str) -> str:
+        """Return the address of the run, or its folder, and how it is sent."""
+        if mode != OFFLINE:
+            return self._run.url or f"nowhere, by WANDB_MODE={mode}"
+        folder = os.path.relpath(os.path.dirname(self._run.dir))
+        return f"{folder}, and sends nothing: wandb sync sends it, or WANDB_MODE=online while a run trains"
+
+
+LOGGER = WeightsAndBiases

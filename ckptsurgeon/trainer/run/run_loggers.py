@@ -1,0 +1,134 @@
+"""The loggers of a run, from its first step to its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import CheckpointError
+from ...util.text import escape
+from ...util.version import __version__
+from ..folder.run_folder import RunFolder
+from ..job.job import Job
+from ..log import Observer
+from ..loggers._load import find_loggers
+from ..loggers._logger import LoggedRun, Logger, Summary
+from ..loggers._thread import LoggerThread
+from ..system.signals import SIGNAL_NAMES
+from .result import Trained, plain_json
+
+__all__ = ["LOGGER_IDS", "RunLoggers", "summary_of"]
+
+LOGGER_IDS = "loggers.json"
+"""The file of a run folder with the name that each logger gave the run."""
+
+
+class RunLoggers:
+    """The loggers of a run; nothing is logged before ``open``.
+
+    ``observe`` is an observer that passes everything on to ``observer``, and each row of the log to the loggers. An
+    error of a logger ends the logger alone, and ``observer`` gets one note on it. ``notes`` are all notes.
+    """
+
+    def __init__(self, folder: RunFolder, observer: Observer) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._folder, self._observer = folder, observer
+        self._open: dict[str, LoggerThread] = {}
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        """Pass a row or an event on."""
+        self._observer(row)
+        if "event" not in row:
+            for logger in self._open.values():
+                logger.write(row)
+            self._drop_failed()
+
+    @contextmanager
+    def open(self, job: Job, init: str | None, step: int) -> Iterator[None]:
+        """Open the loggers of a job that goes on at ``step``, 0 if it is new; an error in the block ends them."""
+        ids = self._known_ids()
+        for name, kind in find_loggers(job.settings.loggers).items():
+            run = LoggedRun(_name(job, self._folder), self._folder.path, step, ids.get(name, ""), _config(job, init))
+            self._begin(name, kind, run, ids)
+        if ids:
+            self._folder.write_json(LOGGER_IDS, ids)
+        try:
+            yield
+        except Exception as error:
+            self._end(Summary({"ended": type(error).__name__}, exit_code=1))
+            raise
+
+    def finish(self, result: Trained) -> None:
+        """Log the result of the run, and close the loggers."""
+        self._end(summary_of(result))
+
+    def _begin(self, name: str, kind: type[Logger], run: LoggedRun, ids: dict[str, str]) -> None:
+        try:
+            logger = kind(run)
+        except Exception as error:
+            self._note(_failure(name, error))
+            return
+        self._open[name] = LoggerThread(logger)
+        if logger.id:
+            ids[name] = logger.id
+        if logger.place:
+            self._note(f"{name} logs to {logger.place}")
+
+    def _end(self, summary: Summary) -> None:
+        for logger in self._open.values():
+            logger.finish(summary)
+        self._drop_failed()
+        self._open = {}
+
+    def _drop_failed(self) -> None:
+        for name, logger in list(self._open.items()):
+            if logger.error is not None:
+                del self._open[name]
+                self._note(_failure(name, logger.error))
+
+    def _note(self, note: str) -> None:
+        self.notes += (note,)
+        self._observer({"event": "notes", "notes": (note,)})
+
+    def _known_ids(self) -> dict[str, str]:
+        """Return what the loggers called the run before; nothing if the file is missing or damaged."""
+        if not os.path.exists(self._folder.of(LOGGER_IDS)):
+            return {}
+        try:
+            return {name: str(one) for name, one in self._folder.read_json(LOGGER_IDS).items()}
+        except CheckpointError:
+            return {}
+
+
+def _failure(name: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"the logger {name} failed, and the run goes on without it: {escape(said, 300)}"
+
+
+def _name(job: Job, folder: RunFolder) -> str:
+    """Return the name of a run for people: the configuration and the folder."""
+    stem = os.path.splitext(os.path.basename(job.document.path))[0]
+    return f"{stem}-{os.path.basename(os.path.abspath(folder.path))}"
+
+
+def _config(job: Job, init: str | None) -> dict[str, Any]:
+    """Return the settings of a job as plain data, with what it trains and where."""
+    more = {"config": job.document.name, "init": init, "device": job.device.type, "processes": job.ranks.size}
+    return {**plain_json(asdict(job.settings)), **more, "ckptsurgeon": __version__}
+
+
+def summary_of(result: Trained) -> Summary:
+    """Return a result for loggers: its figures, the status of each check, and the verdict of the controls."""
+    names = ("ended", "step", "metric", "best", "best_step", "first_loss", "last_loss", "skipped", "train_s")
+    values: dict[str, Any] = {name: getattr(result, name) for name in names}
+    values |= {f"final/{name}": value for name, value in result.figures.items()}
+    values |= {f"test/{name}": value for name, value in result.test.items()}
+    values |= {f"checks/{check.name}": check.status for check in result.checks}
+    if result.controls is not None:
+        values["verdict"] = result.controls.verdict
+    kept = {name: value for name, value in values.items() if value is not None}
+    return Summary(kept, result.exit_code, is_stopped=result.ended in SIGNAL_NAMES)
