@@ -199,7 +199,7 @@ def test_what_may_be_another_changes_no_bit_of_the_weights(name: str, value: obj
 
 
 def test_these_and_no_others_may_be_others() -> None:
-    assert FREE == ("save_every", "keep", "data.workers", "data.cache", "epochs")  # steps are compared
+    assert FREE == ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")  # steps are compared
     others = {
         "batch_size": 9, "accumulate": 2, "optimizer": "sgd", "lr": 0.1, "betas": [0.5, 0.5], "eps": 1e-6,
         "weight_decay": 0.1, "schedule": "linear", "warmup": 3, "final_lr": 0.1, "clip": 1.0, "freeze": ["head"],
@@ -210,7 +210,7 @@ def test_these_and_no_others_may_be_others() -> None:
     for name, value in others.items():
         with pytest.raises(ConfigError, match=rf"other settings: train\.{name} was"):
             check_unchanged(toy.job(**{name: value}), began, RunFolder("run"))
-    assert check_unchanged(toy.job(keep=7), began, RunFolder("run")) == []
+    assert check_unchanged(toy.job(keep=7, loggers=["mlflow"]), began, RunFolder("run")) == []
 
 
 @pytest.mark.usefixtures("cheap")

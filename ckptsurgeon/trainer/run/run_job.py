@@ -106,7 +106,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     options.observer(
         {"event": "begin", "step": loop.state.progress.step, "steps": job.settings.steps, "folder": options.folder.path}
     )
-    with loggers.open(job, start.from_, loop.state.progress.step):
+    with loggers.logging(job, start.from_, loop.state.progress.step):
         start = replace(start, notes=(*start.notes, *notes))
         result = _train_and_check(job, start, loop, options, before, before_s=before_s, loggers=loggers)
         loggers.finish(result)

@@ -27,7 +27,7 @@ LOGGER_IDS = "loggers.json"
 
 
 class RunLoggers:
-    """The loggers of a run; nothing is logged before ``open``.
+    """The loggers of a run; nothing is logged outside of ``logging``.
 
     ``observe`` is an observer that passes everything on to ``observer``, and each row of the log to the loggers. An
     error of a logger ends the logger alone, and ``observer`` gets one note on it. ``notes`` are all notes.
@@ -47,7 +47,7 @@ class RunLoggers:
             self._drop_failed()
 
     @contextmanager
-    def open(self, job: Job, init: str | None, step: int) -> Iterator[None]:
+    def logging(self, job: Job, init: str | None, step: int) -> Iterator[None]:
         """Open the loggers of a job that goes on at ``step``, 0 if it is new; an error in the block ends them."""
         ids = self._known_ids()
         for name, kind in find_loggers(job.settings.loggers).items():
