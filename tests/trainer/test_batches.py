@@ -210,3 +210,23 @@ def test_preparing_names_a_clip_that_cannot_be_used_and_leaves_no_half_file(work
     with pytest.raises(cs.SourceError, match=r"^train.csv, line 6: train-4.wav is silent"):
         task(data={"cache": "cache", "workers": workers}).prepare()
     assert not Path("cache").exists() or not list(Path("cache").iterdir())
+
+
+@pytest.mark.parametrize("of", [2, 3, 5])
+def test_batches_by_seconds_are_shared_by_several_processes(of: int) -> None:
+    """Every clip is in one process's batch, once; each process has as many batches, if some are of a lone clip."""
+    corpus("train.csv", [*TEXTS, *TEXTS, *TEXTS])
+    source = train(task(batch_seconds=0.7))
+    assert len({len(batch) for batch in source.order(0, 0)}) > 1  # clips of 0.2 to 0.43 s
+    for epoch in range(2):
+        whole = [batch.names for batch in source.read(0, epoch)]
+        ranks = [list(source.read(0, epoch, rank=rank, of=of)) for rank in range(of)]
+        assert {len(batches) for batches in ranks} == {len(whole)}
+        for number, names in enumerate(whole):
+            parts = [batches[number] for batches in ranks]
+            assert sorted(name for part in parts if not part.idle for name in part.names) == sorted(names)
+            assert all(len(part.names) == 1 and part.seconds == 0 for part in parts if part.idle)
+            assert (
+                max(len(part.names) for part in parts) - min(len(part.names) * (not part.idle) for part in parts) <= 1
+            )
+        assert sorted(name for names in whole for name in names) == sorted(clip.where for clip in source.split.clips)

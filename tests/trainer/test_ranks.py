@@ -262,6 +262,21 @@ def test_clips_of_manifests_are_shared_out_and_one_that_has_none_stands_idle() -
     assert sorted(clips for clips, _, _ in rows) == [1, 1, 4, 4]
 
 
+def test_batches_by_seconds_are_the_same_in_two_processes_as_in_one() -> None:
+    """Clips of 0.2 to 0.24 s in batches of half a second: two each, but for a lone one, of which one process has none."""
+    corpus("train.csv", ["a", "b", "ab", "c", "ca"])
+    Path("alphabet.txt").write_text("a\nb\nc\n")
+    section = {**SPEECH["train"], "batch_seconds": 0.5}
+    Path("x.yaml").write_text(yaml.safe_dump({**SPEECH, "train": section}))
+    assert train("x.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("x.yaml", "--run", "two")
+    assert [one.code for one in ended] == [0, 0], ended
+    assert apart("one", "two") < 1e-5
+    clips = [[row["clips"] for row in log_of(run)] for run in ("one", "two")]
+    assert clips[0] == clips[1]
+    assert sorted(clips[0][:3]) == [1, 2, 2]  # an epoch: every clip once
+
+
 def test_an_evaluation_is_shared_and_its_figures_are_those_of_one() -> None:
     corpus("train.csv", ["a", "b", "ab", "c", "ca"])
     corpus("dev.csv", ["b", "a", "c", "ac", "bc", "abc", "cab"])
