@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rich.console import Console
 from ckptsurgeon.errors import ConfigError, FormatError
 from ckptsurgeon.render.train import trained_view
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.run.records import read_report
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
@@ -74,6 +77,97 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
     assert said == f"train.csv, line 2: nothing.wav {why}. Remove it from the manifest."
 
 
+@pytest.mark.parametrize(("kept", "why"), [
+    (0, "sound.wav is an empty file. Copy it again, or remove it from the manifest."),
+    (20, "sound.wav cannot be read: Error in WAV/W64/RF64 file."),
+    (44, "sound.wav is cut short: 6400 bytes of the sound that its header tells of are missing."),
+])  # fmt: skip
+def test_a_sound_of_a_header_alone(ckpt: Run, kept: int, why: str) -> None:
+    soundfile.write("sound.wav", np.ones(3200, "int16"), RATE)
+    Path("sound.wav").write_bytes(Path("sound.wav").read_bytes()[:kept])
+    first_row("sound.wav,a")
+    assert why in refused(ckpt, code=3)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_silent_sound_that_is_met_late_leaves_a_run_that_goes_on(ckpt: Run) -> None:
+    """Its length is in its header, its samples are read in the last step: it is not in the longest batch, tried first."""
+    corpus("train.csv", ["a", "b", "c", "ab", "bc", "ca"] * 2)
+    late = (*LATE, "--set", "steps=6")
+    source = build_job("x.yaml", sets=late[1::2], device="cpu").train
+    *_, number = (number for number, batch in enumerate(source.order(0, 0)) if 11 not in batch)
+    name = f"train-{source.order(0, 0)[number][0]}.wav"
+    sound, _ = soundfile.read(name)
+    soundfile.write(name, np.zeros(len(sound), "int16"), RATE)
+    done = ckpt("train", "x.yaml", "--device", "cpu", *late)
+    assert done.code == 3
+    said = " ".join(done.err.split())
+    assert f"{name} is silent: all of its samples are 0." in said
+    assert (
+        f"Put a good sound of that length in its place: step {number} is saved, and ckpt train --run run --resume goes on"
+        in said
+    )
+    assert "Traceback" not in said
+    soundfile.write(name, sound, RATE)
+    assert ckpt("train", "--resume").code in (0, 1)  # 1: three steps are too few for some checks
+    assert json.loads(Path("run/result.json").read_text())["ended"] == "done"
+
+
+LATE = ("--set", "batch_size=2", "--set", "steps=3", "--set", "save_every=1")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
+    done = ckpt("train", "x.yaml", "--device", "cpu", "--set", "lr=1e9", "--set", "steps=30", "--set", "save_every=1",
+                "--set", "nonfinite=3", "--set", "batch_size=6")  # fmt: skip
+    said = " ".join(done.out.split())
+    assert done.code == 1
+    assert "4 in a row were not finite; a smaller train.lr, or a longer train.warmup" in said
+    assert "it diverged; a smaller train.lr, or a longer train.warmup" in said
+    assert "stopped: too many steps in a row were not finite" in said
+    tensors, _ = RunFolder("run").load()  # what is whole is the last step that was finite
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert RunFolder("run").saved_steps[-1] < json.loads(Path("run/result.json").read_text())["step"]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_disk_that_is_full_says_what_is_saved(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that writes the third checkpoint."""
+    real = os.pwrite
+
+    def full(fd: int, data: Any, offset: int) -> int:
+        if f"{os.sep}.3." in os.readlink(f"/proc/self/fd/{fd}"):
+            assert threading.current_thread() is not threading.main_thread()
+            raise OSError(errno.ENOSPC, "no space")
+        return real(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        done = ckpt("train", "x.yaml", "--device", "cpu", *LATE)
+    assert done.code == 5
+    said = " ".join(done.err.split())
+    assert "error: cannot write run/steps/3" in said
+    assert said.endswith("Step 2 is saved, and ckpt train --run run --resume goes on.")
+    assert ckpt("train", "--resume").code in (0, 1)
+    assert json.loads(Path("run/result.json").read_text())["step"] == 3
+
+
+def test_texts_that_are_longer_than_all_their_clips(ckpt: Run) -> None:
+    head, *rows = Path("train.csv").read_text().splitlines()
+    Path("train.csv").write_text("\n".join([head, *(f"{row.partition(',')[0]},{'abc' * 40}" for row in rows)]) + "\n")
+    said = refused(ckpt)
+    assert said.startswith("no clip is left of train: 0 clips, 0.0 min; left out: 6 with fewer frames than tokens.")
+    assert said.endswith("are these the right texts? A smaller features.stack gives more frames.")
+
+
+def test_a_lora_target_that_matches_nothing(ckpt: Run) -> None:
+    pytest.importorskip("peft")
+    said = refused(ckpt, "--set", "lora.targets=[q_proj]")
+    assert said.startswith(
+        "train.lora.targets has q_proj, which is the name of no module of the model. It has layer_1, "
+    )
+
+
 def test_a_letter_outside_the_alphabet(ckpt: Run) -> None:
     Path("train.csv").write_text(Path("train.csv").read_text().replace("ca\n", "c\u00e9\n"))
     assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is not a token of the list.")
@@ -86,7 +180,7 @@ def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
     done = ckpt("train", "x.yaml", "--check-only", "--device", "cpu", "--set", "data.max_s=1")
     assert done.code == 0
     assert "5 clips" in done.err
-    assert "left out: 1 longer than 1 s, 1 shorter than its labels need" in " ".join(done.err.split())
+    assert "left out: 1 longer than 1 s, 1 with fewer frames than tokens" in " ".join(done.err.split())
     nothing = refused(ckpt, "--set", "data.max_s=0.1")
     assert "no clip is left of train" in nothing
     assert "7 longer than 0.1 s" in nothing

@@ -109,7 +109,7 @@ def test_what_is_too_short_or_too_long_is_left_out_and_counted() -> None:
     assert [clip.text for clip in split.clips] == TEXTS[2:7]
     assert split.dropped == {"shorter than 0.215 s": 2, "longer than 0.265 s": 2}
     assert "left out: 2 shorter than 0.215 s, 2 longer than 0.265 s" in split.says()
-    assert train(task()).split.dropped == {"shorter than its labels need": 1}
+    assert train(task()).split.dropped == {"with fewer frames than tokens": 1}
 
 
 def test_a_split_with_nothing_left_is_an_error() -> None:

@@ -443,7 +443,10 @@ def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.Mo
     loop = toy.loop(nonfinite=1)
     loop.run()
     found = during(loop)["finite steps"]
-    assert (found.status, found.says) == (FAIL, "stopped at step 6: 2 in a row were not finite")
+    assert (found.status, found.says) == (
+        FAIL,
+        "stopped at step 6: 2 in a row were not finite; a smaller train.lr, or a longer train.warmup",
+    )
 
 
 def test_what_is_no_number_after_training_fails() -> None:
@@ -463,7 +466,8 @@ def test_what_is_no_number_after_training_fails() -> None:
 
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
     assert blank_share({"blanks": 1.0}).status == FAIL
-    assert "all-blank plateau" in blank_share({"blanks": 1.0}).says
+    assert "all-blank plateau; train longer, or with another lr" in blank_share({"blanks": 1.0}).says
+    assert blank_share({"blanks": 1.0}, diverged=True).says.endswith("plateau; with another lr")
     assert blank_share({"blanks": 0.8}).status == PASS
     assert blank_share({"loss": 1.0}).says == "no CTC in this task"
     assert blank_share({}).says == "nothing was evaluated"

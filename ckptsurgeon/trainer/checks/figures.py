@@ -16,16 +16,15 @@ NO_CTC = "no CTC in this task"
 NOT_EVALUATED = "nothing was evaluated"
 
 
-def blank_share(figures: Mapping[str, float]) -> Check:
+def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
     """Fail if at least 99.5 % of frames are blank: CTC models begin on this plateau, and some never leave it."""
     name = "share of blanks"
     if "blanks" not in figures:
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
     share = figures["blanks"]
     if share >= BLANK_PLATEAU:
-        return Check(
-            name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; train longer, or with another lr"
-        )
+        advice = "with another lr" if diverged else "train longer, or with another lr"
+        return Check(name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; {advice}")
     return Check(name, PASS, f"{percent(share, 1)} of frames")
 
 

@@ -52,7 +52,8 @@ def finite_steps(state: TrainingState) -> Check:
     name = "finite steps"
     progress = state.progress
     if state.progress.ended == NONFINITE:
-        return Check(name, FAIL, f"stopped at step {progress.step}: {progress.in_a_row} in a row were not finite")
+        says = f"stopped at step {progress.step}: {progress.in_a_row} in a row were not finite"
+        return Check(name, FAIL, f"{says}; a smaller train.lr, or a longer train.warmup")
     if progress.skipped:
         return Check(name, WARN, f"{count(progress.skipped, 'step')} of {progress.step} skipped")
     return Check(name, PASS, f"{progress.step} of {progress.step}")

@@ -19,6 +19,9 @@ from .sound import Clip
 
 __all__ = ["Split", "read_split", "resolve_paths"]
 
+TOO_SHORT = "with fewer frames than tokens"
+"""Why CTC cannot learn from a clip; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -115,8 +118,17 @@ def read_split(
     dropped = dict(Counter(filter(None, reasons)))
     split = Split(name, kept, dropped)
     if not kept:
-        raise ConfigError(f"no clip is left of {split.says()}.", hint="See train.data.min_s and max_s.")
+        raise ConfigError(f"no clip is left of {split.says()}.", hint=_hint(dropped))
     return split
+
+
+def _hint(dropped: Mapping[str, int]) -> str:
+    """Return what to do if all clips were left out for these reasons."""
+    if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
+        return (
+            "CTC needs a frame for each token: are these the right texts? A smaller features.stack gives more frames."
+        )
+    return "See train.data.min_s and max_s."
 
 
 def _reason(clip: Clip, data: Data, fits: Callable[[Clip], bool]) -> str:
@@ -124,4 +136,4 @@ def _reason(clip: Clip, data: Data, fits: Callable[[Clip], bool]) -> str:
         return f"shorter than {data.min_s:g} s"
     if clip.seconds > data.max_s:
         return f"longer than {data.max_s:g} s"
-    return "" if fits(clip) else "shorter than its labels need"
+    return "" if fits(clip) else TOO_SHORT

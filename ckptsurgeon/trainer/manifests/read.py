@@ -24,6 +24,7 @@ from ._text import first_line
 __all__ = ["Manifest", "read_manifests"]
 
 _RELATIVE = "Paths are relative to the configuration."
+EMPTY, RELATIVE_TO_MANIFEST = "is an empty file", "Relative paths begin at the manifest's folder."
 AT_ONCE = 8
 """Headers that are read at the same time: on a network drive each takes a round trip."""
 
@@ -141,7 +142,7 @@ def _check_there(clips: Sequence[Clip]) -> None:
         more = f", and {len(rest)} of {len(clips)} more cannot be used" if rest else ""
         raise SourceError(
             f"{first.where}: the sound {escape(first.path)} {why}{more}.",
-            hint="Relative paths begin at the manifest's folder.",
+            hint="Copy it again, or remove it from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
             details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
         )
 
@@ -157,7 +158,7 @@ def _is_sound(path: str) -> bool:
 def _absence(path: str) -> str:
     if os.path.isdir(path):
         return "is a folder"
-    return "is an empty file" if os.path.isfile(path) else "does not exist"
+    return EMPTY if os.path.isfile(path) else "does not exist"
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:

@@ -32,6 +32,7 @@ from .lineage import LINEAGE, metadata_of, record_steps
 from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
 from .run_loggers import RunLoggers
+from .saved_hint import hint_at_saved
 from .start import RunStart, check_free
 from .train_request import TrainRequest, rank_mismatch
 
@@ -118,7 +119,7 @@ def _train_and_check(
     before_s: float, loggers: RunLoggers,
 ) -> Trained:  # fmt: skip
     """Train; check and record what was trained, and return the result, also of a run that was stopped."""
-    with catch_stop_signals() as stop:
+    with catch_stop_signals() as stop, hint_at_saved(options.folder):
         loop.run(stop=stop)
     notes = (*loggers.notes, *lost_notes(loop.state.lost_ranks, options.folder))
     start = replace(start, notes=(*start.notes, *notes))

@@ -26,6 +26,13 @@ PREFIX = "base_model.model."
 """What PEFT puts before the keys of a model in its files."""
 
 
+def _modules_hint(keys: Collection[str]) -> str:
+    """Return a hint with the names of the modules that have a weight, each once, in the order of the model."""
+    names = [key.rpartition(".")[0].rpartition(".")[2] for key in keys if key.endswith(".weight")]
+    named = [name for name in dict.fromkeys(names) if name and not name.isdigit()]
+    return f"It has {listing(named, 8, where='')}." if named else ""
+
+
 def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
     """Raise ConfigError if adapters cannot be trained in a model with these ``keys``, before anything slow is done.
 
@@ -40,7 +47,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
                 near = close_names(name, sorted({path.rpartition(".")[2] for path in paths}), MOST)
                 raise ConfigError(
                     f"train.lora.{field} has {escape(name)}, which is the name of no module of the model.",
-                    hint=f"Did you mean {' or '.join(map(escape, near))}?" if near else "",
+                    hint=f"Did you mean {' or '.join(map(escape, near))}?" if near else _modules_hint(keys),
                 )
     lost = sorted(
         key

@@ -1,0 +1,29 @@
+"""Says in the hint of an error that ends a run what is saved, and how the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...errors import OutputError, SourceError
+from ...util.text import escape
+from ..folder.run_folder import RunFolder
+
+__all__ = ["hint_at_saved"]
+
+
+@contextmanager
+def hint_at_saved(folder: RunFolder) -> Iterator[None]:
+    """Let the hint of an error that ends a run, of a sound or of the disk, say how the run can go on."""
+    try:
+        yield
+    except (SourceError, OutputError) as error:
+        saved, goes_on = folder.saved_steps, f"ckpt train --run {escape(folder.path)} --resume goes on"
+        if saved and isinstance(error, OutputError):
+            error.hint = f"{error.hint} Step {saved[-1]} is saved, and {goes_on}.".lstrip()
+        elif saved:
+            error.hint = (
+                f"Put a good sound of that length in its place: step {saved[-1]} is saved, and {goes_on} with the same "
+                "clips. Without the clip, start another run."
+            )
+        raise
