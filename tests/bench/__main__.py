@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 
+from .batching import batching
 from .editing import editing
 from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
     parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
+    parser.add_argument("--batching", action="store_true", help="only batches by seconds and by clips")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
@@ -180,6 +182,7 @@ def main() -> None:
         print(machine())
         print("\n| what | measured | limit | | medians |\n|---|---|---|---|---|", flush=True)
         only = [training(folder, number), loading(folder, number), saving(folder, 1)] if options.training else []
+        only += [batching(folder, number, 48 if options.quick else 256)] if options.batching else []
         only += [merging(folder, number)] if options.merging else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
@@ -212,6 +215,7 @@ def main() -> None:
             training(folder, number),
             loading(folder, number),
             saving(folder, 1),
+            batching(folder, number, 48 if options.quick else 256),
             merging(folder, number),
             scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),

@@ -151,8 +151,8 @@ class Settings:
     ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 of
     ``joint``, 100 of ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
     factor of its natural log-probabilities, and ``word_bonus`` is added for each word. With ``keep_optimizer``, a run
-    begins with the Adam moments of the source from which its initial weights were copied. ``loggers`` are the names of loggers that get
-    the figures besides the run's own log.
+    begins with the Adam moments of the source from which its initial weights were copied. ``loggers`` are the names of
+    loggers that get the figures besides the run's own log.
     """
 
     task: str = "ctc"
