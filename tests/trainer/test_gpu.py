@@ -155,14 +155,16 @@ def test_a_batch_without_memory_names_one_to_try(ckpt: Run) -> None:
 
 
 def test_the_benchmark_runs() -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.train_gpu", "--miniature", "--device", DEVICE]
+    """One of its works, small; ``test_gpu_benchmark.py`` runs every arm on a CPU."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.train_gpu", "--tiny", "--device", DEVICE]
+    command += ["--works", "ctc", "--backend", "eager" if DEVICE == "cpu" else "inductor"]
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [*command, "--steps", "2", "--rounds", "1"], capture_output=True, text=True, cwd=root, check=True
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["arm"] for line in lines if "arm" in line] == [
-        f"{whose} {precision}" for whose in ("ours", "published") for precision in ("bf16", "float32")
+        f"ctc {loop} bf16" for loop in ("ours", "published", "strong")
     ]
-    assert all(line["flops"] > 0 for line in lines if "arm" in line)
-    assert sum("ratio" in line for line in lines) == 3
+    assert all(line["tflops_s"] > 0 for line in lines if "arm" in line)
+    assert sum("ratio" in line for line in lines) == 2

@@ -1,0 +1,217 @@
+"""The benchmark of training on a GPU, at toy size on a CPU: that it runs, and measures what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptsurgeon.trainer.state.checkpointing import CheckpointWriter
+
+pytest.importorskip("transformers")
+
+from tests.bench.train_gpu.__main__ import in_rounds, parsed
+from tests.bench.train_gpu.arms import ARMS, RATIOS
+from tests.bench.train_gpu.batches import batches
+from tests.bench.train_gpu.measure import WARM_UP, measure
+from tests.bench.train_gpu.ours import train_ours
+from tests.bench.train_gpu.published import fine_tune, model_of, pretrain
+from tests.bench.train_gpu.window import Window
+from tests.bench.train_gpu.work import work_of
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",  # torch's own, where it compiles
+    "ignore::FutureWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf",
+    "ignore:Dynamo detected a call to a .functools.lru_cache",
+)
+
+
+def tiny(**other: Any) -> argparse.Namespace:
+    return argparse.Namespace(device="cpu", tiny=True, steps=2, backend="eager", **other)
+
+
+@pytest.fixture
+def _graphs() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_graphs")
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_runs(arm: str) -> None:
+    found = measure(arm, tiny())
+    assert found["arm"] == arm
+    assert found["steps"] == 2
+    assert found["step_ms"] > 0
+    assert found["audio_s_s"] == pytest.approx(found["clips_s"] * 0.5, rel=0.02) or arm.startswith("lengths")
+    assert (found["padding"] > 0) == arm.startswith("lengths")
+    assert found["tflops_s"] > 0
+    assert found["peak_bytes"] > 0
+    assert found["utilisation"] is None
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("work", ["pretrain", "ctc"])
+def test_ours_and_the_published_loop_do_the_same_work(work: str) -> None:
+    """As many operations for a second of audio; pre-training of ours contrasts masked frames only, theirs all of them."""
+    ours, published = (measure(f"{work} {loop} bf16", tiny()) for loop in ("ours", "published"))
+    assert ours["parameters"] == published["parameters"]
+    assert ours["flops_per_audio_s"] == pytest.approx(published["flops_per_audio_s"], rel=0.02)
+
+
+def test_the_model_is_one_that_the_published_script_accepts() -> None:
+    config = model_of(work_of("pretrain", tiny=True)).config
+    assert config.do_stable_layer_norm
+    assert config.feat_extract_norm == "layer"
+    assert config.apply_spec_augment
+    assert config.mask_feature_prob == 0
+    full = work_of("pretrain", tiny=False)
+    assert {"feat_extract_norm": "layer", "do_stable_layer_norm": True}.items() <= full.fields.items()
+    assert "hidden_size" not in full.fields  # that of transformers' own default, wav2vec2-base
+
+
+class Watched(Window):
+    """A window that notes what lies in the run's folder when the clock starts and when it stops."""
+
+    def _start(self) -> None:
+        self.at_start = files()
+        super()._start()
+
+    def _stop(self) -> None:
+        super()._stop()
+        self.at_stop = files()
+
+
+def files() -> set[str]:
+    return {str(path) for path in Path("run").rglob("*")}
+
+
+@pytest.mark.parametrize("work", ["pretrain", "lengths"])
+def test_no_checkpoint_is_saved_while_the_clock_runs(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    window, saved = Watched(CPU, WARM_UP, 12), []
+    for name in ("save", "save_best"):
+        real = getattr(CheckpointWriter, name)
+
+        def save(self: Any, *args: Any, name: str = name, real: Any = real) -> Any:
+            saved.append((name, window.begun, window.is_running))
+            return real(self, *args)
+
+        monkeypatch.setattr(CheckpointWriter, name, save)
+    train_ours(ARMS[f"{work} ours bf16"], work_of(work, tiny=True), window, tiny())
+    assert saved == [("save", window.all_steps, False), ("save_best", window.all_steps, False)]
+    assert window.at_start == window.at_stop == {"run/log.jsonl", "run/steps"}
+    assert {"run/last", "run/best.safetensors"} <= files()
+
+
+@pytest.mark.parametrize("work", ["pretrain", "lengths"])
+def test_no_epoch_ends_while_the_clock_runs(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.trainer.data.source import BatchStream
+
+    seen = []
+    real = BatchStream.__next__
+
+    def following(self: BatchStream) -> Any:
+        found = real(self)
+        seen.append(self.position)
+        return found
+
+    monkeypatch.setattr(BatchStream, "__next__", following)
+    window = Window(CPU, 1, 20)
+    train_ours(ARMS[f"{work} ours bf16"], work_of(work, tiny=True), window, tiny())
+    assert seen == [(0, number) for number in range(1, 23)]
+    given = batches(model_of(work_of(work, tiny=True)), work_of(work, tiny=True), window)
+    assert len(list(given)) >= window.all_steps
+
+
+def test_batches_of_the_full_size_outlast_the_run_and_what_workers_read_ahead() -> None:
+    for name in ("pretrain", "ctc", "lengths"):
+        work = work_of(name, tiny=False)
+        mean_s = (work.shortest_s + work.longest_s) / 2
+        clips = work.distinct * work.repeats(106)
+        assert clips / work.size >= 106
+        assert clips * mean_s / (work.batch_s or work.size * mean_s) >= 106 + 4 * work.workers
+
+
+def test_the_window_counts_timed_steps_only() -> None:
+    window = Window(CPU, warm_up=2, steps=3)
+    for _ in range(window.all_steps):
+        window.begin()
+        window.end(clips=4, audio_s=2.0, places=32_000)
+    assert (window.clips, window.audio_s, window.places) == (12, 6.0, 96_000)
+    assert window.seconds > 0
+    assert not window.is_running
+
+
+def test_the_published_loops_learn() -> None:
+    window = Window(CPU, 1, 12)
+    work = work_of("pretrain", tiny=True)
+    model = model_of(work)
+    logged = pretrain(model, batches(model, work, window), window=window, bf16=False)
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    work, window = work_of("ctc", tiny=True), Window(CPU, 1, 12)
+    model = model_of(work)
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    assert float(fine_tune(model, batches(model, work, window), window=window, bf16=False)) > 0
+    still = {name for name, one in model.named_parameters() if torch.equal(one, before[name])}
+    assert {name for name in before if ".feature_extractor." in name} <= still
+    assert "lm_head.weight" not in still
+
+
+@pytest.mark.usefixtures("_graphs")
+def test_the_strong_loop_is_compiled() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    measure("lengths strong bf16", tiny())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def row(arm: str) -> dict[str, Any]:
+    return {"arm": arm, "audio_s_s": 300.0 if " ours " in arm else 200.0, "peak_bytes": 50}
+
+
+def test_ratios_are_told_as_soon_as_both_arms_have_run() -> None:
+    told = list(in_rounds(list(ARMS), lambda arm, left: row(arm), rounds=1, seconds=1e9))
+    assert [next(iter(one.keys() & {"arm", "ratio"})) for one in told[:5]] == ["arm", "arm", "ratio", "arm", "ratio"]
+    assert told[2] == {
+        "round": 1, "ratio": "pretrain ours bf16 / published bf16", "faster": 1.5, "aim": 1.5, "memory": 1.0
+    }  # fmt: skip
+    assert len([one for one in told if "ratio" in one]) == len(RATIOS)
+    several = list(in_rounds(list(ARMS), lambda arm, left: row(arm), rounds=3, seconds=1e9))
+    assert [one["ratio"] for one in several[-len(RATIOS) :]] == [ratio.what for ratio in RATIOS]
+    assert all(one["median of"] == 3 for one in several[-len(RATIOS) :])
+
+
+def test_what_no_time_is_left_for_is_named_and_the_rest_kept() -> None:
+    now = [0.0]
+
+    def measured(arm: str, left: float) -> dict[str, Any]:
+        now[0] += 25
+        if arm == "ctc ours bf16" and left < 70:
+            raise subprocess.TimeoutExpired("python", left)
+        return row(arm)
+
+    arms = list(ARMS)
+    told = list(in_rounds(arms, measured, rounds=1, seconds=90, clock=lambda: now[0]))
+    assert [one["arm"] for one in told if "arm" in one] == arms[:3]
+    assert told[-1]["not measured"] == arms[3:]
+    assert sum("ratio" in one for one in told) == 2
+    now[0] = 0
+    told = list(in_rounds(arms, measured, rounds=2, seconds=60, clock=lambda: now[0]))
+    assert [one["round"] for one in told if "not measured" in one] == [1, 2]
+    assert told[-1]["median of"] == 1
+
+
+def test_unknown_works_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(["--works", "pretrain,sing"])
+    assert "there is no work sing" in capsys.readouterr().err
+    assert parsed([]).works == ["pretrain", "ctc", "lengths"]
