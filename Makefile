@@ -8,13 +8,14 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 STREAMS ?= 1000000
+THERE ?= 3.12
 
 # Two processes, each with whole files; those that take longest are begun first.
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets
 
-.PHONY: help demo test test-all test-browser test-gpu test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -68,6 +69,9 @@ test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: thos
 required-parts: $(STAMP)  ## record anew which tensors every model of each class of transformers has: half an hour
 	$(BIN)/python -m tests.api.model_folder.record_required_parts .architectures $(WORDS)
 
+wheels: $(STAMP)  ## lay out what a GPU machine without network lacks (THERE: its Python): the tests find it there
+	$(BIN)/python -m tests.wheels --python $(THERE)
+
 architectures: $(STAMP)  ## hold the notes on model folders against all architectures of transformers: a quarter of an hour, once
 	$(BIN)/python -m tests.api.model_folder.architectures .architectures $(WORDS)
 
@@ -110,4 +114,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures
+	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures wheels

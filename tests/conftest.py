@@ -39,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu`` read only files that have such tests: a machine with a GPU may lack what others import."""
+    if config.getoption("markexpr") != "gpu":
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any("mark.gpu" in path.read_text(encoding="utf-8") for path in files) else True
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there by now out of garbage collection: it stays, and is millions of objects.
 
