@@ -151,6 +151,8 @@ def _verdict(found: Verification) -> RenderableType:
     text = Text(escape(found.output), "bold")
     if found.checked:
         text.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s", "default not bold")
+    if found.ok and found.notes:
+        text.append(f"  as written, but see {count(len({note.why for note in found.notes}), 'note')} above", "yellow")
     return Hanging(label, text)
 
 

@@ -64,6 +64,24 @@ def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) ->
     assert any(said in note.why for note in found.notes), found.notes
 
 
+def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[..., Any]) -> None:
+    tensors = load_file(f"{qwen3('net')}/model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, "net/model.safetensors", {"format": "pt"})
+    cs.apply(cs.convert("net"), "out")
+    found = cs.verify("out")
+    assert repr(found).endswith(f", {len(found.notes)} noted>")
+    assert (
+        "Qwen3ForCausalLM has 1 tensor that the weights lack: model.norm.weight" in found.to_json()["notes"][-1]["why"]
+    )
+    shown = ckpt("verify", "out")
+    assert shown.code == 0
+    assert f"as written, but see {len({note.why for note in found.notes})} note" in " ".join(shown.out.split())
+    cs.apply(cs.convert(qwen3("sound")), "whole")
+    assert "as written, but" not in ckpt("verify", "whole").out
+    assert "noted" not in repr(cs.verify("whole"))
+
+
 def test_weights_with_a_prefix_are_those_of_no_class() -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     save_file({f"base.{key}": value for key, value in tensors.items()}, "net/model.safetensors", {"format": "pt"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ...errors import CheckpointError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
-from ...util.text import escape
+from ...util.text import count, escape, listing
 from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources
 from ..inputs.inputs import close_inputs, close_plan
 from ..inputs.reopening import inputs_of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["ModuleLoading", "load_all", "load_into", "naming"]
+
+_log = logging.getLogger(__name__)
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
 
-    Tensors that no source gives keep their values, and dtypes follow the module. On failure no value, flag or tie of
-    the module has changed. Raises what ``transplant`` raises.
+    Tensors that no source gives keep their values: a note of the plan names them, and is logged as a warning unless
+    ``include`` or ``exclude`` leaves them out; ``on_missing="error"`` refuses them. Dtypes follow the
+    module. On failure no value, flag or tie of the module has changed. Raises what ``transplant`` raises.
 
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
     and writes only its own shard, one tensor after the other; then, on failure, tensors already written stay changed.
@@ -65,7 +70,19 @@ def load_into(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
-    return load_all([ModuleLoading(model, specs_of(source), options, root)])[0]
+    plan = load_all([ModuleLoading(model, specs_of(source), options, root)])[0]
+    missing = list(_missing(plan))
+    for note in missing:
+        _log.warning(note)
+    return replace(plan, notes=(*plan.notes, *missing)) if missing else plan
+
+
+def _missing(plan: Plan) -> Iterator[str]:
+    """Yield a note on the tensors of a module that no source gives, but not on those that options leave out."""
+    if plan.absent:
+        keep = f"no source gives {count(len(plan.absent), 'tensor')} of {escape(plan.target.name)}"
+        values = "keeps its values" if len(plan.absent) == 1 else "keep their values"
+        yield f"{keep}, which {values}: {listing(plan.absent, SHOWN, where='')}"
 
 
 def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:

@@ -95,7 +95,16 @@ class Plan(InNotebooks):
         """Return one line: ``150 copied, 62 initialised of 212 tensors; 2 source keys not used``."""
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
         unused = f"; {count(len(self.unexpected), 'source key')} not used" if self.unexpected else ""
-        return f"{classes} of {count(len(self.steps), 'tensor')}{unused}"
+        absent = f"; not in the source: {listing(self.absent, 3, where='')}" if self.absent else ""
+        return f"{classes} of {count(len(self.steps), 'tensor')}{unused}{absent}"
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The tensors of a live module that keep their values because no source gives them; ties are left out."""
+        if self.target.kind != "module":
+            return ()
+        missing = (step for step in self.steps if step.reason == "missing" and step.op == "keep")
+        return tuple(step.key for step in missing if not step.tied_to)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data, keys in a fixed order."""

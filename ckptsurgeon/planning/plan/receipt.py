@@ -118,6 +118,7 @@ class Verification(InNotebooks):
 
     def __repr__(self) -> str:
         found = [("failed", len(self.failed)), ("not compared", len(self.not_compared or ()))]
+        found += [("noted", len(self.notes))]
         others = "".join(f", {number} {what}" for what, number in found if number)
         return (
             f"<Verification {escape(self.output)}: {count(self.checked, 'tensor')}, {self.compared} compared{others}>"
@@ -144,6 +145,7 @@ class Verification(InNotebooks):
             "version": 1,
             "output": self.output,
             "ok": self.ok,
+            "notes": [{"name": note.name, "why": note.why} for note in self.notes],
             "recipe": self.recipe,
             "checked": self.checked,
             "compared": self.compared,
@@ -153,7 +155,6 @@ class Verification(InNotebooks):
             **({"products": self.products} if self.products else {}),
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
             "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
-            "notes": [{"name": note.name, "why": note.why} for note in self.notes],
             "nan": self.nan,
             "inf": self.inf,
             "nbytes": self.nbytes,

@@ -35,7 +35,7 @@ def test_the_report_says_what_became_of_each(server: SimpleNamespace, caplog: py
     assert report.counts == {"copied": 1, "kept": 3}
     assert (report.hooked, report.skipped) == (("labels",), ("head",))
     assert report.summary().splitlines() == [
-        "enc: 1 copied, 3 kept of 4 tensors; 1 source key not used",
+        "enc: 1 copied, 3 kept of 4 tensors; 1 source key not used; not in the source: 0.bias, 2.weight, 2.bias",
         "labels: loaded by its hook",
         "head: skipped, its condition is false",
     ]
