@@ -76,7 +76,6 @@ def evaluate_shared(
         if is_sharded or ranks.is_main:
             alone = evaluate(model, task, source.read(0, 0), settings=settings, average=average)
         return Evaluation(ranks.broadcast(alone))
-    ranks.broadcast_tensors([buffer for buffer in model.buffers() if ranks.size > 1])  # statistics are each rank's own
     device = next(model.parameters()).device
     rows = []
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):

@@ -79,7 +79,7 @@ class TrainingLoop:
         state.seed_generators()
         self._log = TrainingLog(self.folder, state.progress.step)
         try:
-            with self.checkpoints, ranks.detect_lost():
+            with self.checkpoints, ranks.detect_lost(), ranks.watched():
                 ranks.barrier()  # the other ranks wait here while rank 0 runs the checks before the first step
                 state.progress.ended = self._train(until, stop)
                 if self.job.dev is None and state.progress.ended not in (NONFINITE, COLLAPSED) and state.progress.step:
@@ -87,13 +87,15 @@ class TrainingLoop:
                 if ranks.size > 1:  # a signal after the last step: all ranks must take the same way from here, too
                     self.stopped = stop.name = next(filter(None, ranks.all_gather(stop.name)), "")
         except torch.OutOfMemoryError as error:
+            is_whole = ranks.settle_device()
             torch.cuda.empty_cache()
-            if not self._save_alone() or not ranks.is_main:
+            if not (is_whole and self._save_alone()) or not ranks.is_main:
                 raise
             raise out_of_memory_error(self.settings, state.progress.step) from error
         except LostRanksError as error:
             state.lost_ranks, state.progress.ended = error.ranks, LOST
-            self._save_alone()
+            if error.is_whole:
+                self._save_alone()
         finally:
             self._log.close()
         return state.progress.ended
@@ -142,8 +144,7 @@ class TrainingLoop:
     def _step(self, stop: StopSignal) -> PendingStep:
         """Take one step, and return it for the log. If it raises, the run is as before, so that it can be saved."""
         state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
-        position = state.stream.position
-        generators = random_state() if self.job.ranks.size > 1 else None
+        position, generators = state.stream.position, random_state() if self.job.ranks.size > 1 else None
         rates = state.optimizer.set_learning_rates(lr_factor(settings, step) * state.progress.lr_scale)
         batches: list[Batch] = []
         unseen = 0
@@ -197,7 +198,9 @@ class TrainingLoop:
         """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so, else ''."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
-        for row in log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops):
+        rows = log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops)
+        self.job.ranks.confirm_device_work()
+        for row in rows:
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = progress.seconds
             progress.count(row, self.settings.clip)
@@ -251,24 +254,23 @@ def gradient_step(
 
     The first ``unseen`` batches hold clips that the run has not seen before. ``signal`` returns the name of the signal
     that this rank received, ``loss_function`` is the task's loss if it was compiled. If anything raises, parameters and
-    buffers are what they were. This code reads no value from a GPU, because a read waits for all work queued there;
-    some functions that it calls do: torch's ctc_loss and some attention masks of Hugging Face's transformers.
+    buffers are what they were. Nothing here reads a value from a GPU, because a read waits for all work queued there.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)
     try:
         for number, batch in enumerate(batches):
+            is_last = number + 1 == len(batches)
             # The gradients of all ranks are summed once, in the backward pass of the last batch.
-            with model.no_sync() if number + 1 < len(batches) else nullcontext():
+            with nullcontext() if is_last else model.no_sync():
                 with autocast(settings, device):
                     total, loss = model(partial(_forward, loss_function or task.loss, batch.to(device)))
+                sums.add(loss, unseen=number < unseen)
+                if is_last:  # a rank that died is noticed here, on the CPU: a GPU would wait for it in the sums
+                    counts = StepCounts.of_all(model.ranks, batches, unseen, signal(), sums.parts)
+                    model.ranks.begin_device_work()
                 total.backward()  # type: ignore[no-untyped-call]
-            sums.add(loss, unseen=number < unseen)
         items = sums.item_count()
-        # Counts first, on the CPU: a rank that died is noticed here. On a GPU the sum would wait for it.
-        packed = StepCounts.pack(batches, unseen, signal(), sums.parts)
-        model.ranks.all_reduce([packed])
-        counts = StepCounts.unpack(packed, model.ranks.size)
         model.ranks.all_reduce([sums.total, items, *sums.parts.values(), *sums.too_short])
         model.finish_backward()
     except BaseException:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .parallel.ranks import Ranks
 from .system.signals import SIGNAL_NAMES
 from .tasks._task import Batch, Loss
 
@@ -31,6 +32,15 @@ class StepCounts:
     room: int
     seconds: float
     signal: str = ""
+
+    @staticmethod
+    def of_all(
+        ranks: Ranks, batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]
+    ) -> StepCounts:
+        """Return the counts of all ranks, which each rank must ask for; raises ConfigError as ``unpack`` does."""
+        packed = StepCounts.pack(batches, unseen, signal, parts)
+        ranks.all_reduce([packed])
+        return StepCounts.unpack(packed, ranks.size)
 
     @staticmethod
     def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:

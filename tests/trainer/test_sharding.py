@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
 from . import toy
-from .together import apart, same_bits, together, train, write
+from .together import WRITES_AT_ONCE, apart, same_bits, together, train, write
 
 FSDP = ("--strategy", "fsdp")
 
@@ -262,7 +262,7 @@ def test_a_process_that_ends_while_others_evaluate_is_named_and_the_evaluation_i
 ) -> None:
     write(save_every=2)
     assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
-    ended = train("toy.yaml", "--run", "run", *how, FAULT=f"{1 if how else 0} e1 killed-after-a-save")
+    ended = train("toy.yaml", "--run", "run", *how, FAULT=f"{1 if how else 0} e1 SIGKILL", BEFORE=WRITES_AT_ONCE)
     survivor = ended[0 if how else 1]
     assert survivor.code == 1, ended
     assert f"rank {1 if how else 0} ended, without giving a reason" in " ".join(survivor.err.split()), survivor.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
@@ -43,9 +44,14 @@ class ParallelModel:
         from torch.nn.parallel import DistributedDataParallel
 
         self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
+        self.ranks.barrier()  # a rank that died is noticed here; DDP begins with sums on the GPUs, which would wait
+        self.ranks.begin_device_work()
         # find_unused_parameters, because a model may drop layers and a task may switch losses. A step in which all are
         # used costs no more for it; one in which some are not waits for the GPU.
-        self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True)
+        taken = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers"  # its name since torch 2.13
+        options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends them
+        self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
         """Return ``function(module)``. If it returns several values, the first is the loss to go backward from."""
@@ -62,7 +68,13 @@ class ParallelModel:
         return dict(parameters)
 
     def finish_backward(self) -> None:
-        """Give the optimizer's parameters their gradients, after the last backward pass of a step."""
+        """Give the optimizer's parameters their gradients, and every rank the buffers of rank 0.
+
+        This is called after the last backward pass of a step. DDP would send the buffers before the next forward pass,
+        when a rank may be gone.
+        """
+        if self._wrapped is not None:
+            self.ranks.broadcast_tensors(list(self.module.buffers()))
 
 
 class ForwardProxy(nn.Module):

@@ -2,7 +2,7 @@
 
 ``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
 (https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions go through gloo, on
-the CPU; gradients through NCCL if there are GPUs.
+the CPU; gradients through NCCL if there are GPUs. A rank that died is noticed by gloo: NCCL would wait for it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import gc
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -22,6 +23,8 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError
 from ...util.text import escape
 from ..system.signals import ignore_sigterm
+from .device_group import DeviceGroup
+from .watch import RankWatch
 
 __all__ = [
     "SINGLE_PROCESS",
@@ -38,6 +41,9 @@ T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=12)
 """How long the other ranks wait for rank 0, which prepares, evaluates and saves. A rank that died ends the wait."""
+
+NEVER = datetime.timedelta(days=3650)
+"""How long the watch of the ranks waits for a message."""
 
 DETECTION_S = 5.0
 """Seconds within which every rank that is alive has noticed that another one is not."""
@@ -65,6 +71,10 @@ class Ranks:
     """The gloo group for figures and decisions."""
     store: Any = None
     """A key-value store in which a rank writes why it ends; the store works even if the group is broken."""
+    device: DeviceGroup | None = None
+    """The NCCL group for gradients, if there are GPUs."""
+    watching: Any = None
+    """The gloo group by which the ranks watch each other, if there are GPUs."""
 
     @property
     def is_main(self) -> bool:
@@ -123,16 +133,28 @@ class Ranks:
         broadcast_object_list(found, src=0, group=self.control)
         return cast(T, found[0])
 
-    def all_equal(self, key: str, value: str) -> bool:
-        """Return whether all ranks have the same value; ``key`` must be a new name.
+    def begin_device_work(self) -> None:
+        """Note that the GPUs now get work that each can only end together with all others, such as sums of gradients.
 
-        The ranks compare by the key-value store, not by a collective call. Raises torch's DistError if a rank sets no
-        value for a minute.
+        The ranks must have agreed, by a collective call on the CPU, that all of them are there.
         """
-        keys = [f"{key}/{rank}" for rank in range(self.size)]
-        self.store.set(keys[self.rank], value)
-        self.store.wait(keys, datetime.timedelta(minutes=1))
-        return all(self.store.get(one).decode() == value for one in keys)
+        if self.device is not None:
+            self.device.begin()
+
+    def confirm_device_work(self) -> None:
+        """Note that the GPU has done this work; raises torch's DistBackendError if it was given up instead."""
+        if self.device is not None:
+            self.device.confirm()
+
+    def settle_device(self) -> bool:
+        """Let the GPU end its work with the others, or give it up; returns whether its values are good."""
+        return self.device is None or self.device.settle()
+
+    def watched(self) -> AbstractContextManager[object]:
+        """Give up the GPUs' work in the block if another rank ends, and this one does not notice it otherwise."""
+        if self.device is None:
+            return nullcontext()
+        return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
 
     def report_exit(self, reason: str) -> None:
         """Tell the other ranks, by the key-value store, why this rank ends."""
@@ -164,7 +186,10 @@ class Ranks:
 
     @contextmanager
     def detect_lost(self) -> Iterator[None]:
-        """Raise LostRanksError if an error of the block comes from the end of another rank."""
+        """Raise LostRanksError if an error of the block comes from the end of another rank.
+
+        The GPU may be read again then: it has done its work, or was made to give it up.
+        """
         try:
             yield
         except Exception as error:
@@ -172,19 +197,23 @@ class Ranks:
             if not lost:
                 raise
             ignore_sigterm()
-            raise LostRanksError(lost) from error
+            raise LostRanksError(lost, is_whole=self.settle_device()) from error
 
 
 SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''."""
+    """Other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''.
 
-    def __init__(self, ranks: Mapping[int, str]) -> None:
+    ``is_whole``: the model of this process is that of its last complete step. It is not if a step was begun on the GPU
+    and had to be given up.
+    """
+
+    def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:
         said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
         super().__init__(f"{said}.", hint="Its own message gives the reason.")
-        self.ranks = ranks
+        self.ranks, self.is_whole = ranks, is_whole
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
@@ -236,6 +265,8 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         )
     if gpu:
         torch.cuda.set_device(device)
+        # Off, as torch's _abort_process_group asks: NCCL's own watchdog would kill this process before it has saved.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     try:
         store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
         exits = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
@@ -244,16 +275,20 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
             timeout=None if gpu else TIMEOUT,
         )  # fmt: skip
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
+        watching = distributed.new_group(backend="gloo", timeout=NEVER) if gpu else None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"rank {env.rank} of {env.world_size} cannot reach the others: {escape(str(error).splitlines()[0], 200)}.",
             hint="Start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
         ) from error
-    ranks = Ranks(env.rank, env.world_size, control, exits)
+    nccl = DeviceGroup.of_default(device) if gpu else None
+    ranks = Ranks(env.rank, env.world_size, control, exits, nccl, watching)
     try:
         yield ranks
     except BaseException as error:
         ranks.report_exit(f"{type(error).__name__}: {error}"[:500])
+        if nccl is not None:
+            nccl.abort()  # NCCL would wait for the others before it lets this process go
         raise
     finally:
         # DDP's reducer refers to the group. If it were the last reference, the destructor would hold the GIL and wait

@@ -51,7 +51,7 @@ class ShardedModel(ParallelModel):
             raise ConfigError("--strategy fsdp cannot train a model with LayerDrop.", hint=SAME_LAYERS)
         mesh = init_device_mesh(device.type, (ranks.size,))
         self._used: list[int] = []
-        self._passes = self._compared = 0
+        self._passes = 0
         self._root: Any = ForwardProxy(module)
         try:
             for number, block in enumerate(_blocks(module)):
@@ -80,6 +80,7 @@ class ShardedModel(ParallelModel):
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
         """Return ``function(module)``; every rank must call it."""
+        self.ranks.begin_device_work()
         with warnings.catch_warnings():
             # torch warns of each recurrent layer and each view; nothing here changes one in place.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
@@ -107,8 +108,7 @@ class ShardedModel(ParallelModel):
         """Raise ConfigError if another rank is about to gather another layer: shards of two layers would be mixed."""
         if self._passes >= CHECKED_PASSES:
             return
-        self._compared += 1
-        if not self.ranks.all_equal(f"layer/{self._compared}", layer):
+        if any(other != layer for other in self.ranks.all_gather(layer)):
             raise _different_layers()
 
     def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

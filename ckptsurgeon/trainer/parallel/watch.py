@@ -1,0 +1,69 @@
+"""Notices at once that another rank has ended, also while this rank waits for its GPU.
+
+The ranks are a ring. A thread of each waits for a message from the rank before it, which never comes while all is well:
+if a process dies, its connections are closed, and the next rank is told by an error. It tells the rank behind it, and
+so on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from .device_group import GRACE_S
+
+__all__ = ["RankWatch"]
+
+GONE, BYE = 0, 1
+"""Messages: a rank is gone, or the sender has ended its part without an error."""
+
+
+class RankWatch:
+    """In the block, watch the other ranks; every rank must enter such a block, and leave it at about the same time.
+
+    ``group`` is a gloo group that nothing else uses. If a rank is lost and the block has not ended some seconds later,
+    ``give_up`` is called, in the thread of the watch.
+    """
+
+    def __init__(self, group: Any, rank: int, size: int, give_up: Callable[[], None]) -> None:
+        self._group, self._give_up = group, give_up
+        self._before, self._behind = (rank - 1) % size, (rank + 1) % size
+        self._left, self._has_sent = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="watch of the ranks", daemon=True)
+
+    def __enter__(self) -> RankWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Tell the next rank how this one ends, and wait until the rank before this one has said so, too."""
+        self._left.set()
+        self._send(BYE if error is None else GONE)
+        self._thread.join()
+
+    def _watch(self) -> None:
+        from torch import distributed
+
+        message = torch.full((1,), GONE)
+        with suppress(RuntimeError):  # the connection was closed: the process is gone
+            distributed.recv(message, src=self._before, group=self._group)
+        if int(message) != BYE:
+            self._send(GONE)
+            if not self._left.wait(GRACE_S):
+                self._give_up()
+
+    def _send(self, what: int) -> None:
+        """Send the one message of this rank: gloo would wait for ever with another one, which nobody receives."""
+        from torch import distributed
+
+        if not self._has_sent.acquire(blocking=False):
+            return
+        with suppress(RuntimeError):  # that process may be gone, too
+            distributed.send(torch.full((1,), what), dst=self._behind, group=self._group)
