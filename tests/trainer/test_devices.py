@@ -26,7 +26,7 @@ from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.system.device import device_notes, torch_settings, usual_workers
 from ckptsurgeon.trainer.system.random_state import random_state, set_random_state
 from ckptsurgeon.trainer.system.recurrent import keep_recurrent_in_float32
-from ckptsurgeon.trainer.tasks._ctc_model import ctc_losses
+from ckptsurgeon.trainer.tasks._ctc_model import CTCOutput, ctc_losses
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.try_out import try_longest_batch
 
@@ -86,10 +86,10 @@ def test_ctc_of_a_deterministic_run_is_left_to_the_cpu(exact: bool, monkeypatch:
     plain = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (moved.append(tuple(self.shape)), plain(self))[1])
     frames, sizes = torch.tensor([6, 5]), torch.tensor([2, 1])
-    batch = Batch(torch.zeros(2, 6, 1), frames, torch.tensor([[1, 2], [1, 0]]), sizes, 1.0, ("a", "b"))
+    batch = Batch(torch.zeros(2, 6, 1), frames, torch.tensor([[1, 2], [1, 0]]), sizes, 1.0, ("a", "b")).to("cpu")
     scores = torch.randn(2, 6, 3).log_softmax(-1).requires_grad_()
     with torch_settings(Settings(deterministic=exact), CPU):
-        losses = ctc_losses(scores, frames, batch, 0)
+        losses = ctc_losses(CTCOutput(scores, frames, None), batch, 0)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     assert scores.grad is not None
     assert len(moved) == (4 if exact else 0)

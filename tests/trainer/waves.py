@@ -13,6 +13,7 @@ from torch import nn
 
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.tasks._task import Batch
+from ckptsurgeon.trainer.tasks.wav2vec2_ctc import Wav2Vec2CTC
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
 from .sounds import corpus
@@ -59,6 +60,35 @@ def batch_of(task: Wav2Vec2Pretraining, *samples: int, seed: int = 1) -> Batch:
     from ckptsurgeon.trainer.data.sound import Clip
 
     return task.collate([task.example(Clip(name, "", name, len(wave) / 16_000)) for name, wave in waves.items()])
+
+
+def ctc_model_of(**fields: Any) -> nn.Module:
+    """A model with random weights and a CTC head of five tokens."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    torch.manual_seed(0)
+    return Wav2Vec2ForCTC(Wav2Vec2Config(**{**SMALL, "vocab_size": 5, **fields}))
+
+
+class CTCOfNoise(Wav2Vec2CTC):
+    """The task of fine-tuning, whose batches are of noise."""
+
+    def batch(self, *samples: int, seed: int = 1) -> Batch:
+        """Noise of so many samples each, and labels."""
+        torch.manual_seed(seed)
+        examples = [
+            {"input": torch.randn(size), "label": torch.tensor([1, 2]), "seconds": 1.0, "name": f"{number}"}
+            for number, size in enumerate(samples)
+        ]
+        return self.collate(examples)
+
+
+def ctc_task_for(model: nn.Module) -> CTCOfNoise:
+    """The task of fine-tuning, which has met a model."""
+    section = {"task": "wav2vec2_ctc", "features": {"kind": "waves"}}
+    task = CTCOfNoise(parse_settings(section, "x"), ("<blank>", "a", "b", "c", "d"))
+    task.meet(model)
+    return task
 
 
 def write(config: str = "pre.yaml", *, fields: Mapping[str, Any] = SMALL, clips: int = 12, **section: Any) -> str:

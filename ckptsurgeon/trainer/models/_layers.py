@@ -55,6 +55,10 @@ class LogMel(nn.Module):
         self.register_buffer("melmat", mel_filters(n_mels, self.n_fft, rate))
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Return the number of frames for lengths in samples."""
+        return torch.div(lengths, self.hop, rounding_mode="floor") + 1
+
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         waves = waves.masked_fill(padding_mask(lengths, waves.shape[1]), 0)
         spectrum = torch.stft(
@@ -63,7 +67,7 @@ class LogMel(nn.Module):
         )  # fmt: skip
         power = spectrum.abs().square().transpose(1, 2)
         features: Tensor = (power @ self.melmat).clamp(min=1e-10).log()
-        frames = torch.div(lengths, self.hop, rounding_mode="floor") + 1
+        frames = self.frames(lengths)
         padding = padding_mask(frames, features.shape[1])[..., None]
         mean = features.masked_fill(padding, 0).sum(1, keepdim=True) / frames[:, None, None]
         centred: Tensor = (features - mean).masked_fill(padding, 0)

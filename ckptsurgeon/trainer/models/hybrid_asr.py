@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...planning.target import Companion
-from ._layers import ConformerBlock, ConvSubsampling, LogMel, add_positions, padding_mask
+from ._layers import ConformerBlock, ConvSubsampling, LogMel, add_positions, padding_mask, subsampled
 
 __all__ = ["MODEL", "HybridASR", "HybridOutput"]
 
@@ -111,6 +111,10 @@ class HybridASR(nn.Module):
         memory, frames = self.encode(waves, lengths)
         logits = self.decode(previous, memory, frames) if previous is not None else None
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Return the number of frames for lengths in samples; the task asks on the CPU."""
+        return subsampled(self.frontend.frames(lengths))
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's output (batch, frames, d_model), and the number of frames of each clip."""

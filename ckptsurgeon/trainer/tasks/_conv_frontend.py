@@ -30,15 +30,17 @@ class ConvFrontend:
             )
         behind = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
         self.has_adapter = bool(behind)
-        self.layers: Sequence[tuple[int, int]] = (
-            *zip(kernels, strides, strict=True), *((1, config.adapter_stride) for _ in range(behind)),
-        )  # fmt: skip
+        self.convolutions: Sequence[tuple[int, int]] = tuple(zip(kernels, strides, strict=True))
+        self.layers = (*self.convolutions, *((1, config.adapter_stride) for _ in range(behind)))
         self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
         """Models with a group norm were trained without a mask of padding, and are used without."""
 
-    def frames(self, samples: Any) -> Any:
-        """Return how many frames the model makes of so many samples (a number or a tensor); below 1 if none."""
-        for kernel, stride in self.layers:
+    def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
+        """Return how many frames the model makes of so many samples (a number or a tensor); below 1 if none.
+
+        Without its adapter, if it has one, it makes more.
+        """
+        for kernel, stride in self.layers if with_adapter else self.convolutions:
             samples = (samples - kernel) // stride + 1
         return samples
 
@@ -47,8 +49,8 @@ class ConvFrontend:
         return _before(lengths, inputs.shape[1]) if self.masks else None
 
     def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
-        """Return which frames (batch, frames) are not padding; None if the model gets no mask."""
-        return _before(self.frames(lengths), frames) if self.masks else None
+        """Return which frames (batch, frames) are not padding, before an adapter; None if the model gets no mask."""
+        return _before(self.frames(lengths, with_adapter=False), frames) if self.masks else None
 
 
 def check_features(settings: Settings) -> None:

@@ -27,11 +27,15 @@ __all__ = [
 
 
 class CTCOutput(NamedTuple):
-    """Log-probabilities (batch, frames, tokens), the number of frames of each clip, and decoder logits, if any."""
+    """Log-probabilities (batch, frames, tokens), the number of frames of each clip, and decoder logits, if any.
+
+    ``cpu_lengths`` are the lengths on the CPU, if they were computed there; reading others waits for the GPU.
+    """
 
     log_probs: Tensor
     lengths: Tensor
     decoder: Tensor | None
+    cpu_lengths: Tensor | None = None
 
 
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
@@ -39,7 +43,8 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
 
     A model returns log-probabilities and lengths as a pair, or as attributes ``ctc`` (or ``log_probs``, ``logits``) and
     ``lengths``; or only log-probabilities, with a frame for each input. It may also return logits: outputs are
-    normalised, which does not change log-probabilities.
+    normalised, which does not change log-probabilities. A model with fewer frames than inputs may have a method
+    ``output_lengths``, which computes their lengths from those of the inputs: on the CPU, so that no GPU is waited for.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
@@ -47,14 +52,16 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
     lengths = getattr(found, "lengths", None)
     if scores is None and isinstance(found, tuple) and len(found) >= 2:
         scores, lengths = found[:2]
+    on_cpu: Any = getattr(getattr(model, "module", model), "output_lengths", None)
+    cpu_lengths = None if on_cpu is None else on_cpu(batch.cpu_lengths)
     if isinstance(found, Tensor) and found.shape[:2] == batch.inputs.shape[:2]:
-        scores, lengths = found, batch.lengths
+        scores, lengths, cpu_lengths = found, batch.lengths, batch.cpu_lengths
     if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
         raise ConfigError(
             f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
         )
     check_outputs(scores, labels)
-    return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+    return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None), cpu_lengths)
 
 
 def check_outputs(scores: Tensor, labels: Labels) -> None:
@@ -94,12 +101,14 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
         )
 
 
-def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss of each clip; 0 for a clip with too few frames.
 
     In a deterministic run on a GPU, the CPU computes the loss: torch has no deterministic backward pass of it on a GPU.
+    torch reads the lengths on the CPU, and copies them to the GPU itself, for which it waits.
     """
-    given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths]
+    log_probs, lengths = said.log_probs, said.lengths if said.cpu_lengths is None else said.cpu_lengths
+    given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.cpu_label_lengths]
     if torch.are_deterministic_algorithms_enabled():
         given = [one.cpu() for one in given]
     losses = nn.functional.ctc_loss(given[0], given[1], given[2], given[3], blank, reduction="none", zero_infinity=True)
@@ -110,7 +119,7 @@ def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss of each clip if all tokens were equally likely in every frame."""
     tokens = said.log_probs.shape[2]
     uniform = torch.full_like(said.log_probs, -math.log(tokens))
-    return ctc_losses(uniform, said.lengths, batch, blank)
+    return ctc_losses(said._replace(log_probs=uniform), batch, blank)
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:

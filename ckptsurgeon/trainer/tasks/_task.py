@@ -26,7 +26,7 @@ class Batch:
     and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds. ``names``
     are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry
     for every example. ``idle``: this rank has no example of its own in this step, so nothing that it computes may
-    count.
+    count. ``on_cpu`` are the lengths and label lengths that a batch on a GPU has on the CPU, too.
     """
 
     inputs: Tensor
@@ -37,10 +37,27 @@ class Batch:
     names: tuple[str, ...]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     idle: bool = False
+    on_cpu: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def cpu_lengths(self) -> Tensor:
+        """The lengths on the CPU; reading them never waits for a GPU if ``to`` has brought the batch there."""
+        return self.lengths.cpu() if self.on_cpu is None else self.on_cpu[0]
+
+    @property
+    def cpu_label_lengths(self) -> Tensor:
+        """The label lengths on the CPU, as ``cpu_lengths``."""
+        return self.label_lengths.cpu() if self.on_cpu is None else self.on_cpu[1]
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether an example is shorter than the longest; this reads the lengths on the CPU."""
+        return bool((self.cpu_lengths < self.inputs.shape[1]).any())
 
     def to(self, device: Any) -> Batch:
         """Return the batch on a device."""
-        return self._each(lambda one: one.to(device, non_blocking=True))
+        kept = (self.lengths, self.label_lengths) if self.lengths.device.type == "cpu" else self.on_cpu
+        return replace(self._each(lambda one: one.to(device, non_blocking=True)), on_cpu=kept)
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory, which a GPU copies from while it computes; torch's loader calls this."""

@@ -31,7 +31,7 @@ class CTC(MeasuredTask):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its labels."""
         said = self.said(model, batch)
-        total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
+        total = ctc_losses(said, batch, self.labels.blank).sum()
         short = too_short_clips(said.lengths, batch).sum()
         return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()}, short)
 
@@ -49,7 +49,7 @@ class CTC(MeasuredTask):
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
         """Return a row on each clip: the right and the decoded text, its loss, and its number of labels."""
         said = self.said(model, batch)
-        losses = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).tolist()
+        losses = ctc_losses(said, batch, self.labels.blank).tolist()
         short = too_short_clips(said.lengths, batch).tolist()
         sizes = batch.label_lengths.tolist()
         rows = clip_rows(said, batch, self.labels, self.decoded(said.log_probs, said.lengths))

@@ -79,7 +79,7 @@ class Hybrid(MeasuredTask):
         said = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
         if said.decoder is None:
             raise ConfigError("the model has no decoder.", hint="Use the task ctc.")
-        ctc = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
+        ctc = ctc_losses(said, batch, self.labels.blank).sum()
         attention = nn.functional.cross_entropy(
             said.decoder.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum",
             label_smoothing=self.settings.label_smoothing,

@@ -23,6 +23,7 @@ from ...util.text import count, escape
 from ..config.settings import Settings
 from ..data.order import BatchSize, epoch_batches
 from ..data.segmenter import Segmenter
+from ._masks import unchecked_positions
 from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "LanguageModel", "PackedRows"]
@@ -113,7 +114,8 @@ class LanguageModel:
         return Loss(total, batch.label_lengths.sum(), {"cross_entropy": total.detach()})
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits: Tensor = model(input_ids=batch.inputs, use_cache=False).logits
+        with unchecked_positions():
+            logits: Tensor = model(input_ids=batch.inputs, use_cache=False).logits
         return logits.float()
 
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:

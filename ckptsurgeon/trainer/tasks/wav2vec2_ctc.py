@@ -16,6 +16,7 @@ from ..config.settings import Settings
 from ..data.sound import Clip
 from ._conv_frontend import ConvFrontend, check_features, normalise_wave
 from ._ctc_model import CTCOutput, check_outputs
+from ._masks import masks_on_cpu
 from ._task import Batch, Task
 from .ctc import CTC
 
@@ -51,12 +52,16 @@ class Wav2Vec2CTC(CTC):
         return {**made, "input": normalise_wave(made["input"])}
 
     def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
-        """Return the model's output for a batch."""
+        """Return the model's output for a batch. Lengths and masks are computed on the CPU, so that nothing waits."""
         assert self._hearing is not None
-        mask = self._hearing.attention_mask(batch.inputs, batch.lengths)
-        scores: Tensor = model(batch.inputs, **({} if mask is None else {"attention_mask": mask})).logits
+        hearing, samples, lengths = self._hearing, batch.inputs.shape[1], batch.cpu_lengths
+        mask = hearing.attention_mask(batch.inputs, batch.lengths) if batch.is_padded else None
+        frames = hearing.frame_mask(lengths, hearing.frames(samples, with_adapter=False))
+        with masks_on_cpu(getattr(model, "base_model", model), frames):
+            scores: Tensor = model(batch.inputs, **({} if mask is None else {"attention_mask": mask})).logits
         check_outputs(scores, self.labels)
-        return CTCOutput(scores.float().log_softmax(-1), self._hearing.frames(batch.lengths), None)
+        log_probs = scores.float().log_softmax(-1)
+        return CTCOutput(log_probs, hearing.frames(batch.lengths), None, hearing.frames(lengths))
 
 
 TASK: type[Task] = Wav2Vec2CTC

@@ -22,6 +22,7 @@ from ..data.sound import Clip
 from ..data.split import Split
 from ._contrastive import ContrastiveSums, contrastive_sums, masked_frames, most_masked, negatives_of, quantise
 from ._conv_frontend import ConvFrontend, check_features, normalise_wave
+from ._masks import unchecked_padding
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
 
@@ -166,7 +167,11 @@ class Wav2Vec2Pretraining(SoundTask):
         hidden = hidden.scatter(1, torch.where(valid, batch.labels, frames), valid)[:, :-1]
         states, features = body.feature_projection(features)
         states = torch.where(hidden[..., None], body.masked_spec_embed.to(states.dtype), states)
-        states = body.encoder(states, attention_mask=hearing.frame_mask(batch.lengths, frames))[0]
+        # A compiled graph is one for all batches, padded or not.
+        is_padded = torch.compiler.is_compiling() or batch.is_padded
+        with unchecked_padding(body):
+            mask = hearing.frame_mask(batch.lengths, frames) if is_padded else None
+            states = body.encoder(states, attention_mask=mask)[0]
         predicted = model.project_hid(_at(states, batch.labels))
         quantised = quantise(model.quantizer, model.dropout_features(_at(features, batch.labels)), valid)
         targets = model.project_q(quantised.vectors.to(model.project_q.weight.dtype))

@@ -1,0 +1,111 @@
+"""Masks of transformers' models, made without a look at values on the GPU, for which a step would wait."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["masks_on_cpu", "unchecked_padding", "unchecked_positions"]
+
+PADDING_MASK = "create_bidirectional_mask"
+
+
+@contextmanager
+def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
+    """In the block, let a model's body draw its masks (SpecAugment) as ever, but neither read nor wait for the GPU.
+
+    transformers sums the mask of padding on the GPU, copies the drawn mask there and looks for its true places: each
+    waits for all that is queued. ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding;
+    None if the model gets no such mask. The random numbers are those that transformers would draw.
+    """
+    original = getattr(body, "_mask_hidden_states", None)
+    draw = getattr(sys.modules[type(body).__module__], "_compute_mask_indices", None)
+    if original is None or draw is None or not body.training:
+        yield
+        return
+    body._mask_hidden_states = partial(_masked, body, draw, original, frame_mask)
+    try:
+        with unchecked_padding(body):
+            yield
+    finally:
+        del body._mask_hidden_states
+
+
+def _masked(
+    body: Any, draw: Any, original: Any, frame_mask: Tensor | None, hidden: Tensor,
+    mask_time_indices: Tensor | None = None, attention_mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    config = body.config
+    if mask_time_indices is not None or not getattr(config, "apply_spec_augment", True):
+        return original(hidden, mask_time_indices=mask_time_indices, attention_mask=attention_mask)  # type: ignore[no-any-return]
+    clips, frames, size = hidden.shape
+    if config.mask_time_prob > 0:
+        spans = draw(
+            (clips, frames), mask_prob=config.mask_time_prob, mask_length=config.mask_time_length,
+            attention_mask=frame_mask, min_masks=config.mask_time_min_masks,
+        )  # fmt: skip
+        hidden = torch.where(_uploaded(spans, hidden)[..., None], body.masked_spec_embed.to(hidden.dtype), hidden)
+    if config.mask_feature_prob > 0:
+        bands = draw(
+            (clips, size), mask_prob=config.mask_feature_prob, mask_length=config.mask_feature_length,
+            min_masks=config.mask_feature_min_masks,
+        )  # fmt: skip
+        hidden = hidden.masked_fill(_uploaded(bands, hidden)[:, None], 0)
+    return hidden
+
+
+def _uploaded(mask: Any, like: Tensor) -> Tensor:
+    """Return a numpy mask as a tensor on the device of another; the copy is queued, and nothing waits for it."""
+    made = torch.from_numpy(mask)
+    if like.is_cuda:
+        made = made.pin_memory()
+    return made.to(like.device, non_blocking=True)
+
+
+@contextmanager
+def unchecked_padding(body: Any) -> Iterator[None]:
+    """In the block, transformers does not look whether a mask of padding on the GPU is all true.
+
+    It would leave such a mask out. The caller does that: for a batch without padding it passes no mask.
+    """
+    module = sys.modules[type(body).__module__]
+    original: Any = getattr(module, PADDING_MASK, None)
+    known = original is not None and "allow_is_bidirectional_skip" in inspect.signature(original).parameters
+    unchecked = partial(original, allow_is_bidirectional_skip=False) if known else None
+    with _replaced(module, PADDING_MASK, unchecked):
+        yield
+
+
+@contextmanager
+def unchecked_positions() -> Iterator[None]:
+    """In the block, transformers does not look on the GPU whether positions begin anew within a row.
+
+    They do not if a model is given none: it then counts from 0.
+    """
+    with _replaced(sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices", _no_sequences):
+        yield
+
+
+def _no_sequences(position_ids: Tensor) -> None:
+    """Return None: each row is one sequence."""
+
+
+@contextmanager
+def _replaced(module: Any, name: str, function: Callable[..., Any] | None) -> Iterator[None]:
+    """Let a module have another function, if it has one of this name; a compiled graph does not look at values."""
+    original = getattr(module, name, None)
+    if original is None or function is None or torch.compiler.is_compiling():
+        yield
+        return
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
