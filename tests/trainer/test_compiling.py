@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.resume import all_tensors, resume_is_exact
@@ -21,12 +22,13 @@ from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.system import compiling
 from ckptsurgeon.trainer.system.compiling import compile_notes, compiled_loss, has_one_shape
 
-from . import toy
+from . import together, toy
 from .waves import LAYER_NORM, SMALL, model_of, write
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
 Run = Callable[..., Any]
+NET = torch.nn.Linear(1, 1)
 SHORT = {**SMALL, "conv_dim": [8, 8], "conv_kernel": [10, 64], "conv_stride": [5, 64], "num_feat_extract_layers": 2}
 """Two convolutions instead of seven: tracing takes as much less."""
 
@@ -140,14 +142,14 @@ def test_other_errors_are_left_as_they_are() -> None:
 def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     job = build_job(write(pretrain={"crop_s": 0.3}), device="cpu")
     gpu = replace(job, device=torch.device("cuda"))
-    assert compiled_loss(job) is None
-    assert compiled_loss(gpu) is not None
-    assert compiled_loss(replace(gpu, settings=replace(gpu.settings, compile="off"))) is None
+    assert compiled_loss(job, NET) is None
+    assert compiled_loss(gpu, NET) is not None
+    assert compiled_loss(replace(gpu, settings=replace(gpu.settings, compile="off")), NET) is None
     assert not compile_notes(gpu)
     other = replace(build_job(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
-    assert compiled_loss(other) is None
+    assert compiled_loss(other, NET) is None
     assert "not compiled: crops last 0.4 to" in compile_notes(other)[0]
-    assert compiled_loss(replace(toy.job(), device=torch.device("cuda"))) is None
+    assert compiled_loss(replace(toy.job(), device=torch.device("cuda")), NET) is None
 
 
 @pytest.mark.parametrize(("written", "read"), [(True, "on"), (False, "off"), ("auto", "auto"), ("off", "off")])
@@ -194,3 +196,74 @@ class Net(torch.nn.Module):
     def forward(self, x, lengths):
         return self.head(x.sum(1) / lengths[:, None])
 """
+
+
+BLOCKS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU()) for _ in range(3)])
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x, lengths):
+        for layer in self.layers:
+            x = layer(x) + x
+        inside = torch.arange(x.shape[1])[None] < lengths[:, None]
+        return self.head((x * inside[..., None]).sum(1) / lengths[:, None])
+"""
+
+COUNTED = """
+import torch
+from ckptsurgeon.trainer.system import compiling
+compiling.BACKEND = "aot_eager"
+from ckptsurgeon.trainer import loop
+real = loop.TrainingLoop.run
+def run(self, **options):
+    ended = real(self, **options)
+    assert not any(hasattr(vars(one).get("forward"), "_torchdynamo_orig_callable") for one in self.model.modules())
+    print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"], flush=True)
+    return ended
+loop.TrainingLoop.run = run
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--strategy", "fsdp")], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "section", [{}, {"gradient_checkpointing": True, "accumulate": 2}], ids=["plain", "checkpointed"]
+)
+def test_several_processes_compile_block_by_block(how: tuple[str, ...], section: dict[str, Any]) -> None:
+    """The losses are those of a run that is not compiled, and what is saved has the names of the model."""
+    configured = together.write(**section)
+    Path("blocks_net.py").write_text(BLOCKS)
+    document = yaml.safe_load(Path(configured).read_text())
+    Path(configured).write_text(yaml.safe_dump({**document, "model": {"_target_": "blocks_net.Net"}}))
+    runs = {}
+    for compiled in ("on", "off"):
+        ended = together.train(configured, "--run", compiled, "--set", f"compile={compiled}", *how, BEFORE=COUNTED)
+        assert [one.code for one in ended] == [0, 0], ended
+        assert "not compiled" not in ended[0].err + ended[0].out
+        graphs = [int(one.out.split("graphs ")[1].split()[0]) for one in ended]
+        assert all((found > 0) == (compiled == "on") for found in graphs), graphs
+        runs[compiled] = [json.loads(line) for line in Path(compiled, "log.jsonl").read_text().splitlines()]
+    losses = {name: [row["loss"] for row in rows if "loss" in row] for name, rows in runs.items()}
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+    assert together.apart("on", "off") < 1e-4
+    for name in ("best.safetensors", "last/model.safetensors"):
+        assert list(cs.open_checkpoint(f"on/{name}")) == list(cs.open_checkpoint(f"off/{name}"))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_the_real_compiler_compiles_block_by_block() -> None:
+    configured = together.write(steps=4)
+    Path("blocks_net.py").write_text(BLOCKS)
+    document = yaml.safe_load(Path(configured).read_text())
+    Path(configured).write_text(yaml.safe_dump({**document, "model": {"_target_": "blocks_net.Net"}}))
+    for compiled in ("on", "off"):
+        before = COUNTED.replace("aot_eager", "inductor")
+        ended = together.train(configured, "--run", compiled, "--set", f"compile={compiled}", BEFORE=before)
+        assert [one.code for one in ended] == [0, 0], ended
+    assert together.apart("on", "off") < 1e-4

@@ -227,6 +227,97 @@ def test_layers_of_a_list_are_put_together_one_by_one() -> None:
     assert apart("one", "two") < 1e-5
 
 
+TYPES = """
+from torch import nn
+seen = set()
+for kind, name in ((nn.Linear, "linear"), (nn.BatchNorm1d, "norm"), (nn.LSTM, "lstm")):
+    def forward(self, x, *others, real=kind.forward, name=name):
+        weight = next(self.parameters())
+        seen.add((name, self.training, str(weight.dtype), str(x.dtype)))
+        return real(self, x, *others)
+    kind.forward = forward
+from ckptsurgeon.trainer import loop
+real = loop.TrainingLoop.run
+def run(self, **options):
+    ended = real(self, **options)
+    print("seen", sorted(seen), flush=True)
+    print("own", sorted({str(one.dtype) for one in self.model.parameters()}), flush=True)
+    print("moments", sorted({str(one.dtype) for state in self.state.optimizer.inner.state.values() for one in state.values() if one.dim()}))
+    return ended
+loop.TrainingLoop.run = run
+"""
+
+MIXED = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        if kind == "plain":
+            self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 8)
+        if kind == "lstm":
+            self.other = nn.LSTM(8, 8, batch_first=True)
+        if kind == "norm":
+            self.other = nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        if self.kind == "lstm":
+            return self.other(x)[0]
+        if self.kind == "norm":
+            return self.other(x.float().transpose(1, 2)).transpose(1, 2)
+        return torch.tanh(self.linear(self.norm(x))) + x
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Block(kind) for kind in ("plain", "lstm", "norm", "plain")])
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x, lengths):
+        for layer in self.layers:
+            x = layer(x)
+        inside = torch.arange(x.shape[1])[None] < lengths[:, None]
+        return self.head((x * inside[..., None]).sum(1) / lengths[:, None])
+"""
+
+
+def test_bf16_gathers_layers_in_bfloat16_and_keeps_float32() -> None:
+    """Losses are near those of float32; parameters, moments and files are float32."""
+    write(accumulate=2, optimizer="sgd")
+    Path("layered_net.py").write_text(MIXED)
+    document = yaml.safe_load(Path("toy.yaml").read_text())
+    Path("toy.yaml").write_text(yaml.safe_dump({**document, "model": {"_target_": "layered_net.Net"}}))
+    losses = {}
+    for precision in ("bf16", "float32"):
+        ended = train("toy.yaml", "--run", precision, "--set", f"precision={precision}", *FSDP, BEFORE=TYPES)
+        assert [one.code for one in ended] == [0, 0], ended
+        said = dict(line.split(" ", 1) for line in ended[1].out.splitlines())
+        assert said["own"] == "['torch.float32']"
+        assert set(json.loads(said["moments"].replace("'", '"'))) <= {"torch.float32"}
+        seen = {(name, weight) for name, training, weight, _ in eval(said["seen"]) if training}
+        blocks = "torch.bfloat16" if precision == "bf16" else "torch.float32"
+        assert seen == {
+            ("linear", blocks),
+            ("linear", "torch.float32"),
+            ("lstm", "torch.float32"),
+            ("norm", "torch.float32"),
+        }
+        losses[precision] = [
+            json.loads(line).get("loss") for line in Path(precision, "log.jsonl").read_text().splitlines()
+        ]
+        for name in ("best.safetensors", "last/model.safetensors"):
+            assert {one.dtype for key, one in load_file(f"{precision}/{name}").items() if "tracked" not in key} == {
+                torch.float32
+            }
+    pairs = [(one, other) for one, other in zip(losses["bf16"], losses["float32"], strict=True) if one is not None]
+    assert len(pairs) == 8
+    assert [one for one, _ in pairs] != [other for _, other in pairs]
+    for one, other in pairs:
+        assert one == pytest.approx(other, rel=0.03)
+
+
 @pytest.mark.parametrize("seed", ["1", "2", "5"])
 def test_processes_that_use_other_layers_are_an_error(seed: str) -> None:
     """Not a mixture of the parts of two layers, and not an abort where one uses more of them."""

@@ -113,7 +113,7 @@ class Job:
         with preserve_random_state():
             seed_all(self.settings.seed)
             model = build_on_meta(self._build)
-        return ShardedModel(model, self.ranks, self.device)
+        return ShardedModel(model, self.ranks, self.device, bf16=self.settings.precision == "bf16")
 
     def _build(self) -> nn.Module:
         model = build_model(self.target, self.document)

@@ -40,11 +40,15 @@ class ShardedModel(ParallelModel):
 
     ``module`` comes from ``build_on_meta``; it gets memory for the shards of this rank, and no values. The members of
     its outermost module lists are gathered one after the other, all other parameters at once.
+
+    With ``bf16``, layers of module lists are gathered in bfloat16 and get their inputs so; gradients are summed in
+    float32. Shards, and so what the optimizer updates and what is saved, are float32. Autocast still decides which
+    operations compute in float32. Recurrent layers, and those with statistics of batches, stay float32.
     """
 
-    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, *, bf16: bool = False) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         super().__init__(module, ranks)
         if getattr(getattr(module, "config", None), "layerdrop", 0):
@@ -53,9 +57,12 @@ class ShardedModel(ParallelModel):
         self._used: list[int] = []
         self._passes = 0
         self._root: Any = ForwardProxy(module)
+        exact = MixedPrecisionPolicy()
+        mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else exact
         try:
             for number, block in enumerate(_blocks(module)):
-                fully_shard(block, mesh=mesh, reshard_after_forward=True)
+                policy = exact if _needs_float32(block) else mixed
+                fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
                 # Prepended: torch's own hook begins to gather the layer.
                 block.register_forward_pre_hook(partial(self._record_layer, number), prepend=True)
             fully_shard(self._root, mesh=mesh, reshard_after_forward=True)
@@ -139,6 +146,12 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from (block for block in child if next(block.parameters(), None) is not None)
         else:
             yield from _blocks(child)
+
+
+def _needs_float32(block: nn.Module) -> bool:
+    """Whether a block has layers that take no parameters in bfloat16 beside states in float32."""
+    has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
+    return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:

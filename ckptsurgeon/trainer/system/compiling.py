@@ -1,7 +1,8 @@
 """Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
 
 The task's loss is compiled, a function of a model and a batch, and not the model: whatever saves, evaluates and checks
-the model sees its own modules and keys.
+the model sees its own modules and keys. In several processes the blocks of the model are compiled one by one, and are
+in their places only while a loss is computed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,6 +23,7 @@ from ..config.settings import Settings
 from ..data.loader import Batches
 from ..job.job import Job
 from ..tasks._task import Batch, Loss
+from .gradient_checkpointing import blocks_of
 
 __all__ = ["LossFunction", "compile_notes", "compiled_loss", "explain_compile_errors", "has_one_shape"]
 
@@ -31,20 +34,52 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 """The loss of a batch: a task's method, compiled or not."""
 
 
-def compiled_loss(job: Job) -> LossFunction | None:
+def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     """Return the task's compiled loss; None if the run is not compiled.
 
-    With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Several processes train
-    uncompiled: DDP sums gradients while the backward pass goes on, and a compiled backward pass is one piece. Batches
-    of one shape are compiled for this shape. Other batches are compiled again at the second shape, then for all sizes.
+    With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Batches of one shape are compiled
+    for this shape. Other batches are compiled again at the second shape, then for all sizes.
     """
-    one_shape = has_one_shape(job)
-    if not _is_wanted(job) or job.ranks.size > 1:
+    if not _is_wanted(job):
         return None
     # Graphs of earlier runs do not fit another model (modules with weight norm have classes of their own), but they
     # count: after eight, torch runs a function uncompiled.
     torch.compiler.reset()
-    return cast(LossFunction, torch.compile(job.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
+    compiled = partial(torch.compile, dynamic=False if has_one_shape(job) else None, backend=BACKEND)
+    if job.ranks.size == 1:
+        return cast(LossFunction, compiled(job.task.loss))
+    return _loss_of_compiled_blocks(job.task.loss, model, compiled)
+
+
+def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
+    """Return a loss during which each block of the model is compiled by itself; None if the model has no blocks.
+
+    Of several processes each sums the gradients of a block while the backward pass goes on, and FSDP gathers a block
+    before it runs: a graph of the whole step would have one backward pass, and all parameters at once
+    (https://github.com/pytorch/torchtitan compiles blocks, too).
+    """
+    blocks = [
+        (owner, method, compiled(getattr(owner, method)))
+        for owner, method in blocks_of(model).values()
+        if not isinstance(owner, nn.RNNBase)  # whose kernels are torch's own
+    ]
+
+    def computed(model: nn.Module, batch: Batch) -> Loss:
+        plain = [(owner, method, vars(owner).get(method)) for owner, method, _ in blocks]
+        try:
+            for owner, method, function in blocks:
+                setattr(owner, method, function)
+            # DDP's own way to compile, which cuts graphs at its buckets, takes no checkpointed blocks.
+            with torch._dynamo.config.patch(optimize_ddp=False):
+                return loss(model, batch)
+        finally:
+            for owner, method, before in plain:
+                if before is None:
+                    delattr(owner, method)
+                else:
+                    setattr(owner, method, before)
+
+    return computed if blocks else None
 
 
 def _is_wanted(job: Job) -> bool:
@@ -59,10 +94,8 @@ def has_one_shape(job: Job) -> bool:
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if ``compile`` asks for a compiled run, but several processes or unequal clips prevent it."""
+    """Return a note if ``compile`` asks for a compiled run, but unequal clips prevent it."""
     lengths = _lengths(job)
-    if job.ranks.size > 1 and _is_wanted(job):
-        return ["not compiled: several processes train together"]
     if job.settings.compile != "auto" or job.device.type != "cuda" or len(lengths) < 2:
         return []
     return [

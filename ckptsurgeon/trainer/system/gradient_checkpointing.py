@@ -15,31 +15,38 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
 
-__all__ = ["enable_gradient_checkpointing"]
+__all__ = ["blocks_of", "enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
     """Wrap the blocks of a model so that the backward pass recomputes them; return their names. Results stay the same.
 
-    Blocks are the members of the outermost module lists and sequences; a sequence of leaf modules is one block. A model
-    with other blocks names them, modules or methods, in an attribute ``stages``. Raises ConfigError if there are none.
+    Raises ConfigError if there are none.
     """
-    stages: tuple[str, ...] = getattr(model, "stages", ())
-    for name in stages:
-        stage = getattr(model, name)
-        if isinstance(stage, nn.Module):
-            stage.forward = _checkpointed(stage, stage.forward)
-        else:
-            setattr(model, name, _checkpointed(model, stage))
-    blocks = {} if stages else dict(_blocks_in(model, ""))
-    for block in blocks.values():
-        block.forward = _checkpointed(block, block.forward)
-    if not stages and not blocks:
+    blocks = blocks_of(model)
+    for owner, method in blocks.values():
+        setattr(owner, method, _checkpointed(owner, getattr(owner, method)))
+    if not blocks:
         raise ConfigError(
             "train.gradient_checkpointing: the model has no blocks.",
             hint="They are what an nn.Sequential or an nn.ModuleList holds, or what its attribute stages names.",
         )
-    return [*stages, *blocks]
+    return list(blocks)
+
+
+def blocks_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Return the blocks of a model by name, each as a module and the name of its method that computes the block.
+
+    Blocks are the members of the outermost module lists and sequences; a sequence of leaf modules is one block. A model
+    with other blocks names them, modules or methods, in an attribute ``stages``.
+    """
+    stages = {name: getattr(model, name) for name in getattr(model, "stages", ())}
+    if stages:
+        return {
+            name: (stage, "forward") if isinstance(stage, nn.Module) else (model, name)
+            for name, stage in stages.items()
+        }
+    return {name: (block, "forward") for name, block in _blocks_in(model, "")}
 
 
 def _blocks_in(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
