@@ -13,7 +13,7 @@ from ...tensors.info import TensorInfo
 from .family_checks import LLAMA
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["logical_tensors", "shapes_of_codes"]
+__all__ = ["logical_tensors", "plain_keys", "shapes_of_codes"]
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
@@ -25,6 +25,14 @@ def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any
     """Return the logical shape of each quantised tensor by its plain key, or its number of parameters if not known."""
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
     return logical_shapes(find_codes(infos, lambda: quantisation_of(config)))
+
+
+def plain_keys(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of all tensors, with the plain key of each quantised tensor in place of those of its parts."""
+    if not quantisation_of(config):
+        return [one.key for one in tensors]
+    coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors}, lambda: quantisation_of(config))
+    return [*(one.key for one in tensors if one.key not in coded.by_key), *(one.name for one in coded.tensors)]
 
 
 def logical_tensors(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[DescribedTensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
+from .logical_tensors import plain_keys
 from .required_parts import required_part_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
@@ -84,7 +85,7 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
     if config.get("auto_map") or not isinstance(kind, str):
         return
     if has_parts(config):
-        yield from required_part_notes(keys, config)
+        yield from required_part_notes(plain_keys(tensors, config), config)
         return
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
@@ -94,7 +95,7 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
         found = listing(lacking, 3, where="")
         yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
     else:
-        yield from required_part_notes(keys, config)
+        yield from required_part_notes(plain_keys(tensors, config), config)
     if is_model:
         yield from _sides(keys, kind, classes, config)
     yield from expert_notes(tensors, config)

@@ -78,6 +78,23 @@ def notes(folder: Path, lacking: str = "", *, renamed: Iterable[tuple[str, str]]
     return list(cs.inspect("net").notes)
 
 
+@pytest.mark.parametrize("lacking", ["", "sinks", "down_proj_bias"])
+def test_what_is_plain_in_a_quantised_model_is_compared_too(networks: Callable[[str], Path], lacking: str) -> None:
+    """gpt-oss as it is published: experts of mxfp4, all else plain."""
+    state = load_file(networks("gpt-oss") / "model.safetensors")
+    for key in [key for key in state if key.endswith(("gate_up_proj", "down_proj"))]:
+        experts, columns, rows = state.pop(key).shape
+        state[f"{key}_blocks"] = torch.zeros(experts, rows, columns // 32, 16, dtype=torch.uint8)
+        state[f"{key}_scales"] = torch.full((experts, rows, columns // 32), 127, dtype=torch.uint8)
+    Path("net").mkdir()
+    save_file({key: one for key, one in state.items() if not lacking or lacking not in key}, "net/model.safetensors")
+    config = json.loads((networks("gpt-oss") / "config.json").read_text())
+    Path("net/config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    found = [note for note in cs.inspect("net").notes if "every GptOssForCausalLM has" in note]
+    assert bool(found) == bool(lacking)
+    assert all(lacking in note for note in found)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_whole_model_gets_no_note(networks: Callable[[str], Path], name: str) -> None:
     assert not notes(networks(name))
