@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -19,11 +21,12 @@ from ckptsurgeon.trainer.checks.resume import all_tensors, resume_is_exact
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.parallel.ranks import Ranks
 from ckptsurgeon.trainer.system import compiling
 from ckptsurgeon.trainer.system.compiling import compile_notes, compiled_loss, has_one_shape
 
 from . import together, toy
-from .waves import LAYER_NORM, SMALL, model_of, write
+from .waves import LAYER_NORM, SMALL, ctc_model_of, ctc_task_for, model_of, write
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
@@ -253,6 +256,36 @@ def test_several_processes_compile_block_by_block(how: tuple[str, ...], section:
     assert together.apart("on", "off") < 1e-4
     for name in ("best.safetensors", "last/model.safetensors"):
         assert list(cs.open_checkpoint(f"on/{name}")) == list(cs.open_checkpoint(f"off/{name}"))
+
+
+def test_a_model_without_blocks_is_not_compiled_by_several_processes() -> None:
+    job = build_job(toy.write(), device="cpu")
+    job = replace(job, settings=replace(job.settings, compile="on"), ranks=Ranks(0, 2))
+    with pytest.raises(cs.ConfigError, match="block by block, and has no blocks"):
+        compiled_loss(job, NET)
+    gpu = build_job(write(pretrain={"crop_s": 0.3}), device="cpu")
+    gpu = replace(gpu, device=torch.device("cuda"), ranks=Ranks(0, 2))
+    assert compiled_loss(gpu, NET) is None
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the input of a block
+def test_fine_tuning_of_waves_is_compiled_block_by_block() -> None:
+    """Its masks are drawn on the CPU, and are the same."""
+    fields = {**SHORT, "conv_kernel": [10, 3], "conv_stride": [5, 2], **LAYER_NORM, "mask_time_length": 2}
+    losses = []
+    for how in ("off", "on"):
+        model: Any = ctc_model_of(**fields).train()
+        task = ctc_task_for(model)
+        settings = replace(task.settings, compile=how)
+        job: Any = SimpleNamespace(task=task, settings=settings, train=None, device=torch.device("cpu"), ranks=Ranks())
+        loss = compiled_loss(job, model) or task.loss
+        numpy.random.seed(3)
+        found = [loss(model, task.batch(3200, size)).total for size in (3200, 2500, 2900)]
+        torch.stack(found).sum().backward()
+        losses.append([*(float(one.detach()) for one in found), float(model.lm_head.weight.grad.square().sum())])
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (how == "on")
+        assert not torch._dynamo.utils.counters["graph_break"]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.long

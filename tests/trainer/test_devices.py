@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.system.compiling import explain_compile_errors
 from ckptsurgeon.trainer.system.device import device_notes, torch_settings, usual_workers
 from ckptsurgeon.trainer.system.random_state import random_state, set_random_state
 from ckptsurgeon.trainer.system.recurrent import keep_recurrent_in_float32
@@ -30,6 +34,7 @@ from ckptsurgeon.trainer.tasks._ctc_model import CTCOutput, ctc_losses
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.try_out import try_longest_batch
 
+from ..conftest import pytest_configure
 from . import toy
 from .sounds import corpus
 
@@ -190,15 +195,54 @@ def with_graph(graphs: list[bool]) -> Callable[..., None]:
 
 
 @pytest.mark.usefixtures("another_process")
-@pytest.mark.parametrize("room", [False, True])
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("KeyError: 'x'", FAIL),
+        ("torch.OutOfMemoryError: CUDA out of memory.", NOT_RUN),
+        ("torch.AcceleratorError: CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`.", NOT_RUN),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", NOT_RUN),
+    ],
+)
 def test_a_gpu_without_room_for_the_reopened_model_is_not_a_failure(
-    room: bool, monkeypatch: pytest.MonkeyPatch
+    said: str, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "KeyError: 'x'" if room else "torch.OutOfMemoryError: CUDA out of memory."
     done = subprocess.CompletedProcess([], 1, "", f"Traceback\n{said}\n")
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
     (check,) = reload_in_new_process(toy.job(), [SavedWeights("saved", "x", 1.0)], sets=())
-    assert check.status == (FAIL if room else NOT_RUN), check
+    assert check.status == status, check
+
+
+@pytest.mark.usefixtures("another_process")
+def test_the_gpu_is_emptied_before_another_process_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    done = subprocess.CompletedProcess([], 1, "", "KeyError")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: (calls.append("started"), done)[1])
+    for device in ("cpu", "cuda"):
+        list(reload_in_new_process(replace(toy.job(), device=torch.device(device)), [], sets=()))
+    assert calls == ["started", "emptied", "started"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "hidden"),
+    [("", True), ("not gpu", True), ("not long", True), ("gpu", False), ("gpu and not long", False)],
+)
+def test_tests_see_a_gpu_only_if_they_are_asked_for(marks: str, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config: Any = SimpleNamespace(getoption=lambda name, default: marks)
+    pytest_configure(config)
+    assert (os.environ.get("CUDA_VISIBLE_DEVICES") == "") == hidden
+
+
+def test_a_compiler_s_warnings_are_not_the_user_s() -> None:
+    with explain_compile_errors(Settings()):
+        for said in (
+            "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled.",
+            "Dynamo detected a call to a `functools.lru_cache`-wrapped function.",
+            "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed.",
+        ):
+            warnings.warn(said, UserWarning, stacklevel=1)  # which is an error in these tests
 
 
 def full(*_: object, **__: object) -> None:

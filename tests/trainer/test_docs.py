@@ -142,8 +142,8 @@ def test_a_step_can_be_read_in_one_file() -> None:
     assert text.count("\n") < 300
     step = [
         "state.apply_freezing()", "self._step(stop)", "self._write_rows(since)", "self._evaluate()", "self.save()",
-        "lr_factor(", "next(state.stream)", "gradient_step(", "state.ema.update()", "def gradient_step", "total.backward()",
-        "all_reduce([packed])", "scale_gradients(", "optimizer.step(",
+        "lr_factor(", "next(state.stream)", "gradient_step(", "state.ema.update()", "def gradient_step", "StepCounts.of_all(",
+        "total.backward()", "ranks.all_reduce(", "scale_gradients(", "optimizer.step(",
     ]  # fmt: skip
     places = [text.index(one, text.index("while progress.step < until")) for one in step]
     assert places == sorted(places)

@@ -14,12 +14,16 @@ import pytest
 import torch
 
 from ckptsurgeon.trainer.checks.resume import all_tensors
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.loop import TrainingLoop, gradient_step
+from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+from ckptsurgeon.trainer.state.freezing import parameter_rules
+from ckptsurgeon.trainer.state.optimizer import Optimizer
 from ckptsurgeon.trainer.system.signals import StopSignal
 
-from .waves import MINIATURE, write
+from .waves import LAYER_NORM, MINIATURE, ctc_model_of, ctc_stand_in, ctc_task_for, write
 
 pytest.importorskip("transformers")
 DEVICE = os.environ.get("CKPT_TEST_DEVICE", "cuda")
@@ -138,6 +142,30 @@ def test_no_step_waits(precision: str, compiled: str) -> None:
             loop._step(StopSignal())
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@cuda_alone
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_fine_tuning_with_ctc_waits_only_in_the_loss(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own CTC loss copies lengths to the GPU, and waits; here something else stands in for it."""
+    monkeypatch.setattr(torch.nn.functional, "ctc_loss", ctc_stand_in)
+    masks = {"mask_time_prob": 0.5, "mask_time_length": 2, "mask_feature_prob": 0.3, "mask_feature_length": 2}
+    model = ctc_model_of(attn_implementation=attention, **LAYER_NORM, **masks).cuda().train()
+    task, parallel = ctc_task_for(model), ParallelModel(model)
+    settings = parse_settings({"clip": 1.0, "precision": "bf16"}, "x")
+    parameters = dict(model.named_parameters())
+    optimizer = Optimizer(settings, parameters, parameter_rules(settings, list(parameters)))
+    for number in range(4):
+        batches = [task.batch(6400, 5000, seed=number).pin_memory()]
+        if number == 1:
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            gradient_step(parallel, task, batches, optimizer, settings=settings)
+        except RuntimeError:
+            torch.cuda.set_sync_debug_mode("default")
+            raise
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @cuda_alone

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptsurgeon.trainer.config.section import parse_settings
@@ -28,7 +28,7 @@ from ckptsurgeon.trainer.tasks.ctc import CTC
 from ckptsurgeon.trainer.tasks.hybrid import Hybrid
 from ckptsurgeon.trainer.tasks.language_model import LanguageModel, PackedRows
 
-from .waves import LAYER_NORM, SMALL, batch_of, ctc_model_of, ctc_task_for, model_of, task_for
+from .waves import LAYER_NORM, SMALL, batch_of, ctc_model_of, ctc_stand_in, ctc_task_for, model_of, task_for
 
 pytest.importorskip("transformers")
 
@@ -68,15 +68,6 @@ class OnMeta:
             )
             self.average.update()
         return stepped
-
-
-def ctc_stand_in(
-    log_probs: Tensor, targets: Tensor, lengths: Tensor, sizes: Tensor, blank: int, **_: Any
-) -> Tensor:  # fmt: skip
-    """Something to go backward from. torch's own reads the lengths on the CPU, and waits if they are not there."""
-    assert (lengths.device.type, sizes.device.type) == ("cpu", "cpu"), "lengths are waited for"
-    assert targets.device == log_probs.device
-    return log_probs.sum((0, 2))
 
 
 def pretraining(monkeypatch: pytest.MonkeyPatch, attention: str, **fields: Any) -> OnMeta:

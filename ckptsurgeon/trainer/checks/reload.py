@@ -61,6 +61,8 @@ REOPENED = "saved, reopened, the same loss"
 BEST_REOPENED = "best, reopened, the same loss"
 TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
 TIMEOUT_S = 600
+NO_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "ALLOC_FAILED")
+"""What a process without memory on the GPU says: torch's allocator, CUDA as it starts, or one of its libraries."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def reload_in_new_process(
         yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
     last = (done.stderr.strip().splitlines() or ["it gave no message"])[-1]
     for one in saved[len(losses) :]:
-        if "OutOfMemoryError" in last:
+        if any(words in done.stderr for words in NO_MEMORY):
             yield Check(one.name, NOT_RUN, "the GPU has no memory for a second process beside this one")
         else:
             yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")

@@ -194,7 +194,7 @@ class Settings:
     word_bonus: float = 1.5
     seed: int = 0
     evaluate_every: int = 100
-    save_every: int = 100
+    save_every: int = 500
     keep: int = 1
     metric: str | None = None
     patience: int | None = None

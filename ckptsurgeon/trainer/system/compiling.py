@@ -1,8 +1,8 @@
 """Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
 
 The task's loss is compiled, a function of a model and a batch, and not the model: whatever saves, evaluates and checks
-the model sees its own modules and keys. In several processes the blocks of the model are compiled one by one, and are
-in their places only while a loss is computed.
+the model sees its own modules and keys. In several processes, and for tasks that ask for it (``by_blocks``), the blocks
+of the model are compiled one by one, and are in their places only while a loss is computed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 
 
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
-    """Return the task's compiled loss; None if the run is not compiled.
+    """Return the task's compiled loss; None if the run is not compiled. Raises ConfigError if nothing can be compiled.
 
     With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Batches of one shape are compiled
     for this shape. Other batches are compiled again at the second shape, then for all sizes.
@@ -46,9 +46,15 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     # count: after eight, torch runs a function uncompiled.
     torch.compiler.reset()
     compiled = partial(torch.compile, dynamic=False if has_one_shape(job) else None, backend=BACKEND)
-    if job.ranks.size == 1:
+    if job.ranks.size == 1 and not getattr(job.task, "by_blocks", False):
         return cast(LossFunction, compiled(job.task.loss))
-    return _loss_of_compiled_blocks(job.task.loss, model, compiled)
+    found = _loss_of_compiled_blocks(job.task.loss, model, compiled)
+    if found is None and job.settings.compile == "on":
+        raise ConfigError(
+            "train.compile: the model would be compiled block by block, and has no blocks.",
+            hint="They are what an nn.Sequential or an nn.ModuleList holds, or what its attribute stages names.",
+        )
+    return found
 
 
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
@@ -120,6 +126,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
             # From functions of transformers that look up installed packages, and from torch itself.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             # float32 that is not rounded to TF32 is what train.precision says.
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
             yield

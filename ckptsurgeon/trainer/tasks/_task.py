@@ -116,7 +116,8 @@ class Task(Protocol):
       compare the first loss and the last with it.
     - ``per_clip`` names the part of the loss that is a sum over clips, if the whole of it is not; ``gradient_band`` is
       the lowest and highest mean gradient norm of healthy runs; ``static`` says that the shapes of a batch follow from
-      its longest clip alone, so that it can be compiled.
+      its longest clip alone, so that it can be compiled; ``by_blocks`` that the loss computes on the CPU, too, so that
+      only the blocks of a model are to be compiled.
     - ``measure(model, batch)`` returns a row of plain data on each example, and ``figures(rows)`` the figures over the
       rows of many: then several processes share an evaluation, and rows with a ``clip``, a ``reference`` and a
       ``hypothesis`` are kept for the user.

@@ -26,6 +26,8 @@ __all__ = ["TASK", "Wav2Vec2CTC"]
 class Wav2Vec2CTC(CTC):
     """CTC over waves. The loss is divided by the number of labels, of clips that are long enough for CTC."""
 
+    by_blocks = True
+
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
         check_features(settings)
