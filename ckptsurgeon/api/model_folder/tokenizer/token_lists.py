@@ -11,7 +11,7 @@ from typing import Any
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, count, escape, listing
-from ....vocabulary.huggingface import doubled_number
+from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
 from ..documents import TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
@@ -28,10 +28,12 @@ __all__ = ["merge_rule_notes", "token_list_notes"]
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE = "Ġ", "▁"
 """The characters that byte-level BPE and sentencepiece write for a space: the first of most tokens."""
+FEWEST, FEW = 20, 0.05
+"""Fewer tokens without a rule, or a smaller share of all, say nothing: they may be special tokens."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``merges.txt`` is missing beside a byte-level ``vocab.json``, or makes tokens that it lacks.
+    """Yield a note if ``merges.txt`` is missing beside a byte-level ``vocab.json``, or fits another list.
 
     No note is made of files that would have to be downloaded or cannot be read.
     """
@@ -54,6 +56,12 @@ def _unlisted(folder: ModelFolder, tokens: frozenset[str]) -> Iterator[str]:
             f"{len(unlisted)} of {count(len(made), 'rule')} in {MERGES} make tokens that {TOKENS} does not list, "
             f"so the tokeniser cannot be loaded: {examples}"
         )
+    longer = {token for token in tokens if len(token) > 1 and not is_byte(token)}
+    unmade = sorted(longer.difference(made))
+    if made and len(unmade) >= FEWEST and len(unmade) > FEW * len(longer):
+        examples = listing([brief_repr(token, 24) for token in unmade], 3, where="")
+        made_by = f"{len(unmade)} of {count(len(longer), 'token')} of several characters in {TOKENS}"
+        yield f"no rule in {MERGES} makes {made_by}, so no text becomes them: {examples}"
 
 
 def _own_rules(folder: ModelFolder) -> Iterator[str]:
@@ -66,15 +74,17 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
         yield f"{rules} need tokens that it does not list, so the tokeniser cannot be loaded: {examples}"
 
 
-FEWEST = 20
-"""Fewer tokens without a rule say nothing."""
-
-
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if merge rules make less than half of the longer tokens of a BPE list; usually they make all."""
+    """Yield a note if merge rules leave out many of the longer tokens of a BPE list; usually they make all.
+
+    Many are a twentieth of a byte-level list, and half of one that was made from a sentencepiece model.
+    """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
-    marked = found is not None and any(len(one) > 1 and one[0] in (SPACE, PIECE) for one in found.tokens)
-    if found is not None and marked and found.unmade >= FEWEST and found.unmade > found.rules:
+    if found is None or found.unmade < FEWEST:
+        return
+    marks = {one[0] for one in found.tokens if len(one) > 1}
+    most = FEW * len(found.tokens) if SPACE in marks else found.rules
+    if not marks.isdisjoint((SPACE, PIECE)) and found.unmade > most:
         rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
         yield f"{rules}, but {found.unmade} of its longer tokens are made by none: texts never become these tokens"
 

@@ -40,6 +40,33 @@ def test_rules_of_another_model_are_counted() -> None:
     ]
 
 
+PAIRS = [f"{one}{other}" for one in "abcdefgh" for other in "stuvwxyz"]
+CHARACTERS = [*"abcdefghstuvwxyz", "Ġ", "Ġa", "<s>"]
+
+
+def rules_for(pairs: list[str]) -> str:
+    return "\n".join(["#version: 0.2", "Ġ a", *(" ".join(pair) for pair in pairs), ""])
+
+
+@pytest.mark.parametrize(("left", "said"), [(64, 0), (60, 0), (45, 0), (44, 20), (20, 44)])
+def test_a_file_of_rules_that_was_cut_is_noted(left: int, said: int) -> None:
+    byte_level("m", rules_for(PAIRS[:left]), [*CHARACTERS, *PAIRS])
+    wanted = (
+        f"no rule in merges.txt makes {said} of 65 tokens of several characters in vocab.json, so no text becomes them"
+    )
+    found = [note for note in notes("m") if "no rule" in note]
+    assert len(found) == bool(said), found
+    assert all(note.startswith(wanted) for note in found)
+
+
+def test_tokenizers_agrees_that_a_token_without_a_rule_is_never_made() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    list_of = {token: row for row, token in enumerate([*CHARACTERS, *PAIRS])}
+    made = tokenizers.models.BPE(list_of, [tuple(pair) for pair in PAIRS[:44]])
+    assert [one.value for one in made.tokenize(PAIRS[43])] == [PAIRS[43]]
+    assert [one.value for one in made.tokenize(PAIRS[44])] == [*PAIRS[44]]
+
+
 def test_missing_rules_are_noted() -> None:
     byte_level("m", None)
     assert notes("m") == ["vocab.json is a list for byte-level BPE, and merges.txt is missing: "
