@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.expert_checks import INITIALISED
 
 transformers = pytest.importorskip("transformers")
 
@@ -252,6 +253,22 @@ def gpt_oss(path: str, without: str = "/") -> None:
 def test_plain_tensors_of_a_quantised_model_are_compared(without: str, said: str) -> None:
     gpt_oss("net", without)
     assert said in notes("net")
+
+
+@pytest.mark.parametrize(
+    ("without", "lacks"),
+    [("/", ""), ("down_proj_bias", "mlp.experts.down_proj_bias"), ("sinks", "self_attn.sinks")],
+)
+def test_plain_tensors_that_every_layer_lacks_are_said_by_every_verb(without: str, lacks: str) -> None:
+    gpt_oss("net", without)
+    said = f"every GptOssForCausalLM has model.layers.*.{lacks}, but these weights do not: " + INITIALISED
+    for found in (cs.inspect("net"), cs.convert("net"), cs.filter("net", exclude=["lm_head"])):
+        assert [one for one in found.notes if "every GptOss" in one] == ([said] if lacks else [])
+
+
+def test_codes_of_a_whole_model_lack_nothing() -> None:
+    in_blocks("net")
+    assert not cs.inspect("net").notes
 
 
 def test_sizes_of_plain_tensors_of_a_quantised_model_are_compared() -> None:
