@@ -136,7 +136,7 @@ def lone_parts(
 
 
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the endings and dtypes in ``found`` prove that its tensors decode codes.
+    """Return whether the endings and dtypes in ``found`` prove that these tensors store a quantised weight.
 
     ``found`` maps endings to keys, which all begin with ``stem``.
     """

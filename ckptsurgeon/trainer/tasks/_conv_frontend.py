@@ -25,7 +25,7 @@ class ConvFrontend:
         kernels, strides = (getattr(config, name, None) for name in ("conv_kernel", "conv_stride"))
         if not isinstance(kernels, (list, tuple)) or not isinstance(strides, (list, tuple)):
             raise ConfigError(
-                f"the model {type(model).__name__} does not hear waves as wav2vec 2.0 does.",
+                f"the model {type(model).__name__} does not take raw sound through convolutions, as wav2vec 2.0 does.",
                 hint="Name a configuration of transformers: model: {transformers: config.json}.",
             )
         behind = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
