@@ -15,7 +15,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners datasets
 
-.PHONY: help demo test test-all test-browser test-gpu wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: thos
 required-parts: $(STAMP)  ## record anew which tensors every model of each class of transformers has: half an hour
 	$(BIN)/python -m tests.api.model_folder.record_required_parts .architectures $(WORDS)
 
+test-matrix: $(STAMP)  ## run what versions can break with every Python found and several torches (gigabytes, one after another)
+	$(BIN)/python -m tests.matrix
+
 wheels: $(STAMP)  ## lay out what a GPU machine without network lacks (THERE: its Python): the tests find it there
 	$(BIN)/python -m tests.wheels --python $(THERE)
 
@@ -114,4 +117,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures wheels
+	rm -rf $(VENV) .fuzz .loggers demo tutorial screenshots dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .architectures .matrix wheels

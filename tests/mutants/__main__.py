@@ -18,7 +18,7 @@ from pathlib import Path
 from .table import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "site", "screenshots", "demo", "tutorial")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "site", "screenshots", "demo", "tutorial", "wheels")
 
 
 def place_of(mutant: Mutant, root: Path) -> Path:

@@ -25,11 +25,12 @@ from ckptsurgeon.trainer.parallel.ranks import Ranks
 from ckptsurgeon.trainer.system import compiling
 from ckptsurgeon.trainer.system.compiling import compile_notes, compiled_loss, has_one_shape
 
+from ..helpers.torch_versions import needs_torch_2_7
 from . import together, toy
 from .waves import LAYER_NORM, SMALL, ctc_model_of, ctc_task_for, model_of, write
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
+pytestmark = [needs_torch_2_7, pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")]
 Run = Callable[..., Any]
 NET = torch.nn.Linear(1, 1)
 SHORT = {**SMALL, "conv_dim": [8, 8], "conv_kernel": [10, 64], "conv_stride": [5, 64], "num_feat_extract_layers": 2}
@@ -153,6 +154,14 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert compiled_loss(other, NET) is None
     assert "not compiled: crops last 0.4 to" in compile_notes(other)[0]
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda")), NET) is None
+
+
+def test_auto_compiles_nothing_with_a_torch_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(build_job(write(pretrain={"crop_s": 0.3}), device="cpu"), device=torch.device("cuda"))
+    monkeypatch.delattr(torch.compiler, "is_exporting")
+    assert compiled_loss(job, NET) is None
+    (note,) = compile_notes(job)
+    assert note == f"not compiled: torch {torch.__version__} cannot, torch 2.7 can"
 
 
 @pytest.mark.parametrize(("written", "read"), [(True, "on"), (False, "off"), ("auto", "auto"), ("off", "off")])

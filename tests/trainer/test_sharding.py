@@ -13,12 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.parallel.ranks import Ranks
+from ckptsurgeon.trainer.parallel.sharded_model import ShardedModel
 
+from ..helpers.torch_versions import needs_torch_2_7
 from . import toy
 from .together import WRITES_AT_ONCE, apart, same_bits, together, train, write
 
 FSDP = ("--strategy", "fsdp")
+pytestmark = needs_torch_2_7
 
 
 def checks_of(run: str) -> dict[str, str]:
@@ -54,6 +59,12 @@ def test_a_run_in_parts_is_that_of_one_and_goes_on_in_any_number_of_processes() 
     ended = train("--run", "begun", "--resume", *FSDP)
     assert [one.code for one in ended] == [0, 0], ended
     assert apart("one", "begun") < 1e-5
+
+
+def test_a_torch_that_cannot_shard_on_cpus_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu.Stream, "record_event")
+    with pytest.raises(ConfigError, match=r"fsdp\W* on CPUs needs torch 2\.7 or newer, and this is torch 2"):
+        ShardedModel(torch.nn.Linear(8, 8), Ranks(0, 2), torch.device("cpu"))
 
 
 def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:

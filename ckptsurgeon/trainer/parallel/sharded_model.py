@@ -51,6 +51,11 @@ class ShardedModel(ParallelModel):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         super().__init__(module, ranks)
+        if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise ConfigError(
+                f"--strategy fsdp on CPUs needs torch 2.7 or newer, and this is torch {torch.__version__}.",
+                hint="Use --strategy ddp.",
+            )
         if getattr(getattr(module, "config", None), "layerdrop", 0):
             raise ConfigError("--strategy fsdp cannot train a model with LayerDrop.", hint=SAME_LAYERS)
         mesh = init_device_mesh(device.type, (ranks.size,))

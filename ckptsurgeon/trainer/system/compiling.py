@@ -90,8 +90,13 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 def _is_wanted(job: Job) -> bool:
     if job.settings.compile == "auto":
-        return job.device.type == "cuda" and has_one_shape(job)
+        return job.device.type == "cuda" and has_one_shape(job) and _can_compile()
     return job.settings.compile == "on"
+
+
+def _can_compile() -> bool:
+    """Whether this torch compiles models of transformers: they call a function that torch has from 2.7 on."""
+    return hasattr(torch.compiler, "is_exporting")
 
 
 def has_one_shape(job: Job) -> bool:
@@ -100,10 +105,12 @@ def has_one_shape(job: Job) -> bool:
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if ``compile`` asks for a compiled run, but unequal clips prevent it."""
+    """Return a note if ``compile`` asks for a compiled run, but unequal clips or an old torch prevent it."""
     lengths = _lengths(job)
-    if job.settings.compile != "auto" or job.device.type != "cuda" or len(lengths) < 2:
+    if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
         return []
+    if len(lengths) == 1:
+        return [] if _can_compile() else [f"not compiled: torch {torch.__version__} cannot, torch 2.7 can"]
     return [
         f"not compiled: crops last {min(lengths):g} to {max(lengths):g} s; with "
         "train.pretrain.crop_s, and train.data.min_s at least as long, batches have one shape and are compiled"
