@@ -84,7 +84,7 @@ class CheckpointWriter:
         return True
 
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write the model, or the average of its weights, as the best; ``rows`` are what it read of each clip of ``dev``.
+        """Write the model, or its averaged weights, as the best; ``rows`` are what it read of each clip of ``dev``.
 
         Raises OutputError.
         """
