@@ -19,8 +19,8 @@ Run = Callable[..., Any]
 
 NOT_RUN: dict[str, tuple[str | tuple[str, ...], str]] = {
     "CONTRIBUTING.md": (
-        "make test",
-        "they install, and run this; tests/project/test_contributing.py holds that they are there",
+        ("make test", "python3 -m pytest -m gpu"),
+        "they install, run this or need a GPU; tests/project/test_contributing.py holds that they are there",
     ),
     "docs/howto/coqui.md": ("python -m coqui_stt_training.train", "Coqui STT's own, which needs TensorFlow 1.15"),
     "docs/howto/espnet.md": ("./asr.sh", "ESPnet's own recipe, which needs a corpus and hours"),
