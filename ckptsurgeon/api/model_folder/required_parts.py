@@ -11,16 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 from ...planning.transplant.by_place import HEAD
 from ...util.text import escape, listing
 from .expert_checks import INITIALISED
 
-__all__ = ["BUFFER", "pattern_of", "required_part_notes"]
+__all__ = ["BUFFER", "TABLE", "pattern_of", "required_part_notes"]
 
-_TABLE = Path(__file__).with_name("required_parts.jsonl")
+TABLE = "required_parts.jsonl"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 BUFFER = re.compile(
     r"(?:^|\.)(?:position_ids|token_type_ids|(?:original_)?inv_freq|masked_bias|(?:attn|attention)\.bias|num_batches_tracked|version)$"
@@ -95,5 +95,5 @@ def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 @cache
 def _table() -> dict[str, str]:
     """Return the lines of the table by model type; a line is parsed when it is needed."""
-    lines = _TABLE.read_text(encoding="utf-8").splitlines()[1:]
+    lines = resources.files(__package__).joinpath(TABLE).read_text("utf-8").splitlines()[1:]
     return {line[9 : line.index('"', 9)]: line for line in lines}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import pkgutil
@@ -19,6 +20,9 @@ from ...util.text import brief_repr, escape
 from .._document import Document
 
 __all__ = ["imported", "near_attributes", "near_modules", "own_file", "user_code"]
+
+MISTYPED = 0.8
+"""The least similarity (difflib's ratio) of a name that was mistyped."""
 
 # Running code that a configuration names: its search path, its limits, its file.
 
@@ -87,7 +91,13 @@ def near_modules(wanted: str, otherwise: str) -> str:
 
     A name that may only be mistyped is never given to pip: somebody else's package may have it.
     """
-    return _question(wanted, {"speechbrain", *(one.name for one in pkgutil.iter_modules())} - {wanted}) or otherwise
+    names = {"speechbrain", *(one.name for one in pkgutil.iter_modules())} - {wanted}
+    return _question(wanted, (one for one in names if _is_mistyped(wanted, one))) or otherwise
+
+
+def _is_mistyped(wanted: str, name: str) -> bool:
+    """Return whether two names differ by a letter or two: among hundreds of packages some are always a little alike."""
+    return difflib.SequenceMatcher(None, wanted, name).ratio() >= MISTYPED
 
 
 def _question(wanted: str, names: Iterable[str]) -> str:

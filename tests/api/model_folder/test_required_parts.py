@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.required_parts import _TABLE, _of_class, pattern_of, required_part_notes
+from ckptsurgeon.api.model_folder import required_parts
+from ckptsurgeon.api.model_folder.required_parts import TABLE, _of_class, pattern_of, required_part_notes
 
 from .record_required_parts import line, made_of
 
@@ -163,7 +164,7 @@ def test_an_output_of_one_file_gets_the_note_too(networks: Callable[[str], Path]
 
 
 def test_every_line_of_the_table_can_be_read_and_names_its_type() -> None:
-    first, *lines = _TABLE.read_text().splitlines()
+    first, *lines = (Path(required_parts.__file__).parent / TABLE).read_text().splitlines()
     assert json.loads(first).keys() == {"transformers"}
     assert len(lines) > 300
     for one in lines:
@@ -180,7 +181,7 @@ def test_every_line_of_the_table_can_be_read_and_names_its_type() -> None:
 @pytest.mark.parametrize("kind", ["opt", "plbart"])
 def test_a_line_is_what_transformers_builds(kind: str) -> None:
     """Of the version that the table names; another may have other classes."""
-    first, *lines = _TABLE.read_text().splitlines()
+    first, *lines = (Path(required_parts.__file__).parent / TABLE).read_text().splitlines()
     if json.loads(first)["transformers"] != transformers.__version__:
         pytest.skip(f"the table is of transformers {json.loads(first)['transformers']}")
     (recorded,) = (json.loads(one) for one in lines if one.startswith(f'{{"type":"{kind}",'))

@@ -151,7 +151,7 @@ def test_only_five_are_said_and_all_are_in_the_details() -> None:
     with pytest.raises(cs.PlanError, match="and 4 more") as caught:
         plan({**source, "a": (1,)}, {f"l{i}.w": (3,) for i in range(9)})
     assert len(caught.value.details) == 9
-    assert "--ignore-mismatch for all" in str(caught.value)
+    assert 'on_mismatch="init" for all' in str(caught.value)
 
 
 @pytest.mark.parametrize(
