@@ -61,12 +61,20 @@ def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
     ("text", "why"),
     [
         ("", "the manifest train.csv is empty. Known are:"),
+        (
+            "wav_filename,transcript\r,speaker\r\na.wav,a\r,b\r\n",
+            "train.csv, line 1: a carriage return (CR) stands inside",
+        ),
+        (
+            "wav_filename,transcript\ra.wav,a\r",
+            "train.csv, line 1: a carriage return (CR) stands inside the line. Lines end",
+        ),
         ("\n\n", "train.csv is not a known kind of manifest: its first line is empty."),
         ("path;text\na;b\n", "its first line is 'path;text'. Its columns are separated by semicolons"),
     ],
 )
 def test_a_manifest_that_is_none(text: str, why: str, ckpt: Run) -> None:
-    Path("train.csv").write_text(text)
+    Path("train.csv").write_text(text, newline="")
     assert why in refused(ckpt)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.cli.verbs.train import _next as next_commands
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.trainer.checks.resume import RESUMED
+from ckptsurgeon.trainer.run.records import read_report
 from ckptsurgeon.trainer.state.saved_model import saved_model
 
 from .toy import STARTED, equal, job, loop, write
@@ -146,3 +149,6 @@ def test_the_command_says_how_to_merge(init: str, ckpt: Any) -> None:
     done = ckpt("train", "toy.yaml", "--init", init, "--run", "run")
     assert f"ckpt lora merge {init} run/adapter -o model.safetensors" in done.out, done.out
     assert yaml.safe_load(Path("run/config.yaml").read_text())["train"]["lora"]["rank"] == 4
+    Path("base").mkdir()  # a folder of weights is merged into a folder, with its configuration and tokeniser
+    found = dataclasses.replace(read_report("run"), init="base")
+    assert next_commands(found) == ["ckpt lora merge base run/adapter -o merged/"]

@@ -171,5 +171,6 @@ def _next(found: Trained) -> list[str]:
         return [f"ckpt train --report {quoted(found.run)} -v"]
     adapter, best = os.path.join(found.run, "adapter"), os.path.join(found.run, "best.safetensors")
     if os.path.isdir(adapter) and found.init:
-        return [f"ckpt lora merge {quoted(found.init)} {quoted(adapter)} -o model.safetensors"]
+        output = "merged/" if os.path.isdir(found.init) else "model.safetensors"
+        return [f"ckpt lora merge {quoted(found.init)} {quoted(adapter)} -o {output}"]
     return [f"ckpt inspect {quoted(best)}", f"ckpt train --report {quoted(found.run)}"] if os.path.exists(best) else []

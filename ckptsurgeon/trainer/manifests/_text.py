@@ -97,13 +97,19 @@ def _decompressed(path: str) -> bytes:
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the columns that the first line names; an empty list if the file is not a table."""
+    """Return the columns that the first line names; an empty list if it is no table. Raises ConfigError."""
     if not path.lower().endswith(".csv"):
         return []
     with open_file(path) as file:
         data = file.readline(1 << 16)
     _check_encoding(path, data)
-    return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
+    try:
+        return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
+    except csv.Error as error:
+        raise ConfigError(
+            f"{place(path, 1)}: a carriage return (CR) stands inside the line.",
+            hint="Lines end in LF, or CR and LF; remove each CR that stands alone, or save the table again as CSV.",
+        ) from error
 
 
 def first_line(path: str) -> str:

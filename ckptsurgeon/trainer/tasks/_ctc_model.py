@@ -69,7 +69,8 @@ def check_outputs(scores: Tensor, labels: Labels) -> None:
     if scores.shape[2] != len(labels):
         raise ConfigError(
             f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
-            hint="Name the same list in the model section and in train.data.tokens.",
+            hint="Name the same list in the model section and in train.data.tokens; for a model of transformers, write "
+            f"vocab_size: {len(labels)}.",
         )
 
 
