@@ -85,7 +85,8 @@ def test_everything_that_a_run_leaves_is_known(ckpt: Run) -> None:
         "adapter",
         "dev.hypotheses.jsonl",
         "test.hypotheses.jsonl",
-    }  # of train.lora, and of tasks that read texts
+        "loggers.json",
+    }  # of train.lora, of tasks that read texts, and of loggers
     assert set(os.listdir("run")) == set(claim.WRITTEN) - of_others
 
 
