@@ -34,7 +34,8 @@ def test_make_test_leaves_out_what_is_long_and_make_test_all_goes_as_deep_as_it_
 
 def test_what_continuous_integration_runs_is_everything() -> None:
     script = (ROOT / ".ci/run").read_text()
-    assert re.findall(r"^make (\S+)$", script, re.M) == ["check", "test-all", "test-browser"]
+    goals = " ".join(re.findall(r"^make (.*)$", script, re.M)).split()
+    assert [goal for goal in goals if not goal.startswith("-")] == ["check", "test-all", "test-browser"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
