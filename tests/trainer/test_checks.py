@@ -312,7 +312,7 @@ def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
         model.forward = fixed  # type: ignore[method-assign]
         found = batch_independence(model, job.task, batch, settings=job.settings)
         assert found.status == status, found
-        assert ("does not take longer inputs: IndexError: no place 12" in found.says) == (status == PASS)
+        assert ("more padding was not tried: IndexError: no place 12" in found.says) == (status == PASS)
 
 
 # While it trains.

@@ -91,7 +91,7 @@ def test_a_sound_that_is_a_folder_or_empty(ckpt: Run) -> None:
     with open("train.csv", "a") as file:
         file.write("folder.wav,a\nempty.wav,b\n")
     said = refused(ckpt, code=3)
-    assert said.startswith("train.csv, line 8: the sound folder.wav is a folder, and 1 of 8 more cannot be used.")
+    assert said.startswith("train.csv, line 8: the sound folder.wav is a folder; 2 of 8 sounds cannot be used.")
     done = ckpt("train", "x.yaml", "--check-only", "--json")
     assert "train.csv, line 9: empty.wav is an empty file" in json.loads(done.err)["details"]
 

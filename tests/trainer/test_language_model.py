@@ -118,12 +118,19 @@ def test_a_model_without_an_end_gets_nothing_between_texts_and_a_note() -> None:
     assert "the model has no eos_token_id: nothing is put between texts" in made.notes
 
 
+def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
+    model()
+    made = job(["the cat", "the bird and the dog"])
+    assert made.notes[0] == "train: 2 texts, 9 tokens in 2 rows of 4; 2 of them the unknown token"
+
+
 @pytest.mark.parametrize(
     ("files", "data", "why"),
     [
         ({}, {"train": "none.txt"}, "none.txt cannot be read: No such file"),
         ({"a.txt": b"\xff\xfe"}, {"train": "a.txt"}, "a.txt is not UTF-8"),
         ({"a.txt": b""}, {"train": "a.txt"}, "a.txt has no text"),
+        ({"a.csv": b"text\nthe cat\n"}, {"dev": "a.csv"}, "a.csv is neither a plain text nor a .jsonl file"),
         ({"a.jsonl": b'{"text": "cat"}\n{"words": "cat"}\n'}, {"train": "a.jsonl"}, "a.jsonl:2 has no text"),
         ({"a.jsonl": b'{"text": \n'}, {"train": "a.jsonl"}, "a.jsonl:1 is not JSON"),
         ({}, {"segmenter": None}, "the task language_model needs the tokeniser of the model"),

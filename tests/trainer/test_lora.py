@@ -16,10 +16,13 @@ import ckptsurgeon as cs
 from ckptsurgeon.cli.verbs.train import _next as next_commands
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.trainer.checks.resume import RESUMED
+from ckptsurgeon.trainer.config.settings import Lora
 from ckptsurgeon.trainer.run.records import read_report
+from ckptsurgeon.trainer.state.lora import adapter_tensors, add_adapters, load_adapter
 from ckptsurgeon.trainer.state.saved_model import saved_model
 
 from .toy import STARTED, equal, job, loop, write
+from .waves import ctc_model_of
 
 peft = pytest.importorskip("peft")
 
@@ -31,6 +34,24 @@ def trained(init: str, **settings: Any) -> Any:
     """A run of the toy with adapters."""
     write(**{"lora": LORA, "steps": 40, "evaluate_every": 20, "save_every": 20, **settings})
     return cs.train(**STARTED, run="run")
+
+
+@pytest.mark.parametrize("lora", [Lora(("all-linear",)), Lora(("all-linear",), save=("lm_head",)), Lora(("lm_head",))])
+def test_adapters_of_a_model_of_speech_are_those_of_its_linear_layers_and_nothing_else(lora: Lora) -> None:
+    """transformers cannot name the input embeddings of wav2vec 2.0, which has none."""
+    pytest.importorskip("transformers")
+    model = ctc_model_of()
+    add_adapters(model, lora, seed=0)
+    found = adapter_tensors(model)
+    trained = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(found) == len(trained)
+    assert ("base_model.model.lm_head.weight" in found) == bool(lora.save)
+    assert all("lora_" in key or "lm_head" in key for key in found)
+    save_file({key: tensor.detach() + 1 for key, tensor in found.items()}, "adapter.safetensors")
+    load_adapter(model, "adapter.safetensors")
+    assert all(
+        torch.equal(adapter_tensors(model)[key], tensor) for key, tensor in load_file("adapter.safetensors").items()
+    )
 
 
 @pytest.mark.usefixtures("another_process")

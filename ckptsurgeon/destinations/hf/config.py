@@ -16,7 +16,7 @@ from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
 from ...util.text import brief_repr, escape
 from .._document import Document
-from .files import companions
+from .files import companions, is_of_tokenizer
 from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
 from .written import WrittenConfig, files_of
@@ -84,6 +84,8 @@ def describe(document: Document, package: Any) -> ModelDescription:
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
     files, said = files_of(document, written, fields, folder)
+    if any(is_of_tokenizer(one.name) for one in more):  # written for the tokens that are trained
+        files = tuple(one for one in files if not is_of_tokenizer(one.name))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others))
 
 

@@ -35,9 +35,9 @@ def processor_files(
     """Return the files of the feature extractor and the tokeniser for a model of waveforms, and notes.
 
     ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration; a file that
-    is there is not returned. No files are returned for other models, and for documents without a ``train:`` section
-    that takes waveforms. The padding token of ``written`` becomes the blank of CTC, because transformers uses the
-    padding token as the blank.
+    is there is not returned, unless it is a tokeniser of other tokens than those that are trained. No files are
+    returned for other models, and for documents without a ``train:`` section that takes waveforms. The padding token
+    of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
     """
     features, config = _map(document.train.get("features")), written.config
     if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":
@@ -51,16 +51,21 @@ def processor_files(
         tokens = read_vocabulary(document.resolve(named)).tokens
     except (ConfigError, SourceError) as error:  # the weights do not need it; training names it again
         return tuple(made), [f"no tokeniser is written for transformers: {error.message.rstrip('.')}"]
-    if not known.isdisjoint((VOCABULARY, TOKENIZER)):
-        return tuple(made), _other_tokens(present, tokens, named)
-    if why := _unfit(tokens, config):
+    has_tokeniser, why = not known.isdisjoint((VOCABULARY, TOKENIZER)), _unfit(tokens, config)
+    other = _other_tokens(present, tokens, named) if has_tokeniser else ""
+    if has_tokeniser and not other:
+        return tuple(made), []
+    if why and other:
+        return tuple(made), [f"{other}: transformers.pipeline would write other letters than were trained"]
+    if why:
         return tuple(made), [f"no tokeniser is written for transformers: {escape(named)} {why}"]
     notes = _with_blank(written, tokens) if "pad_token_id" not in document.model else []
-    return (*made, *_tokenizer(tokens)), notes
+    said = [f"{other}: a tokeniser for {escape(named)} is written in its place"] if other else []
+    return (*made, *_tokenizer(tokens)), [*said, *notes]
 
 
-def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> list[str]:
-    """Return a note if the vocab.json beside a configuration has other tokens than those that are trained.
+def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
+    """Return how the vocab.json beside a configuration differs from the tokens that are trained, '' if it does not.
 
     The two may spell the blank, the space and the unknown token differently.
     """
@@ -69,15 +74,14 @@ def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: st
     try:
         theirs = read_vocabulary(path).tokens if path else tuple(tokens)
     except (ConfigError, SourceError):
-        return []  # said where the file is copied
+        return ""  # said where the file is copied
     rows = zip_longest(tokens, theirs)
     for number, (ours, other) in enumerate(rows):
         if ours != other and not {ours, other} <= spelled:
-            return [
-                f"the {VOCABULARY} beside the configuration has {brief_repr(other)} in row {number}, and "
-                f"{escape(named)} {brief_repr(ours)}: transformers.pipeline would write other letters than were trained"
-            ]
-    return []
+            theirs_has = "has no row" if other is None else f"has {brief_repr(other)} in row"
+            ours_has = "no such row" if ours is None else brief_repr(ours)
+            return f"the {VOCABULARY} beside the configuration {theirs_has} {number}, and {escape(named)} {ours_has}"
+    return ""
 
 
 def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
         return Check(INDEPENDENT, FAIL, says)
     padding = _padded_loss(model, task, few, settings)
     if isinstance(padding, str):
-        return Check(INDEPENDENT, PASS, f"{says}; the model does not take longer inputs: {escape(padding, 100)}")
+        return Check(INDEPENDENT, PASS, f"{says}; more padding was not tried: {escape(padding, 100)}")
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
         return Check(INDEPENDENT, PASS, says)

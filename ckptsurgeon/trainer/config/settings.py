@@ -98,9 +98,10 @@ class Lora:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) that are trained instead of the weights.
 
     ``targets`` are the names of the modules that get an adapter, as PEFT's ``target_modules`` (``all-linear``: every
-    linear layer but the last); if it is empty, the weights are trained. ``rank`` is the rank of an adapter, ``alpha``
-    its scale times the rank (None: twice the rank), ``dropout`` the share of inputs that are set to zero. ``save`` are
-    the names of modules that are trained as a whole and saved with the adapters, such as a new output layer.
+    linear layer but the output layer of a language model); if it is empty, the weights are trained. ``rank`` is the
+    rank of an adapter, ``alpha`` its scale times the rank (None: twice the rank), ``dropout`` the share of inputs that
+    are set to zero. ``save`` are the names of modules that are trained as a whole and saved with the adapters, such as
+    a new output layer.
     """
 
     targets: tuple[str, ...] = ()
@@ -206,7 +207,7 @@ class Settings:
 
 
 ALL_LINEAR = "all-linear"
-"""What PEFT calls every linear layer but the last."""
+"""What PEFT calls every linear layer but the output layer of a language model."""
 ANNEALED = ("plateau", "newbob")
 """Schedules that follow the metric of the evaluations."""
 CHOICES = {

@@ -35,6 +35,15 @@ class Segmenter:
                 hint="It is a model of sentencepiece, as bpe.model, or a tokenizer.json.",
             ) from error
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The number of the token for text that the tokeniser does not know; None if it has no such token."""
+        if self._is_json:
+            token = getattr(self._model.model, "unk_token", None)
+            return self._model.token_to_id(token) if token is not None else None
+        number = int(self._model.unk_id())
+        return number if number >= 0 else None
+
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text; what the model does not know is a piece of its own."""
         if self._is_json:

@@ -139,7 +139,7 @@ def _check_there(clips: Sequence[Clip]) -> None:
     missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
     if missing:
         (first, why), *rest = missing
-        more = f", and {len(rest)} of {len(clips)} more cannot be used" if rest else ""
+        more = f"; {len(missing)} of {len(clips)} sounds cannot be used" if rest else ""
         raise SourceError(
             f"{first.where}: the sound {escape(first.path)} {why}{more}.",
             hint="Copy it again, or remove it from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,

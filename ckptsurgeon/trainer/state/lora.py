@@ -92,8 +92,14 @@ def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of the adapters in a model, and of the modules that are saved whole, by their keys in PEFT."""
-    found = _package().get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True))
+    """Return the tensors of the adapters in a model, and of the modules that are saved whole, by their keys in PEFT.
+
+    Embeddings that have an adapter are not saved themselves: they are not trained, and PEFT asks transformers which
+    they are, which is an error for models of speech.
+    """
+    found = _package().get_peft_model_state_dict(
+        model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
+    )
     return {f"{PREFIX}{key}": tensor for key, tensor in found.items()}
 
 

@@ -31,6 +31,8 @@ __all__ = ["TASK", "LanguageModel", "PackedRows"]
 IGNORED = -100
 """The label of a place behind the end of the last row, which no loss counts."""
 LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", ".json", ".parquet", ".arrow", ".gz", ".zst", ".zip")
+"""Ends of names of files that are certainly not one plain text."""
 
 
 class LanguageModel:
@@ -78,6 +80,12 @@ class LanguageModel:
             raise ConfigError(
                 f"train.data.{name} names no text.", hint=f"Name a file or several, as in {name}: texts.txt."
             )
+        table = next((path for path in paths if path.lower().endswith(TABLES)), None)
+        if table is not None:
+            raise ConfigError(
+                f"train.data.{name}: {escape(table)} is neither a plain text nor a .jsonl file.",
+                hint='Write each text as a line {"text": "…"} of a .jsonl file.',
+            )
         texts = [text for path in paths for text in _texts(path)]
         ids: list[int] = []
         for row in self._segmenter.ids(texts):
@@ -91,9 +99,10 @@ class LanguageModel:
                 f"train.data.{name}: the tokeniser has the id {max(ids)}, and the model {count(self._size, 'row')}.",
                 hint="train.data.segmenter must be the tokeniser of this model.",
             )
+        unknown = ids.count(self._segmenter.unknown_id) if self._segmenter.unknown_id is not None else 0
         return PackedRows(
             name, np.asarray(ids, dtype=np.int32), self._settings.data.context, self._settings.batch_size,
-            texts=len(texts), shuffled=name == "train",
+            texts=len(texts), unknown=unknown, shuffled=name == "train",
         )  # fmt: skip
 
     def notes(self) -> list[str]:
@@ -139,22 +148,24 @@ class LanguageModel:
 class PackedRows:
     """Rows of ``context`` tokens in batches of ``batch_size``; labels are the tokens that follow each of them.
 
-    Rows are shuffled by seed and epoch if ``shuffled``. ``texts`` is the number of texts that ``ids`` (int32) holds.
-    Every token but the first is predicted once in an epoch.
+    Rows are shuffled by seed and epoch if ``shuffled``. ``texts`` is the number of texts that ``ids`` (int32) holds,
+    ``unknown`` how many of these tokens stand for a piece of text that the tokeniser does not know. Every token but the
+    first is predicted once in an epoch.
     """
 
     def __init__(
         self, name: str, ids: np.ndarray[Any, np.dtype[np.int32]], context: int, batch_size: int, *, texts: int,
-        shuffled: bool,
+        unknown: int = 0, shuffled: bool,
     ) -> None:  # fmt: skip
-        self.name, self.texts, self.batch_size = name, texts, batch_size
+        self.name, self.texts, self.batch_size, self._unknown = name, texts, batch_size, unknown
         self._ids, self._context, self._shuffled = torch.from_numpy(ids), context, shuffled
         self._begins = range(0, len(ids) - 1, context)
 
     def says(self) -> str:
-        """Return a line on the split: texts, tokens and rows."""
+        """Return a line on the split: texts, tokens, rows, and tokens that the tokeniser does not know."""
         tokens = f"{count(len(self._ids), 'token')} in {count(len(self._begins), 'row')} of {self._context}"
-        return f"{self.name}: {count(self.texts, 'text')}, {tokens}"
+        unknown = f"; {self._unknown} of them the unknown token" if self._unknown else ""
+        return f"{self.name}: {count(self.texts, 'text')}, {tokens}{unknown}"
 
     def size(self, epoch: int) -> int:
         """Return how many batches an epoch has."""

@@ -107,6 +107,19 @@ def test_tokens_that_are_not_there_stop_no_transplant() -> None:
     )
 
 
+def test_a_tokeniser_of_other_tokens_is_replaced_by_one_of_those_that_are_trained() -> None:
+    Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate([*TOKENS, "x", "y"])}))
+    Path("tokenizer_config.json").write_text('{"unk_token": "x"}')
+    Path("special_tokens_map.json").write_text('{"unk_token": "x"}')
+    spec = destination()
+    assert sorted(names(spec)) == ["config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"]
+    assert content(spec, "vocab.json") == {token: number for number, token in enumerate(TOKENS)}
+    assert content(spec, "tokenizer_config.json")["pad_token"] == "<pad>"
+    (note,) = [note for note in spec.notes if "vocab.json beside" in note]
+    assert f"has 'x' in row {len(TOKENS)}, and tokens.txt no such row" in note
+    assert note.endswith("a tokeniser for tokens.txt is written in its place")
+
+
 def test_another_vocabulary_beside_the_configuration_is_said() -> None:
     mine = [*TOKENS[:-1], "x"] if TOKENS[-1] != "x" else [*TOKENS[:-1], "y"]
     Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(mine)}))
