@@ -335,6 +335,54 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
+@pytest.mark.usefixtures("cheap")
+def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
+    """It recorded no setting that is younger, and a beam of 4 where there is none now."""
+    cs.train(**toy.STARTED, run="whole", device="cpu")
+    stop_at(5, device="cpu")
+    path = Path("run/lineage.json")
+    known = json.loads(path.read_text())
+    for name in ("decay", "batch_seconds", "augment", "lora", "lm", "loggers", "compile", "anneal"):
+        del known["settings"][name]
+    del known["settings"]["data"]["segmenter"]
+    known["settings"]["beam"] = 4
+    path.write_text(json.dumps(known))
+    assert cs.train(resume=True, device="cpu").ended == "done"
+    assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize(
+    ("changes", "sets", "why"),
+    [
+        ({"beams": 4}, ["beams=4"], "train has no field 'beams'."),
+        ({"decoding": "viterbi"}, [], "train.decoding is 'viterbi'."),
+        ({"data": {"mirror": "x"}}, [], "train.data has no field 'mirror'."),
+        ({"lm": "a.arpa"}, [], "train.lm is of train.decoding ctc_beam, and that is ctc."),
+    ],
+)
+def test_settings_that_no_longer_are_have_a_way_out(
+    changes: dict[str, Any], sets: list[str], why: str, ckpt: Run, init: str
+) -> None:
+    cs.train(**toy.STARTED, device="cpu", steps=4)
+    path = Path("run/lineage.json")
+    known = json.loads(path.read_text())
+    known["ckptsurgeon"] = "0.0.9"
+    known["sets"] += sets
+    for name, value in changes.items():
+        known["settings"][name] = {**known["settings"][name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(known))
+    told = refused(ckpt, "--resume")
+    assert (
+        f"run was started by another version of ckptsurgeon (0.0.9), with settings that this one does not read: {why}"
+        in told
+    )
+    assert "Resume it with that version, or take them out of" in told
+    command = "ckpt train toy.yaml --init run/best.safetensors --run DIR"
+    assert told.endswith(f"start another run: {command}.")
+    assert ckpt(*command.replace("DIR", "other").split()[1:], "--steps", "4", "--device", "cpu").code == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [

@@ -23,6 +23,7 @@ from ..job.job import Job
 from ..state.learning_rate import lr_factor
 from ..state.run_progress import PATIENCE
 from ..tasks._load import task_file
+from .known_settings import known_settings
 from .result import plain_json
 
 if TYPE_CHECKING:
@@ -194,14 +195,14 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
             f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
             hint="Start another run: --run DIR.",
         )
-    old, new = lineage["settings"], plain_json(asdict(job.settings))
+    old, new = known_settings(lineage), plain_json(asdict(job.settings))
     differing = _differing(old, new)
     if differing:
         raise ConfigError(
             f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
             hint="Go on with the old settings, or start another run with --run.", details=differing,
         )  # fmt: skip
-    own = [(name, old.get(name, new[name]), new[name]) for name in NEARLY_FREE]
+    own = [(name, old[name], new[name]) for name in NEARLY_FREE]
     pairs = [("device", lineage["device"], job.device.type), *own]
     changed = [f"{name} was {a}, is {b}: the run continues, but not bit for bit" for name, a, b in pairs if a != b]
     before = lineage.get("processes", 1)

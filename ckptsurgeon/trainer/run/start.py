@@ -23,6 +23,7 @@ from ..job.assembly import train_section
 from ..job.init_checkpoint import InitCheckpoint, read_init
 from ..job.job import Job
 from ..tasks._load import task_file
+from .known_settings import check_known_settings
 from .lineage import LINEAGE, OVERFITTING, edited_config_note, read_lineage
 from .run_loggers import LOGGER_IDS
 
@@ -133,6 +134,7 @@ def resume_start(
     notes = tuple(filter(None, (folder.relinked(), edited_config_note(folder, known))))
     if config is None:
         config = os.path.relpath(os.path.join(folder.path, known["config"]))
+    check_known_settings(known, config, folder)
     begun = known["init"]["path"] if known["init"] is not None else None
     from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
     init = _same_init(from_, known["init"]["files"]) if controls and from_ is not None else None

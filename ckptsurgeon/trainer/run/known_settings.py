@@ -1,0 +1,77 @@
+"""Reads the settings that a run was started with, which an older version of ckptsurgeon may have recorded."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import escape
+from ...util.version import __version__
+from ..config.section import parse_settings
+from ..config.settings import Settings
+from ..folder.run_folder import BEST, RunFolder
+from .result import plain_json
+
+__all__ = ["check_known_settings", "known_settings"]
+
+OLD_BEAM = 4
+"""What older versions recorded as ``train.beam`` if nobody named one; it is None since, and means the same."""
+
+
+def known_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a lineage as this version would have recorded them.
+
+    A setting that is younger than the run has its default, with which a run does what it did before.
+    """
+    usual: dict[str, Any] = plain_json(asdict(Settings()))
+    old = lineage["settings"]
+    made = {
+        name: {**usual[name], **value} if isinstance(value, dict) and isinstance(usual.get(name), dict) else value
+        for name, value in {**usual, **old}.items()
+    }
+    return {**made, "beam": None} if made["beam"] == OLD_BEAM and made["decoding"] != "ctc_beam" else made
+
+
+def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFolder) -> None:
+    """Raise ConfigError, with what to do, if this version cannot read the settings that a run was started with."""
+    try:
+        parse_settings({**_given(lineage["settings"]), "epochs": None}, "its settings")
+    except ConfigError as error:
+        why = error.message.removeprefix("its settings: ")
+        raise ConfigError(
+            f"{escape(folder.path)} was started by another version of ckptsurgeon{_number(lineage)}, with settings "
+            f"that this one does not read: {why}",
+            hint=f"Resume it with that version, or {_another_run(config, folder)}.",
+        ) from error
+
+
+def _given(settings: Any) -> dict[str, Any]:
+    """Return settings without None, which stands for a default or for infinity; those of sections likewise."""
+    return {
+        name: {key: one for key, one in value.items() if one is not None}
+        if isinstance(value, Mapping) and name not in ("freeze", "lr_scale")
+        else value
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def _number(lineage: Mapping[str, Any]) -> str:
+    version = str(lineage.get("ckptsurgeon", __version__))
+    return f" ({escape(version)})" if version != __version__ else ""
+
+
+def _another_run(config: str, folder: RunFolder) -> str:
+    """Return how another run starts from the weights of this one, if it has saved any."""
+    names = (BEST, os.path.join("last", "model.safetensors"))
+    weights = next((folder.of(name) for name in names if os.path.isfile(folder.of(name))), None)
+    init = f" --init {_quoted(weights)}" if weights is not None else ""
+    return f"take them out of {_quoted(config)} and start another run: ckpt train {_quoted(config)}{init} --run DIR"
+
+
+def _quoted(path: str) -> str:
+    return escape(shlex.quote(path))
