@@ -32,7 +32,8 @@ SUBSET = (
     *(
         f"tests/trainer/test_{name}.py"
         for name in (
-            "batches", "checks", "flops", "gpu_benchmark", "loop", "lora", "ranks", "resume", "sharding", "train", "wav2vec2", "writing",
+            "batches", "checks", "flops", "gpu_benchmark", "loop", "lora", "moments", "ranks", "resume", "sharding", "train", "wav2vec2",
+            "writing",
         )
     ),
 )  # fmt: skip
@@ -105,7 +106,6 @@ def tried(cell: Cell, needed: Sequence[str], tests: Sequence[str], *, keep: bool
             str(python),
             "-m",
             "pytest",
-            "-q",
             "-n",
             "2",
             "--dist",

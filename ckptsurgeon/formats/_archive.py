@@ -36,6 +36,10 @@ _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
 """A ``.nemo`` of a large model has a folder of torch distributed in place of one file of weights."""
 
 
+_EXPORTED = "serialized_exported_program.json"
+"""torch.export (2.6 and older) puts this beside its weights, constants and example inputs."""
+
+
 class _Place(NamedTuple):
     """The place of a member in the archive: the offset of its bytes, and how many there are."""
 
@@ -50,7 +54,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
     subfolder is searched. Raises FormatError or UnsafeError if the archive is broken.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
-    if folder is None:
+    if folder is None or _EXPORTED in folder.names():
         return None
     while not folder.has_checkpoint and (name := folder.way_in):
         folder = folder.inside(name)

@@ -111,11 +111,14 @@ def test_the_reference_takes_the_last_of_two_equal_keys_and_we_refuse() -> None:
 
 
 DTYPES = [
-    torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn, torch.float8_e8m0fnu,
+    torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn,
     torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.int16, torch.uint16, torch.float16, torch.bfloat16,
     torch.int32, torch.uint32, torch.float32, torch.complex64, torch.float64, torch.int64, torch.uint64,
-    torch.float4_e2m1fn_x2,
 ]  # fmt: skip
+HALVES = [torch.float4_e2m1fn_x2] if hasattr(torch, "float4_e2m1fn_x2") else []
+"""What has two numbers in a byte; torch 2.6 has none."""
+if hasattr(torch, "float8_e8m0fnu"):
+    DTYPES.append(torch.float8_e8m0fnu)
 
 
 def tensor_of(dtype: torch.dtype, *shape: int) -> torch.Tensor:
@@ -144,7 +147,7 @@ def test_a_tiny_file_has_these_very_bytes() -> None:
 
 
 def test_every_dtype_is_written_as_the_reference_writes_it() -> None:
-    tensors = {f"k{i:02d}": tensor_of(dtype, 2, 4) for i, dtype in enumerate(DTYPES)}
+    tensors = {f"k{i:02d}": tensor_of(dtype, 2, 4) for i, dtype in enumerate([*DTYPES, *HALVES])}
     assert written(tensors) == save(tensors)
     assert written(tensors, {"format": "pt"}) == save(tensors, {"format": "pt"})
 
@@ -153,7 +156,7 @@ def test_every_dtype_is_written_as_the_reference_writes_it() -> None:
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda k: k != "__metadata__"),
-        st.tuples(st.sampled_from(DTYPES[:-1]), st.lists(st.integers(0, 4), max_size=3)),
+        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)),
         min_size=1,
         max_size=6,
     )

@@ -44,9 +44,10 @@ def variety() -> dict[str, torch.Tensor]:
             ),
             "meta": torch.empty(3, device="meta"),
         }
-    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"):
-        found[name] = torch.arange(4, dtype=torch.uint8).view(getattr(torch, name))
-    found["float4"] = torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    newer = {"float8_e8m0fnu": "float8_e8m0fnu", "float4": "float4_e2m1fn_x2"}  # torch 2.6 has neither
+    for key, name in {"float8_e4m3fn": "float8_e4m3fn", "float8_e5m2": "float8_e5m2", **newer}.items():
+        if key not in newer or hasattr(torch, name):
+            found[key] = torch.arange(4, dtype=torch.uint8).view(getattr(torch, name))
     for name in ("uint16", "uint32", "uint64"):
         found[name] = torch.tensor([1, 2, 60000], dtype=getattr(torch, name))
     found["complex32"] = torch.zeros(3, dtype=torch.complex32)

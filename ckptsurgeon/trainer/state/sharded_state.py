@@ -6,6 +6,7 @@ torch.distributed.checkpoint writes and reads them, and fits them to another num
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,9 +68,12 @@ def load_moments(
     names = reader.read_metadata().state_dict_metadata
     tensors = state_tensors(model)
     found = {name: _as_dtensor(tensors[_key_of(name)], _empty_part(tensors[_key_of(name)])) for name in names}
-    spread = any(map(is_distributed, found.values()))  # without shards every rank reads for itself
+    load: Any = checkpoint.load  # type: ignore[attr-defined]
+    alone = not any(map(is_distributed, found.values()))  # without shards every rank reads for itself
+    # In torch 2.6, which cannot be told, all ranks read together: each calls this.
+    how = {"no_dist": True} if alone and "no_dist" in inspect.signature(load).parameters else {}
     try:
-        checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
+        load(found, checkpoint_id=path, process_group=ranks.control, **how)
     except CheckpointException as error:
         raise FormatError(f"{escape(path)} cannot be read: {_first_failure(error)}.") from error
     state = {index: dict(entries) for index, entries in small["state"].items()}

@@ -95,6 +95,10 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "keras": (
         "x.keras", zipped("metadata.json", "config.json", "model.weights.h5"), "a Keras model, a zip archive", SAVEZ,
     ),
+    "pt2 of torch 2.6": (
+        "x.pt2", zipped("serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt", "version"),
+        "a program of torch.export (.pt2)", "save its state_dict() with torch.save.",
+    ),
     "pt2": ("x.pt2", exported, "a program of torch.export (.pt2)", "save its state_dict() with torch.save."),
     "zip of safetensors": (
         "x.zip", zipped("net/", "net/model.safetensors", deflated=True),
