@@ -113,6 +113,7 @@ def tried(cell: Cell, needed: Sequence[str], tests: Sequence[str], *, keep: bool
             "-m",
             USUAL,
             "--tb=short",
+            "--show-capture=no",
             *tests,
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.section import parse_settings
@@ -129,3 +132,63 @@ def test_what_returns_something_else_is_an_error() -> None:
     )
     with pytest.raises(cs.ConfigError, match="the model returns tuple, not a loss, figures and a weight"):
         cs.train("net.yaml", device="cpu", check_only=True)
+
+
+READING = '''
+class CTC(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ctc_lo = nn.Linear(4, 4)
+
+    def log_softmax(self, states):
+        return self.ctc_lo(states).log_softmax(2)
+
+class Reader(Net):
+    """Has a CTC; with inner layers that have one too, encode returns their outputs beside the last."""
+
+    def __init__(self, token_list=None, inner=False, ctc=True):
+        super().__init__(token_list)
+        self.inner, self.ctc = inner, CTC() if ctc else None
+
+    def encode(self, speech, speech_lengths):
+        frames = speech[:, : speech.shape[1] // 400 * 400].unflatten(1, (-1, 4, 100))[..., 0]
+        return (frames, [(1, -frames)]) if self.inner else frames, speech_lengths // 400
+'''
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("inner", [False, True])
+def test_its_ctc_reads_sounds(inner: bool, ckpt: Any) -> None:
+    write({"_target_": "counting.Reader", "inner": inner}, steps=2)
+    Path("counting.py").write_text(NET + READING)
+    cs.train("net.yaml", device="cpu", keep_going=True)
+    weights = load_file("run/best.safetensors")
+    weights["ctc.ctc_lo.weight"] = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) * 40
+    save_file(weights, "run/best.safetensors")
+    paths = [line.split(",")[0] for line in Path("dev.csv").read_text().splitlines()[1:]]
+    right = []
+    for path in paths:
+        wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        wave = wave - wave.mean()  # as train.features has it by default
+        frames = wave[: len(wave) // 400 * 400].reshape(-1, 4, 100)[..., 0]
+        best = (frames @ weights["ctc.ctc_lo.weight"].T + weights["ctc.ctc_lo.bias"]).argmax(1).tolist()
+        tokens = [one for one, _ in groupby(best) if one in (1, 2)]
+        right.append("".join(" ab"[one] for one in tokens))
+    assert any(right)
+    found = cs.transcribe("run", paths, batch_size=2)
+    assert [one.text for one in found.sounds] == right
+    assert ckpt("transcribe", "run", *paths, "--device", "cpu").out.splitlines() == [
+        f"{path}\t{text}" for path, text in zip(paths, right, strict=True)
+    ]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_model_without_ctc_is_left_to_espnet() -> None:
+    write({"_target_": "counting.Reader", "ctc": False}, steps=2)
+    Path("counting.py").write_text(NET + READING)
+    cs.train("net.yaml", device="cpu", keep_going=True)
+    path = Path("dev.csv").read_text().splitlines()[1].split(",")[0]
+    with pytest.raises(cs.ConfigError, match="Reader has no CTC .*ESPnet's Speech2Text decodes it"):
+        cs.transcribe("run", path)
+    with pytest.raises(cs.ConfigError, match="the task espnet has no CTC whose texts could be searched"):
+        cs.transcribe("run", path, beam=4)

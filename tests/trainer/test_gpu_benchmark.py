@@ -30,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",  # torch's own, where it compiles
     "ignore::FutureWarning",
     "ignore:The .grad attribute of a Tensor that is not a leaf",
+    "ignore:Guards may run slower on Python 3.13.0",
     "ignore:Dynamo detected a call to a .functools.lru_cache",
 )
 

@@ -28,7 +28,7 @@ from ..job.job import Job
 from ..state.saved_model import saved_model
 from ..system.device import autocast, choose_device, explain_out_of_memory, torch_settings
 from ..tasks._load import explain_task_errors
-from ..tasks._task import Task
+from ..tasks._task import Batch, Task
 from .lineage import LINEAGE
 
 __all__ = ["Transcript", "Transcripts", "transcribe"]
@@ -93,8 +93,11 @@ def transcribe(
     clips = [_clip(path, settings.features.window_s) for path in paths]
     target = target_with(where, None)
     task, tokens = task_of(settings, document, target)
-    if not hasattr(task, "measure"):
-        raise ConfigError(f"the task {escape(settings.task)} of {escape(where)} reads no texts off sounds.")
+    if not (hasattr(task, "measure") or hasattr(task, "read")):
+        raise ConfigError(
+            f"the task {escape(settings.task)} of {escape(where)} reads no texts off sounds.",
+            hint=getattr(task, "read_by", ""),
+        )
     init = _init_of(where) if settings.lora.targets else None
     no_data: Any = None
     job = Job(document, settings, target, choose_device(device), task, no_data, tokens=tuple(tokens), init=init)
@@ -169,6 +172,13 @@ def _texts(job: Job, model: torch.nn.Module, clips: Sequence[Clip], batch_size: 
     with evaluation_mode(model), autocast(job.settings, job.device), explain_task_errors(job.settings.task):
         for places in sorted_batches([clip.seconds for clip in clips], BatchSize(batch_size)):
             batch = given.collate([given.example(clips[place]) for place in places]).to(job.device)
-            for place, row in zip(places, given.measure(model, batch), strict=True):
-                texts[place] = row["hypothesis"]
+            for place, text in zip(places, _read(given, model, batch), strict=True):
+                texts[place] = text
     return texts
+
+
+def _read(task: Any, model: torch.nn.Module, batch: Batch) -> list[str]:
+    """Return the text of each clip of a batch."""
+    if hasattr(task, "read"):
+        return list(task.read(model, batch))
+    return [row["hypothesis"] for row in task.measure(model, batch)]

@@ -121,6 +121,7 @@ class Task(Protocol):
     - ``measure(model, batch)`` returns a row of plain data on each example, and ``figures(rows)`` the figures over the
       rows of many: then several processes share an evaluation, and rows with a ``clip``, a ``reference`` and a
       ``hypothesis`` are kept for the user.
+    - ``read(model, batch)`` returns the text of each example, for ``ckpt transcribe``; one with ``measure`` needs none.
     - ``collapsed(parts)`` returns why a run whose step had these parts per item cannot learn any more, or '';
       ``doubts(figures)`` returns what is too low in the figures of an evaluation, '' if nothing is.
     """

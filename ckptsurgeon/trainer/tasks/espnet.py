@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ...util.text import listing
 from ..config.settings import Settings
 from ..data.sound import Clip
+from ._ctc_model import check_outputs
 from ._sounds import TranscribedTask
 from ._task import Batch, Loss, Task
 
@@ -107,6 +108,28 @@ class ESPnet(TranscribedTask):
                     total[0] += value * items
                     total[1] += items
         return {name: total / items if items else math.nan for name, (total, items) in sums.items()}
+
+    @torch.no_grad()
+    def read(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Return the text of each clip by CTC, frame by frame; raises ConfigError for a model without CTC.
+
+        Each clip is encoded by itself, as ESPnet's Speech2Text does: its frontends hear the padding behind a clip.
+        ``encode`` returns the encoder's outputs, in a pair with those of inner layers if these have a CTC too, and
+        lengths; ``ctc.log_softmax`` makes log-probabilities of them (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
+        """
+        encode, ctc = getattr(model, "encode", None), cast(Any, getattr(model, "ctc", None))
+        if encode is None or not hasattr(ctc, "log_softmax"):
+            raise ConfigError(
+                f"{type(model).__name__} has no CTC (ctc_weight 0), and its decoder is not asked here.",
+                hint="ESPnet's Speech2Text decodes it: ckpt convert run/best.safetensors -o best.pth.",
+            )
+        texts = []
+        for wave, length in zip(batch.inputs, batch.lengths, strict=True):
+            outputs, _ = encode(wave[None, :length], length[None])
+            scores = ctc.log_softmax(outputs[0] if isinstance(outputs, tuple) else outputs)
+            check_outputs(scores, self.labels)
+            texts.append(self.labels.decode(self.labels.collapse(scores[0].argmax(-1).tolist())))
+        return texts
 
 
 def _first(weight: Any) -> Any:

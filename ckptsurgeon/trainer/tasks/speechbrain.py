@@ -47,6 +47,7 @@ class SpeechBrain(TranscribedTask):
     brain: ClassVar[Any] = None
     metric = "loss"
     needs_blank = False
+    read_by = "SpeechBrain decodes it: give the weights to the pretrainer of its hyperparams.yaml."
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         if self.brain is None:

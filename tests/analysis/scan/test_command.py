@@ -101,7 +101,7 @@ FOUND: dict[str, tuple[Callable[[], bytes], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("name", FOUND)
 def test_what_is_found_is_said_and_ends_with_one(name: str, ckpt: Run) -> None:
     make, verdict = FOUND[name]

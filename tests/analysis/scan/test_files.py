@@ -116,7 +116,7 @@ def test_the_real_network_is_plain_data(minilm: Path) -> None:
     assert found.verdict is cs.Verdict.PLAIN
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_a_program() -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save("x.pt")
     found = cs.scan("x.pt")
