@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "figures_said",
     "filled_line",
     "filling_line",
+    "report_view",
     "step_line",
     "testing_line",
     "trained_view",
@@ -82,18 +84,44 @@ def trained_view(
     parts: list[RenderableType] = [checks_view(left, every=every)] if left else []
     if found.controls is not None:
         parts += _controls(found.controls)
-    if found.ended in WAYS:
-        style = "" if found.ended == "prepared" else "yellow"
-        parts.append(Text(f"  {WAYS[found.ended]}", style=style))
-    if found.run is not None:
-        parts.append(SpacedWords(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
-    if found.test_clips:
-        parts.append(SpacedWords(Text("  test    "), [count(found.test_clips, "clip"), *figures_said(found.test)]))
+    parts += [*_state(found), *_tested(found)]
     failed = [check.name for check in found.checks if check.status == "FAIL"]
     if failed:
         said = Text(f"{count(len(failed), 'check')} failed: {', '.join(failed)}", "bold red")
         parts.append(Hanging(Text("  FAIL    ", "bold red"), said))
     return Group(*parts, *next_view(next_steps))
+
+
+def report_view(found: Trained, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
+    """Return the report of a run in the order of its page: state, verdict, what warns or fails, figures, all checks."""
+    parts: list[RenderableType] = [*_state(found)]
+    if found.controls is not None:
+        parts += _controls(found.controls)
+    tally = Counter[str](check.status for check in found.checks)
+    said = [Text(f"{tally[status]} {status}", STYLES[status]) for status in STYLES if tally[status]]
+    if said:
+        parts.append(SpacedWords(Text("  checks  "), said))
+    wrong = [_row(check) for status in ("FAIL", "WARN") for check in found.checks if check.status == status]
+    if wrong:
+        parts.append(Columns(wrong))
+    if found.figures:
+        parts.append(SpacedWords(Text("  dev     "), [f"step {found.step}", *figures_said(found.figures)]))
+    parts += _tested(found)
+    return Group(*parts, checks_view(found.checks, every=every), *next_view(next_steps))
+
+
+def _state(found: Trained) -> Iterator[RenderableType]:
+    """Yield how a run ended, if not as usual, and how far it came."""
+    if found.ended in WAYS:
+        yield Text(f"  {WAYS[found.ended]}", style="" if found.ended == "prepared" else "yellow")
+    if found.run is not None:
+        yield SpacedWords(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)])
+
+
+def _tested(found: Trained) -> Iterator[RenderableType]:
+    """Yield the figures on ``test``, if there are any."""
+    if found.test_clips:
+        yield SpacedWords(Text("  test    "), [count(found.test_clips, "clip"), *figures_said(found.test)])
 
 
 def _controls(found: Controls) -> Iterator[RenderableType]:

@@ -59,7 +59,17 @@ def test_a_whole_run(ckpt: Run, init: str) -> None:
     assert 0 < steps[0]["padding"] < 1
 
     again = ckpt("train", "--report")
-    assert flat(done.out).startswith(flat(again.out))
+    lines = again.out.splitlines()
+    assert lines[0] in done.out.splitlines()
+    assert lines[0].startswith("  trained run  12/12 steps")
+    assert flat(lines[1]).startswith("checks ")
+    assert lines[-1] == "  next: ckpt view run"
+    places = [
+        again.out.index(text) for text in ("  trained", "  checks", "  dev ", "  before the first step", "  next:")
+    ]
+    assert places == sorted(places)
+    tables = done.out[done.out.index("  before the first step") : done.out.index("  trained")]
+    assert tables in again.out  # the same tables of checks as at the end of the run
     assert flat(ckpt("train", "--report", "run").out) == flat(again.out)
     report = json.loads(ckpt("train", "--report", "run", "--json").out)
     assert report == json.loads(json.dumps(read_report("run").to_json()))
@@ -235,6 +245,8 @@ def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
     assert re.fullmatch(r"  control 1/6  body frozen        warm      seed 0  error \d\.\d{3}", said[0])
     assert re.fullmatch(r"  control 6/6  all of it trained  permuted  seed 0  error \d\.\d{3}", said[5])
     assert len(said) == 6
+    report = ckpt("train", "--report").out
+    assert report.index("  trained") < report.index("  verdict") < report.index("  checks") < report.index("  PASS ")
     told = json.loads(ckpt("train", "--report", "--json").out)["controls"]
     assert len(told["arms"]) == 6
 

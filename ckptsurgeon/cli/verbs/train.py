@@ -94,7 +94,9 @@ def run(
             help="With several processes: each holds the whole model (ddp), or a part of it (fsdp).",
         ),
     ] = "ddp",
-    report: Annotated[bool, typer.Option("--report", help="Print the report of a run again.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print the report of a run: the verdict and what warns or fails first.")
+    ] = False,
     *,
     sink: Sink,
 ) -> None:
@@ -103,7 +105,7 @@ def run(
         # DDP writes a line to standard error if a step uses all parameters, which is usual. Before torch is imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ...errors import ConfigError
-    from ...render.train import trained_view
+    from ...render.train import report_view, trained_view
     from ...trainer.run.records import read_report
     from ...trainer.run.train import train
 
@@ -121,7 +123,8 @@ def run(
     if report:
         found = read_report(config or folder or "run")
         if not sink.answer(found):
-            sink.show(trained_view(found, every=sink.verbose))
+            page = [] if found.run is None else [f"ckpt view {quoted(found.run)}"]
+            sink.show(report_view(found, every=sink.verbose, next_steps=page))
         return
     with unwinding(), training_progress(sink) as watch:
         found = train(
