@@ -195,7 +195,7 @@ MUTANTS = (
         "a check that cannot be made is not run, with the reason",
         "return tuple(Check(name, NOT_RUN, why) for name in names)",
         'return tuple(Check(name, "PASS", why) for name in names)',
-        "trainer/test_checks.py trainer/test_healthy.py",
+        "trainer/test_run_job.py",
     ),
     Mutant(
         "the last complete step is saved if another process dies",
