@@ -54,7 +54,7 @@ class Chooser:
         self._left = COMPARED
 
     def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
-        """Return the alternatives for the tensor that a step makes; ``names`` are its keys in the destination."""
+        """Return the alternatives for the tensor that a step of the plan makes; ``names`` are its destination keys."""
         origins = [origin for name in names for origin in self._selection.origins.get(name, ())]
         meant = self._meant(step, origins)
         return Alternatives(
@@ -66,7 +66,7 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the source tensor that a step uses, or would use if it did not initialise the tensor.
+        """Return the source tensor that a step of the plan uses, or would use if it did not initialise its tensor.
 
         Returns None if no source has the tensor.
         """
@@ -119,8 +119,8 @@ class Chooser:
     def _near(self, step: Step) -> Iterator[Candidate]:
         """Yield the source tensors whose names are most similar to that of a step's tensor.
 
-        Unused tensors of the same shape come first; if there are none, used ones of the same shape; else tensors of any
-        shape.
+        These are unused tensors of the same shape. If there are none, they are used tensors of the same shape; if there
+        are none of these, tensors of any shape.
         """
         alike = self._alike.get(step.shape, [])
         self._left -= len(alike)
@@ -182,7 +182,7 @@ def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None
 
 
 def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | None) -> Explanation:
-    """Return the explanation of the tensor that a step makes; ``names`` are its keys in the destination."""
+    """Return the explanation of the tensor that a step of the plan makes; ``names`` are its destination keys."""
     source = plan.sources[step.source] if step.source is not None else None
     given = source is not None and source.role != "destination"
     draws = step.draws and not any(source.role == "destination" for source in plan.sources)
@@ -197,7 +197,7 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why a tensor does not come from a source, '' if it does."""
+    """Return why the tensor that a step makes does not come from a source, '' if it does come from one."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",
@@ -211,7 +211,9 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
     if text in keys:
         return [text]
     if not text:
-        raise PatternError("--explain is empty.", hint="Name a destination key or a pattern of them.")
+        raise PatternError(
+            "--explain is empty.", hint="Give a key of the destination, or a pattern that matches such keys."
+        )
     pattern = KeyPattern.given(text, "--explain ")
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if hits:

@@ -15,7 +15,7 @@ __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "OtherMatch"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor of a source that could have been used, and ``why`` it is not."""
+    """A source tensor that could have been used for a destination tensor, and ``why`` it is not used."""
 
     source: str
     key: str
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class OtherMatch:
-    """A rule or policy that matches this tensor too, and ``why`` another one wins."""
+    """A rename rule or shape policy that matches a tensor too, and ``why`` another rule or policy is used for it."""
 
     text: str
     why: str
@@ -84,7 +84,7 @@ class Explanation(Brief):
 
     @property
     def key(self) -> str:
-        """The destination's key."""
+        """The key of the tensor in the destination."""
         return self.step.key
 
     def to_json(self) -> dict[str, Any]:

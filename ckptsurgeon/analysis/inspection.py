@@ -284,7 +284,8 @@ def inspection_of(
 def _on_disk(files: Sequence[FilePrint]) -> int:
     """Return the size of a checkpoint's files in bytes.
 
-    An archive is the file without a name in the list; the sizes of the files in it are not added.
+    If the checkpoint is an archive, ``files`` lists the archive without a name, and then the files in it, whose sizes
+    are not added.
     """
     return sum(file.size for file in files if not file.name) or sum(file.size for file in files)
 

@@ -35,7 +35,7 @@ def is_whole(info: TensorInfo) -> bool:
 
 
 def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> None:
-    """Raise FormatError if a tensor fills a whole record of a file whose stored CRC-32 is not ``crc``.
+    """Raise FormatError if a tensor fills a whole record (such as a zip entry) whose stored CRC-32 is not ``crc``.
 
     ``crc`` is the CRC-32 of the tensor's bytes. A record that was checked is added to ``seen``.
     """
@@ -73,7 +73,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class _Range:
-    """A range of bytes of a tensor, to be compared between two files; ``summed`` is set if its checksum is needed."""
+    """A range of bytes of a tensor, to be compared between two files; ``summed`` is set if its CRC-32 is needed."""
 
     key: str
     first: File
@@ -92,8 +92,8 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
     """Return those of ``keys`` whose tensors differ between two checkpoints, in dtype or in bytes.
 
     A tensor that is not contiguous is compared as if it were. If both checkpoints have a tensor at the same place of
-    the same file, its bytes are not read. The stored CRC-32 of every record that is read is checked; if its bytes are
-    equal, this is done during the comparison. Raises FormatError for a wrong checksum.
+    the same file, its bytes are not read. Every record (such as a zip entry) that is read is checked against its stored
+    CRC-32. Raises FormatError for a wrong checksum.
     """
     unequal, ranges, odd = set[str](), list[_Range](), list[str]()
     read = [key for key in keys if not _same_place(first, second, key)]
@@ -116,7 +116,7 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
     """Compare the CRC-32s ``sums``, computed during the comparison, with those stored in the files of a checkpoint.
 
-    Returns the records of the files that were checked. Raises FormatError for a wrong checksum.
+    Returns the records (such as zip entries) that were checked. Raises FormatError for a wrong checksum.
     """
     seen: Seen = set()
     for key, parts in sums.items():

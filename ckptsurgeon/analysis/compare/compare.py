@@ -68,7 +68,7 @@ def with_values(
 
 
 def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the quantisation method if a tensor holds quantised codes in either checkpoint, "" if it does not."""
+    """Return the quantisation method if a tensor of one or both checkpoints holds quantised codes, "" if none does."""
     found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
     return next((codes.by_key[key].method for codes in found), "")
 

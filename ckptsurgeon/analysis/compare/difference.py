@@ -15,7 +15,7 @@ __all__ = ["Difference", "Numbers", "Pair", "Tolerance"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Two values are equal when they differ by at most ``absolute + relative * |second|``, as in numpy's isclose."""
+    """The largest difference of equal values: ``absolute + relative * |second|``, as in numpy's isclose."""
 
     relative: float = 0.0
     absolute: float = 0.0
@@ -26,10 +26,10 @@ class Numbers:
     """The distance of two tensors whose bytes differ, over the elements that are finite in both.
 
     ``differing`` counts the elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
-    ``relative`` is the L2 norm of the difference divided by that of the first, ``cosine`` the cosine of the angle
-    between the two. Both are None if a norm is zero, and any figure is None if float64 cannot hold it. ``nan`` counts
-    elements that are NaN in only one tensor, ``inf`` those that are an infinity in only one tensor, or a different
-    infinity in each.
+    ``relative`` is the L2 norm of the difference divided by that of the first tensor, ``cosine`` the cosine of the
+    angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot hold
+    it. ``nan`` counts elements that are NaN in only one tensor, ``inf`` those that are an infinity in only one tensor,
+    or a different infinity in each.
     """
 
     differing: int

@@ -25,7 +25,7 @@ SAFE = 400
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum, ``value`` times two to the power of ``exponent``."""
+    """A sum that cannot overflow: ``value`` times two to the power of ``exponent``."""
 
     value: float = 0.0
     exponent: int = 0
@@ -75,7 +75,7 @@ def norm(squares: Sum) -> Sum:
 
 
 def quotient(of: Sum, *by: Sum) -> float | None:
-    """Return a sum divided by the sums ``by``; None if one of them is zero, or a double cannot hold the result."""
+    """Return the sum ``of`` divided by each sum in ``by``; None if one is zero, or a double cannot hold the result."""
     if not all(one.value for one in by):
         return None
     value = of.value
@@ -85,7 +85,7 @@ def quotient(of: Sum, *by: Sum) -> float | None:
 
 
 def finite(value: float, exponent: int = 0) -> float | None:
-    """Return a number times a power of two, None if a double cannot hold it."""
+    """Return ``value`` times two to the power of ``exponent``; None if a double cannot hold the result."""
     try:
         value = math.ldexp(value, exponent)
     except OverflowError:

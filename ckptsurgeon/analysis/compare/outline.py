@@ -1,4 +1,4 @@
-"""Outlines of checkpoints (keys, shapes and dtypes), for comparing two; one can be read in a second process."""
+"""Outlines of checkpoints (keys, shapes and dtypes), to compare two; another process can read one."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 @contextmanager
 def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
-    """Start ``work`` in another process, and yield a function that waits for its result and returns this plain data.
+    """Start ``work`` in another process, and yield a function that waits for the result of ``work`` and returns it.
 
-    The function returns None if the work failed. If the system cannot fork, or if other threads run, nothing is started
-    and the function returns None: a forked process would never see the locks of other threads released.
+    The result must be plain data. The yielded function returns None if the work failed. If the system cannot fork, or
+    if other threads run, nothing is started and the function returns None: a forked process would never see the locks
+    of other threads released.
     """
     if not hasattr(os, "fork") or threading.active_count() > 1:
         yield lambda: None

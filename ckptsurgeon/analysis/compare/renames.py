@@ -95,9 +95,10 @@ def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Return pairs (old key to new key) of tensors that all have the same content.
+    """Return a map from keys in ``old`` to keys in ``new``; the tensors of all these keys have the same content.
 
-    Keys that share the most last segments are paired first, those that share equally many in natural order.
+    Keys that agree in the most segments (parts between dots), counted from the end, are paired first. Keys that agree
+    in equally many are paired in natural order.
     """
     left, right = sorted(old, key=natural_key), sorted(new, key=natural_key)
     pairs: dict[str, str] = {}
@@ -113,7 +114,7 @@ def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
 
 
 def _by_end(keys: Sequence[str], depth: int) -> dict[str, list[str]]:
-    """Return keys, grouped by their last ``depth`` segments; keys with fewer segments are left out."""
+    """Return keys, grouped by their last ``depth`` segments (parts between dots); keys with fewer are left out."""
     found: dict[str, list[str]] = {}
     for key in keys:
         parts = key.split(".")

@@ -66,7 +66,10 @@ class Likeness:
         self._weights = {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
 
     def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return a matrix (first, second) of similarities: 0 for paths without a common word, 1 for the same words."""
+        """Return a matrix with the similarity of each path in ``first`` (rows) to each in ``second`` (columns).
+
+        It is 0 for paths without a common word, 1 for paths with the same words.
+        """
         here, there = self._having(first), self._having(second)
         shared = np.zeros((len(first), len(second)))
         for word in here.keys() & there.keys():
@@ -98,11 +101,11 @@ Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the pairs of modules whose paths differ only in their leading segments, all of them in the same way.
+    """Return the pairs of modules whose paths differ only in their leading segments, all of these in the same way.
 
-    Together, the pairs must have at least 8 tensors and at least half of the tensors of the smaller state dict. They
-    must also have more than twice as many tensors as the contradicting pairs of any other such change. Otherwise
-    nothing is returned.
+    Segments are the parts between dots. Together, the pairs must have at least 8 tensors and at least half of the
+    tensors of the smaller state dict. They must also have more than twice as many tensors as the contradicting pairs of
+    any other such change. Otherwise nothing is returned.
     """
     fewer = min(sum(len(unit.keys) for unit in units) for units in (first, second))
     there = {unit.path: unit for unit in second}
@@ -143,7 +146,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of ``other`` that contradict ``best``: one of the two modules has another partner there."""
+    """Return the pairs of ``other`` that contradict ``best``: one of their modules has another partner in ``best``."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

@@ -33,7 +33,7 @@ def parents_of(path: str) -> list[str]:
 
 
 class _Side:
-    """The modules of one state dict: for each, its most similar partner in the other, and the best two scores."""
+    """The modules of one state dict, each with its most similar module in the other one, and its two best scores."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -59,7 +59,7 @@ class _Side:
             self.stale[:] = False
 
     def clear(self) -> npt.NDArray[np.bool_]:
-        """Return a mask of the modules that have a similar partner, clearly more similar than the second best."""
+        """Return a mask of the modules with one candidate that is similar, and clearly more so than the second best."""
         near = self.score >= NEAR
         clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
         return near & clearly

@@ -15,8 +15,9 @@ __all__ = ["Match", "Proposal"]
 
 @dataclass(frozen=True)
 class Match:
-    """Modules of the two sides that should correspond; numbered layers are one module, with ``{n}`` for the number.
+    """A module of the source and one of the destination that should correspond.
 
+    Numbered layers count as one module, with ``{n}`` for the number.
     ``why`` is the kind of evidence: same name, prefix, name, shape or order.
     """
 

@@ -46,7 +46,7 @@ class _Matcher:
         self._open("modules")
 
     def _open(self, view: str) -> None:
-        """Group the tensors that are not matched yet; ``view`` says how, as in ``units_of``."""
+        """Group the tensors that are not matched yet; ``view`` is that of ``units_of``, such as "modules"."""
         self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
         self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
         self._near = None
@@ -111,9 +111,9 @@ class _Matcher:
 
 
 def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
-    """Return whether the order of modules with the same shapes matters.
+    """Return whether module groups with the same shapes can be paired by their order.
 
-    That is so if all have a number in their path, and all of ``here`` have the same numbers.
+    They can if all of them have a number in their path, and all groups in ``here`` contain the same numbers.
     """
     return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
         "#" in unit.path for unit in (*here, *there)
@@ -123,8 +123,8 @@ def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
     """Yield pairs of modules that contain two matched modules, level by level from the inside.
 
-    ``first`` and ``second`` are the paths of the modules that contain the one and the other. The pair of top levels is
-    left out, because it is no evidence.
+    ``first`` has the paths of the modules that contain one of the two matched modules, ``second`` of those that contain
+    the other one. The pair of the two whole models is left out, because it is not evidence.
     """
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])

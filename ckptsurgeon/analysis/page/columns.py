@@ -125,9 +125,9 @@ COUNTS = ("zeros", "nan", "inf")
 def figures_of(
     stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
 ) -> dict[str, Any]:
-    """Return a list for each statistic, such as the mean, with a value for each row of ``places``.
+    """Return a list for each statistic, such as the mean, with a value for each row of the table.
 
-    A tensor without the statistic has None; its histogram is ''.
+    ``places`` has the row of each key. A tensor without the statistic has None; its histogram is ''.
     """
     found = [stats.get(key) for key in places]
     numbers: dict[str, list[float | None]] = {

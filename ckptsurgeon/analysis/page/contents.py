@@ -33,9 +33,10 @@ __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """Return, from an output's recipe, how the tensor of each row was made: its class, source and rule.
 
-    The source of a row without one is -1. ``part`` has the rows whose values come only partly from a source, with the
-    share from 0 to 1. A tensor for which the recipe does not hold (because the file was changed later) has the class
-    "". ``numbers`` has the full lengths of the lists that are shortened.
+    The class says in a word how a tensor was made, such as "copied"; a tensor without a source has the source -1.
+    ``part`` has the rows whose values come only partly from a source, with the share from 0 to 1. A tensor for which
+    the recipe does not hold (because the file was changed later) has the class "". ``numbers`` has the full lengths of
+    the lists that are shortened.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in tensors]
     gone = [key for key in recipe.tensors if key not in tensors]

@@ -23,7 +23,7 @@ POINTS = 2000
 
 
 class Curves:
-    """The curves of a training run: every ``every``-th step of its log, from the first, and its evaluations."""
+    """The curves of a training run: its evaluations, and every ``every``-th step of its log, from the first."""
 
     def __init__(self) -> None:
         self.every = 1

@@ -1,4 +1,4 @@
-"""Reads which clips of ``dev`` the best weights of a run read worst, and where their sounds lie."""
+"""Reads which clips of the ``dev`` data a training run transcribed with the most errors, and where their sounds are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus")
 
 @dataclass(frozen=True)
 class WorstClips:
-    """The clips with the most errors, the worst first; ``wrong`` of ``clips`` clips have any error."""
+    """The clips with the most errors in their transcripts, the worst first.
+
+    ``clips`` is the number of all clips, ``wrong`` of those with errors.
+    """
 
     clips: int
     wrong: int
@@ -39,7 +42,7 @@ class WorstClips:
 
 
 def read_worst_clips(run: str, page: str | None) -> WorstClips | None:
-    """Return the worst clips of a run; None if it has no texts.
+    """Return the worst clips of a training run; None if the run has no file of transcripts.
 
     ``page`` is the path of the page that will show them: addresses of sounds are relative to it, and without it there
     are none. Raises SourceError if the file cannot be read.

@@ -105,7 +105,7 @@ class InMemoryFile:
 
 @dataclass
 class ScanState:
-    """The findings of one file. ``judge`` is the function that scans the file and each part of it."""
+    """The findings about one file. ``judge`` is the function that scans the file and each part of it."""
 
     path: str
     judge: Callable[[ScanItem], bool]
@@ -113,7 +113,7 @@ class ScanState:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Add a finding. If there are too many, the last one gets the worst verdict of all further findings."""
+        """Add a finding. If there are too many already, the last one only gets the worse verdict of the two."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return

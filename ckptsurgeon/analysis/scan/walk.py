@@ -25,7 +25,7 @@ _GIT = ".git"
 
 
 def _not_opened() -> File:
-    raise SourceError("The file is of a kind that is not opened.")
+    raise SourceError("This is not a regular file, and only regular files are opened.")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def first_difference(
 ) -> int | None:
     """Return the first byte at which a tensor differs from the result of its sources; None if it does not differ.
 
-    ``keeper`` is the destination's own checkpoint, if a source may have overwritten only part of the tensor.
+    ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. ``keeper`` is the
+    destination's own checkpoint, if a source may have overwritten only part of the tensor.
     ``context`` has the settings for computing merges.
     """
     origin, theirs = origins[0]
@@ -147,7 +148,7 @@ SMALLEST = {"float16": 2.0**-25}
 
 @dataclass(frozen=True)
 class _Product:
-    """The product of ``left`` (rows, rank) and ``right`` (rank, columns), in double precision; it is not computed."""
+    """The product of ``left`` (rows, rank) and ``right`` (rank, columns) in double precision, kept as two factors."""
 
     left: Array
     right: Array
@@ -188,8 +189,8 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     if apart <= allowed:
         return ""
     return (
-        f"multiplied by the other factor is not what the sources give: the norm of the difference is {apart:.2g}, "
-        f"and rounding explains {allowed:.2g}"
+        f"the product of the low-rank factors A and B is not what the sources give: the norm of the difference is "
+        f"{apart:.2g}, and rounding explains at most {allowed:.2g}"
     )
 
 

@@ -53,7 +53,7 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a value that identifies the difference of weights from which a low-rank factor was extracted."""
+    """Return a value that identifies the difference of two weights from which a low-rank factor was extracted."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 

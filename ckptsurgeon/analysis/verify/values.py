@@ -31,7 +31,7 @@ Named = tuple[Checkpoint, str]
 def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
     """Compute a tensor of an output again, compare the two, and count the result in ``check``.
 
-    Raises VerifyError if its sources cannot have made it.
+    Raises VerifyError if the tensor cannot come from the sources that the recipe or the plan names.
     """
     if made.source is None:
         check.drawn += 1
@@ -57,14 +57,14 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 
 
 def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
-    """Compare a low-rank factor with one that is extracted again, if the two differ in bits.
+    """Compare a low-rank factor of an output, if it is not equal, bit for bit, to one that is extracted again.
 
-    What is compared is the product with the other factor. Raises VerifyError if the products differ.
+    Factors are not unique, so the products of the factors A and B are compared. Raises VerifyError if these differ.
     """
     pair = check.expected.factors[difference_of(check.expected.tensors[key])]
     names = [pair[part] for part in "AB" if part in pair and pair[part] in check.output]
     if len(names) != 2:
-        raise VerifyError("has no other factor in the output to multiply with")
+        raise VerifyError(f"the output lacks the low-rank factor that is multiplied by {escape(key)}")
     fault = product_fault(step, [(check.output[name], check.output) for name in names], origins, check.expected.context)
     if fault:
         raise VerifyError(fault)
@@ -72,7 +72,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield, for each source of a tensor that is missing, the reason why it is missing."""
+    """Yield, for each missing source of a tensor, the reason why it is missing."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -85,7 +85,9 @@ def _sources(check: Check, made: RecipeEntry) -> list[Named]:
     sources = [(check.expected.sources[index], name) for index, name in wanted]
     for source, name in sources:
         if name not in source:
-            raise VerifyError(f"came from {escape(name)}, which {escape(source.path)} does not have")
+            raise VerifyError(
+                f"the source {escape(source.path)} has no tensor {escape(name)}, from which this tensor was made"
+            )
     return sources
 
 
@@ -95,7 +97,7 @@ def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sou
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
     if (made.op, made.policy) == ("merge", "vocab") and not every:
-        raise VerifyError("uses vocabularies that the recipe does not have")
+        raise VerifyError(f"{escape(key)} was merged token by token, and the recipe lacks the vocabularies for that")
     assert made.source is not None
     indices = (made.source, *(index for index, _ in made.more))
     step = with_vocabularies(step, [every[index] for index in indices] if every else ())
@@ -121,7 +123,7 @@ def check_values(check: Check, key: str) -> None:
     """Compare one tensor with its checksum, then with its sources."""
     info, made = check.output[key], check.expected.tensors[key]
     if info.opaque:
-        raise FormatError(f"its values cannot be read: {info.opaque}.")
+        raise FormatError(f"the values of the tensor {escape(key)} cannot be read: {info.opaque}.")
     crc = _read_through(check, info)
     if check.expected.has_checksums and crc != made.crc32:
         check.fail(key, f"has CRC-32 {crc:08x}, but {made.crc32:08x} was recorded")

@@ -34,7 +34,7 @@ Kind = tuple[str, tuple[int, ...]]
 
 
 def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
-    """Yield a note for each tensor that was drawn at random according to the recipe, but equals one of a local source.
+    """Yield a note for each tensor that is random according to the recipe, but equals a tensor of a local source.
 
     Tensors with a single value are skipped: every model has zeros and ones. The cost is linear in the number of
     tensors: candidates are found by a digest of their beginning, then by one of their content.

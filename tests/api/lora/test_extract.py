@@ -287,7 +287,7 @@ def test_verify_finds_a_product_that_is_another(dtype: str) -> None:
     save_file(state, "turned.safetensors")
     faults = cs.verify("turned.safetensors", plan=plan).failed
     assert {fault.key.rpartition("lora_")[0] for fault in faults} == {"base_model.model.layers.0.q."}
-    assert "multiplied by the other factor is not what the sources give" in faults[0].why
+    assert "the product of the low-rank factors A and B is not what the sources give" in faults[0].why
 
 
 def test_verify_holds_what_the_best_of_a_rank_leaves_open_to_no_machine_s_choice() -> None:

@@ -36,7 +36,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: ScanItem) -> list[File]:
-    """Return the archives in a file that is nothing but several valid archives in turn; [] for any other file."""
+    """Return the archives in a file that is several valid archives, one after another; [] for any other file."""
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -150,8 +150,8 @@ def look_at_zip(place: ScanItem) -> None:
 def _look_at_odd(place: ScanItem, fault: Fault) -> None:
     """Scan a file that cannot be read as one zip archive.
 
-    If the file is several archives in turn, as torch.distributed.checkpoint writes them, each archive is scanned. If
-    not, ``fault`` is reported, and every record that can be found in the bytes is scanned.
+    If the file consists of several archives, one after another, as torch.distributed.checkpoint writes them, each
+    archive is scanned. If not, ``fault`` is reported, and every record that can be found in the bytes is scanned.
     """
     several = archives_in_turn(place)
     if several:

@@ -60,7 +60,7 @@ def look_at_array(place: ScanItem) -> bool:
 
 
 def _look_behind(place: ScanItem, end: int) -> bool:
-    """Scan the bytes from ``end`` on, after an array, which numpy reads as the next array.
+    """Scan the bytes after an array, from ``end`` on; numpy would read them as the next array.
 
     Returns whether there is a finding to list.
     """
@@ -90,7 +90,7 @@ def _header(head: bytes) -> tuple[bytes, int]:
 def _plain(header: bytes) -> re.Match[bytes] | None:
     """Match a header that numpy itself writes, for a dtype without objects; returns None for any other header.
 
-    A structured dtype is replaced by raw bytes of the same size before.
+    A structured dtype is first replaced by raw bytes of the same size.
     """
     for _ in range(_NESTED):
         shorter = _RECORD.sub(lambda record: b"'V%d'" % sum(map(_nbytes, _FIELDS.finditer(record[0]))), header)

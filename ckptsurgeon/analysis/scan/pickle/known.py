@@ -94,7 +94,7 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call that encodes a text, '' if protocols 0 to 2 write bytes so.
+    """Return what is wrong with the arguments of a call that encodes a text, '' if pickles contain bytes in this form.
 
     Any other encoding would be imported as a module. ``text`` is a function that returns the text of an argument.
     """
@@ -102,9 +102,10 @@ def _encode(text: Callable[[object], str | None], args: object) -> str:
 
 
 def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call, '' for one of the known encodings or for none.
+    """Return what is wrong with the arguments of a call whose second argument is an encoding.
 
-    The encoding is the second argument. ``text`` is a function that returns the text of an argument.
+    Returns '' if the encoding is known to be harmless, or is left out. ``text`` is a function that returns the text of
+    an argument.
     """
     if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
         return _OTHER_ENCODING

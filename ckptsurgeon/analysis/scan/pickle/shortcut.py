@@ -1,7 +1,7 @@
 """Decodes common runs of instructions in one step: plain tensors of ``torch.save``, tables of numbers.
 
-These runs put values into the memo under a number. The values are not kept, only that there is one; this is done only
-for numbers from 256 on. If a pickle later gets such a value, it is decoded again from the start, one instruction at a
+These runs put values into the memo, the pickle's table of numbered values. For numbers from 256 on the values are not
+kept. If the pickle later gets such a value from the memo, it is decoded again from the start, one instruction at a
 time.
 """
 
