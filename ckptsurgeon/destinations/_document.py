@@ -24,7 +24,7 @@ RELATIVE_TO = "relative_to"
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration file of a destination: its path, text and content.
+    """A configuration file that describes a destination: its path, text and content.
 
     ``content`` is None if our YAML reader cannot read the file, because it has tags of a toolkit; ``fault`` is then the
     error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
@@ -67,7 +67,7 @@ class Document:
         return os.path.normpath(os.path.join(self.folder, path))
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
-        """Return a ConfigError about this configuration."""
+        """Return a ConfigError whose message begins with the name of this file; ``why`` says what is wrong with it."""
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:
@@ -76,13 +76,15 @@ class Document:
         ``what`` is the name of the field that has the path, for messages.
         """
         if not isinstance(path, str):
-            raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
+            raise self.fail(f"the field {what} is {brief_repr(path)}, not a file name.")
         full = self.resolve(path)
         try:
             text = read_file(full).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise self.fail(f"{what} {escape(full)} cannot be read: {why}.", did_you_mean(full)) from error
+            why = error.strerror if isinstance(error, OSError) else "its text is not UTF-8"
+            raise self.fail(
+                f"the file {escape(full)} (field {what}) cannot be read: {why}.", did_you_mean(full)
+            ) from error
         self.read.append(full)
         return text
 
@@ -95,7 +97,7 @@ def read_document(path: str, what: str = "destination") -> Document:
     try:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is not a configuration: its text is not UTF-8.") from None
     except OSError as error:
         message = f"the {what} {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(message, hint=did_you_mean(path)) from error

@@ -96,11 +96,10 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
         return found[0]
     if found:
         raise document.fail(
-            f"its entries fit several tasks of ESPnet: {listing([task.name for task in found], 12, where='')}.",
-            f"Say which one: --task {found[0].name}, or model: {{espnet: {escape(document.name)}, task: "
-            f"{found[0].name}}}.",
+            f"the entries of the file fit several tasks: {listing([task.name for task in found], 12, where='')}.",
+            f"Pass --task {found[0].name}, or write model: {{espnet: {escape(document.name)}, task: {found[0].name}}}.",
         )
-    raise document.fail(f"its entries fit no task of ESPnet: {'; '.join(_reasons(entries, values))}.")
+    raise document.fail(f"the entries of the file fit no task of ESPnet: {'; '.join(_reasons(entries, values))}.")
 
 
 def _of_run(entries: frozenset[str]) -> list[Task]:
@@ -129,8 +128,8 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
     if others:
         having = [one.name for one in known.values() if others[0] in one.entries]
         raise document.fail(
-            f"the task {name} has no {listing(others, 6, where='')}.",
-            f"{others[0]} is an entry of {', '.join(having)}.",
+            f"the ESPnet task {name} has no entry {listing(others, 6, where='')}.",
+            f"{others[0]} is an entry of these tasks: {', '.join(having)}.",
         )
     return task
 

@@ -44,7 +44,7 @@ _REFERENCE = re.compile(r"<([^>]*)>")
 
 
 def tag_of(node: Any) -> str:
-    """Return the tag of a node as it is written, "" if it has none."""
+    """Return the tag of a YAML node as it is written, such as ``!ref``; "" if the node has none."""
     return str(getattr(getattr(node, "tag", None), "value", "") or "")
 
 
@@ -98,7 +98,7 @@ _PLACEHOLDER = "!PLACEHOLDER"
 
 @dataclass(frozen=True)
 class Hyperparams:
-    """The part of a ``hyperparams.yaml`` that one entry needs.
+    """The part of a ``hyperparams.yaml`` that the requested entries need.
 
     ``text`` is its YAML with references resolved. ``ran`` says which code was imported. ``files`` are the user's own
     files with that code, and the included files. ``notes`` are for the user.
@@ -172,7 +172,7 @@ def toolkit(document: Document) -> Any:
         return importlib.import_module("hyperpyyaml.core")
     except ModuleNotFoundError as error:
         raise document.fail(
-            f"it is a SpeechBrain configuration, which needs the package {error.name}.",
+            f"the file is a SpeechBrain configuration, which needs the package {error.name}.",
             "pip install speechbrain (or only hyperpyyaml, if it names no class of SpeechBrain).",
         ) from error
 
@@ -247,7 +247,7 @@ def _tree(document: Document) -> Any:
     with _reading(document):
         tree = ruamel_yaml.YAML().load(document.text)
     if not isinstance(tree, dict):
-        raise document.fail("it is not a mapping of hyperparameters.")
+        raise document.fail("the file is not a mapping from names to hyperparameters.")
     return tree
 
 
@@ -263,7 +263,8 @@ def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mappin
         if name not in tree:
             near = difflib.get_close_matches(str(name), map(str, tree), n=1)
             raise document.fail(
-                f"overrides name {brief_repr(name)}, which is not an entry.", f"Did you mean {near[0]}?" if near else ""
+                f"the overrides name {brief_repr(name)}, which is not an entry of the file.",
+                f"Did you mean {near[0]}?" if near else "",
             )
     with _reading(document):
         hyperpyyaml.recursive_update(tree, dict(overrides), must_match=True)
@@ -271,9 +272,9 @@ def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mappin
 
 def _no_entry(document: Document, name: str, tree: Any) -> ConfigError:
     made = [str(key) for key, value in tree.items() if str(tag_of(value)).startswith("!new:")]
-    hint = f"Choose another: model: {{speechbrain: {document.name}, entry: NAME}}"
+    hint = f"Choose another entry: model: {{speechbrain: {document.name}, entry: NAME}}"
     return document.fail(
-        f"it has no entry {escape(name)}.", f"{hint}; it makes {listing(made, where='')}." if made else hint
+        f"the file has no entry {escape(name)}.", f"{hint}; the file makes {listing(made, where='')}." if made else hint
     )
 
 
@@ -282,8 +283,8 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
     open_ones = [path for path, node in found if tag_of(node) == _PLACEHOLDER]
     if open_ones:
         raise document.fail(
-            f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
-            f"Give it: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
+            f"the entry {escape(entry)} needs a value for {listing(open_ones)}, left open as {_PLACEHOLDER}.",
+            f"Write the value: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
         )
 
 

@@ -90,18 +90,19 @@ def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init
     name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise document.fail(
-            f"{escape(key)} has an unknown initialiser: {brief_repr(spec)}.", f"Use one of {', '.join(_ARGUMENTS)}."
+            f"the tensor {escape(key)} has an unknown initialiser: {brief_repr(spec)}.",
+            f"Use one of {', '.join(_ARGUMENTS)}.",
         )
     arguments = arguments or {}
     if not isinstance(arguments, dict):
-        raise document.fail(f"the arguments of {name} of {escape(key)} are not a map.")
+        raise document.fail(f"the arguments of the initialiser {name} of the tensor {escape(key)} are not a map.")
     check_fields(document, f"{name} of {key}", arguments, _ARGUMENTS[name])
     needed = _NEEDED.get(name)
     if needed and needed not in arguments:
-        raise document.fail(f"{name} of {escape(key)} needs {needed}.")
+        raise document.fail(f"the initialiser {name} of the tensor {escape(key)} needs the argument {needed}.")
     why = _unfit(info, name) or _bad_arguments(info, name, arguments)
     if why:
-        raise document.fail(f"{name} cannot initialise {escape(key)}: {why}.")
+        raise document.fail(f"{name} cannot initialise the tensor {escape(key)}: {why}.")
     return Init(name, arguments)
 
 
@@ -181,7 +182,9 @@ def _fill(tensor: torch.Tensor, init: Init) -> None:
     try:
         getattr(torch.nn.init, f"{init.name}_")(tensor, **init.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{init.name} with {dict(init.arguments)}: {escape(str(error))}.") from error
+        raise ConfigError(
+            f"the initialiser {init.name} with {dict(init.arguments)} fails: {escape(str(error))}."
+        ) from error
 
 
 _MATRIX = re.compile(r"(.*_)?(weight|kernel)|weight_v|weight_[ih]h_l\d+(_reverse)?|original1")

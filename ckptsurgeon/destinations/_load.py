@@ -107,7 +107,8 @@ def target_with(
     text = os.fspath(path)
     if task is not None and (os.path.isdir(text) or not is_configuration(text)):
         raise ConfigError(
-            f"{escape(text)} is not a configuration of ESPnet, and only these have a task.", hint="Leave --task out."
+            f"only configurations of ESPnet have a task, and {escape(text)} is not one of them.",
+            hint="Leave --task out.",
         )
     if os.path.isdir(text):
         return _folder(text)
@@ -132,13 +133,13 @@ def _check_built(path: CheckpointLike) -> None:
     """Raise ConfigError if no code builds the destination: only a constructor can load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
-            "--no-constructor-weights is for destinations that code builds: _target_, ESPnet's or SpeechBrain's.",
-            hint="Leave it out.",
+            "--no-constructor-weights is for models that code builds: a _target_, ESPnet's or SpeechBrain's.",
+            hint="Leave --no-constructor-weights out.",
         )
 
 
 def code_named(path: str) -> tuple[str, ...]:
-    """Return the names of the code that loading a configuration would run; imports nothing.
+    """Return the names of the classes and functions that loading a configuration would run; imports nothing.
 
     Returns () for bundled models, declared tensors, checkpoints and transformers' own models. Raises ConfigError if the
     configuration cannot be read.
@@ -154,13 +155,13 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def _checked_kind(document: Document) -> _Kind | _Toolkit:
-    """Return what loads a document: its ``_Kind`` or ``_Toolkit``.
+    """Return the object that loads a document: a ``_Kind`` for our format, a ``_Toolkit`` for a toolkit's.
 
     Raises ConfigError if the user named a task, and the document is not ESPnet's.
     """
     kind = _kind_of(document)
     if document.task is not None and not getattr(kind, "has_tasks", False):
-        raise document.fail("it is not a configuration of ESPnet, and only these have a task.", "Leave --task out.")
+        raise document.fail("only configurations of ESPnet have a task, and this file is not one.", "Leave --task out.")
     return kind
 
 
@@ -172,10 +173,12 @@ def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, An
     """
     document = replace(read_document(path), task=task)
     if document.model:
-        raise document.fail("it is already a destination.", "Name a checkpoint, or the configuration of a toolkit.")
+        raise document.fail(
+            "the file is already a destination.", "Name a checkpoint, or the configuration of a toolkit."
+        )
     toolkit = _checked_kind(document)
     if not isinstance(toolkit, _Adoptable):
-        raise document.fail("there is nothing to write: it is already a destination.")
+        raise document.fail("there is nothing to write: the file is already a destination.")
     target = toolkit.load(document)
     train = dict(toolkit.training(document))
     named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir), **({"task": task} if task else {})}}
@@ -204,7 +207,7 @@ def _ours(document: Document) -> _Kind:
     if len(marks) != 1:
         having = f"both {' and '.join(marks)}" if marks else "no field that defines the model"
         raise document.fail(
-            f"the model section has {having}.", f"Define the model by one of {', '.join(sorted(by_field))}."
+            f"the section model: has {having}.", f"Define the model by one of {', '.join(sorted(by_field))}."
         )
     return by_field[marks[0]]
 
@@ -218,12 +221,12 @@ def _toolkit_of(document: Document) -> _Toolkit:
         raise document.fault
     raise ConfigError(
         f"{escape(document.path)} has no `model:` section.",
-        hint="Add one with _target_, name, tensors or like; ckpt init writes one.",
+        hint="Add one with the field _target_, name, tensors or like; ckpt init writes such a file.",
     )
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a live module as a destination; tensors that no source gives keep their values.
+    """Return a module in memory as a destination; tensors that no source gives keep their values.
 
     Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """

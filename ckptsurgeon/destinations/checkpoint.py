@@ -27,7 +27,8 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
         for key, info in checkpoint.items():
             if info.opaque:
                 raise FormatError(
-                    f"{escape(key)} of {escape(path)} cannot be in a destination: {info.opaque}.", rule="opaque"
+                    f"the tensor {escape(key)} of {escape(path)} cannot be in a destination: {info.opaque}.",
+                    rule="opaque",
                 )
         return TargetSpec(
             kind="checkpoint",
@@ -60,7 +61,7 @@ class _Like:
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str) or not isinstance(root, (str, type(None))):
-            raise document.fail(f"like is {brief_repr(like)}, not a file name.")
+            raise document.fail(f"the field like is {brief_repr(like)}, not a file name.")
         spec = checkpoint_target(like if "://" in like else document.resolve(like), root)
         return TargetSpec(**{**spec.__dict__, "name": document.name, "config": document.path})
 

@@ -38,7 +38,7 @@ class _Declared:
         check_fields(document, "model", document.model, ("tensors", "tied", "values", "root"))
         rows = document.model["tensors"]
         if not isinstance(rows, dict) or not rows:
-            raise document.fail("tensors is not a map from key to {shape, dtype, init}.")
+            raise document.fail("the field tensors is not a map from key to {shape, dtype, init}.")
         tensors: dict[str, TensorInfo] = {}
         inits: dict[str, Init] = {}
         kept: dict[str, TensorInfo] = {}
@@ -69,15 +69,15 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
     if not isinstance(key, str):
         raise document.fail(f"the tensor key {brief_repr(key, 80)} is not a string.", f'Write it in quotes: "{key}".')
     if not isinstance(row, dict) or "shape" not in row:
-        raise document.fail(f"tensor {escape(key)} has no shape.")
+        raise document.fail(f"the tensor {escape(key)} has no shape.", "Write the size of each axis: shape: [256, 80].")
     check_fields(document, f"tensor {key}", row, ("shape", "dtype", "init"))
     shape = row["shape"]
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape) or len(shape) > 64:
-        raise document.fail(f"the shape of {escape(key)} is {brief_repr(shape, 80)}, not a list of sizes.")
+        raise document.fail(f"the shape of the tensor {escape(key)} is {brief_repr(shape, 80)}, not a list of sizes.")
     try:
         return TensorInfo(dtype_named(str(row.get("dtype", "float32"))), tuple(shape))
     except ConfigError as error:
-        raise document.fail(f"{escape(key)}: {error.said}") from None
+        raise document.fail(f"tensor {escape(key)}: {error.said}") from None
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
@@ -89,7 +89,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     order = {key: i for i, key in enumerate(tensors)}
     groups = document.model.get("tied") or []
     if not isinstance(groups, list):
-        raise document.fail(f"tied is {brief_repr(groups, 80)}, not a list of lists of keys.")
+        raise document.fail(f"the field tied is {brief_repr(groups, 80)}, not a list of lists of keys.")
     seen: set[str] = set()
     for group in groups:
         if (
@@ -97,17 +97,25 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
             or len(group) < 2
             or any(not isinstance(key, str) or key not in tensors for key in group)
         ):
-            raise document.fail(f"tied has {brief_repr(group, 80)}, which is not a list of two or more of its keys.")
+            raise document.fail(
+                f"the field tied has {brief_repr(group, 80)}, not a list of two or more of the keys in tensors."
+            )
         twice = [key for key in group if key in seen or group.count(key) > 1]
         if twice:
-            raise document.fail(f"tied has {escape(twice[0])} twice.", "Write all keys of one tensor in one list.")
+            raise document.fail(
+                f"the field tied has the key {escape(twice[0])} twice.", "Write all keys of one tensor in one list."
+            )
         seen.update(group)
         first, *rest = sorted(group, key=order.__getitem__)
         for key in rest:
             if tensors[key] != tensors[first]:
-                raise document.fail(f"{escape(key)} is tied to {escape(first)}, but differs in shape or dtype.")
+                raise document.fail(
+                    f"the tensor {escape(key)} is tied to {escape(first)}, but differs in shape or dtype."
+                )
             if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
-                raise document.fail(f"{escape(key)} is tied to {escape(first)}, but has another initialiser.")
+                raise document.fail(
+                    f"the tensor {escape(key)} is tied to {escape(first)}, but has another initialiser."
+                )
             ties[key] = first
     return ties
 
@@ -121,14 +129,19 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
         if values is not None or root is not None:
-            raise document.fail("values and root are for tensors with init: like, and there are none.")
+            raise document.fail("values and root are fields for tensors with init: like, and there are none.")
         return ()
     for key in kept:
         if ties.get(key, key) not in kept:
-            raise document.fail(f"{escape(key)} is tied to {escape(ties[key])}, but has another initialiser.")
+            raise document.fail(
+                f"the tensor {escape(key)} is tied to {escape(ties[key])}, but has another initialiser."
+            )
     first = next(iter(kept))
     if not isinstance(values, str) or not isinstance(root, (str, type(None))):
-        raise document.fail(f"{escape(first)} has init: like.", "Add values: FILE, the checkpoint that has its values.")
+        raise document.fail(
+            f"the tensor {escape(first)} has init: like, which needs the field values.",
+            "Add values: FILE, the checkpoint that has its values.",
+        )
     path = values if "://" in values else document.resolve(values)
     try:
         raw = open_checkpoint(path, root or ".", unwrap=False)
@@ -144,7 +157,8 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
             _check_there(document, key, info, checkpoint)
             if owner in checkpoint and not checkpoint.tensor(key).equal(checkpoint.tensor(owner)):
                 raise document.fail(
-                    f"{escape(key)} is tied to {escape(owner)}, but has other values in {escape(checkpoint.path)}."
+                    f"the tensor {escape(key)} is tied to {escape(owner)}, "
+                    f"but has other values in {escape(checkpoint.path)}."
                 )
     keys = {key: key for key in kept if key not in ties}
     return (InitialFile(path, root or ".", keys, "keep", "init: like", checkpoint.stripped),)
@@ -154,12 +168,15 @@ def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Che
     there = checkpoint.get(key)
     name = escape(checkpoint.path)
     if there is None:
-        raise document.fail(f"{escape(key)} has init: like, but {name} has no such tensor.")
+        raise document.fail(f"the tensor {escape(key)} has init: like, but {name} has no such tensor.")
     if there.opaque:
-        raise document.fail(f"{escape(key)} has init: like, but in {name} it cannot be read: {there.opaque}.")
+        raise document.fail(
+            f"the tensor {escape(key)} has init: like, but in {name} it cannot be read: {there.opaque}."
+        )
     if there.shape != info.shape:
         raise document.fail(
-            f"{escape(key)} has init: like and is {shape_text(info.shape)}, but {shape_text(there.shape)} in {name}."
+            f"the tensor {escape(key)} has init: like and is {shape_text(info.shape)}, "
+            f"but {shape_text(there.shape)} in {name}."
         )
 
 
@@ -193,7 +210,7 @@ def _draw(
 
     for key in keys:
         if key not in inits:
-            raise ConfigError(f"the destination has no initialiser for {escape(key)}.")
+            raise ConfigError(f"the destination does not say how to initialise the tensor {escape(key)}.")
         with drawing():
             torch.default_generator.manual_seed(derived_seed(seed, key, 0))
             data = drawn(tensors[key], inits[key])

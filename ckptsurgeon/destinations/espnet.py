@@ -74,7 +74,7 @@ class _Toolkit:
         """
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise document.fail(f"freeze_param is {brief_repr(names, 80)}, not a list of names.")
+            raise document.fail(f"the field freeze_param is {brief_repr(names, 80)}, not a list of names.")
         if not names:
             return {}
         trained = task_of(document, document.content).name in TRAINED
@@ -133,12 +133,12 @@ class _Named:
         check_fields(document, "model", document.model, ("espnet", "task"))
         named = document.model["espnet"]
         if not isinstance(named, str):
-            raise document.fail(f"espnet is {brief_repr(named)}, not a file name.")
+            raise document.fail(f"the field espnet is {brief_repr(named)}, not a file name.")
         inner = read_document(document.resolve(named))
         if inner.fault is not None:
             raise inner.fault
         if not TOOLKIT.recognises(inner):
-            raise inner.fail("it is not a configuration of ESPnet: it has neither token_list nor encoder.")
+            raise inner.fail("the file is not a configuration of ESPnet: it has neither token_list nor encoder.")
         spec = TOOLKIT.load(replace(inner, task=_task_name(document)))
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
 
@@ -147,7 +147,7 @@ def _task_name(document: Document) -> str | None:
     """Return the task that the user or the document names; None if neither does."""
     named = document.model.get("task")
     if named is not None and not isinstance(named, str):
-        raise document.fail(f"task is {brief_repr(named)}, not the name of a task.")
+        raise document.fail(f"the field task is {brief_repr(named)}, not the name of a task of ESPnet.")
     return document.task or named
 
 
@@ -159,7 +159,7 @@ def _read(document: Document) -> _Read:
     # With ESPnet's YAML rules: 1e5 in a list of tokens is a token, but our own reader makes it a number.
     values = read_yaml(document.text, document.name, exponents=False)
     if others := [name for name in values if not isinstance(name, str)]:
-        raise document.fail(f"the name of an entry is {brief_repr(others[0])}, not a text.", "Quote it.")
+        raise document.fail(f"the name of an entry is {brief_repr(others[0])}, not a text.", "Write it in quotes.")
     task = task_of(document, values)
     with user_code(document):
         _imported(document, task)  # first, because without ESPnet a corrected file would only lead to the next error
@@ -189,7 +189,8 @@ def _parsed(
     if others and not is_whole(values):
         near = difflib.get_close_matches(others[0], known, n=1)
         raise document.fail(
-            f"ESPnet has no argument {listing(others, 6, where='')}.", f"Did you mean {near[0]}?" if near else ""
+            f"the installed ESPnet has no argument {listing(others, 6, where='')}.",
+            f"Did you mean {near[0]}?" if near else "",
         )
     parser.set_defaults(**{name: value for name, value in values.items() if name in known and name != _RECIPE})
     said = io.StringIO()
@@ -197,7 +198,8 @@ def _parsed(
         with redirect_stderr(said):
             parsed = vars(parser.parse_args([]))
     except SystemExit:
-        raise document.fail(escape(said.getvalue().strip().rpartition("error: ")[2])) from None
+        why = escape(said.getvalue().strip().rpartition("error: ")[2])
+        raise document.fail(f"ESPnet refuses its arguments: {why}") from None
     left = [name for name in others if name not in _OF_RUNS and values[name] not in (None, [], {})]
     note = f"the installed ESPnet has no argument {listing(left, 6, where='')}: ignored"
     return {**parsed, **{name: values[name] for name in others}}, (note,) if left else ()
@@ -209,14 +211,14 @@ def _file_names(document: Document, values: dict[str, Any], task: Task) -> Itera
         tokens = values.get(name)
         if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":
             raise document.fail(
-                "it has no token_list.",
+                "the file has no token_list.",
                 "Use the config.yaml that a run wrote into its folder, or add token_list: tokens.txt.",
             )
         if isinstance(tokens, str):
             yield values, name
         elif tokens is not None and not _are_texts(tokens):
             raise document.fail(
-                f"{name} is neither a list of texts nor a file.", "Quote tokens that look like numbers."
+                f"the field {name} is neither a list of texts nor a file name.", "Quote tokens that look like numbers."
             )
     for name in sorted(values):
         conf = values.get(f"{name}_conf")
@@ -243,9 +245,9 @@ def _found(document: Document, what: str, path: str) -> str:
         if os.path.isfile(full):
             return path if os.path.isabs(path) else os.path.relpath(full)
     raise document.fail(
-        f"{what} {escape(path)} does not exist, neither relative to the working directory nor to {escape(folder)} "
-        "or a folder above it.",
-        "ESPnet's paths are relative to the recipe's folder: run there, or correct the path.",
+        f"the file {escape(path)} (field {what}) does not exist, neither relative to the working directory nor to "
+        f"{escape(folder)} or a folder above it.",
+        "ESPnet's paths are relative to the recipe's folder: run the command there, or correct the path.",
     )
 
 
@@ -256,11 +258,11 @@ def _imported(document: Document, task: Task) -> Any:
     except ModuleNotFoundError as error:
         if error.name == "espnet2":
             raise document.fail(
-                "it is built by ESPnet, and the package espnet is not installed.",
+                "the model is built by ESPnet, and the package espnet is not installed.",
                 "pip install espnet. Without it: ckpt init CHECKPOINT -o dst.yaml, with an ESPnet checkpoint.",
             ) from None
         if (error.name or "").startswith("espnet2."):
-            raise document.fail(f"the installed ESPnet has no {error.name}.", "pip install -U espnet.") from None
+            raise document.fail(f"the installed ESPnet has no module {error.name}.", "pip install -U espnet.") from None
         raise document.fail(f"ESPnet needs the package {error.name}.", f"pip install {error.name}.") from error
     except Exception as error:
         raise document.fail(f"importing {task.module} failed: {type(error).__name__}: {escape(str(error))}") from error

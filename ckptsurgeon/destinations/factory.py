@@ -55,7 +55,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """The object that a ``_target_`` names, its module, and the module's file if that is the user's own."""
+    """The object that a ``_target_`` names, its module, and the module's file if this is the user's own."""
 
     target: str
     value: Any
@@ -64,7 +64,7 @@ class _Located:
 
     @property
     def source(self) -> str:
-        """The file or module of its code."""
+        """The user's file that has the code of the object, or else the name of its module."""
         return self.file or self.module
 
 
@@ -75,7 +75,7 @@ def _locate(document: Document, target: Any) -> _Located:
     cannot be imported.
     """
     if not isinstance(target, str) or "." not in target:
-        raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
+        raise document.fail(f"the field _target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
     parts = target.split(".")
     for end in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:end])
@@ -91,13 +91,14 @@ def _locate(document: Document, target: Any) -> _Located:
         for attribute in parts[end:]:
             if not hasattr(found, attribute):
                 raise document.fail(
-                    f"{escape(name)} has no {escape('.'.join(parts[end:]))}.", near_attributes(found, attribute)
+                    f"the module {escape(name)} has no {escape('.'.join(parts[end:]))}.",
+                    near_attributes(found, attribute),
                 )
             found = getattr(found, attribute)
         return _Located(target, found, module.__name__, own_file(module))
     raise document.fail(
         f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
-        near_modules(parts[0], "Install it, or run where it can be imported from."),
+        near_modules(parts[0], "Install the module, or run the command in the folder that has it."),
     )
 
 
@@ -124,7 +125,7 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     """
     if isinstance(node, str) and "${" in node:
         raise document.fail(
-            f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."
+            f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value itself."
         )
     if isinstance(node, Mapping):
         if "_target_" in node:

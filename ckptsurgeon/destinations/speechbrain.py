@@ -32,7 +32,7 @@ __all__ = ["CONFIG", "TOOLKIT"]
 
 MODULES = "modules"
 MOST_FEATURES = 1 << 20
-"""Of a module whose statistics are to be tensors: a guard against a slip of the pen."""
+"""The most features of a module whose statistics become tensors: a larger number is taken for a mistake."""
 
 
 class _Toolkit:
@@ -76,9 +76,11 @@ class _Named:
         entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
         if not isinstance(entry, str) or not entry:
-            raise document.fail(f"entry is {brief_repr(entry)}, not the name of an entry.")
+            raise document.fail(f"the field entry is {brief_repr(entry)}, not the name of an entry.")
         if not isinstance(overrides, dict):
-            raise document.fail(f"overrides is {brief_repr(overrides)}.", "It maps entries to values.")
+            raise document.fail(
+                f"the field overrides is {brief_repr(overrides)}.", "Write a map from entries to values."
+            )
         inner = _inner(document)
         spec = _load(inner, entry, overrides, _sizes(document))
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
@@ -88,7 +90,10 @@ def _sizes(document: Document) -> dict[str, int]:
     """Return the field ``statistics``: the number of features of each module whose statistics become tensors."""
     sizes = document.model.get("statistics") or {}
     if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
-        raise document.fail(f"statistics is {brief_repr(sizes)}.", "It maps modules to their numbers of features.")
+        raise document.fail(
+            f"the field statistics is {brief_repr(sizes)}.",
+            "Write a number of features for each module: {normalize: 80}.",
+        )
     return {str(name): size for name, size in sizes.items()}
 
 
@@ -96,7 +101,7 @@ def _inner(document: Document) -> Document:
     """Return the SpeechBrain configuration that a document in our format names; both share the list ``ran``."""
     named = document.model["speechbrain"]
     if not isinstance(named, str):
-        raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
+        raise document.fail(f"the field speechbrain is {brief_repr(named)}, not a file name.")
     return replace(read_document(document.resolve(named)), ran=document.ran)
 
 
@@ -130,8 +135,8 @@ def _keep_statistics(document: Document, modules: Any, name: str, features: int)
     if module is None or not has_statistics(module):
         names = [name for name, one in modules.named_modules() if has_statistics(one)]
         raise document.fail(
-            f"statistics names {escape(name)}, which is not a module that collects statistics (norm_type: global).",
-            f"There is {listing(names)}." if names else "There is none.",
+            f"the field statistics names {escape(name)}, which is not a module that collects them (norm_type: global).",
+            f"Name one of these modules: {listing(names)}." if names else "No module does; leave statistics out.",
         )
     keep_statistics(module, features)
 
@@ -172,15 +177,17 @@ def _module(document: Document, entry: str, made: Any) -> Any:
     for part in entry.split("."):
         if not isinstance(found, Mapping) or part not in found:
             names = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"it is a {type(found).__name__}"
-            raise document.fail(f"it has no entry {escape(entry)}.", f"There is {escape(names)}.")
+            raise document.fail(f"the file has no entry {escape(entry)}.", f"There is {escape(names)}.")
         found = found[part]
     if isinstance(found, nn.Module):
         return found
     if not isinstance(found, Mapping) or not found:
-        raise document.fail(f"{escape(entry)} is {brief_repr(found, 80)}, neither a module nor a mapping of modules.")
+        raise document.fail(
+            f"the entry {escape(entry)} is {brief_repr(found, 80)}, neither a module nor a map of modules."
+        )
     others = [str(name) for name, value in found.items() if not isinstance(value, nn.Module)]
     if others:
-        raise document.fail(f"{listing(others)} of {escape(entry)} is not a module.")
+        raise document.fail(f"the entry {escape(entry)} has values that are not modules: {listing(others)}.")
     return dict(found) if entry == MODULES else nn.ModuleDict(dict(found))
 
 

@@ -249,8 +249,8 @@ def test_a_recipe_whose_entries_fit_several_tasks_needs_the_task(ckpt: Any) -> N
     done = ckpt("transplant", "src.pth", "ctc.yaml", "-o", "out.pth")
     assert done.code == 2
     said = " ".join(done.err.split())
-    assert "ctc.yaml: its entries fit several tasks of ESPnet: asr, mt, s2t, s2t_ctc, slu, ssl. Say which" in said
-    assert "--task asr, or model: {espnet: ctc.yaml, task: asr}" in said
+    assert "ctc.yaml: the entries of the file fit several tasks: asr, mt, s2t, s2t_ctc, slu, ssl. Pass" in said
+    assert "--task asr, or write model: {espnet: ctc.yaml, task: asr}" in said
     assert ckpt("transplant", "src.pth", "ctc.yaml", "--task", "asr", "--exclude", "ctc", "-o", "out.pth").code == 0
     assert cs.verify("out.pth").ok
     plan = cs.Plan.from_json(cs.transplant("src.pth", "ctc.yaml", task="asr", exclude=["ctc"]).to_json())
@@ -274,9 +274,13 @@ def test_a_document_may_name_the_task(ckpt: Any) -> None:
     ("name", "task", "why"),
     [
         ("ctc.yaml", "assr", "'assr' is not a task of ESPnet. Did you mean asr"),
-        ("gan_codec.yaml", "asr", "the task asr has no codec, codec_conf. codec is an entry of gan_codec"),
-        ("dst.yaml", "asr", "dst.yaml: it is not a configuration of ESPnet, and only these have a task"),
-        ("src.pth", "asr", "src.pth is not a configuration of ESPnet, and only these have a task"),
+        (
+            "gan_codec.yaml",
+            "asr",
+            "the ESPnet task asr has no entry codec, codec_conf. codec is an entry of these tasks: gan_codec",
+        ),
+        ("dst.yaml", "asr", "dst.yaml: only configurations of ESPnet have a task, and this file is not one"),
+        ("src.pth", "asr", "only configurations of ESPnet have a task, and src.pth is not one of them"),
     ],
 )
 def test_a_task_that_does_not_fit_is_an_error(name: str, task: str, why: str) -> None:
@@ -347,17 +351,17 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
     [
         (
             {"token_list": "data/tokens.txt"},
-            "token_list data/tokens.txt does not exist, neither relative to the working",
+            r"the file data/tokens.txt \(field token_list\) does not exist, neither relative to the working",
         ),
-        ({"normalize_conf": {"stats_file": "exp/s.npz"}}, "stats_file exp/s.npz does not exist"),
-        ({"token_list": None}, "it has no token_list. Use the config.yaml that a run wrote"),
+        ({"normalize_conf": {"stats_file": "exp/s.npz"}}, r"the file exp/s.npz \(field stats_file\) does not exist"),
+        ({"token_list": None}, "the file has no token_list. Use the config.yaml that a run wrote"),
         ({"token_list": {"a": 1}}, "token_list is neither a list of texts nor a file"),
         ({"src_token_list": []}, "fit no task of ESPnet: asr has no src_token_list; st has no use_lang_prompt"),
         ({"tts": "fastspeech2"}, "fit no task of ESPnet: asr has no tts; "),
         ({"decoder": "nosuch", "input_size": 3}, "fit no task of ESPnet: asr has no decoder: nosuch"),
         ({"model_conf": {"ctc_wait": 0.3}}, "fit no task of ESPnet: asr has no model_conf: ctc_wait"),
         ({"model_conf": 3, "tts": "x"}, "fit no task of ESPnet: asr has no tts; "),
-        ({1: 2}, "the name of an entry is 1, not a text. Quote it"),
+        ({1: 2}, "the name of an entry is 1, not a text. Write it in quotes"),
         ({"encoder_cnf": {}}, "ESPnet has no argument encoder_cnf. Did you mean encoder_conf"),
     ],
 )
@@ -385,7 +389,10 @@ def test_without_espnet_the_package_and_another_way_are_named(ckpt: Any) -> None
     done = ckpt("transplant", "src.pth", "config.yaml")
     assert done.code == 2
     said = " ".join(done.err.split())
-    assert "config.yaml: it is built by ESPnet, and the package espnet is not installed. pip install espnet." in said
+    assert (
+        "config.yaml: the model is built by ESPnet, and the package espnet is not installed. pip install espnet."
+        in said
+    )
     assert "ckpt init CHECKPOINT" in said
     assert ckpt("init", "config.yaml", "-o", "dst.yaml").code == 2
     assert not Path("dst.yaml").exists()
@@ -401,7 +408,7 @@ def test_an_espnet_that_lacks_something_says_what() -> None:
     forget_espnet()
     with pytest.raises(cs.ConfigError, match="importing espnet2.tasks.asr failed: ZeroDivisionError"):
         cs.load_target("config.yaml")
-    with pytest.raises(cs.ConfigError, match="has no espnet2.tasks.s2t. pip install -U espnet"):
+    with pytest.raises(cs.ConfigError, match="has no module espnet2.tasks.s2t. pip install -U espnet"):
         cs.load_target(config({"normalize_conf": {}, "preprocessor": "s2t"}, use_lang_prompt=None))
     forget_espnet()
 
@@ -496,7 +503,7 @@ def test_what_is_frozen_is_a_list_of_names(names: object) -> None:
     [
         ("{espnet: nothing.yaml}", "nothing.yaml cannot be read"),
         ("{espnet: 3}", "espnet is 3, not a file name"),
-        ("{espnet: other.yaml}", "other.yaml: it is not a configuration of ESPnet"),
+        ("{espnet: other.yaml}", "other.yaml: the file is not a configuration of ESPnet"),
         ("{espnet: broken.yaml}", "broken.yaml, line 2"),
         ("{espnet: conformer.yaml, vocab: 3}", "no field 'vocab'"),
     ],
@@ -514,7 +521,7 @@ def test_init_refuses_what_it_cannot_name() -> None:
     with pytest.raises(cs.ConfigError, match="root is only for checkpoints"):
         cs.init_config("conformer.yaml", root="model")
     Path("ours.yaml").write_text("model: {tensors: {a: {shape: [2]}}}\n")
-    with pytest.raises(cs.ConfigError, match="ours.yaml: it is already a destination"):
+    with pytest.raises(cs.ConfigError, match="ours.yaml: the file is already a destination"):
         cs.init_config("ours.yaml")
     with pytest.raises(cs.OutputError, match="conformer.yaml"):
         cs.init_config("conformer.yaml", output="conformer.yaml", force=True)

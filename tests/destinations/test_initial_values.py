@@ -134,7 +134,7 @@ def test_kept_values_take_the_declared_dtype_and_the_names_of_tied_tensors() -> 
     document(
         **{"normalize.mean": {"shape": [6], "dtype": "float16", "init": "like"}, "tied": [["normalize.mean", "m"]]}
     )
-    with pytest.raises(cs.ConfigError, match="not a list of two or more of its keys"):
+    with pytest.raises(cs.ConfigError, match="not a list of two or more of the keys in tensors"):
         cs.load_target("conf/dst.yaml")
     torch.save({"a": torch.arange(3.0), "e.weight": torch.ones(2, 2)}, "like.pth")
     Path("t.yaml").write_text("""
@@ -176,8 +176,11 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"values": None}, "front.melmat has init: like. Add values: FILE, the checkpoint that has its values"),
-        ({"values": 3}, "front.melmat has init: like. Add values: FILE"),
+        (
+            {"values": None},
+            "the tensor front.melmat has init: like, which needs the field values. Add values: FILE, the checkpoint that has its values",
+        ),
+        ({"values": 3}, "the tensor front.melmat has init: like, which needs the field values. Add values: FILE"),
         ({"root": "state"}, r"dst.yaml: values: .*has no tensors in .*front.pth. Its state dicts are: state.model"),
         (
             {"x.mel": {"shape": [7], "init": "like"}},
@@ -190,7 +193,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
         ),
         (
             {key: {"shape": [1], "init": "ones"} for key in KEPT},
-            "values and root are for tensors with init: like, and there are none",
+            "values and root are fields for tensors with init: like, and there are none",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_without_hyperpyyaml_the_package_is_named(monkeypatch: pytest.MonkeyPatc
     torch.save({"w": torch.ones(2)}, "a.pth")
     done = ckpt("transplant", "a.pth", "hyperparams.yaml")
     assert done.code == 2
-    assert "hyperparams.yaml: it is a SpeechBrain configuration, which needs the package hyperpyyaml" in done.err
+    assert "hyperparams.yaml: the file is a SpeechBrain configuration, which needs the package hyperpyyaml" in done.err
     assert "pip install speechbrain" in done.err
 
 
@@ -147,16 +147,22 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     [
         (
             "speechbrain: recipe.yaml, entry: logger",
-            r"logger needs name, left open as !PLACEHOLDER.*overrides: \{name: …",
+            r"the entry logger needs a value for name, left open as !PLACEHOLDER.*overrides: \{name: …",
         ),
-        ("speechbrain: recipe.yaml, entry: deep", r"deep needs deep\.a\.b, .*overrides: \{deep: \{a: \{b: …\}\}\}"),
-        ("speechbrain: recipe.yaml, entry: encoder", r"no entry encoder\. Choose another: .*it makes enc, tied"),
+        (
+            "speechbrain: recipe.yaml, entry: deep",
+            r"the entry deep needs a value for deep\.a\.b, .*overrides: \{deep: \{a: \{b: …\}\}\}",
+        ),
+        (
+            "speechbrain: recipe.yaml, entry: encoder",
+            r"no entry encoder\. Choose another entry: .*the file makes enc, tied",
+        ),
         ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. There is enc, head"),
         ("speechbrain: recipe.yaml, entry: size", "size is 4, neither a module"),
-        ("speechbrain: recipe.yaml, entry: broken", "size of broken is not a module"),
+        ("speechbrain: recipe.yaml, entry: broken", "the entry broken has values that are not modules: size"),
         (
             "speechbrain: recipe.yaml, overrides: {sizes: 3}",
-            "overrides name 'sizes', which is not an entry. Did you mean size",
+            "the overrides name 'sizes', which is not an entry of the file. Did you mean size",
         ),
         ("speechbrain: recipe.yaml, overrides: [3]", r"overrides is \[3\]"),
         ("speechbrain: recipe.yaml, overrides: {size: x}", "recipe.yaml"),
@@ -176,7 +182,10 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("modules: {a: !new:torch.nn.Linea {}}", r"there is no torch\.nn\.Linea\. Did you mean Linear"),
+        (
+            "modules: {a: !new:torch.nn.Linea {}}",
+            r"there is no module or object torch\.nn\.Linea\. Did you mean Linear",
+        ),
         ("modules: {a: !new:torchh.nn.Linear {}}", "needs the package torchh. Did you mean torch"),
         ("modules: {a: !new:speechbran.nnet.CNN.Conv1d {}}", "speechbran. Did you mean speechbrain"),
         ("modules: {a: !new:nowhere.Thing {}}", "needs the package nowhere. pip install nowhere"),
@@ -186,7 +195,7 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
         ("modules: {a: !new:torch.nn.Linear [1, 2]", "did not find expected"),
         ("modules: !new:torch.optim.Adam", r"Invalid argument to class torch\.optim\.Adam"),
         ("a: !ref <b>\nb: 3", "no entry modules"),
-        ("- !ref <b>", "not a mapping of hyperparameters"),
+        ("- !ref <b>", "not a mapping from names to hyperparameters"),
         ("modules:\n    a: !include:nothing.yaml", "FileNotFoundError"),
     ],
 )

@@ -309,9 +309,15 @@ def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> No
 @pytest.mark.parametrize(
     ("statistics", "why"),
     [
-        ({"enc": 4}, "statistics names enc, which is not a module that collects statistics .* There is norm."),
+        (
+            {"enc": 4},
+            "statistics names enc, which is not a module that collects them .* Name one of these modules: norm.",
+        ),
         ({"nrom": 4}, "statistics names nrom"),
-        ({"norm": 0}, "statistics is {'norm': 0}. It maps modules to their numbers of features."),
+        (
+            {"norm": 0},
+            "the field statistics is {'norm': 0}. Write a number of features for each module: {normalize: 80}.",
+        ),
         ([4], "statistics is \\[4\\]"),
     ],
 )

@@ -53,7 +53,7 @@ def library(document: Document) -> Any:
         have = f"the package transformers {OLDEST} or newer; {old} is here" if old else "the package transformers"
         missing = "" if old or error.name in (None, "transformers") else f" ({escape(str(error))})"
         raise document.fail(
-            f"a destination of transformers needs {have}{missing}.", "pip install 'ckptsurgeon[hf]'."
+            f"a destination that transformers builds needs {have}{missing}.", "pip install 'ckptsurgeon[hf]'."
         ) from error
     return found
 
@@ -71,15 +71,17 @@ def describe(document: Document, package: Any) -> ModelDescription:
     model_class = getattr(package, name)
     if fields.get("quantization_config") is not None:
         raise document.fail(
-            "it has a quantization_config; a quantised model cannot be a destination.",
-            "Remove it, and quantise the result.",
+            "the configuration has a quantization_config, and a quantised model cannot be a destination.",
+            "Remove the quantization_config, and quantise the output.",
         )
     merged = merged_fields(config_class, fields, overrides)
     try:
         config = config_of(config_class, merged)
     except Exception as error:
         why = " ".join(str(error).split())
-        raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
+        raise document.fail(
+            f"the class {config_class.__name__} refuses the fields of {where}: {escape(why, 400)}."
+        ) from error
     config.architectures = [name]
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
@@ -102,7 +104,8 @@ def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
         named = os.path.join(named, "config.json")
         if leads_out(document.resolve(named)):
             raise document.fail(
-                f"{escape(named)} is a link to outside of its folder, which is not followed.", "Name the file itself."
+                f"{escape(named)} is a link to outside of its folder, which is not followed.",
+                "Name the file that the link leads to.",
             )
     text = document.text_file(named, "transformers")
     try:
@@ -161,11 +164,12 @@ def _architecture(
             raise _remote(document, escape(str(name)))
         near = difflib.get_close_matches(str(name), _models(package), n=3)
         hint = f"Did you mean {', '.join(near)}?" if near else "A newer transformers may have it."
-        raise document.fail(f"transformers {package.__version__} has no model {brief_repr(name, 60)}.", hint)
+        raise document.fail(f"transformers {package.__version__} has no model class {brief_repr(name, 60)}.", hint)
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
         raise document.fail(
-            f"{name} is for the model_type {wanted.model_type or wanted.__name__}, not for {config_class.model_type}.",
+            f"the class {name} is for the model_type {wanted.model_type or wanted.__name__}, "
+            f"not for {config_class.model_type}.",
             _part(config_class, wanted),
         )
     notes = ("its auto_map names code, which is not run: transformers has the model itself",)
@@ -195,6 +199,7 @@ def _automatic(document: Document, package: Any, config_class: Any) -> str:
         found = package.AutoModel._model_mapping[config_class]
     except KeyError:
         raise document.fail(
-            f"AutoModel has no class for the model_type {config_class.model_type}.", "Give it an architecture."
+            f"AutoModel has no class for the model_type {config_class.model_type}.",
+            "Name the class: architecture: CLASS.",
         ) from None
     return str((found[0] if isinstance(found, tuple) else found).__name__)

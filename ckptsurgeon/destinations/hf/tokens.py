@@ -48,9 +48,9 @@ def renumbering_of(
         lost = moved_ids(fields, Renumbering.of((), ()), fixed=fixed).lost
         if not lost:
             return None
-        said = f"{escape(lost[0].field)} of config.json is {lost[0].number}"
+        said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
-            f"{said}, and its token is not known: {error}.",
+            f"{said}, and the token of this id is not known: {error}.",
             hint=f"Put the tokeniser next to config.json, or set the id in the destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None

@@ -1,4 +1,4 @@
-"""Destinations made from an ``nn.Module``, which is constructed without storage or given as a live module."""
+"""Destinations made from an ``nn.Module``, which is constructed without storage, or is in memory already."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(
-            f"{listing(cached)} of the model has no values: it is on the meta device, or from an earlier construction."
+            f"tensors of the model have no values (meta device, or made by an earlier construction): {listing(cached)}."
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -300,14 +300,16 @@ def _unset(built: _Built) -> Iterator[str]:
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return the tensors of a live module as a destination; those that no source gives keep their values.
+    """Return the tensors of a module in memory as a destination; those that no source gives keep their values.
 
-    Raises ConfigError if it has no tensors, or some that cannot be written in place.
+    Raises ConfigError if the module has no tensors, or some that cannot be written in place.
     """
     tensors, _ = state_of(model)
     name = type(model).__name__
     if not tensors:
-        raise ConfigError(f"{escape(name)} has no tensors.", hint="There is nothing to load into.")
+        raise ConfigError(
+            f"the module {escape(name)} has no tensors.", hint="Pass a module with parameters or buffers."
+        )
     infos = infos_of(tensors)
     _check_writable(model, {key: own_part(tensor) for key, tensor in tensors.items()})
 
@@ -331,14 +333,14 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(
-            f"{listing(empty)} of the module has no storage (meta device).",
-            hint="Give it storage first: model.to_empty(…).",
+            f"tensors of the module have no storage (meta device): {listing(empty)}.",
+            hint="Give them storage first: model.to_empty(…).",
         )
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:
         raise ConfigError(
-            f"several elements of {listing(shared)} share memory (as expand makes them), so they cannot be written.",
-            hint="Make it a separate tensor: .contiguous().",
+            f"elements of a tensor share memory (as expand makes them), so they cannot be written: {listing(shared)}.",
+            hint="Give the tensor memory of its own: .contiguous().",
         )
     own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]

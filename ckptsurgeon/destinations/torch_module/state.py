@@ -21,7 +21,7 @@ __all__ = ["GrowingAxes", "grown_axes", "infos_of", "state_of", "ties_of"]
 def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors of a module's state dict, and the keys of its other entries.
 
-    Raises ConfigError if it is not a module, or its shapes are not known without data.
+    Raises ConfigError if ``module`` is not a module, or its shapes are not known without data.
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(f"the model is a {escape(type(module).__name__)}, not an nn.Module.")
@@ -50,7 +50,9 @@ def infos_of(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
 def _info(key: str, tensor: Tensor) -> TensorInfo:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES or tensor.layout is not torch.strided:
-        raise ConfigError(f"{escape(key)} is a {tensor.layout} tensor of {dtype}, which cannot be a destination.")
+        raise ConfigError(
+            f"the tensor {escape(key)} of dtype {dtype} and {tensor.layout} layout cannot be in a destination."
+        )
     return TensorInfo(dtype, tuple(tensor.shape))
 
 

@@ -41,7 +41,9 @@ def user_code(document: Document) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except SystemExit as error:
-        raise document.fail(f"its code ended the program: sys.exit({brief_repr(error.code, 40)}).") from error
+        raise document.fail(
+            f"the code that the file names ended the program: sys.exit({brief_repr(error.code, 40)})."
+        ) from error
     finally:
         sys.path[:] = before
         os.chdir(here)
@@ -126,7 +128,7 @@ def _module_of(document: Document, name: str) -> ModuleType:
     if found is None:
         head = name.partition(".")[0]
         if importlib.util.find_spec(head) is not None:
-            raise document.fail(f"there is no {escape(name)}.", _near(name))
+            raise document.fail(f"there is no module or object {escape(name)}.", _near(name))
         hint = near_modules(head, f"pip install {escape(head)}.")
         raise document.fail(f"{escape(name)} needs the package {escape(head)}.", hint)
     parts = name.split(".")

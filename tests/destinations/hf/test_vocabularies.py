@@ -237,7 +237,7 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     bert()
     saved("other", {**BERT, "vocab_size": 30}, "BertForMaskedLM", sep_token_id=3)
     tokenizer("new", NEW)
-    with pytest.raises(cs.ConfigError, match="its token is not known") as error:
+    with pytest.raises(cs.ConfigError, match="the token of this id is not known") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert "Put the tokeniser next to config.json" in error.value.hint
 

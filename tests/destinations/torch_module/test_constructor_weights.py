@@ -433,7 +433,7 @@ def test_weights_that_cannot_be_left_out_have_to_come_from_a_source() -> None:
 def test_only_built_destinations_have_a_constructor() -> None:
     network("pass")
     for destination in ("src.pth", {"a": torch.ones(1)}):
-        with pytest.raises(cs.ConfigError, match="constructor_weights=False is for destinations that code builds"):
+        with pytest.raises(cs.ConfigError, match="constructor_weights=False is for models that code builds"):
             cs.transplant("src.pth", destination, constructor_weights=False)
 
 
