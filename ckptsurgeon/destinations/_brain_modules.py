@@ -18,8 +18,8 @@ COUNT, MEAN, DEVIATION = "count", "glob_mean", "glob_std"
 class BrainModules(nn.ModuleDict):
     """The modules of a SpeechBrain ``hyperparams.yaml``, by name. ``make_entries`` makes other entries of that file.
 
-    ``names`` are the names of all entries of the file. ``make`` gets the names of some entries. It returns these
-    entries and the entry ``modules`` as new objects.
+    ``names`` are the names of all entries of the file. ``make`` is a function that gets the names of some entries; it
+    returns these entries and the entry ``modules`` as new objects.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class BrainModules(nn.ModuleDict):
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Return whether a module normalises by statistics that it collects in training and that no state dict has."""
+    """Return whether a module normalises by statistics that it collects in training and that its state dict lacks."""
     return getattr(module, "norm_type", "") == "global" and {COUNT, MEAN, DEVIATION} <= vars(module).keys()
 
 
 def keep_statistics(module: nn.Module, features: int) -> None:
-    """Make buffers of the statistics of a module, so that they are saved, loaded and transplanted with its weights.
+    """Turn the statistics of a module into buffers, which are saved, loaded and transplanted with its weights.
 
     The statistics are the mean and the standard deviation, each of length ``features``, and a count. SpeechBrain saves
     them in a file of their own (``normalizer.ckpt``). The count is a plain number while the module runs, because

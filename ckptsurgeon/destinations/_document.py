@@ -81,7 +81,7 @@ class Document:
         try:
             text = read_file(full).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "its text is not UTF-8"
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise self.fail(
                 f"the file {escape(full)} (field {what}) cannot be read: {why}.", did_you_mean(full)
             ) from error
@@ -97,7 +97,7 @@ def read_document(path: str, what: str = "destination") -> Document:
     try:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a configuration: its text is not UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
     except OSError as error:
         message = f"the {what} {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(message, hint=did_you_mean(path)) from error

@@ -39,8 +39,8 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
     """Return, by key, the axis of each tensor that has one row for each of ``size`` tokens.
 
-    If ``decoder`` is "mlm", tensors with one more row, for the mask token, are included, although no token list has
-    that length. So their rows are not copied by position if the order of the tokens differs.
+    If ``decoder`` is "mlm", the result includes tensors with one more row, for the mask token, although no token list
+    has that length. So their rows are not copied by position if the order of the tokens differs.
     """
     sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
     return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}
@@ -54,8 +54,8 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the names of a model's layers in the order of computation; () if no such order is known.
 
-    None is known for a model with both a CTC output and a decoder (neither of them is the last layer), with neither of
-    them, with a transducer's joint network, or with layers that have other names than a transformer's.
+    No order is known for a model with both a CTC output and a decoder (neither is the last layer), without a CTC output
+    and a decoder, with a transducer's joint network, or with layers that have other names than a transformer's.
     """
     heads = {key.partition(".")[0] for key in tensors}
     if "joint_network" in heads or ("ctc" in heads) == ("decoder" in heads):

@@ -235,7 +235,7 @@ def error_text(error: Exception) -> str:
 
 
 def _stream(document: Document, text: str) -> io.StringIO:
-    """Return a text as a file with a name: hyperpyyaml needs it to find the files of ``!include:``."""
+    """Return a text as a file object with the path of a document, which hyperpyyaml needs to find included files."""
     stream = io.StringIO(text)
     stream.name = document.path
     return stream

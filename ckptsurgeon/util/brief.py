@@ -17,7 +17,7 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Brief:
-    """Base of dataclasses with a short ``repr``; ``@dataclass(repr=False)`` keeps the dataclass from replacing it."""
+    """Base class of dataclasses with a short ``repr``; they need ``@dataclass(repr=False)``, which keeps it."""
 
     __slots__ = ()
 

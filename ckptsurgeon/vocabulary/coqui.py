@@ -42,7 +42,7 @@ def alphabet_text(labels: Sequence[str]) -> str:
     if labels and labels[0].startswith("\ufeff"):
         odd.append(labels[0])  # a reader takes it for the mark of UTF-8
     if odd:
-        raise ConfigError(f"an alphabet.txt cannot contain the label {brief_repr(odd[0], 40)}.")
+        raise ConfigError(f"Coqui STT's alphabet.txt cannot contain the label {brief_repr(odd[0], 40)}.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; a list that is only a file name is an error."""
+"""Reads the tokens in the ``token_list`` of an ESPnet ``config.yaml``; the name of a file is an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _ESPnet:
         if isinstance(tokens, str):
             raise ConfigError(
                 f"{name} has no tokens: its token_list is the file {brief_repr(tokens, 80)}.",
-                hint="Give that file instead.",
+                hint="Give that file in its place.",
             )
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ConfigError(

@@ -99,7 +99,7 @@ def _added(document: dict[str, Any]) -> dict[Any, Any]:
 
 def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary:
     if not all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in rows):
-        raise ConfigError(f"{name} has an invalid vocabulary.")
+        raise ConfigError(f"the vocabulary in {name} is not a list of pairs [token, log-probability].")
     tokens = [row[0] for row in rows]
     scores = [float(row[1]) for row in rows if isinstance(row[1], (int, float))]
     beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
@@ -152,7 +152,7 @@ def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     try:
         document = read_json(data)
     except ValueError as error:
-        raise ConfigError(f"{name} cannot be read: {error}.") from None
+        raise ConfigError(f"{name} is not valid JSON: {error}.") from None
     if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
         raise ConfigError(f"{name} does not map tokens to numbers.")
     found = {number: token for token, number in document.items() if token not in known}

@@ -99,10 +99,12 @@ def map_tokens(
     ``spelled`` maps tokens of the source to differently spelled ones of the destination. Rows of tokens that the source
     lacks get the destination's initial value (``init``), the mean of all rows (``mean``), zeros (``zero``), or the mean
     of the rows of the token's pieces in the source's vocabulary (``subword``; the initial value if the token cannot be
-    cut). Raises ConfigError.
+    cut). Raises ConfigError if ``new`` or ``spelled`` is wrong, or if the vocabularies share no token.
     """
     if new not in NEW_TOKENS:
-        raise ConfigError(f"--new-tokens {new} is unknown.", hint=f"Use {', '.join(NEW_TOKENS)}.")
+        raise ConfigError(
+            f"--new-tokens {new} is not a way to fill the rows of new tokens.", hint=f"Use {', '.join(NEW_TOKENS)}."
+        )
     rows = {token: row for row, token in enumerate(source.tokens)}
     spelled = dict(spelled or {})
     _check_spelled(spelled, source, destination)
@@ -119,8 +121,8 @@ def map_tokens(
     if not any(isinstance(row, int) for row in found):
         shown = listing([repr(token) for token in destination.tokens[:3]], where="")
         raise ConfigError(
-            f"{source.name} and {destination.name} have no token in common.",
-            hint=f"{destination.name} begins with {escape(shown)}. Are they of the same kind?",
+            f"the vocabularies {source.name} and {destination.name} have no token in common.",
+            hint=f"Give two lists of the same kind: {destination.name} begins with {escape(shown)}.",
         )
     return VocabularyRows(
         source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new

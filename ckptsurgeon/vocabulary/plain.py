@@ -52,7 +52,7 @@ class _Plain:
 def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
     """Return the tokens sorted by number, from 0 or 1 on; raises ConfigError if one is missing or occurs twice."""
     tokens: dict[int, str] = {}
-    hint = "Tokens that themselves end in numbers can be given as a vocab.json."
+    hint = "If the numbers are parts of the tokens, give the list as a vocab.json."
     for token, number in pairs:
         if number in tokens:
             both = f"{brief_repr(tokens[number], 40)} and {brief_repr(token, 40)}"

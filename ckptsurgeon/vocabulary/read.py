@@ -37,7 +37,7 @@ VOCABULARY_BYTES = 256 << 20
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; the path ``bytes`` stands for that of Coqui STT's bytes mode.
+    """Return the vocabulary in a file of any toolkit; for the path ``bytes``, that of Coqui STT's bytes mode.
 
     A file with the name ``bytes`` is given as ``./bytes``. Raises ConfigError if the file cannot be read, is malformed
     or has a token twice.
@@ -95,7 +95,7 @@ def tokens_beside(model: str) -> str:
             return path
     raise ConfigError(
         f"there is no token list next to {escape(model)}.",
-        hint=f"Name it: --tokens {escape(model)}=LIST. Looked for {', '.join(NAMES)}.",
+        hint=f"Name the list: --tokens {escape(model)}=LIST. Looked for {', '.join(NAMES)}.",
     )
 
 
@@ -116,7 +116,7 @@ def vocabulary_beside(path: str) -> Vocabulary:
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
             f"{escape(path)} does not say which row of the embedding a token has, nor do the files beside it.",
-            hint="Save the tokenizer.json of its tokeniser with transformers and name that.",
+            hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)
 

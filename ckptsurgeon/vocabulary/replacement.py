@@ -75,9 +75,9 @@ class NewVocabulary:
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
-        """Return the NewVocabulary for two lists: the source's and the new one, each with its added tokens.
+        """Return the NewVocabulary for the files of two token lists, that of the source and the new one.
 
-        Raises ConfigError if they cannot be read.
+        Added tokens in files beside the lists are included. Raises ConfigError if a list cannot be read.
         """
         source, new = paths
         return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
@@ -86,7 +86,7 @@ class NewVocabulary:
         """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.
 
         ``own`` is the token list beside the configuration, None if there is none. Returns None if the ids are already
-        those of the new list. Raises LookupError if it is not known to which list they belong.
+        those of the new list. Raises LookupError if it is not known to which list the ids belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens

@@ -13,5 +13,5 @@ SPACES = (" ", "<space>", "|")
 
 
 def first_of(names: Iterable[str], tokens: Collection[str]) -> str | None:
-    """Return the first of ``names`` that is a token; None if none is."""
+    """Return the first of ``names`` that is in ``tokens``; None if none is."""
     return next((name for name in names if name in tokens), None)

@@ -67,14 +67,14 @@ class Renumbering:
         return self.old[number] if self.words and 0 <= number < len(self.old) else ""
 
     def moved(self, number: int) -> int | None:
-        """Return the new number of the token with this old number; None if the new vocabulary lacks it."""
+        """Return the new id of the token with the old id ``number``; None if the new vocabulary lacks the token."""
         if not self.words:
             return number if number < len(self.new) or number >= len(self.old) else None
         token = self.token(number)
         return self.place_of(token) if token else None
 
     def place_of(self, token: str) -> int | None:
-        """Return the new number of a token; None if the new vocabulary lacks it."""
+        """Return the new id of a token; None if the new vocabulary lacks the token."""
         return self.new.get(self.parts.get(token, token))
 
 
@@ -156,7 +156,7 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return vocabulary sizes: a configuration or a nested one with such a size is to be renumbered.
+    """Return the vocabulary sizes by which to recognise the (nested) configurations whose ids are to be renumbered.
 
     These are the vocabulary sizes of the configuration itself and of its ``text_config``. If there are none, they are
     the size of the new vocabulary and the smallest size of a nested configuration with room for all old tokens; empty
@@ -267,7 +267,7 @@ class _Mover:
         return found
 
     def _row(self, row: Any) -> Any:
-        """Return the new ids of a sequence; None if one of the old ids has no new number."""
+        """Return the new ids of a sequence of token ids; None if one of the old ids has no new number."""
         places = [self._place(one) for one in row] if isinstance(row, list) else [row]
         return None if None in places else places if isinstance(row, list) else row
 

@@ -18,7 +18,7 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
 
 
 def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> VocabularyRows:
-    """Return a model's row for each token of the output; None for a token that the model lacks.
+    """Return the row that a model has for each token of the output; None for a token that the model lacks.
 
     ``size`` is the number of rows of the model: a token beyond them has no row, and rows beyond the tokens belong to no
     token. ``new`` is the way to fill missing rows, as in ``VocabularyRows``.

@@ -22,8 +22,8 @@ class Vocabulary:
 
     ``scores`` are the log-probabilities of a unigram model, empty for other kinds. ``inside`` is the prefix of
     WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the
-    ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the
-    number of its merge rules; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
+    ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the number of the merge
+    rules of a BPE tokeniser; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
     number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel.
     """
 
@@ -54,7 +54,9 @@ class Reader(Protocol):
 def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> Vocabulary:
     """Return a vocabulary; raises ConfigError if it has fewer than two tokens, too many, or a token twice."""
     if len(tokens) < 2:
-        raise ConfigError(f"{name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens.")
+        raise ConfigError(
+            f"the vocabulary {name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens."
+        )
     if len(tokens) > MOST:
         raise ConfigError(f"{name} has more tokens than the limit of {MOST}.")
     twice = [token for token, number in Counter(tokens).items() if number > 1] if len(set(tokens)) < len(tokens) else []

@@ -77,17 +77,18 @@ class ConversionGroup:
         return [head + one + tail for one in patterns]
 
     def literal(self) -> Naming:
-        """Return patterns that fit only this group, and a function that returns destination keys unchanged.
+        """Return key patterns that match only this group, and a function that returns destination keys unchanged.
 
-        The patterns are by source pattern. All numbers of the keys stay in them; if a source pattern matches several
-        keys, the number that varies is replaced by the capture ``{e}``.
+        The result has one key pattern for each source pattern of the conversion. All numbers of the keys stay in them;
+        if a source pattern matches several keys, the number that varies is replaced by the capture ``{e}``.
         """
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return patterns that fit all layers, and a function that writes destination keys in the same form.
+        """Return key patterns that match all layers, and a function that writes destination keys in the same form.
 
-        The patterns are by source pattern. A capture replaces each number that source and destination keys share. If
+        The result has one key pattern for each source pattern of the conversion. A letter in braces, such as ``{n}``,
+        replaces each number that source and destination keys share. If
         their numbers differ, returns ``literal()``.
         """
         numbers = _NUMBER.findall(self.target)
@@ -102,12 +103,12 @@ _NAMES = "nmk"
 
 
 def opened(key: str) -> str:
-    """Return a key with ``#`` for each of its numbers."""
+    """Return a key with ``#`` for each of its numbers: ``layers.#.weight``."""
     return _NUMBER.sub("#", key)
 
 
 def _numbered(name: str) -> str:
-    """Return a destination key with a capture for each of its numbers: ``{n}``, ``{m}`` and ``{k}``, in this order."""
+    """Return a destination key with ``{n}``, ``{m}`` and ``{k}``, in this order, in place of its numbers."""
     captures = iter(_NAMES)
     return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
 
@@ -119,9 +120,10 @@ def _constant(keys: Sequence[str]) -> list[str]:
 
 
 def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
-    """Return one pattern for all ``keys``: ``{e}`` replaces the number that varies, captures replace shared numbers.
+    """Return one pattern for all ``keys``: ``{e}`` replaces the number that varies between them.
 
-    ``names`` maps the index of a shared number to the name of its capture; other numbers stay. Raises UnknownConversion
+    ``names`` maps the index of a number that all keys share to the letter that replaces it, as in ``{n}``; other
+    numbers stay. Raises UnknownConversion
     if the keys differ in more than one number.
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
@@ -195,7 +197,7 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern by which to keep the tensor that an operation makes of a single tensor."""
+        """Return the pattern under which ``Values`` keep the tensor that an operation makes of a single tensor."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 

@@ -21,7 +21,7 @@ __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
 
 class ModelFacts:
-    """Facts about a model that are collected while it exists: the keys that it declares as tied, and older keys."""
+    """Facts collected while a model exists: the keys that it declares as tied, and how it renames older keys."""
 
     def __init__(self, package: Any) -> None:
         self._package = package
@@ -29,7 +29,7 @@ class ModelFacts:
         self._names: KeyConversions | None = None
 
     def take(self, model: Any) -> None:
-        """Collect the facts about a model; keeps no reference to it."""
+        """Collect the facts about a model, without a reference to it, so that it can be freed."""
         self._tied = [
             f"{path}.{key}".removeprefix(".")
             for path, module in model.named_modules()

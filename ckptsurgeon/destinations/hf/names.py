@@ -97,7 +97,7 @@ class KeyConversions:
     def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, ConversionGroup]
     ) -> tuple[_Converted, dict[str, str]]:
-        """Return the operations for all groups; and, for each tensor without known operations, the reason."""
+        """Return the operations for all groups, and a map from each tensor without known operations to the reason."""
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[ConversionGroup]] = {}
         for group in groups.values():
@@ -147,14 +147,14 @@ class KeyConversions:
 
 @dataclass
 class _Converted:
-    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors made."""
+    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors they make."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add the operations that it does not have yet."""
+        """Add those of the operations ``rows`` that this result does not have yet."""
         for row in rows:
             self.rows.setdefault(json.dumps(row), row)
 

@@ -79,7 +79,7 @@ class _ModuleSource:
 
     @contextmanager
     def _watched(self) -> Iterator[Opened]:
-        """Yield what the constructor in the block opens; if ``weights`` is false, the constructor loads no weights."""
+        """Yield a record of what a constructor in the block opens; if ``weights`` is false, it loads no weights."""
         with watched() as opened, nullcontext() if self.weights else weights_left_out(opened):
             yield opened
 
@@ -107,7 +107,7 @@ class _ModuleSource:
         return SourceError(
             f"{escape(self._name)} cannot be built: its constructor asks {escape(opened.unreachable)}, which "
             f"cannot be reached. {type(error).__name__}: {escape(str(error), 300)}",
-            hint="Build it once with a network, so that its files are in the cache, or name local files.",
+            hint="Build the model once with a network, so that its files are in the cache, or name local files.",
         )
 
     def values(self, key: str) -> Tensor | None:
@@ -171,7 +171,7 @@ def module_target(build: Build, *, kind: str, name: str, weights: bool = True, *
 def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[InitialFile], list[str]]:
     """Return the files that the constructor loads weights from, and notes on other files and on hosts that it asks.
 
-    ``known`` are files that the configuration names; they are left out.
+    The files ``known``, which the configuration names, are left out.
     """
     opened = source.built.opened
     hosts = list(opened.hosts)

@@ -142,7 +142,7 @@ def _again(before: Opened | None) -> None:
 
 
 def _reading(seen: Opened, original: Any) -> Any:
-    """Return a version of ``original`` that also adds the file that it opens to ``seen``."""
+    """Return a version of the function ``original`` that also adds the file that it opens to ``seen``."""
 
     def heard(file: Any, *args: Any, **kwargs: Any) -> Any:
         if _now is seen:
@@ -180,7 +180,8 @@ def stand_in(original: Any, call: Callable[..., Any]) -> Any:
 def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
     """Replace ``original`` by ``make(original)`` during the block, in every imported module that has it as ``name``.
 
-    At the end the original is put back, also in modules that were imported during the block, there under any name.
+    At the end the original is put back, also in modules that were imported during the block and have the replacement,
+    under any name.
     """
     made, before = make(original), set(sys.modules)
     _exchange(name, original, made)

@@ -35,7 +35,7 @@ def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of ``values``, shaped as the whole ``tensor``, for this process's shard of ``tensor``."""
+    """Return the part of ``values`` for this process's shard of ``tensor``; ``values`` has the whole tensor's shape."""
     return values[tuple(slice(*part) for part in own_bounds(tensor))] if is_distributed(tensor) else values
 
 

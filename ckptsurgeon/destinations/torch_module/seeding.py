@@ -23,7 +23,7 @@ def derived_seed(seed: int, key: str, place: int) -> int:
 def drawing() -> Iterator[None]:
     """Let torch run on the CPU, with one thread and without gradients, during the block.
 
-    Afterwards the number of threads and the random state are those of before.
+    Afterwards the number of threads and the random state are restored.
     """
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)

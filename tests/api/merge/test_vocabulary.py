@@ -111,7 +111,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     asked = ["merge", "a.safetensors", "b.safetensors", "-m", "linear", "--weights", "0.25,0.75", "--vocab", "union"]
     done = ckpt(*asked, "-n")
     assert done.code == 2
-    assert "there is no token list next to a.safetensors. Name it: --tokens a.safetensors=LIST" in " ".join(
+    assert "there is no token list next to a.safetensors. Name the list: --tokens a.safetensors=LIST" in " ".join(
         done.err.split()
     )
     done = ckpt(*asked, "--tokens", "a.safetensors=a.lst", "--tokens", "b.safetensors=b.lst", "-o", "out.safetensors")

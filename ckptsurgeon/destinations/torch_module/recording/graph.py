@@ -112,7 +112,7 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a CPU tensor that stands for ``ghost``, a recorded meta tensor; for ``.data`` of a CPU tensor."""
+        """Return a CPU tensor that stands for ``ghost``, a recorded meta tensor, as ``.data`` of another CPU tensor."""
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]
         storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
@@ -131,7 +131,7 @@ class Recording:
         return tensor.untyped_storage()._cdata in self.numbers
 
     def add(self, node: Node) -> None:
-        """Append a node."""
+        """Append an operation to the recording."""
         self.nodes.append(node)
         made = {ref.storage for ref in node.outputs if ref is not None}
         for storage in node.writes | made:

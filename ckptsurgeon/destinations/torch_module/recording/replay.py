@@ -91,7 +91,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """Let a clone take over the storage of its original, if nothing reads the original later; return whether it did."""
+    """If no later node reads the original of a clone, let the clone take over its storage; return whether it did."""
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False
