@@ -97,7 +97,7 @@ def _planned(check: Check, key: str, info: TensorInfo, made: RecipeEntry, *, sou
     step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
     if (made.op, made.policy) == ("merge", "vocab") and not every:
-        raise VerifyError(f"{escape(key)} was merged token by token, and the recipe lacks the vocabularies for that")
+        raise VerifyError("the recipe lacks the vocabularies by which this tensor was merged, token by token")
     assert made.source is not None
     indices = (made.source, *(index for index, _ in made.more))
     step = with_vocabularies(step, [every[index] for index in indices] if every else ())
@@ -123,7 +123,7 @@ def check_values(check: Check, key: str) -> None:
     """Compare one tensor with its checksum, then with its sources."""
     info, made = check.output[key], check.expected.tensors[key]
     if info.opaque:
-        raise FormatError(f"the values of the tensor {escape(key)} cannot be read: {info.opaque}.")
+        raise FormatError(f"the values of this tensor cannot be read: {info.opaque}.")
     crc = _read_through(check, info)
     if check.expected.has_checksums and crc != made.crc32:
         check.fail(key, f"has CRC-32 {crc:08x}, but {made.crc32:08x} was recorded")
