@@ -35,7 +35,7 @@ def unmasked(stored: int) -> int:
 
 
 def masked(crc: int) -> int:
-    """Return the form in which LevelDB stores a checksum."""
+    """Return the masked form of the checksum ``crc``; LevelDB stores this form."""
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -127,7 +127,10 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return the values of a linear function for all 16-bit numbers; ``images`` has its value for each single bit."""
+    """Return a table with the value of a linear function for each 16-bit number.
+
+    ``images`` has the values of this function for the 16 numbers with a single bit, lowest bit first.
+    """
     import numpy as np
 
     table = np.zeros(1 << 16, "<u4")

@@ -42,7 +42,7 @@ def _check_levels(data: Any) -> None:
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the dict of an object's (key, value) pairs; raises ValueError if a key occurs twice."""
+    """Return a dict with the (key, value) pairs of a JSON object; raises ValueError if a key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         double = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -51,7 +51,7 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKeyError(ValueError):
-    """Raised if a key occurs twice in an object."""
+    """Raised if a key occurs twice in a JSON object."""
 
 
 def _line_of_double(text: str) -> int:

@@ -35,9 +35,7 @@ __all__ = [
 KEY_BYTES = 64 << 10
 """A file with more bytes is not a key."""
 
-MAKE = (
-    "openssl genpkey -algorithm ed25519 -out key.pem makes one; openssl pkey -in key.pem -pubout gives its public half."
-)
+MAKE = "Make a key: openssl genpkey -algorithm ed25519 -out key.pem; its public half: openssl pkey -in key.pem -pubout."
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _loaded(path: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"--key needs the package cryptography, which cannot be imported: {error}.",
-            hint="pip install 'ckptsurgeon[sign]' installs it.",
+            hint="Run pip install 'ckptsurgeon[sign]'.",
         ) from error
     try:
         data = read_file(path, KEY_BYTES)

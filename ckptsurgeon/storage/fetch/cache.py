@@ -2,7 +2,7 @@
 
 The folder ``models--ORG--NAME`` of a repository has files ``blobs/DIGEST``, links ``snapshots/COMMIT/PATH`` to these
 files, and the folders ``refs``, ``trees`` and ``.no_exist``. The folder ``.locks`` is next to it (``huggingface_hub``,
-"Understand caching"). huggingface_hub itself follows every link in its cache.
+"Understand caching"). huggingface_hub itself follows every link in its cache, wherever it leads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Collects files into a folder; a file there that was not collected is not replaced, unless the user asks for it."""
+"""Collects fetched files in a folder; a file that was not fetched is only replaced there if the user asks for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def copy_bytes(source: File, output: StagedFile) -> None:
 
 
 def _in_kernel(source: File, output: StagedFile) -> int:
-    """Let the kernel copy a file as far as it can; returns how many bytes it copied."""
+    """Let the kernel copy a file as far as it can, and return how many bytes were copied."""
     done = 0
     with source.descriptor() as fd, output.descriptor() as out:
         while fd is not None and done < source.size and hasattr(os, "copy_file_range"):
@@ -94,7 +94,7 @@ class FileCollector:
     make_folder: Callable[[str], None]
     asks_again: bool = False
     sha256: str = ""
-    anyway: str = "FetchConfig(overwrite=True) replaces it. To load this file, name it in paths."
+    anyway: str = "Pass FetchConfig(overwrite=True) to replace it. To load this file, name it in paths."
     progress: Progress | None = None
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -106,11 +106,11 @@ class FileCollector:
         return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: FetchRecord) -> None:
-        """Add the record of the file ``path`` to the files that will be put in place."""
+        """Write ``record``, which describes the fetched file ``path``, next to it when all files are put in place."""
         self.placing.text(record_path(path), as_text(record))
 
     def forget(self, path: str) -> None:
-        """Add the removal of the record of ``path`` to the changes that will be made."""
+        """Remove the record that describes the fetched file ``path`` when all files are put in place."""
         self.placing.remove(record_path(path))
 
 
@@ -146,7 +146,7 @@ def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
 
 
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
-    """Raise OutputError if ``path`` must not be replaced: a file that was not collected, or that has changed since.
+    """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or was changed after that.
 
     A link may be replaced, and so may a file whose SHA-256 is the one that ``digest`` returns. If the setting
     ``overwrite`` is True, everything may be replaced.
@@ -253,13 +253,17 @@ def _check_file(origin: FetchOrigin) -> None:
 def _address(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     if path is None:
         raise ConfigError(
-            f"{escape(origin.shown)} is an address, and no folder is given to collect it in.", hint="Set collect_in."
+            f"{escape(origin.shown)} is an address, and no folder is given to collect it in.",
+            hint="Set collect_in to a folder.",
         )
     known = unchanged_record(origin, path) if how.asks_again or not how.config.overwrite else None
     if known is not None and (not how.asks_again or (how.sha256 and known.sha256 == how.sha256)):
         return path
     if not how.config.allow_network:
-        raise SourceError(f"{escape(origin.shown)} is not in {escape(path)} yet, and allow_network is False.")
+        raise SourceError(
+            f"the file {escape(origin.shown)} was not fetched to {escape(path)} yet, and allow_network is False.",
+            hint="Set allow_network to True.",
+        )
     get = download if origin.kind == "url" else read_store
     etag = known.etag if known is not None else ""
     found = get(origin, path, how.placing, etag=etag, sha256=how.sha256, progress=how.progress)

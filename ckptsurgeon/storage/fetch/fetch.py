@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch"]
 
-ANYWAY = "--force replaces it."
+ANYWAY = "Use --force to replace it."
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
 class _FetchRequest:
-    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay where they are, and others in a cache."""
+    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay where they are, and others go to a cache."""
 
     origin: FetchOrigin
     sha256: str

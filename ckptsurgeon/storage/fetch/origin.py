@@ -176,7 +176,7 @@ def _source_kind(source: Any) -> tuple[str, str]:
     if not isinstance(name, str) or name.upper() not in kinds:
         raise ConfigError(
             f"{brief_repr(source)} is not a valid source.",
-            hint=f"A FetchSource has a kind ({', '.join(kinds)}) and a source.",
+            hint=f"Give a FetchSource a kind ({', '.join(kinds)}) and a source.",
         )
     return kinds[name.upper()], _text(source[1], "a source")
 
@@ -205,7 +205,7 @@ def _is_path(text: str) -> bool:
 
 
 def _no_folder(text: str) -> SourceError:
-    """Return the error for a folder that does not exist; its hint is the most similar name of an existing folder."""
+    """Return the error for a folder that does not exist; its hint is the existing folder with the most similar name."""
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):

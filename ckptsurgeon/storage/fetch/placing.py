@@ -118,11 +118,11 @@ class FileTransaction:
         staged.flush(len(data))
 
     def link(self, source: str, path: str) -> None:
-        """Add an absolute symbolic link from ``path`` to ``source``, which ``put`` makes."""
+        """Make ``path`` an absolute symbolic link to ``source`` when ``put`` is called."""
         self._moves.append(_Move(path, link=source))
 
     def remove(self, path: str) -> None:
-        """Add the removal of what is at ``path``, which ``put`` carries out."""
+        """Remove the file or link at ``path`` when ``put`` is called."""
         if os.path.lexists(path):
             self._moves.append(_Move(path))
 
@@ -148,7 +148,7 @@ class FileTransaction:
             if move.link and not replaced.isdisjoint(entries(move.link)):
                 raise OutputError(
                     f"{escape(move.path)} would be a link to {escape(move.link)}, which the same call replaces.",
-                    hint='local_strategy="copy" takes what is there now.',
+                    hint='Pass local_strategy="copy" to copy the file that is there now.',
                 )
 
 
@@ -163,7 +163,7 @@ def _carry_out(move: _Move) -> None:
 
 
 def _link(source: str, path: str) -> None:
-    """Make a link that replaces what was at ``path`` in one step."""
+    """Make a symbolic link to ``source`` at ``path``; it replaces a file or link that was there, in one step."""
     temp = temp_name(path)
     try:
         os.symlink(source, temp)

@@ -56,7 +56,9 @@ def read_store(
             if progress is not None:
                 progress(done, max(done, size))
     if done != size:
-        raise SourceError(f"{escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again.")
+        raise SourceError(
+            f"the transfer of {escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again."
+        )
     if sha256 and digest.hexdigest() != sha256:
         raise SourceError(
             f"{escape(origin.shown)} has the wrong content: its SHA-256 is {digest.hexdigest()}, not {sha256}."

@@ -59,7 +59,7 @@ _idle: OrderedDict[Descriptor, None] = OrderedDict()
 
 
 def _budget() -> int:
-    """Return how many files may be open here: half of the process's limit, since other code needs the rest.
+    """Return how many files ckptsurgeon may keep open: half of the process's limit, since other code needs the rest.
 
     The result is at least ``FEWEST`` and at most ``MOST``.
     """
@@ -68,10 +68,11 @@ def _budget() -> int:
 
 
 class Descriptor:
-    """A file descriptor that may be closed while unused, so that few are open at once; ``again`` reopens the file.
+    """A file descriptor that may be closed while unused, so that few are open at once.
 
-    Threads may share it: a descriptor in use is not closed. The functions ``first`` and ``again`` must not refer to the
-    object that owns this descriptor and closes it when it is deleted: that object would then never be deleted.
+    The function ``first`` opens the file for the first time, the function ``again`` reopens it. Threads may share a
+    Descriptor: while one of them uses it, it is not closed. If an object closes its Descriptor when it is deleted,
+    ``first`` and ``again`` must not refer to this object: it would then never be deleted.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")

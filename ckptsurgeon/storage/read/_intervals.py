@@ -26,7 +26,7 @@ class Intervals:
         return iter(zip(self._begins, self._ends, strict=True))
 
     def add(self, begin: int, end: int) -> None:
-        """Add a range."""
+        """Add the bytes from the offset ``begin`` up to, but without, the offset ``end``."""
         if begin >= end:
             return
         first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)

@@ -157,7 +157,7 @@ class RemoteFile:
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
 
     def _check_whole(self) -> None:
-        """Compare the file with its expected digest, once, when it is complete; raises SourceError if they differ."""
+        """Compare the file with its expected digest as soon as it is complete; raises SourceError if they differ."""
         if not self._digest or not self.size or self._spool.missing(0, self.size):
             return
         said, self._digest = self._digest, ""

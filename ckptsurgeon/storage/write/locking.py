@@ -118,7 +118,7 @@ def _write_holder(fd: int) -> None:
 
 
 def _holder(folder: int, name: str) -> str:
-    """Return the process that holds the lock, as the lock file says: ``process 123 on host``."""
+    """Return the process that holds the lock, as it is named in the lock file: ``process 123 on host``."""
     said: list[str] = []
     with suppress(OSError):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)

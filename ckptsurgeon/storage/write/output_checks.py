@@ -42,7 +42,9 @@ def output_error(path: str, error: OSError) -> OutputError:
 def check_is_path(path: str) -> None:
     """Raise OutputError if an output is an address: outputs are written only to this machine."""
     if scheme_of(path):
-        raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
+        raise OutputError(
+            f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path on it."
+        )
 
 
 def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:

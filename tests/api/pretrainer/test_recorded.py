@@ -35,7 +35,7 @@ def observed(name: str, server: SimpleNamespace) -> dict[str, Any]:
 
 REFUSED_AT_COLLECTION = {
     "neither path nor default source": ("ConfigError", "enc has no path, and no default source is given."),
-    "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in."),
+    "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in to a folder."),
     "mistyped folder": ("SourceError", "there is no hub repository saves and no local folder saves."),
     "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024 and no local folder saves/2024."),
     "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; it looks like a path"),
@@ -45,7 +45,7 @@ REFUSED_AT_COLLECTION = {
     "an address that is not there": ("SourceError", "URL/web/nothing.ckpt cannot be fetched: 404 Not Found."),
     "a short body": ("SourceError", "URL/web/short/enc.ckpt broke off: 18 of 5000 bytes came."),
     "a short body over an older file": ("SourceError", "URL/web/short/enc.ckpt broke off: 18 of 5000 bytes came."),
-    "no network allowed": ("SourceError", "URL/web/enc.ckpt is not in ROOT/collected/enc.ckpt yet, and allow_network"),
+    "no network allowed": ("SourceError", "the file URL/web/enc.ckpt was not fetched to ROOT/collected/enc.ckpt yet, and allow_network"),
     "hub, no such repository": ("SourceError", "there is no hub repository org/nothing and no local folder org/nothing."),
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),

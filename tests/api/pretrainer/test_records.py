@@ -20,7 +20,7 @@ def test_a_file_of_unknown_origin_is_never_replaced_unasked(strategy: str, serve
     mine = Path("collected/enc.ckpt")
     mine.write_bytes(Path("other/enc.ckpt").read_bytes())
     for source in ("source", f"{server.url}/web", "org/repo"):
-        with pytest.raises(cs.OutputError, match=r"its origin is unknown\. FetchConfig\(overwrite=True\)"):
+        with pytest.raises(cs.OutputError, match=r"its origin is unknown\. Pass FetchConfig\(overwrite=True\)"):
             pretrainer()[0].collect_files(source, strategy)
         assert mine.read_bytes() == Path("other/enc.ckpt").read_bytes()
         assert os.listdir("collected") == ["enc.ckpt"]

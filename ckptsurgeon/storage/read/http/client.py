@@ -76,9 +76,10 @@ def address_of(url: str) -> Address:
 
 
 class RetryLimits:
-    """Limits the retries of one request: their number, and the time without progress. Each wait is longer.
+    """Limits the retries of one request: their number, and the time without progress.
 
-    One attempt may take half of this time, so that after a connection that hangs, another one is tried.
+    Each wait between two attempts is longer than the one before. One attempt may take half of the allowed time, so
+    that another one is tried after a connection that hangs.
     """
 
     def __init__(self, shown: str) -> None:

@@ -169,12 +169,14 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
             raise SourceError(
                 f"the server of {escape(address.shown)} supports no ranges and does not report the file's size: "
                 f"reading stopped after {human_bytes(at)}.",
-                hint="ckpt fetch downloads all of it if there is room.",
+                hint="Run ckpt fetch to download all of it, if there is room.",
             )
         spool.write(at, data)
         at += len(data)
     if size not in (None, at):
-        raise SourceError(f"{escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again.")
+        raise SourceError(
+            f"the transfer of {escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again."
+        )
     return at
 
 

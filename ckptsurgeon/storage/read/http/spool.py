@@ -41,14 +41,14 @@ def nearest_existing(path: str) -> str:
 
 
 class FreeSpace:
-    """Checks from time to time that a file system has room; ``look`` returns what ``os.statvfs`` says of it."""
+    """Checks from time to time that a file system has room; ``look`` returns the result of ``os.statvfs`` for it."""
 
     def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
         self._look = look
         self._known = 0
 
     def take(self, nbytes: int) -> bool:
-        """Return whether there is room for ``nbytes`` more bytes."""
+        """Return whether there is room for ``nbytes`` more bytes, which then count as used."""
         if self._known < nbytes:
             found = free_bytes(self._look())
             if found is not None and found < nbytes:
@@ -66,7 +66,7 @@ _MOST = 64 << 20
 
 
 class Journal:
-    """A file that lists which ranges of a remote file are on disk; ``content`` identifies the remote file's content.
+    """A file that lists which byte ranges of a remote file are on disk; ``content`` identifies the remote content.
 
     A line that was written for another content counts as damaged.
     """
@@ -102,7 +102,7 @@ class Journal:
         os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
-        """Close the file, once."""
+        """Close the journal; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -132,7 +132,7 @@ class Spool:
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
-        """Return the descriptor, -1 once it is closed."""
+        """Return the descriptor of the local file; -1 after ``close``."""
         return self._fd
 
     def missing(self, begin: int, end: int) -> list[Range]:
@@ -177,7 +177,7 @@ class Spool:
                 got = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
                 raise SourceError(
-                    f"what was fetched of {escape(self._uri)} cannot be read from the temporary file: {error.strerror}."
+                    f"the fetched part of {escape(self._uri)} cannot be read from its temporary file: {error.strerror}."
                 ) from error
             if not got:
                 raise SourceError(f"{escape(self._uri)}: the part fetched before is no longer on this machine.")
@@ -189,14 +189,14 @@ class Spool:
         )
 
     def close(self) -> None:
-        """Close the file, once."""
+        """Close the local file; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def digest_of(spool: Spool, size: int, like: str) -> str:
-    """Return the digest of a complete file: SHA-256 if the digest ``like`` is one, else git's SHA-1."""
+    """Return the digest of a complete file: its SHA-256 if ``like`` is a SHA-256, else its SHA-1 as in git."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     found = sha256 if len(like) == 64 else git

@@ -35,12 +35,12 @@ _COMMIT_HEADER, _ETAG_HEADER = "X-Repo-Commit", "X-Linked-Etag"
 
 
 def is_commit(revision: str) -> bool:
-    """Return whether a revision is a commit, whose content never changes."""
+    """Return whether a revision is a commit (40 hexadecimal digits), whose content never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def is_digest(name: str) -> bool:
-    """Return whether a name is a digest, git's SHA-1 or SHA-256, and so a valid name of a blob in the cache."""
+    """Return whether a name is a SHA-1 or SHA-256 in hexadecimal digits, as the files in the hub's cache are named."""
     return _DIGEST.fullmatch(name) is not None
 
 
@@ -56,7 +56,7 @@ def is_plain_path(path: object) -> bool:
 
 
 def digest_in_headers(headers: httpx2.Headers) -> str:
-    """Return a file's digest from an answer's headers, '' if they have none."""
+    """Return the SHA-1 or SHA-256 of a file, which the headers of an answer have as its ETag; '' if they have none."""
     found = _ETAG.fullmatch(headers.get(_ETAG_HEADER) or headers.get("ETag") or "")
     return found[1] if found else ""
 
@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks to wait over ``LONGEST_WAIT_S`` seconds: huggingface_hub would wait so long."""
+    """Raise SourceError if a hub asks to wait over ``LONGEST_WAIT_S`` seconds: huggingface_hub would do so."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -136,7 +136,9 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
     if not is_digest(digest):
         what = f"the file {escape(name)}" if name else "a file"
         raise SourceError(
-            f"the hub's ETag of {what} is not a digest, and its listing has no digest: {escape(said, 80)}."
+            f"the hub names {what} by the ETag {escape(said, 80)}, which is not a SHA-1 or SHA-256, and its listing "
+            "has no digest of this file, so the file could not be checked.",
+            hint="Fetch it from another hub, or by its web address.",
         )
     response.headers[_ETAG_HEADER] = f'"{digest}"'
 
