@@ -62,7 +62,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return a whole archive as a folder; None if the file is no archive, or torch wrote it.
+    """Return a whole archive as a folder; None if the file is not an archive, or torch wrote it.
 
     None, too, if a checkpoint in a zip archive is compressed. ``head`` has the first bytes of the file.
     """
@@ -95,7 +95,7 @@ def open_member(path: str) -> Member | None:
     head = file.read(0, min(HEAD, file.size))
     folder = _whole(file, head)
     if folder is None and head.startswith(b"PK"):
-        hint = f"Unpack it, and name what comes out: unzip {escape(archive)} {escape(name)}"
+        hint = f"Unpack it, and name the unpacked file: unzip {escape(archive)} {escape(name)}"
         raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read in place.", hint=hint)
     return folder.file(name) if folder is not None else None
 
@@ -158,7 +158,7 @@ class ArchiveFolder:
         """Return the file ``name`` of this folder; raises FormatError if there is none."""
         place = self._places.get(self._within + name)
         if place is None:
-            raise FormatError(f"{escape(self.uri)} has no {escape(name)} in it.", rule="missing member")
+            raise FormatError(f"the archive {escape(self.uri)} has no {escape(name)} in it.", rule="missing member")
         return Member(self, name, place)
 
 

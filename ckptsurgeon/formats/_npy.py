@@ -43,7 +43,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     check_elements(shape)
     if begin + prod(shape) * itemsize != storage.nbytes:
         raise FormatError(
-            f"a numpy array of shape {shape} with {itemsize} bytes per element has {storage.nbytes - begin} bytes.",
+            f"a numpy array of shape {shape} needs {prod(shape) * itemsize} bytes, but has {storage.nbytes - begin}.",
             rule="npy size",
         )
     storage.big_endian = found["order"] == ">"

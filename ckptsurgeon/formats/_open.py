@@ -144,5 +144,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return what a shell command calls a file: its path, or, if it is remote, its name after a download."""
+    """Return the name of a file for a shell command: its path, or, if it is remote, its name after a download."""
     return file.name if file.remote else file.uri

@@ -68,7 +68,7 @@ class _SafetensorsLayout:
         try:
             return text.encode()
         except UnicodeEncodeError:
-            odd = next((escape(one.key) for one in tensors if not _is_text(one.key)), "the metadata")
+            odd = next((f"the key {escape(one.key)}" for one in tensors if not _is_text(one.key)), "the metadata")
             raise OutputError(
                 f"{odd} is not valid Unicode (it has half of a surrogate pair), as safetensors requires.",
                 hint="Use --to pth.",

@@ -111,7 +111,9 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
         file = folder.file(inner)
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
-            raise FormatError(f"{escape(file.uri)} has no training state.", rule="zero states")
+            raise FormatError(
+                f"{escape(file.uri)} is not a dict of training states, as DeepSpeed saves them.", rule="zero states"
+            )
         found.append(StateFile(file, header))
     return found
 
@@ -126,7 +128,7 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tu
     if ranks != len(optimizers):
         raise FormatError(
             f"there are optimizer states of {count(len(optimizers), 'rank')}, but the model was trained on {ranks}.",
-            hint="A rank did not save, or a part of the folder is missing.",
+            hint="Fetch the whole folder again: a rank did not save its states, or some files are missing.",
             rule="zero ranks",
         )
     model = models[0]

@@ -52,7 +52,7 @@ class _NumpyZip:
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
-    """Return what each record holds, by key: a TensorInfo, or an OpaqueResult if it cannot be read.
+    """Return the content of each record of the archive, by key: a TensorInfo, or an OpaqueResult if it cannot be read.
 
     Raises FormatError if two records have one key, as ``a`` and ``a.npy`` do.
     """
@@ -62,7 +62,7 @@ def _tree(archive: Archive, within: str) -> dict[str, object]:
     for record in archive.entries:
         key = record.removesuffix(_SUFFIX)
         if key in tree:
-            raise FormatError(f"there are two records for the key {escape(key)}.", rule="duplicate key")
+            raise FormatError(f"the archive has two records for the key {escape(key)}.", rule="duplicate key")
         tree[key] = _entry(archive, record, within)
     return tree
 

@@ -77,12 +77,14 @@ def _fail(file: File, rule: str, why: str) -> FormatError:
 
 def _raw_header(file: File) -> bytes:
     if file.size < 8:
-        raise _fail(file, "HeaderTooSmall", f"it has {file.size} bytes")
+        raise _fail(file, "HeaderTooSmall", f"the file has only {file.size} bytes")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > limits.JSON_HEADER_BYTES:
         raise _fail(file, "HeaderTooLarge", f"its header claims {length} bytes")
     if length > file.size - 8:
-        raise _fail(file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; it is cut short")
+        raise _fail(
+            file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; the file is cut short"
+        )
     return file.read(8, length)
 
 
@@ -122,7 +124,9 @@ def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
             "".join(text).encode()
         except UnicodeEncodeError:
             raise _fail(
-                file, "InvalidHeaderDeserialization", f"{escape(''.join(text), 40)} has half of a surrogate pair"
+                file,
+                "InvalidHeaderDeserialization",
+                f"the text {escape(''.join(text), 40)} has half of a surrogate pair",
             ) from None
 
 
@@ -148,28 +152,34 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
 def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
     """Return the header of one tensor; raises FormatError unless its offsets span exactly the bytes of its shape."""
     if not isinstance(entry, dict) or not entry.keys() >= _FIELDS:
-        raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")
+        raise _fail(
+            file, "InvalidHeaderDeserialization", f"the tensor {escape(key)} does not have the fields of a tensor"
+        )
     name = CODES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if name is None:
-        raise _fail(file, "InvalidDtype", f"{escape(key)} is of unknown type {entry['dtype']!r:.40}")
+        raise _fail(file, "InvalidDtype", f"the tensor {escape(key)} is of unknown type {entry['dtype']!r:.40}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
-        raise _fail(file, "InvalidShape", f"{escape(key)} has an invalid shape or invalid offsets")
+        raise _fail(file, "InvalidShape", f"the tensor {escape(key)} has an invalid shape or invalid offsets")
     begin, end = offsets
     elements = prod(shape)
     nonzero = elements or prod(size for size in shape if size)
     bits = elements * (4 if entry["dtype"] == "F4" else DTYPES[name].bits)
     if nonzero > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
-        raise _fail(file, "ValidationOverflow", f"{escape(key)} of shape {shape} has too many elements")
+        raise _fail(file, "ValidationOverflow", f"the tensor {escape(key)} of shape {shape} has too many elements")
     if bits % 8:
-        raise _fail(file, "MisalignedSlice", f"{escape(key)} does not end on a byte")
+        raise _fail(file, "MisalignedSlice", f"the tensor {escape(key)} does not end on a byte")
     if begin > end or end - begin != bits // 8:
-        raise _fail(file, "TensorInvalidInfo", f"{escape(key)} needs {bits // 8} bytes and has {end - begin}")
+        raise _fail(
+            file, "TensorInvalidInfo", f"the tensor {escape(key)} needs {bits // 8} bytes and has {end - begin}"
+        )
     if end > stored.nbytes:
-        raise _fail(file, "InvalidOffset", f"{escape(key)} ends beyond the file; it is cut short")
+        raise _fail(
+            file, "InvalidOffset", f"the tensor {escape(key)} ends beyond the end of the file, which is cut short"
+        )
     if entry["dtype"] == "F4":
         if not shape or shape[-1] % 2:
-            raise _fail(file, "MisalignedSlice", f"{escape(key)} has half a byte at the end of a row")
+            raise _fail(file, "MisalignedSlice", f"the tensor {escape(key)} has half a byte at the end of a row")
         shape = [*shape[:-1], shape[-1] // 2]
     return TensorInfo(name, tuple(shape), stored, begin)
 
@@ -187,11 +197,15 @@ def _check_cover(file: File, tensors: Mapping[str, TensorInfo], size: int) -> No
     for offset, nbytes, key in sorted(places):
         if offset != at:
             why = "overlaps another tensor" if offset < at else "leaves a hole in front of it"
-            raise _fail(file, "InvalidOffset", f"{escape(key)} {why}")
+            raise _fail(file, "InvalidOffset", f"the tensor {escape(key)} {why}")
         at += nbytes
     if at != size:
         start = file.size - size
-        raise _fail(file, "MetadataIncompleteBuffer", f"its tensors end at byte {start + at} of {file.size}")
+        raise _fail(
+            file,
+            "MetadataIncompleteBuffer",
+            f"its tensors end at byte {start + at}, but the file has {file.size} bytes",
+        )
 
 
 def _frame(file: File, start: int, recipe: str) -> str:

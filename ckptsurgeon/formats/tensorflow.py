@@ -79,9 +79,9 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FilePrint:
-    """Return the fingerprint of an open file, with the SHA-256 of an index.
+    """Return the fingerprint of an open file; an index gets the SHA-256 of all its bytes.
 
-    A data file has no header, so it gets the SHA-256 of no bytes.
+    A data file has no header, so it gets the SHA-256 of zero bytes.
     """
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
@@ -114,18 +114,19 @@ class _Shards:
         check_sizes(entry.shape, "shape")
         if prod(entry.shape) * SIZES[dtype].bits // 8 != entry.size:
             raise FormatError(
-                f"{escape(name)} is {dtype} {entry.shape}, but has {entry.size} bytes.", rule="tensor size"
+                f"the variable {escape(name)} is {dtype} {entry.shape}, but has {entry.size} bytes.", rule="tensor size"
             )
         if entry.shard >= self._bundle.shards:
             raise FormatError(
-                f"{escape(name)} is in data file {entry.shard}, but there are only {self._bundle.shards} (from 0).",
+                f"the variable {escape(name)} is in data file {entry.shard}, "
+                f"but there are only {self._bundle.shards} (from 0).",
                 rule="shard",
             )
         file = self._file(entry.shard)
         if entry.offset + entry.size > file.size:
             raise FormatError(
-                f"{escape(name)} is at bytes {entry.offset} to {entry.offset + entry.size} of {escape(file.name)}, "
-                f"which has {file.size} bytes: it is cut short.",
+                f"the variable {escape(name)} is at bytes {entry.offset} to {entry.offset + entry.size} of "
+                f"{escape(file.name)}, which has {file.size} bytes: it is cut short.",
                 rule="cut short",
             )
         storage = Storage(file.name, entry.offset, entry.size, None, name, self._bundle.big_endian, crc32c=entry.crc32c)
@@ -138,7 +139,7 @@ class _Shards:
                 self._files[name] = self._index.folder().file(name)
             except SourceError:
                 raise FormatError(
-                    f"its data file {escape(name)} is missing or cannot be read.", rule="missing shard"
+                    f"the data file {escape(name)} is missing or cannot be read.", rule="missing shard"
                 ) from None
         return self._files[name]
 
@@ -154,7 +155,7 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
         try:
             name = key.decode("utf-8")
         except UnicodeDecodeError:
-            raise FormatError("it has a variable whose name is not UTF-8.", rule="name") from None
+            raise FormatError("the index has a variable whose name is not UTF-8.", rule="name") from None
         if entry.dtype in DTYPES:
             variables[name] = _variable(key, name, entry, entries=bundle.entries, shards=shards)
         else:
@@ -175,7 +176,7 @@ def _variable(
     for part in entry.slices:
         found = entries.get(slice_key(key, part))
         if found is None or found.slices or found.dtype not in DTYPES:
-            raise FormatError(f"a slice of {escape(name)} is missing.", rule="slice")
+            raise FormatError(f"a slice of the variable {escape(name)} is missing.", rule="slice")
         parts.append(shards.info(name, found))
     return join_slices(name, entry, parts)
 
@@ -185,7 +186,7 @@ def _check_disjoint(entries: Sequence[BundleEntry]) -> None:
     places = sorted((entry.shard, entry.offset, entry.offset + entry.size) for entry in entries if entry.size)
     for (shard, _, end), (other, begin, _) in pairwise(places):
         if shard == other and begin < end:
-            raise UnsafeError(f"two of its tensors overlap in data file {shard} at byte {begin}.", rule="overlap")
+            raise UnsafeError(f"two tensors of the index overlap in data file {shard} at byte {begin}.", rule="overlap")
 
 
 FORMAT = _TensorFlow()

@@ -79,7 +79,7 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
     """Return the attributes of an object of torch's class ``kind``; raises FormatError if it is not of this class."""
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
-        raise FormatError(f"it has {brief(value)} in place of {kind}.", rule="dcp metadata")
+        raise FormatError(f"the metadata has {brief(value)} in place of {kind}.", rule="dcp metadata")
     return value.attributes()
 
 
@@ -88,12 +88,12 @@ def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
     if not isinstance(entries, dict):
-        raise FormatError("it lists no tensors.", rule="dcp metadata")
+        raise FormatError("the metadata lists no tensors.", rule="dcp metadata")
     places = _places(metadata.get("storage_data"))
     tree: dict[Any, Any] = {}
     for key, entry in entries.items():
         if not isinstance(key, str):
-            raise FormatError("it has a key that is not a text.", rule="dcp metadata")
+            raise FormatError("the metadata has a key that is not a text.", rule="dcp metadata")
         path = paths.get(key) if isinstance(paths, dict) else None
         _put(tree, path, key, _value(key, entry, places.get(key, {}), files))
     return tree
@@ -112,7 +112,7 @@ def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
     last = path[-1] if plain else None
     node, last = (node, last) if type(last) in (str, int) and last not in node else (tree, key)
     if last in node:
-        raise FormatError(f"it has two entries that would have the key {escape(key)}.", rule="dcp metadata")
+        raise FormatError(f"the metadata has two entries that would have the key {escape(key)}.", rule="dcp metadata")
     node[last] = value
 
 
@@ -135,10 +135,10 @@ def _places(storage_data: Any) -> dict[str, _Places]:
     An entry that is not a tensor has one piece, without offsets.
     """
     if not isinstance(storage_data, dict):
-        raise FormatError("it does not say in which file each tensor is stored.", rule="dcp metadata")
+        raise FormatError("the metadata does not say in which file each tensor is stored.", rule="dcp metadata")
     if len(storage_data) > limits.PIECES:
         raise UnsafeError(
-            f"it lists {len(storage_data)} pieces, more than the limit of {limits.PIECES}.", rule="pieces"
+            f"the metadata lists {len(storage_data)} pieces, more than the limit of {limits.PIECES}.", rule="pieces"
         )
     places: dict[str, _Places] = {}
     for index, info in storage_data.items():
@@ -147,13 +147,13 @@ def _places(storage_data: Any) -> dict[str, _Places]:
         key, offset = at.get("fqn"), at.get("offset")
         file, begin, length = said.get("relative_path"), said.get("offset"), said.get("length")
         if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
-            raise FormatError("it does not say where a piece is stored.", rule="dcp metadata")
+            raise FormatError("the metadata does not say where a piece is stored.", rule="dcp metadata")
         if posixpath.normpath(file) != file:
-            raise FormatError(f"it names a file by an invalid path: {escape(file)}.", rule="dcp metadata")
+            raise FormatError(f"the metadata names a file by an invalid path: {escape(file)}.", rule="dcp metadata")
         where = _DATA if offset is None else _offsets_text(offset)
         found = places.setdefault(key, {})
         if where in found:
-            raise FormatError(f"it has a piece of {escape(key)} twice.", rule="dcp metadata")
+            raise FormatError(f"the metadata has a piece of {escape(key)} twice.", rule="dcp metadata")
         found[where] = _PiecePlace(file, begin, length, bool(said.get("transform_descriptors")))
     _check_disjoint([place for found in places.values() for place in found.values()])
     return places
@@ -169,7 +169,9 @@ def _check_disjoint(places: Sequence[_PiecePlace]) -> None:
     ordered = sorted(places, key=lambda place: (place.file, place.offset))
     for one, other in pairwise(ordered):
         if one.file == other.file and one.offset + one.length > other.offset:
-            raise UnsafeError(f"two pieces overlap in {escape(one.file)} at byte {other.offset}.", rule="pieces")
+            raise UnsafeError(
+                f"two pieces of tensors overlap in {escape(one.file)} at byte {other.offset}.", rule="pieces"
+            )
 
 
 def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
@@ -187,7 +189,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     if any(place.changed for place in places.values()):
         return TensorInfo(dtype, shape, opaque="its pieces have an unsupported encoding")
     if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
-        raise FormatError(f"it has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
+        raise FormatError(f"the metadata has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
     places = dict(places)  # each is taken once
     return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places=places, files=files) for chunk in chunks])
 
@@ -205,7 +207,7 @@ def _piece(key: str, dtype: str, chunk: Any, *, places: _Places, files: PieceFil
     check_sizes(sizes, "size")
     place = places.pop(_offsets_text(offsets), None)
     if place is None:
-        raise FormatError(f"it does not give the place of a piece of {escape(key)}.", rule="dcp metadata")
+        raise FormatError(f"the metadata does not give the place of a piece of {escape(key)}.", rule="dcp metadata")
     info = files.archive(place.file, place.offset, place.length)
     if not isinstance(info, TensorInfo) or (info.dtype, info.shape) != (dtype, sizes):
         found = f"{info.dtype} {info.shape}" if isinstance(info, TensorInfo) else brief(info)

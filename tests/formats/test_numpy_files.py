@@ -94,6 +94,6 @@ def test_two_records_of_one_key_are_refused(names: tuple[str, str]) -> None:
         archive.write("w.npy", "a.npy")
         for name in names:
             archive.write("w.npy", name)
-    with pytest.raises(cs.FormatError, match=r"all.npz: there are two records for the key w") as caught:
+    with pytest.raises(cs.FormatError, match=r"all.npz: the archive has two records for the key w") as caught:
         cs.open_checkpoint("all.npz")
     assert caught.value.rule == "duplicate key"

@@ -94,7 +94,7 @@ def test_what_the_reference_refuses_we_refuse(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("offsets beyond the file", "a ends beyond the file; it is cut short"),
+        ("offsets beyond the file", "the tensor a ends beyond the end of the file, which is cut short"),
         ("half a row", "a has half a byte at the end of a row"),
         ("half a byte", "a does not end on a byte"),
         ("hole", "b leaves a hole in front of it"),

@@ -46,7 +46,7 @@ def test_a_data_file_cut_short_is_an_error_that_names_it(stt: Path) -> None:
     said = refused(stt)
     assert f"{BEST}.data-00000-of-00001, which has 11044 bytes: it is cut short" in said
     data.unlink()
-    assert f"its data file {data.name} is missing" in refused(stt)
+    assert f"the data file {data.name} is missing" in refused(stt)
 
 
 def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
@@ -78,12 +78,12 @@ ONE = {"w": entry([2], 8)}
 BROKEN = {
     "a header that is not there": (table([(b"w", block([(b"w", entry([2], 8))]))]), "without TensorFlow's header"),
     "an empty table": (table([]), "an empty table"),
-    "no message": (index_of({"w": b"\x0f"}), "entry of w is malformed"),
-    "a number without end": (index_of({"w": b"\x08" + b"\xff" * 11}), "entry of w is malformed"),
-    "a field that is cut short": (index_of({"w": b"\x12\x09"}), "entry of w is malformed"),
-    "no data files": (index_of(ONE, field(1, 0)), "it gives 0 as the number of data files"),
+    "no message": (index_of({"w": b"\x0f"}), "entry of w in the index is malformed"),
+    "a number without end": (index_of({"w": b"\x08" + b"\xff" * 11}), "entry of w in the index is malformed"),
+    "a field that is cut short": (index_of({"w": b"\x12\x09"}), "entry of w in the index is malformed"),
+    "no data files": (index_of(ONE, field(1, 0)), "the index gives 0 as the number of data files"),
     "a billion data files": (index_of(ONE, field(1, 10**9)), "1000000000 as the number of data files"),
-    "a later version": (index_of(ONE, field(1, 1) + field(3, field(2, 9))), "version is too new"),
+    "a later version": (index_of(ONE, field(1, 1) + field(3, field(2, 9))), "the version of the index is too new"),
     "bytes that do not fit the shape": (index_of({"w": entry([3], 8)}), "has 8 bytes"),
     "a shape beyond int64": (index_of({"w": entry([2**62, 4], 8)}), "has 8 bytes"),
     "a shape below zero": (index_of({"w": entry([2**64 - 1], 8)}), "below zero"),
@@ -92,7 +92,7 @@ BROKEN = {
     "another data file": (index_of({"w": entry([2], 8, shard=3)}), "data file 3, but there are only 1"),
     "a hundred dimensions": (index_of({"w": entry([1] * 100, 4)}), "over 64 dimensions"),
     "tensors that overlap": (index_of({"v": entry([2], 8), "w": entry([2], 8, offset=4)}), "overlap"),
-    "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of w is missing"),
+    "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of the variable w is missing"),
     "names that are one key": (index_of({"a.b": entry([1], 4), "a/b": entry([1], 4, offset=4)}), "and another would both have the key a.b"),
     "a name that is no text": (table([(b"\xff", block([(b"", HEADER), (b"\xff", entry([2], 8))]))]), "not UTF-8"),
     "keys out of order": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"v", entry([2], 8))]))]), "not in order"),

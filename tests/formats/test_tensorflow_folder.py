@@ -46,7 +46,7 @@ def test_a_folder_with_neither_text_is_an_error_that_names_what_is_there(stt: Pa
 def test_a_folder_without_a_checkpoint_is_an_error(stt: Path) -> None:
     for file in stt.glob("*-1*"):
         file.unlink()
-    assert "best_dev_checkpoint names best_dev-1000, but there is no best_dev-1000.index" in refused(stt)
+    assert "best_dev_checkpoint names best_dev-1000, but the file best_dev-1000.index is missing" in refused(stt)
     for name in ("best_dev_checkpoint", "checkpoint"):
         (stt / name).unlink()
     assert "stt has no checkpoint in it" in refused(stt)

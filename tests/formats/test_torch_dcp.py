@@ -250,7 +250,7 @@ def _last(found: Any) -> Any:
 
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
-    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "it names __1_0.distcp, which does not exist"),
+    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "the metadata names __1_0.distcp, which does not exist"),
     "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
     "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "are expected"),
     "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "are expected"),
@@ -266,7 +266,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda m: setattr(m.state_dict_metadata["w"].chunks[0], "sizes", torch.Size([4])), "declared as float32 (4,)",
     ),
     "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
-    "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of w"),
+    "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of the tensor w"),
     "a chunk again and again": (
         lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "has some twice",
     ),

@@ -54,8 +54,8 @@ class Header(Brief):
 
     ``tree`` has nested mappings and lists of TensorInfo, plain values, names of classes, and stand-ins for objects.
     ``handles`` maps each ``Storage.file`` to the open file. ``recipe`` is the text of the recipe that ckptsurgeon
-    stored, if any. The recipe ends with a seal, the digest of all bytes outside the tensors; ``frame()`` computes this
-    digest from the bytes as they are now.
+    stored, if any: it says how the file was made. It ends with a seal, the digest of all bytes outside the tensors;
+    ``frame()`` computes this digest from the bytes as they are now.
     """
 
     format: str

@@ -55,7 +55,7 @@ class FileSlice:
 
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise FormatError(f"{escape(self.uri)}: a part of it is cut short.", rule="slice")
+            raise FormatError(f"a part of {escape(self.uri)} is cut short.", rule="slice")
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Announce (begin, end) ranges of this part that will be read, so that a remote file fetches them together."""
@@ -101,18 +101,20 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):
-        raise FormatError(f"a piece of {escape(key)} has more or fewer dimensions than the tensor.", rule="pieces")
+        raise FormatError(
+            f"a piece of the tensor {escape(key)} has more or fewer dimensions than this tensor.", rule="pieces"
+        )
     opaque = next((piece.info.opaque for piece in filled if piece.info.opaque), "")
     if opaque:
         return TensorInfo(dtype, shape, opaque=opaque)
     if not filled:
         if 0 not in shape:
-            raise FormatError(f"no piece of {escape(key)} was found.", rule="pieces")
+            raise FormatError(f"no piece of the tensor {escape(key)} was found.", rule="pieces")
         return pieces[0].info if pieces and pieces[0].info.shape == shape else TensorInfo(dtype, shape, opaque="empty")
     made = _grid(filled, 0, shape)
     if made is None:
         raise FormatError(
-            f"the {len(filled)} pieces of {escape(key)} do not make up a tensor of shape {shape}.", rule="pieces"
+            f"the {len(filled)} pieces of the tensor {escape(key)} do not make up its shape {shape}.", rule="pieces"
         )
     return made
 

@@ -29,7 +29,7 @@ def most_segments(keys: int) -> int:
 
 
 class CopyBudget:
-    """How many elements ckptsurgeon's own functions may still copy to rebuild the values of one pickle."""
+    """Counts how many elements ckptsurgeon's own functions may still copy to rebuild the values of one pickle."""
 
     __slots__ = ("left",)
 
@@ -44,7 +44,7 @@ class CopyBudget:
 
 
 def check_sizes(values: Any, what: str) -> None:
-    """Raise FormatError if ``values`` is not a valid tuple of sizes; the message names it as ``what``, as "stride"."""
+    """Raise FormatError if ``values`` is not a valid tuple of sizes; ``what`` is its name in the message ("stride")."""
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
         raise FormatError(
             f"a tensor's {what} is not a tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"

@@ -27,7 +27,7 @@ _UINT4 = struct.Struct("<I")
 
 
 class PickleMachine(PickleOpcodes):
-    """Interprets one pickle; ``position`` is then the offset after it, where another pickle may begin."""
+    """Interprets one pickle; after ``run``, ``position`` is the offset of its end, where another pickle may begin."""
 
     def run(self) -> Any:
         """Interpret the pickle up to its STOP instruction, and return its value.

@@ -70,7 +70,7 @@ def _mapping(budget: CopyBudget, pairs: Any) -> object:
         made.update(pairs)
     elif isinstance(pairs, (list, tuple)):
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-            raise FormatError("a mapping is not made of pairs.", rule="pickle")
+            raise FormatError("the pickle has a mapping that is not made of (key, value) pairs.", rule="pickle")
         set_items(made, pairs)
     return made
 
@@ -151,7 +151,7 @@ class Array:
         self._data = data if isinstance(data, (bytes, bytearray, str)) else b""
         if self.dtype and len(self._data) != prod(shape) * int(code[1:]):
             raise FormatError(
-                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes.",
+                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes, the wrong number.",
                 rule="numpy",
             )
 

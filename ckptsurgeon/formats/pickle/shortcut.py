@@ -49,7 +49,7 @@ _Made = tuple[list[object], int, int]
 def plain_tensors(
     data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: GlobalName, *, edge: int
 ) -> _Made | None:
-    """Return (values, end, text): tensors and their keys in turn, the offset after them, and the bytes of their texts.
+    """Return (values, end, text): tensors and their keys in turn, the offset after them, and the length of their texts.
 
     The arguments of the first tensor begin at ``at``; ``end`` is at most ``edge``. The keys and all parts of the
     tensors are put into ``memo``. ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the storage

@@ -64,7 +64,9 @@ class Bundle:
 def read_bundle(file: File) -> Bundle:
     """Return the content of an index; raises FormatError or UnsafeError if it is invalid."""
     if file.size > limits.TABLE_BYTES:
-        raise UnsafeError(f"it has {file.size} bytes, too many for an index.", rule="index size")
+        raise UnsafeError(
+            f"the index has {file.size} bytes, more than the limit of {limits.TABLE_BYTES}.", rule="index size"
+        )
     found: dict[bytes, BundleEntry] = {}
     header = None
     said = slices = 0
@@ -72,22 +74,22 @@ def read_bundle(file: File) -> Bundle:
         said += len(value)
         if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
             raise UnsafeError(
-                f"it has more tensors than the limit of {limits.TENSORS}, or describes them in too many bytes.",
+                f"the index has more tensors than the limit of {limits.TENSORS}, or describes them in too many bytes.",
                 rule="tensors",
             )
         try:
             if header is None:
                 if key:
-                    raise FormatError("it is a LevelDB table without TensorFlow's header.", rule="bundle header")
+                    raise FormatError("the file is a LevelDB table without TensorFlow's header.", rule="bundle header")
                 header = _header(value)
             else:
                 found[key] = _entry(value)
                 slices += len(found[key].slices)
         except ValueError as error:
             name = escape(key.decode("utf-8", "replace"), 80) or "the header"
-            raise FormatError(f"its entry of {name} is malformed: {error}.", rule="protobuf") from None
+            raise FormatError(f"the entry of {name} in the index is malformed: {error}.", rule="protobuf") from None
     if header is None:
-        raise FormatError("it is an empty table.", rule="bundle header")
+        raise FormatError("the index is an empty table.", rule="bundle header")
     return Bundle(*header, found)
 
 
@@ -103,10 +105,10 @@ def _header(data: bytes) -> tuple[int, bool]:
             needed = next((n for field, n in fields(value) if field == 2 and isinstance(n, int)), 0)
     if not 0 < shards <= limits.SHARDS:
         raise FormatError(
-            f"it gives {shards} as the number of data files; 1 to {limits.SHARDS} can be read.", rule="shards"
+            f"the index gives {shards} as the number of data files; 1 to {limits.SHARDS} can be read.", rule="shards"
         )
     if endianness not in (0, 1) or needed > _VERSION:
-        raise FormatError("its version is too new to be read.", rule="bundle version")
+        raise FormatError("the version of the index is too new to be read.", rule="bundle version")
     return shards, endianness == 1
 
 
@@ -190,12 +192,14 @@ def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> Tenso
     for part, info in zip(entry.slices, parts, strict=True):
         if len(part) != len(entry.shape):
             raise FormatError(
-                f"a slice of {escape(name)} has {len(part)} dimensions, the tensor {len(entry.shape)}.", rule="slice"
+                f"a slice of the variable {escape(name)} has {len(part)} dimensions, the variable {len(entry.shape)}.",
+                rule="slice",
             )
         sizes = tuple(full if length == -1 else length for (_, length), full in zip(part, entry.shape, strict=True))
         if info.dtype != dtype or info.shape != sizes:
             raise FormatError(
-                f"a slice of {escape(name)} is {info.dtype} {info.shape} but declared as {dtype} {sizes}.", rule="slice"
+                f"a slice of the variable {escape(name)} is {info.dtype} {info.shape} but declared as {dtype} {sizes}.",
+                rule="slice",
             )
         pieces.append(TensorPiece(tuple(start for start, _ in part), info))
     return assembled(name, dtype, entry.shape, pieces)

@@ -139,7 +139,8 @@ def chosen(folder: Folder) -> Chosen:
             continue
         if named + _INDEX not in names:
             raise FormatError(
-                f"{escape(folder.uri)}: {state} names {escape(named)}, but there is no {escape(named + _INDEX)}.",
+                f"{escape(folder.uri)}: {state} names {escape(named)}, "
+                f"but the file {escape(named + _INDEX)} is missing.",
                 hint=_which(folder, prefixes),
                 rule="missing index",
             )

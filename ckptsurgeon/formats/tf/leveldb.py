@@ -226,7 +226,7 @@ def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes
         if shared > len(key) or own + size > end - begin or shared * restart or not (seen or restart):
             raise _fault(f"an entry at {at} of a block reaches beyond the block")
         if shared + own > limits.KEY_CHARACTERS or allowed.keys < shared + own:
-            raise UnsafeError("its keys are too long.", rule="key length")
+            raise UnsafeError("the keys of the index are too long.", rule="key length")
         allowed.keys -= shared + own
         key = key[:shared] + block[begin : begin + own]
         yield key, block[begin + own : begin + own + size]

@@ -119,8 +119,8 @@ def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> No
             why = f"would be read as {escape('.'.join(found))} from" if tensor.key else "cannot be named in"
             why = "is a name of Coqui STT's training state in" if tensor.key in taken else why
             raise OutputError(
-                f"{escape(tensor.key) or 'the empty key'} {why} a TensorFlow checkpoint.",
-                hint="Rename it, with ckpt rename, or exclude it.",
+                f"{f'the key {escape(tensor.key)}' if tensor.key else 'the empty key'} {why} a TensorFlow checkpoint.",
+                hint="Rename it with ckpt rename, or leave it out with --exclude.",
             )
 
 
@@ -132,7 +132,7 @@ def _check_readable(tensors: Sequence[OutTensor]) -> None:
     if names > limits.PATH_CHARACTERS or entries > limits.TABLE_MESSAGES or names + 2 * entries > limits.TABLE_BYTES:
         raise OutputError(
             f"{count(len(tensors), 'tensor')} with names of {keys} bytes are too many for tensorflow: "
-            "its index could not be read again.",
+            "the index could not be read again.",
             hint="Use --to safetensors.",
         )
 

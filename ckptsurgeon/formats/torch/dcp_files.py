@@ -59,16 +59,19 @@ class PieceFiles:
                 self.handles[name] = self.folder.file(name)
             except SourceError as error:
                 why = error.message.removeprefix(escape(os.path.join(self.folder.uri, name))).strip()
-                raise FormatError(f"it names {escape(name)}, which {why}", rule="missing file") from error
+                raise FormatError(f"the metadata names {escape(name)}, which {why}", rule="missing file") from error
             self.storages[name], self.digests[name] = [], hashlib.sha256()
         archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
         if any(entry.method for entry in archive.zip.entries.values()):
-            raise FormatError(f"{escape(name)} has a compressed piece, which cannot be read.", rule="compressed piece")
+            raise FormatError(
+                f"the file {escape(name)} has a compressed piece, which cannot be read.", rule="compressed piece"
+            )
         if archive.pickle not in self._known:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(
-                f"its pieces have pickles of over {limits.PIECE_PICKLES} bytes in all, the limit.", rule="pickle size"
+                f"the pieces of the tensors have pickles of over {limits.PIECE_PICKLES} bytes in all, the limit.",
+                rule="pickle size",
             )
         tree = archive.load_cached(self._rebuild, self._known)
         self.digests[name].update(archive.digest().encode())

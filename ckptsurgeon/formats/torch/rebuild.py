@@ -33,7 +33,9 @@ def rebuilders() -> Functions:
         if type(function) is not GlobalName or type(args) is not tuple:
             return OpaqueResult(kind, args)
         if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
-            raise FormatError("a tensor is rebuilt from another rebuilt tensor.", rule="rebuilding")
+            raise FormatError(
+                "the pickle rebuilds a tensor from another rebuilt tensor, as torch never does.", rule="rebuilding"
+            )
         ours = table.get((function.module, function.name))
         return OpaqueResult(kind, args) if ours is None else ours(*args)
 
@@ -48,7 +50,7 @@ def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
 
     def tensor_v3(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
         if len(rest) < 3:
-            raise FormatError("a tensor has no type.", rule="tensor dtype")
+            raise FormatError("the pickle has a tensor without a dtype.", rule="tensor dtype")
         flags = rest[3] if len(rest) > 3 else None
         return make.rebuild(ref, offset, size, stride, dtype=dtype_of(rest[2]), flags=flags)
 

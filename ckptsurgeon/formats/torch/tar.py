@@ -147,7 +147,9 @@ def _plain_name(name: str) -> str:
     """Return a member's path without "." and empty parts; raises UnsafeError if it leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise UnsafeError(f"{escape(name)} of the tar archive points outside it.", rule="tar name")
+        raise UnsafeError(
+            f"the member {escape(name)} of the tar archive points outside of the archive.", rule="tar name"
+        )
     return "/".join(parts)
 
 
@@ -208,11 +210,13 @@ def _check_member(name: str, header: bytes, known: Collection[str], found: Mappi
     kind = header[156:157]
     if kind not in _PLAIN:
         what = _KINDS.get(kind, "of an unknown kind")
-        raise FormatError(f"{escape(name)} of the tar archive is {what}.", rule="tar members")
+        raise FormatError(f"the member {escape(name)} of the tar archive is {what}.", rule="tar members")
     if name not in known:
         hint = "Unpack it, and name the checkpoint in it."
         raise FormatError(
-            f"it is a tar archive with {escape(name)} in it, not a checkpoint of torch.", hint=hint, rule="tar members"
+            f"the file is a tar archive with {escape(name)} in it, not a checkpoint of torch.",
+            hint=hint,
+            rule="tar members",
         )
     if name in found:
         raise FormatError(f"{escape(name)} occurs twice in the tar archive.", rule="tar members")

@@ -106,7 +106,10 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError if only ``used`` values of ``there`` are taken, and alignment does not explain the rest."""
+    """Raise FormatError if only ``used`` of the ``there`` stored values are parameters, and padding is not the reason.
+
+    The number of stored values may be padded to a multiple of ``align``.
+    """
     if -(-used // align) != -(-there // align):
         raise FormatError(f"the parameters take only {used} of the {there} values that the ranks have.", rule="zero")
 

@@ -179,7 +179,7 @@ def _onnx(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:
-    """Return that a file is a Core ML model or the graph of a TensorFlow SavedModel; None if it is neither.
+    """Return the kind of a Core ML model, or of the graph of a TensorFlow SavedModel; None for any other file.
 
     Both are protocol buffers that begin with a version number and a message; the suffix tells which it is.
     """
