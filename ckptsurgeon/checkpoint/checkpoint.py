@@ -107,7 +107,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def closed(self) -> bool:
-        """Whether the files are closed, so that values can no longer be read."""
+        """Whether the files are closed, so that the values of tensors can no longer be read."""
         return any(file.closed for file in self.header.handles.values())
 
     @property
@@ -229,7 +229,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor; raises FormatError if the tensor is not stored."""
         if info.storage is None:
-            raise FormatError(f"a tensor of {escape(self.path)} has no values: {info.opaque}.", rule="opaque")
+            raise FormatError(
+                f"the values of a tensor of {escape(self.path)} cannot be read: {info.opaque}.", rule="opaque"
+            )
         return self.header.handles[info.storage.file]
 
     def open_files(self) -> Mapping[str, File]:
@@ -257,7 +259,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
-        """Return a checkpoint of the same file with other ``tensors``, which are computed from the stored ones."""
+        """Return a checkpoint of the same file that has only ``tensors``, which are computed from the stored ones."""
         other = self.unwrapped(stripped=self.stripped)
         aside = {key: self._tensors[key] for key in self._view.aside}
         other._tensors = {**aside, **tensors}

@@ -137,7 +137,8 @@ def check_given(value: object) -> None:
         return
     if isinstance(next(iter(value.values()), None), TensorInfo):  # of an archive, each value is read from its file
         raise ConfigError(
-            "a dict of TensorInfo has only headers, without values.", hint="Pass the Checkpoint that they come from."
+            "a dict of TensorInfo has only headers, without values.",
+            hint="Pass the Checkpoint that the headers come from.",
         )
 
 

@@ -88,7 +88,7 @@ def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tens
         # what torch makes of parts that do not fit
         why = f"{error}".partition("\n")[0]
         raise FormatError(
-            f"{escape(key)} of {escape(checkpoint.path)} cannot be rebuilt: {escape(why)}.", rule="parts"
+            f"the tensor {escape(key)} of {escape(checkpoint.path)} cannot be rebuilt: {escape(why)}.", rule="parts"
         ) from error
 
 
@@ -102,7 +102,9 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
         return rebuild(checkpoint, info)
     if info.opaque or not hasattr(torch, info.dtype):
         why = info.opaque or f"torch has no dtype {info.dtype}"
-        raise FormatError(f"{escape(key)} of {escape(checkpoint.path)} cannot be read: {why}.", rule="opaque")
+        raise FormatError(
+            f"the tensor {escape(key)} of {escape(checkpoint.path)} cannot be read: {why}.", rule="opaque"
+        )
     tensor = _strided(checkpoint, info, _dtype(info))
     if info.conj:
         tensor = tensor.conj()
@@ -110,7 +112,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 
 
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return a tensor that is computed from stored ones, as ``info.made`` says: concatenated, sliced or cast, say."""
+    """Return a tensor that is computed from stored ones by the operation in ``info.made``, such as a concatenation."""
     made = info.made
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
@@ -177,8 +179,10 @@ def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 
 def _part(checkpoint: OpenFiles, part: Any) -> torch.Tensor:
     if isinstance(part, TensorInfo):
-        return materialise(checkpoint, "a part", part)
-    raise FormatError("a tensor lacks one of its parts.", rule="opaque")
+        return materialise(checkpoint, "inside another tensor", part)
+    raise FormatError(
+        "a sparse or quantised tensor lacks one of its parts, such as its indices or scales.", rule="opaque"
+    )
 
 
 def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
@@ -202,7 +206,9 @@ def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
 def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
-        raise FormatError("a tensor and the array that holds its values differ in shape.", rule="numpy")
+        raise FormatError(
+            "the shape of a tensor differs from that of the numpy array that has its values.", rule="numpy"
+        )
     if not isinstance(array, Array) or not array.dtype:
         raise FormatError("the values of a tensor are an array of Python objects, not of numbers.", rule="numpy")
     order = array.shape[::-1] if array.fortran else array.shape

@@ -120,7 +120,7 @@ class Root:
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
-    """Return the state dict of a file, and the others in it that were not chosen.
+    """Return the state dict of a file, and the file's other state dicts, which were not chosen.
 
     ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, "." for the
     top level. If it is None, the first of these is returned: the top level, if it has tensors and no entry of
@@ -166,7 +166,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
         paths = [root.path or "the top level (--root .)" for root in candidates]
         raise ConfigError(
             f"--root {escape(wanted)} has no tensors in {escape(uri)}.",
-            hint=f"Its state dicts are: {listing(paths)}." if paths else "",
+            hint=f"Choose one of its state dicts: {listing(paths)}." if paths else "",
             details=[root.path or "." for root in candidates],
         )
     return Root(path, entries, tensors, keys)

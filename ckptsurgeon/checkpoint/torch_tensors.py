@@ -49,7 +49,7 @@ class TensorBytes:
 
 
 class ArrayBytes:
-    """The bytes of a numpy array, as they are in memory."""
+    """The bytes of a numpy array in memory, with a method to copy some of them."""
 
     __slots__ = ("_flat", "nbytes")
 

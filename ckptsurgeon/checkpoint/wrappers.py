@@ -135,7 +135,7 @@ def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """Return the path of ``name`` in the same module as ``path``: ``a.c`` for the path ``a.b`` and the name ``c``."""
+    """Return the path of ``name`` in the module around ``path``: ``a.c`` for the path ``a.b`` and the name ``c``."""
     above = path.rpartition(".")[0]
     return f"{above}.{name}" if above else name
 

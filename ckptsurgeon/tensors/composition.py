@@ -54,7 +54,7 @@ def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
 
 
 def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
-    """Return a tensor with its dimensions in another order."""
+    """Return a tensor with its dimensions in the order ``dims``."""
     shape = tuple(info.shape[d] for d in dims)
     if info.storage is None:
         return _made(info, shape, Permuted(info, tuple(dims)))
@@ -63,7 +63,7 @@ def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
 
 
 def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor with the same elements in another shape, which must have the same number of elements."""
+    """Return a tensor with its elements in the shape ``shape``, which must have as many elements."""
     shape = tuple(shape)
     if shape == info.shape:
         return info
@@ -74,7 +74,7 @@ def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
 
 
 def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
-    """Return tensors concatenated along ``dim``; they have one dtype, and shapes that differ only in ``dim``."""
+    """Return tensors concatenated along ``dim``; they must have one dtype, and shapes that differ only in ``dim``."""
     first = infos[0]
     if len(infos) == 1:
         return first

@@ -142,7 +142,7 @@ class Reshaped:
 
 @dataclass(frozen=True)
 class Concatenated:
-    """Several tensors concatenated along ``dim``."""
+    """The tensors ``of`` concatenated along the dimension ``dim``."""
 
     of: tuple[TensorInfo, ...]
     dim: int
@@ -150,7 +150,7 @@ class Concatenated:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Every element times ``factor``, computed in double precision and rounded to the dtype once."""
+    """The tensor ``of`` with every element multiplied by ``factor``, in double precision, then rounded to its dtype."""
 
     of: TensorInfo
     factor: float
@@ -158,14 +158,14 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Summed:
-    """Several tensors added up element by element, in double precision, rounded to the dtype once."""
+    """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype."""
 
     of: tuple[TensorInfo, ...]
 
 
 @dataclass(frozen=True)
 class Cast:
-    """The same values in another floating type, rounded once."""
+    """The values of the tensor ``of`` rounded to another floating dtype."""
 
     of: TensorInfo
 
@@ -174,7 +174,10 @@ Made: TypeAlias = Sliced | Permuted | Reshaped | Concatenated | Scaled | Summed 
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return, for every key that shares its bytes with an earlier key, the first such key."""
+    """Return, for every key whose tensor shares its bytes with that of an earlier key, the first key with these bytes.
+
+    Two keys of one tensor, such as those of tied embeddings, share its bytes.
+    """
     first: dict[Hashable, str] = {}
     aliases: dict[str, str] = {}
     for key, info in tensors.items():

@@ -59,7 +59,7 @@ def test_parts_that_do_not_fit_are_a_format_error(name: str) -> None:
 
 
 def test_what_cannot_be_rebuilt_names_key_and_file() -> None:
-    with pytest.raises(cs.FormatError, match="^a of x.pth cannot be rebuilt: .*index"):
+    with pytest.raises(cs.FormatError, match="^the tensor a of x.pth cannot be rebuilt: .*index"):
         opened(BAD["an index beyond the size"]()).tensor("a")
 
 
@@ -82,5 +82,5 @@ def test_why_a_tensor_is_no_plain_bytes_is_a_clause(key: str, why: str) -> None:
     assert found["a"].opaque == why
     assert not found["a"].is_plain
     if key in others:
-        with pytest.raises(cs.FormatError, match=f"a of x.pth cannot be read: {why}"):
+        with pytest.raises(cs.FormatError, match=f"the tensor a of x.pth cannot be read: {why}"):
             found.tensor("a")

@@ -116,7 +116,8 @@ def test_as_many_tensors_at_the_top_as_in_a_named_entry_make_the_top_the_state_d
 
 def test_the_top_level_is_called_so() -> None:
     with pytest.raises(
-        cs.ConfigError, match=r"root=.foo. has no tensors in x.pth. Its state dicts are: the top level \(root=.\..\)\.$"
+        cs.ConfigError,
+        match=r"root=.foo. has no tensors in x.pth. Choose one of its state dicts: the top level \(root=.\..\)\.$",
     ):
         opened({"a": T}, "foo")
 

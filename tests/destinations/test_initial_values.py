@@ -181,7 +181,10 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
             "the tensor front.melmat has init: like, which needs the field values. Add values: FILE, the checkpoint that has its values",
         ),
         ({"values": 3}, "the tensor front.melmat has init: like, which needs the field values. Add values: FILE"),
-        ({"root": "state"}, r"dst.yaml: values: .*has no tensors in .*front.pth. Its state dicts are: state.model"),
+        (
+            {"root": "state"},
+            r"dst.yaml: values: .*has no tensors in .*front.pth. Choose one of its state dicts: state.model",
+        ),
         (
             {"x.mel": {"shape": [7], "init": "like"}},
             r"x.mel has init: like, but .*front.pth has no such tensor",

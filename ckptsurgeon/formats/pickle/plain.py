@@ -151,7 +151,8 @@ class Array:
         self._data = data if isinstance(data, (bytes, bytearray, str)) else b""
         if self.dtype and len(self._data) != prod(shape) * int(code[1:]):
             raise FormatError(
-                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes, the wrong number.",
+                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes, "
+                "which do not fit this shape.",
                 rule="numpy",
             )
 

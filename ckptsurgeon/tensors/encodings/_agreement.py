@@ -117,7 +117,7 @@ def _groups(settings: Settings) -> Settings:
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
     """Return whether a contradiction is that a tensor (such as ``g_idx``) is missing, but other weights have one.
 
-    Then more than the settings is wrong.
+    Then the file itself lacks a part, so that this is not only an error of the settings.
     """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found

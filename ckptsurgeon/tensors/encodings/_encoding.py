@@ -129,7 +129,7 @@ class QuantisedTensor:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of all tensors that store it."""
+        """The keys of all stored tensors that make up the quantised tensor."""
         return tuple(self.parts.values())
 
 

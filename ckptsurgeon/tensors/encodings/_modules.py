@@ -32,8 +32,8 @@ class Modules:
 
     A section has an index, its ``place``. Regular expressions that could take long are not evaluated; their sections
     are treated as general settings. ``unread`` are such expressions that leave modules unquantised. ``is_exact`` is
-    false if a config group has such an expression. ``is_spent`` becomes true once an expression was not compared with a
-    name, since that would take too long.
+    false if a config group has such an expression. ``is_spent`` becomes true as soon as an expression is not compared
+    with a name since that would take too long.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class Modules:
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
         """Return whether an expression matches the beginning of a module's name, or all of it if ``whole`` is true.
 
-        It returns False for long names, and once all comparisons together could take too many steps.
+        It returns False for long names, and as soon as all comparisons together could take too many steps.
         """
         self._steps += len(module) ** _repeated(pattern.pattern)
         if len(module) > _LONGEST or self._steps > _STEPS:
@@ -227,7 +227,7 @@ def _texts(value: object) -> list[str]:
 def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
     """Return the compiled expression of each entry, which begins at index ``start``, by entry.
 
-    Entries that are no regular expressions, or could take long to match, are left out.
+    Entries that are not regular expressions, or could take long to match, are left out.
     """
     found = {one: expression_of(one[start:]) for one in entries[:_MOST]}
     return {one: pattern for one, pattern in found.items() if pattern is not None}

@@ -118,7 +118,7 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found`` (such as a dtype), where most similar tensors have ``usual``.
+    """Quantised tensors (``names``) that have ``found`` (such as a dtype), while most similar tensors have ``usual``.
 
     ``others`` is the number of tensors that have ``usual``.
     """
@@ -168,7 +168,7 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
 def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
     """Return the name that scales have by the settings, and the 8-bit floats whose scales have the other name.
 
-    The name is "" if any will do. Loaders of the method "fp8" (transformers, vLLM, SGLang) look for
+    The name is "" if loaders accept either name. Loaders of the method "fp8" (transformers, vLLM, SGLang) look for
     ``weight_scale_inv`` alone if there is a ``weight_block_size``; those of compressed-tensors look for
     ``weight_scale``, also for blocks.
     """

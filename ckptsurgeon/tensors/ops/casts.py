@@ -20,7 +20,7 @@ __all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero
 
 @dataclass(frozen=True, slots=True)
 class CastLosses:
-    """How many finite values a cast made infinite or clipped to the largest value, and how many it made zero."""
+    """Counts of values that a cast changed much: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
 
     infinite: int = 0
     zero: int = 0
@@ -73,7 +73,7 @@ _POWERS = {
 
 
 def _reach(dtype: str) -> int:
-    """Return the power of two just above the largest finite value of a type."""
+    """Return the exponent of the power of two just above the largest finite value of a dtype."""
     dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
     return _POWERS.get(dtype) or DTYPES[dtype].bits
 

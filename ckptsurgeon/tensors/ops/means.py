@@ -53,7 +53,7 @@ def largest(parts: Iterable[Part]) -> Part:
 
 
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
-    """Return values in double precision rounded to a dtype once, and counts of values that became infinite or zero.
+    """Return values in double precision rounded directly to a dtype, and counts of those that became infinite or zero.
 
     ``wide`` is the dtype of the values. ``cast`` would round twice, since it goes through float32. Raises PlanError if
     a value is negative and the dtype has no negative numbers.
@@ -90,7 +90,7 @@ def _odd(values: Array) -> Array:
 
 
 def scaled(values: Array, dtype: str, factor: float) -> Array:
-    """Return values times a number, rounded to their dtype once; raises PlanError if one becomes infinite."""
+    """Return values multiplied by ``factor``, rounded to their dtype; raises PlanError if a value becomes infinite."""
     made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
     if lost.infinite:
         raise PlanError(
@@ -101,7 +101,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 
 
 def added(parts: Sequence[Array], dtype: str) -> Array:
-    """Return the sum of values of one dtype, rounded to it once; raises PlanError if one becomes infinite."""
+    """Return the sum of arrays of one dtype, rounded to this dtype; raises PlanError if a value becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
     if lost.infinite:
         raise PlanError(
