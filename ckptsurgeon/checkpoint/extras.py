@@ -158,7 +158,7 @@ class ExtraEntry:
 
 
 def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return a path in a file as names; None if it leads through a list, an object or a key that is not a text."""
+    """Return the path ``keys`` as names; None if it leads through a list, an object or a key that is not a text."""
     for key in keys:
         if not (isinstance(tree, dict) and type(key) is str):
             return None

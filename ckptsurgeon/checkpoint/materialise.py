@@ -57,7 +57,7 @@ def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
             whole = sum_of(data, 0) if length == storage.nbytes else _sum(file, storage, sum_of)
             if whole != expected:
                 raise FormatError(
-                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not match its checksum.",
+                    f"{escape(checkpoint.path)}: the storage {escape(storage.name)} does not match its checksum.",
                     rule="crc",
                 )
         checkpoint.checked.add(storage)

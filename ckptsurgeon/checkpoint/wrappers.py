@@ -127,7 +127,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix that ``shown`` keys need to match keys of ``destination``; '' if none is needed or helps."""
+    """Return the prefix that the keys of ``shown`` need to match those of ``destination``; '' for none."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

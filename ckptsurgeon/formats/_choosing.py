@@ -131,7 +131,8 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
 def note_of(choice: Choice, read: Collection[str]) -> list[str]:
     """Return a list with one note on the chosen file and the folder's other checkpoints; [] if there are no others.
 
-    Files whose names are in ``read`` do not count as others. If the choice has a reason, there is always a note.
+    ``read`` has the names of the files that were read: they do not count as others. If the choice has a reason, there
+    is always a note.
     """
     others = [name for name in choice.others if name not in read]
     shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line

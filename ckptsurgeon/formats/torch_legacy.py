@@ -118,7 +118,7 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
         return pid[1] if len(pid) > 1 else None
     dtype, key, numel, _ = _fields(pid)
     if declared.setdefault(key, (dtype, numel)) != (dtype, numel):
-        raise FormatError(f"storage {escape(key)} is declared with two types or sizes.", rule="legacy")
+        raise FormatError(f"the pickle declares the storage {escape(key)} with two types or sizes.", rule="legacy")
     return None
 
 
@@ -136,7 +136,7 @@ def _locate(
     file.need(_counts(file, declared, keys, at))
     for key in keys:
         if key not in declared:
-            raise FormatError(f"{escape(file.uri)} lists a storage that nothing uses.", rule="legacy")
+            raise FormatError(f"{escape(file.uri)} lists a storage that no tensor uses.", rule="legacy")
         dtype, numel = declared[key]
         nbytes = numel * DTYPES[dtype].bits // 8
         if at + 8 + nbytes > file.size:

@@ -106,8 +106,8 @@ def _moved(words: Words, nbytes: int) -> Words:
 def _moves(nbytes: int) -> tuple[Words, Words]:
     """Return two lookup tables for ``_moved``: one for the lower 16 bits of a word, one for the upper 16 bits.
 
-    Each has the CRC of these bits in their word, followed by ``nbytes`` zero bytes. ``nbytes`` is a power of two and at
-    least 4.
+    For each value of these bits, with zeros as the other bits of the word, a table has the CRC of the word followed by
+    ``nbytes`` zero bytes. ``nbytes`` is a power of two and at least 4.
     """
     import numpy as np
 

@@ -132,10 +132,10 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Move sizes from the end of ``left`` that multiply to ``size``, and append their strides to ``stride``.
+    """Move sizes whose product is ``size`` from the end of ``left``, and append their strides to ``stride``.
 
-    ``step`` is the stride of the last of these dimensions. Returns False if no sizes at the end of ``left`` multiply to
-    ``size``.
+    ``step`` is the stride of the last of these dimensions. Returns False if no sizes at the end of ``left`` have the
+    product ``size``.
     """
     done = 1
     while done < size:

@@ -182,7 +182,7 @@ def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], 
     """Return the value of the pickle ``data``, without importing or calling anything that it names.
 
     ``rebuild`` has our own functions by the (module, name) that they replace. ``persistent`` returns the object for a
-    persistent id. ``stored`` is the number of bytes that the pickle takes in the file; for large ones the limits are
+    persistent id. ``stored`` is the number of bytes that the pickle takes in the file; for large pickles the limits are
     higher.
     """
     return PickleMachine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

@@ -24,8 +24,8 @@ class Memo:
     """The values that a pickle remembers by number.
 
     ``near`` is a list for the numbers 0, 1, 2 … in order, as every pickler writes them; it takes a quarter of the
-    time and memory of a dict. ``far`` is a dict for all other numbers; once it has an entry, ``near`` does not grow
-    any more.
+    time and memory of a dict. ``far`` is a dict for all other numbers; as soon as it has an entry, ``near`` does not
+    grow any more.
     """
 
     __slots__ = ("far", "near")
@@ -57,7 +57,7 @@ class MachineState:
     """The state of a pickle while it is interpreted: stack, marks, memo, and what is left of its limits.
 
     ``room`` is how many bytes of text may still follow; ``edge`` is the offset at which the current frame ends.
-    ``stored`` is how many bytes of the file the pickle takes; for large ones the limits are higher.
+    ``stored`` is how many bytes of the file the pickle takes; for large pickles the limits are higher.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """End the current frame; raises FormatError if its last instruction reaches beyond it, where readers differ."""
+        """End the current frame; raises FormatError if its last instruction ends beyond it (readers differ there)."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE

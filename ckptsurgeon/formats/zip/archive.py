@@ -111,7 +111,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
         raise FormatError(f"{escape(file.uri)} is cut short: its zip directory is missing.", rule="zip end")
     _, disk, start_disk, here, number, size, offset, comment = _END.unpack_from(tail, at)
     if at + _END.size + comment != len(tail):
-        raise FormatError(f"{escape(file.uri)} has bytes after its end.", rule="zip end")
+        raise FormatError(f"{escape(file.uri)} has bytes after the end of the zip archive.", rule="zip end")
     end = file.size - tail_size + at
     narrow = (disk, start_disk, here, number, size, offset)
     located = at >= _END64_LOCATOR.size and tail[at - _END64_LOCATOR.size :][:4] == b"PK\6\7"
@@ -173,9 +173,10 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 
 
 def _check_names(file: File, names: list[str]) -> None:
-    """Raise UnsafeError for names that lead out of the archive, or that readers could confuse.
+    """Raise UnsafeError for names of records that lead out of the archive, or that readers could confuse.
 
-    All names are checked together first: checking one by one takes ten times as long, and only the message needs it.
+    All names are checked together first: checking them one by one takes ten times as long, and is only needed to find
+    the name for the message.
     """
     together = "\0".join(["", *names])
     folded = together.casefold().split("\0")

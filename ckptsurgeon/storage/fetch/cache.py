@@ -105,7 +105,7 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError if huggingface_hub stored a file at another path than the one for its commit and name."""
+    """Raise SourceError if huggingface_hub stored ``file`` at a ``path`` that does not fit its commit and its name."""
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
         raise SourceError(f"huggingface_hub stored {escape(file)} as {escape(path)}, which is outside its cache.")
@@ -145,7 +145,7 @@ def _never(path: str) -> bool:
 def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
     """Raise OutputError if anything in a folder is not a regular file, a folder or an allowed link.
 
-    ``allowed`` gets the path of a link, and its result tells whether the link is allowed.
+    ``allowed`` is called with the path of each link, and returns a true value if the link is allowed.
     """
     waiting = [folder]
     while waiting:

@@ -95,8 +95,8 @@ class _Move:
 class FileTransaction:
     """New files, new links and removals; ``put`` carries out all of them, in the order in which they were added.
 
-    If a run is killed during ``put``, only the first changes have been made. So add a file before its record: a file
-    without a record, or with an older one, counts as a file of unknown origin.
+    If a run is killed during ``put``, only the first changes have been made. So add a fetched file before the record
+    of its origin: a file without a record, or with an older record, counts as a file of unknown origin.
     """
 
     def __init__(self, stack: ExitStack) -> None:

@@ -69,8 +69,8 @@ def needed_parts(
 ) -> Iterator[NeededPart]:
     """Yield each tensor (such as scales) that the quantisation method needs and that no quantised weight has.
 
-    Some tensors are also found if at most half of the weights have them; if more have them, no settings are needed to
-    find the others. Keys of other shards (``elsewhere``) do not count as missing.
+    A tensor in ``ALWAYS`` (such as zero points) is also yielded if at most half of the weights have it. If more weights
+    have it, ``broken_partners`` finds the others. Keys of other shards (``elsewhere``) do not count as missing.
     """
     for layout in _layouts(settings):
         stems = _stems(layout, codes, tensors)

@@ -41,9 +41,10 @@ def by_kind(settings: Settings) -> bool:
 
 
 def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the plain weights of linear layers of a kind that no layer has as codes, beside layers that have codes.
+    """Return the plain weights of linear layers (such as ``q_proj``) that are stored as codes in no layer of the model.
 
-    Those that the settings exclude from quantisation are not among them.
+    They are only returned if other weights of the same stack of layers are codes. Weights that the settings exclude
+    from quantisation are not among them.
     """
     if not codes.tensors or not by_kind(settings):
         return []
@@ -60,7 +61,10 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 
 
 def _plain(tensors: Mapping[str, TensorInfo], stacks: set[str], method: str) -> Iterator[str]:
-    """Yield the plain weights beside quantised ones that are of the classes which a method quantises."""
+    """Yield the plain weights that are of a class of layers which ``method`` quantises.
+
+    Only weights in ``stacks``, the lists of layers that have quantised weights, are yielded.
+    """
     for key, info in tensors.items():
         stack = _IN_LAYER.match(key) if is_number(info) else None
         if stack is not None and stack[1] in stacks:

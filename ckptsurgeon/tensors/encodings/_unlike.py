@@ -196,7 +196,7 @@ _DECODING = (
 def plain_with_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each plain weight that has tensors beside it that decode codes: its name, and the endings of their keys.
+    """Yield each plain weight with tensors beside it, such as scales, that decode codes: its name, and their endings.
 
     Weights that the settings leave unquantised are not among them, since a loader takes them as they are. Methods that
     train with simulated quantisation may store plain weights with scales; for models of these methods nothing is

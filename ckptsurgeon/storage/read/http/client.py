@@ -96,9 +96,10 @@ class RetryLimits:
         return TimeLimit(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
-        """Wait before the next attempt; ``what`` is why the last one failed, and ``came`` how many bytes it brought.
+        """Wait before the next attempt; raises SourceError with the reason ``what`` if a limit is reached.
 
-        ``wait_s`` is how many seconds the server asks to wait. Raises SourceError if a limit is reached.
+        ``what`` is the reason why the last attempt failed, ``came`` is how many bytes it received, and ``wait_s`` is
+        how many seconds the server asks to wait.
         """
         if came >= ENOUGH:
             self._failed, self._since, self._waited = 0, time.monotonic(), 0.0

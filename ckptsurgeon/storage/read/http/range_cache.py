@@ -114,7 +114,7 @@ def kept_spool(uri: str, content: str) -> Spool:
 
 
 def _locked(path: str) -> int:
-    """Open a file and lock it; raises OSError if another process has locked it. If it does not exist, it is made."""
+    """Open a file, which is made if it does not exist, and lock it; raises OSError if another process has locked it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -81,7 +81,7 @@ def _checked_path(text: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class HubQuery:
-    """What is asked of the hub: a ``file`` or folder of a repository, or, if ``file`` is '', the whole repository.
+    """A query to the hub for a ``file`` or folder of a repository, or, if ``file`` is '', for the whole repository.
 
     ``token`` None sends the stored token if there is one, True requires it, False sends none, and a text is the token.
     Without ``network`` only the cache of huggingface_hub is asked.
