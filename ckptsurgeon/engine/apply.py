@@ -47,11 +47,12 @@ __all__ = ["carry_out"]
 def carry_out(
     plan: Plan, inputs: PlanInputs, options: OutputOptions, recipe: Recipe, progress: Progress | None = None
 ) -> Receipt:
-    """Apply a plan and return a receipt of what was written.
+    """Apply a plan to its open inputs: write the output to the path in ``options``, and return a receipt.
 
-    Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
-    values; FormatError if a source does not match its checksum; SourceError and OutputError if a file cannot be read or
-    written. A failure leaves no partial output.
+    ``recipe`` is stored in the output; ``progress`` is called with (bytes done, bytes in all). Raises PlanError if a
+    step does not fit its source, or if two tensors that the destination ties have different values; FormatError if the
+    bytes of a source do not match their checksum; SourceError and OutputError if a file cannot be read or written. A
+    failure leaves no partial output.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -105,7 +106,7 @@ def carry_out(
 
 
 def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
-    """Yield a note on companion files of the plan (``config.json``, the tokeniser) that are not written, and why."""
+    """Yield a note that names the companion files of a plan (as ``config.json``) that are not written, and says why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
         yield f"not written, since they are only written into a folder (-o NAME/): {listing(left, 12, where='')}"
@@ -114,7 +115,7 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries other than tensors (such as ``epoch``) that a plan copies; None if there are none.
+    """Return the entries other than tensors (such as ``epoch``) that a plan copies from its source; None without any.
 
     Raises PlanError if the source lacks one of them.
     """
@@ -126,7 +127,7 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = escape(carried.root) if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies the entries beside the state dict at {where}, but its source has no state dict there.",
+            f"the plan copies the entries beside the state dict at {where}, but the source has no state dict there.",
             hint="Make a new plan.",
         )
     wanted = set(carried.entries)
@@ -134,7 +135,7 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     lacking = wanted - {entry.name for entry in entries}
     if lacking:
         raise PlanError(
-            f"{escape(source.path)} has no entry {listing(sorted(lacking))} that can be copied.",
+            f"the plan copies entries that {escape(source.path)} lacks: {listing(sorted(lacking))}.",
             hint="Make a new plan.",
         )
     depths = range(len(path) + 1)
@@ -167,7 +168,7 @@ def _check_equal(run: PlanRun) -> None:
 
 
 def _compute_others(run: PlanRun) -> None:
-    """Compute all steps that are not copies; if there are none, numpy is not imported."""
+    """Compute and write all tensors that are not plain copies; if there are none, numpy is not imported."""
     if run.others:
         from .compute.compute_steps import compute_steps, draw_steps
 
@@ -184,7 +185,7 @@ def _output_path(shape: OutputShape, options: OutputOptions) -> str:
 def _staged(
     path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
-    """Yield the temporary files of an output by name, and its temporary folder (None for a single file).
+    """Yield the temporary files of an output by name ("" for a single file), and its temporary folder, if it is one.
 
     ``stale`` are files of an earlier output that will be removed. Raises OutputError if the folder holds a checkpoint
     and the options do not allow to replace it.
@@ -231,7 +232,7 @@ def _identities(inputs: PlanInputs, plan: Plan, options: OutputOptions) -> Itera
 
 
 def _finish(run: PlanRun, recipe: Sequence[str], folder: StagedFolder | None) -> None:
-    """Write what follows the tensors: headers, a folder's index, and the recipe, sealed with a SHA-256 digest."""
+    """Write all that is not tensor data: headers, a folder's index, and the recipe, sealed with a SHA-256 digest."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]

@@ -24,18 +24,18 @@ def check_step(step: Step) -> None:
         return
     if step.source is None or not _FITS.get(step.op, _resizes)(step):
         raise PlanError(
-            f"the plan is not possible: the operation {step.op} cannot make {escape(step.key)}, "
+            f"the plan is not possible: the operation {step.op} cannot make the tensor {escape(step.key)}, "
             f"{step.dtype} {step.shape}, {_from(step)}.",
-            hint="A plan is made anew by the command that wrote it.",
+            hint="Make a new plan, with the command that wrote this one.",
         )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
-            raise PlanError(f"{escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
+            raise PlanError(f"the tensor {escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
 
 
 def _from(step: Step) -> str:
-    """Return a phrase that names the first inputs of a step, with their dtypes and shapes."""
+    """Return a phrase that names the first inputs of a step: ``from a float32 (2, 3), b float32 (2,)``."""
     if step.source is None:
         return "from no tensor"
     more = f", and {len(step.inputs) - _SHOWN} more" if len(step.inputs) > _SHOWN else ""
@@ -43,15 +43,16 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step's policy can turn the source's shape into the output's, by the step's operation."""
+    """Return whether a step's operation is the one by which its policy turns the source's shape into the output's."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:
-    """Return whether a step can move rows between vocabularies: the number of rows must fit both shapes.
+    """Return whether the shapes and the dtype of a step allow to move embedding rows from one vocabulary to another.
 
-    The shapes must be equal along all other axes. The mean of several rows needs a floating dtype.
+    The number of rows must fit both shapes, which must be equal along all other axes. The mean of several rows needs a
+    floating dtype.
     """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):

@@ -25,7 +25,7 @@ Sum: TypeAlias = Callable[[memoryview, int], int]
 
 
 def combine(parts: Sequence[tuple[int, int]]) -> int:
-    """Return the CRC-32 of a whole from the (CRC-32, length) of its parts in order."""
+    """Return the CRC-32 of consecutive parts of a file, given as (CRC-32, number of bytes) of each part."""
     total = 0
     for crc, length in parts:
         total = isal_zlib.crc32_combine(total, crc, length)
@@ -33,14 +33,17 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield each storage that holds values of a tensor and has a checksum in its file; each comes with the file."""
+    """Yield (file, storage) for each storage that holds values of a tensor and has a checksum in its file."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError if a storage with values of a tensor does not match its checksum; each is checked only once."""
+    """Raise FormatError if a storage with values of a tensor does not match its checksum.
+
+    A storage that was checked before, for another tensor, is not read again.
+    """
     for file, storage in checkable(source, info):
         if storage not in source.checked:
             check_storage(file, storage)
@@ -62,9 +65,9 @@ def bad_checksum(file: File, name: str) -> FormatError:
 
 
 def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
-    """Return the CRC-32 of ``nbytes`` bytes of a file from ``offset``, or another checksum, if ``sum_of`` computes one.
+    """Return the CRC-32 of ``nbytes`` bytes of a file, from the byte ``offset`` on, which are read block by block.
 
-    The file is read block by block.
+    ``sum_of`` may compute another checksum instead: it gets a block and the checksum of all bytes before.
     """
     buffer = memoryview(bytearray(min(BLOCK, nbytes)))
     crc, done = 0, 0

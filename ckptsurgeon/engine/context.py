@@ -50,7 +50,7 @@ class MergeContext:
         return merge_methods(self.plugins)
 
     def method(self, name: str) -> Method:
-        """Return a method by its name; raises ConfigError for an unknown one."""
+        """Return the merge method with this name; raises ConfigError if there is none."""
         known = self._methods
         if name not in known:
             raise ConfigError(
@@ -62,7 +62,7 @@ class MergeContext:
         """Raise PlanError, with ``why`` and ``hint``, if a step needs more bytes of memory than the limit."""
         if needed > self.memory:
             raise PlanError(
-                f"{escape(step.key)} takes {human_bytes(needed)} of memory, since {why}; "
+                f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, since {why}; "
                 f"the limit is {human_bytes(self.memory)}.",
                 hint=f"Allow more: --memory {needed}B{hint}.",
             )

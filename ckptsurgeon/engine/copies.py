@@ -21,7 +21,7 @@ BATCH = 256
 class CopyPiece:
     """The bytes of one tensor within a ``CopyRange``; ``expected`` is their CRC-32 in the source file, if it has one.
 
-    If several tasks copy these bytes, ``parts`` has the begin, the CRC-32 and the number of bytes of each part.
+    If several tasks copy these bytes, ``parts`` has (first byte, CRC-32, number of bytes) of the part of each task.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CopyRange:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the range."""
+        """The number of bytes of the range."""
         return sum(piece.nbytes for piece in self.pieces)
 
     def follows(self, other: CopyRange, size: int) -> bool:
@@ -85,7 +85,10 @@ def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
 
 @dataclass(slots=True)
 class CopyTask:
-    """A part of a range, from its byte ``begin`` on; ``slices`` has (piece, offset in it, bytes) for each piece."""
+    """A part of the range ``copy``, from its byte ``begin`` on.
+
+    ``slices`` has (piece, offset within the piece, number of bytes) for each piece of which it has bytes.
+    """
 
     copy: CopyRange
     begin: int
@@ -93,7 +96,7 @@ class CopyTask:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the task."""
+        """The number of bytes of the task."""
         return sum(length for _, _, length in self.slices)
 
 

@@ -28,7 +28,7 @@ def copied_steps(run: PlanRun) -> Iterator[None]:
 
 
 def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
-    """Yield the ranges to copy, in the order of the output; put each tensor's piece into ``pieces``, by its key."""
+    """Yield the ranges to copy, in the order of the output; put the ``CopyPiece`` of each tensor into ``pieces``."""
     for key, file, offset, nbytes in run.slots():
         if key not in run.copies:
             continue
@@ -42,7 +42,7 @@ def _copies(run: PlanRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
 
 
 def check_storages(run: PlanRun) -> None:
-    """Raise FormatError if bytes that will be read, and that copying does not check, do not match their checksum.
+    """Raise FormatError if a storage that will be read, and that copying does not check, does not match its checksum.
 
     Copying checks only storages that are copied whole. This function checks storages that are copied in part, and those
     of the inputs of computed tensors.
@@ -60,7 +60,11 @@ def check_storages(run: PlanRun) -> None:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Return whether copying a tensor is enough to check it: its bytes are a whole storage, or have no checksum."""
+    """Return whether a tensor that is copied needs no check before it is copied.
+
+    It needs none if its storage has no checksum, or if it is the whole storage and the checksum is a CRC-32, which
+    copying computes.
+    """
     storage = info.storage
     if storage is None or not storage.has_checksum:
         return storage is not None

@@ -20,7 +20,7 @@ __all__ = ["PlanInputs"]
 
 @dataclass(frozen=True, repr=False)
 class PlanInputs(Brief):
-    """The open sources of a plan, in the order of the plan, and its destination.
+    """The open sources of a plan, in the order of the plan, and ``target``, the model that the output is made for.
 
     ``others`` are further files that were read and must not be overwritten. ``planning`` has the inputs from which a
     transplant was planned; ``explain`` uses them. ``plugins`` are the user's merge methods, ``memory`` is the limit in
@@ -35,6 +35,6 @@ class PlanInputs(Brief):
     memory: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
-        """Return the destination's checkpoint, which keeps its values where no source gives any; None without one."""
+        """Return the destination's checkpoint, whose values stay if no source gives any; None if it has none."""
         opened = zip(plan.sources, self.sources, strict=False)  # a live module is a source without a checkpoint
         return next((one for source, one in opened if source.role == "destination"), None)

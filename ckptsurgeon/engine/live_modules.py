@@ -37,7 +37,7 @@ Put = Callable[[str, "torch.Tensor"], None]
 def stage_tensors(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box] | None = None, put: Put | None = None
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Return the values that a plan gives, by destination key, and the notes on them.
+    """Return the tensors that a plan makes, by destination key, and notes, such as on values that became infinite.
 
     ``boxes`` gives, for some keys, the part of the tensor that is returned; if a tensor is copied or cast, only that
     part is read. Everything is read and checked here, so that a failure comes before anything is written. If ``put`` is
@@ -81,7 +81,7 @@ def _staged(
 
 
 def _special(values: torch.Tensor, dtype: str) -> int:
-    """Return how many values are NaN or infinite."""
+    """Return how many values of a tensor are NaN or infinite; ``dtype`` is the name of its dtype."""
     import torch
 
     raw = values.reshape(-1).view(torch.uint8).numpy()
@@ -126,7 +126,7 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def _read(step: Step, source: Checkpoint, inputs: PlanInputs, box: Box | None) -> tuple[torch.Tensor, CastLosses]:
-    """Return the values that a step gives, on the CPU, and the counts of lost values."""
+    """Return the tensor that a step makes, or its part ``box``, on the CPU, and the counts of lost values."""
     import numpy as np
 
     info = source[step.source_key]

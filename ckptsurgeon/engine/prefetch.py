@@ -118,7 +118,7 @@ def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorIn
 
 
 def _range(info: TensorInfo) -> tuple[int, int]:
-    """Return the bytes to read for a tensor (begin, end): its whole storage if that has a checksum, else its own."""
+    """Return the range of bytes to read for a tensor: its whole storage if that has a checksum, else only its own."""
     storage = info.storage
     assert storage is not None
     if storage.has_checksum:

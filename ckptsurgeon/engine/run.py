@@ -49,7 +49,7 @@ A cast of usual weights to float8_e4m3fn rounds about four in a hundred to zero.
 
 
 def changed_error(source: Checkpoint, key: str) -> PlanError:
-    """Return the error for a tensor that is not what it was when the plan was made."""
+    """Return the error for a tensor that is gone, or has another dtype or shape than when the plan was made."""
     return PlanError(
         f"{escape(source.path)} has changed since the plan was made: its tensor {escape(key)} is gone, or has another "
         "dtype or shape.",
@@ -100,12 +100,12 @@ class PlanRun:
                 self.others.append(step)
 
     def slot(self, key: str) -> tuple[StagedFile, int, int]:
-        """Return the file, offset and bytes of a key's slot; raises KeyError for an unknown key."""
+        """Return the file, the offset and the number of bytes of a key's slot; raises KeyError for an unknown key."""
         part = self._part_of.get(key, self._first)
         return self.files[part.name], *part.layout.slots[key]
 
     def slots(self) -> Iterator[tuple[str, StagedFile, int, int]]:
-        """Yield every key with its file, offset and bytes, in the order of the output."""
+        """Yield every key with the file, the offset and the number of bytes of its slot, in the order of the output."""
         for part in self.shape.parts:
             file = self.files[part.name]
             for key, (offset, nbytes) in part.layout.slots.items():
@@ -122,7 +122,10 @@ class PlanRun:
             self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
-        """Return whether a step needs values of the destination's initialiser; a checkpoint has values of its own."""
+        """Return whether a step needs values that the destination's initialiser draws.
+
+        If the destination is a checkpoint, no step needs them: the checkpoint has values.
+        """
         return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
@@ -236,7 +239,7 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
-    """Return notes on variances that became negative."""
+    """Return notes on variances that became negative; ``negative`` has the number of such values by key."""
     return tuple(
         f"{count(number, 'value')} of {escape(key)} became negative, but layers take their square root"
         for key, number in negative.items()

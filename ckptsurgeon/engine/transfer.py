@@ -50,7 +50,7 @@ class _SliceChecksums:
         self._crc = self._done = 0
 
     def add(self, block: memoryview) -> None:
-        """Add the next block of the task."""
+        """Add the next bytes of the task to the CRC-32 of their slice; a slice that is complete gets its CRC-32."""
         at = 0
         while self._slice is not None:
             piece, begin, length = self._slice
@@ -101,7 +101,7 @@ class _Worker:
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: CopyTask) -> bool:
-        """Copy within the kernel and return whether that worked; if not, the task can be copied in another way."""
+        """Copy the bytes of a task within the kernel; return False if the kernel cannot, and other code must copy."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
@@ -158,8 +158,9 @@ class _Worker:
 
 @contextmanager
 def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[[], None]]:
-    """Run copies, in the order of the output, while the body of the ``with`` does something else.
+    """Copy ranges of bytes, in the order of the output, while the body of the ``with`` does something else.
 
+    ``advance`` is called with the number of bytes that were just copied.
     After the ``with`` all copies are done, and all pieces have their checksums. The body gets a function that raises
     the error of a copy that failed, so that the body can stop early.
 

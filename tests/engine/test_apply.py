@@ -217,7 +217,7 @@ def test_aliases_that_differ_are_found_before_anything_is_written() -> None:
     save_file({"embed": A, "out": A + 1}, "src.safetensors")  # no checksums in the header: only the bytes can tell
     declare("dst.yaml", {"embed": (5, 4), "out": (5, 4)}, TIED)
     plan = cs.transplant("src.safetensors", "dst.yaml")
-    with pytest.raises(cs.PlanError, match="embed and out of src.safetensors differ"):
+    with pytest.raises(cs.PlanError, match="embed and out of src.safetensors are not equal"):
         cs.apply(plan, "out.safetensors")
     assert not Path("out.safetensors").exists()
 
@@ -319,7 +319,7 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("output", "options", "why"),
     [
-        ("out.xyz", {}, "is not that of a format"),
+        ("out.xyz", {}, "is not that of a known format"),
         ("out.pth", {"to": "magic"}, "to=.magic. is unknown"),
         ("out", {"max_shard_size": "many"}, "is not a valid size"),
         ("out", {"max_shard_size": "0GB"}, "is not a valid size"),

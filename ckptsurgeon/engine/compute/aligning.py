@@ -34,8 +34,8 @@ def common_shape(step: Step) -> Shape:
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
     """Return the part of each output block that lies within the leading ``shape`` of the output; None if it is empty.
 
-    The index and the offset of a part (in elements, not bytes) count within ``shape``. There the parts are contiguous,
-    one after the other, since a block divides one dimension and has all later dimensions whole.
+    The index and the offset of a part (in elements, not bytes) count within ``shape``. Within it the parts are
+    contiguous, one after the other, since a block divides one dimension and has all later dimensions whole.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))
@@ -75,10 +75,10 @@ def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> boo
 
 
 def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
-    """Return whether each token's row of the output can be filled, and none is the mean of several rows of one model.
+    """Return whether each token's row of the output can be filled, and no row is the mean of several rows of one model.
 
-    A row can be filled if at least one model has the token. If all models have the setting "others or zero", any row
-    can be filled, since a token that no model has gets zeros.
+    A row can be filled if at least one model has the token. If all models have the setting "others or zero" for new
+    tokens, any row can be filled, since a token that no model has gets zeros.
     """
     if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
@@ -112,7 +112,7 @@ class MissingRowFiller:
         self._means = self._mean_rows(step.shape) if self._every[0].padded else []
 
     def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return each input's values in the part ``box``, with all rows filled; in ``values`` missing rows are 0."""
+        """Return ``values``, each input's values in the part ``box``, with the missing rows (zeros there) filled."""
         begin, end = box[self._axis]
         filled = self._filled(values, box)
         if end <= self._tokens:
@@ -133,9 +133,9 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return the rows that replace missing rows: the base's or, if the base lacks a token, the mean of the models'.
+        """Return the rows that replace missing rows: those of the base model or, if it lacks the token, a mean.
 
-        ``has`` tells for each input which tokens it has. The mean is over the models that have the token.
+        The mean is over the other models that have the token. ``has`` tells for each input which tokens it has.
         """
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
@@ -165,6 +165,6 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return the rows of a source that models without the token use in the merge; all other rows are None."""
+    """Return ``rows`` with only those rows that the merge also gives to models without the token; the rest is None."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

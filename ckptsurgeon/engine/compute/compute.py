@@ -66,12 +66,12 @@ class MemoryNeed:
 
     @property
     def least(self) -> int:
-        """The bytes of memory for computing one block at a time."""
+        """The bytes of memory that the tensor takes if only one block at a time is computed."""
         return self.kept + self.block
 
 
 def memory_need(step: Step, places: Sequence[OutputBlock]) -> MemoryNeed | None:
-    """Return the memory that computing a tensor needs, None if it needs no more than copying."""
+    """Return the memory that computing a tensor in the blocks ``places`` needs, None if no more than copying."""
     if step.op == "merge":
         return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
@@ -117,10 +117,10 @@ Computed = tuple[int, Array, CastLosses]
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
-    """Yield the blocks of an output tensor in order: offset in bytes, values, and counts of values that a cast lost.
+    """Yield each block of an output tensor, in order: offset in bytes, values, and counts of values that a cast lost.
 
-    ``parts`` are the step's inputs. If the source gives only some of the values, and a checkpoint keeps the others, the
-    tensor of that checkpoint comes last.
+    ``parts`` are the step's inputs, each with its checkpoint. If the source gives only some of the values, and a
+    checkpoint keeps the others, the tensor of that checkpoint comes last.
     """
     context = context or MergeContext()
     compute = blockwise(step, parts, context)
@@ -170,7 +170,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
 
 
 def _about(step: Step, work: Callable[[], T]) -> T:
-    """Return the result of ``work()``; if it raises PlanError, put the step's key before the message."""
+    """Return the result of ``work()``; if it raises PlanError, put the key of the step's tensor before the message."""
     try:
         return work()
     except PlanError as error:

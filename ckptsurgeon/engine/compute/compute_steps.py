@@ -69,7 +69,7 @@ def grouped(run: PlanRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return a key that is equal for tensors that may be in one group; None if this tensor must be computed alone."""
+    """Return a value that is equal for tensors that may be in one group; None if this tensor must be computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or not _is_elementwise(step, context):
         return None
@@ -110,7 +110,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return a flat tensor with the elements of all given tensors; neighbours in a file become one range of bytes."""
+    """Return a flat tensor with the elements of all given tensors; those that touch in a file become one byte range."""
     runs: list[TensorInfo] = []
     for info in infos:
         assert info.storage is not None  # by _kind
@@ -125,7 +125,7 @@ def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
-    """Raise PlanError if two keys that the destination ties have different values."""
+    """Raise PlanError if two tensors of a source that share their memory in the destination have different values."""
     for pair in plan.equal:
         source = sources[pair.source]
         step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
@@ -134,9 +134,9 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
         for (_, a, _), (_, b, _) in zip(first, second, strict=True):
             if not np.array_equal(a.view("u1"), b.view("u1")):
                 raise PlanError(
-                    f"{escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} differ, "
-                    "but the destination ties them.",
-                    hint="Exclude the one that should not be used.",
+                    f"the tensors {escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} are not "
+                    "equal, but the destination ties them.",
+                    hint="Leave the one that should not be used out, with --exclude.",
                 )
 
 
@@ -213,7 +213,7 @@ def _note_negative(run: PlanRun, step: Step, parts: Sequence[Part], number: int)
 
 
 class _RecordChecksum:
-    """Computes the CRC-32 of blocks that several threads add in any order; the sum follows the blocks' numbers."""
+    """Computes the CRC-32 of numbered, consecutive blocks of bytes, which several threads add in any order."""
 
     def __init__(self) -> None:
         self.crc = 0
@@ -223,7 +223,7 @@ class _RecordChecksum:
         self._lock = threading.Lock()
 
     def add(self, index: int, raw: memoryview) -> None:
-        """Add the bytes of the block number ``index``; every number from 0 on must be added once."""
+        """Add the bytes of the block number ``index``; each block, from 0 on, must be added exactly one time."""
         crc = crc32(raw)
         with self._lock:
             self._ahead[index] = crc, len(raw)
@@ -237,7 +237,7 @@ class _RecordChecksum:
 def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -> None:
     """Raise FormatError if the bytes read of an input do not match its stored checksum.
 
-    ``sums`` has what was computed for each input, or None for an input that is not checked here.
+    ``sums`` has the computed checksum of each input, or None for an input that is not checked here.
     """
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
@@ -272,7 +272,7 @@ def _initial_values(run: PlanRun, keys: Sequence[str]) -> Iterator[tuple[str, st
 
 
 def _drawn(run: PlanRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the step's dtype: its initial values, and over them the values that a source gives, if any.
+    """Return a tensor in the step's dtype: its initial values, overwritten by the values that a source gives, if any.
 
     ``data`` are the initial values as bytes of ``dtype``.
     """

@@ -45,7 +45,7 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 def _passes(step: Step, context: MergeContext) -> int:
     """Return how often the inputs of a step are read.
 
-    If a vocabulary has padding rows, the inputs are read one more time, for their mean rows.
+    If a vocabulary has padding rows, the inputs are read one more time, to compute the mean rows that fill them.
     """
     if step.lora is not None:
         return adapting_passes(step)
@@ -56,7 +56,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return a key that is equal for steps that need the same memory."""
+    """Return a tuple that is equal for steps that need the same memory."""
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key,)
     return id(step.merge), step.dtype, step.shape, len(step.more)

@@ -52,13 +52,13 @@ KEPT = 3
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks of a tensor that gets adapters; they have whole rows, since DoRA needs the norms of rows."""
+    """Return the blocks of a tensor that gets LoRA adapters, with whole rows, since DoRA needs the norms of rows."""
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
 def adapting_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
-    """Return the bytes of memory for computing one block of a tensor that gets adapters."""
+    """Return the bytes of memory for computing one block of a tensor that gets LoRA adapters."""
     elements: int = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * DOUBLE * ARRAYS[_wide(step)]
 
@@ -232,7 +232,9 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
         values = values.T if step.factor.transposed else values
         made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
         if lost.infinite:
-            raise PlanError(f"its factors are beyond the range of {step.dtype}.", hint="Use --dtype float32.")
+            raise PlanError(
+                f"the values of this LoRA factor are beyond the range of {step.dtype}.", hint="Use --dtype float32."
+            )
         return made.view(raw_dtype(step.dtype)), CastLosses()
 
     return block

@@ -88,7 +88,10 @@ def method_of(step: Step, context: MergeContext) -> Method:
     method = context.method(merge.method)
     name, takes = escape(merge.method), [one.name for one in method.parameters]
     if unknown := [one for one in merge.parameters if one not in takes]:
-        raise PlanError(f"the merge method {name} has no parameter {escape(unknown[0])}.", hint="Make a new plan.")
+        raise PlanError(
+            f"the plan sets the parameter {escape(unknown[0])}, which the merge method {name} does not have.",
+            hint="Make a new plan.",
+        )
     if lacking := [one for one in takes if one not in merge.parameters]:
         raise PlanError(
             f"the plan lacks the parameter {lacking[0]} of the merge method {name} for {escape(step.key)}.",
@@ -167,7 +170,7 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return a part of the output that is not merged, and the counts of values that the cast lost.
+        """Return the part ``box`` of the output without merging it, and the counts of values that the cast lost.
 
         Its values are those of the base or, if there is no base, of the first model.
         """
@@ -176,8 +179,9 @@ class MergedTensors:
         return np.array(values).reshape(box_shape(box)), lost
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice, by the generator Philox.
+        """Return a random number in [0, 1) for each element of the slice ``at`` of a model, by the generator Philox.
 
+        ``model`` is the number of the model: with the seed and the key, it determines the numbers.
         Philox is counter-based (https://doi.org/10.1145/2063384.2063405): its sequence can start at any position, so
         that the numbers do not depend on the order and size of slices.
         """

@@ -59,7 +59,7 @@ Blockwise: TypeAlias = Callable[[OutputBlock, Seen | None], tuple[Array, CastLos
 
 
 def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock]:
-    """Yield consecutive boxes as blocks with a number and an offset; ``itemsize`` is the bytes of an output element."""
+    """Yield consecutive boxes as blocks with a number and an offset; an output element has ``itemsize`` bytes."""
     offset = 0
     for index, box in enumerate(boxes):
         yield OutputBlock(index, offset, box)
@@ -76,7 +76,10 @@ Read = Callable[[TensorInfo, Box], Array]
 
 
 def read_derived(read: Read, info: TensorInfo, box: Box) -> Array:
-    """Return a part of a tensor that is computed from others, as a concatenation; ``read`` reads parts of tensors."""
+    """Return the part ``box`` of a derived tensor, such as a slice, a concatenation, a sum or a cast of other tensors.
+
+    ``read`` returns a part of one of these other tensors; it is called for the parts that are needed.
+    """
     made = info.made
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
@@ -112,7 +115,7 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
     """Return the part ``box`` of the tensor ``of`` reshaped to ``shape``.
 
-    It reads ranges of elements of ``of``, in row-major order, with the function ``read``.
+    The function ``read`` reads the ranges of elements of ``of``, in row-major order, that are needed.
     """
     wanted, stride = box_shape(box), contiguous_stride(shape)
     needed = math.prod(wanted)
@@ -172,7 +175,7 @@ SMALL_BYTES = 8 << 20
 def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` gives.
 
-    The values are conjugated or negated if torch saved the tensor as such a view.
+    The values are conjugated or negated if torch saved the tensor as a conjugated or negated view.
     """
     if info.made is not None:
         return np.ascontiguousarray(read_derived(lambda one, box: read_part(source, one, box), info, part))
@@ -209,7 +212,8 @@ def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
     """Return an array with strides from the bytes of a file from ``start`` on.
 
-    It is read at once if it is small or has few gaps, else in pieces along the dimension with the largest stride.
+    The bytes are read at once if they are few or have few gaps, else in pieces along the dimension with the largest
+    stride.
     """
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
@@ -238,7 +242,7 @@ def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Return values in little-endian order, conjugated or negated if torch saved the tensor as such a view."""
+    """Return values in little-endian order, conjugated or negated if torch saved them as a view that does so."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
@@ -294,6 +298,6 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts of lost values; zeros are counted only if an input has a wider dtype than the output."""
+    """Return the counts ``lost``; values that became zero count only if an input has a wider dtype than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

@@ -27,7 +27,10 @@ NEAR = 8
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor whose rows the source has: at most ``limit`` elements, or one row."""
+    """Yield the parts of a destination tensor whose rows the source has.
+
+    A part has at most ``limit`` elements, or is a single row.
+    """
     rows, axis = _rows(step), step.axis
     others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
     most = max(1, limit // max(1, others))
@@ -61,9 +64,9 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
 
 
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
-    """Return a part of a tensor whose rows come from other places of its source, as ``rows`` says.
+    """Return the part ``box`` of a tensor whose rows along ``axis`` are copied from the rows of a source tensor.
 
-    Rows that are not a single row of the source are zero.
+    ``rows`` has the number of the source row for each row. Rows that are not a copy of one source row are zero.
     """
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
@@ -146,7 +149,11 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
-    """Return a block with the source's values where it gives any, else a checkpoint's; and counts of lost values."""
+    """Return the part ``box`` of a tensor, and the counts of values that casts lost.
+
+    The values are those of the source tensor ``origin`` if it gives any, else those of ``initial``, which is the tensor
+    of the checkpoint that keeps its values.
+    """
     info, source = origin
     kept, keeper = initial
     values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)

@@ -67,9 +67,8 @@ class StaleCompanions:
 def stale_companions(path: str, target: PlanTarget) -> StaleCompanions:
     """Return the companion files of an earlier output that the new output would leave in the folder.
 
-    They are divided into files that are as they were written, and files that were changed. If a model replaces an
-    adapter, the adapter's ``adapter_model.safetensors`` is among the former, since the model's weights have another
-    name.
+    Files that were changed since they were written are apart from those to remove. If a model replaces an adapter, the
+    adapter's ``adapter_model.safetensors`` is one of the files to remove, since the model's weights have another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
@@ -108,9 +107,10 @@ BLOCK = 1 << 20
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
     """Return the plan with only the tensors and companion files that its output will have.
 
-    Tied names that loaders restore by themselves are left out; if a tensor is stored under such a name, the next of its
-    names takes its place. A single file has no companion files, and no notes on them. PEFT reads an adapter only from a
-    folder with one safetensors file; the copy of an adapter in another form has no PEFT configuration.
+    If a tensor has several names (tied weights), those that loaders restore by themselves are left out, and it is
+    stored under the first of the other names. A single file has no companion files, and no notes on them. PEFT reads an
+    adapter only from a folder with one safetensors file; the copy of an adapter in another form has no PEFT
+    configuration.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
@@ -146,7 +146,7 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; if PEFT could not read the output, a copied adapter becomes an ordinary checkpoint."""
+    """Return the plan, in which a copied adapter becomes an ordinary checkpoint if PEFT could not read the output."""
     made = any(step.op == "factor" for step in plan.steps)  # then such an output is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
@@ -193,7 +193,7 @@ def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
         )
     source = open_source(companion.path)
     if not isinstance(source, File):
-        raise SourceError(f"{escape(companion.path)} is a folder.")
+        raise SourceError(f"the plan copies the file {escape(companion.path)}, but it is a folder.")
     digest = hashlib.sha256()
     with closing(source) as file:
         if companion.is_read and companion.size != file.size:

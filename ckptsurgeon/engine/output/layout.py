@@ -49,11 +49,14 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
     if found is None or size <= 0:
-        raise ConfigError(f"{option} {escape(str(text))} is not a valid size.", hint="Write 5GB or 200MB.")
+        raise ConfigError(
+            f"{option} {escape(str(text))} is not a valid size.", hint="Write a number and a unit, as in 5GB or 200MB."
+        )
     if not found[2] and size < SMALL:
         number = found[1]
         raise ConfigError(
-            f"{option} {number} is {count(size, 'byte')}.", hint=f"Write {number}GB or {number}MB; {number}B is bytes."
+            f"{option} {number} is {count(size, 'byte')}.",
+            hint=f"Write {number}GB or {number}MB, or {number}B if it is bytes.",
         )
     return size
 
@@ -73,11 +76,11 @@ INDEX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The path and form of an output: ``to`` names a format; with ``max_shard_size`` (``5GB``) it is a folder.
+    """The path and form of an output: ``to`` names a format; ``max_shard_size`` (``5GB``) makes it a folder of shards.
 
-    ``inputs`` are further files that were read and must not be overwritten: the plan, a file of rules. ``wait`` is the
-    number of seconds to wait for another run that writes there (None: none). ``key`` is the file of a private
-    key that signs the output.
+    ``force`` allows to replace an earlier output. ``inputs`` are further files that were read and must not be
+    overwritten: the plan, a file of rules. ``wait`` is the number of seconds to wait for another run that writes to the
+    same path (None: do not wait). ``key`` is the file of a private key that signs the output.
     """
 
     path: str
@@ -110,12 +113,12 @@ class OutputShape:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The number of bytes of all files that hold tensors."""
         return sum(part.layout.size for part in self.parts)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of a folder's files."""
+        """The names of all files of the output folder, with those that hold no tensors."""
         return (*(part.name for part in self.parts), *self.index)
 
 
@@ -149,7 +152,7 @@ def writer_of(options: OutputOptions) -> Writer:
             return writer
     suffixes = [s for writer in known.values() for s in writer.suffixes]
     raise ConfigError(
-        f"the suffix of {escape(options.path)} is not that of a format.",
+        f"the suffix of {escape(options.path)} is not that of a known format.",
         hint=f"Use {', '.join(suffixes)}, or name the format with --to.",
     )
 
@@ -174,9 +177,10 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
     for step in steps:
         if step.dtype not in writer.dtypes:
             others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
-            hint = f"Use --to {others[0]}." if others else f"Exclude {escape(step.key)}."
+            hint = f"Use --to {others[0]}." if others else f"Use --exclude {escape(step.key)}."
             raise OutputError(
-                f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.", hint=hint
+                f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",
+                hint=hint,
             )
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
         made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
@@ -193,8 +197,9 @@ def check_options(options: OutputOptions) -> None:
 def lay_out(
     plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: ExtraEntries | None = None
 ) -> OutputShape:
-    """Return the layout of a plan's output; ``beside`` are entries that it gets in addition to tensors.
+    """Return the layout of a plan's output: its files, and where each tensor is in them.
 
+    ``recipe`` is stored in a single file; ``beside`` are entries that it gets in addition to tensors.
     Raises ConfigError for an unknown format or size, a size that gives each tensor its own shard, or a format that
     cannot store ``beside``; OutputError for a dtype that the format lacks.
     """

@@ -87,7 +87,7 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
     """Return the output ``rows`` (begin, end) along an axis; ``values`` begin with the input row ``first``.
 
-    Input rows are added one after the other, so that an output row does not depend on which others are computed.
+    Input rows are added one after the other, so that an output row does not depend on which other rows are computed.
     """
     shape = [1] * values.ndim
     shape[axis] = -1
@@ -167,8 +167,8 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
     """Return the positions along the source of the outputs ``begin`` to ``end``, as with ``align_corners=False``.
 
-    They are in float64. In float32, which torch uses for float32 values, the weights of the 500th row would be off by
-    1e-4.
+    The positions are float64: in float32, which torch uses for float32 values, the weights of the 500th row would be
+    off by 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)

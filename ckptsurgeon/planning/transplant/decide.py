@@ -81,9 +81,9 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
     known = [_checksum(info) for info in (a, b)]
     if a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1]):
         raise PlanError(
-            f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
-            "but the destination ties them.",
-            hint="Exclude the one that should not be used.",
+            f"the tensors {escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} are not "
+            "equal, but the destination ties them.",
+            hint="Leave the one that should not be used out, with --exclude.",
         )
     equal.append(EqualKeys(first.source, first.key, other.key))
 

@@ -89,7 +89,7 @@ def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
     ("given", "says"),
     [
         ({"memory": "lots"}, r"memory=.lots. is not a valid size."),
-        ({"memory": 8}, r"memory=.8. is 8 bytes\. Write 8GB or 8MB; 8B is bytes\."),
+        ({"memory": 8}, r"memory=.8. is 8 bytes\. Write 8GB or 8MB, or 8B if it is bytes\."),
         (
             {"models": "a.safetensors"},
             r"a\.safetensors is not a recipe\. Name a recipe of mergekit, or several models in a list\.",
