@@ -23,7 +23,7 @@ _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
-    """Yield notes on differences between an adapter's configuration and its tensors that show without the base model.
+    """Yield notes on differences between an adapter's configuration and its tensors, found without the base model.
 
     ``saved`` are the keys of tensors that the adapter saves whole.
     """
@@ -58,8 +58,8 @@ def base_notes(
 ) -> Iterator[str]:
     """Yield notes on modules and biases that a configuration selects, although the adapter has no tensors for them.
 
-    ``weights`` maps the adapter's modules to the keys of their weights in the base, and ``tensors`` are the base's.
-    Where a name in the adapter begins with the prefix ``off``, the name in the base begins with ``on`` instead.
+    ``weights`` maps the adapter's modules to the keys of their weights in the base model, which has ``tensors``. If a
+    name in the adapter begins with the prefix ``off``, the name in the base begins with ``on`` instead.
     """
     config = adapter.config
     if config is None:
@@ -86,7 +86,7 @@ def base_notes(
 
 
 def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
-    """Return the field because of which PEFT ignores a module's factors, '' if PEFT uses them."""
+    """Return the field of ``config`` because of which PEFT ignores a module's factors, '' if PEFT uses them."""
     field = config.targets.against(module.name) if config.targets is not None else ""
     found = _WITHIN.match(module.a) if field else None
     return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
@@ -131,9 +131,10 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` maps keys of the base to keys of the adapter: those of the tensors that replace the base's. ``transposed``
-    is whether square weights are (in, out). ``spelling`` is the toolkit that uses such names for tensors. ``config`` is
-    PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the tensors.
+    ``saved`` maps keys of the base model to keys of the adapter, for tensors of the adapter that replace whole tensors
+    of the base. ``transposed`` is whether square weights are (in, out). ``spelling`` is the toolkit whose names the
+    tensors have. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the
+    configuration and the tensors.
     """
 
     name: str
@@ -147,7 +148,7 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of one module, by part: A, B, bias, magnitude or alpha."""
+    """The keys of an adapter's tensors for one module, by part: A, B, bias, magnitude or alpha."""
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None
@@ -210,16 +211,18 @@ def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> Non
     """
     kind = DTYPES[info.dtype]
     if number and info.numel != 1:
-        raise FormatError(f"{escape(key)} of {escape(name)} is {info.shape}, not one number.", rule="alpha")
+        raise FormatError(
+            f"the tensor {escape(key)} of {escape(name)} has the shape {info.shape}, not one number.", rule="alpha"
+        )
     if info.opaque or kind.kind not in (("float", "int") if number else ("float",)) or kind.is_packed:
         why = info.opaque or f"it is {info.dtype}"
-        raise FormatError(f"{escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
+        raise FormatError(f"the tensor {escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
 
 
 def _raise_duplicate(name: str, key: str, other: str) -> None:
     raise FormatError(
-        f"{escape(name)} has both {escape(other)} and {escape(key)} for one module.",
-        hint="Save one adapter alone.",
+        f"{escape(name)} has two adapters for one module: {escape(other)} and {escape(key)}.",
+        hint="Save each adapter in a file of its own.",
         rule="two adapters",
     )
 
@@ -228,8 +231,8 @@ def _check_axis(key: str, info: TensorInfo, name: str) -> None:
     """Raise ConfigError for DoRA magnitudes of inputs instead of outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
-            f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} is {shape_text(info.shape)}. "
-            "Only DoRA with a magnitude for each output, (out, 1), can be merged.",
+            f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
+            f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
             hint="Merge it with the toolkit that made it.",
         )
 
@@ -258,11 +261,11 @@ def _module(
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:
-        raise FormatError(f"{escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
+        raise FormatError(f"the factor {escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
     if len(b.shape) < 2 or b.shape[1] != rank:
         raise FormatError(
-            f"{escape(keys['A'])} of {escape(name)} is {a.shape}, but {escape(keys['B'])} is {b.shape}: "
-            "their ranks differ.",
+            f"the factor {escape(keys['A'])} of {escape(name)} has the shape {a.shape}, {escape(keys['B'])} has "
+            f"{b.shape}: their ranks differ.",
             rule="rank",
         )
     configured = config if config is not None else metadata.get(part.component)
@@ -270,9 +273,9 @@ def _module(
     if configured is not None and "alpha" not in keys:
         if configured.rank_of(module) != rank:
             raise ConfigError(
-                f"{escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, but its factors have "
-                f"rank {rank}.",
-                hint="Put the adapter_config.json that was saved with these weights beside them.",
+                f"the configuration of {escape(name)} gives {escape(part.module)} rank {configured.rank_of(module)}, "
+                f"but its factors have rank {rank}.",
+                hint="Put the adapter_config.json that was saved with these weights into their folder.",
             )
         scale = configured.scale_of(module)
     else:
@@ -280,8 +283,9 @@ def _module(
     if config is not None and config.dora != ("magnitude" in keys):
         has = "has" if "magnitude" in keys else "lacks"
         raise ConfigError(
-            f"{escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} {has} magnitudes.",
-            hint="Put the adapter_config.json that was saved with these weights beside them.",
+            f"the configuration of {escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} "
+            f"{has} magnitudes.",
+            hint="Put the adapter_config.json that was saved with these weights into their folder.",
         )
     return AdapterModule(
         part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),

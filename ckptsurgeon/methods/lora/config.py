@@ -37,7 +37,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The settings of a PEFT adapter that its tensors need.
+    """The settings of a PEFT adapter that are needed to interpret its tensors.
 
     ``rank`` and ``alpha`` are for all modules, except for those that ``ranks`` and ``alphas`` match. ``saved`` is
     modules_to_save, and ``transposed`` is fan_in_fan_out.
@@ -65,7 +65,7 @@ class AdapterConfig:
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Return whether a key is that of a module in modules_to_save, or of a tensor inside one."""
+        """Return whether ``key`` names a module in modules_to_save, or a tensor inside such a module."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 
@@ -76,19 +76,20 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{escape(name)} is not the configuration of an adapter.", hint="Name a folder that PEFT wrote."
+            f"{escape(name)} is not the configuration of an adapter: it is not a JSON object.",
+            hint="Name a folder that PEFT wrote.",
         )
     kind = data.get("peft_type")
     if kind != "LORA":
         raise ConfigError(
-            f"{escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
+            f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
             hint="Let PEFT merge it: merge_and_unload().",
         )
     _check_meaning(data, name)
     try:
         return _parsed(data)
     except ConfigError as error:
-        raise ConfigError(f"{escape(name)} {error.message}", hint=error.hint) from error
+        raise ConfigError(f"{escape(name)}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ConfigError(f"{escape(name)} is damaged: {escape(str(error))}.") from error
 
@@ -115,7 +116,8 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
     missing = next((name for name in ("r", "lora_alpha") if name not in data), "")
     if missing:
         raise ConfigError(
-            f"has no {missing}.", hint=f'PEFT then takes 8: add "{missing}": 8 if the adapter was trained so.'
+            f"the field {missing} is missing.",
+            hint=f'Add "{missing}": 8 if the adapter was trained with that, which is PEFT\'s default.',
         )
     return AdapterConfig(
         rank=_rank(data["r"]),
@@ -153,7 +155,7 @@ def _list(value: Any) -> Sequence[Any]:
 def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(
-            f"has a rank of {brief_repr(value)}, but a rank is a whole number from 1 on.",
+            f"the rank {brief_repr(value)} is not a whole number from 1 on.",
             hint="Use the adapter_config.json that was saved with the adapter.",
         )
     return value

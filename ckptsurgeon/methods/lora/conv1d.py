@@ -49,9 +49,9 @@ class KnownModel:
 
 
 def known_model(config: Mapping[str, Any]) -> KnownModel | None:
-    """Return the model that a config.json describes; None if it has no model_type.
+    """Return the model that the data of a config.json describes; None if it has no model_type.
 
-    The names of Conv1D layers include those of models nested in it.
+    If it has other models inside, as a vision and a text model, the names of their Conv1D layers are included.
     """
     kinds = list(_kinds(config))
     listed = [kind for kind in kinds if kind in CONV1D]

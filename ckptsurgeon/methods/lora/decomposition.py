@@ -34,13 +34,13 @@ _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 
 
 def multiplied(left: Array, right: Array) -> Array:
-    """Return the product of two matrices, computed in this thread only."""
+    """Return the product of two matrices, computed by BLAS in this thread only."""
     with _LIMITS.alone() as alone:
         return left @ right if alone else _in_parts(left, right)
 
 
 def _in_parts(left: Array, right: Array) -> Array:
-    """Return the product, computed in parts that are too small for several threads."""
+    """Return the product of two matrices, computed in parts so small that BLAS takes one thread for each."""
     total = np.empty((len(left), right.shape[1]), left.dtype)
     rows = min(len(left), 64)
     columns = max(8, ALONE // (rows * len(right)))
@@ -52,7 +52,7 @@ def _in_parts(left: Array, right: Array) -> Array:
 
 
 class _BlasThreads:
-    """Limits the number of threads of a library to one during a product, and restores it afterwards."""
+    """Limits the number of threads of a BLAS library to one during a product, and restores it afterwards."""
 
     def __init__(self, get: Callable[[], int] | None, put: Callable[[int], object]) -> None:
         self._get, self._put = get, put
@@ -117,8 +117,8 @@ Rows = Callable[[], Iterator[Array]]
 class Decomposition:
     """Two factors whose product is near a matrix: ``left`` (rows, rank) and ``right`` (rank, columns).
 
-    ``error`` is |matrix - product| / |matrix|. ``unsure`` is how much, by Frobenius norm, the product may differ from
-    the one of another machine, whose LAPACK and BLAS round differently.
+    ``error`` is |matrix - product| / |matrix|. ``unsure`` is how much, by Frobenius norm, the product may differ if it
+    is computed on another machine, whose LAPACK and BLAS round differently.
     """
 
     left: Array
@@ -135,15 +135,16 @@ def elements_held(shape: tuple[int, int], rank: int) -> int:
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
     """Return two factors of rank ``rank`` whose product is near the matrix that ``rows`` yields.
 
-    Each factor is multiplied by the square roots of the singular values. ``seed`` is for the random start. Raises
-    PlanError if the matrix has values that are not finite.
+    ``shape`` is that of the matrix. Each factor is multiplied by the square roots of the singular values. ``seed`` is
+    for the random start of the method. Raises PlanError if the matrix has values that are not finite.
     """
     size = min(rank + MORE, *shape)
     start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))
     square = sum(float(np.vdot(block, block)) for block in rows())
     if not np.isfinite(square):
         raise PlanError(
-            "its difference from the base has values that are not finite.", hint="Leave it out with --exclude."
+            "the difference of this tensor from the base model has values that are not finite.",
+            hint="Leave the tensor out, with --exclude.",
         )
     basis = _orthonormal(_applied(rows, start))
     for _ in range(POWERS):
@@ -160,10 +161,10 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
 def _unsure(values: Array, rank: int) -> float:
     """Return how much rounding may change the product for the ``rank`` largest singular values (Frobenius norm).
 
-    Rounding turns the kept singular vectors towards the others. The angle is at most the rounding error divided by the
-    gap between the last kept singular value and the next one (Wedin 1972). If the two are nearly equal, the vectors of
-    either are as good as those of the other. At most ``rank`` values are near the gap, and the product changes by no
-    more than these.
+    ``values`` are all singular values. Rounding turns the kept singular vectors towards the others. The angle is at
+    most the rounding error divided by the gap between the last kept singular value and the next one (Wedin 1972). If
+    the two values are nearly equal, their vectors are equally good. At most ``rank`` values are near the gap, and the
+    product changes by no more than these.
     """
     if not values[0]:
         return 0.0
@@ -178,12 +179,12 @@ def _orthonormal(matrix: Array) -> Array:
 
 
 def _applied(rows: Rows, columns: Array) -> Array:
-    """Return the product of the matrix that ``rows`` yields and the matrix ``columns``."""
+    """Return the product M C of the matrix M, which ``rows`` yields, and the matrix C, ``columns``."""
     return np.vstack([block @ columns for block in rows()])
 
 
 def _transposed(rows: Rows, columns: Array, size: int) -> Array:
-    """Return the product (``size`` rows) of the transposed matrix that ``rows`` yields and ``columns``."""
+    """Return the product M^T C of the matrix M, which ``rows`` yields and has ``size`` columns, and C, ``columns``."""
     total, begin = np.zeros((size, columns.shape[1])), 0
     for block in rows():
         total += block.T @ columns[begin : begin + len(block)]

@@ -33,10 +33,11 @@ class PrefixChange:
 
 @dataclass
 class MatchedModules:
-    """The result of a match: ``weights`` has the key of a weight in the base, by (component, module) of the adapter.
+    """The weights of a base model that the modules of an adapter change.
 
-    ``lacking`` are modules that match no weight, and ``several`` those that match more than one. ``shifts`` are the
-    changes of prefix, by component, which is a model of a pipeline.
+    ``weights`` has the key of a weight in the base, by (component, module) of the adapter; a component is a model of a
+    pipeline of diffusers. ``lacking`` are modules that match no weight, and ``several`` those that match more than one.
+    ``shifts`` are the changes of prefix, by component.
     """
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -51,14 +52,14 @@ class MatchedModules:
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
-        """Return the base's key for a whole tensor that the adapter has under ``key``."""
+        """Return the base's key of a tensor that the adapter saves whole, under ``key``."""
         return self.shift.apply(key) or key
 
 
 def match_modules(
     modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
 ) -> MatchedModules:
-    """Match modules of an adapter with the weights of a base that has ``keys``.
+    """Return which weights of a base model, which has ``keys``, the modules of an adapter change.
 
     A module is (component, name, whether underscores replace the dots of the name); a component is a model of a
     pipeline. Within a component all names have the same change of prefix: the one with which most modules match. If
@@ -90,9 +91,9 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return a map from names to the keys of weights with this name.
+    """Return a map from names, of modules or of single parameters, to the keys of the weights with this name.
 
-    A name is that of a module, or a whole key, in the form that ``spelled`` gives it.
+    ``spelled`` is called with each name, and returns it in the form that adapters use.
     """
     index: dict[str, tuple[str, ...]] = {}
     for ending in WEIGHTS:
@@ -106,7 +107,10 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
 
 
 def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
-    """Return the change of prefix with which most names are in the base; if no change is as good, that is returned."""
+    """Return the change of prefix with which most of ``names`` are in ``index``, which has the names of the base.
+
+    If as many are in it without a change, the empty change is returned. ``sign`` separates the parts of a name.
+    """
     shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})
     return max(shifts, key=lambda shift: (hits[shift], shift == PrefixChange(), -len(shift.off) - len(shift.on)))

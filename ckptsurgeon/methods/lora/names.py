@@ -31,25 +31,25 @@ _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
     """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
 
-    ``configured`` is whether there is a PEFT configuration.
+    ``name`` is the adapter's name in messages, ``configured`` whether it has a PEFT configuration.
     """
     if not unknown:
-        return FormatError(f"{escape(name)} is not an adapter: it is empty.", rule="no adapter")
+        return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")
     kinds = {kind: key for key in reversed(unknown) for kind in [_kind(key)] if kind}
     if kinds:
         kind, key = min(kinds.items())
         return ConfigError(
-            f"{escape(name)} is {kind}, as {escape(key)} shows, which is not supported: only LoRA can be merged.",
+            f"{escape(name)} is {kind}, as its key {escape(key)} shows; only LoRA can be merged.",
             hint="Merge it with the toolkit that made it.",
             details=unknown,
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
         return ConfigError(
-            f"{escape(name)} has PEFT's names, but there is no adapter_config.json with its scale next to it.",
-            hint="Name the folder that PEFT wrote.",
+            f"the keys of {escape(name)} are PEFT's, but the adapter_config.json that has the scale is not next to it.",
+            hint="Name the folder that PEFT wrote, which has both files.",
         )
     return FormatError(
-        f"{escape(name)} has {count(len(unknown), 'key')} that no LoRA has: {listing(unknown)}.",
+        f"{escape(name)} has {count(len(unknown), 'key')} that no LoRA adapter has: {listing(unknown)}.",
         hint="Name an adapter: a folder that PEFT wrote, or a file of kohya's or diffusers'.",
         details=unknown,
         rule="unknown key",
@@ -71,7 +71,7 @@ DORA_SCALE = ".dora_scale"
 
 @dataclass(frozen=True)
 class KeyParts:
-    """What the key of a tensor says: its module, and its role (A, B, bias, magnitude, alpha or saved).
+    """The parts of the key of an adapter's tensor: its module, and its role (A, B, bias, magnitude, alpha or saved).
 
     "saved" is a tensor that the adapter saves whole. If ``joined``, the module's name has underscores instead of the
     model's dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only one model.
@@ -100,7 +100,7 @@ _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 
 def peft_key_parts(key: str) -> KeyParts | None:
-    """Return what a PEFT key says; None for a key that PEFT does not write for LoRA."""
+    """Return the parts of a key that PEFT writes for LoRA; None for any other key."""
     name = key.removeprefix("base_model.model.")
     if found := _FACTOR.fullmatch(name):
         module, embedding, side, ending = found.groups()
@@ -113,13 +113,13 @@ def peft_key_parts(key: str) -> KeyParts | None:
 
 
 def _module(name: str) -> str:
-    """Return a module's name without PEFT's wrappers."""
+    """Return a module's name without the names of PEFT's wrappers, ``modules_to_save`` and ``base_layer``."""
     name = re.sub(r"\.modules_to_save(?:\.default)?(?=\.)", "", name)
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
 
 
 def loose_key_parts(key: str) -> KeyParts | None:
-    """Return what a key in kohya's or diffusers' style says; None for any other key."""
+    """Return the parts of a key in the style of kohya or diffusers; None for any other key."""
     if key.startswith("base_model."):
         return None  # PEFT's: its scale is in a file next to it
     if found := _KOHYA.fullmatch(key):

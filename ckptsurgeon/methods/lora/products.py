@@ -33,9 +33,9 @@ class LowRankChange:
 
     ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix) or "added" (one that is added to
     it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) the other factor. For "saved"
-    and "added", ``values`` returns the rows of the adapter's tensor from a first to a last number. ``magnitude`` is
-    DoRA's. ``norms`` are the norms that it replaces: of the columns, if ``transposed``; norms of rows are computed when
-    needed.
+    and "added", ``values(begin, end)`` returns rows of the adapter's tensor. ``magnitude`` is DoRA's vector, which
+    replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are those of the columns; norms of
+    rows are computed when needed.
     """
 
     kind: str
@@ -68,9 +68,10 @@ class LowRankChange:
 
 
 def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, CastLosses]:
-    """Return rows of a tensor, from ``begin`` on, with all changes, added in the order given.
+    """Return rows of a tensor with all changes added to them in order, as ``dtype``, and the counts of lost values.
 
-    The second result counts the values that became infinite or NaN but are finite in the base.
+    ``base`` has the rows of the base, from the row ``begin`` on. A value is lost if it is finite in the base and became
+    infinite or NaN.
     """
     end = begin + len(base)
     total = base.copy()
@@ -83,7 +84,7 @@ def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: in
 
 
 def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
-    """Return the difference between the rows with this change and the base's rows, from ``begin`` to ``end``."""
+    """Return what a change adds to ``base``, the rows of the base from ``begin`` to ``end``."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
@@ -124,15 +125,18 @@ SOME = 1 << 18
 
 
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
-    """Return the dtype in which ``changing`` needs the base's rows, for these kinds of changes and an output dtype."""
+    """Return the dtype in which the function from ``changing`` takes the rows of a base: "float32" or "float64".
+
+    ``base`` is the dtype of the base, ``kinds`` are the kinds of the changes, ``dtype`` is that of the output.
+    """
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
 
 
 def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
-    """Return a function that changes rows of a base, of dtype ``wide``, and rounds them to ``dtype``.
+    """Return a function that adds ``changes`` to rows of a tensor, of dtype ``wide``, and rounds them to ``dtype``.
 
-    All changes must be for the same base.
+    All changes must be for the same tensor.
     """
     if wide == "float32":
         return _Products(changes, dtype).changed
@@ -142,8 +146,8 @@ def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changin
 class _Products:
     """Adds products of factors to rows of a base whose values are exact in single precision.
 
-    ``sizes`` has the largest magnitude that is possible in each row of the products. ``apart`` has twice the largest
-    possible error of each row. For n terms that are rounded and summed, the error is at most n + 2 units in the last
+    ``sizes`` has, for each row, the largest magnitude that is possible in the sum of the products, and ``apart`` twice
+    the largest possible error. For n terms that are rounded and summed, the error is at most n + 2 units in the last
     place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 
@@ -168,7 +172,7 @@ class _Products:
         return made, CastLosses()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
-        """Return a part of the base plus the products, rounded; ``right`` has the right factors for its columns."""
+        """Return ``base``, some columns of the base, plus the products, rounded; ``right`` has the same columns."""
         rows = slice(begin, begin + len(base))
         total = multiplied(self.left[rows], right)
         total += base
@@ -178,7 +182,7 @@ class _Products:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements ``at`` (flat indices) of a piece, with their products summed in order."""
+        """Return the elements ``at`` (flat indices) of what ``_piece`` returns, with their products summed in order."""
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])

@@ -63,13 +63,14 @@ class PatternTable:
             return
         if len(self._others) == EXPRESSIONS:
             raise ConfigError(
-                f"has more patterns that are not plain names than the limit of {EXPRESSIONS}.",
+                f"rank_pattern or alpha_pattern has more patterns that are not plain names than the limit of "
+                f"{EXPRESSIONS}.",
                 hint="Write names as re.escape() does, with ^ in front.",
             )
         self._others.append((number, _compiled(text), value))
 
     def of(self, module: str, otherwise: Any) -> Any:
-        """Return the value of the first pattern that matches the end of a module's name, else ``otherwise``."""
+        """Return the value of the first pattern that matches the end of a module's name; ``otherwise`` if none does."""
         tail = module[-MODULE:]
         found = [one[name] for one, name in self._asked(tail) if name in one]
         first, value = min(found, key=lambda one: one[0]) if found else (None, otherwise)
@@ -81,7 +82,8 @@ class PatternTable:
             self._tries += 1
             if self._tries > TRIES:
                 raise ConfigError(
-                    "rank_pattern or alpha_pattern has too many patterns: comparing all modules would take too long."
+                    "rank_pattern or alpha_pattern has too many patterns: comparing all modules would take too long.",
+                    hint="Write the patterns as plain names, with ^ in front.",
                 )
             if pattern.match(tail):
                 self._used.add(number)
@@ -102,7 +104,7 @@ class PatternTable:
 
 
 def _plain(text: str) -> str | None:
-    """Return the only name that a pattern matches, if all its special characters are escaped; else None."""
+    """Return the one name that a pattern matches if all its special characters are escaped; else None."""
     name = re.sub(r"\\([^a-zA-Z0-9])", r"\1", text, flags=re.DOTALL)
     escaped = re.sub(r"\\([^a-zA-Z0-9])", "", text, flags=re.DOTALL)
     return None if _SPECIAL & set(escaped) else name
@@ -142,7 +144,7 @@ _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _ModulePatterns:
-    """Names that a module's name is or ends with, or a regular expression that matches a module's full name."""
+    """Patterns for modules: the ends of their names (``names``), or a regular expression for their full names."""
 
     names: frozenset[str] = frozenset()
     expression: re.Pattern[str] | None = None
@@ -186,7 +188,7 @@ class Targets:
 
 
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return the modules that a configuration selects.
+    """Return the modules that the data of an adapter_config.json selects.
 
     Returns None if it selects none, or if it selects them in a way that is not known here.
     """

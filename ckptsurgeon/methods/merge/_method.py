@@ -43,11 +43,11 @@ class Slice(Brief):
 
     @property
     def deltas(self) -> tuple[Array, ...]:
-        """The difference of each model to the base; the models themselves if there is no base."""
+        """The values of each model minus those of the base; the models themselves if there is no base."""
         return tuple(self.delta(model) for model in range(len(self.models)))
 
     def delta(self, model: int) -> Array:
-        """Return the difference of a model to the base; the model itself if there is no base."""
+        """Return the values of the model number ``model`` minus those of the base; its own values without a base."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
     def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -71,7 +71,7 @@ class Tensors(Protocol):
     has_base: bool
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the result of ``look`` for each slice, in the order of the slices, from one pass over the values.
+        """Return the result of ``look`` for each slice of the tensors, in order; all values are read once for this.
 
         Several slices are processed at once. The slices are the same in every pass, and in the merge itself.
         """
@@ -154,7 +154,7 @@ class Method:
 
     @property
     def needs_others(self) -> bool:
-        """Whether the method is for more than one model: False only for a method of exactly one model."""
+        """Whether the method can merge more than one model: False only for a method of exactly one model."""
         return self.models[1] != 1
 
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
@@ -173,7 +173,10 @@ class Method:
     def check(
         self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
     ) -> None:
-        """Raise the errors that the method raises for wrong parameters or a wrong shape, before any value is read."""
+        """Raise the errors that the method raises for wrong parameters or a wrong shape, before any value is read.
+
+        ``count`` is the number of models, ``key`` the tensor's name in messages.
+        """
         with suppress(ValuesNeededError):
             self.function(
                 _ShapesOnly(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count)
@@ -203,7 +206,7 @@ def merge_method(
     passes: int = 1,
     elementwise: Elementwise = False,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
-    """Return a decorator that makes a merge method of a function.
+    """Return a decorator that turns a function into the merge method ``name``.
 
     The function's first argument is ``Tensors``. Its keyword arguments are the parameters; their annotations and
     defaults are the schema for the command line, recipes and Python. The function returns a function of a ``Slice``, or
@@ -219,7 +222,9 @@ def merge_method(
     Raises ConfigError for a signature that does not give a schema.
     """
     if base not in BASES:
-        raise ConfigError(f"the merge method {name} has base {base!r}.", hint=f"Use one of {', '.join(BASES)}.")
+        raise ConfigError(
+            f"the merge method {name} has the unknown base {base!r}.", hint=f"Use one of {', '.join(BASES)}."
+        )
 
     def made(function: Callable[..., Merging | Array]) -> Method:
         return Method(name, function, paper, parameters_of(name, function), base, models, by_rows, passes, elementwise)

@@ -37,7 +37,7 @@ _KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or f
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter as users write it: ``lambda`` for the argument ``lambda_``.
+    """A parameter of a merge method, as users write it: ``lambda`` for the argument ``lambda_``.
 
     ``kind`` is the type of its value, in words; ``default`` is None if a value is required. ``each`` is true if every
     model has its own value; the default in the signature is then a sequence with one value, which is for all models.
@@ -57,13 +57,13 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """A description of the parameter's value, for messages."""
+        """A description of the values that the parameter takes, for messages: ``a number``."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return self.kind if self.kind == "true or false" else f"a {self.kind}"
 
     def checked(self, value: Any) -> float | bool | str:
-        """Return a value in the type of the argument; raises ConfigError for another type, or a value out of bounds."""
+        """Return ``value`` in the argument's type; raises ConfigError for a wrong type, or a value out of bounds."""
         if self.kind == "true or false" and isinstance(value, bool):
             return value
         if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
@@ -73,11 +73,11 @@ class Parameter:
             return self._bounded(int(value))
         if self.kind == "number" and is_number:
             return self._bounded(float(value))
-        raise ConfigError(f"{self.name} is {brief_repr(value, 40)}, not {self.wanted}.")
+        raise ConfigError(f"the parameter {self.name} is {brief_repr(value, 40)}, not {self.wanted}.")
 
     def _bounded(self, value: float) -> float:
         if not self.bounds.low <= value <= self.bounds.high:
-            raise ConfigError(f"{self.name} is {value:g}; it must be {self.bounds}.")
+            raise ConfigError(f"the parameter {self.name} is {value:g}; it must be {self.bounds}.")
         return value
 
 
@@ -89,20 +89,21 @@ def _is_finite(value: float) -> bool:
 
 
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the parameters of a function: its keyword arguments after the tensors.
+    """Return the parameters of the merge method ``name``: the keyword arguments of its function, after the tensors.
 
-    Raises ConfigError for a parameter of unknown type, or a positional one.
+    Raises ConfigError for a parameter of unknown type, or one that may be given by position.
     """
     hints = get_type_hints(function, include_extras=True)
     found = list(inspect.signature(function).parameters.values())
     if not found or found[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
         raise ConfigError(
-            f"the merge method {name} has no argument for the tensors.", hint="Its first argument must be the Tensors."
+            f"the function of the merge method {name} has no argument for the tensors.",
+            hint="Give it a first argument, the Tensors: def method(tensors, *, parameter).",
         )
     for one in found[1:]:
         if one.kind is not one.KEYWORD_ONLY:
             raise ConfigError(
-                f"the merge method {name} has a positional parameter {one.name}.",
+                f"the function of the merge method {name} has a positional parameter {one.name}.",
                 hint="Write * before its parameters: def method(tensors, *, parameter).",
             )
     return tuple(_parameter(name, one, hints.get(one.name)) for one in found[1:])
@@ -120,11 +121,15 @@ def bound(
         name = one.argument if one.argument in left else one.name
         value = left.pop(name, one.default)
         if value is None:
-            raise ConfigError(f"{method} needs the parameter {one.name}.", hint=f"Give {one.name}, {_wanted(one)}.")
+            raise ConfigError(
+                f"the merge method {method} needs the parameter {one.name}.", hint=f"Give {one.name}, {_wanted(one)}."
+            )
         found[one.argument] = _each(one, value, models) if one.each else one.checked(value)
     if left:
         known = ", ".join(one.name for one in parameters) or "none"
-        raise ConfigError(f"{method} has no parameter {escape(', '.join(left))}.", hint=f"It has {known}.")
+        raise ConfigError(
+            f"the merge method {method} has no parameter {escape(', '.join(left))}.", hint=f"It has {known}."
+        )
     return found
 
 
@@ -135,7 +140,10 @@ def _wanted(one: Parameter) -> str:
 def _each(one: Parameter, value: Any, models: int) -> list[float | bool | str]:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * models
     if len(values) != models:
-        raise ConfigError(f"{one.name} has {count(len(values), 'value')} for {count(models, 'model')}.")
+        raise ConfigError(
+            f"the parameter {one.name} has {count(len(values), 'value')} for {count(models, 'model')}.",
+            hint="Give one value for each model.",
+        )
     return [one.checked(each) for each in values]
 
 
@@ -150,7 +158,7 @@ def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
     kind = "number" if each else _KINDS.get(hint)
     if kind is None:
         raise ConfigError(
-            f"the merge method {method} has a parameter {one.name} of unknown type.",
+            f"the function of the merge method {method} has a parameter {one.name} of unknown type.",
             hint="Annotate it as float, int, bool, str or PerModel.",
         )
     default = None if one.default is one.empty else one.default

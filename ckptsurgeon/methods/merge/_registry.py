@@ -36,27 +36,29 @@ def load_plugin(path: str) -> tuple[Method, ...]:
     A plugin is run only if the user names it: neither a checkpoint nor a recipe in a checkpoint can.
     """
     if not lexists(path):
-        raise ConfigError(f"there is no plugin {escape(path)}.", hint=did_you_mean(path))
+        raise ConfigError(f"there is no plugin file {escape(path)}.", hint=did_you_mean(path))
     loader = CodeLoader("ckptsurgeon_plugin", path)
     module = ModuleType(loader.name)
     with _plugin_errors(_PluginLocation(path)):
         loader.exec_module(module)
     found = tuple(value for value in vars(module).values() if isinstance(value, Method))
     if not found:
-        raise ConfigError(f"the plugin {escape(path)} has no merge method.", hint="Decorate one with @merge_method.")
+        raise ConfigError(
+            f"the plugin {escape(path)} has no merge method.", hint="Decorate a function in it with @merge_method."
+        )
     return tuple(_guarded(path, method) for method in found)
 
 
 @dataclass(frozen=True)
 class _PluginLocation:
-    """The place of the user's code that runs: the file and, during a merge, the method and the key."""
+    """Where the user's code fails: its file (``path``) and, during a merge, the method and the key of the tensor."""
 
     path: str
     method: str = ""
     key: str = ""
 
     def fault(self, what: str, line: int = 0, hint: str = "") -> ConfigError:
-        """Return the error that says what failed, and in which line, method and tensor."""
+        """Return the error that says what failed (``what``), and in which line, method and tensor."""
         places = (("line", line), ("method", escape(self.method)), ("key", escape(self.key)))
         where = ", ".join(f"{name} {value}" for name, value in places if value)
         return ConfigError(f"the plugin {escape(self.path)} fails: {what}{f' ({where})' if where else ''}.", hint=hint)
@@ -91,7 +93,7 @@ def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return a plugin's method with checks: its errors say where they come from, and wrong results are errors."""
+    """Return the method of a plugin with checks: its errors name the plugin, and wrong results become errors."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:
@@ -119,7 +121,10 @@ def _checked(place: _PluginLocation, merging: Merging) -> Merging:
 
 
 def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
-    """Return why a method's result is not a real floating array of the right shape, '' if it is."""
+    """Return why a method's result ``made`` is not a real floating array of the shape ``wanted``, '' if it is.
+
+    ``shape`` is the shape of the result; its library, numpy or torch, must be that of ``like``.
+    """
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
         return f"it returns {brief_repr(made)}, not an array of the library of the slice"
@@ -137,7 +142,9 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
     found = dict(_bundled_methods())
     for method in plugins:
         if method.name in found:
-            raise ConfigError(f"there are two merge methods named {escape(method.name)}.", hint="Rename one.")
+            raise ConfigError(
+                f"there are two merge methods named {escape(method.name)}.", hint="Rename the one in the plugin."
+            )
         found[method.name] = method
     return found
 

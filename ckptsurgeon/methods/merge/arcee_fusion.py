@@ -65,7 +65,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Return a function that looks up the divergences of a slice's rows; all are computed here and stay in memory."""
+    """Return a function that looks up the divergences of a slice's rows, which are computed now and stay in memory."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])

@@ -52,15 +52,15 @@ def breadcrumbs_ties(
 ) -> Merging:
     """Return the base plus the sum of the changes of medium size that have the sign of the majority.
 
-    Changes are selected as in breadcrumbs. Where models disagree, changes against the sign of the weighted sum are
-    dropped, as in ties. ``int8_mask`` has no effect.
+    Changes are selected as in breadcrumbs. If models disagree in an element, changes against the sign of the weighted
+    sum are dropped, as in ties. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
-    """Return a function that gives the masks of medium magnitudes of each model's difference to the base.
+    """Return a function that returns the mask of medium magnitudes of a model's difference to the base.
 
     Of equal magnitudes, the first in memory counts as the smaller one.
     """

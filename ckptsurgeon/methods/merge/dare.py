@@ -28,7 +28,7 @@ def dare_linear(
     """Return the base plus the weighted sum of randomly kept changes.
 
     Each element of a model's difference to the base is kept with the probability ``density``. With ``rescale`` the kept
-    ones are multiplied so that the sum of magnitudes is as before. ``int8_mask`` has no effect.
+    elements are multiplied so that the sum of magnitudes is as before. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _random(tensors, density), how)
@@ -47,8 +47,8 @@ def dare_ties(
 ) -> Merging:
     """Return the base plus the sum of randomly kept changes that have the sign of the majority.
 
-    Changes are kept as in dare_linear. Where models disagree, changes against the sign of the weighted sum are dropped,
-    as in ties. ``int8_mask`` has no effect.
+    Changes are kept as in dare_linear. If models disagree in an element, changes against the sign of the weighted sum
+    are dropped, as in ties. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _random(tensors, density), how)

@@ -33,8 +33,8 @@ def della(
 ) -> Merging:
     """Return the base plus the mean of randomly kept changes that have the sign of the majority.
 
-    Changes are kept as in della_linear. Where models disagree, changes against the sign of the weighted sum are
-    dropped, as in ties. ``int8_mask`` has no effect.
+    Changes are kept as in della_linear. If models disagree in an element, changes against the sign of the weighted sum
+    are dropped, as in ties. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
@@ -97,7 +97,7 @@ def _ranks(at: Slice, delta: Array) -> Array:
 
 
 def _order(at: Slice, sizes: Array) -> Array:
-    """Return the positions of the magnitudes of each row, smallest first; equal ones in the order of the row."""
+    """Return the indices that sort the magnitudes of each row, smallest first; equal ones stay in order."""
     if not isinstance(sizes, np.ndarray) or sizes.dtype != np.float32:
         order: Array = at.xp.argsort(sizes, stable=True)
         return order

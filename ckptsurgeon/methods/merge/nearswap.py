@@ -24,7 +24,7 @@ _NEAREST = 1e-6
 def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
     """Return the model's value where it differs from the base by no more than ``t``, else a value nearer to the base.
 
-    Where the difference is larger than ``t``, only ``t``, with the sign of the difference, is added to the base.
+    If the difference is larger than ``t``, only ``t``, with the sign of the difference, is added to the base.
     """
 
     def merged(at: Slice) -> Array:

@@ -44,13 +44,16 @@ def ramplus_tl(
 
 
 def _masks(at: Slice, deltas: Sequence[Array], epsilon: float) -> tuple[list[Array], Array]:
-    """Return for each delta which elements are changed (1 or 0), and how many deltas change each element."""
+    """Return a mask of the changed elements (1 or 0) for each delta, and the number of models that change each element.
+
+    An element is changed if its difference to the base is larger than ``epsilon``.
+    """
     masks = [at.xp.asarray(at.xp.abs(delta) > epsilon, dtype=delta.dtype) for delta in deltas]
     return masks, sum(masks[1:], masks[0])
 
 
 def _counts(tensors: Tensors, epsilon: float) -> tuple[list[int], list[int]]:
-    """Return how many elements each model has changed together with others, and alone."""
+    """Return, for each model, how many elements it and another model have changed, and how many only it has changed."""
 
     def look(at: Slice) -> list[tuple[int, int]]:
         found = [(0, 0)] * tensors.count

@@ -58,9 +58,10 @@ def _mean(at: Slice, values: list[Array]) -> Array:
 
 
 def _sorted(at: Slice, values: list[Array]) -> list[Array]:
-    """Return the arrays with the values of each element sorted, the smallest first.
+    """Return arrays with the same values, sorted at each position: the first array has the smallest values.
 
-    Whole arrays are compared and exchanged, which is fast for a few arrays. If one value of an element is NaN, all are.
+    Whole arrays are compared and exchanged, which is fast for a few arrays. If one array has NaN at a position, all
+    have NaN there afterwards.
     """
     for end in range(len(values) - 1, 0, -1):
         for i in range(end):

@@ -44,7 +44,7 @@ def multislerp(
         return combination(parts)
     if length < eps:
         raise PlanError(
-            f"the directions of {escape(tensors.key)} in the models cancel each other.",
+            f"the directions of the tensor {escape(tensors.key)} in the models cancel each other.",
             hint="Give other weights, or another method.",
         )
     return combination(factors / length * (norms @ parts))
@@ -76,9 +76,9 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return the factors of unit vectors whose sum is their mean on the sphere, a unit vector.
+    """Return the factors by which to multiply unit vectors so that their sum is their mean on the sphere.
 
-    ``cosines`` are the dot products of each vector with each. It takes at most ``steps`` steps.
+    ``cosines`` has the dot products of the vectors. The mean is found in at most ``steps`` steps.
     """
     count = len(cosines)
     mean = np.full(count, 1 / count)
@@ -111,7 +111,7 @@ def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
 
 
 def _length(factors: Array, products: Array) -> float:
-    """Return the norm of a sum of vectors with these factors; ``products`` are the dot products of the vectors."""
+    """Return the norm of the sum of vectors times ``factors``; ``products`` has the dot products of the vectors."""
     return float(np.sqrt(max(float(factors @ products @ factors), 0.0)))
 
 

@@ -32,7 +32,7 @@ def task_arithmetic(
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the merge needs no earlier pass over the tensors: each density is 0 or 1, nothing is rescaled."""
+    """Return whether these parameters keep or drop whole models (each density is 0 or 1) and rescale nothing."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]
@@ -60,9 +60,9 @@ def ties(
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:
-    """Return a function that gives masks of the share ``density`` of the largest magnitudes of each model's delta.
+    """Return a function that returns the mask of the largest magnitudes of a model's difference to the base.
 
-    At least one element is kept, unless ``density`` is zero.
+    The mask keeps the share ``density`` of the model, and at least one element, unless ``density`` is zero.
     """
     total = math.prod(tensors.shape)
     thinned = [model for model, share in enumerate(density) if 0 < share < 1]

@@ -20,9 +20,9 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
     ("config", "code", "why"),
     [
         ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; only LORA can be merged"),
-        ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, but a rank is a whole number from 1 on"),
-        ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, but"),
-        ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, but"),
+        ({"r": 0}, 2, "a/adapter_config.json: the rank 0 is not a whole number from 1 on"),
+        ({"r": -3}, 2, "a/adapter_config.json: the rank -3 is not"),
+        ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json: the rank 0 is not"),
         ({"r": 3}, 2, "gives layers.0.q rank 3, but its factors have rank 2"),
         ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha"),
         ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
@@ -55,8 +55,8 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
 @pytest.mark.parametrize(
     ("tensors", "code", "why"),
     [
-        ({**PAIR, "layers.0.q.lora_C.weight": A}, 3, "has 1 key that no LoRA has: base_model.model.layers.0.q.lora_C.weight"),
-        ({**PAIR, "extra.weight": A}, 3, "1 key that no LoRA has: base_model.model.extra.weight"),
+        ({**PAIR, "layers.0.q.lora_C.weight": A}, 3, "has 1 key that no LoRA adapter has: base_model.model.layers.0.q.lora_C.weight"),
+        ({**PAIR, "extra.weight": A}, 3, "1 key that no LoRA adapter has: base_model.model.extra.weight"),
         ({"layers.0.q.lora_A.weight": A}, 3, ", but no factor B for the same module"),
         ({**PAIR, "layers.0.q.lora_B.weight": B[:, :1]}, 3, "their ranks differ"),
         ({"layers.0.q.lora_A.weight": A[:0], "layers.0.q.lora_B.weight": B[:, :0]}, 3, "has a rank of zero"),
@@ -85,7 +85,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
         (["alone.safetensors"], 2, "there is no adapter_config.json with its scale next to it"),
-        (["base.safetensors"], 3, "keys that no LoRA has"),
+        (["base.safetensors"], 3, "keys that no LoRA adapter has"),
     ],
 )
 def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: Any) -> None:

@@ -43,7 +43,7 @@ def row_length(tensors: Tensors) -> int:
 
 
 def on_host(array: Array) -> Array:
-    """Return values as a numpy array."""
+    """Return an array of numpy or torch as a numpy array, in the CPU's memory."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.cpu())
 
 
@@ -56,7 +56,10 @@ def like(array: Array, values: Array, at: Slice) -> Array:
 
 
 def in_pieces(merge: Callable[[Slice], Array], columns: int | None = None) -> Merging:
-    """Return a function that merges a slice by calling ``merge`` for each of its pieces."""
+    """Return a function that merges a slice by calling ``merge`` for each of its pieces.
+
+    With ``columns`` a piece has whole rows of this length; without it pieces are flat.
+    """
 
     def merged(at: Slice) -> Array:
         if math.prod(at.models[0].shape) <= PIECE and not columns:

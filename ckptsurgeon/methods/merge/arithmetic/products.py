@@ -37,9 +37,9 @@ SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
 
 
 def column_products(tensors: Tensors) -> Array:
-    """Return three dot products for each column of the differences of two models to the base.
+    """Return three dot products for each column of the differences of two models to the base, as (3, columns) float64.
 
-    These are each difference with itself, then both with each other: an array (3, columns) in float64.
+    The first is that of the first difference with itself, the second that of the second, the third that of the two.
     """
     columns = math.prod(tensors.shape[1:])
     if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
@@ -60,7 +60,7 @@ def column_products(tensors: Tensors) -> Array:
 
 
 def columns_at(at: Slice, columns: int) -> Array:
-    """Return the column of each element of a flat piece."""
+    """Return the number of the column of each element of a flat piece of a tensor with ``columns`` columns."""
     count = at.models[0].shape[0]
     where: Array = (at.offset % columns + np.arange(count)) % columns
     return where
@@ -88,7 +88,7 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights of which only the proportions matter, in a range that float32 can represent.
+    """Return weights in a range that float32 can represent; only their proportions must matter to the caller.
 
     If they are too large or too small for float32, all are multiplied by the same power of two.
     """
@@ -102,7 +102,7 @@ def _scaled(weights: Sequence[float]) -> list[float]:
 
 
 def cancel(weights: Sequence[float]) -> bool:
-    """Return whether weights nearly cancel, so that their sums need double precision."""
+    """Return whether the sum of ``weights`` is nearly zero, so that weighted sums need double precision."""
     near_one = _scaled(weights)
     return abs(fsum(near_one)) < _CANCELS * fsum(map(abs, near_one))
 
@@ -133,7 +133,7 @@ def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanEr
 def gram(tensors: Tensors) -> Array:
     """Return the Gram matrix of the models' differences to the base (or of the models, without a base), in float64.
 
-    It has the dot product of each difference with each.
+    Row i, column j has the dot product of the differences i and j.
     """
     size = tensors.count
 
@@ -158,12 +158,15 @@ def lengths(products: Array) -> Array:
 
 
 def angle(cosine: float) -> float:
-    """Return the angle of a cosine, which may be slightly beyond 1 or -1 by rounding."""
+    """Return the angle in radians whose cosine is given; it may be slightly beyond 1 or -1 by rounding."""
     return float(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def combination(factors: Iterable[float]) -> Merging:
-    """Return a function that merges: the sum of the deltas times their factors, plus the base if there is one."""
+    """Return a function that merges: it adds each model's difference to the base, times its factor, to the base.
+
+    Without a base it adds up the models times their factors.
+    """
     numbers = [float(factor) for factor in factors]
     widened = cancel(numbers)
 

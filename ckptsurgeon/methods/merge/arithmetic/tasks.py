@@ -58,7 +58,7 @@ class DeltaMixing:
 
 
 def everything(at: Slice, model: int, delta: Array) -> bool:
-    """Return True: the mask that keeps all elements of a delta."""
+    """Return True, which as a mask keeps all elements of a model's difference to the base."""
     return True
 
 
@@ -73,9 +73,10 @@ def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
 
 
 def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None = None) -> Merging:
-    """Return a function that merges: the base plus the weighted sum of the models' differences to it.
+    """Return a function that merges: it adds the weighted sum of the models' differences to the base, to the base.
 
-    ``masks`` tells which elements of the differences are kept.
+    ``masks`` tells which elements of the differences are kept; ``how`` has the weights. With ``columns`` the tensors
+    are merged in pieces with whole rows of this length.
     """
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
     factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
@@ -97,7 +98,7 @@ def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None 
 
 
 def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
-    """Return the kept part of a delta; dropped values are set to 0, since NaN times zero would stay NaN."""
+    """Return a delta, in its own memory, with the elements set to 0 that ``mask`` does not keep."""
     kept: Array = at.xp.zeros_like(delta) if mask is False else delta
     if not isinstance(mask, bool):
         kept *= mask
@@ -121,7 +122,7 @@ def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
 
 
 def _added(parts: Sequence[Array]) -> Array:
-    """Return the sum of arrays, computed in the memory of the first."""
+    """Return the sum of arrays; the first of them is overwritten with it."""
     total = parts[0]
     for part in parts[1:]:
         total += part
@@ -129,9 +130,9 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return for each model the factor by which its masked delta gets the sum of magnitudes of the whole delta.
+    """Return, for each model, the sum of magnitudes of its delta divided by that of the part that its mask keeps.
 
-    The factor is 1 if one of these sums is nearly zero.
+    It is 1 if one of these sums is nearly zero.
     """
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:

@@ -1,4 +1,4 @@
-"""Exact thresholds by magnitude for a tensor of any size, and which values are beyond them.
+"""Exact thresholds by magnitude for a tensor of any size, and masks of the values beyond them.
 
 Without their sign, floats have the same order as their bits read as integers; NaN comes last. So the values are counted
 by their upper 16 bits, the k-th value is looked up in the counts, and those with the same upper 16 bits are counted by
@@ -27,9 +27,9 @@ __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 
 @dataclass(frozen=True)
 class MagnitudeRank:
-    """Which magnitudes to select: the ``count`` largest, or smallest, of the array with the number ``quantity``.
+    """How many magnitudes to select: the ``count`` largest, or smallest, of one of the compared arrays.
 
-    Of equal magnitudes, those that come first are selected.
+    ``quantity`` is the number of that array. Of equal magnitudes, those that come first are selected.
     """
 
     quantity: int
@@ -52,7 +52,7 @@ class MagnitudeCut:
     quota: int = 0
 
     def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return a mask of the magnitudes of a piece that are selected."""
+        """Return the mask of those ``magnitudes``, the ones of the piece ``at``, that are selected."""
         if at.offset < self.place:
             return self._reaches(magnitudes)
         mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
@@ -70,7 +70,7 @@ class MagnitudeCut:
 
 
 def trivial(rank: MagnitudeRank) -> MagnitudeCut:
-    """Return the threshold that selects nothing if the count of the rank is zero, else one that selects everything."""
+    """Return a threshold that selects nothing if the rank's ``count`` is zero, else one that selects everything."""
     none = math.inf if rank.largest else -math.inf
     return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
@@ -87,7 +87,11 @@ _WIDE = 1 << 18
 
 @dataclass
 class _RankSearch:
-    """A search for the value of a rank: its leading bits so far, and its index among values that begin with them."""
+    """A search for the value at a rank of the sorted magnitudes, 16 bits at a time.
+
+    ``bits`` are the leading bits that are known so far, ``index`` is the value's index among the sorted values that
+    begin with them, ``alike`` is the number of values that have all of its bits.
+    """
 
     rank: MagnitudeRank
     index: int
@@ -95,13 +99,13 @@ class _RankSearch:
     alike: int = 0
 
     def find(self, values: Array) -> None:
-        """Find all bits at once; ``values`` are the bits of all values."""
+        """Find all bits of the value at once; ``values`` has the bits of all values, as integers."""
         self.bits = int(np.partition(values, self.index)[self.index])
         self.index -= int(np.count_nonzero(values < self.bits))
         self.alike = int(np.count_nonzero(values == self.bits))
 
     def follow(self, counts: Array) -> None:
-        """Find the next 16 bits; ``counts`` has how many values have each of their 65,536 possible values."""
+        """Find the next 16 bits of the value; ``counts`` has the number of values for each of 65,536 possible bits."""
         ends = np.cumsum(counts)
         found = int(np.searchsorted(ends, self.index, side="right"))
         self.index -= int(ends[found] - counts[found])
@@ -115,7 +119,7 @@ class _RankSearch:
 
 @dataclass
 class _BitCounts:
-    """How often each value of the next 16 bits occurs in a quantity, among values that begin with ``bits``."""
+    """How often each pattern of 16 bits follows ``bits`` in the values of the array number ``quantity``."""
 
     quantity: int
     bits: int
@@ -130,7 +134,7 @@ def cuts(
     columns: int | None = None,
     settle: bool = True,
 ) -> list[MagnitudeCut]:
-    """Return the threshold of magnitudes for each of the ``ranks``, which say how many values to select.
+    """Return the threshold of magnitudes for each of ``ranks``, which say how many values to select.
 
     ``quantities`` returns the arrays of a piece whose magnitudes are compared. The tensors are read several times, in
     pieces; no piece ends within a row of ``columns`` values. With ``settle``, exactly as many values are selected as
@@ -176,7 +180,7 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankS
 def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
     """Find the bits of the values that ``searches`` look for, by sorting; return the number of bytes of a value.
 
-    It is for a tensor of few values, for which counting takes longer.
+    For a tensor of few values, sorting is faster than counting.
     """
 
     def look(at: Slice) -> list[list[Array]]:
@@ -222,13 +226,16 @@ def _count(
 
 
 def _lanes(values: Array) -> Array:
-    """Return the bits of values as an array of 16-bit integers (values, 2 or 4), the lowest bits first."""
+    """Return the bits of values as 16-bit integers, the lowest bits first: an array (number of values, 2 or 4)."""
     host = np.ascontiguousarray(on_host(values))
     return host.view("<u2").reshape(-1, host.itemsize // 2)
 
 
 def _following(lanes: Array, bits: int, level: int) -> Array:
-    """Return the 16 bits after ``bits`` of all values that begin with ``bits``, without the sign bit."""
+    """Return the next 16 bits of all values that begin with ``bits``, without the sign bit.
+
+    ``lanes`` has the bits of the values, ``level`` is the number of 16-bit parts in ``bits``.
+    """
     top: Array = lanes[:, -1]
     if not level:
         return top & 0x7FFF
@@ -242,9 +249,10 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 def _ends(
     tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return (offset of a piece, number of values selected there) for each value that is selected only in part.
+    """Return, for each threshold in ``tied``, where the selection among values that equal it ends.
 
-    Of the values that equal it, only the first few are selected. The piece is the one that has the last of these.
+    Only the first few of the equal values are selected. The result is (offset of the piece with the last of these,
+    number of equal values that are selected in it).
     """
     if not tied:
         return []
