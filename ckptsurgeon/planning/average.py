@@ -53,7 +53,7 @@ def plan_average(
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
-        raise ConfigError(f"{found}.", hint="Name at least two.")
+        raise ConfigError(f"{found}.", hint="Name at least two checkpoints.")
     if int_buffers not in INT_BUFFERS:
         raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")
     refuse_codes(views, "average")
@@ -76,7 +76,7 @@ def plan_average(
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Yield a note on tensors whose dtypes differ between checkpoints; the average has the first checkpoint's dtype."""
+    """Yield a note on tensors whose dtypes differ between checkpoints: the average has that of the first checkpoint."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     if mixed:
         each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
@@ -92,15 +92,16 @@ def _check_keys(views: Sequence[SourceView]) -> None:
         missing = [key for key in every if key not in view.tensors]
         if missing:
             raise PlanError(
-                f"{escape(view.source.name)} lacks {listing(missing)}.",
-                hint="Average checkpoints of one model, or filter them first.",
+                f"{escape(view.source.name)} lacks tensors that other checkpoints have: {listing(missing)}.",
+                hint="Average checkpoints of one model, or leave the other tensors out first, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]
         if opaque:
             why = view.tensors[opaque[0]].opaque
             raise FormatError(
-                f"{escape(opaque[0])} of {escape(view.source.name)} cannot be averaged: {why}.",
+                f"the tensor {escape(opaque[0])} of {escape(view.source.name)} cannot be averaged: {why}.",
+                hint=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.",
                 details=opaque,
                 rule="opaque",
             )
@@ -112,20 +113,24 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
         here, there = escape(views[first.source].source.name), escape(views[one.source].source.name)
         if one.shape != first.shape:
             shapes = f"{shape_text(first.shape)} in {here}, {shape_text(one.shape)} in {there}"
-            raise PlanError(f"{escape(key)} is {shapes}.", hint="Average checkpoints of one model.")
+            raise PlanError(f"shapes differ: {escape(key)} is {shapes}.", hint="Average checkpoints of one model.")
         if DTYPES[one.dtype].kind != DTYPES[first.dtype].kind:
-            raise PlanError(f"{escape(key)} is {first.dtype} in {here}, {one.dtype} in {there}.")
+            raise PlanError(
+                f"kinds of numbers differ: {escape(key)} is {first.dtype} in {here}, {one.dtype} in {there}.",
+                hint="Average checkpoints of one model.",
+            )
     for one in inputs:
         if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
             name = escape(views[one.source].source.name)
             raise PlanError(
-                f"{escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte and has no mean.",
-                hint="Filter it out first.",
+                f"the tensor {escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte and has no "
+                "mean.",
+                hint=f"Leave it out first: ckpt filter --exclude {escape(key)}.",
             )
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the names that are tied in all checkpoints: a map from each further name of a tensor to its first name."""
+    """Return the names that are tied in all checkpoints, as a map from each further name of a tensor to its first."""
     first, *others = (alias_groups(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

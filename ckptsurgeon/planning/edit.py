@@ -45,7 +45,7 @@ def plan_edit(
     if not chosen:
         raise PlanError(
             f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
-            hint="Remove an --exclude, or widen --include.",
+            hint="Leave an --exclude out, or widen --include.",
         )
     _check_plain(chosen.values(), view)
     _check_apart(chosen, among)
@@ -68,7 +68,7 @@ def plan_edit(
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
     """Return the chosen tensors by their new names; of several copies of one source key, only the first.
 
-    The output is tied by this list, and copies that a rule makes are not tied.
+    Ties of the output are found among these tensors, since copies that a rule makes are not tied to each other.
     """
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
@@ -100,7 +100,7 @@ def _check_plain(chosen: Any, view: SourceView) -> None:
     if opaque:
         first = opaque[0]
         raise FormatError(
-            f"{escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
+            f"the tensor {escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
             hint=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
             details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
             rule="opaque",
@@ -111,8 +111,8 @@ def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> 
     taken = [name for name in among if name in chosen]
     if taken:
         raise PlanError(
-            f"{listing(taken)} would be both a tensor and an entry that --keep-extras copies.",
-            hint="Give the tensor another name, or leave --keep-extras out.",
+            f"tensors would have the names of entries that --keep-extras copies: {listing(taken)}.",
+            hint="Give the tensors other names, or leave --keep-extras out.",
             details=taken,
         )
 
@@ -122,6 +122,7 @@ def check_casts(steps: Sequence[Step]) -> None:
     faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
     if faults:
         raise PlanError(
-            f"--dtype does not fit: {grouped(faults, '{names} {are} {why}')}.",
+            f"tensors cannot be cast to the dtype of --dtype: {grouped(faults, '{names} {are} {why}')}.",
+            hint="Leave these tensors out with --exclude, or choose another --dtype.",
             details=[f"{key} is {why}" for key, why in faults],
         )

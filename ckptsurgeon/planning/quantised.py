@@ -72,7 +72,10 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def _doing(verb: str, step: Step, one: Input) -> str:
-    """Return what a step does to the input ``one`` besides copying it, as in ``a cast from A to B``; "" if nothing."""
+    """Return a text for what a step does to its input ``one``, as ``a cast from A to B``; "" if it only copies it.
+
+    ``verb`` is the command.
+    """
     if step.op not in ("copy", "keep"):
         return step.rule or verb
     if step.dtype != one.dtype:
@@ -83,18 +86,18 @@ def _doing(verb: str, step: Step, one: Input) -> str:
 
 
 def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str = "") -> PlanError:
-    """Return the error that codes of quantised tensors would be used as numbers.
+    """Return the error for codes of quantised tensors that would be used as numbers.
 
-    ``found`` has the name of the source, the quantised tensor, and what would be done with it. ``remedy`` is for the
-    hint.
+    ``found`` has the name of the source, the quantised tensor, and what would be done with it, in words. ``remedy`` is
+    the beginning of the hint.
     """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
     (name, coded, doing), *others = reversed(once.values())
     names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
     more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
     return PlanError(
-        f"{escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use its codes "
-        f"as numbers{more}.",
+        f"the tensor {escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would use "
+        f"its codes as numbers{more}.",
         hint=f"{remedy}, or {DEQUANTISE}." if remedy else f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}.",
         details=[f"{one.name} of {source} ({one.method}): {what}" for source, one, what in reversed(once.values())],
     )
@@ -106,17 +109,17 @@ def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) ->
         lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
         if lacking:
             raise PlanError(
-                f"{escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and its parts "
-                f"would be separated: {listing(lacking)} would be left out.",
-                hint=f"Take all of them or none: {listing(one.coded.keys, 12, where='')}.",
+                f"the tensor {escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and "
+                f"its parts would be separated: {listing(lacking)} would be left out.",
+                hint=f"Take all of its parts or none: {listing(one.coded.keys, 12, where='')}.",
                 details=lacking,
             )
         if not _fit_by_name(one) and not _found_again(one, steps):
             pairs = [f"{one.coded.parts[end]} to {name}" for end, names in one.names.items() for name in names]
             raise PlanError(
-                f"{escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and its parts "
-                f"would no longer have matching names: {listing(pairs, 4)}.",
-                hint="Rename the module that contains them, so that their names end as before.",
+                f"the tensor {escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and "
+                f"its parts would no longer have matching names: {listing(pairs, 4)}.",
+                hint="Rename the module that contains these parts, so that their names end as before.",
                 details=pairs,
             )
 
@@ -152,8 +155,8 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
                 whence = f"come from {other}the {plan.sources[odd.source].role} {plan.sources[odd.source].name}"
             name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
             raise PlanError(
-                f"{escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), and "
-                f"{escape(odd.key)} would {escape(whence)}: nothing could decode it then.",
+                f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), "
+                f"and {escape(odd.key)} would {escape(whence)}: nothing could decode the tensor then.",
                 hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or name a destination "
                 "that is not quantised.",
                 details=[step.key for step in made],
@@ -180,14 +183,14 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
     if lost:
         first = next(iter(lost))
         raise PlanError(
-            f"{escape(first)} would be initialised, although {_why(lost)}.",
-            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises it anyway.",
+            f"the tensor {escape(first)} would be initialised, although {_why(lost)}.",
+            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises the tensor anyway.",
             details=[f"{key}: {why}" for key, why in lost.items()],
         )
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Return the reason for the first tensor in ``found``, a map of keys to reasons, and the keys of the others."""
+    """Return a text with the reason for the first tensor in ``found``, a map of keys to reasons, and the other keys."""
     why = escape(next(iter(found.values())))
     return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
@@ -205,8 +208,9 @@ def check_replaced(
     if passed:
         first = next(iter(passed))
         raise PlanError(
-            f"{escape(first)} is quantised in the destination and would stay as it is, although {_why(passed)}.",
-            hint=f"Name a destination that is not quantised. If it is to stay, say so: --exclude {escape(first)}.",
+            f"the tensor {escape(first)} is quantised in the destination and would stay as it is, although "
+            f"{_why(passed)}.",
+            hint=f"Name a destination that is not quantised, or keep the tensor: --exclude {escape(first)}.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
 

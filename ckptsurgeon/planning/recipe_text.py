@@ -48,7 +48,7 @@ def parse_recipe(text: str) -> Recipe:
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise VerifyError(f"its recipe is damaged, or was not written by ckptsurgeon ({why}).") from error
+        raise VerifyError(f"the recipe of the output is damaged, or was not written by ckptsurgeon ({why}).") from error
 
 
 def _read_source(row: Mapping[str, Any]) -> PlanSource:

@@ -45,7 +45,7 @@ class InitialFile(Brief):
 
 @dataclass(frozen=True)
 class Undrawable:
-    """The reason why initial values of some tensors cannot be used, and what a user can do.
+    """The reason why initial values of some tensors cannot be used, and a hint what the user can do.
 
     ``why`` and ``hint`` are texts for an error; in messages the name of the destination stands before ``why``.
     ``{keys}`` in ``why`` and ``{key}`` in ``hint`` stand for the tensors' keys. If ``allowed`` is true, the values are
@@ -78,7 +78,7 @@ Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], KnownLayout]
 
 def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
     for key in keys:
-        raise ConfigError(f"the destination has no initialiser for {key}.")
+        raise ConfigError(f"the destination has no initialiser for the tensor {key}.")
     return iter(())
 
 

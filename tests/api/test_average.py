@@ -134,7 +134,7 @@ def test_verify_finds_a_changed_average_and_says_what_is_gone() -> None:
     [
         ({"w": torch.zeros(30, 8)}, r"w is \(30, 7\) in 0.pth, \(30, 8\) in x.pth"),
         ({"w": torch.zeros(30, 7, dtype=torch.int64)}, "w is float32 in 0.pth, int64 in x.pth"),
-        ({"more": torch.zeros(1)}, "0.pth lacks more"),
+        ({"more": torch.zeros(1)}, "0.pth lacks tensors that other checkpoints have: more"),
         ({"w": torch.zeros(30, 7).to_sparse()}, "w of x.pth cannot be averaged: it is sparse"),
     ],
 )

@@ -188,7 +188,9 @@ def test_a_token_list_of_another_size_names_the_tensor(ckpt: Any) -> None:
     Path("short.txt").write_text("<blank>\na\nb\n")
     done = ckpt("transplant", "src.pth", "conformer.yaml", "--vocab", "short.txt:tokens.txt", "-o", "out.pth")
     assert done.code == 4
-    assert "short.txt has 3 tokens; decoder.embed.0.weight is (10, 8) in the source" in " ".join(done.err.split())
+    assert "short.txt has 3 tokens, but the tensor decoder.embed.0.weight is (10, 8) in the source" in " ".join(
+        done.err.split()
+    )
     assert not Path("out.pth").exists()
 
 
@@ -199,7 +201,9 @@ def test_a_row_for_the_mask_that_no_list_has_is_an_error_and_never_another_order
     tokens = CONFORMER["token_list"][:9]
     config({"token_list": tokens, "decoder": "mlm"})
     Path("old.yaml").write_text(yaml.safe_dump({"token_list": tokens[::-1]}))
-    with pytest.raises(cs.PlanError, match=r"old.yaml has 9 tokens; decoder.embed.0.weight is \(10, 8\)") as caught:
+    with pytest.raises(
+        cs.PlanError, match=r"old.yaml has 9 tokens, but the tensor decoder.embed.0.weight is \(10, 8\)"
+    ) as caught:
         cs.transplant("src.pth", "config.yaml", vocab="old.yaml:config.yaml")
     assert "--reinit decoder.embed.0.weight" in caught.value.hint
 

@@ -40,7 +40,7 @@ class _KeyIndex:
     ``names`` maps each key to its new name. ``under`` has, for each module, the positions in ``keys`` of the keys in
     it; ``alike`` has them for all modules together whose names differ only in numbers.
     A module is written with a dot before each segment: ".a.b"; the top level is "", and "." is a module without a name.
-    ``left`` says how much work is still allowed; checking a rule uses some of it.
+    ``left`` is the number of comparisons that are still allowed; checking a rule uses some of them.
     """
 
     names: Mapping[str, str]
@@ -96,7 +96,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules except those whose keys earlier rules all rename: a rule that never applies would be an error."""
+    """Yield the rules without those whose keys are all renamed by earlier rules: such a rule would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):

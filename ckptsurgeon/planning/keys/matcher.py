@@ -18,7 +18,7 @@ __all__ = ["KeyMatcher"]
 
 @dataclass(slots=True)
 class _MatcherState:
-    """What is known after some segments of a key were read.
+    """Which patterns match, or may still match, a key of which some segments were read.
 
     ``matched`` are the indices of the patterns that already match. ``waiting`` are those that may still match, each
     with the index of its next segment. ``after`` caches the state that follows each further segment.

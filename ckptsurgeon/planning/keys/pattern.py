@@ -127,7 +127,7 @@ class KeyPattern:
         return self.captures(key) is not None
 
     def captures(self, key: str) -> Captures | None:
-        """Return what the pattern captures in ``key``, None if it does not match.
+        """Return the parts of ``key`` that the pattern's wildcards match, None if the pattern does not match.
 
         The longest part of the key that matches counts. Within it an earlier wildcard takes as little as possible.
         A regular expression has to match the key to its end.
@@ -194,7 +194,7 @@ def _compiled(text: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class OptionPattern:
-    """A pattern and its option, for messages: ``--exclude decoder``."""
+    """A pattern and the option that it was given with, which messages show: ``--exclude decoder``."""
 
     option: str
     pattern: KeyPattern

@@ -51,14 +51,14 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     found: list[Rule] = []
     for name in names:
         if name not in RULESETS:
-            raise PatternError(f"there is no ruleset {name!r:.60}.", hint=f"There are {', '.join(RULESETS)}.")
+            raise PatternError(f"there is no ruleset {name!r:.60}.", hint=f"Use one of {', '.join(RULESETS)}.")
         rules = [replace(parse_rule(text), lenient=True, again=name in _AGAIN) for text in RULESETS[name]]
         hits = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None]).hits(keys)
         matching = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
         if not matching:
             raise PatternError(
                 f"--ruleset {name} matches none of the {count(len(keys), 'source key')}.",
-                hint=f"Its rules are {', '.join(RULESETS[name])}.",
+                hint=f"Leave it out: its rules are {', '.join(RULESETS[name])}.",
             )
         found += matching
     return found
@@ -98,7 +98,7 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
-    """Return every key renamed by the first rule that matches it; no rule sees the result of another.
+    """Return the new names of ``keys``, each renamed by the first rule that matches it, and by no other rule.
 
     A rule that renames no key is not an error here: it may rename keys of another source. ``check_shadowed`` finds the
     rules that match keys but come too late to rename any.
@@ -128,6 +128,6 @@ def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None
         number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)
         if number and index not in used and not rule.lenient:
             raise PatternError(
-                f"{rule.label} never applies: earlier rules take all of its {count(number, 'key')}.",
-                hint="Put it first, or remove it.",
+                f"{rule.label} never applies: earlier rules rename all of its {count(number, 'key')}.",
+                hint="Put this rule before the others, or leave it out.",
             )

@@ -63,7 +63,10 @@ class Rule(Brief):
             names = shorter
         if len(names) > 1 and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise PatternError(f"{self.label} gives {escape(key)} the name {escape(twice)} twice.")
+            raise PatternError(
+                f"{self.label} gives the key {escape(key)} the name {escape(twice)} twice.",
+                hint="Write each new name only once.",
+            )
         return names
 
     def _once(self, key: str, also: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -79,8 +82,8 @@ class Rule(Brief):
         names = tuple([head + caught.rest if head else caught.rest.removeprefix(".") for head in heads])
         if "" in names:
             raise PatternError(
-                f"{self.label} leaves nothing of {escape(key)}.",
-                hint="Strip only prefixes that more of the key follows.",
+                f"{self.label} leaves nothing of the key {escape(key)}.",
+                hint="Give the key a name: write one after the =.",
             )
         return names
 
@@ -115,7 +118,7 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
     Raises PatternError if the target is empty, malformed, or uses something that is not captured.
     """
     if not target:
-        raise PatternError(f"{label}: a name is empty.", hint="Give the tensor's new name.")
+        raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")
     made = RuleTarget(target, pattern, rule=label, also=also)
     if made.several:
         raise PatternError(
@@ -149,7 +152,7 @@ def _last_equals(text: str) -> int:
 
 
 class RuleLine(str):
-    """The text of a rule in a map file; ``place`` is the file and line: ``names.map, line 3``."""
+    """The text of a rule that was read from a map file; ``place`` is the file and line: ``names.map, line 3``."""
 
     __slots__ = ("place",)
     place: str

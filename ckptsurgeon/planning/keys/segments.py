@@ -63,8 +63,8 @@ class Token:
     def regex(self, seen: set[str]) -> str:
         """Return the token as a regular expression.
 
-        ``seen`` are the names of numbers that came before, and gets this token's. A name that was seen must match the
-        same number again.
+        ``seen`` has the names of the numbers in earlier tokens; this token's name is added. A name that is in ``seen``
+        already must match the same number again.
         """
         if self.kind in ("text", "choice"):
             words = sorted(self.words, key=len, reverse=True)
@@ -180,7 +180,10 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _closing(text: str, opened: int) -> int:
-    """Return where the bracket or brace at ``opened`` closes; a "]" right after "[" or "[!" is a member."""
+    """Return the index of the bracket or brace that closes the one at the index ``opened``.
+
+    A "]" right after "[" or "[!" does not close it, but is a member of the character class.
+    """
     close = _CLOSES[text[opened]]
     at = opened + 1
     if close == "]":

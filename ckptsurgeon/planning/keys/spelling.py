@@ -119,12 +119,12 @@ def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
 
 
 def spelled(old: Sequence[str], new: Sequence[str]) -> str:
-    """Return the rule that renames a module; ``old`` and ``new`` are the segments of its names."""
+    """Return the text of the rule that renames a module; ``old`` and ``new`` are the segments of its two names."""
     return rule_text(quoted(".".join(old)), quoted(".".join(new)))
 
 
 def spelled_exactly(old: str, new: str) -> str:
-    """Return the rule that renames only one key; its pattern is a regular expression, which can match any name."""
+    """Return the text of a rule that renames only the key ``old``, to ``new``; its pattern is a regular expression."""
     expression = "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in old)
     return rule_text(expression, quoted(new), kind="re:")
 

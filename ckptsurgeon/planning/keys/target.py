@@ -45,7 +45,7 @@ _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
 class RuleTarget:
-    """A parsed target; raises PatternError if it uses something that ``pattern`` does not capture.
+    """The parsed right side of a rule; raises PatternError if it uses something that ``pattern`` does not capture.
 
     ``rule`` is the name of the rule in messages, ``start`` the text before the target (``pattern=``), ``also`` are
     names that the target may use in addition to the captures.
@@ -71,7 +71,7 @@ class RuleTarget:
             raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
 
     def render(self, caught: Captures) -> list[str]:
-        """Return the target with the captures filled in: one name for each combination of the items of its lists.
+        """Return the new names: the target with the captures filled in, for each combination of items of its lists.
 
         Segments that ``**`` left empty are dropped. Raises ValueError if a number falls below zero or is divided by
         zero.
@@ -86,7 +86,7 @@ class RuleTarget:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule with captures of other tools (``$1``) in our syntax (``{1}``); '' if that is not valid."""
+        """Return the rule's text with captures in other tools' syntax (``$1``) in ours (``{1}``); '' if not valid."""
         ours = in_our_spelling(self.text, self._bound())
         try:
             readable = not foreign_capture(ours, self._bound()) and RuleTarget(

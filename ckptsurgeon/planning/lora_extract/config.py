@@ -20,8 +20,9 @@ __all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 
 
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
-    """Return PEFT's configuration of the adapter that the steps make, for a network with ``keys``.
+    """Return PEFT's configuration of the adapter that the steps make; ``keys`` are those of the network.
 
+    ``base`` is the name of the base model in it.
     Target modules have their full names. ``r`` and ``lora_alpha`` are those of the largest rank; modules with another
     rank or alpha have entries in ``rank_pattern`` and ``alpha_pattern``. Raises PlanError if the steps do not make an
     adapter.
@@ -128,7 +129,7 @@ def _check_whole(saved: Collection[str], names: Collection[str], keys: Collectio
 
 
 def _only(name: str, modules: Collection[str]) -> str:
-    """Return a name that means one module only: with PEFT's prefix if the names of other modules end with ``name``."""
+    """Return ``name``, or, if names of other modules end with it, ``name`` with PEFT's prefix, so that it is unique."""
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
 
@@ -198,7 +199,7 @@ def _settings_of(config: PlanCompanion) -> Mapping[str, Any]:
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Return whether two settings are equal, types included; the order of lists of names does not count."""
+    """Return whether two settings of a configuration have equal values of the same type; lists may differ in order."""
     if isinstance(ours, list) and isinstance(theirs, list):
         ours, theirs = sorted(map(str, ours)), sorted(map(str, theirs))
     return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)

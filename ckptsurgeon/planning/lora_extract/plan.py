@@ -151,7 +151,7 @@ def _input(source: int, key: str, tensors: Mapping[str, TensorInfo], heads: Mapp
 
 
 def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a note on an output layer that is adapted separately although it is the embedding."""
+    """Return a note on an output layer that is adapted separately, although it is one tensor with the embedding."""
     adapted = {*found.factored, *found.saved}
     pairs = [f"{escape(head)} ({escape(key)})" for head, key in {**tied[0], **tied[1]}.items() if head in adapted]
     return (
@@ -164,12 +164,15 @@ def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[
 def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
     ours, theirs = escape(tuned.source.name), escape(base.source.name)
     if not (found.factored or found.left or found.saved):
-        raise PlanError(f"{ours} and {theirs} hold the same values: there is nothing to extract.")
+        raise PlanError(
+            f"{ours} and {theirs} hold the same values: there is nothing to extract.",
+            hint="Name the tuned model and the base that it was made from.",
+        )
     if not found.factored:
         raise PlanError(
             f"no tensor that differs between {ours} and {theirs} can be made low-rank: "
             f"{listing([*found.left, *found.saved])}.",
-            hint="Widen --include, or use --embeddings.",
+            hint="Widen --include, or use --embeddings to adapt embeddings too.",
             details=[*found.left, *found.saved],
         )
 

@@ -44,7 +44,7 @@ DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """The options of ``lora_extract``; ``model`` has what config.json tells of the model (None: no config.json)."""
+    """The options of ``lora_extract``; ``model`` has facts from the model's config.json (None: no config.json)."""
 
     rank: int = 16
     alpha: float | None = None
@@ -87,7 +87,7 @@ KERNEL = 64
 
 
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    """Return whether the values of two tensors can be compared."""
+    """Return whether two tensors have equal shapes, and equal or real floating dtypes: then their values compare."""
     kinds = [DTYPES[one.dtype] for one in (ours, theirs)]
     alike = ours.dtype == theirs.dtype or all(kind.kind == "float" and not kind.is_packed for kind in kinds)
     return alike and ours.shape == theirs.shape
@@ -250,6 +250,6 @@ def factor_name(key: str) -> FactorName | None:
 
 
 def unwrapped(name: str) -> str:
-    """Return the key in the network without PEFT for a PEFT name: ``base_layer`` is removed."""
+    """Return the key that the tensor of the PEFT name ``name`` has in the network without PEFT (no ``base_layer``)."""
     module, _, last = name.rpartition(".")
     return f"{module.removesuffix('.base_layer')}.{last}" if module else name

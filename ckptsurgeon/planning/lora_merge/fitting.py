@@ -19,7 +19,7 @@ __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "
 
 @dataclass(frozen=True)
 class AdapterView:
-    """An adapter as the planner sees it: its headers, its modules, and its weight in the merge."""
+    """An adapter that is merged: the headers of its file (``view``), its modules, and its weight in the merge."""
 
     view: SourceView
     adapter: Adapter
@@ -34,21 +34,22 @@ def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: Ad
     name, theirs = escape(one.adapter.name), escape(base.source.name)
     if modules and not names.weights and not names.several:
         raise PlanError(
-            f"{name} is for another model: {theirs} has none of its {count(len(modules), 'module')}, "
-            f"as in {escape(modules[0].name)}.",
-            hint="Name the model that it was trained on; ckpt inspect --keys shows the names of both.",
+            f"the adapter {name} is for another model: {theirs} has none of its {count(len(modules), 'module')}, "
+            f"such as {escape(modules[0].name)}.",
+            hint="Name the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
             details=names.lacking,
         )
     if names.lacking:
         raise PlanError(
-            f"{name} has {count(len(names.lacking), 'module')} that {theirs} lacks: {listing(names.lacking)}.",
-            hint="Name the model that it was trained on, or leave them out with --exclude.",
+            f"the adapter {name} has {count(len(names.lacking), 'module')} that {theirs} lacks: "
+            f"{listing(names.lacking)}.",
+            hint="Name the model that the adapter was trained on, or leave these modules out with --exclude.",
             details=names.lacking,
         )
     if names.several:
         raise PlanError(
-            f"{name} has {escape(names.several[0])}, which matches several tensors of {theirs}.",
-            hint="Rename the module (ckpt rename): its dots and underscores are ambiguous.",
+            f"the module {escape(names.several[0])} of the adapter {name} matches several tensors of {theirs}.",
+            hint="Rename the module with ckpt rename: the dots and underscores of its name are ambiguous.",
             details=names.several,
         )
 
@@ -58,14 +59,14 @@ def misfit(one: AdapterView, module: AdapterModule, key: str, base: SourceView) 
     a, b = (shape_text(one.view.tensors[each].shape) for each in (module.a, module.b))
     shape = shape_text(base.tensors[key].shape)
     return PlanError(
-        f"{escape(one.adapter.name)} does not fit {escape(key)} of {escape(base.source.name)}, which is "
-        f"{shape}: its factors are {a} and {b}.",
-        hint="Name the model that it was trained on.",
+        f"the adapter {escape(one.adapter.name)} does not fit {escape(key)} of {escape(base.source.name)}: the weight "
+        f"is {shape}, the factors are {a} and {b}.",
+        hint="Name the model that the adapter was trained on.",
     )
 
 
 def input_of(source: int, one: AdapterView, key: str) -> Input:
-    """Return a tensor of an adapter as an input of a step; ``source`` is the adapter's number among the sources."""
+    """Return the tensor ``key`` of an adapter as an input of a step; ``source`` is the adapter's number in the plan."""
     info = one.view.tensors[key]
     return Input(source, key, info.dtype, info.shape)
 

@@ -32,7 +32,7 @@ __all__ = ["BaseChanges", "changed_steps", "named", "plan_lora_merge"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: the terms to add, the tensors they are made of, the adapters' names."""
+    """The changes of one tensor of the base: the terms to add, the tensors that they need, the adapters' names."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
@@ -107,9 +107,9 @@ class BaseChanges:
         there = self.base.tensors.get(bias)
         if there is None or there.shape != one.view.tensors[module.bias].shape:
             raise PlanError(
-                f"{escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
+                f"the adapter {escape(one.adapter.name)} adds {escape(module.bias)} to a bias, but "
                 f"{escape(self.base.source.name)} has no bias of that shape for {escape(key)}.",
-                hint="Name the model that it was trained on.",
+                hint="Name the model that the adapter was trained on.",
             )
         self._change(bias, LoraTerm("added", one.weight, module.scale), one, [input_of(source, one, module.bias)])
 
@@ -121,7 +121,7 @@ class BaseChanges:
         if one.weight != 1 or name in self.fresh:
             why = "has no such tensor" if there is None else f"has it as {shape_text(there.shape)}"
             raise PlanError(
-                f"{escape(one.adapter.name)} has {escape(name)} {shape_text(given.shape)}, and "
+                f"the adapter {escape(one.adapter.name)} has the tensor {escape(name)} {shape_text(given.shape)}, and "
                 f"{escape(self.base.source.name)} {why}: only a single adapter with the weight 1 can add or resize it.",
                 hint="Merge that adapter alone.",
             )
@@ -134,7 +134,7 @@ class BaseChanges:
         kind = DTYPES[self.base.tensors[key].dtype]
         if kind.kind != "float" or kind.is_packed:
             raise PlanError(
-                f"{escape(one.adapter.name)} is for {escape(key)}, which is {kind.name} in "
+                f"the adapter {escape(one.adapter.name)} changes {escape(key)}, which is {kind.name} in "
                 f"{escape(self.base.source.name)}: nothing can be added to it.",
                 hint="Merge into the model before it was quantised.",
             )
@@ -145,7 +145,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the name of a module that patterns are matched with; in kohya's format it has a prefix: lora_unet."""
+    """Return the name of a module that users' patterns must match; in kohya's format it has a prefix: lora_unet."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
@@ -256,7 +256,8 @@ def _check_plain(base: SourceView) -> None:
     opaque = [key for key, info in base.tensors.items() if info.opaque]
     if opaque:
         raise FormatError(
-            f"{escape(opaque[0])} of {escape(base.source.name)} cannot be copied: {base.tensors[opaque[0]].opaque}.",
+            f"the tensor {escape(opaque[0])} of {escape(base.source.name)} cannot be copied: "
+            f"{base.tensors[opaque[0]].opaque}.",
             hint=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.",
             details=opaque,
             rule="opaque",

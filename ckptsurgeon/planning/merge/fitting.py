@@ -24,7 +24,7 @@ _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 """The wrappers that ``--unwrap`` strips from keys."""
 
 UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
-ALIKE = "Merge models of one kind, or use --on-missing base, skip or any."
+ALIKE = "Merge models of the same architecture, or use --on-missing base, skip or any."
 
 
 class MissingTensors:
@@ -79,7 +79,7 @@ class FittedInputs(NamedTuple):
 
 
 def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
-    """Return the Input of a step that describes one tensor of a source: its key, dtype and shape."""
+    """Return a tensor of a source as an input of a step, with its key, dtype and shape."""
     info = views[place.source].tensors[place.key]
     return Input(place.source, place.key, info.dtype, info.shape)
 
@@ -153,10 +153,10 @@ class ShapeFitting:
     def check(self) -> None:
         """Raise PlanError for all tensors that do not fit, at once."""
         if self._unlike:
-            hint = "--on-mismatch skip merges without those that differ, slice takes the leading part of larger ones, "
+            hint = "Use --on-mismatch skip to merge without those that differ, slice to take the first part of larger "
             raise PlanError(
-                f"{grouped(self._unlike, '{names} {are} {why}')}.",
-                hint=f"{hint}overlap merges what all have; --vocab maps rows by token lists.",
+                f"tensors differ between the models: {grouped(self._unlike, '{names} {are} {why}')}.",
+                hint=f"{hint}ones, overlap to merge the part that all have, or --vocab to map rows by token lists.",
                 details=[f"{key} is {why}" for key, why in self._unlike],
             )
         if self.axes is not None:

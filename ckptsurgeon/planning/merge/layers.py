@@ -124,7 +124,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return, for each layer's number, the parts of its keys that follow the number, as in ``mlp.weight``."""
+    """Return, by the number of the layer, the ends of its keys after the number, such as ``mlp.weight``."""
     found: dict[int, list[str]] = {}
     for key in keys:
         place = one.split(key)

@@ -24,7 +24,10 @@ MERGE_POLICIES = ("error", "skip", "slice", "overlap")
 
 @dataclass(frozen=True)
 class MergeMismatch:
-    """The policy for all tensors (``everywhere``), and policies with a pattern: the last that matches a key wins."""
+    """The policies for shapes that differ: ``everywhere`` for all tensors, and others with patterns for keys.
+
+    If several patterns match a key, the last one decides.
+    """
 
     everywhere: str = "error"
     scoped: tuple[tuple[OptionPattern, str], ...] = ()
@@ -68,7 +71,7 @@ class MergeMismatch:
 
 def _pair(text: object) -> tuple[str, str]:
     if not isinstance(text, str):
-        raise ConfigError(f"--on-mismatch takes texts, not {brief_repr(text)}.")
+        raise ConfigError(f"--on-mismatch takes texts, not {brief_repr(text)}.", hint="Give a policy, or GLOB=POLICY.")
     pattern, _, policy = text.rpartition("=")
     return pattern, policy
 

@@ -92,7 +92,10 @@ def sliced_pieces(
 
 def _check_range(one: LayerSource, number: int, name: str, layers: LayerList) -> None:
     if not number:
-        raise PlanError(f"{escape(name)} has no {escape(layers.prefix)}.", hint="Merge models of one kind.")
+        raise PlanError(
+            f"{escape(name)} has no tensors whose keys begin with {escape(layers.prefix)}.",
+            hint="Merge models of the same architecture.",
+        )
     if one.end > number:
         raise PlanError(
             f"{escape(one.where)} asks for layers {one.first} to {one.end - 1} of {escape(name)}, "
@@ -188,7 +191,9 @@ def plan_merge(
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
-        raise PlanError("nothing is left: no tensor is in all models.", hint="Use --on-missing any or base.")
+        raise PlanError(
+            "nothing is left to merge: no tensor is in all models.", hint="Use --on-missing any or --on-missing base."
+        )
     ties = ModelTies(views)
     steps = ties.tied(steps)
     return Plan(

@@ -110,7 +110,8 @@ class MergeSteps:
                 self._notes.unbased.append(piece.key)
                 return self._alone(piece, fitted, inputs[0])
             raise PlanError(
-                f"{escape(piece.key)} is not in the base, which {piece.method.name} needs.",
+                f"the tensor {escape(piece.key)} is not in the base, but the merge method {piece.method.name} needs it "
+                "there.",
                 hint="Leave it out with --on-missing skip.",
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
@@ -149,7 +150,7 @@ class MergeSteps:
     def _check_parameters(
         self, piece: MergePiece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
     ) -> None:
-        """Raise an error if the merge method does not accept its parameters for a tensor of this shape.
+        """Raise ConfigError or PlanError if the merge method does not accept its parameters for a tensor of this shape.
 
         ``number`` is the number of models. The same parameters for the same kind of tensor are checked only once.
         """
@@ -165,11 +166,13 @@ class MergeSteps:
         for one in inputs:
             info, name = self._views[one.source].tensors[one.key], escape(self._views[one.source].source.name)
             if info.opaque:
-                raise FormatError(f"{escape(one.key)} of {name} cannot be merged: {info.opaque}.", rule="opaque")
+                raise FormatError(
+                    f"the tensor {escape(one.key)} of {name} cannot be merged: {info.opaque}.", rule="opaque"
+                )
             if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
                 raise PlanError(
-                    f"{escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte.",
-                    hint="Filter it out first.",
+                    f"the tensor {escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte.",
+                    hint=f"Leave it out first: ckpt filter --exclude {escape(one.key)}.",
                 )
 
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
@@ -180,8 +183,8 @@ class MergeSteps:
         inputs = list(fitted.inputs.values())
         if kind == "complex":
             raise PlanError(
-                f"{escape(piece.key)} is {inputs[0].dtype}: there is no merge method for complex numbers.",
-                hint="Average them, or filter them out first.",
+                f"the tensor {escape(piece.key)} is {inputs[0].dtype}: there is no merge method for complex numbers.",
+                hint="Average the models with ckpt average, or leave the tensor out first, with ckpt filter.",
             )
         if len(inputs) == 1 and inputs[0].shape == fitted.shape:
             return _copy(piece, inputs[0], inputs[0].dtype)
@@ -203,7 +206,8 @@ class MergeSteps:
                 rule=rule, policy="slice",
             )  # fmt: skip
         raise PlanError(
-            f"{escape(piece.key)} is {one.dtype} and differs in shape between the models: {rule} cannot be used with "
+            f"the tensor {escape(piece.key)} is {one.dtype}, and its shape differs between the models: {rule} cannot "
+            f"be used with "
             f"--on-mismatch {fitted.policy}.",
             hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
         )

@@ -21,9 +21,10 @@ __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 def with_tied_heads(
     pieces: Sequence[MergePiece], views: Sequence[SourceView], tied: Collection[int]
 ) -> Iterator[MergePiece]:
-    """Yield the output tensors; the output layer is merged from input embeddings in models that do not store it.
+    """Yield ``pieces``, the tensors of the output; the output layer is also merged from models that do not store it.
 
-    ``tied`` are the numbers of the models that tie the two.
+    ``tied`` are the numbers of the models that tie the output layer to the input embedding: there the embedding takes
+    the output layer's place.
     """
     for piece in pieces:
         if not tied or not HEAD.search(piece.key):
@@ -53,14 +54,16 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
 
 
 class ModelTies:
-    """The names that each model has for the same tensor."""
+    """Tensors with several names in each model of a merge, and the ties of the output that follow from them."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views
         self._owners = [alias_groups(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return the model and the key under which it stores a tensor; ``models`` are the places in all models.
+        """Return the model of ``place`` with the key under which it stores that tensor.
+
+        ``models`` are the tensor's models and keys, for all models.
 
         If the model lacks the key, another name of the tensor is taken: one that the tensor also has in all models that
         store the key. A file may store only one of two tied names; transformers leaves out the output layer's.
@@ -79,9 +82,9 @@ class ModelTies:
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps, some of them tied to an earlier step.
+        """Return the steps; those whose tensors equal an earlier step's are tied to it.
 
-        Two steps are tied if they do the same and their inputs are tied in every source.
+        That is so if the two steps do the same and their inputs are tied in every source.
         """
         if not any(self._owners):  # the usual case: no model has ties
             return list(steps)

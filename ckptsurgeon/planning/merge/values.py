@@ -66,7 +66,7 @@ Settings: TypeAlias = Mapping[str, Sequence[ParameterSetting]]
 
 
 class ParameterValues:
-    """The values of a method's parameters, by key and model.
+    """The values of a merge method's parameters, by key and model.
 
     ``own`` are the settings of each model, which override those ``shared`` by all. Raises ConfigError for a parameter
     that the method does not have, for a missing parameter, or for a value of the wrong kind. ``how`` is the hint for a
@@ -85,18 +85,21 @@ class ParameterValues:
             for name in settings:
                 if not known[name].each:
                     raise ConfigError(
-                        f"{name} of {method.name} has one value for all models.",
-                        hint="Give it once, not for each model.",
+                        f"the parameter {name} of the merge method {method.name} has one value for all models.",
+                        hint="Give it for all models together, not for each one.",
                     )
 
     def _check(self, parameter: Parameter, setting: ParameterSetting) -> None:
         if setting.models and not parameter.each:
             raise ConfigError(
-                f"{parameter.name} of {self._method.name} has one value for all models, not one for each."
+                f"the parameter {parameter.name} of the merge method {self._method.name} has one value for all models, "
+                "not one for each.",
+                hint="Give a single value.",
             )
         if setting.models and len(setting.models) != len(self._own):
             raise ConfigError(
-                f"{parameter.name} has {count(len(setting.models), 'value')} for {count(len(self._own), 'model')}.",
+                f"the parameter {parameter.name} has {count(len(setting.models), 'value')} for "
+                f"{count(len(self._own), 'model')}.",
                 hint="Give one value for each model.",
             )
         for value in setting.models or setting.layers or (setting.value,):
@@ -130,7 +133,8 @@ class ParameterValues:
                 return parameter.checked(setting.at(model or 0, depth))
         if parameter.default is None:
             raise ConfigError(
-                f"{self._method.name} needs a {parameter.name}{' for each model' if parameter.each else ''}"
+                f"the merge method {self._method.name} needs a {parameter.name}"
+                f"{' for each model' if parameter.each else ''}"
                 f"{f' (for {escape(key)})' if self.conditions() else ''}.",
                 hint=self._how or f"Give it with {_flag(parameter, len(self._own))}.",
             )

@@ -119,10 +119,10 @@ class MergeAxes:
             for one, own in zip(inputs, rows, strict=True)
         ]
         raise PlanError(
-            f"{escape(key)} is {'; '.join(details)}{f' (axis {axis})' if axis is not None else ''}.",
-            hint="Are these the vocabularies of the models, with their blank and special tokens? "
-            "Name them with --tokens MODEL=LIST. If a tensor is longer than its list, name the axis: "
-            "--vocab-keys GLOB=AXIS.",
+            f"the tensor {escape(key)} does not fit the vocabularies: it is {'; '.join(details)}"
+            f"{f' (axis {axis})' if axis is not None else ''}.",
+            hint="Name the vocabularies of the models, with their blank and special tokens: --tokens MODEL=LIST. If "
+            "the tensor is longer than its list, name the axis of its rows: --vocab-keys GLOB=AXIS.",
         )
 
     def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[VocabularyRows]) -> None:
@@ -140,7 +140,7 @@ class MergeAxes:
             raise PlanError(
                 f"{escape(key)}: {who} {'has' if len(inputs) == 1 else 'have'} no row for "
                 f"{listing([repr(token) for token in none])}.",
-                hint="Leave them out of the list that --vocab names; a row has to come from a model.",
+                hint="Leave these tokens out of the list that --vocab names: each row has to come from a model.",
                 details=none,
             )
 
@@ -154,7 +154,7 @@ class MergeAxes:
             for place, _ in rows.lent if source not in merged else ():
                 if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
                     raise PlanError(
-                        f"{escape(key)}: the row of {self._options.tokens[place]!r} is to come from "
+                        f"{escape(key)}: the row of the token {self._options.tokens[place]!r} is to come from "
                         f"{escape(self._names[source])}, but this tensor is not merged from that model.",
                         hint="Name a model that this tensor is merged from.",
                     )
@@ -174,7 +174,7 @@ class MergeAxes:
         long = f" These have an axis as long as the lists: {listing(list(self._passed))}." if self._passed else ""
         raise PlanError(
             f"--vocab: no tensor with a vocabulary axis was found ({sizes} tokens).{long}",
-            hint="Name those with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint="Name the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=list(self._passed),
         )
 
@@ -214,7 +214,8 @@ class MergeAxes:
 def fitting_axes(inputs: Sequence[Input], rows: Sequence[VocabularyRows], *, longer: bool = False) -> list[int]:
     """Return the axes along which each input is as long as its vocabulary, while all other axes have equal lengths.
 
-    With ``longer`` an input may be longer: rows beyond its vocabulary belong to no token.
+    ``rows`` has the vocabulary of each input. With ``longer`` an input may be longer: rows beyond its vocabulary belong
+    to no token.
     """
     shapes = [one.shape for one in inputs]
     if len({len(shape) for shape in shapes}) > 1:

@@ -225,7 +225,7 @@ def _depth(homes: Sequence[str], key: str) -> int:
 
 
 def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
-    """Return each part of the model with its modules: every module called like the part.
+    """Return each part of the model with its modules: every module whose name is the part's.
 
     If the part has a pattern ``layers``, its modules are instead those that contain the layers. Keys in no part belong
     to the last part. Raises ConfigError for a part that the models do not have.

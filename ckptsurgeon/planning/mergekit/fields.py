@@ -29,7 +29,7 @@ def at(where: str, field: str | int) -> str:
 
 
 def fault(where: str, why: str, hint: str = "") -> ConfigError:
-    """Return the error for the field ``where``, or for the whole configuration if that is empty; ``why`` follows it."""
+    """Return the error with the message ``where why``; ``where`` is a field, or empty for the whole configuration."""
     return ConfigError(f"{escape(where)} {why}." if where else f"the configuration {why}.", hint=hint)
 
 
@@ -50,7 +50,7 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 
 
 def items(where: str, data: Any, what: str) -> list[Any]:
-    """Return ``data``; raises ConfigError unless it is a list that is not empty; ``what`` names its items there."""
+    """Return ``data``; raises ConfigError unless it is a list with items; ``what`` names the items in the message."""
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
     return data

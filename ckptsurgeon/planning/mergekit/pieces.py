@@ -35,7 +35,9 @@ def _idle(method: Method, name: str) -> bool:
 
 
 def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
-    """Return the settings in a map of parameters; raises ConfigError for values that mergekit could not read either.
+    """Return the settings of a method's parameters that a configuration has under ``where``.
+
+    Raises ConfigError for values that mergekit could not read either.
 
     The value of a parameter is a scalar, a list of scalars (from the first layer to the last), or a map with ``value``
     and a condition: ``filter``, a text that the tensor's name contains, or ``keys``, a key pattern, which mergekit does
@@ -242,7 +244,7 @@ class _Builder:
         return others, bases[0]
 
     def _say_idle(self, base: SourceConfig) -> None:
-        """Check the base's own parameters and, if there are any, add a note that they are not used."""
+        """Check the parameters that are given for the base only; if there are any, add a note that they have no use."""
         if base.parameters:
             self._values([base], {})
             self.layout.notes[f"{base.where}.parameters are not used: it is the base of the others"] = None
@@ -259,5 +261,5 @@ class _Builder:
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return both settings of each parameter as one list; those of ``first`` take precedence."""
+    """Return the settings of each parameter in one list: those of ``first`` come first, and take precedence."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

@@ -47,7 +47,10 @@ class PolicyFit:
 
 
 def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit:
-    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError for an unknown policy."""
+    """Return how ``policy`` makes the shape ``source`` fit the shape ``destination``, or why it does not.
+
+    Raises ConfigError for an unknown policy.
+    """
     asked = parse_policy(policy)
     if asked.name in ("error", "init"):
         return PolicyFit(op="init", policy=policy) if asked.name == "init" else PolicyFit(why="it asks for an error")
@@ -89,5 +92,5 @@ def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) ->
 
 
 def _may_be_positions(shape: Shape, key: str) -> bool:
-    """Return whether a tensor is named like positions, or has the shape (1, number, width), which few others have."""
+    """Return whether a tensor may be position embeddings, by its name or by its shape (1, number, width)."""
     return _POSITIONS.search(key.lower()) is not None or (len(shape) == 3 and shape[0] == 1)

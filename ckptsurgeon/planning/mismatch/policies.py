@@ -157,7 +157,7 @@ def parse_policy(text: str) -> Policy:
         if begun and begun[1] in ARGUMENTS:
             raise ConfigError(
                 f"there is no policy {escape(name, 80)!r}.",
-                hint=f"Arguments follow a colon: {begun[1]}:{escape(text[begun.end() :], 80)}.",
+                hint=f"Write a colon before the arguments: {begun[1]}:{escape(text[begun.end() :], 80)}.",
             )
         near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
@@ -168,7 +168,7 @@ def parse_policy(text: str) -> Policy:
     given = [_argument(name, one) for one in rest.split(",")] if colon else []
     twice = [argument for argument, _ in given if [a for a, _ in given].count(argument) > 1]
     if twice:
-        raise ConfigError(f"the policy {name} is given {twice[0]} twice.")
+        raise ConfigError(f"the policy {name} has the argument {twice[0]} twice.", hint="Give it once.")
     return Policy(name, tuple(sorted(given, key=lambda pair: list(known).index(pair[0]))))
 
 
@@ -181,7 +181,7 @@ def _argument(policy: str, text: str) -> tuple[str, str]:
         raise ConfigError(f"the policy {policy} has no argument {escape(text, 80)!r}.", hint=hint)
     wanted, pattern = known[name]
     if not pattern.fullmatch(value):
-        raise ConfigError(f"{name} of the policy {policy} is {escape(value, 80)!r}, not {wanted}.")
+        raise ConfigError(f"the argument {name} of the policy {policy} is {escape(value, 80)!r}, not {wanted}.")
     return name, value
 
 

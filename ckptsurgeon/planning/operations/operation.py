@@ -93,7 +93,7 @@ class Operation:
 def parse_operations(rows: Any) -> tuple[Operation, ...]:
     """Return the operations that plain data describes; raises ConfigError or PatternError if the data is not valid."""
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise ConfigError("operations are not a list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
+        raise ConfigError("the operations are not a list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
     if len(rows) > MOST:
         raise ConfigError(f"there are {len(rows)} operations, more than the limit of {MOST}.")
     return tuple(_parsed(row, f"operation {number}") for number, row in enumerate(rows, 1))
@@ -122,8 +122,8 @@ def _parsed(row: Any, where: str) -> Operation:
         raise PatternError(f"{where} ({verb}): {error.message}", hint=error.hint) from None
     if also and INDEX in patterns[0].kinds:
         raise PatternError(
-            f"{where} ({verb}): the pattern catches {{{INDEX}}}, which stands for the index here.",
-            hint="Catch it under another name, as in {n}.",
+            f"{where} ({verb}): the pattern captures {{{INDEX}}}, which stands for the index of a part here.",
+            hint="Capture the number under another name, as in {n}.",
         )
     rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)
     return Operation(verb, patterns, rules, fields)

@@ -99,8 +99,8 @@ def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Seq
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
     """Return the tensors that an operation makes, by the keys of the tensors that it makes them from.
 
-    ``hits`` has the keys that each pattern matched. If the operation makes the same of several tied tensors, the new
-    ones are tied too.
+    ``hits`` has the keys that each pattern matched. If the operation makes the same tensors of several tied tensors,
+    the new ones are tied too.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -116,7 +116,7 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
 
 
 def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
-    """Return the new tensors, where tensors that are made from the same tied inputs are tied to each other."""
+    """Return the new tensors; those that are made from the same tied inputs are tied to each other."""
     seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
     for inputs, outputs in made.items():
         places = tuple(tensors[key].place for key in inputs)
@@ -138,7 +138,8 @@ def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation,
     if key in after.tensors:
         other = after.by[key].of[0] if key in after.by else key
         raise PlanError(
-            f"{operation}: {escape(other)} and {escape(of)} both become {escape(key)}.", hint="Give one another name."
+            f"{operation}: {escape(other)} and {escape(of)} both become {escape(key)}.",
+            hint="Give one of the two tensors another name.",
         )
     if len(after.tensors) >= TENSORS:
         raise PlanError(f"{operation} makes more than {TENSORS} tensors.")

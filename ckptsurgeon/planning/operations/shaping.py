@@ -52,7 +52,10 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
 
 def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: str) -> None:
     if name is None or name in made:
-        raise PlanError(f"two parts of {escape(key)} become {escape(name or '')}.", hint="Give each its own name.")
+        raise PlanError(
+            f"two parts of the tensor {escape(key)} become {escape(name or '')}.",
+            hint="Give each part a name of its own.",
+        )
     made[name] = info
 
 
@@ -69,7 +72,7 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != size:
         raise PlanError(
             f"{operation}: sizes {sizes} are {count(len(sizes), 'part')} with the sum {sum(sizes)}; "
-            f"{escape(key)} needs {parts} with the sum {size}, none below 0."
+            f"{escape(key)} needs {count(parts, 'part')} with the sum {size}, none below 0."
         )
     return sizes
 
@@ -112,8 +115,9 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
         shape[shape.index(-1)] = info.numel // known
     if min(shape, default=1) < 0 or prod(shape) != info.numel:
         raise PlanError(
-            f"{operation}: {escape(key)} is {shape_text(info.shape)}, which does not fit "
-            f"{shape_text(tuple(operation.fields['shape']))}."
+            f"{operation}: the shape of {escape(key)} is {shape_text(info.shape)}, which does not fit "
+            f"{shape_text(tuple(operation.fields['shape']))}.",
+            hint="Give a shape with the same number of elements.",
         )
     return tuple(shape)
 
@@ -144,7 +148,7 @@ def joined(
         keys = _ordered(operation, name, found)
         if len(set(keys)) != len(keys):
             raise PlanError(
-                f"{operation}: two patterns match {escape(keys[0])}, so that {escape(name)} would have it twice.",
+                f"{operation}: two patterns match {escape(keys[0])}, so that {escape(name)} would contain it twice.",
                 hint="Let each pattern match other keys.",
             )
         made[tuple(keys)] = {name: _join(operation, name, keys, tensors)}
@@ -185,7 +189,7 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
             f"{operation}: {listing(keys)} have no order in which they would go into {escape(name)}.",
-            hint="Catch their number, as in {n}, or list the patterns one by one.",
+            hint="Capture their number in the pattern, as in {n}, or list the patterns one by one.",
         )
     if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)
@@ -210,13 +214,14 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
         first = infos[0]
         if info.dtype != first.dtype:
             raise PlanError(
-                f"{operation}: {escape(keys[0])} is {first.dtype}, {escape(key)} {info.dtype}.",
-                hint="Convert them to one dtype first.",
+                f"{operation}: the dtypes differ: {escape(keys[0])} is {first.dtype}, {escape(key)} is {info.dtype}.",
+                hint="Convert the tensors to one dtype first.",
             )
         if not _fit(first.shape, info.shape, dim):
             there, here = shape_text(tensors[keys[0]].shape), shape_text(tensors[key].shape)
             raise PlanError(
-                f"{operation}: {escape(keys[0])} is {there}, {escape(key)} {here}: they do not fit into {escape(name)}."
+                f"{operation}: the shapes of the parts of {escape(name)} do not fit: {escape(keys[0])} is {there}, "
+                f"{escape(key)} is {here}."
             )
     return total(infos) if adds else join(infos, dim)
 
@@ -234,4 +239,7 @@ def _check_disjoint(operation: Operation, made: Mapping[tuple[str, ...], Mapping
         for key in keys:
             other = seen.setdefault(key, name)
             if other != name:
-                raise PlanError(f"{operation}: {escape(key)} would go into {escape(other)} and {escape(name)}.")
+                raise PlanError(
+                    f"{operation}: {escape(key)} would become a part of both {escape(other)} and {escape(name)}.",
+                    hint="Let each pattern match other keys.",
+                )

@@ -60,7 +60,10 @@ class LoraTerm:
 
 @dataclass(frozen=True)
 class Lora:
-    """The changes of adapters to a tensor. The inputs of its step are the base's tensor, then those of each term."""
+    """The changes of LoRA adapters to a tensor, each a term.
+
+    The inputs of the tensor's step are the base's tensor, then those of each term.
+    """
 
     terms: tuple[LoraTerm, ...]
 

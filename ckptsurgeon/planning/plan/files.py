@@ -64,7 +64,7 @@ class PlanSource(Brief):
 class PlanCompanion(Brief):
     """A small file for an output folder: a copy of ``path``, else ``text``; its size in bytes and its SHA-256.
 
-    The size and digest of a copy are not known until they are used, or the copy is made.
+    The size and SHA-256 of a copy are computed when they are needed, or when the copy is made.
     """
 
     name: str
@@ -76,7 +76,7 @@ class PlanCompanion(Brief):
 
     @classmethod
     def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
-        """Return the companion that copies the file ``path``; ``read`` returns its size and digest."""
+        """Return the companion that copies the file ``path``; ``read`` returns the file's size and SHA-256."""
         made = object.__new__(cls)
         for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
             object.__setattr__(made, field_name, value)
@@ -84,11 +84,11 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Return whether the size and digest are known."""
+        """Return whether the size and the SHA-256 are known: only then the file was read."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:
-        """Set the size and digest."""
+        """Set the size in bytes and the SHA-256, as they were found when the file was read."""
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "sha256", sha256)
 

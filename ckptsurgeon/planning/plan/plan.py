@@ -100,7 +100,7 @@ class Plan(InNotebooks):
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The tensors of a live module that keep their values because no source gives them; ties are left out."""
+        """The keys of a live module's tensors that keep their values, since no source gives any; without tied names."""
         if self.target.kind != "module":
             return ()
         missing = (step for step in self.steps if step.reason == "missing" and step.op == "keep")
@@ -147,9 +147,14 @@ class Plan(InNotebooks):
     def from_json(data: Any) -> Plan:
         """Return the plan in plain data; raises ConfigError if the data is not a valid plan."""
         if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
-            raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
+            raise ConfigError(
+                "the data is not a plan.", hint="Make a plan with -n --json, as in ckpt transplant … -n --json."
+            )
         if data.get("version") != VERSION or isinstance(data["version"], bool):
-            raise ConfigError(f"the plan has version {data.get('version')!r}; this program reads version {VERSION}.")
+            raise ConfigError(
+                f"the plan has version {data.get('version')!r}; this program reads version {VERSION}.",
+                hint="Make a new plan.",
+            )
         try:
             plan = _read_plan(data)
             check_plan(plan, data)
@@ -159,7 +164,7 @@ class Plan(InNotebooks):
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a plan's JSON: the name of a missing field or source, or what the exception says."""
+    """Return what is wrong with a plan's JSON, from the exception: a missing field or source, or its text."""
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 

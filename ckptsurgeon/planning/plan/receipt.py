@@ -17,7 +17,7 @@ __all__ = ["FactorFit", "Failure", "Note", "Receipt", "Verification"]
 class FactorFit:
     """How near the product of two low-rank factors is to a tensor's difference from the base.
 
-    ``error`` is |difference - product| / |difference|, from 0 for exact.
+    ``error`` is |difference - product| / |difference|: 0 means that they are equal.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Receipt(InNotebooks):
 
 @dataclass(frozen=True)
 class Failure:
-    """A fault of an output; ``key`` is the tensor, or empty if the fault is in the file itself."""
+    """A fault that a verification found in an output; ``key`` is the tensor, or empty if the file itself is wrong."""
 
     key: str
     why: str

@@ -20,7 +20,8 @@ class VocabularyRows(Brief):
     """Where the row of each token of the destination comes from.
 
     ``source`` and ``destination`` name the vocabularies, ``size`` is the number of rows of the source. An entry of
-    ``rows`` is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's
+    ``rows`` is the number of a source row, or a tuple of rows whose mean is taken (empty: zeros). It is None if the
+    source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's
     initial values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of
     the base, else the mean of the models that have the token. With ``others or zero`` it is zeros if no model has it.
     """
@@ -54,7 +55,7 @@ class VocabularyRows(Brief):
 
     @cached_property
     def fresh(self) -> int:
-        """The number of tokens that the source does not have."""
+        """The number of rows for tokens that the source does not have."""
         return sum(row is None for row in self.rows)
 
     @cached_property

@@ -91,7 +91,7 @@ class Step(Brief):
 
     @property
     def shared(self) -> int | None:
-        """The number of values that the source gives, if the others are initialised (pad, overlap); else None."""
+        """The number of values that the source gives, if the other values are initialised (pad, overlap); else None."""
         if self.op not in ("pad", "overlap"):
             return None
         return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))

@@ -79,9 +79,9 @@ class ShapeChange:
 class PositionalRows:
     """Finds, among all tensors whose shapes differ, those that have a row for each token.
 
-    Either the destination declares the vocabulary axis, or the names of tensors show it. A name counts for a matrix if
-    only its first axis changes, and for a bias if it changes by the same sizes as such a matrix. If other tensors
-    change by the same sizes too, a layer became wider, and the size is not the vocabulary's. But some names are
+    If the destination declares the vocabulary axis, that decides; else the names of tensors do. A name counts for a
+    matrix if only its first axis changes, and for a bias if it changes by the same sizes as such a matrix. If other
+    tensors change by the same sizes too, a layer became wider, and the size is not the vocabulary's. But some names are
     certain: then all tensors whose first axis changes by these sizes have a row for each token.
     """
 
@@ -147,9 +147,10 @@ class PositionalRows:
 
 
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
-    """Return the end of a note on a classifier: its labels are not compared.
+    """Return the end of a note on a classifier of resized rows, which says that labels are not compared.
 
-    If it has so many rows that they may be tokens, the note also names ``option``, which maps rows by token.
+    ``before`` and ``after`` are its numbers of rows. If they are so large that the rows may be tokens, the text also
+    names ``option``, which maps rows by token.
     """
     return LABELS_NOTE + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
 

@@ -71,9 +71,9 @@ def origin_of(
 
 
 def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys], names: Sequence[str]) -> None:
-    """Raise PlanError if two tensors that the destination ties differ in shape, dtype or checksum.
+    """Raise PlanError if two source tensors that the destination ties differ in shape, dtype or checksum.
 
-    If a checksum is not known, the two are added to ``equal``: their values are compared later.
+    If a checksum is not known, the pair is added to ``equal``: the values are compared later.
     """
     a, b = first.info, other.info
     if a.place is not None and a.place == b.place:
@@ -162,7 +162,8 @@ class _Decider:
             return self._absent(key, info)
         if origin.info.opaque:
             raise FormatError(
-                f"{escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: {origin.info.opaque}.",
+                f"the tensor {escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: "
+                f"{origin.info.opaque}.",
                 hint=f"Use --exclude {escape(origin.key)}.",
                 rule="opaque",
             )
@@ -186,7 +187,7 @@ class _Decider:
         return step
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
-        """Record a fault if the tensor is part of a quantised one and the step would not copy it unchanged."""
+        """Record a fault if the tensor is a part of a quantised tensor and the step would not copy it unchanged."""
         if origin.coded is None:
             return
         if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
@@ -258,7 +259,7 @@ class _Decider:
             return None
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
             raise PlanError(
-                f"{escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
+                f"the tensor {escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
                 hint="Use --new-tokens init or zero.",
             )
         rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))

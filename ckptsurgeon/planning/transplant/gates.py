@@ -53,7 +53,7 @@ def raise_faults(
     if faults.casts:
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
-            hint=f"Exclude {'it' if len(faults.casts) == 1 else 'them'}, or use --dtype keep.",
+            hint=f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude, or use --dtype keep.",
             details=[f"{key} is {why}" for key, why in faults.casts],
         )
 
@@ -116,9 +116,9 @@ def check_destination_patterns(target: TargetSpec, options: Options) -> list[str
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
-    """Raise PatternError if the dst_key of a source in ESPnet's form, PATH:src_key:dst_key, is no destination module.
+    """Raise PatternError if a source in ESPnet's form, PATH:src_key:dst_key, names a dst_key that is not a module.
 
-    The message names similar modules.
+    The modules are those of the destination; the message names similar ones.
     """
     keys = list(target.tensors)
     for view in views:
@@ -127,7 +127,7 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
             modules = near or [f"{name} ({number})" for name, number in _heads(keys)]
             raise PatternError(
                 f"dst_key {escape(view.dst)} of {escape(view.source.name)} is not a module of the destination.",
-                hint=f"It has {', '.join(map(escape, modules))}.",
+                hint=f"Name one that it has: {', '.join(map(escape, modules))}.",
             )
 
 
@@ -151,7 +151,7 @@ def check_gates(
     if options.on_missing == "error" and missing:
         raise PlanError(
             f"no source has {count(len(missing), 'tensor')} of the destination: {listing(missing)}.",
-            hint="Leave --on-missing error out, and they are initialised.",
+            hint="Leave --on-missing error out to initialise these tensors.",
             details=missing,
         )
     left = [origin.key for origin in unexpected]
@@ -160,7 +160,7 @@ def check_gates(
         words += [f"not used: {listing(left)}"] if left else []
         raise PlanError(
             f"--strict: {'; '.join(words)}.",
-            hint="Exclude or map them, or do without --strict.",
+            hint="Leave keys that are not used out with --exclude, rename keys with --map, or leave --strict out.",
             details=[*missing, *left],
         )
 
@@ -174,7 +174,8 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
             unmet = [s.key for s in steps if _is_unloaded(s) and min(hits) in matcher.match(s.key)]
             come = "comes" if len(unmet) == 1 else "come"
             raise PlanError(
-                f"{flag} is not met: {count(len(unmet), 'tensor')} of it {come} from no source: {listing(unmet)}.",
+                f"{flag} is not met: {count(len(unmet), 'tensor')} that it names {come} from no source: "
+                f"{listing(unmet)}.",
                 hint=_REMEDIES.get(step.reason, "").format(key=escape(step.key), rule=escape(step.rule)),
                 details=unmet,
             )

@@ -21,8 +21,9 @@ MISSING_POLICIES = ("init", "error")
 
 @dataclass(frozen=True)
 class MismatchPolicies:
-    """The policies for tensors whose shapes differ: ``everywhere`` is for all, those in ``scoped`` have a pattern.
+    """The policies for tensors whose shapes differ: ``everywhere`` is for all tensors, those in ``scoped`` for some.
 
+    ``scoped`` has pairs of a pattern and a policy.
     If several patterns match a tensor, the last one decides.
     """
 
@@ -32,7 +33,7 @@ class MismatchPolicies:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a transplant, parsed."""
+    """The options of a transplant, parsed and checked."""
 
     include: tuple[OptionPattern, ...] = ()
     exclude: tuple[OptionPattern, ...] = ()

@@ -226,7 +226,7 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
             if other != key:
                 raise PlanError(
                     f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
-                    hint="Exclude one of them, or map them to different keys.",
+                    hint="Leave one of the two out with --exclude, or rename them differently with --map.",
                 )
             rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
             origin = TensorOrigin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
@@ -259,14 +259,17 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return what renamed a key without a rule: PATH:src_key:dst_key, or who used the old name; '' for nothing."""
+    """Return the reason why a key has a new name without a rule: PATH:src_key:dst_key, or whose name the old one is.
+
+    Returns '' if the key keeps its name.
+    """
     if key in view.known:
         return view.known_by
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the new name of a key that no rule renames: the one that is known for it, else by src_key and dst_key."""
+    """Return the new name of a key that no rule renames: the view's known name for it, else by src_key and dst_key."""
     return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
 
 

@@ -80,14 +80,14 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors that the destination has under none of their names; ``used`` are the names it has."""
+    """Return the selected tensors that the destination does not have under any name; ``used`` are the names it has."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on copies that a rule makes under names that the destination lacks, though another name is used."""
+    """Return a note on copies under names that the destination lacks, made by a rule that also gives a name it has."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name

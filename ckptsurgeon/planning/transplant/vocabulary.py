@@ -21,7 +21,7 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """What --vocab says: which source row each row of the destination gets (``rows``).
+    """The options --vocab and --vocab-keys: ``rows`` has the source row that each row of the destination gets.
 
     ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis.
     """
@@ -36,7 +36,7 @@ class VocabularyOptions:
 class VocabularyAxes:
     """Finds the vocabulary axis of each tensor: the one that has a row for each token.
 
-    It is the axis that the user names, else the one that the destination declares, else the only one whose sizes fit.
+    It is the axis that the user names, else the axis that the destination declares, else the only axis whose sizes fit.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
@@ -92,9 +92,10 @@ class VocabularyAxes:
         ):
             if axis >= len(shape) or shape[axis] != size:
                 raise PlanError(
-                    f"{escape(name)} has {count(size, 'token')}; {escape(key)} is {shape_text(shape)} in {where}.",
-                    hint="Is it the vocabulary of this model, with its blank and special tokens? "
-                    f"--reinit {escape(key)} initialises that tensor.",
+                    f"the vocabulary {escape(name)} has {count(size, 'token')}, but the tensor {escape(key)} is "
+                    f"{shape_text(shape)} in {where}.",
+                    hint="Name the vocabulary of this model, with its blank and special tokens, or initialise the "
+                    f"tensor: --reinit {escape(key)}.",
                 )
         return axis
 
@@ -110,7 +111,7 @@ class VocabularyAxes:
         return PlanError(
             f"{self._options}: both have {count(size, 'token')}, so no shape shows which tensors have a vocabulary "
             f"axis. These have an axis of {size}: {listing(found)}.",
-            hint="Name those with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint="Name the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
         )
 
@@ -146,7 +147,7 @@ class VocabularyAxes:
         return PlanError(
             f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
             f"but no tensor goes from {rows.size} to {len(rows.rows)}. These differ: {listing(shapes)}.",
-            hint="Are they the vocabularies of these models, with their blank and special tokens?",
+            hint="Name the vocabularies of these models, with their blank and special tokens.",
             details=shapes,
         )
 

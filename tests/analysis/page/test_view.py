@@ -171,7 +171,7 @@ def test_a_damaged_recipe_is_a_note_and_the_page_is_there() -> None:
     Path("damaged.safetensors").write_bytes(data.replace(b"ckpt.recipe", b"ckpt.rexipe"))
     page = cs.view("damaged.safetensors")
     assert data_of(page)["receipt"] is None
-    assert "its recipe is damaged" in page.notes[0]
+    assert "the recipe of the output is damaged" in page.notes[0]
 
 
 def test_names_cannot_end_the_element_that_holds_them() -> None:

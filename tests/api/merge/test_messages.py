@@ -52,10 +52,10 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "a model of another kind": (
         ("a.safetensors", "other.safetensors", "-m", "linear", "--weights", "1,1"), 4,
-        "other.safetensors lacks head, layers.0.w; a.safetensors lacks 1 tensor. Merge models of one kind",
+        "other.safetensors lacks head, layers.0.w; a.safetensors lacks 1 tensor. Merge models of the same architecture",
     ),
     "a wrapped model of another kind": (
-        ("a.safetensors", "partly.safetensors", "-m", "linear", "--weights", "1,1"), 4, "Merge models of one kind"
+        ("a.safetensors", "partly.safetensors", "-m", "linear", "--weights", "1,1"), 4, "Merge models of the same architecture"
     ),
 }  # fmt: skip
 

@@ -136,7 +136,7 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     assert done.code == 4
     said = " ".join(done.err.split())
     assert (
-        "These have an axis as long as the lists: body.w, embed.w, out.w. Name those with a row for each token: --vocab-keys"
+        "These have an axis as long as the lists: body.w, embed.w, out.w. Name the tensors with a row for each token: --vocab-keys"
         in said
     )
     assert not ckpt(*asked, "--vocab-keys", "embed", "--vocab-keys", "out=1", "-o", "out/").code

@@ -279,7 +279,7 @@ def test_an_alphabet_of_another_length_is_an_error_that_names_it(ckpt: Any) -> N
     done = ckpt("transplant", STT, "dst.yaml", "--vocab", "alphabet-short.txt:alphabet.txt")
     said = " ".join(done.err.split())
     assert done.code == 4
-    assert "alphabet-short.txt has 4 tokens; layer_6.weight is (7, 8) in the source" in said
+    assert "alphabet-short.txt has 4 tokens, but the tensor layer_6.weight is (7, 8) in the source" in said
 
 
 def test_another_width_is_a_mismatch_that_names_both(ckpt: Any) -> None:

@@ -267,8 +267,16 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ({"vocab": "en.txt"}, ConfigError, "is not SRC:DST"),
     ({"vocab": "en.txt:"}, ConfigError, "is not SRC:DST"),
     ({"vocab": "en.txt:nothing.txt"}, ConfigError, "No such file"),
-    ({"vocab": "ru.txt:ru.txt"}, PlanError, "ru.txt has 7 tokens; decoder.embed.weight is (9, 8) in the source"),
-    ({"vocab": "en.txt:en.txt"}, PlanError, "en.txt has 9 tokens; decoder.embed.weight is (7, 8) in ru.yaml"),
+    (
+        {"vocab": "ru.txt:ru.txt"},
+        PlanError,
+        "ru.txt has 7 tokens, but the tensor decoder.embed.weight is (9, 8) in the source",
+    ),
+    (
+        {"vocab": "en.txt:en.txt"},
+        PlanError,
+        "en.txt has 9 tokens, but the tensor decoder.embed.weight is (7, 8) in ru.yaml",
+    ),
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is not a way to fill"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not an axis"),

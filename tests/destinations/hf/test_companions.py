@@ -78,7 +78,7 @@ def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
     recipe = Path("out/ckptsurgeon.json")
     recipe.write_text(recipe.read_text().replace('"name":"config.json"', f'"name":"{name}"'.replace("\\0", "\\u0000")))
     (fault,) = cs.verify("out").failed
-    assert fault.why.startswith("its recipe is damaged")
+    assert fault.why.startswith("the recipe of the output is damaged")
     assert "is not the name of a file in the folder" in fault.why
 
 

@@ -118,7 +118,7 @@ def test_the_first_rule_wins_and_none_sees_another_s_result() -> None:
 def test_a_shadowed_rule_is_an_error() -> None:
     rules = [parse_rule("a=b"), parse_rule("a.{w,v}=c")]
     here, there = rename(["a.w"], rules), rename(["a.v", "x"], rules)
-    with pytest.raises(PatternError, match="never applies: earlier rules take all of its 2 keys"):
+    with pytest.raises(PatternError, match="never applies: earlier rules rename all of its 2 keys"):
         check_shadowed(rules, [here, there])
 
 

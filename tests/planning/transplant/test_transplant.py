@@ -240,7 +240,7 @@ def test_require_fails_unless_everything_under_it_is_loaded() -> None:
     plan(MODEL, MODEL, require=["encoder"])
     with pytest.raises(
         cs.PlanError,
-        match=r"require=.encoder. is not met: 1 tensor of it comes from no source: encoder.b. encoder.b is left out",
+        match=r"require=.encoder. is not met: 1 tensor that it names comes from no source: encoder.b. encoder.b is left out",
     ):
         plan(MODEL, MODEL, require=["encoder"], exclude=["encoder.b"])
 
