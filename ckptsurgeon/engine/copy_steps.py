@@ -1,4 +1,4 @@
-"""Applies the steps that copy tensors, and checks the recorded checksums of what is read."""
+"""Applies the steps that copy tensors, and checks the recorded checksums of the bytes that are read."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def changed_error(source: Checkpoint, key: str) -> PlanError:
 
 @dataclass
 class PlanRun:
-    """The state of one run: the slots to fill, their checksums, and what the notes at the end need.
+    """The state of one run of a plan: the slots to fill, their checksums, and counts for the notes at the end.
 
     A slot is the place of a tensor's bytes in the output. ``copies`` has the steps whose bytes are copied, each with
     the tensor's header in the source. ``others`` are the steps whose tensors are computed or initialised. ``shared``

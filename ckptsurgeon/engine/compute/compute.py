@@ -91,7 +91,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
 
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
-    """Return the number of blocks to compute at once, limited by cores and memory."""
+    """Return the number of blocks to compute at the same time, each in a thread, limited by cores and memory."""
     need = memory_need(step, places)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1

@@ -1,6 +1,6 @@
 """Writes the tensors that are not copies: cast, resized or merged ones, and those with initial values.
 
-Small tensors are computed together where that gives the same values.
+Small tensors are computed together if that gives the same values.
 """
 
 from __future__ import annotations

@@ -287,9 +287,10 @@ def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, CastLosses]:
 def named(
     step: Step, how: Callable[[Array, str, str], tuple[Array, CastLosses]], values: Array, dtype: str
 ) -> tuple[Array, CastLosses]:
-    """Return what ``how`` returns: ``values`` in the step's dtype, and the counts of values that were lost.
+    """Return ``values`` of ``dtype`` in the step's dtype, and the counts of values that were lost.
 
-    ``how`` is ``cast`` or ``rounded``. The message of a PlanError begins with the source's key.
+    ``how`` is the function that converts them, ``cast`` or ``rounded``. The message of a PlanError begins with the
+    source's key.
     """
     try:
         return how(values, dtype, step.dtype)

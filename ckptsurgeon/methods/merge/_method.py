@@ -183,7 +183,7 @@ class Method:
             )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Return a function that merges slices; before that, the method reads what it needs of the tensors.
+        """Return a function that merges slices; before it returns, the method reads the values that it needs.
 
         Parameters may have the names that users write, or those of the arguments (``lambda_``). Missing parameters have
         their defaults; a single number is used for every model. Raises ConfigError for parameters that are not valid,

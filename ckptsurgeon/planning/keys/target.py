@@ -116,7 +116,7 @@ class RuleTarget:
         used[kind] += 1
         have = sum(k == kind for k in self._kinds)
         if index >= have:
-            raise self._fail(f"the target has more {raw!r} than the pattern catches ({have})")
+            raise self._fail(f"the target has more {raw!r} than the pattern captures ({have})")
         if kind == "star":
             return lambda caught: caught.stars[index]
         return lambda caught: caught.doubles[index]

@@ -95,7 +95,7 @@ def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 @dataclass
 class SortedKeys:
-    """The keys whose values differ, sorted by what becomes of them in the adapter.
+    """The keys whose values differ, in groups that the adapter treats differently.
 
     ``factored`` are weights that become factors, ``biases`` belong to the layers of these weights, ``saved`` are other
     keys that are saved unchanged, ``left`` are left out. Those in ``savable`` are left out too, but --save-modules
@@ -112,7 +112,10 @@ class SortedKeys:
 def sorted_keys(
     tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: ExtractOptions
 ) -> SortedKeys:
-    """Return the keys in ``differing``, sorted by what becomes of them under the options ``asked``."""
+    """Return the keys in ``differing``, whose values differ, in groups that the adapter treats differently.
+
+    ``asked`` are the options, ``tuned`` and ``base`` the headers of the two models.
+    """
     include = KeyMatcher([flag.pattern for flag in asked.include])
     exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
     found, rest = SortedKeys(), []
@@ -213,7 +216,7 @@ def factor_steps(key: str, ours: Input, theirs: Input, asked: ExtractOptions) ->
     """Return the steps that make the factors A and B of a weight.
 
     ``ours`` is the weight of the tuned model, ``theirs`` that of the base. The two steps must stay next to each other
-    in the plan, since both factors are computed at once.
+    in the plan, since both factors are computed together.
     """
     rank, lies = rank_of(ours.shape, asked), is_transposed(key, ours.shape, asked)
     return [

@@ -174,7 +174,7 @@ def _override_notes(
     known: KnownModel | None,
     undecided: Sequence[ModuleWeight],
 ) -> Iterator[str]:
-    """Yield a note on layers whose layout is not the one that the adapter's fan_in_fan_out says.
+    """Yield a note on layers whose layout contradicts the adapter's fan_in_fan_out.
 
     ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` has the facts from
     config.json, if these decided. Layers in ``undecided`` are not mentioned.

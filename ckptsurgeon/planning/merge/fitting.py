@@ -39,7 +39,7 @@ class MissingTensors:
         self._keys.setdefault(place.source, []).append(key)
 
     def check(self) -> None:
-        """Raise PlanError for all missing tensors at once."""
+        """Raise PlanError if any tensor is missing; the error names all of them."""
         if not self._keys:
             return
         (first, keys), *others = self._keys.items()
@@ -151,7 +151,7 @@ class ShapeFitting:
         return False
 
     def check(self) -> None:
-        """Raise PlanError for all tensors that do not fit, at once."""
+        """Raise PlanError if any tensor does not fit; the error names all of them."""
         if self._unlike:
             hint = "Use --on-mismatch skip to merge without those that differ, slice to take the first part of larger "
             raise PlanError(

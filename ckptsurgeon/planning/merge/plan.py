@@ -28,7 +28,7 @@ __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_piece
 class LayerSource:
     """The layers of a model from ``first`` to before ``end``.
 
-    ``source`` is the model's number among the sources, ``where`` the option's name in messages.
+    ``source`` is the model's number among the sources, ``where`` the field that gave the range, for messages.
     """
 
     source: int

@@ -87,7 +87,7 @@ class MergeSteps:
         return place.key in self._views[place.source].tensors
 
     def check(self) -> None:
-        """Raise PlanError for all recorded problems at once."""
+        """Raise PlanError if problems were recorded; the error names all tensors with the first kind of problem."""
         if self._coded:
             raise computing(self._coded)
         self._missing.check()

@@ -21,7 +21,7 @@ __all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "
 
 @dataclass(frozen=True)
 class ParameterSetting:
-    """A parameter's value for the keys that ``pattern`` matches, or that contain a text; without either, for all keys.
+    """A parameter's value for the keys that ``pattern`` matches, or that contain the text ``contains``, else for all.
 
     Instead of ``value`` there may be a value for each model (``models``), or values that change with the layers
     (``layers``): equally spaced points from the first layer to the last, with linear interpolation. Values that are not

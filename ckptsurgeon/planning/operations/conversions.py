@@ -19,7 +19,7 @@ __all__ = ["CONVERSIONS", "COQUI", "Conversion", "layouts_known"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A named sequence of operations that converts a checkpoint of another framework, as ``--ruleset`` NAME does.
+    """A named sequence of operations that converts a checkpoint of another framework; ``--ruleset`` takes the name.
 
     ``rows`` are the operations, in the form that users write. ``converts`` decides by names and shapes whether they
     apply to a source; ``gives`` are the keys that they make. ``description`` is for a note: what the source is, and how

@@ -75,7 +75,7 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
 def _perform_one(result: DerivedSource, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
     """Replace the tensors that an operation takes, in ``result``, by those that it makes.
 
-    New tensors stand where the first of their inputs stood. ``hits`` has the keys that each pattern matched.
+    New tensors take the position of the first of their inputs. ``hits`` has the keys that each pattern matched.
     """
     for key in (key for keys in hits for key in keys):
         _check_operable(key, result.tensors[key], operation)

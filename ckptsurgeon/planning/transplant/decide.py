@@ -55,7 +55,9 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
 def origin_of(
     group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
 ) -> TensorOrigin | None:
-    """Return where a tensor with the names ``group`` comes from: the last source that has one of them, else None.
+    """Return the source tensor of a tensor with the names ``group``: that of the last source with one of these names.
+
+    Returns None if no source has one.
 
     If that source has several of the names, pairs of its keys are added to ``equal``: their values must be the same.
     ``names`` are the names of the sources in messages.

@@ -26,7 +26,7 @@ __all__ = ["PlanFaults", "check_destination_patterns", "check_gates", "check_pre
 
 @dataclass
 class PlanFaults:
-    """All faults of a plan, collected to report all of a kind at once."""
+    """The faults of a plan, collected by kind, so that one error can name all tensors with a fault of the same kind."""
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)

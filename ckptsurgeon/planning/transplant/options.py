@@ -23,8 +23,7 @@ MISSING_POLICIES = ("init", "error")
 class MismatchPolicies:
     """The policies for tensors whose shapes differ: ``everywhere`` is for all tensors, those in ``scoped`` for some.
 
-    ``scoped`` has pairs of a pattern and a policy.
-    If several patterns match a tensor, the last one decides.
+    ``scoped`` has pairs of a pattern and a policy. If several patterns match a tensor, the last pair decides.
     """
 
     everywhere: str = "error"

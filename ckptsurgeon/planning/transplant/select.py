@@ -111,7 +111,7 @@ LOOKED_DEEPER = 20
 
 @dataclass(frozen=True, repr=False)
 class SourceView(Brief):
-    """A source as the planner sees it: its headers, and what the user said of it.
+    """A source of a plan: the headers of its tensors, and the settings that the user gave for it.
 
     The user may name a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
     and the dst_key, ``prefixes`` the exclude_keys. ``made`` tells how operations made tensors, by key. ``known`` maps

@@ -45,8 +45,8 @@ def test_what_a_rule_makes_of_a_key(rule: str, key: str, expected: str | None) -
     [
         ("encoder", "no '='"),
         ("=", "has neither FROM nor TO"),
-        ("a=b.**", "more '\\*\\*' than the pattern catches"),
-        ("a.*=b.*.*", "more '\\*' than the pattern catches"),
+        ("a=b.**", "more '\\*\\*' than the pattern captures"),
+        ("a.*=b.*.*", "more '\\*' than the pattern captures"),
         ("a.*={2}", "not among the 1 captures"),
         ("l.{n}=l.{m}", "does not capture"),
         ("l.{n}=l.{n**9}", "not arithmetic"),
