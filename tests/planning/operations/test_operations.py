@@ -278,7 +278,7 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"concat": ["head.weight", "h.*.experts.*.w1"], "into": "x"}], PlanError, "which must match one tensor"),
     ([{"concat": ["head.weight", "steps"], "into": "x"}], PlanError, "is float32, steps int64"),
     ([{"concat": ["head", "head.weight"], "into": "x"}], PlanError, "nothing matches"),
-    ([{"unstack": "h.{i}.attn.c_attn.bias", "into": "h.{i}.{i}"}], PatternError, "the pattern catches {i}"),
+    ([{"unstack": "h.{i}.attn.c_attn.bias", "into": "h.{i}.{i}"}], PatternError, "the pattern captures {i}"),
     ([{"reshape": "head.weight", "shape": [-2, -40]}], PlanError, "does not fit"),
     ([{"concat": ["head.weight", "{head,other}.weight"], "into": "x"}], PlanError, "twice"),
     ([{"concat": ["h.{n}.attn.c_attn.weight", "h.0.attn.c_attn.weight"], "into": "x.{n}"}], PatternError, "does not capture"),
