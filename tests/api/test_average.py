@@ -169,7 +169,7 @@ def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
     step.update({"op": "average", "class": "merged"})
     data["counts"] = {"copied": 1, "merged": 7}
     Path("plan.json").write_text(json.dumps(data))
-    with pytest.raises(cs.PlanError, match="the operation average cannot make steps"):
+    with pytest.raises(cs.PlanError, match="the operation average cannot make the tensor steps"):
         cs.apply("plan.json", "out.pth")
 
 
@@ -268,12 +268,12 @@ def test_packed_floats_have_no_average(dtype: str) -> None:
 def test_an_edited_plan_cannot_average_packed_floats() -> None:
     one = Input(0, "w", "float4_e2m1fn_x2", (4,))
     step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(one._replace(source=1),))
-    with pytest.raises(cs.PlanError, match="the operation average cannot make w"):
+    with pytest.raises(cs.PlanError, match="the operation average cannot make the tensor w"):
         check_step(step)
     floats = replace(step, dtype="float16", source_dtype="float16", more=(Input(1, "w", "complex64", (4,)),))
     with pytest.raises(cs.PlanError):
         check_step(floats)
-    with pytest.raises(cs.PlanError, match="the operation average cannot make w"):
+    with pytest.raises(cs.PlanError, match="the operation average cannot make the tensor w"):
         check_step(replace(floats, dtype="complex64"))
 
 

@@ -143,8 +143,8 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
     square = sum(float(np.vdot(block, block)) for block in rows())
     if not np.isfinite(square):
         raise PlanError(
-            "the difference of this tensor from the base model has values that are not finite.",
-            hint="Leave the tensor out, with --exclude.",
+            "the difference between the weights of the tuned model and the base has values that are not finite.",
+            hint="Leave the layer out, with --exclude.",
         )
     basis = _orthonormal(_applied(rows, start))
     for _ in range(POWERS):

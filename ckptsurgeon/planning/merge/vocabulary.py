@@ -122,7 +122,7 @@ class MergeAxes:
             f"the tensor {escape(key)} does not fit the vocabularies: it is {'; '.join(details)}"
             f"{f' (axis {axis})' if axis is not None else ''}.",
             hint="Name the vocabularies of the models, with their blank and special tokens: --tokens MODEL=LIST. If "
-            "the tensor is longer than its list, name the axis of its rows: --vocab-keys GLOB=AXIS.",
+            "the tensor is longer than its list, name the axis: --vocab-keys GLOB=AXIS.",
         )
 
     def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[VocabularyRows]) -> None:

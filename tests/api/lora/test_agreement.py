@@ -147,7 +147,9 @@ def test_inspect_says_that_a_configuration_is_of_another_adapter() -> None:
     said = json.loads(Path("a/adapter_config.json").read_text())
     Path("a/adapter_config.json").write_text(json.dumps({**said, "r": 8}))
     (note,) = cs.inspect("a").notes
-    assert note.startswith("adapter_config.json does not fit the tensors: a gives model.layers.0.q_proj rank 8")
+    assert note.startswith(
+        "adapter_config.json does not fit the tensors: the configuration of a gives model.layers.0.q_proj rank 8"
+    )
 
 
 @pytest.mark.parametrize("said", [{}, {"target_modules": 3}, {"target_modules": ["q"], "layers_pattern": "(a+)+"}])

@@ -84,7 +84,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
-        (["alone.safetensors"], 2, "there is no adapter_config.json with its scale next to it"),
+        (["alone.safetensors"], 2, "the adapter_config.json that has the scale is not next to it"),
         (["base.safetensors"], 3, "keys that no LoRA adapter has"),
     ],
 )

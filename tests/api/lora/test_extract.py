@@ -187,7 +187,7 @@ def test_an_adapter_is_never_overwritten_unless_it_is_asked_for(ckpt: Any) -> No
         (
             ["nan.safetensors", "base.safetensors"],
             4,
-            "layers.0.q.lora_A.weight: its difference from the base has values that are not finite",
+            "layers.0.q.lora_A.weight: the difference between the weights of the tuned model and the base has values that are not finite",
         ),
     ],
 )

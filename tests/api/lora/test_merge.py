@@ -240,7 +240,7 @@ def test_an_edited_plan_cannot_be_what_its_shapes_are_not() -> None:
     step = next(step for step in data["steps"] if step["op"] == "lora")
     step["lora"][0]["kind"] = "saved"
     Path("plan.json").write_text(json.dumps(data))
-    with pytest.raises(cs.PlanError, match="the operation lora cannot make layers.0.q.weight"):
+    with pytest.raises(cs.PlanError, match="the operation lora cannot make the tensor layers.0.q.weight"):
         cs.apply("plan.json", "out.safetensors")
 
 
@@ -286,6 +286,6 @@ def test_an_adapter_that_does_not_say_what_it_counts_is_an_error_in_plain_words(
     said = json.loads(Path("one/adapter_config.json").read_text())
     del said[field]
     Path("one/adapter_config.json").write_text(json.dumps(said))
-    with pytest.raises(cs.ConfigError, match=f"adapter_config.json has no {field}\\.") as caught:
+    with pytest.raises(cs.ConfigError, match=f"adapter_config.json: the field {field} is missing\\.") as caught:
         cs.lora_merge("b.safetensors", "one")
-    assert f'add "{field}": 8' in str(caught.value.hint)
+    assert f'Add "{field}": 8' in str(caught.value.hint)

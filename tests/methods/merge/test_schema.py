@@ -98,7 +98,7 @@ def test_epsilon_that_leads_beyond_certainty_is_refused() -> None:
 
 def test_directions_that_cancel_are_refused_by_name() -> None:
     a = some(2, 2)
-    with pytest.raises(PlanError, match="the directions of weight in the models cancel"):
+    with pytest.raises(PlanError, match="the directions of the tensor weight in the models cancel"):
         merge("multislerp", [a, -a, 0 * a], weight=[1, 1, 1])
 
 

@@ -94,7 +94,7 @@ def test_a_list_in_a_target_gives_a_key_several_names(rule: str, key: str, names
 @pytest.mark.parametrize(
     ("rule", "key", "why"),
     [
-        ("l.{n}=l.{n,n}", "l.3.w", "gives l.3.w the name l.3.w twice"),
+        ("l.{n}=l.{n,n}", "l.3.w", "gives the key l.3.w the name l.3.w twice"),
         ("l.{n}=l.{2n,n+1}", "l.1.w", "the name l.2.w twice"),
         ("l.{n}=l.{n-12}", "l.3.w", "below zero"),
         ("l.{n}=l.{10//n}", "l.0.w", "division by zero"),
