@@ -123,6 +123,6 @@ def check_casts(steps: Sequence[Step]) -> None:
     if faults:
         raise PlanError(
             f"tensors cannot be cast to the dtype of --dtype: {grouped(faults, '{names} {are} {why}')}.",
-            hint="Leave these tensors out with --exclude, or choose another --dtype.",
+            hint="Choose another --dtype, or leave these tensors out first, with ckpt filter.",
             details=[f"{key} is {why}" for key, why in faults],
         )

@@ -62,7 +62,8 @@ def test_shapes_that_differ_alike_in_a_merge_are_one_sentence() -> None:
     with pytest.raises(cs.PlanError) as error:
         cs.merge(["a.pth", "b.pth"], method="linear", weights=[1, 1])
     assert error.value.message == (
-        "x and y are float32 (2) in a.pth, float32 (3) in b.pth; z is float32 (1, 2) in a.pth, float32 (1, 3) in b.pth."
+        "tensors differ between the models: x and y are float32 (2) in a.pth, float32 (3) in b.pth; "
+        "z is float32 (1, 2) in a.pth, float32 (1, 3) in b.pth."
     )
     assert error.value.details[0] == "x is float32 (2) in a.pth, float32 (3) in b.pth"
 

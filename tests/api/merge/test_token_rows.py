@@ -312,7 +312,7 @@ def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) 
     done = ckpt("merge", "recipe.yaml", "-n")
     assert done.code == 4
     assert (
-        "model.embed_tokens.weight: the row of '<|im_end|>' is to come from wide, but this tensor is not merged from that "
+        "model.embed_tokens.weight: the row of the token '<|im_end|>' is to come from wide, but this tensor is not merged from that "
         in (" ".join(done.err.split()))
     )
 

@@ -155,7 +155,7 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     [
         ({"--vocab": "more.txt"}, 4, "embed.w: a, b have no row for 'f', 'g', 'q'"),
         ({"--tokens": "a=more.txt"}, 4, "embed.w is float32 (5, 7) in a, float32 (6, 7) in b"),
-        ({"--vocab-keys": "body"}, 4, "body.w is (4, 7) in a, which has 5 tokens"),
+        ({"--vocab-keys": "body"}, 4, "body.w does not fit the vocabularies: it is (4, 7) in a, which has 5 tokens"),
         ({"--vocab-keys": "nosuch"}, 2, "--vocab-keys nosuch matches none"),
         ({"--vocab": "missing.txt"}, 2, "the vocabulary missing.txt cannot be read"),
     ],
