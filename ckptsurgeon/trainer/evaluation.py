@@ -22,7 +22,7 @@ from .tasks._task import Batch, Task
 
 __all__ = ["Evaluation", "evaluate", "evaluate_shared", "evaluation_mode", "loss_per_item", "uniform_loss"]
 
-_LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
+_LIKE = 'Return a dict of numbers, as in {"loss": 1.5, "cer": 0.25}.'
 
 
 @contextmanager
@@ -44,7 +44,11 @@ def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[No
 def evaluate(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: EMA | None = None
 ) -> dict[str, float]:
-    """Return the task's figures over batches; raises ConfigError if a user's task returns no figures."""
+    """Return the figures, such as loss and error rate, that a task computes over batches, by name.
+
+    ``average``, if given, is evaluated in place of the model's weights. Raises ConfigError if a user's task returns
+    something else than figures.
+    """
     device = next(model.parameters()).device
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
@@ -52,9 +56,9 @@ def evaluate(
 
 
 class Evaluation(NamedTuple):
-    """Figures of a split by name, and the rows on single examples from which they were computed.
+    """The evaluation of a split: its figures by name, and the rows on single examples from which they were computed.
 
-    There are no rows if the task has no ``measure``, or if the model is sharded.
+    There are no rows if the task has no method ``measure``, or if the model is sharded.
     """
 
     figures: dict[str, float]
@@ -88,8 +92,8 @@ def evaluate_shared(
 
 
 def _figures(found: object, task: Task) -> dict[str, float]:
-    """Return what a task returned as figures; raises ConfigError if it is something else."""
-    name = f"evaluate of the task {escape(type(task).__name__)}"
+    """Return ``found``, the result of a task's ``evaluate``, as numbers by name; raises ConfigError if it has none."""
+    name = f"the method evaluate of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, not figures by name.", hint=_LIKE)
     made = {}
@@ -97,7 +101,7 @@ def _figures(found: object, task: Task) -> dict[str, float]:
         try:
             made[str(key)] = float(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"{name} gives {key!r} as {brief_repr(value)}, not a number.", hint=_LIKE) from error
+            raise ConfigError(f"{name} returns {brief_repr(value)} for {key!r}, not a number.", hint=_LIKE) from error
     return made
 
 
@@ -116,7 +120,7 @@ def loss_per_item(
 
 
 def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float | None:
-    """Return the loss per item of uniform outputs; None if the task does not define it."""
+    """Return the loss per item that a model with uniform outputs would have; None if the task does not define it."""
     function = getattr(task, "uniform_loss", None)
     if function is None:
         return None

@@ -33,11 +33,12 @@ PendingStep = tuple[int, dict[str, float], StepResult]
 
 
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
-    """Return finished steps as rows of the log; waits for the device once for all of them.
+    """Return the finished steps ``pending`` as rows of the log; waits for the device once for all of them.
 
     ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
-    time. ``flops`` is the number of floating-point operations for each place of a padded batch, ``peak`` how many the
-    device can do in a second. None stands for NaN and infinity, which JSON does not have.
+    time. ``flops`` is the number of floating-point operations for each time step of each clip in a padded batch,
+    ``peak`` how many the device can do in a second (None: unknown). In a row, None stands for NaN and infinity, which
+    JSON does not have.
     """
     if not pending:
         return []
@@ -71,7 +72,7 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
 
 
 def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
-    """Return the figures of a step that are still on the device; names of parts get a prefix, so that all differ."""
+    """Return the figures of a step that are still on the device, by name; the names of loss parts get a prefix."""
     parts = {f"part {name}": value for name, value in result.parts.items()}
     short = {} if result.too_short is None else {"too_short": result.too_short}
     return {"loss": result.loss, "grad_norm": result.grad_norm, "is_skipped": result.is_skipped, **short, **parts}
@@ -84,7 +85,7 @@ def _finite(value: float) -> float | None:
 class TrainingLog:
     """The log file of a run folder; if ``folder`` is None, nothing is written.
 
-    When it is opened, rows after ``step`` are removed: the run was not saved there, and does these steps again.
+    When it is opened, rows after ``step`` are removed: the run was last saved at ``step``, and takes later steps again.
     """
 
     def __init__(self, folder: RunFolder | None, step: int) -> None:
@@ -100,20 +101,20 @@ class TrainingLog:
             raise output_error(self._path, error) from error
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write a row to the file; raises OutputError."""
+        """Write a row to the file as a line of JSON; raises OutputError."""
         if self._file is None:
             return
         with self._explaining():
             self._file.write(json.dumps(row) + "\n")
 
     def flush(self) -> None:
-        """Flush the file, for other programs that read it now."""
+        """Flush the file, so that other programs can read all rows now; raises OutputError."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()
 
     def sync(self) -> None:
-        """Sync the file to the disk, so that even after a power cut it is not older than the next checkpoint."""
+        """Sync the file to the disk, so that even after a power cut the log is not older than the next checkpoint."""
         if self._file is not None:
             with self._explaining():
                 self._file.flush()
@@ -134,7 +135,7 @@ class TrainingLog:
 
 
 def read_log(path: str) -> list[dict[str, Any]]:
-    """Return the rows of a log; an incomplete last line, of a run that was killed, is left out."""
+    """Return the rows of the log at ``path``; an incomplete last line, of a run that was killed, is left out."""
     if not os.path.exists(path):
         return []
     rows = []

@@ -48,7 +48,11 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` gets each row of the log. ``stopped`` names the signal that ended all ranks."""
+    """Trains a job. ``frozen`` are keys to freeze besides those that the settings name.
+
+    If ``folder`` is None, nothing is saved. ``observer`` gets each row of the log. ``stopped`` is the name of the
+    signal that ended all ranks, '' if none did.
+    """
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -101,7 +105,7 @@ class TrainingLoop:
         return state.progress.ended
 
     def _train(self, until: int, stop: StopSignal) -> str:
-        """Take steps until the run ends; returns why, '' if it only reached ``until``."""
+        """Take steps until the run ends or ``until`` steps are done; returns why the run ended, '' if it did not."""
         state, progress, settings = self.state, self.state.progress, self.settings
         state.apply_freezing()
         if progress.step < until:
@@ -142,7 +146,7 @@ class TrainingLoop:
         return end or (DONE if progress.step >= settings.steps else "")
 
     def _step(self, stop: StopSignal) -> PendingStep:
-        """Take one step, and return it for the log. If it raises, the run is as before, so that it can be saved."""
+        """Take one step, and return it for the log. After an error the run is as before the step, and can be saved."""
         state, task, settings, step = self.state, self.job.task, self.settings, self.state.progress.step
         position, generators = state.stream.position, random_state() if self.job.ranks.size > 1 else None
         rates = state.optimizer.set_learning_rates(lr_factor(settings, step) * state.progress.lr_scale)
@@ -181,9 +185,10 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''; all ranks follow the one shared in the last step.
+        """Return the name of the signal that ends the run, or ''.
 
-        Ranks receive signals at different times. If each followed its own, one would wait in a collective for ever.
+        Several ranks receive signals at different times. If each obeyed its own, one would wait in a collective call
+        for ever; so all ranks obey the signal that was shared in the last step.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -195,7 +200,10 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many in a row were so, else ''."""
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if that ends the run, else ''.
+
+        It ends if too many steps in a row were not finite, or were collapsed in the eyes of the task.
+        """
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         rows = log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops)
@@ -215,7 +223,10 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev`` and save the best model; returns PATIENCE if none was better for too long, else ''."""
+        """Evaluate on ``dev``, and save the model if it is the best so far.
+
+        Returns PATIENCE if too many evaluations in a row brought no better model, else ''.
+        """
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
@@ -235,7 +246,7 @@ class TrainingLoop:
         return PATIENCE if progress.waited_for(self.settings.patience) else ""
 
     def _save_alone(self) -> bool:
-        """Log and save without the other ranks; returns whether that could be done."""
+        """Write the log and a checkpoint without the other ranks; returns whether a checkpoint could be written."""
         self._write_rows(time.perf_counter())
         self._log.sync()
         return self.checkpoints.save_alone()
@@ -294,6 +305,9 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the loss total for the backward pass, first because DDP wants that, and the loss to add up."""
+    """Return the total of a batch's loss, for the backward pass, and the loss without its graph, to be summed.
+
+    DDP needs the total to be the first of the two.
+    """
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

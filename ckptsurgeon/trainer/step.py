@@ -37,7 +37,10 @@ class StepCounts:
     def of_all(
         ranks: Ranks, batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]
     ) -> StepCounts:
-        """Return the counts of all ranks, which each rank must ask for; raises ConfigError as ``unpack`` does."""
+        """Return the counts of all ranks together; every rank must call this. Raises ConfigError as ``unpack`` does.
+
+        ``unseen`` is how many of the ``batches``, from the first on, hold clips that the run has not seen before.
+        """
         packed = StepCounts.pack(batches, unseen, signal, parts)
         ranks.all_reduce([packed])
         return StepCounts.unpack(packed, ranks.size)
@@ -62,15 +65,16 @@ class StepCounts:
 
     @staticmethod
     def unpack(sums: Tensor, ranks: int) -> StepCounts:
-        """Return the counts of all ranks; raises ConfigError if their losses have different parts.
+        """Return the counts of all ranks from the ``sums`` of what ``pack`` returned on each of ``ranks`` ranks.
 
-        Parts are summed one after the other, so a different part would be added to the wrong one.
+        Raises ConfigError if the ranks' losses have different parts: parts are summed by their position, so that a
+        different part would be added to the wrong one.
         """
         clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
         if ranks * squares != names**2:  # equal only if every rank sent the same number
             raise ConfigError(
                 "the losses of the processes have different parts in the same step.",
-                hint="A task returns the same parts, in the same order, for every batch: 0 if there is nothing of one.",
+                hint="Let the task return the same parts in the same order for every batch, with 0 for an empty part.",
             )
         signal = next((name for name, count in zip(SIGNAL_NAMES, received, strict=True) if count), "")
         return StepCounts(int(clips), int(unseen_clips), int(used), int(room), seconds, signal)
@@ -95,26 +99,32 @@ class StepResult:
 
     @property
     def places(self) -> int:
-        """The places in the padded batches, or clips if inputs have no time axis; operations are counted per place."""
+        """The time steps of all clips with their padding; if inputs have no time axis, the number of clips."""
         return self.counts.room or self.counts.clips
 
 
 @dataclass
 class LossSums:
-    """Sums over the batches of a step, on the device; ``all_reduce`` makes them sums over all ranks."""
+    """Sums of losses, of their items and of their parts over the batches of a step, on the device.
+
+    ``Ranks.all_reduce`` makes them sums over all ranks.
+    """
 
     device: torch.device
     total: Tensor = field(init=False)
     items: int | Tensor = 0
     parts: dict[str, Tensor] = field(default_factory=dict)
     too_short: list[Tensor] = field(default_factory=list)
-    """One tensor, if the task spells anything."""
+    """A list of one tensor; empty if the task does not use CTC."""
 
     def __post_init__(self) -> None:
         self.total = torch.zeros((), device=self.device)
 
     def add(self, loss: Loss, *, unseen: bool) -> None:
-        """Add the loss of a batch; its clips too short for CTC only count if the run sees it first (``unseen``)."""
+        """Add the loss of a batch; clips that are too short for CTC are only counted in an ``unseen`` batch.
+
+        A batch is unseen if the run has not seen its clips before.
+        """
         self.total = self.total + loss.total
         self.items = self.items + loss.items
         if loss.too_short is not None and unseen:
@@ -131,9 +141,9 @@ class LossSums:
 
 
 class BufferSnapshot:
-    """The buffers of a model's training modules, such as the statistics of a batch norm, as they are now.
+    """A copy of the buffers of those modules that are in training mode, such as the statistics of batch norms.
 
-    All of them are copied: torch's own norms change theirs without raising ``Tensor._version``.
+    All of these buffers are copied: torch's own norms change their buffers without raising ``Tensor._version``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -182,6 +192,6 @@ def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
 
 
 def places(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Return how many places (time steps of clips) in padded batches are not padding, and how many there are."""
+    """Return how many time steps of clips in padded batches are not padding, and how many there are with padding."""
     used = sum(int(batch.lengths.sum()) for batch in batches)
     return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

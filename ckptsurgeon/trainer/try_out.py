@@ -25,9 +25,9 @@ __all__ = ["try_longest_batch"]
 
 
 def try_longest_batch(state: TrainingState) -> None:
-    """Run the longest batch forward and backward, as a step does, and discard the result; the state does not change.
+    """Run the longest batch of ``train`` forward and backward, as a step does; the state does not change.
 
-    Does nothing if the model is sharded, or if the source is not a ``Batches``, which alone knows its longest batch.
+    Does nothing if the model is sharded, or if ``train`` is not a ``Batches``, which alone knows its longest batch.
     Raises ConfigError if the settings ask for determinism and torch has no deterministic backward pass, and
     torch.OutOfMemoryError.
     """
@@ -71,12 +71,13 @@ def _moments(state: TrainingState) -> list[Tensor]:
 
 @contextmanager
 def _explained(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if torch cannot compute something the same way twice, and the settings ask for that."""
+    """Raise ConfigError if the settings ask for determinism and torch has no deterministic form of an operation."""
     try:
         yield
     except RuntimeError as error:
         if not settings.deterministic or "deterministic" not in str(error):
             raise
         raise ConfigError(
-            f"train.deterministic: {escape(str(error).splitlines()[0], 300)}.", hint="--set deterministic=false."
+            f"train.deterministic is true, but {escape(str(error).splitlines()[0], 300)}.",
+            hint="Pass --set deterministic=false.",
         ) from error

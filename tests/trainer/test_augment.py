@@ -158,7 +158,7 @@ def test_a_cache_keeps_what_is_not_changed(job: Callable[..., Job]) -> None:
     [
         ("augment.speed=[0, 1]", "train.augment.speed is 0"),
         ("augment.snr_db=[20]", "train.augment.snr_db is"),
-        ("augment.snr_db=[20, 10]", "it is the lowest ratio and the highest"),
+        ("augment.snr_db=[20, 10]", "it must be the lowest ratio and the highest"),
         ("augment.time_share=2", "train.augment.time_share is 2"),
         ("augment.noise=noise", "train.augment.noise needs snr_db"),
         ("augment={noise: none, snr_db: [5, 20]}", "train.augment.noise: none does not exist. Name WAV"),

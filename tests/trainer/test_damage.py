@@ -206,10 +206,16 @@ class Fails(Toy):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("NoFigures", "evaluate of the task NoFigures returns None, not figures by name. As in {"),
-        ("NoNumbers", "evaluate of the task NoNumbers gives 'error' as 'low', not a number."),
+        (
+            "NoFigures",
+            "evaluate of the task NoFigures returns None, not figures by name. Return a dict of numbers, as in {",
+        ),
+        ("NoNumbers", "evaluate of the task NoNumbers returns 'low' for 'error', not a number."),
         ("Bare", "the task own.py:Bare fails: TypeError: "),
-        ("NoItems", "loss of the task own.py:NoItems has 0 items, for the 8 examples of a batch."),
+        (
+            "NoItems",
+            "the method loss of the task own.py:NoItems returns a Loss whose items is 0, for a batch of 8 examples.",
+        ),
         ("NoLoss", "loss of the task own.py:NoLoss returns tensor("),
         ("Empty", "the split train has no batch 0 in epoch 0, but size(0) is 0."),
         ("Fails", "the task own.py:Fails fails in line 38: KeyError: 1."),

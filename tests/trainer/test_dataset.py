@@ -211,7 +211,7 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
     ("train", "why"),
     [
         ("no.py:train_set", "train.data.train: no.py:train_set: no.py does not exist. It is my_data.py:train_set."),
-        ("my_data.py:train_ste", "my_data.py has no train_ste. Did you mean train_set?"),
+        ("my_data.py:train_ste", "my_data.py does not define train_ste. Did you mean train_set?"),
         ("my_data.py:Number", "my_data.py:Number is not a function that returns a dataset."),
         ("my_data.py:stream", "my_data.py:stream returns generator, not a map-style dataset. One has __len__"),
         ("my_data.py:nothing", "my_data.py:nothing returns an empty dataset."),

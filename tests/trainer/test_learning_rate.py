@@ -149,7 +149,7 @@ def test_epochs_give_the_steps() -> None:
     assert "train.epochs 3: 12 steps" in job("epochs=3").notes
     Path("used.yaml").write_text(config_text(job("epochs=3"), "."))
     assert build_job("used.yaml", device="cpu").settings.steps == 12
-    with pytest.raises(cs.ConfigError, match="train.steps is 5 and train.epochs 3; leave one of them out"):
+    with pytest.raises(cs.ConfigError, match="train.steps is 5 and train.epochs is 3; leave one of the two out"):
         toy.job(epochs=3, steps=5)
     with pytest.raises(cs.ConfigError, match="train.epochs 1: train.warmup 9 is not below train.steps 4"):
         job("epochs=1", "warmup=9")
@@ -174,9 +174,9 @@ def test_decay_of_matrices_leaves_vectors_alone() -> None:
 
 
 def test_a_setting_of_another_schedule_gets_a_note() -> None:
-    assert "train.hold has no effect with train.schedule cosine; it is of tri_stage" in toy.job(hold=2).notes
-    said = "train.anneal has no effect with train.schedule constant; it is of plateau and newbob"
+    assert "train.hold has no effect with train.schedule cosine; only tri_stage would use it" in toy.job(hold=2).notes
+    said = "train.anneal has no effect with train.schedule constant; only plateau and newbob would use it"
     assert said in toy.job(anneal=0.3, schedule="constant").notes
     assert not [note for note in toy.job(anneal=0.3, schedule="newbob").notes if "no effect" in note]
-    with pytest.raises(cs.ConfigError, match="tri_stage falls exponentially"):
+    with pytest.raises(cs.ConfigError, match="tri_stage, which falls exponentially"):
         toy.job(schedule="tri_stage", final_lr=0)

@@ -90,7 +90,7 @@ def test_sections_and_lists_are_read() -> None:
         ({"features": {"window_s": -1}}, "train.features.window_s is -1.0; it must be above 0"),
         ({"data": {"max_s": 0}}, "train.data.max_s is 0.0"),
         ({"data": {"min_s": -1}}, "train.data.min_s is -1.0"),
-        ({"data": {"min_s": 3, "max_s": 2}}, "leaves nothing"),
+        ({"data": {"min_s": 3, "max_s": 2}}, "every clip would be left out"),
         ({"keep": 0}, "train.keep is 0; it must be 1 or more"),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
     [
         (
             "lr=0",
-            "--set lr=0: train.lr is 0.0; it must be above 0, finite; what is not to be trained is named by freeze",
+            "--set lr=0: train.lr is 0.0; it must be above 0, finite; to leave tensors untrained, name them in train.freeze",
         ),
         ("lr=.inf", "--set lr=.inf: train.lr is inf; it must be above 0, finite"),
         ("clip=-1", "--set clip=-1: train.clip is -1.0; it must be above 0, or null so as not to clip"),
@@ -143,7 +143,7 @@ def test_what_may_be_as_large_as_one_likes_may() -> None:
 
 def test_a_layer_that_thaws_after_the_end_is_a_note() -> None:
     notes = toy.job(freeze={"body": 12, "head": 11}).notes
-    assert notes == ("train.freeze body: 12 is not below train.steps 12: it is never trained",)
+    assert notes == ("train.freeze body: step 12 is not below train.steps 12, so it is never trained",)
 
 
 def test_what_only_looks_blames_nothing_that_nobody_said(ckpt: Any) -> None:

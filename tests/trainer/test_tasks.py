@@ -434,7 +434,7 @@ def test_a_users_own_task_lies_beside_the_configuration() -> None:
     [
         ("no.py:MyTask", None, "no.py does not exist"),
         ("my_task.txt:MyTask", "", "my_task.txt is not a Python file"),
-        ("my_task.py:MyTsak", "class MyTask: pass", "my_task.py has no MyTsak. Did you mean MyTask"),
+        ("my_task.py:MyTsak", "class MyTask: pass", "my_task.py does not define MyTsak. Did you mean MyTask"),
         ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is not a task: it has no loss, evaluate"),
         (
             "my_task.py:MyTask",

@@ -27,11 +27,11 @@ _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.ba
 class LayerActivations:
     """The activations of one layer in one batch: its root mean squares, its number of units, and how many are dead.
 
-    ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input when it runs first. ``norm`` is
-    whether it is a normalisation layer. A unit is dead if its output has one value in the whole batch; if the layer
-    runs several times, as in a recurrent decoder, in all runs together. ``judged`` is false if constant outputs are no
-    fault: the layer's input was the same everywhere (as for BERT's segment embedding if there is one segment), or its
-    matrices begin as zeros (as in LoRA, https://arxiv.org/abs/2106.09685).
+    ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first run. ``norm`` is
+    whether it is a normalisation layer. A unit (a feature or channel) is dead if its output has one and the same value
+    in the whole batch; if the layer runs several times, as in a recurrent decoder, in all runs together. ``judged`` is
+    false if constant outputs are no fault: the layer's input was the same everywhere (as for BERT's segment embedding
+    if there is one segment), or its matrices begin as zeros (as in LoRA, https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -44,7 +44,10 @@ class LayerActivations:
 
 
 class _Constant:
-    """Finds the units of a layer's output, or of its input, that have one value at all places and in all runs."""
+    """Finds the units of a layer's output or input whose value is the same at all positions and in all runs.
+
+    ``units`` is the output or input of the first run, as (units, values).
+    """
 
     def __init__(self, units: Tensor) -> None:
         self.value = units[:, 0]
@@ -66,7 +69,10 @@ class _Constant:
 
 
 def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
-    """Run a batch and return the activations of each leaf module, in the order in which the modules ran."""
+    """Compute the loss of a batch, and return the activations of each leaf module that ran, in the order of their runs.
+
+    A module is left out if its output is not a floating-point tensor of two or more axes.
+    """
     found: dict[str, LayerActivations] = {}
     constant: dict[str, _Constant] = {}
     given: dict[str, _Constant] = {}
@@ -108,7 +114,10 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 
 
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
-    """Return the first tensor of a layer's arguments as (units, values); zeros (1, 1) if there is none."""
+    """Return the first tensor among a layer's arguments ``values``, as (units, values); zeros (1, 1) if there is none.
+
+    The axis of the units depends on the kind of ``module``.
+    """
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
     if first is None:
         return torch.zeros(1, 1)
@@ -124,10 +133,10 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 
 
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
-    """Return a layer's output as (units, values).
+    """Return a layer's output ``value`` as (units, values).
 
-    ``channels`` has the axis of the units for each shape of output. Layers with parameters add to it, and layers
-    without parameters, such as activation functions, look it up.
+    ``channels`` has the axis of the units for each shape of output. A layer with parameters writes its axis there; for
+    a layer without parameters, such as an activation function, the axis is looked up there.
     """
     # An activation function has its units on the same axis as the layer before it.
     shape = tuple(value.shape)
@@ -151,9 +160,11 @@ def _rms(value: Tensor) -> float:
 
 
 def activation_scale(layers: list[LayerActivations]) -> Check:
-    """Warn of layers whose output is less than half or more than twice as large (RMS) as their input, except norms.
+    """Warn of layers whose output is less than half or more than twice as large (RMS) as their input.
 
-    Small factors multiply: with torch's own initialisers, activations shrank from .42 to .07 over six layers, and the
+    Normalisation layers are not checked.
+
+    Small factors multiply: with torch's own initialisers, activations shrank from 0.42 to 0.07 over six layers, and the
     model learned nothing. Normalisation layers undo small factors, so a model that has some is only checked for large
     ones.
     """

@@ -27,5 +27,5 @@ class Check:
     when: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as plain data."""
+        """Return the check as a dict of texts, for JSON."""
         return asdict(self)

@@ -17,7 +17,11 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
-    """Fail if at least 99.5 % of frames are blank: CTC models begin on this plateau, and some never leave it."""
+    """Fail if a CTC model puts out the blank in at least 99.5 % of frames: training begins so, and may never get away.
+
+    ``figures`` are those of the last evaluation. ``diverged`` is whether values that are not finite ended the run;
+    then the advice is another learning rate, and not longer training.
+    """
     name = "share of blanks"
     if "blanks" not in figures:
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
@@ -67,7 +71,10 @@ BELOW = 0.05
 
 
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
-    """Pass if the metric on the only training batch is below 0.05, or above 0.95 if ``higher`` is better; else fail."""
+    """Pass if the metric on the only training batch is below 0.05 (above 0.95 if ``higher`` is better); else fail.
+
+    ``figures`` are those of the last evaluation, after ``step`` steps.
+    """
     if metric not in figures:
         return Check(ONE_BATCH, NOT_RUN, f"the task gives no {metric}")
     value = figures[metric]

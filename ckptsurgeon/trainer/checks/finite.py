@@ -28,7 +28,7 @@ def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None
 
 
 def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
-    """Find figures of the last evaluation that are NaN or Inf: fail if one of them is ``decisive``, otherwise warn."""
+    """Look for NaN and Inf in the figures of an evaluation: fail for a figure in ``decisive``, warn for others."""
     name = "figures are numbers"
     if not figures:
         return Check(name, NOT_RUN, "nothing was evaluated")
@@ -40,9 +40,9 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
 
 
 def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Check:
-    """Find constant tensors whose initialiser draws random values: fail for a matrix, warn for vectors alone.
+    """Find constant tensors of the model whose initialiser, with ``seed``, draws random values.
 
-    A vector may have been set to zeros on purpose.
+    Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose.
     """
     name = "no constant tensors"
     constant = [key for key, tensor in _floating(model).items() if _is_constant(tensor)]

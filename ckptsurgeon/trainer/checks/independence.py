@@ -54,7 +54,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return the kind of a layer that lets padding change a clip's values, such as ``convolution``; '' for others.
+    """Return the kind of a layer that lets padding change a clip's values, as in ``convolution``; '' for other layers.
 
     Many networks do not mask padding before such layers.
     """
@@ -66,7 +66,7 @@ def _sees(module: nn.Module) -> str:
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss of a batch with more padding; if the model does not take it, the error as text."""
+    """Return the loss of a batch with more padding; if that raises an error, the error as text."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)

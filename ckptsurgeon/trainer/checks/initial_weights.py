@@ -66,7 +66,7 @@ def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _z(chance: Tensor) -> Tensor:
-    """Return the z score that a normal value exceeds, on either side, with the probability ``chance``."""
+    """Return the z for which a standard normal value is above z or below -z with the probability ``chance``."""
     found: Tensor = -torch.special.ndtri(chance.clamp(1e-300, 1) / 2)
     return found
 
@@ -97,8 +97,9 @@ def initialised_tensors(
 ) -> Check:
     """Check that new tensors look like what their initialiser draws with other seeds: in mean, deviation and bounds.
 
-    Constants must be equal; random values must differ between seeds. ``parts`` has masks of tensors that are only
-    partly new: only the values where the mask is true are compared.
+    ``keys`` are the keys of the new tensors, which were drawn with ``seed``. Constants must be equal; random values
+    must differ between seeds. ``parts`` has masks, by key, of tensors that are only partly new: only the values whose
+    mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
@@ -129,10 +130,10 @@ def _masked(value: Tensor, part: Tensor | None) -> Tensor:
 def _other_draws(
     target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]
 ) -> dict[str, list[Tensor]]:
-    """Return what the initialisers of ``keys`` draw with other seeds; tensors with few values are drawn more often.
+    """Return, for each of ``keys``, the tensors that its initialiser draws with seeds other than ``seed``.
 
-    Only with many draws is the deviation of a small tensor known well enough. ``parts`` has the masks of tensors of
-    which only a part is compared.
+    Tensors with few values are drawn more often, because only then is their deviation known well enough. ``parts`` has
+    the masks of tensors of which only a part is compared.
     """
     others: dict[str, list[Tensor]] = {key: [] for key in keys}
     until, more = time.monotonic() + DRAW_LIMIT_S, 0
@@ -155,7 +156,10 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Check, bit for bit, that the model equals the checkpoint ``init``, and ``init`` the sources in its recipe."""
+    """Check that the model equals, bit for bit, the checkpoint ``init``, and that equals the sources in its recipe.
+
+    ``plan`` says which tensor of ``init`` each tensor of the model was loaded from.
+    """
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
     tensors = state_tensors(model)
@@ -195,7 +199,7 @@ def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) 
 
 
 def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
-    """Check that tied tensors are still one tensor, as the configuration declares."""
+    """Check that tied tensors still share their memory; ``ties`` maps a key to the key that it is tied to."""
     name = "ties are still ties"
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")

@@ -74,9 +74,9 @@ RISEN = 1.25
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     """Check that training lowered the loss.
 
-    The loss of the first batch after the last step is compared with its value before the first step, and with the loss
-    of uniform outputs. Then the logged losses of the last steps are compared with those of the first steps, and with
-    their variation from step to step.
+    The loss of the trained model on the first batch is compared with the loss of the untrained model on it, and with
+    the loss of uniform outputs. Then the logged losses of the last steps are compared with those of the first steps:
+    they must be lower by more than losses vary from step to step.
     """
     progress, job = state.progress, state.job
     if not progress.step:
@@ -99,7 +99,7 @@ def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
 
 
 def _step_losses(folder: RunFolder | None) -> list[float]:
-    """Return the finite losses of all logged steps."""
+    """Return the loss of each logged step in ``folder``, without those that were not finite."""
     rows = read_log(folder.of(LOG)) if folder is not None else []
     return [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
 
@@ -121,10 +121,11 @@ TOLERANCE = 0.25
 
 
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
-    """Compare the first loss with the loss of uniform outputs under the same criterion.
+    """Compare the loss before the first step with the loss that the task computes for uniform outputs.
 
-    For CTC, the loss of uniform outputs is not ln V, because CTC sums over alignments: it is 7.64 per label where ln V
-    is 3.33. ``drawn`` is whether a part of the model is new; if none is, a low loss is good.
+    For CTC over V tokens, the loss of uniform outputs is not ln V, because CTC sums over alignments: in an example, it
+    is 7.64 per label, and ln V is 3.33. ``drawn`` is whether some weights are newly initialised; if none are, a low
+    loss is good.
     """
     name = "first loss"
     found = loss_per_item(model, task, [batch], settings=settings)
@@ -144,5 +145,5 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
 
 
 def _compared(share: float) -> str:
-    """Return a difference in words: ``32 % more``, ``<1 % less`` or ``the same``."""
+    """Return a relative difference (0.32) in words: ``32 % more``, ``<1 % less`` or ``the same``."""
     return f"{percent(abs(share))} {'more' if share > 0 else 'less'}" if share else "the same"

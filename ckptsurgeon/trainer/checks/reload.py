@@ -36,7 +36,7 @@ LOSS_PREFIX = "loss of what was saved: "
 
 
 def main() -> None:
-    """Print the losses of the files that stdin names."""
+    """Print the loss of the model with each file of weights that the JSON on stdin names."""
     order = json.load(sys.stdin)
     init = read_init(order["init"]) if order["init"] else None
     job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)

@@ -62,7 +62,7 @@ def _fresh(job: Job, folder: RunFolder | None = None) -> TrainingLoop:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Return the keys whose digests differ, or that only one of the two mappings has."""
+    """Return the keys whose digests differ in the two mappings, and the keys that only one of the mappings has."""
     return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
 
 
@@ -77,7 +77,7 @@ def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
 
 
 def _generators() -> dict[str, torch.Tensor]:
-    """Return the current states of the random generators of torch, Python and numpy, which all runs here share."""
+    """Return the current states of the random generators of torch, Python and numpy, as tensors by name."""
     state = random_state()
     return {
         "random": state["torch"],

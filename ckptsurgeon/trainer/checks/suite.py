@@ -45,9 +45,9 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Run checks and return them with the phase ``when`` set.
+    """Run ``checks`` by iterating over them, and return their results with the phase ``when`` set.
 
-    Some checks take long, so the observer ``tell`` is told after each how many are done.
+    Some checks take long, so the observer ``tell`` is called after each, with the number of checks that are done.
     """
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
@@ -58,7 +58,10 @@ def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[
 
 
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
-    """Yield the checks before the first step."""
+    """Yield the results of the checks of a model before its first step.
+
+    ``plan`` says how the job's init was loaded; None without an init. Raises ConfigError as ``smoke_test`` does.
+    """
     task, settings, target = job.task, job.settings, job.target
     batch = first_batch(job.train, settings.seed)
     smoke_test(job, model, batch)
@@ -80,7 +83,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def checks_during(loop: TrainingLoop) -> Iterator[Check]:
-    """Yield the checks of what happened in training."""
+    """Yield the results of the checks of what happened in training; ``loop`` has done its last step."""
     state = loop.state
     yield frozen_unchanged(state)
     yield loss_fell(state, loop.folder)
@@ -98,7 +101,11 @@ def checks_during(loop: TrainingLoop) -> Iterator[Check]:
 def checks_after(
     loop: TrainingLoop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool
 ) -> Iterator[Check]:
-    """Yield the checks after the last step; an error in one of them does not lose the result of the run."""
+    """Yield the results of the checks after the last step; an error in one of them does not lose the result of the run.
+
+    ``sets`` are the ``--set`` texts of the run, ``controls`` the control runs (None without ``--controls``), and
+    ``overfitting`` is whether the run trains on one batch only.
+    """
     job, progress = loop.job, loop.state.progress
     higher = is_higher_better(job.task, loop.job.metric)
     yield from _guarded(
@@ -121,7 +128,10 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Return the checks that ``make`` makes; if it raises, a check NOT RUN for each name, with the error as reason."""
+    """Return the checks that ``make`` returns; if it raises an error, a check NOT RUN for each of ``names``.
+
+    The error is then the reason in these checks.
+    """
     try:
         return tuple(make())
     except Exception as error:
@@ -130,7 +140,10 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 
 
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
-    """Yield whether the last and the best weights have the same loss after a reload."""
+    """Yield the checks that the last and the best weights have the same loss after a new process has read them.
+
+    ``sets`` are the ``--set`` texts of the run; ``overfitting`` is whether it trains on one batch only.
+    """
     found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
     made = {
@@ -178,7 +191,8 @@ def _first_loss(loop: TrainingLoop) -> float:
 def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
     """Compute the loss of a batch, and the figures if there is a dev split, to see whether model and task fit.
 
-    Raises ConfigError if they do not, or if no figure has the name of the metric. Both may be the user's code.
+    Model and task may be the user's code. Raises ConfigError if they do not fit, or if no figure has the name of the
+    metric.
     """
     figures = {}
     try:
@@ -195,30 +209,37 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
         raise ConfigError(
             f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
             f"{escape(str(error), 500)}.",
-            hint="CKPT_DEBUG=1 shows where it happened.",
+            hint="Set the environment variable CKPT_DEBUG=1 to see where it happened.",
         ) from error
     if job.dev is not None and job.metric not in figures:
         raise unknown_metric_error(job.metric, figures)
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError if the task's method ``loss`` does not return a Loss over one item or more."""
+    """Raise ConfigError if the task's method ``loss`` does not return a Loss of one item or more for the batch."""
     with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.task.loss(model, batch.to(job.device))
-    name = f"loss of the task {escape(job.settings.task)}"
+    name = f"the method loss of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):
-        raise ConfigError(f"{name} returns {brief_repr(loss)}, not a Loss(total, items, parts).")
+        raise ConfigError(
+            f"{name} returns {brief_repr(loss)}, not a Loss.",
+            hint="Return Loss(total, items, parts) of ckptsurgeon.trainer.tasks._task.",
+        )
     if not _has_items(loss):
         raise ConfigError(
-            f"{name} has {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
-            hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
+            f"{name} returns a Loss whose items is {brief_repr(loss.items)}, for a batch of "
+            f"{count(len(batch.names), 'example')}.",
+            hint="Set items to the number, 1 or more, of labels, frames or examples whose losses total is the sum of.",
         )
     if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
-        raise ConfigError(f"{name} must have a total that is a tensor of one number, and parts by name.")
+        raise ConfigError(
+            f"{name} returns a Loss of another form.",
+            hint="Its total must be a tensor of one number, and its parts a dict of tensors.",
+        )
 
 
 def _has_items(loss: Loss) -> bool:
-    """Return whether a loss is over one item or more, or over none because all clips are too short for CTC."""
+    """Return whether a loss is a sum over one item or more, or over none because all clips are too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

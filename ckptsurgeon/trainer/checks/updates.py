@@ -86,7 +86,10 @@ MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 
 
 def trained_tensors_moved(state: TrainingState) -> Check:
-    """Find trained tensors that never had a gradient, or that did not change."""
+    """Fail for trained tensors that never had a gradient, or did not change.
+
+    Only warns of tensors on which the loss does not depend.
+    """
     name = "trained tensors moved"
     if not state.progress.step:
         return Check(name, NOT_RUN, "no step was taken")
@@ -109,10 +112,10 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return which of the ``keys`` have no influence on the loss of the first batch, except those of a layer that runs.
+    """Return those of the ``keys`` whose tensors have no influence on the loss of the first batch.
 
-    Models of Hugging Face have such tensors: a pooler that the task does not use, or a vector for masked frames if no
-    frame is masked. Returns none if the model is sharded.
+    Keys of a layer that runs are never among them. Models of Hugging Face have such tensors: a pooler that the task
+    does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []
@@ -147,9 +150,9 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
 
 
 def update_sizes(state: TrainingState) -> Check:
-    """Check by what share of its norm the last measured step moved each tensor; warn if the median is unusual.
+    """Check by what share of its norm the last measured step moved each tensor.
 
-    Usual is 1e-6 to 0.1.
+    Warns if the median of these shares is not between 1e-6 and 0.1.
     """
     name = "update to weight"
     frozen = set(state.freezing.frozen(max(state.progress.step - 1, 0)))

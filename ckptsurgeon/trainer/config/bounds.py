@@ -62,14 +62,14 @@ BELOW: Mapping[str, float] = {
 """The number that a setting must be below."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
-    "lr": "; what is not to be trained is named by freeze",
+    "lr": "; to leave tensors untrained, name them in train.freeze",
     "clip": ", or null so as not to clip",
 }
 """Advice for a setting that is out of bounds: what a user may have meant."""
 
 
 def find_fault(made: Settings) -> str:
-    """Return a message on the first wrong setting, with its name; '' if all settings are right."""
+    """Return a message on the first setting that is out of bounds or contradicts another; '' if all are right."""
     if len(made.betas) != 2:
         return f"train.betas are {list(made.betas)}; they must be two numbers, each {_allowed('betas')}"
     for key in dict.fromkeys([*FROM, *ABOVE]):
@@ -77,30 +77,30 @@ def find_fault(made: Settings) -> str:
             if not _in_bounds(key, value):
                 return f"train.{name} is {value}; it must be {_allowed(key)}{INSTEAD.get(key, '')}"
     if made.schedule == "tri_stage" and made.final_lr == 0:
-        return "train.final_lr is 0; tri_stage falls exponentially, to a share above 0"
+        return "train.final_lr is 0; it must be above 0 for the schedule tri_stage, which falls exponentially"
     if made.epochs is None and made.warmup >= made.steps:
         return (
-            f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
-            "--set warmup=0 does without"
+            f"train.warmup {made.warmup} is not below train.steps {made.steps}: the learning rate would never reach "
+            "train.lr; write a smaller warmup, or --set warmup=0 for none"
         )
     if len(made.pretrain.gumbel) != 3 or made.pretrain.gumbel[2] > 1:
         return (
-            f"train.pretrain.gumbel is {list(made.pretrain.gumbel)}; it is the highest temperature, the lowest, and "
-            "what it is multiplied by at every step, at most 1"
+            f"train.pretrain.gumbel is {list(made.pretrain.gumbel)}; it must be the highest temperature, the lowest, "
+            "and the factor, at most 1, by which the temperature is multiplied at every step"
         )
     ratios = made.augment.snr_db
     if (why := _fault_of_lora(made)) != "":
         return why
     if ratios and (len(ratios) != 2 or ratios[0] > ratios[1]):
-        return f"train.augment.snr_db is {list(ratios)}; it is the lowest ratio and the highest"
+        return f"train.augment.snr_db is {list(ratios)}; it must be the lowest ratio and the highest, as in [5, 20]"
     if made.augment.noise and not ratios:
         return "train.augment.noise needs snr_db, the lowest and the highest ratio of speech to noise, as in [5, 20]"
     if made.lm is not None and made.decoding != "ctc_beam":
-        return f"train.lm is of train.decoding ctc_beam, and that is {made.decoding}"
+        return f"train.lm needs train.decoding ctc_beam, but train.decoding is {made.decoding}"
     if not math.isfinite(made.word_bonus):
         return f"train.word_bonus is {made.word_bonus}; it must be finite"
     if made.data.min_s > made.data.max_s:
-        return "train.data.min_s is above train.data.max_s: that leaves nothing"
+        return "train.data.min_s is above train.data.max_s: every clip would be left out"
     return ""
 
 
@@ -113,13 +113,17 @@ def _fault_of_lora(made: Settings) -> str:
     for name in ("freeze", "lr_scale", "keep_optimizer"):
         if getattr(made, name):
             return (
-                f"train.{name} is of the weights, and with train.lora only adapters are trained; leave one of them out"
+                f"train.{name} is about the weights, but with train.lora only adapters are trained; "
+                f"leave train.{name} or train.lora out"
             )
     return ""
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield each number of a setting with its name for messages; the setting may be a number, a list or a mapping."""
+    """Yield the name, for messages, and the value of each number in the setting ``key``, as in ``lora.rank``.
+
+    The setting may be a number, a list of numbers or a mapping to numbers.
+    """
     section, _, name = key.rpartition(".")
     value = getattr(getattr(made, section) if section else made, name)
     if isinstance(value, Mapping):
@@ -138,7 +142,7 @@ def _in_bounds(key: str, value: float) -> bool:
 
 
 def _allowed(key: str) -> str:
-    """Return the allowed numbers of a setting, in words."""
+    """Return in words which numbers the setting ``key`` may have, as in ``above 0, finite``."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""
     finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""
@@ -146,22 +150,22 @@ def _allowed(key: str) -> str:
 
 
 def useless_settings(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect."""
+    """Return a note for the user on each setting that has no effect."""
     return [
-        f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"
+        f"train.freeze {escape(pattern)}: step {step} is not below train.steps {made.steps}, so it is never trained"
         for pattern, step in made.freeze.items()
         if step is not None and step >= made.steps
     ] + _without_effect(made)
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect because they belong to another schedule, or to a language model."""
+    """Return notes on settings that have no effect because another schedule, or a language model, would use them."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
     return without + [
-        f"train.{name} has no effect with train.schedule {made.schedule}; it is of {' and '.join(kinds)}"
+        f"train.{name} has no effect with train.schedule {made.schedule}; only {' and '.join(kinds)} would use it"
         for name, kinds in own.items()
         if getattr(made, name) != getattr(usual, name) and made.schedule not in kinds
     ]

@@ -11,25 +11,25 @@ __all__ = ["ErrorCollector"]
 
 
 class ErrorCollector:
-    """Collects errors; ``check`` raises them as one."""
+    """Collects errors (CheckpointError); ``check`` raises all of them as one error."""
 
     def __init__(self) -> None:
         self._found: list[CheckpointError] = []
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Catch an error that the block raises, and collect it."""
+        """Catch a CheckpointError that the block raises, and collect it."""
         try:
             yield
         except CheckpointError as error:
             self._found.append(error)
 
     def add(self, *errors: CheckpointError) -> None:
-        """Collect errors."""
+        """Collect ``errors``, which ``check`` raises later."""
         self._found += errors
 
     def check(self) -> None:
-        """Raise the collected errors: one as it is, several as one with the messages and details of all."""
+        """Raise the collected errors, if any: a single one as it is, several as one with all messages and details."""
         if not self._found:
             return
         first, *others = self._found

@@ -22,24 +22,27 @@ __all__ = ["load_from_user_file", "require_package", "split_file_name", "user_co
 
 
 def require_package(name: str, *, extra: str = "train") -> Any:
-    """Import a package of an extra; raises ConfigError if it, or a library that it needs, is missing."""
+    """Return the imported package ``name``, which the ``extra`` of ckptsurgeon installs.
+
+    Raises ConfigError if the package, or a library that it needs, is missing.
+    """
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
         raise ConfigError(
-            f"this needs the package {name}, which cannot be imported: {error}.",
+            f"what you asked for needs the package {name}, which cannot be imported: {error}.",
             hint=f"pip install 'ckptsurgeon[{extra}]' installs it.",
         ) from error
 
 
 def split_file_name(name: str) -> tuple[str, str] | None:
-    """Return file and name of ``my_file.py:name``; None for another form."""
+    """Return the file and the name in a text ``my_file.py:name``; None for a text of another form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
 
 
 def user_code_in(section: Any) -> Iterator[str]:
-    """Yield the user's own code that a ``train:`` section names: ``my_file.py:name`` and ``_target_``."""
+    """Yield each name of the user's own code in a ``train:`` section: ``my_file.py:name``, or that in ``_target_``."""
     yield from targets_in(section)
     yield from _named_in_files(section)
 
@@ -53,10 +56,10 @@ def _named_in_files(node: Any) -> Iterator[str]:
 
 
 def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
-    """Import a user's file and return an attribute of it.
+    """Import the user's file ``path`` and return its ``attribute``, such as a class.
 
-    ``what`` begins the messages, ``example`` is a right name that the hint gives, and ``module`` is the name of the
-    module while it is loaded. Raises ConfigError for a file that does not exist or cannot be imported, and for a
+    ``what`` is the beginning of the messages, ``example`` a right name for the hint, and ``module`` the name under
+    which the file is imported. Raises ConfigError for a file that does not exist or cannot be imported, and for a
     missing attribute, with the nearest name.
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
@@ -77,6 +80,6 @@ def load_from_user_file(what: str, path: str, attribute: str, *, example: str, m
     if not hasattr(made, attribute):
         own = [one for one, value in vars(made).items() if getattr(value, "__module__", None) == module]
         near = difflib.get_close_matches(attribute, own, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(own) or 'nothing'}."
-        raise ConfigError(f"{escape(path)} has no {escape(attribute)}.", hint=hint)
+        hint = f"Did you mean {near[0]}?" if near else f"The file defines {', '.join(own) or 'nothing'}."
+        raise ConfigError(f"{what}: {escape(path)} does not define {escape(attribute)}.", hint=hint)
     return getattr(made, attribute)

@@ -22,14 +22,15 @@ LENGTHS = ("steps", "epochs")
 
 
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
-    """Return a ``train:`` section after the ``KEY=VALUE`` texts of ``sets``: keys may have dots, values are YAML.
+    """Return a ``train:`` section in which the ``KEY=VALUE`` texts of ``sets`` have replaced values.
 
-    Raises ConfigError for a text of another form, and for an unknown field.
+    A key may have dots, as in ``data.workers``; a value is YAML. Raises ConfigError for a text of another form, and for
+    an unknown field.
     """
     for text in sets:
         path, equals, value = text.partition("=")
         if not equals or not path or not all(path.split(".")):
-            raise ConfigError(f"--set {escape(text)} is not KEY=VALUE.", hint="As in --set lr=1e-3.")
+            raise ConfigError(f"--set {escape(text)} is not KEY=VALUE.", hint="Write it as in --set lr=1e-3.")
         flag = f"--set {escape(text)}"
         names = path.removeprefix("train.").split(".")
         check_section(_nested(names, _value(value, flag)), flag)
@@ -50,7 +51,7 @@ def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _merged(old: Any, new: Mapping[str, Any]) -> Any:
-    """Return ``old`` with the values of ``new``; sections are merged, everything else is replaced."""
+    """Return the section ``old`` with the values of ``new``: sections in them are merged, all else is replaced."""
     if not isinstance(old, Mapping):
         return old  # not a section: parse_settings raises for it
     merged = dict(old)
@@ -61,7 +62,7 @@ def _merged(old: Any, new: Mapping[str, Any]) -> Any:
 
 
 def parse_settings(section: Any, where: str) -> Settings:
-    """Return the settings of a ``train:`` section; ``where`` names its file.
+    """Return the settings of a ``train:`` section; ``where`` names its file in messages.
 
     Raises ConfigError for an unknown field (with the nearest name), a value of a wrong type or out of bounds, and
     settings that contradict each other.
@@ -69,14 +70,17 @@ def parse_settings(section: Any, where: str) -> Settings:
     made: Settings = _read(Settings, {} if section is None else section, where, "train")
     why = find_fault(made)
     if section is not None and made.epochs is not None and section.get("steps") is not None:
-        why = f"train.steps is {made.steps} and train.epochs {made.epochs}; leave one of them out"
+        why = f"train.steps is {made.steps} and train.epochs is {made.epochs}; leave one of the two out"
     if why:
         raise ConfigError(f"{escape(where)}: {why}.")
     return made
 
 
 def check_section(section: Any, where: str) -> None:
-    """Raise ConfigError for an unknown field or a value of a wrong type; contradictions are not checked."""
+    """Raise ConfigError for an unknown field or a value of a wrong type in a ``train:`` section.
+
+    ``where`` names the file, or the option, in messages. Contradictions between settings are not checked.
+    """
     _read(Settings, section, where, "train")
 
 
@@ -87,20 +91,26 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
     type.
     """
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.")
+        raise ConfigError(
+            f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.",
+            hint="Write its fields below it, each as NAME: VALUE.",
+        )
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in section.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), list(known), n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Known fields are {', '.join(known)}."
             raise ConfigError(f"{escape(where)}: {path} has no field {brief_repr(name)}.", hint=hint)
         given[name] = _value_section(known[name], value, where, f"{path}.{name}")
     return kind(**given)
 
 
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
-    """Return a value of a section, converted to the type of its dataclass field ``one``; raises ConfigError."""
+    """Return a value of a section, converted to the type of its dataclass field ``one``; raises ConfigError.
+
+    ``where`` names the file and ``path`` the field in messages.
+    """
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
     reader = _READERS[one.name if one.name in _READERS else str(one.type).replace(" | None", "")]
@@ -145,7 +155,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return a choice as text: YAML reads ``on`` and ``off`` as true and false."""
+    """Return ``on``, ``off`` or another text: YAML reads ``on`` and ``off`` as true and false."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -154,7 +164,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> tuple[Named, ...]:
-    """Return the sources of a split as a tuple: texts, or entries with ``hf_dataset`` or ``_target_``."""
+    """Return the sources of a split as a tuple: paths, or mappings with a field ``hf_dataset`` or ``_target_``."""
     several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
     return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
 

@@ -29,16 +29,17 @@ DATASET = "hf_dataset"
 
 @dataclass(frozen=True)
 class Data:
-    """The manifests of each split, in any format that ``manifests/`` reads; several are read one after the other.
+    """The data of a run: the manifests (lists of clips) of each split, and how clips and texts become examples.
 
-    ``tokens`` is the token list; ``segmenter`` the file of the tokeniser that cuts texts into these tokens. If it is
-    None, texts are cut into the longest tokens.
+    A manifest has any of the formats that ``manifests/`` reads; several are read one after the other. ``tokens`` is the
+    file of the token list, ``segmenter`` the file of the tokeniser that cuts texts into these tokens. If ``segmenter``
+    is None, texts are cut into the longest tokens.
 
-    ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; others are counted and left
-    out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` is the
-    number of processes that make batches. If it is None, a run on a CPU has no such process, and a run on GPUs has for
-    each GPU one per CPU core of its share, at most eight. ``context`` is the number of tokens of an example in the task
-    ``language_model``.
+    ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; other clips are counted and
+    left out. ``cache`` is the folder for computed features; if it is None, they are computed each time. ``workers`` is
+    the number of processes that make batches. If it is None, a run on a CPU has no such process, and a run on GPUs
+    shares the CPU cores out: one process per core, at most eight for each GPU. ``context`` is the number of tokens of
+    an example in the task ``language_model``.
     """
 
     train: tuple[Named, ...] = ()
@@ -55,7 +56,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Features:
-    """The inputs of a model: the features ``log_mel`` or ``mfcc``, or ``waves`` as they are.
+    """How the inputs of a model are made from sounds: as features, ``log_mel`` or ``mfcc``, or as ``waves``, unchanged.
 
     ``size`` is the number of features in a frame, ``rate`` the sampling rate in hertz. A frame covers ``window_s``
     seconds, and a new one begins every ``step_s`` seconds; ``stack`` frames are joined into one
@@ -76,11 +77,11 @@ class Features:
 class Augment:
     """How clips of ``train`` are changed at random; by default they are not changed.
 
-    ``speed`` are factors, of which one is chosen for each clip. ``snr_db`` are the lowest and the highest
+    ``speed`` are factors of the speed, of which one is chosen for each clip. ``snr_db`` are the lowest and the highest
     signal-to-noise ratio of added noise, in decibels, and ``noise`` the sound files of that noise, or folders of them
     (none: white noise). ``time_masks`` and ``freq_masks`` are the numbers of masks, ``time_width`` and ``freq_width``
-    the largest width of one, in frames of ``features.step_s`` and in bands. No mask is longer than ``time_share`` of
-    its clip.
+    the largest width of a mask, in frames of ``features.step_s`` and in bands. No mask in time is longer than the share
+    ``time_share`` of its clip.
     """
 
     speed: tuple[float, ...] = ()
@@ -135,7 +136,7 @@ class Settings:
     """Everything that decides a run besides the model and its initial weights.
 
     A batch has ``batch_size`` clips, or, if ``batch_seconds`` is not None, as many clips as give so many seconds when
-    each is padded to the longest. ``epochs``, if it is not None, gives ``steps``. ``freeze`` maps key patterns to the
+    each is padded to the longest. ``epochs``, if it is not None, sets ``steps``. ``freeze`` maps key patterns to the
     step from which their tensors are trained (None: never), ``lr_scale`` maps patterns to a factor of the learning
     rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
 
@@ -146,14 +147,14 @@ class Settings:
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which ``tri_stage``
     stays at ``lr``. ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` when evaluations are not better
     by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` ends a run after so many
-    evaluations without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is not finite
-    may be skipped in a row.
+    evaluations in a row without a better ``metric``. ``nonfinite`` is how many steps with a loss or gradient that is
+    not finite may be skipped in a row.
 
-    ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 of
-    ``joint``, 100 of ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
-    factor of its natural log-probabilities, and ``word_bonus`` is added for each word. With ``keep_optimizer``, a run
-    begins with the Adam moments of the source from which its initial weights were copied. ``loggers`` are the names of
-    loggers that get the figures besides the run's own log.
+    ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 for
+    ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
+    factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. With
+    ``keep_optimizer``, a run begins with the Adam moments of the source from which its initial weights were copied.
+    ``loggers`` are the names of loggers that get the figures besides the run's own log.
     """
 
     task: str = "ctc"
