@@ -80,7 +80,7 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
 @pytest.mark.parametrize(("kept", "why"), [
     (0, "sound.wav is an empty file. Copy it again, or remove it from the manifest."),
     (20, "sound.wav cannot be read: Error in WAV/W64/RF64 file."),
-    (44, "sound.wav is cut short: 6400 bytes of the sound that its header tells of are missing."),
+    (44, "sound.wav is cut short: it lacks 6400 bytes of the sound that its header announces."),
 ])  # fmt: skip
 def test_a_sound_of_a_header_alone(ckpt: Run, kept: int, why: str) -> None:
     soundfile.write("sound.wav", np.ones(3200, "int16"), RATE)

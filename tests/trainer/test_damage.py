@@ -51,7 +51,7 @@ def refused(ckpt: Run, *flags: str, config: str = "x.yaml", code: int = 2) -> st
 def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
     Path("train.csv").write_bytes(Path("train.csv").read_text().encode(encoding))
     said = refused(ckpt)
-    assert said.startswith("train.csv, line 1: it ")
+    assert said.startswith("train.csv, line 1: the file ")
     assert "UTF-8" in said
     assert f"iconv -f {'UTF-32' if encoding == 'utf-32' else 'UTF-16'}" in said
 
@@ -60,14 +60,14 @@ def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "the manifest train.csv is empty. Known are:"),
+        ("", "the manifest train.csv is empty. Known formats:"),
         (
             "wav_filename,transcript\r,speaker\r\na.wav,a\r,b\r\n",
-            "train.csv, line 1: a carriage return (CR) stands inside",
+            "train.csv, line 1: a carriage return (CR) is inside",
         ),
         (
             "wav_filename,transcript\ra.wav,a\r",
-            "train.csv, line 1: a carriage return (CR) stands inside the line. Lines end",
+            "train.csv, line 1: a carriage return (CR) is inside the line. Remove each",
         ),
         ("\n\n", "train.csv is not a known kind of manifest: its first line is empty."),
         ("path;text\na;b\n", "its first line is 'path;text'. Its columns are separated by semicolons"),
@@ -81,7 +81,7 @@ def test_a_manifest_that_is_none(text: str, why: str, ckpt: Run) -> None:
 @pytest.mark.usefixtures("sounds")
 @pytest.mark.parametrize("name", ["*.csv", "train.csv,dev.csv"])
 def test_several_manifests_are_a_list(name: str, ckpt: Run) -> None:
-    assert "Several are a list, as in [a.csv, b.csv]" in refused(ckpt, "--set", f"data.train='{name}'")
+    assert "Write several as a list, as in [a.csv, b.csv]" in refused(ckpt, "--set", f"data.train='{name}'")
 
 
 @pytest.mark.usefixtures("sounds")
@@ -102,7 +102,7 @@ def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     Path("train-1.wav").write_bytes(data[:-1000])
     said = refused(ckpt, code=3)
     assert said.startswith(
-        "train.csv, line 3: train-1.wav is cut short: 1000 bytes of the sound that its header tells of are missing."
+        "train.csv, line 3: train-1.wav is cut short: it lacks 1000 bytes of the sound that its header announces."
     )
     piped = bytearray(data)
     place = piped.index(b"data") + 4

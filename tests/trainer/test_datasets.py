@@ -134,10 +134,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such split": ({"hf_dataset": "data/dict", "split": "dev"}, "has no split dev. It has train, validation"),
     "several sets": ({"hf_dataset": "data"}, "has several datasets"),
     "no set": ({"hf_dataset": "fixed"}, r"is not a folder of a dataset. It has no dataset_info.json. .*save_to_disk"),
-    "no such column": ({"hf_dataset": "data/train", "text": "txt"}, "has no column txt. Name it with text"),
-    "a column of numbers": ({"hf_dataset": "data/train", "text": "number"}, "row 0: its number is 0, not a text"),
+    "no such column": ({"hf_dataset": "data/train", "text": "txt"}, "has no column txt. Write text: COLUMN"),
+    "a column of numbers": (
+        {"hf_dataset": "data/train", "text": "number"},
+        "row 0: the column number has 0, not a text",
+    ),
     "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has no field splt. Did you mean split"),
-    "a split that is a number": ({"hf_dataset": "data/train", "split": 3}, "split of a dataset is 3, not a text"),
+    "a split that is a number": ({"hf_dataset": "data/train", "split": 3}, "the field split of a dataset of train.data is 3, not a text"),
 }
 
 
@@ -194,7 +197,7 @@ def _fifo() -> None:
         (lambda: Path("data/train/dataset_info.json").write_text("[]"), "is not a JSON object"),
         (lambda: Path("data/train/dataset_info.json").write_text("{"), "cannot be read"),
         (lambda: Path("data/train/dataset_info.json").write_text("{}"), "does not say which columns there are"),
-        (lambda: Path("data/train/state.json").write_text('{"_indices_files": [1]}'), "selects rows by another file"),
+        (lambda: Path("data/train/state.json").write_text('{"_indices_files": [1]}'), "selects rows of its tables by a file"),
         (lambda: Path("data/train/data-00001-of-00002.arrow").unlink(), "does not exist"),
     ],
 )
@@ -207,7 +210,7 @@ def test_a_damaged_set_is_an_error(edit: Any, why: str) -> None:
 def test_a_table_of_the_cache_that_is_missing_is_an_error() -> None:
     (table,) = Path("data/cache").rglob("*.arrow")
     table.rename(table.with_name("parquet-test-00000-of-00002.arrow"))
-    with pytest.raises(cs.ConfigError, match="has 1 of 2 tables of the split test"):
+    with pytest.raises(cs.ConfigError, match="has only 1 of the 2 tables of the split test"):
         clips("cache")
 
 

@@ -66,13 +66,13 @@ def test_what_is_encoded_is_decoded(text: str) -> None:
     ("labels", "text", "letter", "hint"),
     [
         (COQUI, "abd", "d", ""),
-        (COQUI, "Abc", "A", "It has 'a'"),
-        (WAV2VEC2, "te", "t", "It has 'T'"),
+        (COQUI, "Abc", "A", "The token list has 'a'"),
+        (WAV2VEC2, "te", "t", "The token list has 'T'"),
         (Labels(["<blank>", "a", "é"]), "ae\u0301", "e", ""),
         (Labels(["<blank>", "e", "é"]), "e\u0301", "\u0301", "NFC"),
         (PIECES, "x", "x", ""),
         (PIECES, "tx", "x", ""),
-        (Labels(["<blank>", "a"]), "a a", " ", "Between words stands"),
+        (Labels(["<blank>", "a"]), "a a", " ", "Add a token for the space between words"),
         (BYTES, "\0", "\0", ""),
         (ESPNET, "<unk>", "<", ""),
     ],
@@ -85,7 +85,7 @@ def test_a_letter_that_no_token_is_is_an_error(labels: Labels, text: str, letter
 
 
 def test_a_list_without_a_blank_is_refused() -> None:
-    with pytest.raises(cs.ConfigError, match="no blank, which CTC needs. It is one of <blank>"):
+    with pytest.raises(cs.ConfigError, match="no blank, which CTC needs. Add one of <blank>"):
         Labels(["a", "b"])
 
 

@@ -59,19 +59,22 @@ def test_only_line_ends_end_lines() -> None:
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
-        ("wav_filename,wav_filesize\na.wav,1\n", ("x.csv, line 1: it has no column transcript", "Its columns are")),
-        ("transcript\nyes\n", ("x.csv, line 1: it has no column wav_filename",)),
-        ("wav_filename,transcript,transcript\na.wav,x,y\n", ("line 1: it has the column transcript twice",)),
+        (
+            "wav_filename,wav_filesize\na.wav,1\n",
+            ("x.csv, line 1: the table has no column transcript", "Its columns are"),
+        ),
+        ("transcript\nyes\n", ("x.csv, line 1: the table has no column wav_filename",)),
+        ("wav_filename,transcript,transcript\na.wav,x,y\n", ("line 1: the table has the column transcript twice",)),
         (COQUI + "a.wav,0,yes\n", ("x.csv, line 2: wav_filesize is '0'",)),
         (COQUI + "a.wav,yes,12\n", ("x.csv, line 2: wav_filesize is 'yes'", "order of the first line")),
         (COQUI + ",1,yes\n", ("x.csv, line 2: wav_filename is empty",)),
-        (COQUI + "a.wav,1,yes, it does\n", ("x.csv, line 2: it has 4 values where", "in quotes")),
+        (COQUI + "a.wav,1,yes, it does\n", ("x.csv, line 2: the line has 4 values, but", "in quotes")),
         (COQUI + 'a.wav,1,"yes\n', ("x.csv, line 2",)),
         (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav is in x.csv, line 2, too",)),
         (COQUI, ("x.csv names no clip",)),
         ("a;b\n", ("x.csv is not a known kind of manifest", "Coqui STT", "SpeechBrain", "Kaldi", "classification")),
         ("path\na.wav\n", ("x.csv is not a known kind of manifest",)),
-        ("label\nyes\n", ("line 1: it has no column path",)),
+        ("label\nyes\n", ("line 1: the table has no column path",)),
         ("path,label\n,yes\n", ("line 2: path is empty",)),
     ],
 )
@@ -83,7 +86,7 @@ def test_what_is_wrong_with_a_table_is_said(content: str, texts: tuple[str, ...]
 
 def test_a_line_that_is_no_utf8_is_named() -> None:
     Path("x.csv").write_bytes(COQUI.encode() + b"a.wav,1,yes\na.wav,1,sch\xf6n\n")
-    fails("x.csv", "x.csv, line 3: this is not UTF-8", "iconv")
+    fails("x.csv", "x.csv, line 3: the line is not UTF-8", "iconv")
 
 
 def test_every_missing_sound_is_a_detail() -> None:
@@ -133,21 +136,23 @@ def test_a_part_of_a_sound_is_in_samples() -> None:
     wav = {"file": "a.wav", "start": 1600, "stop": 4800}
     clip = one(annotation(u1={"wav": wav, "words": "a"}))
     assert (clip.begin_s, round(clip.seconds, 9)) == (0.1, 0.2)
-    fails(annotation(u1={"wav": {**wav, "stop": 80_000}, "words": "a"}), "it goes from 0.1 s to 5 s", "lasts 0.5 s")
-    fails(annotation(u1={"wav": {**wav, "stop": 3}, "words": "a"}), "it goes from sample 1600 to 3")
+    fails(
+        annotation(u1={"wav": {**wav, "stop": 80_000}, "words": "a"}), "the clip goes from 0.1 s to 5 s", "lasts 0.5 s"
+    )
+    fails(annotation(u1={"wav": {**wav, "stop": 3}, "words": "a"}), "the clip goes from sample 1600 to 3")
 
 
 @pytest.mark.parametrize(
     ("entry", "texts"),
     [
-        ({"words": "a"}, ("train.json, u1: it has no field wav", "it has words")),
-        ({"wav": "a.wav"}, ("train.json, u1: it has no field words",)),
-        ({"wav": 3, "words": "a"}, ("u1: its sound is 3, not a path",)),
+        ({"words": "a"}, ("train.json, u1: the entry has no field wav", "Its fields are words")),
+        ({"wav": "a.wav"}, ("train.json, u1: the entry has no field words",)),
+        ({"wav": 3, "words": "a"}, ("u1: the clip's sound is 3, not a path",)),
         ({"wav": "$root/{other}/a.wav", "words": "a"}, ("placeholder", "{data_root}")),
-        ({"wav": "a.wav", "words": 3}, ("u1: its text is 3",)),
+        ({"wav": "a.wav", "words": 3}, ("u1: the clip's text is 3",)),
         ({"wav": "a.wav", "words": "a", "length": -1}, ("u1: length is -1, not a number of seconds",)),
         ({"wav": "a.wav", "words": "a", "duration": "1"}, ("u1: duration is '1'",)),
-        (3, ("u1: it is 3, not an object",)),
+        (3, ("u1: the entry is 3, not an object",)),
     ],
 )
 def test_what_is_wrong_with_an_annotation_is_said(entry: Any, texts: tuple[str, ...]) -> None:
@@ -184,8 +189,11 @@ def test_kaldis_folder() -> None:
 def test_kaldis_segments() -> None:
     clips = read_manifests([kaldi("r a.wav\n", "u1 a\nu2 b\n", "u1 r 0.1 0.3\nu2 r 0.3 -1\n")])
     assert [(round(clip.begin_s, 6), round(clip.seconds, 6)) for clip in clips] == [(0.1, 0.2), (0.3, 0.2)]
-    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3\n"), "data/segments, line 1: it is not a recording with begin and end")
-    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3 0.1\n"), "it goes from 0.3 s to 0.1 s")
+    fails(
+        kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3\n"),
+        "data/segments, line 1: the line is not a recording with begin and end",
+    )
+    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3 0.1\n"), "the segment goes from 0.3 s to 0.1 s")
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 other 0.1 0.3\n"), "wav.scp has no other")
 
 
@@ -197,8 +205,8 @@ def test_a_command_in_wav_scp_is_never_run() -> None:
 @pytest.mark.parametrize(
     ("wav", "text", "why"),
     [
-        ("u1 a.wav\nu1 a.wav\n", "u1 a\n", "wav.scp, line 2: u1 is in data/wav.scp, line 1 too"),
-        ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: text has no line for u2"),
+        ("u1 a.wav\nu1 a.wav\n", "u1 a\n", "wav.scp, line 2: the id u1 is in data/wav.scp, line 1 too"),
+        ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: the file text has no line for u2"),
         ("u1 a.wav\n", "u1 a\nu2 b\n", "text, line 2: there is no sound for u2"),
         ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is not a sound file. Archives are not read"),
         ("u1\n", "u1 a\n", "an empty path is not a sound file"),
@@ -250,7 +258,7 @@ def test_a_csv_of_speechbrain() -> None:
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
-        ("ID,wav\nu1,a.wav\n", ("train.csv, line 2: it has no field words", "it has ID, wav")),
+        ("ID,wav\nu1,a.wav\n", ("train.csv, line 2: the entry has no field words", "Its fields are ID, wav")),
         ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is in train.csv, line 2, too",)),
         ("ID,wav,wrd,duration\nu1,a.wav,x,long\n", ("line 2: duration is 'long', not a number",)),
         ("ID,wav,wrd,start,stop\nu1,a.wav,x,5,\n", ("line 2: stop is '', not a number",)),
@@ -294,12 +302,12 @@ def test_nemos_lines() -> None:
     ("entry", "texts"),
     [
         ({**NEMO, "audio_filepath": 3}, ("train.json, line 2: audio_filepath is 3, not a path",)),
-        ({"audio_filepath": "a.wav"}, ("line 2: it has no field text", "It has audio_filepath")),
+        ({"audio_filepath": "a.wav"}, ("line 2: the entry has no field text", "Its fields are audio_filepath")),
         ({**NEMO, "text": None}, ("line 2: text is None, not a text",)),
         ({**NEMO, "duration": -1}, ("line 2: duration is -1, not a number of seconds",)),
-        ({**NEMO, "duration": 9}, ("line 2: it goes from 0 s to 9 s, and a.wav lasts 0.5 s",)),
+        ({**NEMO, "duration": 9}, ("line 2: the clip goes from 0 s to 9 s, and a.wav lasts 0.5 s",)),
         ({**NEMO, "audio_filepath": "b.wav", "shard_id": 0}, ("line 2: b.wav is a sound in an archive", "Unpack")),
-        ([1], ("line 2: it is [1], not a JSON object",)),
+        ([1], ("line 2: the line is [1], not a JSON object",)),
     ],
 )
 def test_what_is_wrong_with_nemos_lines_is_said(entry: Any, texts: tuple[str, ...]) -> None:
@@ -332,15 +340,15 @@ def changed(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entry", "texts"),
     [
-        (changed(type="MixedCut", tracks=[]), ("it is a 'MixedCut'", "Only MonoCut")),
-        (changed(supervisions=[]), ("its supervisions are 0", "trim-to-supervisions")),
-        (changed(supervisions=CUT["supervisions"] * 2), ("its supervisions are 2",)),
-        (changed(supervisions=[{"id": "s"}]), ("the text of its supervision is None, not a text",)),
+        (changed(type="MixedCut", tracks=[]), ("the cut is a 'MixedCut'", "Only MonoCut")),
+        (changed(supervisions=[]), ("the number of the cut's supervisions is 0", "trim-to-supervisions")),
+        (changed(supervisions=CUT["supervisions"] * 2), ("the number of the cut's supervisions is 2",)),
+        (changed(supervisions=[{"id": "s"}]), ("the text of the cut's supervision is None, not a text",)),
         (changed(source={"type": "command", "source": "touch ran"}), ("of type 'command', not a file",)),
         (changed(source={"type": "url"}), ("of type 'url', not a file",)),
         (changed(transforms=[{"name": "Speed", "kwargs": {"factor": 1.1}}]), ("transformed (Speed)", "save_audios")),
         (changed(channel=1, source={"channels": [0, 1]}), ("channel 1 of a sound with the channels [0, 1]",)),
-        (changed(duration=2.0), ("it goes from 0.1 s to 2.1 s, and a.wav lasts 0.5 s",)),
+        (changed(duration=2.0), ("the clip goes from 0.1 s to 2.1 s, and a.wav lasts 0.5 s",)),
         (CUT["recording"], ("one of lhotse's recording sets", "lhotse cut simple")),
         ({**CUT["supervisions"][0]}, ("one of lhotse's supervision sets",)),
     ],

@@ -139,14 +139,14 @@ def test_a_folder_called_last_that_is_no_copy_is_not_removed(ckpt: Run, init: st
     os.mkdir("run/last")
     Path("run/last/thesis.txt").write_text("mine")
     said = refused(ckpt, "--resume", code=5)
-    assert said.startswith("run/last is a folder, and none of run/steps is the same.")
+    assert said.startswith("run/last is a folder, and no checkpoint in run/steps is the same.")
 
 
 def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     shutil.rmtree("run/steps")
     assert "run holds a run without a whole checkpoint" in refused(ckpt, "--resume", code=3)
-    assert "what is left of this one stays" in refused(ckpt, code=3)
+    assert "No file of this run is removed" in refused(ckpt, code=3)
 
 
 @pytest.mark.parametrize(("name", "how"), [("model.safetensors", "flip"), ("state.pth", "flip"), ("state.pth", "cut")])
@@ -159,7 +159,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how:
     said = refused(ckpt, "--resume", code=3)
     assert said == (
         f"run/steps/12/{name} is damaged: it is not what was written. run/steps/8 is whole: "
-        "mv run/steps/12 run.damaged, and --resume goes on from there."
+        "run mv run/steps/12 run.damaged, and --resume goes on from run/steps/8."
     )
     os.rename("run/steps/12", "run.damaged")
     assert ckpt("train", "--resume", "--device", "cpu").code == 0
@@ -173,7 +173,7 @@ def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, ini
     path = Path("run/steps/4/state.pth")
     path.write_bytes(path.read_bytes()[:1000])
     said = refused(ckpt, "--resume", code=3)
-    assert said.startswith("run/steps/4/state.pth is damaged: it is cut short, or no such file. No other checkpoint")
+    assert said.startswith("run/steps/4/state.pth is damaged: it is cut short or overwritten. No other checkpoint")
 
 
 def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:

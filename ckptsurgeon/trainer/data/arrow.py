@@ -28,16 +28,17 @@ class Cell(NamedTuple):
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return a ``pyarrow.Table`` of those ``columns`` that a file has; raises SourceError if it cannot be read."""
+    """Return a ``pyarrow.Table`` of those ``columns`` that the file has; raises SourceError if it cannot be read."""
     if not os.path.isfile(path):
-        raise SourceError(f"{escape(path)} {'is not a regular file' if os.path.exists(path) else 'does not exist'}.")
+        why = "is not a regular file" if os.path.exists(path) else "does not exist"
+        raise SourceError(f"the table {escape(path)} of a dataset {why}.")
     found = os.stat(path)
     return _table(os.path.abspath(path), columns, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 @lru_cache(FILES_OPEN)
 def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
-    """Return ``columns`` of a file, and remember them.
+    """Return a ``pyarrow.Table`` of those ``columns`` that the file has; the last tables stay open for further calls.
 
     The last argument is the file's inode, size and time, so that a replaced file is read anew.
     """
@@ -53,14 +54,16 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
 
 
 def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
-    """Return the bytes in a cell as a file, of which only what is read is taken off the disk.
+    """Return the bytes in a cell of the table ``path`` as a file: only the parts that are read come from the disk.
 
-    Raises SourceError if the cell has none; ``where`` begins the message.
+    Raises SourceError if the cell has no bytes; ``where`` is the beginning of the message.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     found = _buffer(open_table(path, (cell.column,)).column(cell.column), cell.row)
     if not found:
-        raise SourceError(f"{where}: there is no sound in its column {escape(cell.column)}.")
+        raise SourceError(
+            f"{where}: there is no sound in its column {escape(cell.column)}.", hint="Remove this row from the dataset."
+        )
     file: BinaryIO = pyarrow.BufferReader(found)
     return file
 
@@ -70,9 +73,9 @@ _OFFSETS = {"binary": "i4", "large_binary": "i8"}
 
 
 def _buffer(column: Any, row: int) -> Any:
-    """Return the field ``bytes`` of a row as a part of the mapped file; None if there is none.
+    """Return the field ``bytes`` in a row of a column, as a part of the mapped file; None if there are no bytes.
 
-    A scalar of pyarrow would copy it.
+    A scalar of pyarrow would be a copy of the bytes.
     """
     import numpy as np
 

@@ -23,9 +23,9 @@ __all__ = ["Augmenter"]
 
 
 class Augmenter:
-    """Makes the random changes that settings ask for.
+    """Makes the random changes of clips that the settings ``train.augment`` ask for.
 
-    ``changes_waves`` is whether they change the sound itself, so that its features are computed anew each time.
+    ``changes_waves`` is whether the sound itself is changed, so that its features are computed anew each time.
     """
 
     def __init__(self, settings: Augment, features: Features) -> None:
@@ -34,7 +34,7 @@ class Augmenter:
         self._noises = [_measured(path) for path in _sounds(settings.noise)]
 
     def wave(self, wave: Tensor) -> Tensor:
-        """Return a wave (samples,) after a change of speed and with added noise, as far as the settings ask for them.
+        """Return a wave (samples,) with another speed and with added noise, as far as the settings ask for them.
 
         A change of speed also changes the pitch (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html).
         The noise is a part of one of the sounds of ``noise``, or else normal. Its signal-to-noise ratio is drawn
@@ -55,7 +55,7 @@ class Augmenter:
         return wave
 
     def _noise(self, size: int) -> Tensor:
-        """Return a part of a sound of noise, drawn at random; a sound that is shorter than ``size`` is repeated."""
+        """Return ``size`` samples of noise, a random part of a random file; a sound that is too short is repeated."""
         rate = self._features.rate
         sound = self._noises[int(torch.randint(len(self._noises), ()))]
         most = min(size / rate, sound.seconds)
@@ -85,7 +85,10 @@ class Augmenter:
 
 
 def _sounds(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the sound files that paths name, those of folders sorted; raises ConfigError if a path has none."""
+    """Yield the sound files that ``paths`` (files or folders) name, sorted in each folder.
+
+    Raises ConfigError if a path does not exist, or is a folder without a sound.
+    """
     for path in paths:
         if os.path.isfile(path):
             yield path
@@ -101,13 +104,13 @@ def _sounds(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _measured(path: str) -> Clip:
-    """Return a sound of noise with its length; raises SourceError if it cannot be read."""
+    """Return a file of noise as a Clip with its length; raises SourceError if the file cannot be read."""
     sound = Clip(path, "", "train.augment.noise", 0.0)
     return replace(sound, seconds=sound_seconds(sound))
 
 
 def _span(size: int, most: int) -> tuple[int, int]:
-    """Return begin and end of a random span in ``size`` places: its length is 0 to ``most``, and both are uniform."""
+    """Return begin and end of a random span in 0 to ``size``: its length, 0 to ``most``, and its begin are uniform."""
     width = int(torch.randint(min(most, size) + 1, ()))
     begin = int(torch.randint(size - width + 1, ()))
     return begin, begin + width

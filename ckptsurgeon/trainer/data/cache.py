@@ -42,7 +42,7 @@ Place = tuple[str, float, float, Cell | None]
 
 
 def place_of(clip: Clip) -> Place:
-    """Return what identifies the sound of a clip: its path, begin, length, and cell of a table."""
+    """Return what identifies the sound of a clip: its path, begin and length in seconds, and its cell of a table."""
     return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 
@@ -88,12 +88,16 @@ class FeatureCache:
         return True
 
     def open(self, clips: Sequence[Clip]) -> None:
-        """Map the file of a group for which ``fill`` was called; raises SourceError if it is gone or cut short."""
+        """Map the file of a group for which ``fill`` was called, so that ``get`` finds its clips.
+
+        Raises SourceError if the file is gone or cut short.
+        """
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
             raise SourceError(
-                f"the features in {escape(self._folder)} are gone or cut short.", hint="Run ckpt train again."
+                f"the cached features {escape(path)} are gone or cut short.",
+                hint="Run ckpt train again, which computes them again.",
             )
         ends, sums, frames = mapped
         begins = [0, *ends[:-1]]
@@ -128,7 +132,7 @@ class FeatureCache:
             try:
                 found = os.stat(clip.path)
             except OSError as error:
-                raise SourceError(f"{clip.where}: {escape(clip.path)}: {error.strerror}.") from error
+                raise SourceError(f"{clip.where}: {escape(clip.path)} cannot be read: {error.strerror}.") from error
             path = os.path.realpath(clip.path)
             cell = "" if clip.cell is None else f" {clip.cell.column} {clip.cell.row}"
             yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}{cell}"
@@ -145,10 +149,10 @@ class _CachedClip(NamedTuple):
 
 
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
-    """Return the row after each clip's last, the CRC-32 of each clip, and the mapped frames (frames, width).
+    """Return the contents of a file of cached features: where each clip ends, each clip's CRC-32, and the frames.
 
-    Returns None if the file does not exist or is damaged. A file is never written in place, so a map of it keeps its
-    content.
+    A clip ends before the row of the frames (frames, width) that is given here. The frames are mapped: a file is never
+    written in place, so that they do not change. Returns None if the file does not exist or is damaged.
     """
     try:
         with open_file(path) as file:

@@ -52,17 +52,25 @@ class FeatureExtractor:
     def _check(self) -> None:
         features = self.features
         if self.window < 2 or self.step < 1:
-            raise ConfigError(f"train.features: a window of {self.window} samples every {self.step} is not possible.")
+            raise ConfigError(
+                f"train.features: window_s and step_s give windows of {self.window} samples that begin every "
+                f"{self.step} samples.",
+                hint="Write a larger window_s (2 samples or more) or step_s (1 or more); there are "
+                f"{features.rate} samples in a second.",
+            )
         if features.kind == "mfcc" and features.size > CEPSTRAL_BANDS:
-            raise ConfigError(f"train.features.size is {features.size}: mfcc has {CEPSTRAL_BANDS} at most.")
+            raise ConfigError(
+                f"train.features.size is {features.size}: mfcc has {CEPSTRAL_BANDS} at most.",
+                hint=f"Write size: {CEPSTRAL_BANDS} or less, or kind: log_mel.",
+            )
 
     @property
     def width(self) -> int:
-        """The numbers in each frame; 1 for waves."""
+        """How many numbers a frame has; 1 for waves."""
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:
-        """Return the number of frames of a sound of this length; for waves, the number of samples."""
+        """Return how many frames a sound of this length has; for waves, how many samples."""
         samples = round(seconds * self.features.rate)
         if self.features.kind == "waves":
             return samples
@@ -74,7 +82,7 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, wave: Tensor) -> Tensor:
-        """Return the features of one wave."""
+        """Return the features (frames, width) of one wave (samples,); for waves, the wave itself."""
         kind = self.features.kind
         found = wave if kind == "waves" else self._log_mel(wave) if kind == "log_mel" else self._mfcc(wave)
         if self.features.centred:
@@ -137,7 +145,7 @@ class ClipInputs:
         self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
 
     def __call__(self, clip: Clip) -> Tensor:
-        """Return a clip's input; raises SourceError for a sound that cannot be used."""
+        """Return a clip's input, from the cache if it is there; raises SourceError for a sound that cannot be used."""
         if is_array(clip.path):
             return torch.from_numpy(read_array(clip))
         found = None
@@ -160,9 +168,9 @@ class ClipInputs:
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
         """Fill the cache with the features of these clips, and return for how many they had to be computed.
 
-        Later, ``inputs(clip)`` only reads them from a mapped file. Does nothing without a cache. ``progress`` gets the
-        number of clips that are done, and of all clips. If ``data.workers`` is above 0, so many processes compute
-        groups of clips.
+        Later, ``inputs(clip)`` only reads the features from a mapped file. Without a cache nothing is done.
+        ``progress`` gets the number of clips that are done and the number of all clips. If ``data.workers`` is above 0,
+        that many processes compute the features of groups of clips.
         """
         if self._cache is None:
             return 0
@@ -190,7 +198,10 @@ class ClipInputs:
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):
-    """Groups of clips; getting an item writes a group's file. Errors are returned, and raised in the parent process."""
+    """A dataset of groups of clips: getting an item writes the cache file of a group.
+
+    An error is returned as the item, so that the parent process raises it.
+    """
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:
         self._cache, self._pieces = cache, pieces

@@ -34,11 +34,11 @@ class UnknownLetterError(ValueError):
 
 
 class Labels:
-    """The tokens of a model's output, in the order of its rows, and the meaning of the special ones.
+    """The token list of a model: a token for each of its outputs, in their order, and which of them are special.
 
-    A text is cut into tokens by ``segmenter``; if it is None, from the beginning into the longest tokens that fit.
-    Tokens of single bytes (Coqui STT's bytes output mode) spell its UTF-8. If ``needs_blank`` is false, the list may
-    have no blank, and ``blank`` is -1 then.
+    A text is cut into tokens by ``segmenter``; if it is None, from the beginning into the longest tokens that fit. If
+    each token is a byte (Coqui STT's bytes output mode), a text is the tokens of its UTF-8 bytes. If ``needs_blank`` is
+    false, the list may have no blank, and ``blank`` is -1 then.
     """
 
     def __init__(self, tokens: Sequence[str], *, needs_blank: bool = True, segmenter: Segmenter | None = None) -> None:
@@ -48,7 +48,7 @@ class Labels:
         if blank is None and needs_blank:
             raise ConfigError(
                 "the token list has no blank, which CTC needs.",
-                hint=f"It is one of {', '.join(BLANKS)}, first or last.",
+                hint=f"Add one of {', '.join(BLANKS)} where the model has its blank, in the first or the last line.",
             )
         self.blank = -1 if blank is None else blank
         self.start, self.end = _first(STARTS, self._ids), _first(ENDS, self._ids)
@@ -81,7 +81,7 @@ class Labels:
         return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token numbers of a text; raises UnknownLetterError."""
+        """Return the token numbers of a text; raises UnknownLetterError for a letter that no token begins with."""
         if self._segmenter is not None:
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
@@ -92,7 +92,7 @@ class Labels:
             return [i for word in spelled for i in word]
         space = [self._ids[self._space]] if self._space in self._ids else []
         if len(spelled) > 1 and not space:
-            raise UnknownLetterError(" ", "Between words stands one of the tokens ' ', '<space>', '|' or '▁'.")
+            raise UnknownLetterError(" ", "Add a token for the space between words: ' ', '<space>', '|' or '▁'.")
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
     def _of_pieces(self, pieces: Iterable[str], path: str) -> list[int]:
@@ -138,7 +138,7 @@ class Labels:
         """
         for other in (letter.upper(), letter.lower()):
             if other != letter and other in self._ids:
-                return f"It has {other!r}."
+                return f"The token list has {other!r}."
         if unicodedata.combining(letter):
             return "It is a mark that belongs to the letter before it: is the text not in Unicode's form NFC?"
         return ""
@@ -155,7 +155,10 @@ class Labels:
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
-        """Merge repeats and remove blanks from a CTC path (https://dl.acm.org/doi/10.1145/1143844.1143891)."""
+        """Return the tokens that a CTC path, a token for each frame, spells: repeats are merged, blanks removed.
+
+        https://dl.acm.org/doi/10.1145/1143844.1143891
+        """
         return [token for token, _ in groupby(frames) if token != self.blank]
 
     @staticmethod

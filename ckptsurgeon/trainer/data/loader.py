@@ -72,9 +72,10 @@ class Batches:
         return self._orders[seed, epoch]
 
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
-        """Return the batch with the longest clips that any epoch may have; of ``of`` processes, the part of ``rank``.
+        """Return the batch with the longest clips that any epoch may have.
 
-        The batch is made in this process, not by a worker. Its random numbers are not those of a batch of the run.
+        If ``of`` processes share each batch, it is the part of process ``rank``. The batch is made in this process, not
+        by a worker. Its random numbers are not those of a batch of the run.
         """
         self.fill()
         places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]
@@ -93,8 +94,8 @@ class Batches:
     ) -> Iterator[Batch]:  # fmt: skip
         """Yield the batches of an epoch from the ``start``-th on, or only those whose ``numbers`` are given.
 
-        Of ``of`` processes, each gets every ``of``-th clip of a batch, from the ``rank``-th on. Raises the error that a
-        clip raised when it was read.
+        If ``of`` processes share each batch, process ``rank`` gets every ``of``-th clip, from the ``rank``-th on.
+        Raises the error that the reading of a clip raised.
         """
         self.fill()
         order = self.order(seed, epoch)
@@ -111,23 +112,26 @@ class Batches:
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
-        """End the workers now; otherwise they live for seconds more if the loader is part of a reference cycle."""
+        """End the worker processes now; they could live for seconds if the loader is part of a reference cycle."""
         under_way = getattr(self._loader, "_iterator", None)
         if under_way is not None and self._loader.num_workers:
             under_way._shutdown_workers()
             self._loader._iterator = None
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Compute the features that are not in the cache, and return for how many clips.
+        """Compute the features that are not in the cache, and return for how many clips they were computed.
 
-        ``progress`` gets the number of clips that are done, and of all clips.
+        ``progress`` gets the number of clips that are done and the number of all clips.
         """
         inputs, self._inputs = self._inputs, None
         return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
 
 class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
-    """The batch sampler. Its batches change with each epoch, while the loader and its workers stay the same."""
+    """Gives the loader the keys of the clips in each batch.
+
+    ``batches`` is replaced for each epoch, while the loader and its workers stay the same.
+    """
 
     def __init__(self) -> None:
         self.batches: Sequence[list[Key]] = ()
@@ -140,7 +144,10 @@ class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
 
 
 class _BatchDataset(torch.utils.data.Dataset[Any]):
-    """The dataset of the loader. Errors are returned, so that the parent process raises them with their own class."""
+    """The dataset of the loader: it makes a whole batch from the keys of its clips.
+
+    An error is returned in place of a batch, so that the parent process raises it with its own class.
+    """
 
     def __init__(self, task: ClipTask, split: Split, *, augmented: bool) -> None:
         self._task, self._clips, self._augmented = task, split.clips, augmented

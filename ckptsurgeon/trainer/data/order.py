@@ -74,7 +74,10 @@ def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch
 
 
 def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]:
-    """Return batches of all clips for evaluation, the longest first: what does not fit into memory fails at once."""
+    """Return the clip indices in each batch of an evaluation, the longest clips first.
+
+    So a batch that does not fit into memory fails at once.
+    """
     return size.cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), lengths)
 
 

@@ -32,7 +32,7 @@ class Segmenter:
         except Exception as error:  # tokenizers raises Exception itself
             raise ConfigError(
                 f"train.data.segmenter: {escape(path)} cannot be read: {escape(' '.join(str(error).split()), 200)}.",
-                hint="It is a model of sentencepiece, as bpe.model, or a tokenizer.json.",
+                hint="Name a model of sentencepiece, such as bpe.model, or a tokenizer.json.",
             ) from error
 
     @property
@@ -45,19 +45,19 @@ class Segmenter:
         return number if number >= 0 else None
 
     def pieces(self, text: str) -> list[str]:
-        """Return the pieces of a text; what the model does not know is a piece of its own."""
+        """Return the pieces of a text; letters that the tokeniser does not know are a piece of their own."""
         if self._is_json:
             return list(self._model.encode(text, add_special_tokens=False).tokens)
         return list(self._model.encode(text, out_type=str))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the numbers of each text's pieces, without special tokens around it."""
+        """Return for each text the numbers of its pieces, without special tokens before and after them."""
         if self._is_json:
             return [list(one.ids) for one in self._model.encode_batch(list(texts), add_special_tokens=False)]
         return [list(one) for one in self._model.encode(list(texts))]
 
     def text(self, pieces: Sequence[str]) -> str:
-        """Return the text of pieces."""
+        """Return the text that some pieces spell."""
         if self._is_json:
             ids = [self._model.token_to_id(piece) for piece in pieces]
             return str(self._model.decode([one for one in ids if one is not None]))

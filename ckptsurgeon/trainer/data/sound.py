@@ -34,10 +34,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip. ``where`` is the file and line (or key) that lists it, ``text`` its transcript or its class.
+    """One clip: a sound, or a part of one, or an array, with its text.
 
-    ``seconds`` is its length, ``begin_s`` where it begins in the file, in seconds. If the file is a table, ``cell`` is
-    the place of the sound in it. ``augmented`` is whether it is changed at random, as ``train.augment`` says.
+    ``path`` is its file, ``where`` the file and line (or key) that lists it, ``text`` its transcript or its class.
+
+    ``seconds`` is its length, ``begin_s`` the second of the file at which it begins. If the file is a table, ``cell``
+    is the place of the sound in it. ``augmented`` is whether the clip is changed at random, as ``train.augment`` says.
     """
 
     path: str
@@ -83,12 +85,15 @@ TOLERANCE_S = 0.1
 
 
 def is_array(path: str) -> bool:
-    """Whether a file holds an array, which a model gets as it is, instead of a sound."""
+    """Whether a path is that of an array (``.npy``), which a model gets as it is, and not of a sound."""
     return path.endswith(".npy")
 
 
 def sound_seconds(clip: Clip) -> float:
-    """Return the seconds of a sound, from its header; raises SourceError, also for a sound that is cut short."""
+    """Return the length of a clip's whole sound file in seconds, from its header.
+
+    Raises SourceError for a file that cannot be read or is cut short.
+    """
     sound = _sound_of(clip)
     header = _header(sound, clip.path, clip.where)
     try:
@@ -97,20 +102,20 @@ def sound_seconds(clip: Clip) -> float:
         raise _unreadable(clip.path, clip.where, error) from error
     if missing:
         raise SourceError(
-            f"{clip.where}: {escape(clip.path)} is cut short: {missing} bytes of the sound that its header tells of "
-            "are missing.",
+            f"{clip.where}: {escape(clip.path)} is cut short: it lacks {missing} bytes of the sound that its header "
+            "announces.",
             hint="Copy it again, or remove it from the manifest.",
         )
     return float(header.frames / header.samplerate)
 
 
 def sound_rate(path: str, where: str) -> int:
-    """Return a sound's sampling rate, from its header; raises SourceError."""
+    """Return a sound's sampling rate in hertz, from its header; ``where`` begins the message of a SourceError."""
     return int(_header(path, path, where).samplerate)
 
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
-    """Return what soundfile opens: the path of a file, or the bytes of a cell as a file."""
+    """Return a clip's sound as soundfile opens it: the path of a file, or the bytes in a cell of a table as a file."""
     return clip.path if clip.cell is None else open_cell(clip.path, clip.cell, clip.where)
 
 
@@ -123,10 +128,10 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
 
 
 def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
-    """Return a clip's samples (samples,) in float32, the mean of its channels, at ``rate``.
+    """Return a clip's samples (samples,) as float32: the mean of its channels, resampled to ``rate`` hertz.
 
-    Raises SourceError if it cannot be read, has no samples, contains NaN, or, unless it ``may_be_silent``, has only
-    zeros.
+    Raises SourceError if the clip cannot be read, has no samples, contains values that are not finite, or, unless it
+    ``may_be_silent``, has only zeros.
     """
     import numpy as np
 
@@ -154,7 +159,10 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
 
 
 def read_array(clip: Clip) -> Any:
-    """Return the array of an ``.npy`` file; nothing in it is unpickled. Raises SourceError."""
+    """Return the array in a clip's ``.npy`` file as float32 or int64; nothing in the file is unpickled.
+
+    Raises SourceError if the file cannot be read or has no numbers, or values that are not finite.
+    """
     import numpy as np
 
     try:
@@ -172,7 +180,7 @@ def _unreadable(path: str, where: str, error: Exception) -> SourceError:
     why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return SourceError(
         f"{where}: {escape(path)} cannot be read: {escape(str(why)).rstrip('.')}.",
-        hint="Sounds are WAV, FLAC or OGG files.",
+        hint="Name a sound as WAV, FLAC or OGG, or an array as .npy.",
     )
 
 

@@ -36,7 +36,10 @@ class BatchSource(Protocol):
 
 
 class BatchStream:
-    """The batches of a source, epoch after epoch. ``position`` (epoch, batches used of it) is saved in checkpoints."""
+    """The batches of a source, epoch after epoch.
+
+    ``position`` is the epoch and how many of its batches were used; checkpoints hold it.
+    """
 
     def __init__(self, source: BatchSource, seed: int, position: Position = (0, 0)) -> None:
         self._source, self._seed = source, seed
@@ -78,7 +81,7 @@ def first_batch(source: BatchSource, seed: int) -> Batch:
 
 
 def _epoch_size(source: BatchSource, seed: int, epoch: int) -> int:
-    """Return how many batches an epoch has; if they are made by seconds, this depends on the seed."""
+    """Return how many batches an epoch of a source has; if batches are made by seconds, this depends on the seed."""
     whole = source.source if isinstance(source, RankBatches) else source
     return whole.size(epoch, seed) if isinstance(whole, Batches) else whole.size(epoch)
 
@@ -91,7 +94,7 @@ def _missing_batch(epoch: int, used: int, size: int) -> ConfigError:
 
 
 class OneBatch:
-    """The same batch again and again, for --overfit-one-batch."""
+    """A source whose epochs all have one batch, the same each time, for --overfit-one-batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -101,7 +104,7 @@ class OneBatch:
         return 1
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batch; nothing if ``start`` is not 0."""
+        """Yield the one batch of an epoch; nothing if ``start`` is not 0."""
         if start == 0:
             yield self._batch
 

@@ -25,9 +25,9 @@ TOO_SHORT = "with fewer frames than tokens"
 
 @dataclass(frozen=True)
 class Split:
-    """The clips that are used, and how many were left out for each reason.
+    """A split of the data: the clips that are used, and how many were left out (``dropped``) for each reason.
 
-    ``made_by`` names the user's function that made them; it is '' for clips of a manifest.
+    ``made_by`` names the user's function that made the clips; it is '' for clips of a manifest.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Split:
 
     @property
     def seconds(self) -> float:
-        """The length of all clips together."""
+        """The length of all clips together, in seconds."""
         return sum(clip.seconds for clip in self.clips)
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """The length of each clip; batches are made of clips of similar length."""
+        """The length of each clip in seconds, at most ``longest_s``; batches are made of clips of similar length."""
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
-        """Return the split with ``longest_s`` set to ``seconds``; if that is None, the split itself."""
+        """Return the split with its clips cropped to ``seconds`` (``longest_s``); if that is None, the split itself."""
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
@@ -61,7 +61,7 @@ class Split:
 
 
 def resolve_paths(settings: Settings, folder: str) -> Settings:
-    """Return settings with full paths; those of the configuration are relative to its folder."""
+    """Return settings with full paths: the paths in a configuration are relative to its ``folder``."""
     data, augment = settings.data, settings.augment
 
     def path(name: str) -> str:
@@ -97,11 +97,11 @@ def read_split(
     fits: Callable[[Clip], bool],
     texts: bool = True,
 ) -> Split:
-    """Return the clips of a split, without those that are too short or too long, or too short for their labels.
+    """Return the clips of the split ``name``, without those that are too long, too short, or too short for their text.
 
-    ``check`` raises for texts that the task cannot use, ``fits`` returns whether a clip is long enough for its text.
-    If ``texts`` is false, the manifests need no transcripts.
-    Raises ConfigError for a wrong manifest or if no clip is left, and SourceError for a missing sound.
+    ``check`` raises ConfigError for texts that the task cannot use, ``fits`` returns whether a clip is long enough for
+    its text. If ``texts`` is false, the manifests need no transcripts. Raises ConfigError for a wrong manifest or if no
+    clip is left, and SourceError for a missing sound.
     """
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
     read = [one for one in named if isinstance(one, str) or DATASET in one]
@@ -123,12 +123,12 @@ def read_split(
 
 
 def _hint(dropped: Mapping[str, int]) -> str:
-    """Return what to do if all clips were left out for these reasons."""
+    """Return a hint on what to do if all clips were left out; ``dropped`` has their number by reason."""
     if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
         return (
             "CTC needs a frame for each token: are these the right texts? A smaller features.stack gives more frames."
         )
-    return "See train.data.min_s and max_s."
+    return "Change train.data.min_s or train.data.max_s, the shortest and the longest clip that is used."
 
 
 def _reason(clip: Clip, data: Data, fits: Callable[[Clip], bool]) -> str:

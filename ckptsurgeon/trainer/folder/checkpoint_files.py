@@ -60,8 +60,8 @@ def clear_last(run: str, step: int) -> None:
     )
     if copy_of is None:
         raise OutputError(
-            f"{escape(last)} is a folder, and none of {escape(os.path.join(run, 'steps'))} is the same.",
-            hint=f"Move it out of the run, and --resume goes on from step {step}.",
+            f"{escape(last)} is a folder, and no checkpoint in {escape(os.path.join(run, 'steps'))} is the same.",
+            hint=f"Move {escape(last)} out of the run; then --resume goes on from step {step}.",
         )
     gone = temp_name(last)
     with suppress(OSError):
@@ -84,7 +84,7 @@ CHECKSUMS = "sums.json"
 
 
 def checksums_of_folder(folder: str) -> bytes:
-    """Return the content of a checksum file for all files under a folder."""
+    """Return the content of a checksum file (JSON) with the SHA-256 of each file under a folder."""
     made = {}
     for path, _, names in os.walk(folder):
         for name in names:
@@ -95,9 +95,10 @@ def checksums_of_folder(folder: str) -> bytes:
 
 
 def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
-    """Raise FormatError if a file of a checkpoint has changed since it was written; ``others`` are intact checkpoints.
+    """Raise FormatError if a file of the checkpoint in ``folder`` has changed since it was written.
 
-    A checkpoint without checksums, of an earlier version, passes.
+    ``others`` are the folders of other complete checkpoints, for the hint. A checkpoint of an earlier version, which
+    has no checksums, passes.
     """
     wanted = _read(folder)
     for name, sha256 in wanted.items():
@@ -112,13 +113,17 @@ def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
 
 
 def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
-    """Return the error for a damaged file of a checkpoint; its hint says how to resume from one of ``others``."""
+    """Return the error for the damaged file ``path`` of the checkpoint in ``folder``.
+
+    Its hint says how to resume from the last of ``others``, the folders of other complete checkpoints.
+    """
     if not others:
-        return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is whole.")
+        return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is complete.")
     aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"
     return FormatError(
         f"{escape(path)} is damaged: {why}.",
-        hint=f"{escape(others[-1])} is whole: mv {escape(folder)} {escape(aside)}, and --resume goes on from there.",
+        hint=f"{escape(others[-1])} is whole: run mv {escape(folder)} {escape(aside)}, and --resume goes on from "
+        f"{escape(others[-1])}.",
     )
 
 

@@ -14,15 +14,15 @@ __all__ = ["clip_sounds", "hypotheses", "hypotheses_file"]
 
 
 def hypotheses_file(split: str) -> str:
-    """Return the name that a split's file of hypotheses has in a run folder."""
+    """Return the name that the file with the model's texts for a split has in a run folder."""
     return f"{split}.hypotheses.jsonl"
 
 
 def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
     """Return where the sound of each clip of a split is, by the name of the clip; {} for a source without clips.
 
-    ``sound`` is the path of the file, relative to a run's ``folder``. ``begin_s`` and ``seconds`` say which part of it
-    is the clip.
+    In each entry, ``sound`` is the path of the file, relative to a run's ``folder``; ``begin_s`` and ``seconds`` say
+    which part of the file is the clip.
     """
     clips: Sequence[Clip] = getattr(getattr(source, "split", None), "clips", ())
     start = os.path.abspath(folder)
@@ -40,9 +40,9 @@ def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
 def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
-    Each line is a JSON object: ``errors`` (letters that were inserted, deleted or replaced), ``cer`` (errors per letter
-    of the reference), ``clip`` (where it is listed), ``reference``, ``hypothesis``, and what ``clip_sounds`` returns
-    for it, if it is one of ``sounds``.
+    Each line is a JSON object on one clip: ``errors`` (letters that were inserted, deleted or replaced), ``cer``
+    (errors per letter of the reference), ``clip`` (where it is listed), ``reference`` (the right text), ``hypothesis``
+    (the model's), and the clip's entry in ``sounds``, if it has one there.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""
@@ -56,7 +56,7 @@ def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[s
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return how many letters of each hypothesis differ from the reference (Levenshtein's distance)."""
+    """Return for each row the Levenshtein distance, in letters, between its hypothesis and its reference."""
     if not rows:
         return []
     jiwer = require_package("jiwer")

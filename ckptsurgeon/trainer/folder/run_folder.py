@@ -56,12 +56,12 @@ class RunFolder:
     path: str
 
     def of(self, *names: str) -> str:
-        """Return the path of a file or folder in the run folder, by its names."""
+        """Return the path of a file or folder in the run folder; ``names`` lead to it, as in os.path.join."""
         return os.path.join(self.path, *names)
 
     @property
     def adapter(self) -> str:
-        """The path of the best adapter, in a folder that PEFT opens."""
+        """The path of the weights of the best adapter, in a folder that PEFT opens."""
         return self.of(ADAPTER, ADAPTER_WEIGHTS[0])
 
     @property
@@ -90,7 +90,7 @@ class RunFolder:
             what = "holds no run" if there else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: the folder {escape(self.path)} {what}.",
-                hint=did_you_mean(self.path, "Start one without --resume, or name its folder with --run."),
+                hint=did_you_mean(self.path, "Start a run without --resume, or name the folder of one with --run."),
             )
         step = linked_step(self.path)
         if step is not None:
@@ -98,7 +98,8 @@ class RunFolder:
         if not self.saved_steps:
             raise SourceError(
                 f"{escape(self.path)} holds a run without a whole checkpoint: none is in {escape(self.of('steps'))}.",
-                hint="Put one back, or start another run with --run; what is left of this one stays.",
+                hint="Copy a checkpoint back into that folder, or start another run with --run DIR. "
+                "No file of this run is removed.",
             )
         return self.saved_steps[-1]
 
@@ -125,11 +126,11 @@ class RunFolder:
 
     @contextmanager
     def saving(self, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
-        """Give a temporary folder to write the checkpoint of a step in; after the block, put it in place.
+        """Yield a temporary folder, into which the block writes the checkpoint of a step; then put it in place.
 
-        Then the link ``last`` points to it. ``nbytes`` is the space that the checkpoint needs. All but the newest
-        ``keep`` checkpoints are removed. Whatever happens, ``last`` points to a complete checkpoint: this one or the
-        one before. Raises OutputError.
+        After the block the link ``last`` points to the new checkpoint, and all but the newest ``keep`` checkpoints are
+        removed. ``nbytes`` is the space that the checkpoint needs. Whatever happens, ``last`` points to a complete
+        checkpoint: the new one or the one before. Raises OutputError.
         """
         stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
         with staged_folder(self.of("steps", str(step)), nbytes, stale=stale) as staged:
@@ -138,7 +139,7 @@ class RunFolder:
         self._prune(step, keep)
 
     def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
-        """Write the state and the checksums of all files into the folder that ``saving`` gives; raises OutputError."""
+        """Write the state and the checksums of all files into the folder that ``saving`` yields; raises OutputError."""
         import torch
 
         with staged.stream(STATE) as file:
@@ -161,9 +162,10 @@ class RunFolder:
             raise output_error(self.of("last"), error) from error
 
     def _prune(self, step: int, keep: int) -> None:
-        """Remove old checkpoints, leftovers of killed runs, and later steps, from which this run did not continue.
+        """Remove all checkpoints but the newest ``keep`` up to ``step``, and the leftovers of killed runs.
 
-        Each checkpoint is renamed, and the rename synced, before it is emptied: half a checkpoint never has its name.
+        Checkpoints of later steps are removed, too: this run did not continue from them. Each checkpoint is renamed,
+        and the rename synced, before its files are removed, so that half a checkpoint never has a checkpoint's name.
         """
         found = sorted(int(name) for name in os.listdir(self.of("steps")) if name.isdigit())
         kept = [one for one in found if one <= step][-keep:]
@@ -212,16 +214,16 @@ class RunFolder:
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:
-            raise damage_error(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
+            raise damage_error(os.path.join(where, name), where, others, "it is cut short or overwritten") from error
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder, completely or not at all; raises OutputError."""
+        """Write ``data`` to the file ``name`` of the folder, completely or not at all; raises OutputError."""
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder, if there is one; raises OutputError."""
+        """Remove the file ``name`` of the folder, if it exists; raises OutputError."""
         try:
             os.unlink(self.of(name))
         except FileNotFoundError:
@@ -230,11 +232,14 @@ class RunFolder:
             raise output_error(self.of(name), error) from error
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write plain data as a JSON file of the folder; raises OutputError."""
+        """Write ``data`` as JSON to the file ``name`` of the folder; raises OutputError."""
         self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the plain data in a file; raises SourceError or FormatError."""
+        """Return the JSON object in the file ``name`` of the folder.
+
+        Raises SourceError if the file cannot be read, and FormatError if it does not hold a JSON object.
+        """
         try:
             data = json.loads(read_file(self.of(name), JSON_BYTES))
         except OSError as error:

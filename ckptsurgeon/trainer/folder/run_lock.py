@@ -36,11 +36,14 @@ class RunLock:
 
     @property
     def path(self) -> str:
-        """The file that is locked; it is removed when the lock is released."""
+        """The path of the file that is locked; the file is removed when the lock is released."""
         return os.path.join(self.folder, LOCK_FILE)
 
     def check(self) -> None:
-        """Raise OutputError if another process trains here; creates nothing."""
+        """Raise OutputError if another process trains in the folder.
+
+        Creates no file; if a lock file is there already, the folder is locked as by ``take``.
+        """
         if os.path.isfile(self.path):
             self.take()
 
@@ -85,7 +88,7 @@ class RunLock:
         )
 
     def give_back(self) -> None:
-        """Release the lock."""
+        """Release the lock, if it is held, and remove its file."""
         for handle in self._held:
             with suppress(OSError):
                 os.unlink(self.path)

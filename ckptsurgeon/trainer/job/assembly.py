@@ -53,7 +53,10 @@ def train_section(document: Document) -> Any:
 
 
 def read_settings(document: Document, sets: Sequence[str]) -> Settings:
-    """Return the settings of a configuration with ``KEY=VALUE`` over them; raises ConfigError."""
+    """Return the settings of a configuration, in which the ``KEY=VALUE`` texts ``sets`` replace values.
+
+    Raises ConfigError.
+    """
     section = train_section(document)
     try:
         return parse_settings(apply_overrides(section, sets), document.name)
@@ -82,10 +85,10 @@ def build_job(
     ranks: Ranks = SINGLE_PROCESS,
     strategy: str = "ddp",
 ) -> Job:
-    """Return the job that a configuration describes; raises ConfigError.
+    """Return the training job that the configuration at ``config`` describes; raises ConfigError.
 
-    If ``cached`` is false, the job writes no features to a cache. ``sets`` are ``KEY=VALUE`` texts over the ``train:``
-    section.
+    ``sets`` are ``KEY=VALUE`` texts that replace values of the ``train:`` section. If ``cached`` is false, the job
+    writes no features to a cache. ``init`` has the initial weights (None: the model's initialisers make them).
     """
     document = read_document(config, "configuration")
     settings = read_settings(document, sets)
@@ -115,7 +118,8 @@ def build_job(
         notes = (*notes, "train.augment changes the sounds of train: their features are computed anew, not cached")
     if settings.schedule in ANNEALED and job.dev is None:
         raise ConfigError(
-            f"train.schedule {settings.schedule} follows the evaluations, and there is no train.data.dev."
+            f"train.schedule {settings.schedule} follows the evaluations, and there is no train.data.dev.",
+            hint="Name the manifests to evaluate on in train.data.dev, or use another schedule.",
         )
     notes = (
         *notes,
@@ -128,7 +132,10 @@ def build_job(
 
 
 def with_steps(settings: Settings, job: Job, where: str) -> Settings:
-    """Return settings whose ``steps`` are those of ``epochs``; raises ConfigError if other settings do not fit them."""
+    """Return settings whose ``steps`` are as many as ``epochs`` of the job's batches take.
+
+    Raises ConfigError, with ``where`` before the message, if other settings do not fit this number of steps.
+    """
     batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
     made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
     why = find_fault(replace(made, epochs=None))
@@ -147,14 +154,15 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def progress_observer(tell: Tell) -> Progress:
-    """Return a function of a split's name, clips done and all clips, which tells them to an observer as an event."""
+    """Return a function of a split's name, the clips done and all clips, which passes them to ``tell`` as an event."""
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
 
 def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
-    """Compute the features that are missing in the caches of all splits; with ``only_train``, in that of ``train``.
+    """Compute the features that are missing in the caches of all splits; with ``only_train``, only of ``train``.
 
-    Raises SourceError for a sound that cannot be used and OutputError if the folder cannot be written.
+    ``tell`` gets events on the progress. Raises SourceError for a sound that cannot be used, and OutputError if the
+    folder of the cache cannot be written.
     """
     made = 0
     splits = {"train": job.train} if only_train else {"train": job.train, "dev": job.dev, "test": job.test}
@@ -183,18 +191,22 @@ def load_task_data(
             notes = task.notes() if hasattr(task, "notes") else ()
     if not isinstance(splits, Mapping):
         raise document.fail(
-            f"splits of the task {escape(settings.task)} returns {brief_repr(splits)}, no sources by name."
+            f"the method splits of the task {escape(settings.task)} returns {brief_repr(splits)}, not a dict of "
+            "sources by name: train, and perhaps dev and test."
         )
     if "train" not in splits:
-        raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
+        raise document.fail(
+            f"the task {escape(settings.task)} has no data to train on: its method splits must return a dict with "
+            "the source train."
+        )
     return task, splits, notes, tokens
 
 
 def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
-    """Return the task that settings name, and the token list.
+    """Return the task that settings name, without its data, and the token list.
 
-    A task with a method ``meet`` has got the model on torch's meta device. The task has no data yet. Raises ConfigError
-    if there is no such task, or if it cannot be made.
+    If the task has a method ``meet``, it was called with the model on torch's meta device. Raises ConfigError if there
+    is no such task, or if it cannot be made.
     """
     kind = load_task(settings.task, document.folder)
     found = resolve_paths(settings, document.folder)
@@ -208,7 +220,10 @@ def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:
-    """Return the token list at ``path`` (``train.data.tokens``), or else that which the model names, or else ()."""
+    """Return the token list in the file ``path`` (``train.data.tokens``).
+
+    If that is None, it is the list that the model section names, or () if that section names none.
+    """
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)
     return read_vocabulary(path).tokens if path is not None else ()

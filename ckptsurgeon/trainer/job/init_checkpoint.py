@@ -17,7 +17,11 @@ __all__ = ["InitCheckpoint", "read_init"]
 
 @dataclass(frozen=True)
 class InitCheckpoint:
-    """A checkpoint that a run starts from. ``recipe`` is None if ckptsurgeon did not write it."""
+    """A checkpoint with the initial weights of a run, its init.
+
+    ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each file. ``recipe`` says from which
+    sources it was made; it is None if ckptsurgeon did not write the checkpoint.
+    """
 
     path: str
     keys: tuple[str, ...]
@@ -26,13 +30,13 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys of tensors that no source has; an initialiser gave them all their values."""
+        """The keys of tensors that no source has: all their values came from an initialiser."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of tensors of which a source gave only some values, and an initialiser the others."""
+        """The keys of tensors of which some values came from a source, and the others from an initialiser."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows
@@ -46,11 +50,11 @@ class InitCheckpoint:
 
     @property
     def seed(self) -> int | None:
-        """The seed with which the new values were drawn."""
+        """The seed with which the initialisers drew the new values; None without a recipe."""
         return self.recipe.seed if self.recipe is not None else None
 
     def lineage(self, folder: str) -> dict[str, Any]:
-        """Return the origin of the file as plain data, with paths relative to ``folder``."""
+        """Return the origin of the checkpoint as a dict for JSON, with paths relative to ``folder``."""
         made = self.recipe
         counts: dict[str, int] = {}
         for tensor in made.tensors.values() if made is not None else ():
@@ -83,5 +87,7 @@ def read_init(path: str) -> InitCheckpoint:
     try:
         recipe = parse_recipe(text) if text is not None else None
     except VerifyError as error:
-        raise ConfigError(f"{escape(path)}: {error.message}", hint="ckpt verify says more.") from error
+        raise ConfigError(
+            f"{escape(path)}: {error.message}", hint=f"Run ckpt verify {escape(path)} to see more."
+        ) from error
     return InitCheckpoint(path, keys, files, recipe)

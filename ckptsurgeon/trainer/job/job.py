@@ -64,19 +64,19 @@ class Job:
 
     @property
     def metric(self) -> str:
-        """The figure that decides which model is best."""
+        """The name of the figure that decides which model is best."""
         return self.settings.metric or self.task.metric
 
     def empty_model(self) -> nn.Module:
-        """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
+        """Return a new model with the values that its constructor sets; raises ConfigError if it cannot be built."""
         with preserve_random_state():
             seed_all(self.settings.seed)
             return self._build()
 
     def model(self) -> tuple[nn.Module, Plan | None]:
-        """Return the model with its initial values, and the plan by which ``init`` was loaded (None without an init).
+        """Return a new model with its initial values, and the plan by which ``init`` was loaded (None without an init).
 
-        Raises the errors of ``load_into``, as for an init that does not fit the model.
+        Raises the errors of ``load_into``, such as PlanError for an init that does not fit the model.
         """
         model, plan = self.empty_model(), None
         if self.init is None:
@@ -91,9 +91,10 @@ class Job:
         return self.strategy == "fsdp" and self.ranks.size > 1
 
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
-        """Return the model for all ranks with its initial values, and the plan by which ``init`` was loaded, or None.
+        """Return the model for all ranks with its initial values, and the plan by which ``init`` was loaded.
 
-        With ``fsdp`` each rank reads only its shards of the init; no rank ever holds the whole model.
+        The plan is None without an init. With ``fsdp`` each rank reads only its shards of the init; no rank ever holds
+        the whole model.
         """
         if not self.is_sharded:
             model, plan = self.model()
@@ -105,7 +106,7 @@ class Job:
         return sharded, None
 
     def empty_parallel_model(self) -> ParallelModel:
-        """Return the model for all ranks, with arbitrary values in its tensors."""
+        """Return the model for all ranks, with arbitrary values in its tensors, for values that are loaded later."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
         from ..parallel.sharded_model import ShardedModel, build_on_meta
@@ -120,7 +121,9 @@ class Job:
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the init into the model, and return the plan; raises PlanError if it does not fit the model.
+        """Load the init at ``path`` into the model; return the plan that says which tensor became which.
+
+        Raises PlanError if the init does not fit the model.
 
         ``ckpt transplant`` makes an init that fits.
         """
@@ -136,14 +139,14 @@ class Job:
 
 
 def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a metric that the task does not return."""
+    """Return the error for a metric ``name`` that is not among the figures (``known``) that the task returns."""
     return ConfigError(
         f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
     )
 
 
 def build_model(target: TargetSpec, document: Document) -> nn.Module:
-    """Build the model with the values that its constructor sets; raises ConfigError if it cannot be built."""
+    """Return a new model with the values that its constructor sets; raises ConfigError if it cannot be built."""
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
@@ -159,9 +162,9 @@ SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return masks, by key, of the tensors of which sources gave only a part of the values; new values are true.
+    """Return a mask for each tensor that got only a part of its values from sources: true for the new values.
 
-    ``plan`` is the plan by which the init was loaded. There are no masks without an init.
+    ``plan`` is the plan by which the job's init was loaded. Without an init there are no masks.
     """
     if job.init is None or plan is None:
         return {}
@@ -177,7 +180,7 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
 
 
 def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
-    """Return a mask of a tensor's shape that is true for the values that an initialiser drew, and not a source.
+    """Return a mask of a tensor's shape that is true for the values that came from an initialiser, not from a source.
 
     ``value`` is the tensor in the init; ``own`` is what its initialiser draws for the whole tensor with the init's
     seed. If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a box at the

@@ -19,19 +19,22 @@ LOGGERS = "ckptsurgeon.trainer.loggers"
 
 
 def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
-    """Return the named loggers, and those that are used whenever their package is installed; raises ConfigError."""
+    """Return the classes of the named loggers by name, and those that are used whenever their package is installed.
+
+    Raises ConfigError for a name that no logger has.
+    """
     known = cast("Mapping[str, type[Logger]]", discover(LOGGERS, "LOGGER"))
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Use {' or '.join(known)}."
             raise ConfigError(f"train.loggers: there is no logger {brief_repr(name)}.", hint=hint)
     automatic = [name for name, kind in known.items() if kind.is_automatic and is_installed(kind)]
     return {name: known[name] for name in dict.fromkeys([*automatic, *names])}
 
 
 def check_loggers(names: Iterable[str]) -> None:
-    """Raise ConfigError for a logger that there is not, or whose package cannot be imported."""
+    """Raise ConfigError if one of the named loggers does not exist, or its package cannot be imported."""
     named = tuple(names)
     found = find_loggers(named)
     for name in named:

@@ -14,8 +14,8 @@ __all__ = ["LoggedRun", "Logger", "Summary", "scalars"]
 class LoggedRun:
     """What a logger is told of a run before its first step.
 
-    ``folder`` is the run folder. ``step`` is the step at which a resumed run goes on, 0 for a new one; ``id`` is what
-    the logger called the run before, '' if it has not logged it yet. ``config`` are the settings, nested.
+    ``folder`` is the run folder. ``step`` is the step at which a resumed run goes on, 0 for a new run; ``id`` is the id
+    under which the logger has logged the run before, '' if it has not. ``config`` are the settings, as nested dicts.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Logger(ABC):
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in a row of the log by name, those of sections as ``parts/ctc``; the step is left out."""
+    """Return the numbers in a row of the log by name, those in nested dicts as ``parts/ctc``; the step is left out."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         found |= {f"{name}/{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -16,9 +16,9 @@ WAIT_S = 60.0
 
 
 class LoggerThread:
-    """Gives rows to a logger in a thread of its own, as many together as have come meanwhile.
+    """Gives rows of the log to a logger in a thread of its own, as many together as have come meanwhile.
 
-    After an error of the logger, ``error`` has it, and further rows are dropped.
+    If the logger raises an error, ``error`` becomes that error, and further rows are dropped.
     """
 
     def __init__(self, logger: Logger, wait_s: float = WAIT_S) -> None:
@@ -30,7 +30,7 @@ class LoggerThread:
         self._thread.start()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Queue a row, unless the logger has failed."""
+        """Queue a row of the log for the logger; drop it if the logger has failed."""
         if self.error is None:
             self._queue.put(row)
 
@@ -54,7 +54,7 @@ class LoggerThread:
             self.error = error
 
     def _next(self) -> tuple[list[Mapping[str, Any]], Summary | None]:
-        """Wait for a row or the summary; return all rows that are there, and the summary if it is."""
+        """Wait for a row or the summary; return all rows in the queue, and the summary, or None if it is not there."""
         rows: list[Mapping[str, Any]] = []
         found = self._queue.get()
         while not isinstance(found, Summary):

@@ -49,7 +49,7 @@ class MLflow(Logger):
         self.place = shown if not uri else f"the store of MLFLOW_TRACKING_URI, as run {self.id}"
 
     def _found(self, known: str) -> str:
-        """Return the id of a run that goes on; '' if the store does not have it, since it may be another store."""
+        """Return ``known``, the id of a resumed run, if the store has that run; '' if not, as in another store."""
         try:
             self._client.update_run(known, status="RUNNING")
         except self._mlflow.MlflowException as error:
@@ -60,7 +60,10 @@ class MLflow(Logger):
         return known
 
     def _begun(self, run: LoggedRun) -> str:
-        """Return the id of a new run, in the experiment of MLFLOW_EXPERIMENT_NAME or ``ckptsurgeon``."""
+        """Create a run in the store and return its id.
+
+        Its experiment is the one that the environment variable MLFLOW_EXPERIMENT_NAME names, or else ``ckptsurgeon``.
+        """
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ckptsurgeon")
         there = self._client.get_experiment_by_name(name)
         experiment = there.experiment_id if there is not None else self._client.create_experiment(name)

@@ -18,7 +18,7 @@ EVENTS = "events"
 
 
 class TensorBoard(Logger):
-    """Writes TensorBoard events; of a resumed run it hides events of later steps, which were not saved."""
+    """Writes TensorBoard events. If the run is resumed, events of steps after the last checkpoint are hidden."""
 
     package, extra, is_automatic = "tensorboard", "train", True
 
@@ -58,7 +58,7 @@ class TensorBoard(Logger):
 
 
 def _silence_threads_of(package: str) -> None:
-    """Print no traceback from now on if a thread of ``package`` fails: the next write raises the error again."""
+    """From now on, print no traceback if a thread of ``package`` fails: the next write raises the error again."""
     if not isinstance(threading.excepthook, _ExcepthookFilter):
         threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
 

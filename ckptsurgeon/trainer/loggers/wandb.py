@@ -18,7 +18,7 @@ OFFLINE = "offline"
 
 
 class WeightsAndBiases(Logger):
-    """Logs a run to Weights & Biases. Its client runs in a process of its own, and sends what is to be sent."""
+    """Logs a run to Weights & Biases, whose client runs in a process of its own and sends the figures from there."""
 
     package, extra = "wandb", "wandb"
 
@@ -41,7 +41,10 @@ class WeightsAndBiases(Logger):
         self.place = self._place(mode)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows by their step; the client takes no row of an earlier step, so ``test`` waits for the summary."""
+        """Log rows under their steps, but not the figures of ``test``: the client refuses the row of an earlier step.
+
+        Those figures are logged with the summary.
+        """
         for row in rows:
             if "test" not in row:
                 self._run.log(scalars(row), step=row["step"])
@@ -52,7 +55,7 @@ class WeightsAndBiases(Logger):
         self._run.finish(exit_code=summary.exit_code)
 
     def _place(self, mode: str) -> str:
-        """Return the address of the run, or its folder, and how it is sent."""
+        """Return where the figures are, for the user: the web address of the run, or its folder and how to send it."""
         if mode != OFFLINE:
             return self._run.url or f"nowhere, by WANDB_MODE={mode}"
         folder = os.path.relpath(os.path.dirname(self._run.dir))

@@ -54,7 +54,7 @@ Row = tuple[str, Mapping[str, str]]
 
 
 def place(path: str, line: int) -> str:
-    """Return how messages name a line: by its file and its number."""
+    """Return the name of a line for messages: its file and its number."""
     return f"{escape(path)}, line {line}"
 
 
@@ -83,7 +83,9 @@ def read_text(path: str) -> str:
         raise ConfigError(f"the manifest {escape(path)} cannot be read: {why}.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{place(path, line)}: this is not UTF-8.", hint="Convert the file, with iconv.") from None
+        raise ConfigError(
+            f"{place(path, line)}: the line is not UTF-8.", hint="Convert the file to UTF-8, for example with iconv."
+        ) from None
 
 
 def _decompressed(path: str) -> bytes:
@@ -91,13 +93,17 @@ def _decompressed(path: str) -> bytes:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ConfigError(
-            f"the manifest {escape(path)} has more than {LARGEST >> 20} MiB, decompressed.", hint="Split it."
+            f"the manifest {escape(path)} has more than {LARGEST >> 20} MiB, decompressed.",
+            hint="Split the manifest into several, and name all of them.",
         )
     return data
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the columns that the first line names; an empty list if it is no table. Raises ConfigError."""
+    """Return the names of the columns in the first line of a CSV; an empty list for another file.
+
+    Raises ConfigError if the line has a stray carriage return.
+    """
     if not path.lower().endswith(".csv"):
         return []
     with open_file(path) as file:
@@ -107,8 +113,8 @@ def columns_of(path: str) -> list[str]:
         return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
     except csv.Error as error:
         raise ConfigError(
-            f"{place(path, 1)}: a carriage return (CR) stands inside the line.",
-            hint="Lines end in LF, or CR and LF; remove each CR that stands alone, or save the table again as CSV.",
+            f"{place(path, 1)}: a carriage return (CR) is inside the line.",
+            hint="Remove each CR that is not before a LF at the end of a line, or save the table again as CSV.",
         ) from error
 
 
@@ -118,7 +124,7 @@ def first_line(path: str) -> str:
 
 
 def fields_of_first_line(path: str) -> set[str]:
-    """Return the fields of the JSON object on the first line of a file; an empty set if there is none."""
+    """Return the names of the fields in the JSON object on a file's first line; an empty set if that is no object."""
     if not path.lower().endswith(JSON_LINES):
         return set()
     try:
@@ -129,7 +135,7 @@ def fields_of_first_line(path: str) -> set[str]:
 
 
 def _first_line(path: str, most: int) -> bytes:
-    """Return up to ``most`` bytes of a file's first line, decompressed; none if it cannot be read."""
+    """Return up to ``most`` bytes of a file's first line, decompressed; b"" if it cannot be read."""
     if not os.path.isfile(path):
         return b""
     with open_file(path) as file:
@@ -143,19 +149,25 @@ def _first_line(path: str, most: int) -> bytes:
 
 
 def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the object of each line that is not empty; raises ConfigError for a line of another kind."""
+    """Yield, for each line that is not empty, its place (file and number) and its JSON object.
+
+    Raises ConfigError for a line that is not a JSON object.
+    """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = place(path, number)
         entry = parse_json(where, line)
         if not isinstance(entry, dict):
-            raise ConfigError(f"{where}: it is {brief_repr(entry)}, not a JSON object.")
+            raise ConfigError(f"{where}: the line is {brief_repr(entry)}, not a JSON object.")
         yield where, entry
 
 
 def parse_json(where: str, text: str) -> Any:
-    """Return the value of JSON; raises ConfigError if it is not valid, or an object has a field twice."""
+    """Return the value of a text of JSON; ``where`` names the text in messages.
+
+    Raises ConfigError if the text is not valid JSON, or if an object in it has a field twice.
+    """
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _mapping(where, pairs))
     except (ValueError, RecursionError) as error:
@@ -166,24 +178,28 @@ def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
-            raise ConfigError(f"{where}: {escape(key)} occurs twice.", hint="Remove one.")
+            raise ConfigError(f"{where}: the field {escape(key)} occurs twice.", hint="Remove one of the two.")
         made[key] = value
     return made
 
 
 def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the value of the first of these fields that an entry has; raises ConfigError if it has none of them."""
+    """Return the value of the first of the fields ``names`` that an entry has; raises ConfigError if it has none."""
     found = next((name for name in names if name in entry), None)
     if found is None:
-        looked = f"One of {', '.join(names)} is looked for; it" if len(names) > 1 else "It"
+        looked = f"It needs one of {', '.join(names)}. " if len(names) > 1 else ""
         raise ConfigError(
-            f"{where}: it has no field {names[0]}.", hint=f"{looked} has {', '.join(map(escape, entry)) or 'none'}."
+            f"{where}: the entry has no field {names[0]}.",
+            hint=f"{looked}Its fields are {', '.join(map(escape, entry)) or 'none'}.",
         )
     return entry[found]
 
 
 def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, *, least: float = 0.0) -> float:
-    """Return seconds, at least ``least``; ``default`` if the field is missing or null. Raises ConfigError."""
+    """Return the seconds in the field ``name`` of an entry; ``default`` if the field is missing or null.
+
+    Raises ConfigError if the value is not a number, or is below ``least``.
+    """
     value = entry.get(name)
     if value is None:
         return default
@@ -193,18 +209,25 @@ def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, 
 
 
 def _check_encoding(path: str, data: bytes) -> None:
-    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write, by their byte order marks or zero bytes."""
+    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write.
+
+    They are known by their byte order marks or by zero bytes.
+    """
     mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if mark or b"\0" in data:
         named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is not UTF-8"
         name = mark or "UTF-16LE"
         raise ConfigError(
-            f"{place(path, 1)}: it {named}.", hint=f"iconv -f {name} -t UTF-8 converts it, or the spreadsheet does."
+            f"{place(path, 1)}: the file {named}.",
+            hint=f"Convert it with iconv -f {name} -t UTF-8, or save it as UTF-8 in the spreadsheet.",
         )
 
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
-    """Yield the lines of a table; raises ConfigError if a column is missing, or if a line has more or fewer values."""
+    """Yield the lines of a CSV: the place of each (file and number), and its values by column.
+
+    Raises ConfigError if a column of ``needed`` is missing, or if a line has more or fewer values than the first.
+    """
     # Not splitlines(): it also splits at characters that a transcript may contain, such as U+2028.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
@@ -216,8 +239,8 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
             where = place(path, reader.line_num)
             if len(values) != len(columns):
                 raise ConfigError(
-                    f"{where}: it has {len(values)} values where the first line has {len(columns)} columns.",
-                    hint='Write in quotes a value that has a comma: "yes, it does".',
+                    f"{where}: the line has {len(values)} values, but the first line has {len(columns)} columns.",
+                    hint='Put a value that has a comma in quotes: "yes, it does".',
                 )
             yield where, dict(zip(columns, values, strict=True))
     except csv.Error as error:
@@ -225,9 +248,9 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
 
 
 def check_columns(path: str, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise ConfigError if a required column is missing or appears twice."""
+    """Raise ConfigError if a column of ``needed`` is not in ``columns``, or is there twice."""
     for column in needed:
         if columns.count(column) != 1:
             why = f"has no column {column}" if column not in columns else f"has the column {column} twice"
             named = ", ".join(map(escape, columns)) or "none"
-            raise ConfigError(f"{place(path, 1)}: it {why}.", hint=f"Its columns are {named}.")
+            raise ConfigError(f"{place(path, 1)}: the table {why}.", hint=f"Its columns are {named}.")

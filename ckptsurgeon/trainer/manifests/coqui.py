@@ -28,7 +28,7 @@ class _CoquiCSV:
             if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
                 raise ConfigError(
                     f"{where}: wav_filesize is {escape(size, 40)!r}, not a number of bytes.",
-                    hint="Are the columns in the order of the first line? The column may be left out.",
+                    hint="Are the values in the order of the first line? The column wav_filesize may be left out.",
                 )
             if not row["wav_filename"]:
                 raise ConfigError(f"{where}: wav_filename is empty.")

@@ -37,24 +37,23 @@ LARGEST = 64 << 20
 
 
 def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
-    """Return the clips of the dataset in an entry ``{hf_dataset: PATH, split: …, text: …, audio: …}``.
+    """Return the clips of the dataset that an entry ``{hf_dataset: PATH, split: …, text: …, audio: …}`` names.
 
-    If ``texts`` is false, it needs no column with texts.
-
-    Raises ConfigError if a split or column is missing, or if the entry names none and there are several.
+    If ``texts`` is false, the dataset needs no column with texts. Raises ConfigError if a split or column is missing,
+    or if the entry does not name one of several.
     """
     unknown = [one for one in named if one not in FIELDS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], FIELDS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
+        hint = f"Did you mean {near[0]}?" if near else f"Its fields are {', '.join(FIELDS)}."
         raise ConfigError(f"a dataset of train.data has no field {escape(unknown[0])}.", hint=hint)
     wrong = next((one for one in FIELDS if one in named and not isinstance(named[one], str)), None)
     if wrong is not None:
-        raise ConfigError(f"{wrong} of a dataset is {brief_repr(named[wrong])}, not a text.")
+        raise ConfigError(f"the field {wrong} of a dataset of train.data is {brief_repr(named[wrong])}, not a text.")
     path = named[DATASET]
     if not os.path.isdir(path):
         what = "is a file" if os.path.exists(path) else "does not exist"
-        hint = did_you_mean(path, f"It is a folder that save_to_disk wrote, or one in the cache of datasets. {SAVE}")
+        hint = did_you_mean(path, f"Name a folder that save_to_disk wrote, or one in the cache of datasets. {SAVE}")
         raise ConfigError(f"the dataset {escape(path)} {what}.", hint=hint)
     folder, files = _files(path, named.get("split", ""))
     features = _features(folder)
@@ -62,12 +61,12 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
     text = _text(folder, features, named.get("text", "")) if texts else None
     clips = [clip for file in files for clip in _clips(file, folder, audio, text, features.get(text or ""))]
     if not clips:
-        raise ConfigError(f"{escape(folder)} has no clip.")
+        raise ConfigError(f"the dataset {escape(folder)} has no clip.")
     return clips
 
 
 def _files(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the folder of a split, and its tables in their order."""
+    """Return the folder of a split, and the paths of its tables in their order."""
     if os.path.isfile(os.path.join(path, SPLITS)):
         splits = _json(path, SPLITS).get("splits")
         names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
@@ -76,7 +75,8 @@ def _files(path: str, split: str) -> tuple[str, list[str]]:
         own = _json(path, STATE).get("_split")
         if split and isinstance(own, str) and own != split:
             raise ConfigError(
-                f"{escape(path)} is the split {escape(own)}, not {escape(split)}.", hint="Leave split out."
+                f"{escape(path)} is the split {escape(own)}, not {escape(split)}.",
+                hint=f"Leave split out, or name the folder of {escape(split)}.",
             )
     if os.path.isfile(os.path.join(path, STATE)):
         return path, _listed(path)
@@ -84,14 +84,14 @@ def _files(path: str, split: str) -> tuple[str, list[str]]:
 
 
 def _listed(path: str) -> list[str]:
-    """Return the tables of a folder that save_to_disk wrote."""
+    """Return the paths of the tables in a folder that save_to_disk wrote."""
     state = _json(path, STATE)
     listed = state.get("_data_files")
     given = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     if state.get("_indices_files"):
         raise ConfigError(
-            f"{escape(path)} selects rows by another file.",
-            hint="Save it again: dataset.flatten_indices().save_to_disk().",
+            f"the dataset {escape(path)} selects rows of its tables by a file of indices, which is not read.",
+            hint="Save it again without indices: dataset.flatten_indices().save_to_disk(FOLDER).",
         )
     names = [name for name in given if isinstance(name, str) and os.path.basename(name) == name]
     other = next((name for name in given if name not in names), None)
@@ -107,7 +107,7 @@ _OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
 
 
 def _cached(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the only dataset folder at or below ``path`` in the cache of `datasets`, and the tables of a split."""
+    """Return the only dataset folder at or below ``path`` in a cache of `datasets`, and the tables of a split."""
     found = sorted(_with_info(path))
     if len(found) != 1:
         why = f"has several datasets: {listing(found, 4, where='')}" if found else "is not a folder of a dataset"
@@ -125,13 +125,14 @@ def _cached(path: str, split: str) -> tuple[str, list[str]]:
     several = sorted(tables[chosen])
     if [number for number, _, _ in several] != list(range(several[0][1])):
         raise ConfigError(
-            f"{escape(folder)} has {len(several)} of {several[0][1]} tables of the split {escape(chosen)}."
+            f"{escape(folder)} has only {len(several)} of the {several[0][1]} tables of the split {escape(chosen)}.",
+            hint="Let datasets load the dataset again, which downloads the missing tables.",
         )
     return folder, [os.path.join(folder, name) for _, _, name in several]
 
 
 def _with_info(path: str) -> Iterator[str]:
-    """Yield the folders at or below a path that have a description of a dataset beside its tables."""
+    """Yield the folders at or below a path that hold tables (.arrow) and the description of their dataset."""
     for folder, inner, names in os.walk(path):
         if INFO in names and any(name.endswith(".arrow") for name in names):
             yield folder
@@ -140,7 +141,7 @@ def _with_info(path: str) -> Iterator[str]:
 
 
 def _chosen(path: str, splits: Sequence[str], split: str) -> str:
-    """Return ``split`` if it is one of ``splits``, or, if it is '', the only one; raises ConfigError."""
+    """Return ``split`` if it is one of ``splits``; if it is '', the only one of them. Raises ConfigError for others."""
     if split in splits or (not split and len(splits) == 1):
         return split or splits[0]
     there = f"It has {', '.join(map(escape, splits))}." if splits else "It has none."
@@ -149,7 +150,7 @@ def _chosen(path: str, splits: Sequence[str], split: str) -> str:
 
 
 def _features(folder: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return the type of each column of a dataset, by the column's name."""
+    """Return the type of each column of a dataset (its feature, as a dict), by the column's name."""
     found = _json(folder, INFO).get("features")
     if not isinstance(found, dict):
         raise ConfigError(f"{escape(folder)}: {INFO} does not say which columns there are.")
@@ -167,7 +168,10 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 
 
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
-    """Return the column ``named``, or, if that is '', the only ``likely`` one; raises ConfigError."""
+    """Return ``named`` if it is a column; if it is '', the only ``likely`` column. Raises ConfigError if there is none.
+
+    ``field`` is the field of the configuration that names the column.
+    """
     if named in features:
         return named
     if not named and len(likely) == 1:
@@ -176,12 +180,15 @@ def _column(folder: str, features: Mapping[str, object], named: str, field: str,
         f"has no column {escape(named)}" if named else f"has {'several columns' if likely else 'no column'} for {field}"
     )
     more = f": {', '.join(map(escape, likely))}" if likely and not named else ""
-    hint = f"Name it with {field}; the columns are {listing(list(features), 12, where='')}."
+    hint = f"Write {field}: COLUMN; the columns are {listing(list(features), 12, where='')}."
     raise ConfigError(f"{escape(folder)} {why}{more}.", hint=hint)
 
 
 def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
-    """Yield the clips of a table. A number of a class (ClassLabel) becomes its name."""
+    """Yield the clips of the table ``file``; ``audio`` and ``text`` are columns, ``kind`` is the type of ``text``.
+
+    If the texts are numbers of classes (ClassLabel), a clip gets the name of its class.
+    """
     columns = (audio,) if text is None else (audio, text)
     table = open_table(file, columns)
     lacking = [name for name in columns if name not in table.column_names]
@@ -195,7 +202,7 @@ def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[s
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             value = names[value]
         if not isinstance(value, str):
-            raise ConfigError(f"{where}: its {escape(text or '')} is {brief_repr(value)}, not a text.")
+            raise ConfigError(f"{where}: the column {escape(text or '')} has {brief_repr(value)}, not a text.")
         if path is None:
             yield Clip(file, value, where, math.nan, cell=Cell(audio, row))
         else:
@@ -203,7 +210,7 @@ def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[s
 
 
 def _paths(column: Any) -> Iterator[str | None]:
-    """Yield for each sound None if its bytes are in the table, otherwise the path of its file."""
+    """Yield, for each sound in a column, None if its bytes are in the table, otherwise the path of its file."""
     for chunk in column.chunks:
         if not hasattr(chunk, "field"):
             yield from (None for _ in range(len(chunk)))
@@ -213,7 +220,7 @@ def _paths(column: Any) -> Iterator[str | None]:
 
 
 def _json(folder: str, name: str) -> Mapping[str, Any]:
-    """Return a JSON object of a dataset; raises ConfigError if it cannot be read."""
+    """Return the JSON object in a file of a dataset; raises ConfigError if it cannot be read."""
     path = os.path.join(folder, name)
     try:
         found = json.loads(read_file(path, LARGEST))

@@ -49,17 +49,20 @@ class _KaldiFolder:
         silent = next((key for key in parts if key not in said), None)
         if silent is not None:
             where = _where(silent, parts, sounds)
-            raise ConfigError(f"{where}: text has no line for {escape(silent)}.", hint="Add it, or remove this one.")
+            raise ConfigError(
+                f"{where}: the file text has no line for {escape(silent)}.",
+                hint="Add a line with its transcript there, or remove this line.",
+            )
         return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in said.items()]
 
 
 def _where(key: str, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> str:
-    """Return the place of a clip: its line in ``segments``, or in ``wav.scp`` if there are no segments."""
+    """Return the place (file and line) of the clip ``key``: in ``segments``, or in ``wav.scp`` without segments."""
     return parts[key].where or sounds[key].where
 
 
 def _table(path: str) -> dict[str, _Entry]:
-    """Return the lines of a file by their ids; raises ConfigError for an id that appears twice."""
+    """Return the lines of a Kaldi file by their ids (first words); raises ConfigError for an id that appears twice."""
     table: dict[str, _Entry] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
         key, _, value = line.strip().partition(" ") if " " in line else line.strip().partition("\t")
@@ -68,7 +71,7 @@ def _table(path: str) -> dict[str, _Entry]:
         where = place(path, number)
         if key in table:
             raise ConfigError(
-                f"{where}: {escape(key)} is in {table[key].where} too.", hint="Remove one of the two lines."
+                f"{where}: the id {escape(key)} is in {table[key].where} too.", hint="Remove one of the two lines."
             )
         table[key] = _Entry(value.strip(), where)
     return table
@@ -77,32 +80,50 @@ def _table(path: str) -> dict[str, _Entry]:
 def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> Clip:
     part = parts.get(key)
     if part is None:
-        raise ConfigError(f"{text.where}: there is no sound for {escape(key)}.", hint="Add it, or remove this line.")
+        raise ConfigError(
+            f"{text.where}: there is no sound for {escape(key)}.",
+            hint="Add a line with this id to segments (to wav.scp if there are no segments), or remove this line.",
+        )
     recording, begin_s, end_s = _part(part)
     if recording not in sounds:
-        raise ConfigError(f"{part.where}: wav.scp has no {escape(recording)}.")
+        raise ConfigError(
+            f"{part.where}: wav.scp has no {escape(recording)}.",
+            hint=f"Add a line {escape(recording)} PATH to wav.scp, or remove this line.",
+        )
     return Clip(_sound(folder, sounds[recording]), text.value, text.where, end_s - begin_s, begin_s)
 
 
 def _part(part: _Entry) -> tuple[str, float, float]:
-    """Return the recording of a segment, its begin and its end in seconds (-1: the end of the recording)."""
+    """Return the recording that a line of ``segments`` names, and the segment's begin and end in it in seconds.
+
+    The end is NaN if the segment lasts until the end of the recording (-1 in the file).
+    """
     fields = part.value.split()
     try:
         recording, begin_s, end_s = fields[0], float(fields[1]), float(fields[2])
     except (IndexError, ValueError):
-        raise ConfigError(f"{part.where}: it is not a recording with begin and end in seconds.") from None
+        raise ConfigError(
+            f"{part.where}: the line is not a recording with begin and end in seconds.",
+            hint="Write it as SEGMENT RECORDING BEGIN END.",
+        ) from None
     if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
-        raise ConfigError(f"{part.where}: it goes from {begin_s:g} s to {end_s:g} s.")
+        raise ConfigError(
+            f"{part.where}: the segment goes from {begin_s:g} s to {end_s:g} s.",
+            hint="Its begin must be 0 or more, and its end above the begin, or -1 for the end of the recording.",
+        )
     return recording, begin_s, math.nan if end_s == -1 else end_s
 
 
 def _sound(folder: str, entry: _Entry) -> str:
-    """Return the path of a sound, which is relative to the folder, or, as in Kaldi's recipes, to the working folder."""
+    """Return the path of the sound in a line of ``wav.scp``.
+
+    It is relative to the data folder, or, as in Kaldi's recipes, to the working folder.
+    """
     name = entry.value
     if name.endswith("|"):
         raise ConfigError(
             f"{entry.where}: {escape(name, 80)} is a command, and commands of a manifest are never run.",
-            hint="Run it yourself, and name the file that it makes.",
+            hint="Run the command yourself, and name the file that it makes.",
         )
     if not name or _ARCHIVE.search(name):
         raise ConfigError(

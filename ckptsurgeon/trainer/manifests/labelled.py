@@ -19,7 +19,7 @@ class _LabelledCSV:
         return "label" in columns_of(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the examples; their text is their class, which every line has to have."""
+        """Return the examples as clips; the ``text`` of each is its class, so every line must have a ``label``."""
         clips = []
         for where, row in read_rows(path, ("path", "label")):
             if not row["path"]:

@@ -45,14 +45,15 @@ def _clip(path: str, where: str, entry: dict[str, Any], *, texts: bool) -> Clip:
     other = _set_of(set(entry))
     if other is not None:
         raise ConfigError(
-            f"{where}: this is one of lhotse's {other}, which lack either the texts or the sounds.",
-            hint="Combine the two: lhotse cut simple -r recordings.jsonl.gz -s supervisions.jsonl.gz cuts.jsonl.gz",
+            f"{where}: the line is one of lhotse's {other}, which lack either the texts or the sounds.",
+            hint="Combine recordings and supervisions: "
+            "lhotse cut simple -r recordings.jsonl.gz -s supervisions.jsonl.gz cuts.jsonl.gz",
         )
     kind = entry.get("type", "MonoCut")
     if kind != "MonoCut":
         raise ConfigError(
-            f"{where}: it is a {brief_repr(kind)}, which is more than a part of one recording.",
-            hint="Only MonoCut is read.",
+            f"{where}: the cut is a {brief_repr(kind)}, which is more than a part of one recording.",
+            hint="Only MonoCut is read: save the cuts as sounds with lhotse (CutSet.save_audios).",
         )
     sound = _sound(path, where, entry)
     begin_s = seconds_of(where, entry, "start", 0.0)
@@ -66,37 +67,39 @@ def _text(where: str, entry: dict[str, Any]) -> str:
     if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
         number = len(found) if isinstance(found, list) else brief_repr(found)
         raise ConfigError(
-            f"{where}: its supervisions are {number}, but a clip has one text.",
-            hint="lhotse cut trim-to-supervisions makes a cut of each.",
+            f"{where}: the number of the cut's supervisions is {number}, but a clip has one text.",
+            hint="Run lhotse cut trim-to-supervisions, which makes a cut of each supervision.",
         )
     text = found[0].get("text")
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: the text of its supervision is {brief_repr(text)}, not a text.")
+        raise ConfigError(f"{where}: the text of the cut's supervision is {brief_repr(text)}, not a text.")
     return text
 
 
 def _sound(path: str, where: str, entry: dict[str, Any]) -> str:
-    """Return the file of a cut's sound; raises ConfigError if the samples are more than a part of that file."""
+    """Return the path of a cut's sound; raises ConfigError if the cut is more than a part of one sound file."""
     recording = field_of(where, entry, ("recording",))
     sources = recording.get("sources") if isinstance(recording, dict) else None
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
-        raise ConfigError(f"{where}: its recording has no single source.", hint="One sound file is needed.")
+        raise ConfigError(
+            f"{where}: the cut's recording has no single source.", hint="Save each recording as one sound file."
+        )
     (source,) = sources
     if source.get("type") != "file" or not isinstance(source.get("source"), str):
         raise ConfigError(
-            f"{where}: its sound is of type {brief_repr(source.get('type'))}, not a file.",
+            f"{where}: the cut's sound is of type {brief_repr(source.get('type'))}, not a file.",
             hint="Commands, addresses and archives of a manifest are not read. Save the sounds as files.",
         )
     if recording.get("transforms"):
         raise ConfigError(
-            f"{where}: its recording is transformed ({_names(recording['transforms'])}), and only files are read.",
-            hint="Save the sounds with lhotse (CutSet.save_audios); train.augment has speeds and noise, too.",
+            f"{where}: the cut's recording is transformed ({_names(recording['transforms'])}); only files are read.",
+            hint="Save the sounds with lhotse (CutSet.save_audios), or let train.augment change speed and add noise.",
         )
     channel, channels = entry.get("channel", 0), source.get("channels", [0])
     if channels != [channel]:
         raise ConfigError(
-            f"{where}: it is channel {brief_repr(channel)} of a sound with the channels {brief_repr(channels)}.",
-            hint="One channel cannot be read alone: save it as a file of its own.",
+            f"{where}: the cut is channel {brief_repr(channel)} of a sound with the channels {brief_repr(channels)}.",
+            hint="One channel cannot be read alone: save the channel as a file of its own.",
         )
     return file_beside_or_here(path, source["source"])
 

@@ -26,7 +26,7 @@ class _NeMoLines:
         return "audio_filepath" in fields_of_first_line(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips; one begins at ``offset`` seconds and lasts ``duration``, as NeMo reads it."""
+        """Return the clips; a clip begins at ``offset`` and lasts ``duration``, both in seconds, as NeMo reads it."""
         return [_clip(path, where, entry, texts=texts) for where, entry in read_json_lines(path)]
 
 

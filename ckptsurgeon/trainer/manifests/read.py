@@ -52,9 +52,9 @@ class Manifest(Protocol):
 def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None, *, texts: bool = True) -> list[Clip]:
     """Return the clips of manifests, and of datasets named by ``hf_dataset``, in their order, with their lengths.
 
-    If ``texts`` is false, they need no transcripts.
-    Errors in sounds are added to ``faults``, or raised as SourceError if it is None. Raises ConfigError if a manifest
-    has no known format, is malformed, or names a clip twice.
+    If ``texts`` is false, manifests and datasets need no transcripts. Errors in sounds are added to ``faults``; if that
+    is None, they are raised as SourceError or ConfigError. Raises ConfigError if a manifest has no known format, is
+    malformed, or names a clip twice.
     """
     own = ErrorCollector() if faults is None else faults
     clips = [clip for one in named for clip in _clips(one, texts=texts)]
@@ -72,7 +72,7 @@ def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None,
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Return the errors of single sounds as one error."""
+    """Return the errors of single sounds as one error; ``of`` is the number of all sounds."""
     first = wrong[0]
     if len(wrong) == 1:
         return first
@@ -87,19 +87,19 @@ def _clips(named: Named, *, texts: bool) -> list[Clip]:
 def _read(path: str, *, texts: bool) -> list[Clip]:
     if not os.path.exists(path):
         several = "," in path or glob.has_magic(path)
-        hint = "Several are a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
+        hint = "Write several as a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
         raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=did_you_mean(path, hint))
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise ConfigError(f"the manifest {escape(path)} is not a regular file.")
     if os.path.isfile(path) and not os.path.getsize(path):
-        raise ConfigError(f"the manifest {escape(path)} is empty.", hint=f"Known are: {_known()}.")
+        raise ConfigError(f"the manifest {escape(path)} is empty.", hint=f"Known formats: {_known()}.")
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:
         raise ConfigError(f"{escape(path)} is not a known kind of manifest{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path, texts=texts)
     if not clips:
-        raise ConfigError(f"{escape(path)} names no clip.")
+        raise ConfigError(f"the manifest {escape(path)} names no clip.", hint="Add lines with clips, or leave it out.")
     return clips
 
 
@@ -113,15 +113,15 @@ def _seen(path: str) -> str:
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"
-    return ": it is a folder without them" if os.path.isdir(path) else ": its first line is empty"
+    return ": it is a folder without wav.scp and text" if os.path.isdir(path) else ": its first line is empty"
 
 
 def _known_hint(path: str) -> str:
     line = first_line(path)
     apart = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if mark in line), "")
     if apart and path.lower().endswith(".csv") and "," not in line:
-        return f"Its columns are separated by {apart}, not by commas. Known are: {_known()}."
-    return f"Known are: {_known()}."
+        return f"Its columns are separated by {apart}, not by commas. Known formats: {_known()}."
+    return f"Known formats: {_known()}."
 
 
 def _check_twice(clips: Sequence[Clip]) -> None:
@@ -130,12 +130,12 @@ def _check_twice(clips: Sequence[Clip]) -> None:
         first = seen.setdefault((clip.path, clip.begin_s, clip.cell), clip)
         if first is not clip:
             raise ConfigError(
-                f"{clip.where}: the clip {escape(clip.path)} is in {first.where}, too.", hint="Remove one."
+                f"{clip.where}: the clip {escape(clip.path)} is in {first.where}, too.", hint="Remove one of the two."
             )
 
 
 def _check_there(clips: Sequence[Clip]) -> None:
-    """Raise SourceError if sounds are missing; details lists them."""
+    """Raise SourceError if files of clips are missing or empty; the error's details list them."""
     missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
     if missing:
         (first, why), *rest = missing
@@ -162,7 +162,10 @@ def _absence(path: str) -> str:
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
-    """Return a clip with its length, or the error of its sound, so that the sounds after it are checked, too."""
+    """Return a clip with its length, or the error of its sound.
+
+    An error is returned so that the sounds after it are checked, too. A clip without a file is returned as it is.
+    """
     if not _is_sound(clip.path):
         return clip
     try:
@@ -178,7 +181,7 @@ def _with_length(clip: Clip) -> Clip:
     end_s = whole if math.isnan(clip.seconds) else clip.begin_s + clip.seconds
     if end_s > whole + TOLERANCE_S or clip.begin_s > whole:
         until = f"from {clip.begin_s:g} s to {end_s:g} s" if end_s > clip.begin_s else f"from {clip.begin_s:g} s on"
-        raise ConfigError(f"{clip.where}: it goes {until}, and {escape(clip.path)} lasts {whole:g} s.")
+        raise ConfigError(f"{clip.where}: the clip goes {until}, and {escape(clip.path)} lasts {whole:g} s.")
     if min(end_s, whole) <= clip.begin_s:
         raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
     return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)

@@ -38,7 +38,7 @@ class _SpeechBrain:
     kind = "a JSON of {id: {wav, words}}, or a CSV with ID and wav (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a path is a table with the columns ID and wav, or a JSON file that is not one of lines."""
+        """Return whether a path is a CSV with the columns ID and wav, or a JSON file that is not NeMo's or lhotse's."""
         columns = set(columns_of(path))
         if "ID" in columns and columns & set(WAVES):
             return True
@@ -55,7 +55,9 @@ class _SpeechBrain:
         for where, row in read_rows(path, ("ID",)):
             first = seen.setdefault(row["ID"], where)
             if first != where:
-                raise ConfigError(f"{where}: the ID {escape(row['ID'])} is in {first}, too.", hint="Remove one.")
+                raise ConfigError(
+                    f"{where}: the ID {escape(row['ID'])} is in {first}, too.", hint="Remove one of the two lines."
+                )
             clips.append(_clip(path, where, _entry_of(where, row), texts=texts))
         return clips
 
@@ -68,7 +70,7 @@ def _annotation(path: str) -> dict[str, Any]:
 
 
 def _entry_of(where: str, row: Mapping[str, str]) -> dict[str, Any]:
-    """Return a line of a CSV as the entry that JSON would have."""
+    """Return a line of a CSV as the entry that the JSON format would have for it."""
     entry: dict[str, Any] = dict(row)
     for name in LENGTHS:
         if name in row:
@@ -89,38 +91,41 @@ def _number(where: str, name: str, value: str) -> float:
 
 def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{where}: it is {brief_repr(entry)}, not an object with wav and words.")
+        raise ConfigError(f"{where}: the entry is {brief_repr(entry)}, not an object with wav and words.")
     sound, begin_s, seconds = _sound(path, where, field_of(where, entry, WAVES))
     text = field_of(where, entry, TEXTS) if texts else ""
     if isinstance(text, list):  # some recipes keep a list of tokens
         text = " ".join(map(str, text))
     if not isinstance(text, str):
-        raise ConfigError(f"{where}: its text is {brief_repr(text)}, not a text.")
+        raise ConfigError(f"{where}: the clip's text is {brief_repr(text)}, not a text.")
     for name in LENGTHS:  # the sound itself gives its true length
         seconds_of(where, entry, name, math.nan, least=math.ulp(0))
     return Clip(sound, text, where, seconds, begin_s)
 
 
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
-    """Return the file of a sound, the clip's begin in it, and its length if it is given."""
+    """Return the path of a sound, and the clip's begin and length in it in seconds (NaN: until its end)."""
     part: Mapping[str, Any] = wav if isinstance(wav, dict) else {"file": wav}
     name = part.get("file")
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"{where}: its sound is {brief_repr(wav)}, not a path.")
+        raise ConfigError(f"{where}: the clip's sound is {brief_repr(wav)}, not a path.")
     for root in ROOTS:
         if name.startswith(root):
             name = os.path.dirname(os.path.abspath(path)) + name.removeprefix(root)
     if "{" in name or name.startswith("$"):
         raise ConfigError(
-            f"{where}: the path {escape(name)} has a placeholder that stands for nothing here.",
-            hint=f"Write the path, or {ROOTS[path.lower().endswith('.csv')]} for the folder of the manifest.",
+            f"{where}: the path {escape(name)} has a placeholder that is not known here.",
+            hint=f"Write the full path, or {ROOTS[path.lower().endswith('.csv')]} for the folder of the manifest.",
         )
     sound = file_beside(path, name)
     start, stop = part.get("start", 0), part.get("stop")
     if stop is None and not start:
         return sound, 0.0, math.nan
     if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
-        raise ConfigError(f"{where}: it goes from sample {brief_repr(start)} to {brief_repr(stop)}.")
+        raise ConfigError(
+            f"{where}: the clip goes from sample {brief_repr(start)} to {brief_repr(stop)}.",
+            hint="start and stop must be whole numbers of samples, and stop must be above start.",
+        )
     rate = sound_rate(sound, where)
     return sound, start / rate, (stop - start) / rate
 
