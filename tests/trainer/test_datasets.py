@@ -140,7 +140,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "row 0: the column number has 0, not a text",
     ),
     "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has no field splt. Did you mean split"),
-    "a split that is a number": ({"hf_dataset": "data/train", "split": 3}, "the field split of a dataset of train.data is 3, not a text"),
+    "a split that is a number": (
+        {"hf_dataset": "data/train", "split": 3},
+        "the field split of a dataset of train.data is 3, not a text",
+    ),
 }
 
 
@@ -197,7 +200,10 @@ def _fifo() -> None:
         (lambda: Path("data/train/dataset_info.json").write_text("[]"), "is not a JSON object"),
         (lambda: Path("data/train/dataset_info.json").write_text("{"), "cannot be read"),
         (lambda: Path("data/train/dataset_info.json").write_text("{}"), "does not say which columns there are"),
-        (lambda: Path("data/train/state.json").write_text('{"_indices_files": [1]}'), "selects rows of its tables by a file"),
+        (
+            lambda: Path("data/train/state.json").write_text('{"_indices_files": [1]}'),
+            "selects rows of its tables by a file",
+        ),
         (lambda: Path("data/train/data-00001-of-00002.arrow").unlink(), "does not exist"),
     ],
 )

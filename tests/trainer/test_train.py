@@ -275,7 +275,7 @@ def refused(ckpt: Run, *args: object, code: int = 2) -> str:
 def test_nothing_to_start_from(ckpt: Run) -> None:
     told = refused(ckpt)
     assert "no configuration is named, and there is no *.init.safetensors here" in told
-    assert "ckpt transplant SRC dst.yaml makes one" in told
+    assert "Make one with ckpt transplant SRC dst.yaml" in told
 
 
 def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
@@ -404,15 +404,15 @@ def test_settings_that_no_longer_are_have_a_way_out(
         (["--set", "warmup=12"], "train.warmup 12 is not below train.steps 12"),
         (["--set", "task=cct"], "there is no task 'cct'"),
         (["--set", "task=no.py:X"], "train.task no.py:X"),
-        (["--set", "task=toy_task.py:X"], "has no"),
+        (["--set", "task=toy_task.py:X"], "does not define X"),
         (["--set", "freeze=[bdoy]"], "train.freeze bdoy matches none of the 11 model keys. Did you mean body"),
         (["--device", "tpu"], "there is no device 'tpu'"),
         (["--seeds", "2"], "--seeds is only for --controls"),
         (["--controls", "--seeds", "0"], "--seeds is 0"),
-        (["--controls"], "there is no init. Give --init"),
+        (["--controls"], "there is no init. Pass --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
         (["--preprocess-only"], "has nothing to prepare before training"),
-        (["--report", "nowhere"], "there is no run nowhere"),
+        (["--report", "nowhere"], "there is no run in nowhere"),
         (["--report", "run", "--resume"], "--report and --resume contradict each other: --report does not train."),
         (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
         (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),

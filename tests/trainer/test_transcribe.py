@@ -74,7 +74,7 @@ def test_adapters_read_with_the_weights_that_they_are_for() -> None:
     assert [one.text for one in found.sounds] == [read[text] for text in TEXTS]
     assert found.weights.endswith("adapter/adapter_model.safetensors")
     Path("run/lineage.json").unlink()
-    with pytest.raises(CheckpointError, match=r"but no lineage.json beside it names the weights they are for"):
+    with pytest.raises(CheckpointError, match=r"but no lineage.json beside it names the weights that they belong to"):
         cs.transcribe("run", paths)
 
 

@@ -19,7 +19,7 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def add_positions(x: Tensor) -> Tensor:
-    """Add sinusoidal positions to (batch, time, d_model), https://arxiv.org/abs/1706.03762 section 3.5."""
+    """Return ``x`` (batch, time, d_model) plus sinusoidal positions, https://arxiv.org/abs/1706.03762 section 3.5."""
     size, d_model = x.shape[1:]
     rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
     angle = torch.arange(size, device=x.device)[:, None] * rate
@@ -56,7 +56,7 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Return the number of frames for lengths in samples."""
+        """Return the number of frames of waves of these lengths (in samples)."""
         return torch.div(lengths, self.hop, rounding_mode="floor") + 1
 
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,10 @@ LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
 
 class DeepSpeech(nn.Module):
-    """Features in, CTC log-probabilities out; ``outputs`` is the number of labels and the blank, which comes last.
+    """The network of Coqui STT: features in, CTC log-probabilities out.
 
-    Gradient checkpointing recomputes the modules and methods in ``stages``.
+    ``outputs`` counts the labels and the blank, which comes last. ``stages`` names the modules and methods that
+    gradient checkpointing computes again in the backward pass.
     """
 
     stages = ("_before", "lstm", "_after")
@@ -116,7 +117,7 @@ class _DeepSpeechModel:
             if type(fields[name]) is not int or fields[name] < least:
                 raise ConfigError(f"deepspeech: {name} is {fields[name]!r}, not a whole number of {least} or more.")
         if not isinstance(fields["dropout"], (int, float)) or not 0 <= fields["dropout"] < 1:
-            raise ConfigError(f"deepspeech: dropout is {fields['dropout']!r}, not a number of 0 or more and below 1.")
+            raise ConfigError(f"deepspeech: dropout is {fields['dropout']!r}, not a number from 0 to below 1.")
         others = {name: value for name, value in fields.items() if name not in ("alphabet", "bytes")}
         return DeepSpeech(_outputs(fields["alphabet"], fields["bytes"]), **others)
 
@@ -128,7 +129,7 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
     if as_bytes == (alphabet is not None):
         raise ConfigError(
             "deepspeech takes an alphabet or bytes: true, not both." if as_bytes else "deepspeech needs an alphabet.",
-            hint="Name an alphabet.txt with one label a line, or write bytes: true for bytes output mode.",
+            hint="Name an alphabet.txt with one label a line, or write bytes: true for Coqui STT's bytes output mode.",
         )
     if alphabet is None:
         return len(read_vocabulary(BYTES).tokens)

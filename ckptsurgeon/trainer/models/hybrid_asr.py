@@ -34,7 +34,7 @@ class HybridOutput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Features (batch, time, n_mels) → (batch, time // 4, d_model)."""
+    """The encoder: features (batch, time, n_mels) → (batch, time // 4, d_model)."""
 
     def __init__(self, kind: str, n_mels: int, d_model: int, *, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Previous tokens (batch, length) and encoder output → logits (batch, length, tokens)."""
+    """The decoder: previous tokens (batch, length) and the encoder's output → logits (batch, length, tokens)."""
 
     def __init__(self, tokens: int, d_model: int, *, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
 
 
 class HybridASR(nn.Module):
-    """Waveforms (or features) in, CTC log-probabilities and decoder logits out."""
+    """A speech recogniser: waveforms (or features) in, CTC log-probabilities and decoder logits out."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class HybridASR(nn.Module):
         self.ctc = nn.Linear(d_model, tokens)
 
     def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
-        """Return the output for ``waves`` (batch, samples), with ``lengths`` in samples.
+        """Return the HybridOutput for ``waves`` (batch, samples), with ``lengths`` in samples.
 
         ``previous`` (batch, length) are the tokens before each position; the first is the start token.
         """
@@ -113,7 +113,7 @@ class HybridASR(nn.Module):
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Return the number of frames for lengths in samples; the task asks on the CPU."""
+        """Return the number of the encoder's frames for waves of these lengths (in samples, on the CPU)."""
         return subsampled(self.frontend.frames(lengths))
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,10 @@ class HybridASR(nn.Module):
         return found
 
     def decode(self, previous: Tensor, memory: Tensor, frames: Tensor) -> Tensor:
-        """Return the decoder's logits (batch, length, tokens) of the token after each of the previous tokens."""
+        """Return the decoder's logits (batch, length, tokens) of the token after each of the previous tokens.
+
+        ``memory`` is the encoder's output, ``frames`` the number of frames of each clip.
+        """
         logits: Tensor = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
         return logits
 
@@ -158,17 +161,20 @@ class _HybridASRModel:
         return ()
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
-        """Build the model; ``tokens`` is the text of the token list, one a line, blank first."""
+        """Build the model; the field ``tokens`` is the text of the token list, one token a line, the blank first."""
         numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")
         for name in numbers:
             if type(fields[name]) is not int or fields[name] < (0 if name == "decoder_layers" else 1):
-                raise ConfigError(f"hybrid_asr: {name} is {fields[name]!r}, not a positive whole number.")
+                least = 0 if name == "decoder_layers" else 1
+                raise ConfigError(f"hybrid_asr: {name} is {fields[name]!r}, not a whole number of {least} or more.")
         if fields["d_model"] % fields["heads"]:
             raise ConfigError(f"hybrid_asr: d_model {fields['d_model']} is not a multiple of heads {fields['heads']}.")
         if fields["encoder"] not in ("conformer", "transformer"):
             raise ConfigError(f"hybrid_asr: encoder is {fields['encoder']!r}.", hint="Use conformer or transformer.")
         if fields["n_mels"] < 7:
-            raise ConfigError("hybrid_asr: n_mels must be 7 or more, because two convolutions shrink it.")
+            raise ConfigError(
+                f"hybrid_asr: n_mels is {fields['n_mels']}; it must be 7 or more, because two convolutions shrink it."
+            )
         tokens = _count_tokens(fields["tokens"])
         others = {name: value for name, value in fields.items() if name != "tokens"}
         return HybridASR(tokens, **others)
@@ -180,7 +186,9 @@ def _count_tokens(text: str | None) -> int:
     tokens = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
     if twice:
-        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} is in the token list twice.")
+        raise ConfigError(
+            f"hybrid_asr: the token {sorted(twice)[0]!r} is in the token list twice.", hint="Remove one of its lines."
+        )
     if len(tokens) < 2:
         raise ConfigError("hybrid_asr: the token list holds fewer than two tokens.")
     return len(tokens)

@@ -19,9 +19,9 @@ GRACE_S = 5.0
 
 
 class DeviceGroup:
-    """The NCCL group of this rank; ``backend`` is torch's ProcessGroupNCCL.
+    """The NCCL group by which this rank's GPU sums gradients with others; ``backend`` is torch's ProcessGroupNCCL.
 
-    ``is_idle`` returns, without waiting, whether the GPU has done all that was queued.
+    ``is_idle`` returns, without waiting, whether the GPU has done all work that was queued.
     """
 
     def __init__(self, backend: Any, is_idle: Callable[[], bool]) -> None:
@@ -31,20 +31,20 @@ class DeviceGroup:
 
     @staticmethod
     def of_default(device: torch.device) -> DeviceGroup:
-        """Return the default group, which must be one of NCCL."""
+        """Return the DeviceGroup of torch's default process group, which must use NCCL."""
         from torch import distributed
 
         backend: Any = distributed.group.WORLD._get_backend(device)  # type: ignore[union-attr]
         return DeviceGroup(backend, lambda: torch.cuda.current_stream(device).query())
 
     def begin(self) -> None:
-        """Note that the GPU now gets work that it can only end together with the others."""
+        """Note that the GPU now gets work that it can only end together with the other GPUs, such as sums."""
         self._is_shared = True
 
     def confirm(self) -> None:
-        """Note that a value was read from the GPU, which so has done its work; raises DistBackendError if it has not.
+        """Note that a value was read from the GPU, so that the GPU has done its work with the others.
 
-        If the work was given up, what is read is what was there at that time.
+        Raises DistBackendError if that work was given up: the value that was read is then wrong.
         """
         if self.is_aborted:
             from torch import distributed
@@ -53,14 +53,17 @@ class DeviceGroup:
         self._is_shared = False
 
     def give_up(self) -> None:
-        """Abort if the GPU may wait for another one; the watch calls this while the main thread waits for the GPU."""
+        """Abort the group if the GPU may be waiting for another GPU.
+
+        The thread that watches the other ranks calls this while the main thread waits for the GPU.
+        """
         if self._is_shared:
             self.abort()
 
     def settle(self) -> bool:
-        """Let the GPU end its work, for a few seconds, and then leave the group; returns whether its values are good.
+        """Wait some seconds for the GPU to end its work, and leave the group; returns whether its values are good.
 
-        They are not if it did not come to an end: what waited behind a sum went on with what was there of the sum.
+        They are wrong if the work did not end: operations after an unfinished sum have used a part of the sum.
         """
         until, is_whole = time.monotonic() + GRACE_S, False
         while not (is_whole or self.is_aborted) and time.monotonic() < until:

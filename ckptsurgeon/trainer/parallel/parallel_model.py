@@ -19,7 +19,7 @@ T = TypeVar("T")
 class ParallelModel:
     """A model (``module``) that one process trains, or several processes with DDP.
 
-    It is called with a function that takes ``module`` and uses it as a task likes: DDP must see each forward pass.
+    To use the model, call this object with a function of ``module``, so that DDP sees each forward pass.
     https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
@@ -54,13 +54,13 @@ class ParallelModel:
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``. If it returns several values, the first is the loss to go backward from."""
+        """Return ``function(module)``; if that is several values, the backward pass must start from the first."""
         if self._wrapped is None:
             return function(self.module)
         return cast(T, self._wrapped(function))
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""
+        """Inside the block, keep gradients on this rank; the next backward pass after it sums them over the ranks."""
         return nullcontext() if self._wrapped is None else cast(AbstractContextManager[None], self._wrapped.no_sync())
 
     def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
@@ -68,17 +68,17 @@ class ParallelModel:
         return dict(parameters)
 
     def finish_backward(self) -> None:
-        """Give the optimizer's parameters their gradients, and every rank the buffers of rank 0.
+        """Complete the gradients of the optimizer's parameters, and give every rank the buffers of rank 0.
 
-        This is called after the last backward pass of a step. DDP would send the buffers before the next forward pass,
-        when a rank may be gone.
+        This is called after the last backward pass of a step. DDP would send the buffers only before the next forward
+        pass, when a rank may be gone.
         """
         if self._wrapped is not None:
             self.ranks.broadcast_tensors(list(self.module.buffers()))
 
 
 class ForwardProxy(nn.Module):
-    """A module whose forward pass calls a given function with another module."""
+    """A wrapper of ``module``, for DDP and FSDP, whose forward pass calls a given function with ``module``."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -51,7 +51,10 @@ DETECTION_S = 5.0
 
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """What torchrun sets: RANK, WORLD_SIZE and LOCAL_RANK (the number on this machine, also that of the GPU)."""
+    """The environment variables of torchrun: RANK, WORLD_SIZE and LOCAL_RANK.
+
+    LOCAL_RANK is the number of this process on its machine, and the number of its GPU.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -82,7 +85,7 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one device by their sums over all ranks, in one call for each dtype."""
+        """Replace tensors of one device, in place, by their sums over all ranks; one collective call for each dtype."""
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -99,7 +102,7 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one device, of any dtypes, by those of rank 0, bit for bit."""
+        """Replace tensors of one device, in place, by those of rank 0, bit for bit; their dtypes may differ."""
         if self.size == 1 or not tensors:
             return
         from torch import distributed
@@ -120,7 +123,7 @@ class Ranks:
         return found
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this."""
         self.all_gather(None)  # torch's own barrier may use the GPU, and would wait for it
 
     def broadcast(self, value: T) -> T:
@@ -136,22 +139,22 @@ class Ranks:
     def begin_device_work(self) -> None:
         """Note that the GPUs now get work that each can only end together with all others, such as sums of gradients.
 
-        The ranks must have agreed, by a collective call on the CPU, that all of them are there.
+        Before, a collective call on the CPU must have shown that all ranks are alive.
         """
         if self.device is not None:
             self.device.begin()
 
     def confirm_device_work(self) -> None:
-        """Note that the GPU has done this work; raises torch's DistBackendError if it was given up instead."""
+        """Note that the GPU has ended its work with the others; raises torch's DistBackendError if it was given up."""
         if self.device is not None:
             self.device.confirm()
 
     def settle_device(self) -> bool:
-        """Let the GPU end its work with the others, or give it up; returns whether its values are good."""
+        """Wait for the GPU to end its work with the others, or give it up; returns whether its values are good."""
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
-        """Give up the GPUs' work in the block if another rank ends, and this one does not notice it otherwise."""
+        """Return a block that gives up this GPU's work if another rank ends while this rank waits for the GPU."""
         if self.device is None:
             return nullcontext()
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
@@ -163,10 +166,10 @@ class Ranks:
                 self.store.set(f"ended/{self.rank}", reason)
 
     def find_lost(self, error: Exception) -> dict[int, str]:
-        """Return the ranks that ended, with the reason that each gave or ''; none if ``error`` has another cause.
+        """Return the ranks that ended, with the reason that each gave or ''; {} if ``error`` has another cause.
 
-        The collective call fails on every rank that is alive, so each calls this and reports itself in the store. A
-        rank that does neither for five seconds has ended.
+        A failed collective call fails on every rank that is alive, so each of them calls this and reports in the store
+        that it lives. A rank that has neither done so nor given a reason after five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -186,9 +189,9 @@ class Ranks:
 
     @contextmanager
     def detect_lost(self) -> Iterator[None]:
-        """Raise LostRanksError if an error of the block comes from the end of another rank.
+        """Raise LostRanksError in place of an error of the block if another rank has ended.
 
-        The GPU may be read again then: it has done its work, or was made to give it up.
+        After that the GPU can be read without waiting: it has ended its work, or has given it up.
         """
         try:
             yield
@@ -204,20 +207,20 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''.
+    """Raised if other processes ended before the run did: ``ranks`` maps each to the reason that it gave, or ''.
 
-    ``is_whole``: the model of this process is that of its last complete step. It is not if a step was begun on the GPU
-    and had to be given up.
+    ``is_whole`` is whether the model of this process is as after its last complete step. It is not if the GPU had begun
+    a step that was given up.
     """
 
     def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:
         said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
-        super().__init__(f"{said}.", hint="Its own message gives the reason.")
+        super().__init__(f"{said}.", hint="Read the messages of that process.")
         self.ranks, self.is_whole = ranks, is_whole
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return how a rank ended, for a message."""
+    """Return a text, for messages, on a rank that ended: with the ``reason`` that it gave, or without one ('')."""
     return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 
@@ -233,14 +236,20 @@ def is_communication_error(error: Exception) -> bool:
 
 
 def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
-    """Return what torchrun set, or one process if it set nothing; raises ConfigError if only some of it is set."""
+    """Return the variables that torchrun set, or those of a single process if it set none.
+
+    Raises ConfigError if only some of them are set.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = [environment[name] for name in names if name in environment]
     if not given:
         return TorchrunEnv()
     if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
         said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
-        raise ConfigError(f"the environment sets {said}.", hint="torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.")
+        raise ConfigError(
+            f"the environment sets {said}, which is no rank of a run.",
+            hint="Start the processes with torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK, or unset these.",
+        )
     return TorchrunEnv(*map(int, given))
 
 
@@ -250,7 +259,10 @@ _CALLS = itertools.count()
 
 @contextmanager
 def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes until the block ends; raises ConfigError if they cannot be reached."""
+    """Join the other processes, and yield their Ranks; leave them when the block ends.
+
+    Raises ConfigError if the other processes cannot be reached.
+    """
     if env.world_size == 1:
         yield SINGLE_PROCESS
         return

@@ -36,13 +36,14 @@ SAME_LAYERS = (
 
 
 class ShardedModel(ParallelModel):
-    """Each rank holds a shard of every parameter, its gradient and its moments; a layer is complete while it is used.
+    """A model of which each rank holds a shard of every parameter, of its gradient and of its moments.
 
-    ``module`` comes from ``build_on_meta``; it gets memory for the shards of this rank, and no values. The members of
-    its outermost module lists are gathered one after the other, all other parameters at once.
+    A layer is complete only while it is used. ``module`` comes from ``build_on_meta``; it gets memory for the shards of
+    this rank, and no values. The members of its outermost module lists are gathered one after the other, all other
+    parameters at once.
 
-    With ``bf16``, layers of module lists are gathered in bfloat16 and get their inputs so; gradients are summed in
-    float32. Shards, and so what the optimizer updates and what is saved, are float32. Autocast still decides which
+    With ``bf16``, the layers in module lists are gathered, and get their inputs, in bfloat16; gradients are summed in
+    float32. The shards, which the optimizer updates and checkpoints hold, are float32. Autocast still decides which
     operations compute in float32. Recurrent layers, and those with statistics of batches, stay float32.
     """
 
@@ -88,7 +89,7 @@ class ShardedModel(ParallelModel):
         return True
 
     def wrap(self) -> None:
-        """Do nothing: FSDP looks at each step which parameters require gradients."""
+        """Do nothing: FSDP finds out in each step which parameters require gradients."""
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
         """Return ``function(module)``; every rank must call it."""
@@ -104,7 +105,7 @@ class ShardedModel(ParallelModel):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Keep gradients on this rank; the next backward pass outside this block sums them with its own."""
+        """Inside the block, keep gradients on this rank; the next backward pass after it sums them over the ranks."""
         self._root.set_requires_gradient_sync(False)
         try:
             yield
@@ -117,20 +118,23 @@ class ShardedModel(ParallelModel):
             self._compare_layer(str(number))
 
     def _compare_layer(self, layer: str) -> None:
-        """Raise ConfigError if another rank is about to gather another layer: shards of two layers would be mixed."""
+        """Raise ConfigError if the ranks are about to gather different layers, whose shards would be mixed."""
         if self._passes >= CHECKED_PASSES:
             return
         if any(other != layer for other in self.ranks.all_gather(layer)):
             raise _different_layers()
 
     def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Return the shards that the optimizer of this rank updates, as parameters of their own."""
+        """Return this rank's shard of each parameter, as a parameter of its own, for the optimizer to update."""
         shards = {key: nn.Parameter(own_part(parameter)) for key, parameter in parameters.items()}
         self._shards |= {id(parameter): (parameter, shards[key]) for key, parameter in parameters.items()}
         return shards
 
     def finish_backward(self) -> None:
-        """Give the shards their gradients, and every rank the buffers of rank 0: each rank has seen different clips."""
+        """Give the optimizer's shards their gradients, and every rank the buffers of rank 0.
+
+        Buffers, such as statistics of batches, differ between ranks, because each has seen different clips.
+        """
         used, self._used = tuple(self._used), []
         if any(others != used for others in self.ranks.all_gather(used)):
             raise _different_layers()
@@ -145,7 +149,7 @@ def _different_layers() -> ConfigError:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of a model's outermost module lists that have parameters."""
+    """Yield the members of a model's outermost module lists, without members that have no parameters."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if next(block.parameters(), None) is not None)
@@ -154,13 +158,13 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _needs_float32(block: nn.Module) -> bool:
-    """Whether a block has layers that take no parameters in bfloat16 beside states in float32."""
+    """Whether a block has a layer whose parameters must have the dtype of its float32 states: recurrent, batch norm."""
     has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
     return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a model whose parameters have no memory, and whose buffers hold what the constructor puts there.
+    """Return the model that ``build`` makes, with parameters on the meta device and with the constructor's buffers.
 
     torch.device("meta") would empty the buffers, too. Here each parameter is replaced as soon as it is registered, so
     that only one of them has memory at a time.

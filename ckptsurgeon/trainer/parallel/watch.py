@@ -24,10 +24,10 @@ GONE, BYE = 0, 1
 
 
 class RankWatch:
-    """In the block, watch the other ranks; every rank must enter such a block, and leave it at about the same time.
+    """A block in which the other ranks are watched; every rank must enter such a block, and leave it at the same time.
 
-    ``group`` is a gloo group that nothing else uses. If a rank is lost and the block has not ended some seconds later,
-    ``give_up`` is called, in the thread of the watch.
+    ``group`` is a gloo group that nothing else uses. If another rank ends, and the block has not ended some seconds
+    later, ``give_up`` is called in the thread of the watch.
     """
 
     def __init__(self, group: Any, rank: int, size: int, give_up: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Tell the next rank how this one ends, and wait until the rank before this one has said so, too."""
+        """Tell the next rank how the block ended here, and wait for the same message from the rank before this one."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()
@@ -60,7 +60,10 @@ class RankWatch:
                 self._give_up()
 
     def _send(self, what: int) -> None:
-        """Send the one message of this rank: gloo would wait for ever with another one, which nobody receives."""
+        """Send the message ``what`` (GONE or BYE) to the next rank, if this rank has not sent one yet.
+
+        Nobody receives a second message, so that gloo would wait for ever.
+        """
         from torch import distributed
 
         if not self._has_sent.acquire(blocking=False):

@@ -45,7 +45,10 @@ MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
-    """Return whether one kind of initial weights is clearly better than another, comparing runs with the same seed."""
+    """Return whether the runs of ``one`` are clearly better than those of ``other``, compared seed by seed.
+
+    An arm is the metric of runs from one kind of initial weights; ``higher`` is whether higher values are better.
+    """
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
     return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > MARGIN * abs(other.mean)
@@ -66,7 +69,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return the verdict and the figures of the control runs as a check; without any, NOT RUN because of ``why``."""
+    """Return the verdict and the figures of the control runs as a check; None gives NOT RUN, with ``why`` as reason."""
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
@@ -94,7 +97,7 @@ LEARNED = 0.95
 class ControlRun:
     """One control run, number ``number`` of ``of``; ``value`` is the metric at its end, None before.
 
-    ``way`` is the kind of initial weights: one of ``STARTS``.
+    ``way`` is the kind of initial weights: warm (those of the init), scratch, or permuted.
     """
 
     way: str
@@ -137,10 +140,10 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
-    """Return all control runs in their order.
+    """Return all control runs in their order, with ``seeds`` seeds for each kind of initial weights.
 
-    Runs with a frozen body train only the new tensors. They are left out if the init has all tensors, or if adapters
-    are trained.
+    There are also runs with a frozen body, which train only the new tensors, unless the init has all tensors or
+    adapters are trained.
     """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets
@@ -151,17 +154,28 @@ def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
 
 
 def check_controls(job: Job, seeds: int) -> None:
-    """Raise ConfigError if there is nothing to compare."""
+    """Raise ConfigError if there are no seeds, no init, or no dev split, so that control runs cannot be compared."""
     if seeds < 1:
-        raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
+        raise ConfigError(
+            f"--seeds is {seeds}: there is nothing to compare.", hint="Pass --seeds 1 or more; 3 is usual."
+        )
     if job.init is None:
-        raise ConfigError("--controls compares a warm start with others, and there is no init.", hint="Give --init.")
+        raise ConfigError(
+            "--controls compares training from an init with other starts, and there is no init.",
+            hint="Pass --init FILE.",
+        )
     if job.dev is None:
-        raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
+        raise ConfigError(
+            "--controls compares figures of a dev split, and the configuration has none.",
+            hint="Name its manifests in train.data.dev.",
+        )
 
 
 def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
-    """Train from the initial weights ``way`` with one seed; return the last metric, and whether the model learned."""
+    """Train from the initial weights ``way`` with one seed; return the last metric, and whether the model learned.
+
+    ``frozen`` is whether only new tensors are trained.
+    """
     settings = replace(
         job.settings,
         seed=seed,
@@ -182,7 +196,10 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Return whether a model has learned: outputs are no longer all blank, or, without CTC, the loss is 5 % lower."""
+    """Return whether a model has learned: with CTC, if not all outputs are blank; else if the loss fell by 5 %.
+
+    ``figures`` are those of the last evaluation, ``before`` is the loss before the first step.
+    """
     return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 
 
@@ -192,13 +209,13 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of tensors whose values all come from a source of the init, without those tied to a new one."""
+    """Return the keys of tensors whose values all come from the init's sources, and that are not tied to a new one."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
 def _initial_model(job: Job, way: str) -> nn.Module:
-    """Return the model with the initial weights ``way``; the job's seed gives new tensors, alike for each way."""
+    """Return the model with the initial weights ``way``; new tensors are drawn with the job's seed, alike for each."""
     assert job.init is not None
     if way == "scratch":
         model, _ = replace(job, init=None).model()
@@ -214,10 +231,9 @@ def _initial_model(job: Job, way: str) -> nn.Module:
 
 @torch.no_grad()
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
-    """Shuffle the values inside each floating tensor: the same numbers, without what was learned.
+    """Shuffle the values inside each floating tensor in ``keys``: the same numbers, without what was learned.
 
-    ``parts`` has masks that are true for values that no source gave; of these tensors, only the other values are
-    shuffled.
+    ``parts`` has masks, by key, of tensors with new values: values whose mask is true are left where they are.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = state_tensors(model)

@@ -45,9 +45,10 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return digests of the token list and its tokeniser, the clips of each split in their order, and other files.
+    """Return digests of the data of a run by name: tokens, segmenter (the tokeniser), train, dev, lm and task.
 
-    These are the language model that decodes, and the file of the user's own task.
+    Those of train and dev are of their clips in their order, lm is the language model that decodes, and task the file
+    of the user's own task.
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
@@ -79,7 +80,10 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
-    """Yield notes on harmless changes of the data; raises ConfigError if clips, tokens or the tokeniser changed."""
+    """Yield notes on harmless changes of the data since ``run`` was started; ``old`` are the digests of that time.
+
+    Raises ConfigError if clips, tokens or the tokeniser changed.
+    """
     new = data_digests(job)
     for name in old:
         if new.get(name) == old[name]:
@@ -117,7 +121,7 @@ NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
-    """Return the origin of a run as plain data; paths are relative to the run folder."""
+    """Return the lineage of a run, what it is started from, as a dict for JSON; paths are relative to its folder."""
     return {
         "kind": "ckpt.lineage",
         "version": 1,
@@ -146,7 +150,8 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 def config_text(job: Job, folder: str) -> str:
     """Return the text of config.yaml in the run folder: the configuration with every setting, including defaults.
 
-    ``folder`` is the configuration's folder, relative to the run folder. The paths in the text are relative to it.
+    ``folder`` is the configuration's folder, relative to the run folder; the paths in the text are relative to
+    ``folder``.
     """
     content = job.document.content
     if not isinstance(content, dict):
@@ -157,14 +162,14 @@ def config_text(job: Job, folder: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """Return settings with lists instead of tuples, which YAML does not have."""
+    """Return settings (a dict) with lists in place of tuples, which YAML does not have."""
     if isinstance(value, Mapping):
         return {name: _listed(one) for name, one in value.items()}
     return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_lineage(folder: RunFolder) -> dict[str, Any]:
-    """Return the lineage of a run; raises SourceError or FormatError if it is missing or wrong."""
+    """Return the lineage of the run in a folder; raises SourceError or FormatError if it is missing or wrong."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
         raise FormatError(
@@ -186,7 +191,7 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return notes on changes since the run was started with which it can still be resumed.
+    """Return notes on changes since the run was started that do not keep it from being resumed.
 
     Raises ConfigError, which names the changes, if the model, the data or other settings changed.
     """
@@ -216,8 +221,8 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
 def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str]:
     """Return a note if ``train.steps`` is not ``before``, the number of steps with which the run was started.
 
-    Raises ConfigError if the run has done more steps than it is to have now, or if ``train.patience`` ended it:
-    resumed, it would end again at once.
+    Raises ConfigError if the run has done more steps than ``train.steps``, or if ``train.patience`` ended it: the
+    resumed run would end again at once.
     """
     steps = settings.steps
     if steps == before:
@@ -230,7 +235,10 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
             hint="Start another run from its best weights, with transplant and --run, or without train.patience.",
         )
     if steps < done:
-        raise ConfigError(f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.")
+        raise ConfigError(
+            f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.",
+            hint=f"Pass --steps {done} or more.",
+        )
     if settings.schedule in ("constant", *ANNEALED):
         return [f"steps was {before}, is {steps}"]
     rates = (settings.lr * lr_factor(replace(settings, steps=many), max(done - 1, 0)) for many in (before, steps))
@@ -242,7 +250,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
 
 
 def _lost_patience(folder: RunFolder) -> bool:
-    """Return whether ``train.patience`` ended the run, by its last result."""
+    """Return whether ``train.patience`` ended the run, as its last result says."""
     if not os.path.exists(folder.of("result.json")):
         return False
     result = folder.read_json("result.json")
@@ -250,11 +258,11 @@ def _lost_patience(folder: RunFolder) -> bool:
 
 
 def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: Sequence[str]) -> None:
-    """Record in the run folder that a resumed run has another number of steps: the next ``--resume`` goes on with it.
+    """Record in the run folder the new number of steps of a resumed run, so that the next ``--resume`` uses it.
 
-    ``prolonged`` in the lineage lists every such change: at which step, and to how many steps. ``sets`` are all
-    ``--set`` texts of the run, those of this call last; ``steps`` of the configuration itself is not recorded among
-    them. Raises OutputError.
+    ``prolonged`` in the lineage lists every such change: at which step, from and to how many steps. ``sets`` are all
+    ``--set`` texts of the run, those of this call last; a change of ``steps`` in the configuration itself is not
+    recorded among them. Raises OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:

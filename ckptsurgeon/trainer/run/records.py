@@ -35,7 +35,7 @@ AROUND = 7
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
-    """Return the curves of a log as PNG; None if matplotlib is not installed or there is nothing to draw.
+    """Return a PNG with the curves of a log; None if matplotlib is not installed or there is nothing to draw.
 
     ``title`` is written above the curves. The evaluation after ``best_step`` steps is marked, unless this is 0.
     """
@@ -65,7 +65,7 @@ def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "
 
 
 def _evaluations(panel: Any, metric: str, rows: Sequence[Mapping[str, Any]], best_step: int) -> None:
-    """Draw the evaluations on ``dev`` as points, with a ring and a label for the best."""
+    """Draw the evaluations on ``dev`` into ``panel``, matplotlib's Axes, as points; the best has a ring and a label."""
     values = [row["dev"][metric] for row in rows]
     _line(panel, f"dev {metric}", [row["step"] for row in rows], values, marks=True)
     if not rows:
@@ -101,7 +101,10 @@ def _legend(panel: Any) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return centred means, over fewer values at the ends; means of past values would lag behind a steep beginning."""
+    """Return for each value the mean of the values around it; near the ends, of fewer values.
+
+    Means of past values alone would lag behind a steep beginning.
+    """
     made = []
     for i in range(len(values)):
         side = min(AROUND, i, len(values) - 1 - i)
@@ -180,7 +183,7 @@ def _unfinished(folder: RunFolder) -> ConfigError:
 
 
 def _number(value: float | None) -> float:
-    """Return a figure; None stands for NaN, which JSON does not have."""
+    """Return a figure that was read from JSON, in which None stands for NaN."""
     return math.nan if value is None else float(value)
 
 
@@ -189,7 +192,7 @@ def read_report(run: Path) -> Trained:
     folder = RunFolder(os.fspath(run))
     if not os.path.isdir(folder.path):
         hint = did_you_mean(folder.path, "Name its folder: ckpt train --report DIR.")
-        raise ConfigError(f"there is no run {escape(folder.path)}.", hint=hint)
+        raise ConfigError(f"there is no run in {escape(folder.path)}.", hint=hint)
     if not os.path.exists(folder.of("result.json")):
         raise _unfinished(folder)
     data = folder.read_json("result.json")

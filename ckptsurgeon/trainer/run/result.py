@@ -18,7 +18,7 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 @dataclass(frozen=True, repr=False)
 class Arm(Brief):
-    """The metric of runs from one kind of initial weights, by seed; if ``frozen``, only new tensors are trained."""
+    """The metric, by seed, of control runs from one kind of initial weights; ``frozen``: only new tensors trained."""
 
     name: str
     frozen: bool
@@ -35,9 +35,10 @@ class Controls(Brief):
     """The verdict of the control runs: whether the knowledge in the initial weights helped.
 
     Training from the init (warm) is compared with training from scratch, and from the init's weights permuted.
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` names the arms that decide: "frozen" or "unfrozen". The
-    evaluations on ``dev`` after the last step are compared. ``plateau`` names the kinds of initial weights in those
-    arms with a run that has learned nothing yet: it outputs only blanks, or its loss has hardly fallen.
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says which runs decide: the "frozen" ones, which train
+    only new tensors, or the "unfrozen" ones. The evaluations on ``dev`` after the last step are compared.
+    ``plateau`` names the kinds of initial weights with a deciding run that has learned nothing yet: it outputs only
+    blanks, or its loss has hardly fallen.
     """
 
     metric: str
@@ -100,13 +101,13 @@ class Trained(InNotebooks):
         return not any(check.status == FAIL for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data; None stands for numbers that are not finite."""
+        """Return the result as a dict for JSON; None stands for numbers that are not finite."""
         data: dict[str, Any] = plain_json(asdict(self))
         return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
 
 
 def plain_json(value: Any) -> Any:
-    """Return data with None instead of numbers that are not finite, which JSON does not have."""
+    """Return data with None in place of numbers that are not finite, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): plain_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -56,7 +56,7 @@ UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of ``train`` besides the job itself."""
+    """The options of a call of ``train`` that are not part of its job: where and how the job is run."""
 
     folder: RunFolder
     lock: RunLock
@@ -74,7 +74,7 @@ class RunOptions:
 
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
-    """Train or resume a job; check it, record it, and return the result."""
+    """Train a job, or go on with its saved run; check it, write its records, and return the result."""
     loggers = RunLoggers(options.folder, options.observer)
     options = replace(options, observer=loggers.observe)
     # Without shards the model is built first: its errors come before anything slow. Shards need the other ranks.
@@ -118,7 +118,10 @@ def _train_and_check(
     job: Job, start: RunStart, loop: TrainingLoop, options: RunOptions, before: tuple[Check, ...], *,
     before_s: float, loggers: RunLoggers,
 ) -> Trained:  # fmt: skip
-    """Train; check and record what was trained, and return the result, also of a run that was stopped."""
+    """Train, then check the trained model and write the records; return the result, also of a run that was stopped.
+
+    ``before`` are the checks before the first step, ``before_s`` is the training time of the run before it was resumed.
+    """
     with catch_stop_signals() as stop, hint_at_saved(options.folder):
         loop.run(stop=stop)
     notes = (*loggers.notes, *lost_notes(loop.state.lost_ranks, options.folder))
@@ -150,14 +153,14 @@ def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
 
 
 def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
-    """Return notes on ranks that ended before the run did."""
+    """Return a note on each rank that ended before the run did; ``lost`` has the reason that it gave, or ''."""
     saved = folder.saved_steps
     goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
     return tuple(f"{describe_lost_rank(rank, reason)}; {goes_on}" for rank, reason in lost.items())
 
 
 def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
-    """Return a note if a resumed run has already done all of its steps; else no note."""
+    """Return a note if a resumed run has already done all of its steps; else ()."""
     step, steps = loop.state.progress.step, loop.settings.steps
     if step < steps:
         return ()
@@ -165,7 +168,7 @@ def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
 
 
 def _lock_folder(options: RunOptions) -> None:
-    """Lock the folder for this run; raises an error if another run has begun there since the folder was checked."""
+    """Create and lock the folder of this run; raises an error if another run has begun there in the meantime."""
     options.folder.create()
     options.lock.take()
     if options.folder.holds_a_run:
@@ -174,7 +177,7 @@ def _lock_folder(options: RunOptions) -> None:
 
 
 def _saved_loop(job: Job, options: RunOptions) -> TrainingLoop:
-    """Return the loop of the saved run in the folder."""
+    """Return the training loop of the run in the folder, with the state of its newest checkpoint."""
     options.folder.tidy()
     model = job.empty_parallel_model()
     loop = TrainingLoop(shard_task(job, model), model, folder=options.folder, observer=options.observer)
@@ -213,14 +216,14 @@ def _finish(
 
 
 def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
-    """Return the notes that are shown before the first step."""
+    """Return the notes for the user that are shown before the first step."""
     return (*start.notes, *job.target.notes, *job.notes)
 
 
 def make_result(
     job: Job, start: RunStart, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()
 ) -> Trained:
-    """Return the result of a job that may not have trained; a failed check makes the exit status 1."""
+    """Return the result of a job that has done no step; ``ended`` says why. If a check failed, the exit status is 1."""
     made = Trained(
         config=start.config,
         run=None,
@@ -242,7 +245,7 @@ UNTESTED = "test was not evaluated: no evaluation on dev gave a number, so that 
 
 @dataclass(frozen=True)
 class FinalFigures:
-    """The figures of a test split with ``clips`` clips, and the step after which the weights were saved."""
+    """The figures of the split ``test``, which has ``clips`` clips, with the weights that were saved after ``step``."""
 
     step: int
     figures: Mapping[str, float]
@@ -254,12 +257,15 @@ class FinalFigures:
 
 
 def has_test_split(loop: TrainingLoop) -> bool:
-    """Return whether a run has a test split and has ended; an interrupted run may still be resumed."""
+    """Return whether a run has a split ``test`` to evaluate now: only if it has ended, and was not interrupted."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
 
 
 def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures | None:
-    """Evaluate the best weights of a run, or read their figures from its log; None if no model is the best."""
+    """Return the figures of a run's best weights on the split ``test``; None if no model is the best.
+
+    If the run was evaluated before, the figures come from its log.
+    """
     progress, job, folder = loop.state.progress, loop.job, loop.folder
     assert job.test is not None
     assert folder is not None
@@ -295,7 +301,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
 
 
 class _Counted:
-    """The batches of a source; ``clips`` is the number of clips that were read."""
+    """A source with the same batches as another; ``clips`` counts the clips that were read."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source, self.clips = source, 0

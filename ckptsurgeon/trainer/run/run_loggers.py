@@ -27,10 +27,10 @@ LOGGER_IDS = "loggers.json"
 
 
 class RunLoggers:
-    """The loggers of a run; nothing is logged outside of ``logging``.
+    """The loggers of a run, which are open inside a block of ``logging``.
 
-    ``observe`` is an observer that passes everything on to ``observer``, and each row of the log to the loggers. An
-    error of a logger ends the logger alone, and ``observer`` gets one note on it. ``notes`` are all notes.
+    ``observe`` is an observer that passes everything on to ``observer``, and each row of the log to the open loggers.
+    An error in a logger ends only this logger, and ``observer`` gets a note on it. ``notes`` are all of these notes.
     """
 
     def __init__(self, folder: RunFolder, observer: Observer) -> None:
@@ -39,7 +39,7 @@ class RunLoggers:
         self._open: dict[str, LoggerThread] = {}
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Pass a row or an event on."""
+        """Pass a row of the log to the observer and the open loggers, or an event to the observer."""
         self._observer(row)
         if "event" not in row:
             for logger in self._open.values():
@@ -48,7 +48,10 @@ class RunLoggers:
 
     @contextmanager
     def logging(self, job: Job, init: str | None, step: int) -> Iterator[None]:
-        """Open the loggers of a job that goes on at ``step``, 0 if it is new; an error in the block ends them."""
+        """Open the loggers of a job that goes on at ``step`` (0: a new run) for the block; close them if it raises.
+
+        ``init`` is the path of its initial weights.
+        """
         ids = self._known_ids()
         for name, kind in find_loggers(job.settings.loggers).items():
             run = LoggedRun(_name(job, self._folder), self._folder.path, step, ids.get(name, ""), _config(job, init))
@@ -62,7 +65,7 @@ class RunLoggers:
             raise
 
     def finish(self, result: Trained) -> None:
-        """Log the result of the run, and close the loggers."""
+        """Log the summary of the run's result, and close the loggers."""
         self._end(summary_of(result))
 
     def _begin(self, name: str, kind: type[Logger], run: LoggedRun, ids: dict[str, str]) -> None:
@@ -94,7 +97,7 @@ class RunLoggers:
         self._observer({"event": "notes", "notes": (note,)})
 
     def _known_ids(self) -> dict[str, str]:
-        """Return what the loggers called the run before; nothing if the file is missing or damaged."""
+        """Return the id that each logger gave the run before, by logger; {} if their file is missing or damaged."""
         if not os.path.exists(self._folder.of(LOGGER_IDS)):
             return {}
         try:
@@ -110,19 +113,19 @@ def _failure(name: str, error: Exception) -> str:
 
 
 def _name(job: Job, folder: RunFolder) -> str:
-    """Return the name of a run for people: the configuration and the folder."""
+    """Return the name of a run that loggers show: the names of its configuration and its folder."""
     stem = os.path.splitext(os.path.basename(job.document.path))[0]
     return f"{stem}-{os.path.basename(os.path.abspath(folder.path))}"
 
 
 def _config(job: Job, init: str | None) -> dict[str, Any]:
-    """Return the settings of a job as plain data, with what it trains and where."""
+    """Return the settings of a job as a dict for loggers, with its model, its initial weights and its device."""
     more = {"config": job.document.name, "init": init, "device": job.device.type, "processes": job.ranks.size}
     return {**plain_json(asdict(job.settings)), **more, "ckptsurgeon": __version__}
 
 
 def summary_of(result: Trained) -> Summary:
-    """Return a result for loggers: its figures, the status of each check, and the verdict of the controls."""
+    """Return the summary of a result for loggers: its figures, each check's status, and the verdict of the controls."""
     names = ("ended", "step", "metric", "best", "best_step", "first_loss", "last_loss", "skipped", "train_s")
     values: dict[str, Any] = {name: getattr(result, name) for name in names}
     values |= {f"final/{name}": value for name, value in result.figures.items()}

@@ -14,7 +14,7 @@ __all__ = ["hint_at_saved"]
 
 @contextmanager
 def hint_at_saved(folder: RunFolder) -> Iterator[None]:
-    """Let the hint of an error that ends a run, of a sound or of the disk, say how the run can go on."""
+    """If the block raises an error of a sound or of the disk, change its hint to say how the run can go on."""
     try:
         yield
     except (SourceError, OutputError) as error:

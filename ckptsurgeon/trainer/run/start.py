@@ -49,7 +49,7 @@ BY_LOGGERS = ("wandb", "mlruns")
 def check_free(folder: RunFolder) -> None:
     """Raise OutputError if files of the user are in the way, and ConfigError if the folder holds a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
-        raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Name one for the run with --run.")
+        raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Name a folder for the run: --run DIR.")
     found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_empty_folder(folder.of(name))]
     if not found:
         return
@@ -60,7 +60,7 @@ def check_free(folder: RunFolder) -> None:
     if folder.holds_a_run:
         raise ConfigError(
             f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
-            hint="Go on with it by --resume, or start another with --run.",
+            hint="Go on with it by --resume, or start another run with --run DIR.",
         )
 
 
@@ -72,7 +72,7 @@ def _in_the_way(folder: RunFolder, name: str) -> OutputError:
 
 
 def _is_empty_folder(path: str) -> bool:
-    """Return whether a path is an empty folder, such as is left by a run that could not write."""
+    """Return whether a path is an empty folder, which a run leaves if it could not write."""
     try:
         return not os.listdir(path)
     except OSError:
@@ -80,7 +80,7 @@ def _is_empty_folder(path: str) -> bool:
 
 
 def other_files_note(folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if the folder holds files that no run writes: ``--run data`` is most often a mistake. Else ()."""
+    """Return a note if the folder holds files that no run writes, else (): ``--run data`` is most often a mistake."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in (*WRITTEN, *BY_LOGGERS) and not name.startswith((".", "__"))]
     if not others:
@@ -90,7 +90,7 @@ def other_files_note(folder: RunFolder) -> tuple[str, ...]:
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
-    """Raise OutputError if the run would overwrite one of its inputs, or a model's files that no run wrote."""
+    """Raise OutputError if the run would overwrite one of its inputs, or files beside a model that no run wrote."""
     beside = [one.name for one in job.target.companions]
     if not os.path.lexists(folder.of(LINEAGE)):
         for name in beside:
@@ -107,7 +107,7 @@ def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
 
 
 def _inputs(job: Job) -> Iterator[str]:
-    """Yield the files that a run reads."""
+    """Yield the paths of the files that a run reads."""
     home = job.document.folder
     settings = resolve_paths(job.settings, home)
     data = settings.data
@@ -143,31 +143,37 @@ def resume_start(
 
 def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
     if not os.path.exists(path):
-        raise ConfigError(f"--controls start from the run's init, and {escape(path)} is gone.", hint="Put it back.")
+        raise ConfigError(
+            f"--controls start from the run's init, and {escape(path)} is gone.",
+            hint="Put the file back, or resume without --controls.",
+        )
     init = read_init(path)
     if [(file["size"], file["sha256"]) for file in init.files] != [(file["size"], file["sha256"]) for file in files]:
         raise ConfigError(
-            f"--controls start from the run's init, and {escape(path)} is another than the run was started from.",
-            hint="Put the old one back.",
+            f"--controls start from the run's init, and {escape(path)} is not the file that the run was started from.",
+            hint="Put the old file back, or resume without --controls.",
         )
     return init
 
 
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether the run trains on one batch only; a resumed run does what it did before. Raises ConfigError."""
+    """Return whether the run trains on one batch only: as ``asked``, or, if it is resumed, as it was started.
+
+    Raises ConfigError if it is asked of a resumed run that was started on all of its data.
+    """
     if start.known is None:
         return asked
     began = bool(start.known.get(OVERFITTING, False))
     if asked and not began:
         raise ConfigError(
             f"{escape(folder.path)} was started without --overfit-one-batch: it learns from all of its data.",
-            hint="Leave it out, or start another run: --run DIR.",
+            hint="Leave out --overfit-one-batch, or start another run: --run DIR.",
         )
     return began
 
 
 PATTERN = "*.init.safetensors"
-MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ckpt train dst.yaml."
+MAKES_ONE = "Make one with ckpt transplant SRC dst.yaml, or name a configuration: ckpt train dst.yaml."
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,7 @@ def _the_one_init() -> str:
     if len(found) > 1:
         raise ConfigError(
             f"there are {len(found)} of {PATTERN} here: {listing(found, where='')}.",
-            hint="Say which with --init.", details=found,
+            hint="Name one of them with --init.", details=found,
         )  # fmt: skip
     return found[0]
 
@@ -237,7 +243,8 @@ def _config_of(init: InitCheckpoint) -> str:
     if (len(data), hashlib.sha256(data).hexdigest()) != (wanted.size, wanted.sha256):
         raise ConfigError(
             f"{escape(os.path.relpath(path))} is not what it was when {name} was made.",
-            hint=f"Transplant again, or say that it is meant: ckpt train {escape(os.path.relpath(path))} --init …",
+            hint="Transplant again, or name the file if you mean it as it is: "
+            f"ckpt train {escape(os.path.relpath(path))} --init {name}.",
         )
     near = os.path.relpath(path)
     code = code_named(near) or tuple(user_code_in(train_section(read_document(near))))

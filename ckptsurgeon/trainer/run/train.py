@@ -164,21 +164,24 @@ def train(
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
-    """Raise ConfigError for options that exclude each other."""
+    """Raise ConfigError if ``check_only`` or ``preprocess_only`` is given together with an option that it excludes."""
     alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
     others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
     more = [*alone[1:], *(flag for flag, given in others if given)]
     if alone and more:
-        raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
+        raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one of the two out.")
 
 
 def _text(name: str, path: Path | None) -> str | None:
-    """Return a path as text; raises ConfigError for tensors in memory, because a run's records could not name them."""
+    """Return the path in the argument ``name`` as text.
+
+    Raises ConfigError for tensors in memory, because a run's records could not name them.
+    """
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
     raise ConfigError(
         f"{name} is {brief_repr(path)}, not a path.",
-        hint="Training begins from a file: write one with cs.apply(cs.convert(tensors), 'init.safetensors').",
+        hint="Training begins from a file. Write one: cs.apply(cs.convert(tensors), 'init.safetensors').",
     )
 
 
@@ -193,7 +196,11 @@ def _start(
     writes: bool,
     controls: bool,
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run starts from, new or saved in the folder, and its ``KEY=VALUE`` texts."""
+    """Return what the run starts from, and its ``KEY=VALUE`` texts.
+
+    With ``resume``, both come from the folder, and ``sets`` are added to the texts. ``writes`` is whether the call
+    writes to the folder.
+    """
     if not resume:
         if writes:
             lock.check()
@@ -203,7 +210,7 @@ def _start(
     if init is not None:
         raise ConfigError(
             "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
-            hint="Leave one out.",
+            hint="Leave out --init to go on with the run, or --resume to start a new one.",
         )
     return resume_start(lock, folder, config, sets=sets, controls=controls)
 
@@ -211,7 +218,10 @@ def _start(
 def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
     prepare = getattr(job.task, "prepare", None)
     if prepare is None:
-        raise ConfigError(f"the task {escape(job.settings.task)} has nothing to prepare before training.")
+        raise ConfigError(
+            f"the task {escape(job.settings.task)} has nothing to prepare before training.",
+            hint="Leave out --preprocess-only.",
+        )
     return make_result(
         job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(options.observer)))
     )

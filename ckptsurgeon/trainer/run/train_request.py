@@ -18,7 +18,7 @@ __all__ = ["TrainRequest", "rank_mismatch", "request_sender"]
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What rank 0 asks the other ranks to train: the arguments that it got itself."""
+    """The request of rank 0 to the other ranks to train: the arguments of ``train`` that rank 0 got."""
 
     config: str
     sets: tuple[str, ...]
@@ -31,7 +31,7 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Yield a function that sends a request; if the block ends before it is called, the other ranks are told to end."""
+    """Yield a function that sends a request to the other ranks; if the block ends without it, they are told to end."""
     sent = ranks.size == 1
 
     def send(request: TrainRequest) -> None:

@@ -55,7 +55,7 @@ class Transcripts(Brief):
     sounds: tuple[Transcript, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the transcripts as plain data."""
+        """Return the transcripts as a dict for JSON."""
         return {
             "kind": "ckpt.transcribe", "version": 1, "weights": self.weights, "config": self.config,
             "sounds": [asdict(one) for one in self.sounds],
@@ -108,14 +108,17 @@ def transcribe(
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """Return settings with what is ``given`` of beam, lm, lm_weight and word_bonus; raises ConfigError.
+    """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace those of the run.
 
-    A language model, and a beam if there was no beam search, change ``decoding`` to ``ctc_beam``.
+    If a language model is given, or a beam without a beam search in the settings, ``decoding`` becomes ``ctc_beam``.
+    Raises ConfigError for values that have no effect or do not fit.
     """
     lm = os.path.abspath(given["lm"]) if "lm" in given else settings.lm
     useless = [name for name in ("lm_weight", "word_bonus") if name in given and lm is None]
     if useless:
-        raise ConfigError(f"{useless[0]} has no effect without a language model.", hint="Name its file with lm.")
+        raise ConfigError(
+            f"{useless[0]} has no effect without a language model.", hint="Name the file of a language model with lm."
+        )
     has_beam = settings.decoding in ("ctc_beam", "joint")
     changes = "lm" in given or ("beam" in given and not has_beam)
     decoding = "ctc_beam" if changes else settings.decoding
@@ -126,7 +129,10 @@ def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def _found(path: str, config: str | None) -> tuple[str, str]:
-    """Return the paths of the weights and of their configuration."""
+    """Return the paths of the weights and of their configuration for a run folder, or a file of weights, at ``path``.
+
+    Raises SourceError if there are no weights, and ConfigError if there is no configuration.
+    """
     if not os.path.exists(path):
         raise SourceError(f"{escape(path)} does not exist.", hint=did_you_mean(path))
     folder = path if os.path.isdir(path) else os.path.dirname(path)
@@ -138,19 +144,23 @@ def _found(path: str, config: str | None) -> tuple[str, str]:
     where = config if config is not None else os.path.join(folder, CONFIG)
     if not os.path.exists(where):
         raise ConfigError(
-            f"there is no configuration beside {escape(weights)}.", hint="Name the one that trained it: --config FILE."
+            f"there is no configuration beside {escape(weights)}.",
+            hint="Name the configuration with which the weights were trained: --config FILE.",
         )
     return weights, where
 
 
 def _init_of(config: str) -> Any:
-    """Return the weights that the adapters of a run are for; raises ConfigError if its folder does not name them."""
+    """Return the init to whose weights the adapters of a run belong.
+
+    Raises ConfigError if the folder of the configuration ``config`` does not name it.
+    """
     folder = RunFolder(os.path.dirname(config))
     known = folder.read_json(LINEAGE).get("init") if os.path.exists(folder.of(LINEAGE)) else None
     if known is None:
         raise ConfigError(
-            f"{escape(config)} trains adapters, but no {LINEAGE} beside it names the weights they are for.",
-            hint="Merge them: ckpt lora merge INIT ADAPTER -o model.safetensors.",
+            f"{escape(config)} trains adapters, but no {LINEAGE} beside it names the weights that they belong to.",
+            hint="Merge adapters and weights into one file: ckpt lora merge INIT ADAPTER -o model.safetensors.",
         )
     return read_init(os.path.normpath(os.path.join(folder.path, known["path"])))
 
@@ -159,13 +169,15 @@ def _clip(path: str, shortest: float) -> Clip:
     clip = Clip(path, "", path, 0.0)
     seconds = sound_seconds(clip)
     if seconds < shortest:
-        raise ConfigError(f"{escape(path)} is too short: {seconds:g} s, and a frame has {shortest:g} s.")
+        raise ConfigError(
+            f"{escape(path)} is too short: {seconds:g} s, and a frame has {shortest:g} s.", hint="Leave this sound out."
+        )
     return replace(clip, seconds=seconds)
 
 
 @torch.no_grad()
 def _texts(job: Job, model: torch.nn.Module, clips: Sequence[Clip], batch_size: int) -> list[str]:
-    """Return the text of each clip; the longest are read first."""
+    """Return the model's text of each clip; ``batch_size`` clips are transcribed together, the longest first."""
     texts = [""] * len(clips)
     task: Task = job.task
     given: Any = task

@@ -75,7 +75,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
 
 
 def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
-    """Return the loop of a new or a resumed run; None if the run cannot begin: then rank 0 reports why."""
+    """Return the training loop of a new or a resumed run; None if the run cannot begin, which rank 0 then reports."""
     model, plan = (job.empty_parallel_model(), None) if request.resume else job.parallel_model()
     job = shard_task(job, model)
     if request.resume:
@@ -91,9 +91,9 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 
 
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
-    """Return whether this rank must report the lost ranks.
+    """Return whether this rank must report the lost ranks to the user.
 
-    It must if rank 0 is one of them and gave no reason, and this rank is the lowest that is left.
+    It must if rank 0 is one of the lost ranks and gave no reason, and this rank is the lowest of those left.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)
