@@ -164,7 +164,7 @@ def test_a_lora_target_that_matches_nothing(ckpt: Run) -> None:
     pytest.importorskip("peft")
     said = refused(ckpt, "--set", "lora.targets=[q_proj]")
     assert said.startswith(
-        "train.lora.targets has q_proj, which is the name of no module of the model. It has layer_1, "
+        "train.lora.targets has q_proj, but no module of the model has that name. The model's modules are layer_1, "
     )
 
 

@@ -270,7 +270,7 @@ def test_several_processes_compile_block_by_block(how: tuple[str, ...], section:
 def test_a_model_without_blocks_is_not_compiled_by_several_processes() -> None:
     job = build_job(toy.write(), device="cpu")
     job = replace(job, settings=replace(job.settings, compile="on"), ranks=Ranks(0, 2))
-    with pytest.raises(cs.ConfigError, match="block by block, and has no blocks"):
+    with pytest.raises(cs.ConfigError, match="block by block, but no blocks were found"):
         compiled_loss(job, NET)
     gpu = build_job(write(pretrain={"crop_s": 0.3}), device="cpu")
     gpu = replace(gpu, device=torch.device("cuda"), ranks=Ranks(0, 2))

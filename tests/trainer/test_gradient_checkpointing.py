@@ -94,7 +94,7 @@ def test_it_comes_to_the_same_bit_for_bit_and_keeps_less(name: str) -> None:
 
 
 def test_a_run_with_it_is_the_run_without() -> None:
-    with pytest.raises(cs.ConfigError, match="train.gradient_checkpointing: the model has no blocks"):
+    with pytest.raises(cs.ConfigError, match="train.gradient_checkpointing: no blocks were found in the model"):
         toy.loop(gradient_checkpointing=True)
     loops = [toy.loop(), toy.loop()]
     loops[1].model.stages = ("forward",)  # type: ignore[assignment]

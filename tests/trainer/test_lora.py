@@ -127,7 +127,7 @@ def test_the_average_is_that_of_adapters(init: str) -> None:
 @pytest.mark.parametrize(
     ("lora", "more", "why"),
     [
-        ({"targets": ["secnd"]}, {}, "train.lora.targets has secnd, which is the name of no module of the model"),
+        ({"targets": ["secnd"]}, {}, "train.lora.targets has secnd, but no module of the model has that name"),
         ({"targets": ["second"], "save": ["haed"]}, {}, "train.lora.save has haed"),
         ({"targets": ["norm"], "save": ["head"]}, {}, "train.lora does not fit the model"),
         ({"targets": ["second"]}, {}, "train.lora does not train tensors that no source has: head.bias, head.weight"),

@@ -114,10 +114,10 @@ def test_words_of_ones_own_make_another_language() -> None:
     ("options", "why"),
     [
         ({"langs": ["zz"]}, "espeak-ng does not speak the language zz"),
-        ({"langs": ["cy"]}, "no words of the language cy here. Give some with --words cy=FILE"),
+        ({"langs": ["cy"]}, "no bundled list of words for the language cy. Name a file of words with --words cy=FILE"),
         ({"langs": []}, "no language is given"),
         ({"n": 0}, "0 utterances cannot be made"),
-        ({"words": {"ru": "x"}}, "words of ru, which is not spoken"),
+        ({"words": {"ru": "x"}}, "words of the language ru, which --lang does not name"),
         ({"words": {"en": "missing.txt"}}, "the word list missing.txt cannot be read"),
         ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),
         ({"words": {"en": "one.txt"}}, "one.txt holds 1 word"),

@@ -22,7 +22,10 @@ _CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
 
 
 def main(library: str, data: str) -> None:
-    """Read utterances from stdin, speak them, and write their samples to stdout."""
+    """Read utterances from stdin, speak them with espeak-ng, and write their samples to stdout.
+
+    ``library`` is the path of espeak-ng's library, ``data`` that of its data.
+    """
     espeak, chance = ctypes.CDLL(library), ctypes.CDLL(None)
     espeak.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
     number, text, nothing = ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p

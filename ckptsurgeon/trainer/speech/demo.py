@@ -33,17 +33,20 @@ LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
 
 
 def words_of(lang: str) -> tuple[str, ...]:
-    """Return the words of a language; raises ConfigError if there is no bundled list."""
+    """Return the bundled words of a language; raises ConfigError if there is no bundled list for it."""
     if lang not in LANGUAGES:
         raise ConfigError(
-            f"there are no words of the language {escape(lang)} here.",
-            hint=f"Give some with --words {escape(lang)}=FILE, or use one of {', '.join(LANGUAGES)}.",
+            f"there is no bundled list of words for the language {escape(lang)}.",
+            hint=f"Name a file of words with --words {escape(lang)}=FILE, or use one of {', '.join(LANGUAGES)}.",
         )
     return read_words(_FOLDER / f"{lang}.txt")
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
-    """Return the words of a text file, in lower case, each once; raises ConfigError."""
+    """Return the words of a text file, in lower case, each of them one time.
+
+    Raises ConfigError if the file cannot be read, or does not hold two or more words.
+    """
     shown = escape(str(path))
     try:
         text = read_file(path).decode("utf-8-sig")
@@ -55,9 +58,11 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(text.lower().split()))
     odd = next((word for word in words if not word.isprintable()), None)
     if odd is not None:
-        raise ConfigError(f"{shown}: {escape(odd)} is not a word.")
+        raise ConfigError(f"the word list {shown} holds {escape(odd)}, which is not a word.")
     if len(words) < 2:
-        raise ConfigError(f"{shown} holds {count(len(words), 'word')}.", hint="It takes two or more, 34 do well.")
+        raise ConfigError(
+            f"the word list {shown} holds {count(len(words), 'word')}.", hint="Name a list of two or more; 34 do well."
+        )
     return words
 
 
@@ -96,7 +101,7 @@ train:
 
 
 def configuration(lang: str) -> str:
-    """Return the configuration of a language's demo data, for a file next to its folder."""
+    """Return the text of a configuration that trains on a language's demo data, for a file beside the data's folder."""
     return _TEMPLATE.format(lang=lang)
 
 
@@ -121,7 +126,7 @@ class Demo:
     configs: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the data as plain data, for ``--json``."""
+        """Return the fields as a dict, for ``--json``."""
         return {"kind": "ckpt.demo-data", "version": 1, **asdict(self)}
 
 
@@ -158,7 +163,10 @@ def demo_data(
 
 
 def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: int) -> float:
-    """Write the demo data of all languages; return the total length of the utterances in seconds."""
+    """Write the demo data of all languages into ``root``; return the total length of the utterances in seconds.
+
+    ``spoken`` has the words of each language, ``n`` is the number of utterances for training.
+    """
     seconds = 0.0
     for lang, vocabulary in spoken.items():
         seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
@@ -167,14 +175,16 @@ def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: 
 
 
 def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:
-    """Return the words of each language; raises ConfigError before anything is made."""
+    """Return the words of each language: from a file that ``words`` names, or bundled. Raises ConfigError."""
     if not langs:
-        raise ConfigError("no language is given.", hint="Give one with --lang, as in --lang en.")
+        raise ConfigError("no language is given.", hint="Name a language with --lang, as in --lang en.")
     if n < 1:
-        raise ConfigError(f"{n} utterances cannot be made.", hint="Make one or more.")
+        raise ConfigError(f"{n} utterances cannot be made.", hint="Pass a number of 1 or more.")
     stray = next((lang for lang in words if lang not in langs), None)
     if stray is not None:
-        raise ConfigError(f"there are words of {escape(stray)}, which is not spoken.", hint=f"Add --lang {stray}.")
+        raise ConfigError(
+            f"there are words of the language {escape(stray)}, which --lang does not name.", hint=f"Add --lang {stray}."
+        )
     for lang in langs:
         check_language(DIALECT.get(lang, lang))
     require_package("soxr")
@@ -188,7 +198,9 @@ def _check_place(path: str, *, force: bool) -> None:
         raise OutputError(f"the folder {escape(path)} is not empty.", hint="Use --force to replace the data in it.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
-        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+        raise OutputError(
+            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
+        )
 
 
 def _sizes(n: int) -> dict[str, int]:
@@ -218,7 +230,10 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return random utterances for each split, if possible without the texts of the splits before."""
+    """Return random utterances for each split, whose ``sizes`` are given, all in one ``voice`` of espeak-ng.
+
+    If possible, a split has none of the texts of the splits before it.
+    """
     drawn: dict[str, list[Utterance]] = {}
     taken: set[str] = set()
     for split, size in sizes.items():
@@ -250,7 +265,9 @@ def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]
     for one, (rate, data) in zip(utterances, speak(utterances), strict=True):
         samples = soxr.resample(np.frombuffer(data, "<i2").astype(np.float32), rate, RATE)
         if not samples.any():
-            raise ConfigError(f"espeak-ng says nothing for {escape(one.text)!r}.", hint="Use other words.")
+            raise ConfigError(
+                f"espeak-ng says nothing for {escape(one.text)!r}.", hint="Take these words out of the word list."
+            )
         yield _wav(np.clip(np.rint(samples), -32768, 32767).astype("<i2").tobytes()), len(samples) / RATE
 
 

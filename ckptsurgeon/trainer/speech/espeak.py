@@ -22,7 +22,7 @@ __all__ = ["Utterance", "check_language", "speak"]
 
 @dataclass(frozen=True)
 class Utterance:
-    """A text, the espeak voice (``en-us+f2``), its speed in words a minute, and its pitch (0 to 100)."""
+    """A text to speak, with its espeak-ng voice (``en-us+f2``), speed in words a minute, and pitch (0 to 100)."""
 
     text: str
     voice: str
@@ -60,7 +60,9 @@ def speak(utterances: Sequence[Utterance]) -> Iterator[tuple[int, bytes]]:
                 yield rate, _exactly(child.stdout, _number(child.stdout))
         except (EOFError, BrokenPipeError):
             why = child.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise ConfigError(f"the speech cannot be made: {escape(why) or 'espeak-ng ended'}.") from None
+            raise ConfigError(
+                f"espeak-ng cannot make the speech: {escape(why) or 'it ended without a message'}."
+            ) from None
         finally:
             child.kill()
 

@@ -27,9 +27,9 @@ __all__ = ["CheckpointWriter"]
 
 
 class CheckpointWriter:
-    """Writes a state into a run folder; without a folder it writes nothing, as on every rank but the first.
+    """Writes the state of a run into its folder as checkpoints; if ``folder`` is None, as on ranks above 0, nothing.
 
-    In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error of the
+    In a ``with`` block the run only waits until the tensors are copied, and a thread writes the files. An error in the
     thread is raised by the next save or at the end of the block. Shards are written without the thread, and every rank
     takes part.
 
@@ -50,7 +50,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Wait until everything is written; raises OutputError, unless the block has raised something else."""
+        """Wait until the thread has written everything; raises its OutputError, unless the block raised an error."""
         assert self._thread is not None
         self._thread.shutdown()
         self._thread, written, self._writing = None, self._writing, {}
@@ -71,7 +71,7 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Save without the other ranks, which are gone or wait for this one; returns whether it could.
+        """Write a checkpoint without the other ranks, which are gone or wait for this one; returns whether it worked.
 
         With DDP every rank has the whole model. With FSDP the shards of the other ranks are missing.
         """
@@ -84,9 +84,9 @@ class CheckpointWriter:
         return True
 
     def save_best(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write the model, or its averaged weights, as the best; ``rows`` are what it read of each clip of ``dev``.
+        """Write the model, or its averaged weights, as the best; raises OutputError.
 
-        Raises OutputError.
+        ``rows`` are the rows of its evaluation: the text that it read from each clip of ``dev``.
         """
         state, folder = self._state, self.folder
         if folder is None and not state.parallel.is_sharded:
@@ -107,13 +107,13 @@ class CheckpointWriter:
                 self._write(self._best, partial(_write_with_texts, folder, write, rows, dev=state.job.dev))
 
     def _await(self, snapshot: Snapshot) -> None:
-        """Wait until a snapshot is written, since its memory is used again; raises OutputError."""
+        """Wait until the thread has written a snapshot, so that its memory can be used again; raises OutputError."""
         pending = self._writing.pop(snapshot, None)
         if pending is not None:
             pending.result()
 
     def _write(self, snapshot: Snapshot, write: Callable[[], None]) -> None:
-        """Let the thread write a snapshot; outside of a ``with`` block there is no thread, and it is written now."""
+        """Let the thread write a snapshot by calling ``write``; without a thread (no ``with`` block), call it now."""
 
         def run() -> None:
             snapshot.wait()
@@ -171,7 +171,7 @@ def _write_adapter(folder: RunFolder, layout: SafetensorsLayout, config: bytes) 
 
 
 def _write_best(folder: RunFolder | None, layout: SafetensorsLayout) -> None:
-    """Write the best model; a rank without a folder only sends its shards."""
+    """Write the best model to its file in the run folder; a rank without a folder only sends its shards."""
     if folder is None:
         layout.write(None)
         return

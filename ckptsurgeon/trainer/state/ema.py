@@ -14,9 +14,9 @@ __all__ = ["EMA"]
 
 
 class EMA:
-    """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``.
+    """A moving average of the floating tensors of a model's state dict.
 
-    Of a sharded model it is the average of this rank's shards.
+    ``average = decay * average + (1 - decay) * value``. For a sharded model, it averages this rank's shards.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,18 +26,18 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the weights of now."""
+        """Move the average towards the model's current weights; called after each step."""
         torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - self._decay)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the average of a checkpoint."""
+        """Replace the average by the tensors of a checkpoint, by key."""
         for key, tensor in self.tensors.items():
             tensor.copy_(tensors[key])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the average as its weights inside the block."""
+        """Inside the block, let the model have the average as its weights."""
         live = list(self._live.values())
         with torch.no_grad():
             saved = [tensor.detach().clone() for tensor in live]

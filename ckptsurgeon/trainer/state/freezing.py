@@ -28,7 +28,7 @@ class ParameterRule:
 
 
 def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, ParameterRule]:
-    """Return the rule of each key; if several patterns match one, the last counts.
+    """Return the rule of each key, from ``train.freeze`` and ``train.lr_scale``; the last pattern that matches counts.
 
     Raises PatternError for a pattern that matches nothing.
     """
@@ -56,7 +56,7 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 
 
 class FreezeSchedule:
-    """Freezes tensors of a model until their step comes, and can tell whether they stayed the same.
+    """Freezes tensors of a model until the step from which they are trained, and tells whether they stayed the same.
 
     Buffers are frozen, too: a module that owns a frozen buffer (the statistics of a norm) stays in evaluation mode. A
     tied tensor is frozen if any of its keys is. Checkpoints hold ``digests_before``, the digests of all tensors before
@@ -77,7 +77,7 @@ class FreezeSchedule:
         self._owners = _owners_of_buffers(model)
 
     def _tie_rules(self) -> None:
-        """Give all keys of a tied tensor the same rule: of their rules, the one that freezes it the longest."""
+        """Give all keys of a tied tensor the same rule: of their rules, the rule that freezes it the longest."""
         strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = strictest.get(id(tensor)), self.rules[key]
@@ -89,7 +89,7 @@ class FreezeSchedule:
         self.rules = {key: strictest[id(tensor)] for key, tensor in self._tensors.items()}
 
     def frozen(self, step: int) -> list[str]:
-        """Return the keys that are frozen in a step."""
+        """Return the keys whose tensors are frozen in a step."""
         return [key for key, rule in self.rules.items() if rule.unfreeze_step == NEVER or rule.unfreeze_step > step]
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
@@ -111,7 +111,7 @@ class FreezeSchedule:
         return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 
     def apply(self, step: int) -> None:
-        """Set which parameters are trained from a step on; called before the first step and at each unfreezing."""
+        """Set which parameters require gradients from a step on; called before step 0 and at each unfreezing."""
         frozen = set(self.frozen(step))
         unfrozen = [
             key
@@ -136,7 +136,7 @@ class FreezeSchedule:
                 self._owners[key].training = False
 
     def unfreeze_steps(self) -> set[int]:
-        """Return the steps at which something is unfrozen."""
+        """Return the steps at which tensors are unfrozen."""
         return {rule.unfreeze_step for rule in self.rules.values() if rule.unfreeze_step > 0}
 
 

@@ -11,7 +11,7 @@ __all__ = ["anneal", "lr_factor"]
 
 
 def lr_factor(settings: Settings, step: int) -> float:
-    """Return the factor of the learning rate in a step, counted from 0, by warm-up and schedule (without ``anneal``).
+    """Return the factor of ``train.lr`` in a step (counted from 0), by warm-up and schedule, without ``train.anneal``.
 
     After the warm-up, ``tri_stage`` stays for ``hold`` steps and then falls exponentially
     (https://arxiv.org/abs/1904.08779, section 3.2); cosine and linear begin to fall right after the warm-up.
@@ -29,7 +29,7 @@ def lr_factor(settings: Settings, step: int) -> float:
 
 
 def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> None:
-    """Multiply the learning rate by ``train.anneal`` if the metric ``value`` of an evaluation is not enough better.
+    """Multiply the learning rate by ``train.anneal`` if the metric ``value`` of an evaluation is not better by enough.
 
     ``newbob`` compares with the evaluation before (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
     the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau); ``anneal_threshold`` is a share of that value.

@@ -27,17 +27,17 @@ PREFIX = "base_model.model."
 
 
 def _modules_hint(keys: Collection[str]) -> str:
-    """Return a hint with the names of the modules that have a weight, each once, in the order of the model."""
+    """Return a hint with the names (the last parts of paths) of the modules that have a weight, without repeats."""
     names = [key.rpartition(".")[0].rpartition(".")[2] for key in keys if key.endswith(".weight")]
     named = [name for name in dict.fromkeys(names) if name and not name.isdigit()]
-    return f"It has {listing(named, 8, where='')}." if named else ""
+    return f"The model's modules are {listing(named, 8, where='')}." if named else ""
 
 
 def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
     """Raise ConfigError if adapters cannot be trained in a model with these ``keys``, before anything slow is done.
 
-    That is so if PEFT is not installed, if a name matches no module, or if a tensor that no source has (``new``) would
-    never be trained.
+    They cannot if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor of ``new`` (a key that
+    no source of the init has) would never be trained.
     """
     _package()
     paths = {parent for key in keys for parent in _parents(key.rpartition(".")[0])}
@@ -46,7 +46,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
             if name != ALL_LINEAR and not any(map(_of_name(name), paths)):
                 near = close_names(name, sorted({path.rpartition(".")[2] for path in paths}), MOST)
                 raise ConfigError(
-                    f"train.lora.{field} has {escape(name)}, which is the name of no module of the model.",
+                    f"train.lora.{field} has {escape(name)}, but no module of the model has that name.",
                     hint=f"Did you mean {' or '.join(map(escape, near))}?" if near else _modules_hint(keys),
                 )
     lost = sorted(
@@ -57,13 +57,13 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
     if lost:
         raise ConfigError(
             f"train.lora does not train tensors that no source has: {listing(lost, 3, where='')}.",
-            hint="Name their modules in train.lora.save, which are trained whole: save: [lm_head].",
+            hint="Name their modules in train.lora.save, so that they are trained whole, as in save: [lm_head].",
             details=lost,
         )
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function that tells whether PEFT takes a path for that of a module with this name."""
+    """Return a function that tells whether PEFT finds the module at a path by this name: its whole path, or its end."""
     return lambda path: path == name or path.endswith(f".{name}")
 
 
@@ -74,7 +74,7 @@ def _parents(module: str) -> list[str]:
 
 
 def add_adapters(model: nn.Module, lora: Lora, *, seed: int) -> list[str]:
-    """Put adapters into a model, with values by ``seed``; return the keys of all tensors that are not trained then.
+    """Put adapters into a model, drawn with ``seed``; return the keys of all tensors that are then not trained.
 
     Buffers are among these keys, because the file of an adapter has no buffers. Raises ConfigError for a module that
     cannot have an adapter.
@@ -111,7 +111,7 @@ def adapter_config(lora: Lora, base: str) -> bytes:
 
 
 def load_adapter(model: nn.Module, path: str) -> None:
-    """Give the adapters in a model the values in a file that ``adapter_tensors`` made.
+    """Give the adapters in a model their values from a file with the tensors that ``adapter_tensors`` returns.
 
     Raises ConfigError if the file has other keys than the model's adapters.
     """

@@ -35,12 +35,15 @@ __all__ = [
 
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a state dict, not copies, by key."""
+    """Return the tensors in a model's state dict by key: the tensors themselves, not copies."""
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
 class FullTensors(Mapping[str, Tensor]):
-    """Tensors by key; one in shards is gathered when it is read, so every rank must read them in the same order."""
+    """Tensors by key, each complete: a sharded tensor is gathered when it is read.
+
+    Every rank must read the same tensors in the same order.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -75,7 +78,7 @@ def own_numbers(model: nn.Module) -> dict[str, int | float]:
 
 
 def restore_numbers(model: nn.Module, numbers: Mapping[str, int | float]) -> None:
-    """Set attributes of modules that ``own_numbers`` returned."""
+    """Set the attributes of modules to the values that ``own_numbers`` returned for them."""
     for key, number in numbers.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, number)
@@ -85,11 +88,17 @@ def restore_numbers(model: nn.Module, numbers: Mapping[str, int | float]) -> Non
 def restore_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
 ) -> None:
-    """Restore the tensors and buffers of a saved model; raises FormatError if it is another model."""
+    """Restore a model's tensors, and its buffers ``unsaved`` that no state dict has, from a checkpoint.
+
+    Raises FormatError if the tensors are those of another model.
+    """
     own = state_tensors(model)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
         other = sorted(own.keys() ^ tensors.keys())
-        raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
+        raise FormatError(
+            f"the checkpoint is of another model: {listing(other, where='') or 'shapes differ'}.",
+            details=other,
+        )
     for key, value in own.items():
         own_part(value).copy_(part_of(tensors[key], value))
     for key, buffer in unsaved.items():
@@ -101,9 +110,9 @@ def restore_tensors(
 def initialise(
     model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` draws for them.
+    """Give the tensors ``keys`` of a model the values that ``ckpt transplant --seed`` draws for them with ``seed``.
 
-    ``parts`` has masks of further tensors, which get these values only where the mask is true.
+    ``parts`` has masks, by key, of further tensors: they get such values only at places where the mask is true.
     """
     tensors, parts = state_tensors(model), parts or {}
     for key, value in initial_values(target, [*keys, *parts], seed):
@@ -136,7 +145,9 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 class SafetensorsLayout:
-    """A safetensors file of tensors; a tied tensor is in it under each of its keys, which ``strict`` loading needs.
+    """The layout of a safetensors file of tensors, and the way to write it.
+
+    A tied tensor is in the file under each of its keys, because ``load_state_dict(strict=True)`` needs all of them.
 
     The tensors may be sharded; they are read one after the other when they are written.
     """
@@ -164,7 +175,7 @@ class SafetensorsLayout:
 
 
 def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return for each key the name that safetensors has for the tensor's dtype."""
+    """Return for each key the name of the tensor's dtype in safetensors, such as ``BF16``."""
     import torch
     from safetensors.torch import save
 

@@ -81,7 +81,10 @@ class Optimizer:
         return norm
 
     def step(self, skip: Tensor, norms: Tensor) -> None:
-        """Take a step unless ``skip`` (0-d) is true, and drop the gradients, whose ``norms`` are recorded."""
+        """Take a step unless ``skip`` (0-d) is true, and drop the gradients.
+
+        ``norms`` of the gradients show which parameters have had a gradient other than zero, which is recorded.
+        """
         self.had_gradient |= (norms > 0) & ~skip
         if isinstance(self.inner, torch.optim.SGD):
             self._create_momentum()
@@ -104,7 +107,7 @@ class Optimizer:
 
     @torch.no_grad()
     def update_ratios(self, old: Sequence[Tensor]) -> dict[str, float]:
-        """Return how far each parameter moved from its ``old`` values, as a share of their norm."""
+        """Return by key how far each parameter moved from its ``old`` value, as a share of the old value's norm."""
         if not old:
             return {}
         pairs = zip(self.parameters, old, strict=True)
@@ -113,7 +116,7 @@ class Optimizer:
         return dict(zip(self.order, ratios.tolist(), strict=True))
 
     def has_state(self, key: str) -> bool:
-        """Whether the optimizer holds state for a key."""
+        """Whether the optimizer holds state, such as moments, for the parameter of a key."""
         return key in self.order and bool(self.inner.state.get(self.parameters[self.order.index(key)]))
 
     def _whole_norms(self, norms: Sequence[Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ class RunProgress:
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
-        """Count a step by its row in the log."""
+        """Update the counters by the row of a step in the log; ``clip`` is the largest gradient norm (None: any)."""
         self.in_a_row = self.in_a_row + 1 if row["skipped"] else 0
         self.skipped += row["skipped"]
         self.first_loss = row["loss"] if self.first_loss is None else self.first_loss
@@ -69,7 +69,7 @@ class RunProgress:
             self.norms["clipped"] += clip is not None and norm > clip
 
     def improves(self, value: float, *, higher_is_better: bool) -> bool:
-        """Record the metric of the evaluation in ``figures``; returns whether it is the best so far. NaN never is."""
+        """Record ``value``, the metric of the last evaluation; returns whether it is the best so far. NaN never is."""
         is_better = not math.isnan(value)
         if is_better and self.best is not None:
             is_better = value > self.best if higher_is_better else value < self.best
@@ -85,5 +85,5 @@ class RunProgress:
         return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:
-        """Return the progress as plain data."""
+        """Return the progress as a dict for JSON."""
         return asdict(self)

@@ -15,7 +15,9 @@ __all__ = ["saved_model"]
 
 
 def saved_model(job: Job, weights: str) -> nn.Module:
-    """Return the model of a job on its device, with a file of weights: of the whole model, or of its adapters.
+    """Return the model of a job on its device, with the weights in the file ``weights``.
+
+    The file has the tensors of the whole model, or those of its adapters.
 
     Adapters are added to the weights of the job's init. Raises the errors of ``load_into``, and ConfigError for
     adapters of another model.

@@ -25,7 +25,7 @@ __all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments
 
 
 def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer without its moments."""
+    """Return the state of an optimizer as a state dict without its moments: step counters and parameter groups."""
     state = optimizer.inner.state_dict()
     small = {
         index: {name: value for name, value in entries.items() if not _is_moment(value)}
@@ -35,7 +35,7 @@ def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
-    """Write the moments and the average of this rank's shards; every rank must call this."""
+    """Write the moments and the average of this rank's shards into the folder ``path``; every rank must call this."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -105,7 +105,7 @@ def shard_state(
 
 
 def _first_failure(error: Any) -> str:
-    """Return the error of the first rank that has one."""
+    """Return a text on the error of the first rank that failed, from an error of torch.distributed.checkpoint."""
     return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "no reason given")
 
 
@@ -124,7 +124,7 @@ def _empty_part(tensor: Tensor) -> Tensor:
 
 
 def _as_dtensor(tensor: Tensor, part: Tensor) -> Tensor:
-    """Return a local part as a DTensor with the sharding of another tensor."""
+    """Return this rank's ``part`` as a DTensor that is sharded like ``tensor``."""
     if not is_distributed(tensor):
         return part
     from torch.distributed.tensor import DTensor

@@ -24,7 +24,10 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self, value: Any) -> Any:
-        """Return a value with copies of the tensors in its dicts, lists and tuples; each tensor is copied once."""
+        """Return a value in which copies replace the tensors in its dicts, lists and tuples.
+
+        A tensor that is in the value several times is copied one time.
+        """
         self._copies = {}
         made = self._copy(value)
         del self._memory[len(self._copies) :]
@@ -34,7 +37,7 @@ class Snapshot:
         return made
 
     def wait(self) -> None:
-        """Wait until the GPU has made the last copies."""
+        """Wait until the GPU has made all copies, so that another thread can read them."""
         if self._copied is not None:
             self._copied.synchronize()
 

@@ -34,10 +34,10 @@ OPTION = "train.keep_optimizer"
 
 @dataclass(frozen=True)
 class _Moments:
-    """The moments of one source, by the keys that its tensors have after its operations, and the number of its steps.
+    """The Adam moments of one source, ``first`` and ``second``, and the number of steps of its training.
 
-    ``ones`` has a tensor of ones for each, after the same operations. If all values are still 1, the operations only
-    moved values, and did not scale or add.
+    Their keys are those that the source's tensors have after the plan's operations on it. ``ones`` has for each key a
+    tensor of ones after the same operations: if all values are still 1, the operations only moved values.
     """
 
     name: str
@@ -47,21 +47,24 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether a tensor has moments that fit: operations only moved its values, without scaling or adding."""
+        """Return whether the tensor of a key has moments, and operations only moved its values, without scaling."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 
 def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
-    """Return a note on the parameters of ``keys`` that begin with the moments of a source.
+    """Return a note for the user on how many parameters of ``keys`` begin with the moments of a source.
 
     ``kind`` is the optimizer's name. Raises ConfigError if no parameter can begin with moments.
     """
     if kind != "adamw":
-        raise ConfigError(f"{OPTION} is for Adam's moments, and train.optimizer is {kind}.", hint="Leave one out.")
+        raise ConfigError(
+            f"{OPTION} is for Adam's moments, but train.optimizer is {kind}.",
+            hint=f"Leave {OPTION} out, or write optimizer: adamw.",
+        )
     if init is None or init.recipe is None:
         raise ConfigError(
             f"{OPTION} needs an init that ckpt wrote: its recipe names the source with the moments.",
-            hint="ckpt transplant SRC dst.yaml makes one.",
+            hint="Make an init with ckpt transplant SRC dst.yaml.",
         )
     with ExitStack() as stack:
         found = _open(init, stack)
@@ -102,7 +105,7 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
         why = "; ".join(absent.values()) or f"{listing([escape(one.name) for one in sources], where='')} has none"
         raise ConfigError(
             f"{OPTION}: no moments of Adam were found for {escape(init.path)}: {why}.",
-            hint=f"They are read from checkpoints of Coqui STT ({FIRST} and {SECOND}).",
+            hint=f"Leave {OPTION} out. Moments are only read from checkpoints of Coqui STT ({FIRST} and {SECOND}).",
         )
     return found
 
@@ -122,7 +125,7 @@ def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | No
 
 
 def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
-    """Return the recipe's entries of tensors that are whole copies of a tensor with moments."""
+    """Return, by key, the recipe's entries of ``keys`` whose tensors are whole copies of a tensor with moments."""
     assert init.recipe is not None
     made = init.recipe.tensors
     return {key: made[key] for key in keys if key in made and _is_copy(made[key], found)}

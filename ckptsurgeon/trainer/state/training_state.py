@@ -43,7 +43,10 @@ class TrainingState:
         self.freezing.record_digests()
         parameters = self.freezing.trained_parameters()
         if not set(parameters) - set(self.freezing.frozen(0)):
-            raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
+            raise ConfigError(
+                "everything is frozen: the first step has nothing to train.",
+                hint="Take patterns out of train.freeze.",
+            )
         self.optimizer = Optimizer(
             job.settings, self.parallel.optimizer_parameters(parameters), self.freezing.rules,
             job.ranks if self.parallel.is_sharded else SINGLE_PROCESS,
@@ -72,7 +75,7 @@ class TrainingState:
 
     @property
     def model(self) -> nn.Module:
-        """The model itself, without what wraps it for several processes."""
+        """The model itself, without the wrapper for several processes (DDP, FSDP)."""
         return self.parallel.module
 
     def apply_freezing(self) -> None:

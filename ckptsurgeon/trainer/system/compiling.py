@@ -35,10 +35,11 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 
 
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
-    """Return the task's compiled loss; None if the run is not compiled. Raises ConfigError if nothing can be compiled.
+    """Return the task's loss function, compiled; None if the run is not compiled.
 
     With ``compile: auto``, a run is compiled on a GPU if its batches have one shape. Batches of one shape are compiled
-    for this shape. Other batches are compiled again at the second shape, then for all sizes.
+    for this shape. Other batches are compiled again at the second shape, then for all sizes. Raises ConfigError if
+    ``compile: on`` asks for a run that cannot be compiled.
     """
     if not _is_wanted(job):
         return None
@@ -51,14 +52,15 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     found = _loss_of_compiled_blocks(job.task.loss, model, compiled)
     if found is None and job.settings.compile == "on":
         raise ConfigError(
-            "train.compile: the model would be compiled block by block, and has no blocks.",
-            hint="They are what an nn.Sequential or an nn.ModuleList holds, or what its attribute stages names.",
+            "train.compile: the model must be compiled block by block, but no blocks were found in it.",
+            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, name the modules or methods "
+            "to compile in its attribute stages, or pass --set compile=off.",
         )
     return found
 
 
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
-    """Return a loss during which each block of the model is compiled by itself; None if the model has no blocks.
+    """Return a loss function in which each block of the model is compiled by itself; None if the model has no blocks.
 
     Of several processes each sums the gradients of a block while the backward pass goes on, and FSDP gathers a block
     before it runs: a graph of the whole step would have one backward pass, and all parameters at once
@@ -145,12 +147,12 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
             f"the task {escape(settings.task)} cannot be compiled with this model here: {escape(why.strip(), 300)}.",
-            hint="--set compile=off trains without compiling. CKPT_DEBUG=1 shows where it happened.",
+            hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see where it happened.",
         ) from error
 
 
 def _is_compile_error(error: Exception) -> bool:
-    """Whether an error comes from torch.compile; an error in a compiled backward pass keeps its own class."""
+    """Whether an error comes from torch.compile: by its class, or, in a compiled backward pass, by its traceback."""
     if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
         return True
     frames = traceback.walk_tb(error.__traceback__)

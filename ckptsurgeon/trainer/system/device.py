@@ -29,9 +29,10 @@ MOST_WORKERS = 8
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
-    """Return the device: by default a GPU, if there is one; raises ConfigError if the named one is missing.
+    """Return the device ``name`` (cpu or cuda); None stands for the GPU if there is one, otherwise the CPU.
 
-    ``local`` is the number of this process on this machine, and the number of its GPU.
+    ``local`` is the number of this process on this machine, and the number of its GPU. Raises ConfigError if the device
+    is missing.
     """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
@@ -43,8 +44,8 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
         return torch.device(kind)
     if local >= torch.cuda.device_count():
         raise ConfigError(
-            f"local rank {local} has no GPU: there are {torch.cuda.device_count()}.",
-            hint="Start no more processes than there are GPUs (--nproc-per-node).",
+            f"local rank {local} has no GPU: this machine has {torch.cuda.device_count()}.",
+            hint="Start no more processes than there are GPUs: torchrun --nproc-per-node.",
         )
     return torch.device(kind, local)
 
@@ -93,7 +94,7 @@ def torch_settings(settings: Settings, device: torch.device) -> Iterator[None]:
 
 
 def _set_tf32(wanted: bool) -> tuple[bool, bool]:
-    """Set whether products and convolutions round to TF32; returns what was set before."""
+    """Set whether matrix products and convolutions on a GPU round to TF32; returns both former settings."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
     return before
@@ -117,7 +118,7 @@ def peak_bytes(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if the GPU is out of memory."""
+    """Raise ConfigError, with a hint on smaller batches, if the GPU runs out of memory in the block."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -31,14 +31,17 @@ They give those with sparsity for bf16 and TF32: twice these. The first pattern 
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of matrix products, convolutions, attention and recurrent layers in ``flops``."""
+    """Counts floating-point operations inside its ``with`` block, in ``flops``.
+
+    Those of matrix products, convolutions, attention and recurrent layers are counted.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation as it is, and count it."""
+        """Run an operation of torch as it is, and count its floating-point operations."""
         found = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
         if packet is _aten.convolution_backward:
@@ -83,7 +86,7 @@ def _recurrent(args: tuple[Any, ...]) -> int:
 
 
 def peak_flops(settings: Settings, device: torch.device) -> float | None:
-    """Return the peak operations a second of a device; None if unknown."""
+    """Return the most floating-point operations a second that a device can do at the set precision; None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -19,17 +19,18 @@ __all__ = ["blocks_of", "enable_gradient_checkpointing"]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
-    """Wrap the blocks of a model so that the backward pass recomputes them; return their names. Results stay the same.
+    """Let the backward pass compute the blocks of a model again; return the names of the blocks.
 
-    Raises ConfigError if there are none.
+    Results stay the same. Raises ConfigError if the model has no blocks.
     """
     blocks = blocks_of(model)
     for owner, method in blocks.values():
         setattr(owner, method, _checkpointed(owner, getattr(owner, method)))
     if not blocks:
         raise ConfigError(
-            "train.gradient_checkpointing: the model has no blocks.",
-            hint="They are what an nn.Sequential or an nn.ModuleList holds, or what its attribute stages names.",
+            "train.gradient_checkpointing: no blocks were found in the model.",
+            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, name the modules or methods "
+            "to compute again in its attribute stages, or leave train.gradient_checkpointing out.",
         )
     return list(blocks)
 
@@ -74,7 +75,10 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[...
 
 @contextmanager
 def _temporary_buffers(block: nn.Module) -> Iterator[None]:
-    """Let a module use copies of its buffers inside the block: the first forward pass has already updated its own."""
+    """Let a module use copies of its buffers inside the ``with`` block, for the second run of its forward pass.
+
+    The first run has already updated the module's own buffers.
+    """
     own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
     for module, name, buffer in own:
         module._buffers[name] = None if buffer is None else buffer.detach().clone()

@@ -23,7 +23,7 @@ __all__ = [
 
 
 def seed_all(seed: int) -> None:
-    """Seed torch (all devices), Python and numpy."""
+    """Seed the global random generators of torch (all devices), Python and numpy."""
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
@@ -67,7 +67,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Restore every generator after the block: evaluating a run must not change what it trains."""
+    """Restore the state of every random generator after the block: an evaluation must not change the training."""
     state = random_state()
     try:
         yield

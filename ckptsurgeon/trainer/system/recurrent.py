@@ -34,7 +34,7 @@ def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_float32(state: Any) -> Any:
-    """Return a layer's state in float32: a tensor, a pair of them, or none."""
+    """Return a recurrent layer's state in float32; the state is a tensor, a pair of tensors, or None."""
     if isinstance(state, tuple):
         return tuple(map(_as_float32, state))
     return state.float() if isinstance(state, Tensor) else state

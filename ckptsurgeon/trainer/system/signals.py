@@ -46,9 +46,9 @@ def _exit_for(parent: int) -> None:
 
 
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
-    """Return the iterator of a loader, which starts its workers.
+    """Return the iterator of a data loader, after its worker processes were started.
 
-    Meanwhile stop signals are blocked, in this process, too, until the workers ignore them.
+    While they start, stop signals are blocked, in this process, too, until the workers ignore them.
     """
     with _blocked_signals():
         return iter(loader)
@@ -70,7 +70,7 @@ SIGNAL_NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
 
 @dataclass
 class StopSignal:
-    """The name of the signal that came, '' if none did."""
+    """Holds the ``name`` of the stop signal that this process received, '' if it received none."""
 
     name: str = ""
 
@@ -82,7 +82,10 @@ class StopSignal:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopSignal]:
-    """Record SIGINT, SIGTERM or SIGHUP inside the block; after the first one, the former handlers are back."""
+    """Yield a StopSignal that records a SIGINT, SIGTERM or SIGHUP inside the block.
+
+    After the first signal the former handlers are set again, so that a second one ends the process.
+    """
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop

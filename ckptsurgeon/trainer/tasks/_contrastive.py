@@ -38,9 +38,9 @@ class QuantisedFrames(NamedTuple):
 
 
 class ContrastiveSums(NamedTuple):
-    """Sums over masked frames: of the loss, and how many ``frames`` there are.
+    """Sums over the masked frames of a batch: the ``loss``, and the number of ``frames``.
 
-    ``correct`` is how many of the frames are more similar to their own target than to all of their negatives.
+    ``correct`` is how many of these frames are more similar to their own target than to all of their negatives.
     """
 
     loss: Tensor
@@ -49,10 +49,11 @@ class ContrastiveSums(NamedTuple):
 
 
 def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames:
-    """Quantise features (batch, frames, channels) by a quantizer of Hugging Face's wav2vec 2.0 models.
+    """Return features (batch, frames, channels) quantised by the quantizer of one of transformers' wav2vec 2.0 models.
 
-    Frames that are not ``valid`` do not count for the perplexity. In training, entries are drawn by the Gumbel softmax
-    (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; otherwise the most likely ones are taken.
+    Frames that are not ``valid`` (batch, frames) do not count for the perplexity. In training, entries are drawn by the
+    Gumbel softmax (https://arxiv.org/abs/1611.01144) at the quantizer's temperature; otherwise the most likely entries
+    are taken.
     """
     groups, entries = quantizer.num_groups, quantizer.num_vars
     logits = quantizer.weight_proj(features).float().unflatten(-1, (groups, entries))
@@ -72,11 +73,11 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> QuantisedFrames
 def contrastive_sums(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, valid: Tensor, *, temperature: float
 ) -> ContrastiveSums:
-    """Return the contrastive loss of predicted frames (batch, frames, size), summed, by cosine similarity.
+    """Return the sums of the contrastive loss, by cosine similarity, of predicted frames (batch, frames, size).
 
     ``targets`` are the right vectors, ``codes`` (batch, frames) their codes, and ``negatives`` (batch, frames, number)
-    the indices of other frames. A negative with the frame's own code does not count. A frame without other negatives
-    counts as an error: if all frames have one code, nothing is learned.
+    the indices of other frames. Only frames that are ``valid`` (batch, frames) count. A negative with the frame's own
+    code does not count. A frame whose negatives all have its code is not ``correct``: nothing can be learned from it.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         cosines = _unit(predicted) @ _unit(targets).transpose(1, 2) / temperature
@@ -96,10 +97,11 @@ def _unit(vectors: Tensor) -> Tensor:
 def masked_frames(
     frames: int, share: float, length: int, *, fewest: int, chance: numpy.random.Generator
 ) -> numpy.ndarray:
-    """Return the places of the masked frames of a clip, ascending: spans of ``length`` that may overlap.
+    """Return the indices of the masked frames of a clip of ``frames`` frames, ascending.
 
-    There are ``share * frames / length`` spans, rounded up or down at random, and at least ``fewest``, as far as there
-    are different places where a span can begin. A clip that is not longer than one span has none.
+    They are spans of ``length`` frames, which may overlap: ``share * frames / length`` spans, rounded up or down at
+    random, and at least ``fewest``, unless fewer frames can be the begin of a span. A clip that is not longer than one
+    span has no masked frame. ``chance`` is the random generator.
     """
     starts = frames - length + 1
     if starts < 2:
@@ -110,7 +112,7 @@ def masked_frames(
 
 
 def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
-    """Return the largest number of frames that ``masked_frames`` can return."""
+    """Return the largest number of masked frames that ``masked_frames`` can return for these arguments."""
     starts = frames - length + 1
     if starts < 2:
         return 0
@@ -118,9 +120,9 @@ def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
-    """Return indices of negatives for each of ``masked`` frames: (masked, number).
+    """Return ``number`` negatives for each of the ``masked`` frames of a clip: indices (masked, number) of such frames.
 
-    They are drawn uniformly, with repeats, from the other masked frames of the clip. A single frame gets itself.
+    They are drawn uniformly, with repeats, from the other masked frames. If there is only one frame, it gets itself.
     """
     if masked < 2:
         return numpy.zeros((masked, number), numpy.int64)

@@ -18,7 +18,7 @@ NEAR_ZERO = 1e-7
 
 
 class ConvFrontend:
-    """The front end of a model: how many frames it makes of samples, and whether it gets a mask of padding."""
+    """The convolutions of a model: how many frames they make of samples, and whether the model gets padding masks."""
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = getattr(model, "config", None)
@@ -36,25 +36,28 @@ class ConvFrontend:
         """Models with a group norm were trained without a mask of padding, and are used without."""
 
     def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
-        """Return how many frames the model makes of so many samples (a number or a tensor); below 1 if none.
+        """Return how many frames the model makes of ``samples`` samples (a number or a tensor); below 1 if none.
 
-        Without its adapter, if it has one, it makes more.
+        ``with_adapter`` is whether the frames are those after the model's adapter, if it has one, which makes fewer.
         """
         for kernel, stride in self.layers if with_adapter else self.convolutions:
             samples = (samples - kernel) // stride + 1
         return samples
 
     def attention_mask(self, inputs: Tensor, lengths: Tensor) -> Tensor | None:
-        """Return which samples (batch, time) are not padding; None if the model gets no mask."""
+        """Return a mask (batch, time) that is true for samples that are not padding; None if the model gets no mask."""
         return _before(lengths, inputs.shape[1]) if self.masks else None
 
     def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
-        """Return which frames (batch, frames) are not padding, before an adapter; None if the model gets no mask."""
+        """Return a mask (batch, frames) that is true for frames that are not padding; None if the model gets no mask.
+
+        The frames are those before an adapter.
+        """
         return _before(self.frames(lengths, with_adapter=False), frames) if self.masks else None
 
 
 def check_features(settings: Settings) -> None:
-    """Raise ConfigError if the settings compute features for a model of waves."""
+    """Raise ConfigError if the settings compute features, although the model takes waves."""
     features = settings.features
     if features.kind != "waves":
         raise ConfigError(
@@ -64,7 +67,7 @@ def check_features(settings: Settings) -> None:
 
 
 def normalise_wave(wave: Tensor) -> Tensor:
-    """Return a wave of mean 0 and variance 1, as transformers' feature extractor does."""
+    """Return a wave scaled to mean 0 and variance 1, as transformers' feature extractor scales it."""
     return (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + NEAR_ZERO)
 
 

@@ -27,9 +27,10 @@ __all__ = [
 
 
 class CTCOutput(NamedTuple):
-    """Log-probabilities (batch, frames, tokens), the number of frames of each clip, and decoder logits, if any.
+    """A CTC model's output: log-probabilities (batch, frames, tokens), and the number of frames of each clip.
 
-    ``cpu_lengths`` are the lengths on the CPU, if they were computed there; reading others waits for the GPU.
+    ``decoder`` are the logits of an attention decoder, if the model has one. ``cpu_lengths`` are the lengths on the
+    CPU, if they were computed there: reading ``lengths`` would wait for the GPU.
     """
 
     log_probs: Tensor
@@ -39,7 +40,9 @@ class CTCOutput(NamedTuple):
 
 
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
-    """Run a model on a batch, whose waves have ``rate`` samples a second; ``previous`` are tokens for a decoder.
+    """Return the output of a model for a batch, whose waves have ``rate`` samples a second.
+
+    ``previous`` are the right tokens before each position, for a model with an attention decoder.
 
     A model returns log-probabilities and lengths as a pair, or as attributes ``ctc`` (or ``log_probs``, ``logits``) and
     ``lengths``; or only log-probabilities, with a frame for each input. It may also return logits: outputs are
@@ -58,7 +61,8 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
         scores, lengths, cpu_lengths = found, batch.lengths, batch.cpu_lengths
     if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
         raise ConfigError(
-            f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
+            f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths.",
+            hint="Let its forward return the pair of both, or an object with the attributes log_probs and lengths.",
         )
     check_outputs(scores, labels)
     return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None), cpu_lengths)
@@ -68,7 +72,7 @@ def check_outputs(scores: Tensor, labels: Labels) -> None:
     """Raise ConfigError if a model does not have one output for each token."""
     if scores.shape[2] != len(labels):
         raise ConfigError(
-            f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
+            f"the model has {scores.shape[2]} outputs, but the token list has {len(labels)} tokens with the blank.",
             hint="Name the same list in the model section and in train.data.tokens; for a model of transformers, write "
             f"vocab_size: {len(labels)}.",
         )
@@ -78,12 +82,12 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
     """Raise ConfigError if a bundled model gets inputs that it does not take; other models are not checked."""
     if inputs.dim() == 3 and hasattr(model, "frontend"):
         raise ConfigError(
-            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+            "the model computes features itself, but it is given features.", hint="Write train.features: {kind: waves}."
         )
     heard = getattr(getattr(model, "frontend", None), "rate", rate)
     if heard != rate:
         raise ConfigError(
-            f"the model hears {heard} samples a second, and train.features gives {rate}.",
+            f"the model takes waves of {heard} samples a second, but train.features gives {rate}.",
             hint=f"Write train.features: {{kind: waves, rate: {heard}}}.",
         )
     wanted = getattr(model, "n_input", None)
@@ -96,14 +100,14 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
         )
     if inputs.shape[2] != wanted:
         raise ConfigError(
-            f"the model takes {wanted} numbers a frame (n_input), and train.features gives {inputs.shape[2]} "
+            f"the model takes {wanted} numbers a frame (n_input), but train.features gives {inputs.shape[2]} "
             "(size x stack).",
             hint=f"Write n_input: {inputs.shape[2]} under model, or a size and stack whose product is {wanted}.",
         )
 
 
 def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip; 0 for a clip with too few frames.
+    """Return the CTC loss of each clip of a batch, as (batch,); 0 for a clip with too few frames for its labels.
 
     In a deterministic run on a GPU, the CPU computes the loss: torch has no deterministic backward pass of it on a GPU.
     torch reads the lengths on the CPU, and copies them to the GPU itself, for which it waits.
@@ -117,14 +121,14 @@ def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
 
 
 def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
-    """Return the CTC loss of each clip if all tokens were equally likely in every frame."""
+    """Return the CTC loss (batch,) that each clip would have if all tokens were equally likely in every frame."""
     tokens = said.log_probs.shape[2]
     uniform = torch.full_like(said.log_probs, -math.log(tokens))
     return ctc_losses(said._replace(log_probs=uniform), batch, blank)
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
-    """Return which clips (batch,) have too few frames for CTC: one for each label, and a blank between equal ones."""
+    """Return a mask (batch,) of clips with too few frames for CTC: a frame per label, and one between equal labels."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
     repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)
@@ -136,7 +140,7 @@ def clip_rows(
 ) -> list[dict[str, Any]]:
     """Return a row on each clip of a batch: its name, right text, decoded text, and its numbers of frames and blanks.
 
-    ``read`` are the decoded tokens of each clip; None for the most likely CTC labels, frame by frame.
+    ``read`` are the decoded tokens of each clip; if it is None, CTC's most likely token of each frame is taken.
     """
     rows = []
     best = said.log_probs.argmax(-1).cpu()
@@ -155,7 +159,7 @@ def clip_rows(
 
 
 def error_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return character and word error rates over rows of clips, the share of blanks, and how many are too short."""
+    """Return figures over rows of clips: letter and word error rates, share of blanks, number of clips too short."""
     jiwer = require_package("jiwer")
     right, read = [row["reference"] for row in rows], [row["hypothesis"] for row in rows]
     frames = sum(row["frames"] for row in rows)

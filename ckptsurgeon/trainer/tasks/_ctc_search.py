@@ -41,8 +41,8 @@ CANDIDATES = 40
 class WordScores:
     """The scores that a language model and ``word_bonus`` give to the words of a text.
 
-    Words are what stands between spaces. If the token list has neither a space nor tokens that begin with ``▁``, each
-    token is a word of the language model, as in one over Chinese characters or phonemes.
+    Words are separated by spaces. If the token list has neither a space nor tokens that begin with ``▁``, each token is
+    a word, as in a language model over Chinese characters or phonemes.
     """
 
     def __init__(self, ngrams: NGrams, labels: Labels, *, weight: float, bonus: float) -> None:
@@ -55,7 +55,7 @@ class WordScores:
         if not any(map(self._can_be_spelled, self._known)):
             raise ConfigError(
                 f"{escape(ngrams.path)} has no word that the token list can spell.",
-                hint="Are its words in the other case, or is it a model of something else than words?",
+                hint="Name a language model whose words are in the case of the token list, as TRAIN or train.",
             )
 
     def _can_be_spelled(self, word: str) -> bool:
@@ -65,17 +65,17 @@ class WordScores:
             return False
 
     def root(self) -> _Words:
-        """Return what is known of the empty text."""
+        """Return the _Words of the empty text, from which a search begins."""
         return self._words(0.0, self._ngrams.begin(), ())
 
     def extend(self, words: _Words, token: int) -> _Words:
-        """Return what is known of a text and one more token."""
+        """Return the _Words of a text that has one token more than the text of ``words``."""
         if token not in self.breaks:
             return self._words(words.score, words.state, (*words.open, token))
         return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
 
     def whole(self, words: _Words) -> float:
-        """Return the score of all words of a text that ends here."""
+        """Return the score of all words of a text if it is complete: the open word and the sentence end, too."""
         return words.score + words.gain + self._weight * self._ngrams.end(words.after)
 
     def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
@@ -91,11 +91,11 @@ class WordScores:
 
 
 class _Words(NamedTuple):
-    """The words of a text: the score of those that have ended, and the tokens of the one that is still ``open``.
+    """The words of a text: the score of the words that have ended, and the tokens of the last word, still ``open``.
 
-    ``state`` is the language model's after the words that have ended; ``pending`` is what the open word already costs
-    because no word of the model begins so; ``gain`` and ``after`` are what would be added to the score, and the state,
-    if the open word ended.
+    ``state`` is the language model's state after the words that have ended. ``pending`` is the penalty of the open word
+    if no word of the model begins with its tokens. If the open word ended, ``gain`` would be added to the score, and
+    ``after`` would be the state.
     """
 
     score: float
@@ -111,7 +111,10 @@ NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
 
 
 class _Prefix:
-    """The beginning of a text: its last token, what comes before, and its words. A text has one object, found again."""
+    """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
+
+    Each text has a single object, which is found again among the ``children`` of its parent.
+    """
 
     __slots__ = ("children", "parent", "token", "words")
 
@@ -128,7 +131,7 @@ class _Prefix:
 
 
 class _Beam(NamedTuple):
-    """The best prefixes, and the log-probabilities (beam,) of their alignments, by what these end in."""
+    """The best prefixes, and the log-probabilities (beam,) of their alignments that end in a blank, and in a label."""
 
     prefixes: list[_Prefix]
     blank: Numbers
@@ -142,7 +145,10 @@ class CTCSearch:
         self._blank, self._width, self._scores = blank, beam, scores
 
     def read(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
-        """Return the tokens of each clip; ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,)."""
+        """Return the tokens of each clip's most likely text.
+
+        ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
+        """
         frames = log_probs.detach().double().cpu().numpy()
         return [self._clip(one[:length]) for one, length in zip(frames, lengths.tolist(), strict=True)]
 
@@ -158,7 +164,10 @@ class CTCSearch:
         return beam.prefixes[int(scores.argmax())].tokens()
 
     def _step(self, beam: _Beam, frame: Numbers) -> _Beam:
-        """Return the best prefixes after one more frame (tokens,): old ones, and old ones with a token more."""
+        """Return the best prefixes after one more ``frame`` (tokens,) of log-probabilities.
+
+        They are prefixes of ``beam``, and prefixes of ``beam`` with a token more.
+        """
         import numpy as np
 
         letters, last = self._letters(frame), np.array([one.token for one in beam.prefixes])
@@ -173,7 +182,7 @@ class CTCSearch:
         return self._chosen(beam, _Beam([], blank, label), letters, grown, places[np.isfinite(scores[places])])
 
     def _letters(self, frame: Numbers) -> Places:
-        """Return the most likely tokens of a frame, without the blank."""
+        """Return the numbers of the most likely tokens of a frame (tokens,), without the blank."""
         import numpy as np
 
         order: Places = np.argsort(-frame, kind="stable")
@@ -181,9 +190,10 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Let a prefix that is another one of the beam and a token more take over what that one gives: in place.
+        """Join, in place, the two ways to get a prefix of the beam that is another prefix of the beam and a token more.
 
-        ``label`` (beam,) are the log-probabilities of old prefixes, ``grown`` (beam, letters) those of new ones.
+        ``label`` (beam,) are log-probabilities of old prefixes, ``grown`` (beam, letters) those of old prefixes with
+        one of ``letters`` more. The second way is added to ``label`` and removed from ``grown``.
         """
         import numpy as np
 
@@ -201,7 +211,7 @@ class CTCSearch:
                 grown[parent, columns[one.token]] = -np.inf
 
     def _gains(self, beam: _Beam, letters: Places) -> Any:
-        """Return the scores (beam, letters) of the words of each prefix with each of the letters more."""
+        """Return the scores (beam, letters) of the words if each of ``letters`` is added to each prefix."""
         import numpy as np
 
         if self._scores is None:
@@ -212,7 +222,10 @@ class CTCSearch:
         return np.where(ends, ended[:, None], going[:, None])
 
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
-        """Return the prefixes at ``places`` of the old ones (beam,) followed by the new ones (beam * letters,)."""
+        """Return the beam of the prefixes that ``places`` choose.
+
+        A place counts the prefixes of ``beam`` first, and then those with each of ``letters`` more (beam * letters).
+        """
         import numpy as np
 
         size, prefixes = len(beam.prefixes), []
@@ -228,7 +241,7 @@ class CTCSearch:
         return _Beam(prefixes, blank, label)
 
     def _child(self, parent: _Prefix, token: int) -> _Prefix:
-        """Return the prefix with one token more, the same object each time."""
+        """Return the prefix that has one token more than ``parent``, the same object each time."""
         found = parent.children.get(token)
         if found is None:
             words = self._scores.extend(parent.words, token) if self._scores is not None else NO_WORDS
@@ -237,7 +250,10 @@ class CTCSearch:
 
 
 def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
-    """Return the search that settings describe; raises what ``read_arpa`` raises, and ConfigError."""
+    """Return the beam search that settings describe, with the language model that they name.
+
+    Raises ConfigError and FormatError for a language model that cannot be used.
+    """
     scores = None
     if settings.lm is not None:
         scores = WordScores(read_arpa(settings.lm), labels, weight=settings.lm_weight, bonus=settings.word_bonus)
@@ -245,6 +261,6 @@ def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
 
 
 def described(settings: Settings) -> str:
-    """Return how a search reads texts, for a note."""
+    """Return a text, for a note, on how the search of these settings finds texts."""
     with_lm = f" with {escape(settings.lm)}" if settings.lm is not None else ""
     return f"CTC's beam search{with_lm}, beam {settings.beam or BEAM}"

@@ -41,7 +41,7 @@ LOG_ZERO = -1e6
 class PrefixLogProbs(NamedTuple):
     """CTC's log-probabilities (…, frames + 1) that the first 0, 1, 2, … frames of a clip spell a prefix of its text.
 
-    ``label`` is for spellings that end in the prefix's last token, ``blank`` for those that end in a blank.
+    ``label`` is for alignments that end in the prefix's last token, ``blank`` for those that end in a blank.
     """
 
     label: Tensor
@@ -86,7 +86,7 @@ class PrefixScores:
 
     @staticmethod
     def whole(spelled: PrefixLogProbs) -> Tensor:
-        """Return the log-probability that a prefix is the complete text."""
+        """Return CTC's log-probability that a prefix is the complete text of its clip."""
         return torch.logaddexp(spelled.label[..., -1], spelled.blank[..., -1])
 
 
@@ -113,14 +113,14 @@ class SpecialTokens(NamedTuple):
 
 
 class DecodableModel(Protocol):
-    """A model that can be decoded."""
+    """A model with an attention decoder that can be asked for one token after another."""
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the encoder's output, and its lengths."""
+        """Return the encoder's output (clips, frames, …), and the number of frames of each clip."""
         ...
 
     def decode(self, previous: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Return logits of the token after each of the previous tokens."""
+        """Return logits (clips, length, tokens) of the token after each of the ``previous`` tokens (clips, length)."""
         ...
 
 
@@ -129,8 +129,9 @@ def decodable(model: nn.Module) -> DecodableModel:
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
         raise ConfigError(
-            "the model has no methods encode and decode, by which its decoder is asked for one token after another.",
-            hint="Write train.decoding: ctc, or give it encode(inputs, lengths) and decode(previous, memory, lengths).",
+            "the model has no methods encode and decode, which decoding with an attention decoder calls.",
+            hint="Write train.decoding: ctc, or give the model the methods encode(inputs, lengths) and "
+            "decode(previous, memory, lengths).",
         )
     return cast(DecodableModel, inner)
 
@@ -150,7 +151,7 @@ def greedy_search(model: DecodableModel, batch: Batch, symbols: SpecialTokens) -
 
 
 def _log_probs(logits: Tensor, symbols: SpecialTokens) -> Tensor:
-    """Return the log-probabilities (rows, tokens) of the next token; blank and start are impossible."""
+    """Return the log-probabilities (clips, tokens) of the next token; blank and start token are made impossible."""
     found = logits[:, -1].double().log_softmax(-1)
     found[:, symbols.blank] = -math.inf
     if symbols.start != symbols.end:
@@ -165,9 +166,9 @@ def _until(tokens: Sequence[int], end: int) -> list[int]:
 class _BeamState(NamedTuple):
     """The prefixes of a beam search, all of one length: ``beam`` for each of the n ``clips`` that are not done.
 
-    ``tokens`` (n, beam, length) begin with the start token. ``decoder`` (n, beam) are the decoder's log-probabilities,
-    ``scores`` (n, beam) those of CTC and decoder together (-inf: there is no prefix), and ``spelled`` are CTC's (n,
-    beam, frames + 1).
+    ``tokens`` (n, beam, length) begin with the start token. ``decoder`` (n, beam) are the decoder's log-probabilities
+    of the prefixes, ``scores`` (n, beam) those of CTC and decoder together (-inf: there is no prefix), and ``spelled``
+    CTC's log-probabilities by frame (n, beam, frames + 1).
     """
 
     clips: Tensor
@@ -177,7 +178,7 @@ class _BeamState(NamedTuple):
     spelled: PrefixLogProbs
 
     def of(self, chosen: Tensor) -> _BeamState:
-        """Return the prefixes of the ``chosen`` clips only."""
+        """Return the state with only those clips whose entry in ``chosen`` (n,) is true."""
         clips, tokens, decoder, scores, spelled = self
         return _BeamState(
             clips[chosen],
@@ -231,7 +232,7 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Compare each clip's best text so far with the prefixes as complete texts, and keep the better one.
+        """Replace each clip's best text so far by one of its prefixes, if that is better as a complete text.
 
         ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
         """
@@ -245,7 +246,7 @@ class _BeamSearch:
                 self.best[clip] = value, tokens[place][1:]
 
     def _extend(self, beams: _BeamState, following: Tensor, ctc: PrefixScores) -> _BeamState:
-        """Return the best prefixes that are a token longer."""
+        """Return the best prefixes that have a token more; ``following`` are the decoder's log-probabilities of it."""
         letters = following.clone()
         letters[..., self._symbols.end] = -math.inf
         values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)
@@ -283,8 +284,8 @@ def beam_search(
     """Return the tokens of each clip that CTC and the decoder together find most likely, by a beam search.
 
     https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability plus ``1 - weight`` times the
-    decoder's; prefixes of one length compete by CTC's prefix score and the decoder's. ``log_probs`` (clips, frames,
-    tokens) are CTC's.
+    decoder's. Of the prefixes of one length the ``beam`` best are kept, by CTC's prefix score and the decoder's.
+    ``log_probs`` (clips, frames, tokens) are CTC's.
     """
     search = _BeamSearch(model, batch, symbols, weight=weight, beam=beam)
     return search.run(PrefixScores(log_probs, search.frames, symbols.blank))

@@ -27,7 +27,7 @@ REQUIRED = ("loss", "evaluate", "metric")
 
 
 def task_file(name: str, folder: str) -> str:
-    """Return the file that ``my_task.py:MyTask`` names, relative to ``folder``; '' for a task of this folder."""
+    """Return the path of the file in a name like ``my_task.py:MyTask``, joined to ``folder``; '' for a bundled task."""
     path, between, _ = name.rpartition(":")
     return os.path.normpath(os.path.join(folder, path)) if between else ""
 
@@ -52,22 +52,22 @@ def load_task(name: str, folder: str) -> type[Task]:
         why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is not a class"
         raise ConfigError(
             f"train.task {escape(name)} is not a task: {why}.",
-            hint="ckptsurgeon/trainer/tasks/_task.py says what one has; SoundTask of _sounds.py brings most of it.",
+            hint="See ckptsurgeon/trainer/tasks/_task.py for what a task has; its base SoundTask is in _sounds.py.",
         )
     return cast("type[Task]", found)
 
 
 def is_user_task(task: object) -> bool:
-    """Whether a task is a class of the user's own."""
+    """Whether a task is an object of the user's own class."""
     return type(task).__module__ == USERS
 
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """Raise ConfigError, with the line, for an error of a user's own task in the block; other errors pass.
+    """Raise ConfigError, with the line, for an error of a user's own task in the block; other errors are not changed.
 
-    If ``there`` is true, only errors raised in the user's file count as errors of the task: in a step of training,
-    others may come from the model.
+    ``name`` is that of the task, as in ``my_task.py:MyTask``. If ``there`` is true, only errors raised in the user's
+    file count as errors of the task: in a step of training, others may come from the model.
     """
     try:
         yield
@@ -78,12 +78,12 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
-            hint="A task is called with (settings, tokens). CKPT_DEBUG=1 shows where it failed.",
+            hint="A task is made as MyTask(settings, tokens). Set CKPT_DEBUG=1 to see where it failed.",
         ) from error
 
 
 def _where(error: Exception, name: str) -> str:
-    """Return the line of the user's file in which the error was raised; '' if it was raised elsewhere."""
+    """Return, as `` in line 7``, the line of the user's file that raised the error; '' if it was raised elsewhere."""
     file = os.path.basename(name.rpartition(":")[0])
     lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
     return f" in line {lines[-1]}" if lines else ""
@@ -100,7 +100,7 @@ def _ours(name: str) -> object:
     known = [one for one in module_names(TASKS) if one in discover(TASKS, "TASK")]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        named = f"There are {', '.join(known)}; a class of your own is named as my_task.py:MyTask."
+        named = f"Use one of {', '.join(known)}, or a class of your own, as in my_task.py:MyTask."
         hint = f"Did you mean {near[0]}? {named}" if near else named
         raise ConfigError(f"there is no task {brief_repr(name)}.", hint=hint)
     return discover(TASKS, "TASK")[name]

@@ -19,7 +19,7 @@ PADDING_MASK = "create_bidirectional_mask"
 
 @contextmanager
 def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
-    """In the block, let a model's body draw its masks (SpecAugment) as ever, but neither read nor wait for the GPU.
+    """In the block, let a model's body draw its masks (SpecAugment) without reading values from the GPU.
 
     transformers sums the mask of padding on the GPU, copies the drawn mask there and looks for its true places: each
     waits for all that is queued. ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding;
@@ -62,7 +62,7 @@ def _masked(
 
 
 def _uploaded(mask: Any, like: Tensor) -> Tensor:
-    """Return a numpy mask as a tensor on the device of another; the copy is queued, and nothing waits for it."""
+    """Return a numpy mask as a tensor on the device of ``like``; the copy is queued, and nothing waits for it."""
     made = torch.from_numpy(mask)
     if like.is_cuda:
         made = made.pin_memory()
@@ -71,9 +71,9 @@ def _uploaded(mask: Any, like: Tensor) -> Tensor:
 
 @contextmanager
 def unchecked_padding(body: Any) -> Iterator[None]:
-    """In the block, transformers does not look whether a mask of padding on the GPU is all true.
+    """In the block, keep transformers from reading on the GPU whether a mask of padding is true everywhere.
 
-    It would leave such a mask out. The caller does that: for a batch without padding it passes no mask.
+    transformers would then leave the mask out. Here the caller passes no mask for a batch without padding.
     """
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
@@ -85,21 +85,21 @@ def unchecked_padding(body: Any) -> Iterator[None]:
 
 @contextmanager
 def unchecked_positions() -> Iterator[None]:
-    """In the block, transformers does not look on the GPU whether positions begin anew within a row.
+    """In the block, keep transformers from reading on the GPU whether positions begin anew within a row.
 
-    They do not if a model is given none: it then counts from 0.
+    They do not begin anew if the model is given no positions: it then counts from 0.
     """
     with _replaced(sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices", _no_sequences):
         yield
 
 
 def _no_sequences(position_ids: Tensor) -> None:
-    """Return None: each row is one sequence."""
+    """Return None, which tells transformers that each row is a single sequence."""
 
 
 @contextmanager
 def _replaced(module: Any, name: str, function: Callable[..., Any] | None) -> Iterator[None]:
-    """Let a module have another function, if it has one of this name; a compiled graph does not look at values."""
+    """In the block, replace the function ``name`` of a module, if it has one; not while torch.compile traces it."""
     original = getattr(module, name, None)
     if original is None or function is None or torch.compiler.is_compiling():
         yield

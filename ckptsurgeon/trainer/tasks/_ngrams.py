@@ -51,9 +51,10 @@ State = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Order:
-    """All n-grams of one length, sorted by ``keys``: the number of all words but the last, and the number of the last.
+    """All n-grams of one length, with the common logarithm of their probability, and their backoff weight.
 
-    The unigrams have no keys: the number of a word is its place.
+    They are sorted by ``keys``. A key combines the number of the n-gram of all words but the last, and the number of
+    the last word. The unigrams have no keys: the number of a word is its index.
     """
 
     keys: Integers
@@ -61,7 +62,7 @@ class _Order:
     backoff: Floats
 
     def find(self, key: int) -> int:
-        """Return the number of an n-gram; -1 if there is none."""
+        """Return the number (index) of the n-gram with this key; -1 if there is none."""
         place = int(self.keys.searchsorted(key))
         return place if place < len(self.keys) and self.keys[place] == key else -1
 
@@ -69,8 +70,8 @@ class _Order:
 class NGrams:
     """A language model: the probability of a word, given those before it, https://doi.org/10.1109/TASSP.1987.1165125.
 
-    If words and the next one are no n-gram of the file, the probability is that of fewer words times the backoff
-    weight of the words.
+    If some words and the next word together are not an n-gram of the file, the next word's probability is that after
+    fewer words, times the backoff weight of the words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
@@ -79,7 +80,7 @@ class NGrams:
 
     @property
     def order(self) -> int:
-        """The most words of an n-gram."""
+        """The number of words in the longest n-grams."""
         return len(self._orders)
 
     @property
@@ -92,7 +93,7 @@ class NGrams:
         return (self._words[BEGIN],) if BEGIN in self._words and self.order > 1 else ()
 
     def next(self, state: State, word: str) -> tuple[float, State]:
-        """Return the natural logarithm of a word's probability after a state, and the state after the word."""
+        """Return the natural logarithm of a word's probability after a state (the last words), and the next state."""
         number = self._words.get(word, self._unknown)
         if number < 0:
             return (NOT_THERE + self._backoff(state)) * math.log(10), ()
@@ -102,21 +103,30 @@ class NGrams:
         return log10 * math.log(10), tuple(found[: self.order - 1])
 
     def end(self, state: State) -> float:
-        """Return the natural logarithm of the probability that a sentence ends after a state; 0 if none has an end."""
+        """Return the natural logarithm of the probability that a sentence ends after a state.
+
+        Returns 0 if the model has no mark for the end of a sentence.
+        """
         return self.next(state, END)[0] if END in self._words else 0.0
 
     def _longer(self, length: int, context: int, number: int) -> int:
-        """Return the number of the n-gram of a context of ``length`` words and another word; -1 if there is none."""
+        """Return the number of the n-gram of a context and one word more; -1 if there is none.
+
+        ``context`` is the number of the n-gram of ``length`` words, ``number`` that of the word.
+        """
         return self._orders[length].find(context * len(self._words) + number) if context >= 0 else -1
 
     def _backoff(self, contexts: State, shorter: int = 0) -> float:
-        """Return the sum of the backoff weights of contexts, of which the first has one word more than ``shorter``."""
+        """Return the sum of the backoff weights of contexts, each a word longer than the one before.
+
+        The first of them has one word more than ``shorter``.
+        """
         weights = (self._orders[length].backoff[one] for length, one in enumerate(contexts, shorter) if one >= 0)
         return float(sum(weights))
 
 
 def read_arpa(path: str) -> NGrams:
-    """Read a language model, which may be compressed by gzip.
+    """Return the language model in an ARPA file, which may be compressed by gzip.
 
     Raises ConfigError if it cannot be opened, and FormatError, with the line, if it is not in the ARPA format.
     """
@@ -126,7 +136,7 @@ def read_arpa(path: str) -> NGrams:
             file.seek(0)
             if head == BINARY:
                 raise FormatError(
-                    f"{escape(path)} is a binary file of KenLM.", hint="Name the .arpa file that it was built from."
+                    f"{escape(path)} is a binary file of KenLM.", hint="Name the .arpa file from which it was built."
                 )
             plain: Any = gzip.GzipFile(fileobj=file) if head[:2] == b"\x1f\x8b" else file
             return _Reader(path, plain).read()
@@ -137,7 +147,7 @@ def read_arpa(path: str) -> NGrams:
 
 
 class _Reader:
-    """Reads the lines of one file, and knows where it is."""
+    """Reads an ARPA file line by line; its errors name the line."""
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file, self._line = path, file, 0
@@ -161,7 +171,7 @@ class _Reader:
         return NGrams(self._path, self._words, self._orders)
 
     def _counts(self) -> tuple[list[int], bytes]:
-        """Return the number of n-grams of each length, and the first line behind them."""
+        """Read the head of the file; return the number of n-grams of each length, and the line after the head."""
         counts: list[int] = []
         line = self._next()
         while found := _COUNT.match(line):
@@ -174,7 +184,7 @@ class _Reader:
         return counts, line
 
     def _section(self, size: int) -> bytes:
-        """Read the n-grams of one length; return the first line behind them."""
+        """Read the n-grams of ``size`` words; return the line after them."""
         import numpy as np
 
         log10, backoff, numbers = array("f"), array("f"), array("q")
@@ -203,7 +213,7 @@ class _Reader:
         return value
 
     def _word(self, field: bytes, size: int) -> int:
-        """Return the number of a word; the unigrams number the words."""
+        """Return the number of a word: its index among the unigrams, which come first in the file."""
         try:
             word = field.decode()
         except UnicodeDecodeError:
@@ -214,7 +224,7 @@ class _Reader:
         return number
 
     def _keys(self, numbers: Integers) -> Integers:
-        """Return the key of each n-gram (n, size), given the numbers of its words."""
+        """Return the key of each n-gram; ``numbers`` (n, size) are the numbers of its words."""
         size = numbers.shape[1]
         found = numbers[:, 0]
         for place in range(1, size):
@@ -224,7 +234,7 @@ class _Reader:
         return found
 
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
-        """Return the numbers of n-grams with these keys, all of which there must be."""
+        """Return the numbers of the n-grams of ``size`` words with these keys; raises FormatError if one is missing."""
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)
         if len(keys) and (not len(known) or (known[places.clip(max=len(known) - 1)] != keys).any()):

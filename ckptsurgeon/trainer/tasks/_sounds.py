@@ -40,7 +40,9 @@ class SoundTask(ABC):
         if settings.decoding not in self.decodings:
             raise ConfigError(
                 f"train.decoding is {settings.decoding}: the task {escape(settings.task)} {_lack(settings.decoding)}",
-                hint="The task hybrid has one." if settings.decoding != "ctc_beam" else "It is of ctc and its like.",
+                hint="Use the task hybrid, which has a decoder."
+                if settings.decoding != "ctc_beam"
+                else "Use a task with CTC, such as ctc, or leave train.decoding out.",
             )
         self.settings = settings
         self.inputs = ClipInputs(settings)
@@ -48,10 +50,10 @@ class SoundTask(ABC):
 
     @abstractmethod
     def label(self, clip: Clip) -> Tensor:
-        """Return the label of a clip as a tensor."""
+        """Return the label of a clip, such as the token numbers of its text, as a tensor (length,) or 0-d."""
 
     def check(self, clips: Sequence[Clip]) -> None:  # noqa: B027
-        """Raise ConfigError for clips that cannot be learned from, with file and line; by default every clip can."""
+        """Raise ConfigError, with file and line, for clips that a model cannot learn from; by default, for none."""
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
@@ -72,7 +74,7 @@ class SoundTask(ABC):
         return {name: self._batches(split) for name, split in self._splits.items()}
 
     def split(self, name: str) -> Split:
-        """Return the clips of a split."""
+        """Return the clips of the split ``name``: train, dev or test."""
         check = cast(Any, self.check) or (lambda clips: None)
         return read_split(name, self.settings.data, check=check, fits=self.fits, texts=self.texts)
 
@@ -86,9 +88,12 @@ class SoundTask(ABC):
         )  # fmt: skip
 
     def prepare(self, progress: Progress | None = None) -> list[str]:
-        """Fill the cache for all splits; return a note on each. Raises ConfigError if there is no cache."""
+        """Fill the cache of features for all splits; return a note on each split.
+
+        Raises ConfigError if the settings name no folder for the cache.
+        """
         if self.settings.data.cache is None:
-            raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
+            raise ConfigError("there is no folder to keep features in.", hint="Name a folder with train.data.cache.")
         lines = []
         for name, batches in self.splits().items():
             made = batches.fill(partial(progress, name) if progress is not None else None)
@@ -96,7 +101,7 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line on each split: how much there is, what was left out and why; for training, the padding, too."""
+        """Return a line on each split: clips and minutes, how many clips were left out and why, and train's padding."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
@@ -114,15 +119,16 @@ class SoundTask(ABC):
 
 
 def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return tensors padded to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
+    """Return tensors padded with zeros to (batch, longest, …), and their lengths (batch,); 0-d tensors are stacked.
 
-    Raises ConfigError if tensors differ in more than their length; ``names`` are the places where their clips are
-    listed.
+    Raises ConfigError if tensors differ in more than their length; ``names`` are those of their clips, for the message.
     """
     first = tensors[0]
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
-            raise ConfigError(f"{name}: its shape or type differs from that of {names[0]} in more than the length.")
+            raise ConfigError(
+                f"{name}: the shape or dtype of its array differs from that of {names[0]} in more than the length."
+            )
     if first.dim() == 0:
         return torch.stack(list(tensors)), torch.ones(len(tensors), dtype=torch.int64)
     lengths = torch.tensor([len(tensor) for tensor in tensors])
@@ -133,7 +139,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are texts, as token numbers; ``needs_blank``: the token list must have a blank, for CTC."""
+    """A task whose labels are texts, as token numbers; ``needs_blank`` is whether the token list must have a blank."""
 
     needs_blank = True
 
@@ -142,7 +148,7 @@ class TranscribedTask(SoundTask):
         if not tokens:
             raise ConfigError(
                 f"the task {escape(settings.task)} needs a token list.",
-                hint="Name one with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
+                hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
             )
         path = settings.data.segmenter
         segmenter = Segmenter(path) if path is not None else None
@@ -168,14 +174,14 @@ class TranscribedTask(SoundTask):
             raise self._unknown({clip.where: error}) from None
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for transcripts that are empty or have letters that are no tokens; details lists them."""
+        """Raise ConfigError for transcripts that are empty, or have letters that are not tokens; details lists them."""
         faults = ErrorCollector()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
             more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
             faults.add(
                 ConfigError(
-                    f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.",
+                    f"{empty[0]}: the transcript is empty{more}.", hint="Write the transcript, or remove the line.",
                     details=[f"{where}: the transcript is empty" for where in empty],
                 )
             )  # fmt: skip
@@ -195,17 +201,17 @@ class TranscribedTask(SoundTask):
         more = f" ({count(len(unknown), 'transcript')} with {' '.join(letters)} in all)" if len(unknown) > 1 else ""
         return ConfigError(
             f"{where}: the letter {_shown(first.letter)} is not a token of the list{escape(more)}.",
-            hint=first.hint or "Add it to the list, or mend the transcript.",
+            hint=first.hint or "Add the letter to the list, or mend the transcript.",
             details=[f"{place}: {_shown(error.letter)}" for place, error in unknown.items()],
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether the input has enough frames for CTC to spell the transcript; a model may reduce them."""
+        """Return whether the input has enough frames for CTC to spell the transcript, if the model keeps all frames."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 
 class MeasuredTask(TranscribedTask):
-    """A task that measures each clip by itself, and has CTC.
+    """A task with CTC that evaluates each clip by itself.
 
     So several processes can share an evaluation, and the run can keep the decoded text of each clip.
     """
@@ -217,7 +223,7 @@ class MeasuredTask(TranscribedTask):
         self._search = ctc_search(settings, self.labels) if settings.decoding == "ctc_beam" else None
 
     def notes(self) -> list[str]:
-        """Return the notes on the data, and one on a beam search that decodes."""
+        """Return the notes on the data, and a note on the beam search, if texts are decoded by one."""
         if self._search is None:
             return super().notes()
         how = described(self.settings)
@@ -232,19 +238,19 @@ class MeasuredTask(TranscribedTask):
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
-        """Return a row on each clip of a batch, from which ``figures`` are computed."""
+        """Return a row on each clip of a batch, as a dict; ``figures`` computes the figures from such rows."""
 
     @abstractmethod
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return the figures over the rows of many clips."""
+        """Return the figures, such as loss and error rates, over the rows of many clips, by name."""
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the figures over batches."""
+        """Return the figures, such as loss and error rates, over all clips of the batches, by name."""
         return self.figures([row for batch in batches for row in self.measure(model, batch)])
 
 
 def _lack(decoding: str) -> str:
-    return "has no CTC whose texts could be searched." if decoding == "ctc_beam" else "has no decoder to ask."
+    return "has no CTC to search texts with." if decoding == "ctc_beam" else "has no attention decoder."
 
 
 def _shown(letter: str) -> str:

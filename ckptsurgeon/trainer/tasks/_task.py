@@ -20,11 +20,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded to the longest of them.
+    """A batch of examples, padded to the longest of them.
 
-    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` is how much of each is not padding; ``labels``
-    and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds. ``names``
-    are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry
+    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` (batch,) is how much of each is not padding;
+    ``labels`` and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds.
+    ``names`` are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry
     for every example. ``idle``: this rank has no example of its own in this step, so nothing that it computes may
     count. ``on_cpu`` are the lengths and label lengths that a batch on a GPU has on the CPU, too.
     """
@@ -41,21 +41,21 @@ class Batch:
 
     @property
     def cpu_lengths(self) -> Tensor:
-        """The lengths on the CPU; reading them never waits for a GPU if ``to`` has brought the batch there."""
+        """The lengths on the CPU, even if the batch is on a GPU; reading them then does not wait for the GPU."""
         return self.lengths.cpu() if self.on_cpu is None else self.on_cpu[0]
 
     @property
     def cpu_label_lengths(self) -> Tensor:
-        """The label lengths on the CPU, as ``cpu_lengths``."""
+        """The label lengths on the CPU, even if the batch is on a GPU."""
         return self.label_lengths.cpu() if self.on_cpu is None else self.on_cpu[1]
 
     @property
     def is_padded(self) -> bool:
-        """Whether an example is shorter than the longest; this reads the lengths on the CPU."""
+        """Whether some example has padding; this reads the lengths on the CPU."""
         return bool((self.cpu_lengths < self.inputs.shape[1]).any())
 
     def to(self, device: Any) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch with its tensors on a device, and with the lengths on the CPU, too."""
         kept = (self.lengths, self.label_lengths) if self.lengths.device.type == "cpu" else self.on_cpu
         return replace(self._each(lambda one: one.to(device, non_blocking=True)), on_cpu=kept)
 
@@ -68,7 +68,10 @@ class Batch:
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:
-        """Return every ``step``-th example, padded as in the batch; without any, the first of all, marked ``idle``."""
+        """Return the batch of every ``step``-th example from ``first`` on, padded as in this batch.
+
+        If there is no such example, it has the first example of this batch, and is marked ``idle``.
+        """
         names = self.names[first::step]
         if not names:
             return replace(self.part(0, 1), seconds=0.0, idle=True)
@@ -76,7 +79,7 @@ class Batch:
         return replace(self._each(lambda one: one[first::step]), names=names, seconds=seconds)
 
     def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
-        """Return the batch with more extras."""
+        """Return the batch with further tensors in ``extras``, by name."""
         return replace(self, extras={**self.extras, **extras})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -147,7 +150,7 @@ class ClipTask(Task, Protocol):
         ...
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return a batch of examples."""
+        """Return a batch of examples, each of them a dict that ``example`` returned."""
         ...
 
 
@@ -159,5 +162,5 @@ def begin_step(task: Task, model: nn.Module, step: int) -> None:
 
 
 def is_higher_better(task: Task, figure: str) -> bool:
-    """Whether a higher value of a figure is better."""
+    """Whether a higher value of a figure is better, as the task's attribute ``higher`` says."""
     return figure in (getattr(task, "higher", None) or ())

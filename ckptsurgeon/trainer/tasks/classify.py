@@ -34,13 +34,13 @@ __all__ = ["TASK", "Classify", "DatasetItem", "dataset_split"]
 
 @dataclass(frozen=True)
 class DatasetItem(Clip):
-    """The item at ``place`` of a dataset (``__len__``, and ``__getitem__``, which returns an input and its label)."""
+    """The item at index ``place`` of a user's map-style dataset, whose items are pairs (input, label)."""
 
     dataset: Any = None
     place: int = 0
 
     def read(self) -> tuple[Tensor, Any]:
-        """Return the input and the label of the item; raises ConfigError."""
+        """Return the input and the label of the item; raises ConfigError if the dataset fails or returns no pair."""
         try:
             found = self.dataset[self.place]
             if not isinstance(found, (tuple, list)) or len(found) != 2:
@@ -53,9 +53,9 @@ class DatasetItem(Clip):
 
 
 def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
-    """Return the items of a user's dataset; None if there are only manifests.
+    """Return the items of a user's dataset for the split ``name``; None if ``named`` has only manifests.
 
-    ``my_data.py:function`` is called without arguments, an entry with ``_target_`` with its other fields
+    ``my_data.py:function`` is called without arguments, the function in ``_target_`` with the other fields of its entry
     (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code does not exist,
     fails, or does not return a map-style dataset.
     """
@@ -64,7 +64,8 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
         return None
     if len(named) > 1:
         raise ConfigError(
-            f"train.data.{name} names a function and something else.", hint="torch.utils.data.ConcatDataset makes one."
+            f"train.data.{name} names a function and something else.",
+            hint="Name one function, which may return several datasets joined by torch.utils.data.ConcatDataset.",
         )
     called, dataset = _dataset(f"train.data.{name}", makers[0])
     clips = (DatasetItem("", "", f"{called}[{n}]", 0.0, dataset=dataset, place=n) for n in range(len(dataset)))
@@ -72,12 +73,15 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
 
 
 def _dataset(field: str, maker: Named) -> tuple[str, Any]:
-    """Return the name of a dataset's code for messages, and the dataset."""
+    """Return the name of the code that makes a dataset, for messages, and the dataset.
+
+    ``field`` is the field of the configuration that names the code, ``maker`` its value.
+    """
     if not isinstance(maker, str):
         called = str(maker["_target_"])
         if split_file_name(called):
             raise ConfigError(
-                f"{field}: _target_ is {escape(called)}; write it as package.module.function.",
+                f"{field}: _target_ is {escape(called)}, not of the form package.module.function.",
                 hint=f"Write {escape(called.replace('.py:', '.').replace(os.sep, '.'))}.",
             )
         what = f"{field}: {escape(called)}"
@@ -105,7 +109,7 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
     if number is None:
         raise ConfigError(
             f"{what} returns {type(dataset).__name__}, not a map-style dataset.",
-            hint="One has __len__ and __getitem__(place), which returns (input, label).",
+            hint="Return an object with __len__(), and with __getitem__(index), which returns (input, label).",
         )
     if number == 0:
         raise ConfigError(f"{what} returns an empty dataset.")
@@ -113,7 +117,10 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
 
 
 class Classify(SoundTask):
-    """Classification. The loss is divided by the number of examples; ``error`` is the share of wrong answers."""
+    """The task of classification.
+
+    The loss is divided by the number of examples. The figure ``error`` is the share of wrong answers.
+    """
 
     metric = "error"
 
@@ -138,14 +145,14 @@ class Classify(SoundTask):
         return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}
 
     def _numbered(self, label: object, clip: Clip) -> Tensor:
-        """Return the number of a class, given by number or name."""
+        """Return the number of a class as a 0-d tensor; ``label`` is its number or its name. Raises ConfigError."""
         number = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
         number = self._classes.get(number) if isinstance(number, str) else number
         if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):
             last = len(self._classes) - 1
             raise ConfigError(
                 f"{clip.where}: the label {brief_repr(label, 80)} is not a class.",
-                hint=f"It is a number from 0 to {last}, or a name of the list in train.data.tokens.",
+                hint=f"A label must be a number from 0 to {last}, or a name of the list in train.data.tokens.",
             )
         return torch.tensor(int(number))
 
@@ -155,11 +162,11 @@ class Classify(SoundTask):
         return torch.tensor(self._classes[clip.text])
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ConfigError for classes that the list lacks; details lists the clips."""
+        """Raise ConfigError for clips whose class is not in the list of classes; details lists these clips."""
         wrong = [clip for clip in clips if clip.text not in self._classes]
         if wrong:
             first = wrong[0]
-            said = f"the class {escape(first.text)!r} is not in the list" if first.text else "its class is empty"
+            said = f"the class {escape(first.text)!r} is not in the list" if first.text else "the class is empty"
             raise ConfigError(
                 f"{first.where}: {said}.",
                 hint=f"The classes are {listing(list(self._classes), where='')}.",
@@ -185,7 +192,7 @@ class Classify(SoundTask):
         return logits.float()
 
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss if all classes are equally likely."""
+        """Return the loss per example if all classes were equally likely."""
         return math.log(len(self._classes))
 
     @torch.no_grad()

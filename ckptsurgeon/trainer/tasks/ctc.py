@@ -20,7 +20,10 @@ __all__ = ["CTC", "TASK"]
 
 
 class CTC(MeasuredTask):
-    """CTC alone. The loss is divided by the number of labels, of clips that are long enough for CTC."""
+    """The task of transcription with CTC alone.
+
+    The loss is divided by the number of labels of all clips that are long enough for CTC.
+    """
 
     metric = "cer"
 
@@ -40,7 +43,7 @@ class CTC(MeasuredTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per label if all tokens are equally likely."""
+        """Return the loss per label if all tokens were equally likely in every frame."""
         said = self.said(model, batch)
         total = uniform_losses(said, batch, self.labels.blank).sum()
         return float(total) / max(int(self._items(batch, said.lengths)), 1)

@@ -31,7 +31,7 @@ PADDING = -1
 
 
 class ESPnet(TranscribedTask):
-    """The loss and the figures of a model of ESPnet, as means over examples.
+    """The task of training a model of ESPnet by its own loss; its loss and figures are means over examples.
 
     ``train.metric`` names the figure (``acc``, ``cer_ctc`` or another) that decides which model is best, by default the
     loss.
@@ -43,7 +43,7 @@ class ESPnet(TranscribedTask):
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         if settings.features.kind != "waves":
             raise ConfigError(
-                f"a model of ESPnet computes features itself, and train.features gives {settings.features.kind}.",
+                f"a model of ESPnet computes features itself, but train.features gives {settings.features.kind}.",
                 hint="Write train.features: {kind: waves}.",
             )
         super().__init__(settings, tokens)
@@ -55,19 +55,20 @@ class ESPnet(TranscribedTask):
             raise ConfigError(
                 f"the task espnet trains models with ESPnet's interface, and {type(model).__name__} takes no "
                 f"{listing(lacking, where='')}.",
-                hint="Tasks of transcription for other models are ctc, hybrid and wav2vec2_ctc.",
+                hint="For other models, use one of the tasks ctc, hybrid and wav2vec2_ctc.",
             )
         needed = [name for name, one in taken.items() if one.default is one.empty and one.kind in _NAMED]
         if others := [name for name in needed if name not in INPUTS]:
             raise ConfigError(
-                f"{type(model).__name__} also needs {listing(others, where='')}, which the task espnet does not have.",
+                f"the model {type(model).__name__} also needs {listing(others, where='')}"
+                ", an input that the task espnet does not give.",
                 hint="Train it with ESPnet's own recipe.",
             )
         own: Any = getattr(model, "token_list", None)
         if isinstance(own, (list, tuple)) and tuple(own) != self.labels.tokens:
             raise ConfigError(
-                f"the token list of the model has {len(own)} tokens, and train.data.tokens others "
-                f"({len(self.labels)}).",
+                f"the token list of the model ({len(own)} tokens) is not that of train.data.tokens "
+                f"({len(self.labels)} tokens).",
                 hint="Name the same list in ESPnet's token_list and in train.data.tokens.",
             )
 
@@ -82,7 +83,7 @@ class ESPnet(TranscribedTask):
         found = model(speech=batch.inputs, speech_lengths=batch.lengths, text=text, text_lengths=batch.label_lengths)
         if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[0], Tensor):
             raise ConfigError(
-                f"the model returns {type(found).__name__}, not a loss, figures and a weight, as ESPnet's do."
+                f"the model returns {type(found).__name__}, not a loss, figures and a weight, as models of ESPnet do."
             )
         return found
 
@@ -133,7 +134,7 @@ class ESPnet(TranscribedTask):
 
 
 def _first(weight: Any) -> Any:
-    """Return a weight as a number or a 0-d tensor: ESPnet's are tensors of one element, which GPUs can gather."""
+    """Return the weight that a model of ESPnet returns, a tensor (1,) or a number, as a 0-d tensor or a number."""
     return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
 
 

@@ -30,7 +30,10 @@ BEAM = 4
 
 
 class _HybridLosses(NamedTuple):
-    """A model's output for a batch, both losses, and how many tokens the decoder was asked for and got right."""
+    """A model's output for a batch, its CTC loss and its decoder's loss, and the decoder's numbers of tokens.
+
+    These are how many tokens the decoder had to predict, and how many of them it got right.
+    """
 
     said: CTCOutput
     ctc: Tensor
@@ -40,7 +43,10 @@ class _HybridLosses(NamedTuple):
 
 
 class Hybrid(MeasuredTask):
-    """CTC and attention. The loss is divided by the number of labels; the decoder must also predict each text's end."""
+    """The task of transcription with CTC and an attention decoder, which must also predict the end of each text.
+
+    The loss is divided by the number of labels.
+    """
 
     metric = "cer"
     decodings = ("ctc", "ctc_beam", "attention", "joint")
@@ -50,8 +56,8 @@ class Hybrid(MeasuredTask):
         super().__init__(settings, tokens)
         if self.labels.start is None or self.labels.end is None:
             raise ConfigError(
-                "the token list has no begin and end, which the decoder needs.",
-                hint="ESPnet has <sos/eos> last; <sos> and <eos>, or <s> and </s>, will do.",
+                "the token list has no tokens for begin and end of a text, which the decoder needs.",
+                hint="Add <sos/eos> as the last token, as ESPnet has it, or <sos> and <eos>, or <s> and </s>.",
             )
         self._start, self._end = self.labels.start, self.labels.end
         self._symbols = SpecialTokens(self._start, self._end, self.labels.blank)
@@ -78,7 +84,7 @@ class Hybrid(MeasuredTask):
         previous, wanted = self._taught(batch)
         said = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
         if said.decoder is None:
-            raise ConfigError("the model has no decoder.", hint="Use the task ctc.")
+            raise ConfigError("the model has no decoder, which the task hybrid needs.", hint="Use the task ctc.")
         ctc = ctc_losses(said, batch, self.labels.blank).sum()
         attention = nn.functional.cross_entropy(
             said.decoder.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum",
@@ -88,7 +94,7 @@ class Hybrid(MeasuredTask):
         return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the right tokens before each position (batch, longest + 1), and the token to predict at each."""
+        """Return the right tokens before each position, and the token to predict there, both (batch, longest + 1)."""
         clips, longest = batch.labels.shape
         places = torch.arange(longest + 1, device=batch.labels.device)[None]
         start = batch.labels.new_full((clips, 1), self._start)

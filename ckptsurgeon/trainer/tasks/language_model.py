@@ -36,7 +36,10 @@ TABLES = (".csv", ".tsv", ".json", ".parquet", ".arrow", ".gz", ".zst", ".zip")
 
 
 class LanguageModel:
-    """Prediction of the next token. The loss, which is also the metric, is in nats per predicted token."""
+    """The task of a language model: to predict the next token.
+
+    The loss, which is also the metric, is in nats per predicted token.
+    """
 
     metric = "loss"
 
@@ -96,8 +99,9 @@ class LanguageModel:
             raise ConfigError(f"train.data.{name}: {escape(paths[0])} has no text.")
         if max(ids) >= self._size:
             raise ConfigError(
-                f"train.data.{name}: the tokeniser has the id {max(ids)}, and the model {count(self._size, 'row')}.",
-                hint="train.data.segmenter must be the tokeniser of this model.",
+                f"train.data.{name}: the tokeniser gives the token id {max(ids)}, but the model's vocabulary has "
+                f"{count(self._size, 'entry', 'entries')}.",
+                hint="Name the tokeniser of this model in train.data.segmenter.",
             )
         unknown = ids.count(self._segmenter.unknown_id) if self._segmenter.unknown_id is not None else 0
         return PackedRows(
@@ -106,7 +110,7 @@ class LanguageModel:
         )  # fmt: skip
 
     def notes(self) -> list[str]:
-        """Return a line on each split, and one if texts follow each other without an end token."""
+        """Return a line on each split, and a line if texts follow each other without an end token between them."""
         made = [rows.says() for rows in self.splits().values()]
         several = any(rows.texts > 1 for rows in self.splits().values())
         return [
@@ -128,7 +132,7 @@ class LanguageModel:
         return logits.float()
 
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss if all tokens are equally likely."""
+        """Return the loss per token, in nats, if all tokens were equally likely."""
         return math.log(self._size)
 
     @torch.no_grad()
@@ -215,7 +219,9 @@ def _text_of(line: str, where: str) -> str:
         raise ConfigError(f"{escape(where)} is not JSON: {escape(str(error), 100)}.") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise ConfigError(f"{escape(where)} has no text.", hint='A line is an object with a text: {"text": "…"}.')
+        raise ConfigError(
+            f"{escape(where)} has no text.", hint='Write the line as an object with a text: {"text": "…"}.'
+        )
     return text
 
 

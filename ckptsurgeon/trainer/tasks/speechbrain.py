@@ -37,12 +37,15 @@ INDICES = ("bos_index", "eos_index")
 
 
 def brain_task(brain: type) -> type[Task]:
-    """Return the class of a task that trains with the forward pass and the loss of a Brain class."""
+    """Return the class of a task that trains with the forward pass and the loss of a recipe's class ``brain``."""
     return type(brain.__name__, (SpeechBrain,), {"brain": brain, "__module__": brain.__module__})
 
 
 class SpeechBrain(TranscribedTask):
-    """The loss of a Brain, a mean over the examples of a batch, and the figures of its metrics."""
+    """The task of training with a recipe's Brain, by its loss and the figures of its metrics.
+
+    The loss of a Brain is a mean over the examples of a batch.
+    """
 
     brain: ClassVar[Any] = None
     metric = "loss"
@@ -57,7 +60,7 @@ class SpeechBrain(TranscribedTask):
             )
         if settings.features.kind != "waves":
             raise ConfigError(
-                f"a Brain computes features itself, and train.features gives {settings.features.kind}.",
+                f"a Brain computes features itself, but train.features gives {settings.features.kind}.",
                 hint="Write train.features: {kind: waves}.",
             )
         super().__init__(settings, tokens)
@@ -135,16 +138,16 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return an entry of hyperparams.yaml; but for an empty SentencePiece processor, a ``Tokenizer`` of our tokens.
+        """Return an entry of hyperparams.yaml; in place of an empty SentencePiece processor, a ``Tokenizer``.
 
-        The ``main`` of a recipe, which is not run, would load the processor's model.
+        The recipe's ``main``, which is not run here, would load the processor's model.
         """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one
 
 
 def _check_state(modules: nn.Module) -> None:
-    """Raise ConfigError for a module with statistics that no state dict has, because a checkpoint would lack them."""
+    """Raise ConfigError for a module whose statistics are not in its state dict: a checkpoint would lack them."""
     for name, module in modules.named_modules():
         if has_statistics(module):
             raise ConfigError(
@@ -212,7 +215,7 @@ class BrainBatch:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
             f"the Brain asks for batch.{escape(name)}, which a batch of ckpt does not have.",
-            hint="It has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), "
+            hint="A batch has sig (signal, wav), id, tokens, phn_encoded, char_encoded (with _bos, _eos, _list), "
             f"{listing(TEXTS, 9)}.",
         )
 
@@ -237,7 +240,10 @@ class BrainBatch:
         if form:
             number = getattr(self._hparams, f"{form[1:]}_index", None)
             if number is None:
-                raise ConfigError(f"the Brain asks for tokens{form}, and hyperparams.yaml has no {form[1:]}_index.")
+                raise ConfigError(
+                    f"the Brain asks for tokens{form}, but hyperparams.yaml has no {form[1:]}_index.",
+                    hint=f"Add {form[1:]}_index: NUMBER, the number of that token, to hyperparams.yaml.",
+                )
             column = labels.new_full((len(labels), 1), number)
             if form == "_bos":
                 labels = torch.cat([column, labels], 1)

@@ -24,7 +24,10 @@ __all__ = ["TASK", "Wav2Vec2CTC"]
 
 
 class Wav2Vec2CTC(CTC):
-    """CTC over waves. The loss is divided by the number of labels, of clips that are long enough for CTC."""
+    """The task of fine-tuning a model of transformers with a CTC head, on waves.
+
+    The loss is divided by the number of labels of all clips that are long enough for CTC.
+    """
 
     by_blocks = True
 
@@ -43,7 +46,7 @@ class Wav2Vec2CTC(CTC):
         self._hearing = ConvFrontend(model)
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether there are enough frames for CTC to spell the transcript."""
+        """Return whether the model makes enough frames of a clip for CTC to spell its transcript."""
         assert self._hearing is not None
         frames = self._hearing.frames(round(clip.seconds * self.settings.features.rate))
         return bool(frames >= self.labels.frames_needed(self.labels.encode(clip.text)))

@@ -35,9 +35,10 @@ COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
 
 
 class Wav2Vec2Pretraining(SoundTask):
-    """Contrastive pre-training. The loss is divided by the number of masked frames.
+    """The task of contrastive pre-training; the loss is divided by the number of masked frames.
 
-    Parts of the loss are ``contrastive`` and ``diversity``; ``perplexity`` and ``accuracy`` are for the log.
+    The loss is the sum of its parts ``contrastive`` and, weighted, ``diversity``; the parts ``perplexity`` and
+    ``accuracy`` are only for the log.
     """
 
     texts = False
@@ -54,10 +55,13 @@ class Wav2Vec2Pretraining(SoundTask):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: Any) -> None:
-        """Find out how many frames the model makes of a sound, and how it masks and contrasts frames."""
+        """Read from a model how many frames it makes of a sound, and how its frames are masked and contrasted.
+
+        Raises ConfigError for a model that cannot be pre-trained.
+        """
         if not hasattr(model, "quantizer") or not hasattr(model, "project_q"):
             raise ConfigError(
-                f"the task wav2vec2_pretrain trains a model with a quantizer, and this is {type(model).__name__}.",
+                f"the task wav2vec2_pretrain trains a model with a quantizer, but this is {type(model).__name__}.",
                 hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
             )
         self._hearing, config, asked = ConvFrontend(model), model.config, self.asked
@@ -65,7 +69,7 @@ class Wav2Vec2Pretraining(SoundTask):
             why = "adapter layers (add_adapter)" if self._hearing.has_adapter else "no vector for masked frames"
             raise ConfigError(
                 f"the task wav2vec2_pretrain cannot train {type(model).__name__} with {why}.",
-                hint="Its configuration is to have add_adapter false, and a mask_time_prob above 0.",
+                hint="Write add_adapter: false, and a mask_time_prob above 0, in the configuration of the model.",
             )
         self.share: float = config.mask_time_prob if asked.mask_prob is None else asked.mask_prob
         self.length: int = config.mask_time_length if asked.mask_length is None else asked.mask_length
@@ -83,7 +87,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return self._hearing
 
     def label(self, clip: Clip) -> Tensor:
-        """Return an empty tensor: the targets are in the clip itself."""
+        """Return an empty tensor, because pre-training needs no label."""
         return torch.empty(0, dtype=torch.int64)
 
     def fits(self, clip: Clip) -> bool:
@@ -95,11 +99,11 @@ class Wav2Vec2Pretraining(SoundTask):
         return round(seconds * self.settings.features.rate)
 
     def split(self, name: str) -> Split:
-        """Return the clips of a split, with the lengths of their crops."""
+        """Return the clips of a split, each with the length to which it is cropped (``train.pretrain.crop_s``)."""
         return super().split(name).cropped(self.asked.crop_s)
 
     def notes(self) -> list[str]:
-        """Return notes on each split, and one if few frames are masked."""
+        """Return a note on each split, and a note if few frames are masked."""
         notes = super().notes()
         if self.share < USUAL_SHARE:
             notes.append(
@@ -109,7 +113,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return notes
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return a crop of a clip, the places of its masked frames, and their negatives."""
+        """Return a random crop of a clip, the indices of its masked frames (as ``label``), and their negatives."""
         wave, chance = self.inputs(clip), numpy.random.default_rng(int(torch.randint(2**62, ())))
         size = min(self._samples(clip), len(wave))
         begin = int(chance.integers(len(wave) - size + 1))
@@ -125,9 +129,9 @@ class Wav2Vec2Pretraining(SoundTask):
         }
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return a batch: ``labels`` are places of masked frames, ``extras`` has their ``negatives``.
+        """Return a batch, in which ``labels`` are the indices of masked frames, and ``extras`` has their ``negatives``.
 
-        They are padded to the most frames that can be masked, so that shapes follow from the longest crop alone.
+        Both are padded to the most frames that can be masked, so that shapes follow from the longest crop alone.
         """
         batch = super().collate(examples)
         frames = self.hearing.frames(batch.inputs.shape[1])
@@ -156,7 +160,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return Loss(total, found.frames, {name: part.detach() for name, part in parts.items()})
 
     def _answers(self, model: Any, batch: Batch) -> tuple[ContrastiveSums, Tensor]:
-        """Return the sums of the contrastive loss, and the perplexity of the codebook."""
+        """Return the sums of the contrastive loss over a batch's masked frames, and the perplexity of the codebook."""
         body, hearing = model.base_model, self.hearing
         features = _heard(body, batch.inputs)
         frames = features.shape[1]
@@ -181,7 +185,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss per masked frame if the model finds all frames alike, with the codebook's present use."""
+        """Return the loss per masked frame if all frames were equally similar, with the present diversity loss."""
         found = self.loss(model, batch)
         diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
         return math.log(1 + self.negatives) + self.weight * diversity
@@ -199,7 +203,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return {name: value / max(items, 1) for name, value in sums.items()}
 
     def collapsed(self, parts: Mapping[str, float | None]) -> str:
-        """Return why a run whose step had these figures cannot learn any more, '' if it can.
+        """Return why a run whose step had these ``parts`` of the loss cannot learn any more, '' if it can.
 
         If all frames have the same code, no frame has a negative, and the loss is low although nothing was learned
         (https://github.com/huggingface/transformers/issues/14387).
@@ -225,7 +229,7 @@ class Wav2Vec2Pretraining(SoundTask):
 
 
 def _heard(body: Any, waves: Tensor) -> Tensor:
-    """Run the convolutions of a model on waves (batch, samples); return features (batch, frames, channels).
+    """Return the features (batch, frames, channels) that the convolutions of a model make of waves (batch, samples).
 
     The front end's own ``forward`` makes the waves require a gradient, which nobody uses, and which breaks a compiled
     graph.
@@ -237,7 +241,7 @@ def _heard(body: Any, waves: Tensor) -> Tensor:
 
 
 def _at(vectors: Tensor, places: Tensor) -> Tensor:
-    """Return the vectors (batch, time, size) at places (batch, number)."""
+    """Return those of the vectors (batch, time, size) whose indices are ``places`` (batch, number)."""
     return vectors.gather(1, places[..., None].expand(-1, -1, vectors.shape[-1]))
 
 
