@@ -24,9 +24,9 @@ class Batch:
 
     ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` (batch,) is how much of each is not padding;
     ``labels`` and ``label_lengths`` are the same for the right answers. ``seconds`` is the total length of the sounds.
-    ``names`` are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with an entry
-    for every example. ``idle``: this rank has no example of its own in this step, so nothing that it computes may
-    count. ``on_cpu`` are the lengths and label lengths that a batch on a GPU has on the CPU, too.
+    ``names`` are the places (file and line) of the examples. ``extras`` are more tensors that a task needs, each with
+    an entry for every example. ``idle`` is whether this rank has no example of its own in this step, so that nothing
+    that it computes may count. ``on_cpu`` are the lengths and label lengths that a batch on a GPU has on the CPU, too.
     """
 
     inputs: Tensor
