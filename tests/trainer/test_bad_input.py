@@ -189,7 +189,7 @@ def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
 @pytest.mark.parametrize(
     ("features", "why"),
     [
-        ("{size: 10, stack: 3}", "the model takes 20 numbers a frame (n_input), and train.features gives 30"),
+        ("{size: 10, stack: 3}", "the model takes 20 numbers a frame (n_input), but train.features gives 30"),
         ("{kind: waves}", "the model takes frames of features (n_input 20), but is given waves"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_cache_of_waves() -> None:
 
 
 def test_preparing_needs_a_folder_that_can_be_written() -> None:
-    with pytest.raises(cs.ConfigError, match="no folder to keep features in. Name one with train.data.cache"):
+    with pytest.raises(cs.ConfigError, match="no folder to keep features in. Name a folder with train.data.cache"):
         task().prepare()
     Path("cache").write_text("a file")
     with pytest.raises(cs.OutputError, match="cannot make the folder cache"):

@@ -211,7 +211,7 @@ def test_what_the_error_rates_are_of_is_said() -> None:
 
 def test_what_cannot_be_decoded_is_an_error() -> None:
     for name, kind in (("ctc", CTC), ("classify", Classify)):
-        with pytest.raises(cs.ConfigError, match=f"the task {name} has no decoder to ask. The task hybrid has one"):
+        with pytest.raises(cs.ConfigError, match=f"the task {name} has no attention decoder. Use the task hybrid"):
             kind(settings(task=name, decoding="joint"), TOKENS)
     for section in ({"decoding": "beam"}, {"beam": 0}):
         with pytest.raises(cs.ConfigError):

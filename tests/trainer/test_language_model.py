@@ -150,7 +150,7 @@ def test_what_cannot_be_trained_on_is_an_error(files: dict[str, bytes], data: di
 
 def test_a_tokeniser_of_another_model_is_an_error() -> None:
     model(words=(*WORDS, "and", "more"))
-    with pytest.raises(CheckpointError, match="the tokeniser has the id 8, and the model 8 rows"):
+    with pytest.raises(CheckpointError, match="the token id 8, but the model's vocabulary has 8 entries"):
         job(["more"])
 
 

@@ -143,7 +143,7 @@ def _foreign() -> dict[str, Any]:
         (_foreign, "train.keep_optimizer needs an init that ckpt wrote"),
         (_without_source, "no moments of Adam were found for start.safetensors: english is not where it was"),
         (_plain, "no moments of Adam were found for start.safetensors: plain.safetensors has none"),
-        (lambda: {"init": "start.safetensors", "sets": ["optimizer=sgd"]}, "and train.optimizer is sgd"),
+        (lambda: {"init": "start.safetensors", "sets": ["optimizer=sgd"]}, "but train.optimizer is sgd"),
     ],
 )
 def test_an_error_says_why_there_are_none(prepare: Any, why: str) -> None:

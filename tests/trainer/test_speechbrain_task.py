@@ -204,7 +204,7 @@ def test_the_entries_that_a_brain_uses_are_read_from_its_methods() -> None:
     ("model", "settings", "why"),
     [
         ({}, {"task": "speechbrain"}, "needs the Brain of a recipe"),
-        ({}, {"features": {"kind": "log_mel"}}, "a Brain computes features itself, and train.features gives log_mel"),
+        ({}, {"features": {"kind": "log_mel"}}, "a Brain computes features itself, but train.features gives log_mel"),
         ({"entry": "head"}, {}, "It trains the modules of a hyperparams.yaml, but the model is Linear"),
         ({"overrides": {"wav_augment": "!PLACEHOLDER"}}, {}, "AssertionError"),
     ],

@@ -166,7 +166,7 @@ def test_log_probabilities_may_come_as_a_pair_an_object_or_alone() -> None:
 
 def test_a_model_of_another_size_or_form_is_named() -> None:
     task, batch = CTC(settings(), TOKENS), batch_of([[1]], [4])
-    with pytest.raises(cs.ConfigError, match="the model has 7 outputs, and the token list 5 tokens with the blank"):
+    with pytest.raises(cs.ConfigError, match="the model has 7 outputs, but the token list has 5 tokens with the blank"):
         task.loss(Frames(tokens=7), batch)
 
     class Odd(nn.Module):
@@ -303,7 +303,9 @@ def test_waves_of_another_rate_than_the_model_hears_are_an_error() -> None:
     batch, model = waves([[3, 4], [5, 5, 2]]), small_hybrid().eval()
     for name, kind in (("hybrid", Hybrid), ("ctc", CTC)):
         task = kind(settings(task=name, features={"kind": "waves", "rate": 8000}), ESPNET)
-        with pytest.raises(cs.ConfigError, match="hears 16000 samples a second, and train.features gives 8000"):
+        with pytest.raises(
+            cs.ConfigError, match="takes waves of 16000 samples a second, but train.features gives 8000"
+        ):
             task.loss(model, batch)
 
 
@@ -328,7 +330,10 @@ def test_a_model_that_computes_features_is_given_waves() -> None:
 
 
 def test_a_hybrid_needs_a_begin_and_an_end_and_a_decoder() -> None:
-    with pytest.raises(cs.ConfigError, match="no begin and end, which the decoder needs. ESPnet has <sos/eos> last"):
+    with pytest.raises(
+        cs.ConfigError,
+        match="no tokens for begin and end of a text, which the decoder needs. Add <sos/eos> as the last",
+    ):
         Hybrid(settings(), TOKENS)
     task = Hybrid(settings(), [*TOKENS, "<sos/eos>"])
 
@@ -336,7 +341,7 @@ def test_a_hybrid_needs_a_begin_and_an_end_and_a_decoder() -> None:
         def forward(self, inputs: Tensor, lengths: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
             return super().forward(inputs, lengths)
 
-    with pytest.raises(cs.ConfigError, match="the model has no decoder. Use the task ctc"):
+    with pytest.raises(cs.ConfigError, match="the model has no decoder, which the task hybrid needs. Use the task ctc"):
         task.loss(NoDecoder(tokens=6), batch_of([[1]], [4]))
 
 
@@ -382,7 +387,7 @@ def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> Non
 def test_what_classify_refuses() -> None:
     tone("a.wav")
     task = Classify(settings(task="classify"), ["cat", "dog"])
-    for label, why in (("cow", "train.csv, line 2: the class 'cow' is not in the list"), ("", "its class is empty")):
+    for label, why in (("cow", "train.csv, line 2: the class 'cow' is not in the list"), ("", "the class is empty")):
         Path("train.csv").write_text(f"path,label\na.wav,{label}\n")
         with pytest.raises(cs.ConfigError, match=why):
             Classify(settings(task="classify"), ["cat", "dog"]).splits()
@@ -398,7 +403,8 @@ def test_arrays_of_another_shape_are_named(workers: int) -> None:
     data = {"train": "train.csv", "workers": workers}
     task = Classify(settings(task="classify", data=data), ["cat", "dog"])
     with pytest.raises(
-        cs.ConfigError, match="^train.csv, line [23]: its shape or type differs from that of train.csv, line"
+        cs.ConfigError,
+        match="^train.csv, line [23]: the shape or dtype of its array differs from that of train.csv, line",
     ):
         list(task.splits()["train"].read())
 

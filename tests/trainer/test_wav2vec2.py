@@ -271,7 +271,7 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
     "features": (lambda: write(features={"kind": "log_mel"}), "takes waves, and train.features gives log_mel"),
     "another model": (
         lambda: write(fields={**SMALL, "architectures": ["Wav2Vec2ForCTC"]}),
-        "trains a model with a quantizer, and this is Wav2Vec2ForCTC",
+        "trains a model with a quantizer, but this is Wav2Vec2ForCTC",
     ),
     "warm-up": (lambda: write(warmup=4), "train.warmup 4 is not below train.steps 4"),
     "durations": (lambda: write(data={"train": "train.csv", "min_s": 5.0}), "no clip is left"),
