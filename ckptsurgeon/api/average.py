@@ -43,7 +43,7 @@ def average(
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.
     """
-    check_place(vocab, "an average goes by place.", AVERAGED)
+    check_place(vocab, "rows in the same position are averaged.", AVERAGED)
     paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
     opened: list[Checkpoint] = []

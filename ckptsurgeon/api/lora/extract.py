@@ -73,7 +73,7 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)
-    check_place(vocab, "rows are subtracted by place.", EXTRACTED)
+    check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
     try:

@@ -66,7 +66,7 @@ def lora_merge(
     given = (
         [cast("CheckpointLike", adapters)] if is_given(adapters) else list(cast("Sequence[CheckpointLike]", adapters))
     )
-    check_place(vocab, "an adapter is added by place.", ADAPTED)
+    check_place(vocab, "an adapter is added to the rows of the base by position.", ADAPTED)
     counts, most = _weights(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []

@@ -20,7 +20,10 @@ FIELD = "alignment_heads"
 def with_heads_left(
     files: Sequence[Companion], folder: ModelFolder, config: Mapping[str, Any]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files in which ``alignment_heads`` has no pairs of removed layers, and notes on the removed pairs."""
+    """Return ``files`` without the ``alignment_heads`` pairs of layers that ``config`` lacks, and notes on these pairs.
+
+    ``folder`` is the model's folder before layers were removed, and ``config`` the configuration afterwards.
+    """
     layers, fields = config.get("decoder_layers"), _generation(folder)
     heads = fields.get(FIELD)
     if not isinstance(heads, list) or type(layers) is not int or layers == folder.config.get("decoder_layers"):
@@ -36,7 +39,7 @@ def with_heads_left(
 
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on ``alignment_heads`` with a layer or head that the configuration does not have."""
+    """Yield a note if ``alignment_heads`` names a layer or an attention head that config.json does not declare."""
     heads = _generation(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []

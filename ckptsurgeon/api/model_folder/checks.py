@@ -54,9 +54,10 @@ __all__ = [
 
 
 def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]:
-    """Return notes on layers of a source that lack tensors or have other ones; none for a single shard.
+    """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
-    Without a configuration, only layers of which it has nothing are noted.
+    There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
+    without any tensor.
     """
     if checkpoint.elsewhere:
         return []
@@ -67,14 +68,15 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
 
 
 def _is_configured(folder: ModelFolder) -> bool:
-    """Return whether a folder says which layers its model has; an adapter's need not have all."""
+    """Return whether a folder has a configuration, of a model or of an adapter (which need not have all layers)."""
     return bool(folder.config) or any(one.name in (CONFIG, ADAPTER) for one in folder.files)
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with the ``source_layer_notes`` of its source, which also hold for an output of one file.
+    """Return a plan with ``layers``, the ``source_layer_notes`` of its source, among its notes.
 
-    ``path`` is the source's, and ``config`` its configuration. A note that is not true of the output names the source.
+    ``path`` is the path of the source, and ``config`` its configuration. A note that is true of the source, but not of
+    the output, begins with the path.
     """
     if not layers:
         return plan
@@ -86,7 +88,7 @@ def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mappi
 
 
 def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return a plan without notes on the files of the output that ``with_sources_said`` made of the source, too."""
+    """Return a plan without those notes on its output that ``with_sources_said`` has already made on its source."""
     begin = f"{escape(checkpoint.path)}: "
     said = {note.removeprefix(begin) for note in plan.notes if note.startswith(begin)}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in said))
@@ -96,7 +98,7 @@ def without_repeats(plan: Plan, checkpoint: Checkpoint) -> Plan:
 def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan with a note for each file beside a source that contradicts the layers or tokens of the source.
 
-    ``folders`` are the folders of the ``opened`` sources.
+    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order.
     """
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
@@ -129,8 +131,8 @@ LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
     """Return notes on the files that a plan puts beside its weights: contradictions, and files that cannot be read.
 
-    ``origin`` is the folder that these files are copied from. If it has the same tokeniser, its tokens, which are read
-    only once, are used.
+    ``folder`` has these files, and ``origin`` is the folder that they are copied from. If both have the same tokeniser,
+    the tokens of ``origin`` are used, so that its vocabulary is not read a second time.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
@@ -143,10 +145,11 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
 def _without_configuration(
     folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
 ) -> Iterator[str]:
-    """Yield notes on the ids in generation_config.json of a folder without config.json, as rename and filter write.
+    """Yield notes on the ids in generation_config.json of a folder without config.json, as rename and filter write it.
 
-    ``known`` is what is known of the model's type, and ``rows`` its vocabulary's size: if that is 0, the rows of the
-    largest embedding, or the number of tokens.
+    ``read`` is a folder with the same tokeniser, whose vocabulary may be loaded already. ``known`` has the fields of
+    config.json on the model's type, if they are known, and ``rows`` is the vocabulary size; for 0, the number of rows
+    of the largest embedding counts, or else the number of tokens.
     """
     names = {one.name for one in folder.files}
     if GENERATION not in names or not names.isdisjoint((CONFIG, ADAPTER)):
@@ -161,16 +164,17 @@ def _without_configuration(
 
 
 def contradictions(checkpoint: Checkpoint) -> list[str]:
-    """Return notes on layers without tensors, and on files in a model's folder that contradict the weights."""
+    """Return notes on layers of a checkpoint without tensors, and on files beside it that contradict its weights."""
     if checkpoint.folder is None:
         return [] if checkpoint.elsewhere else list(gap_notes(list(checkpoint)))
     return notes_beside(checkpoint)
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
-    """Return notes on the files beside an open checkpoint that contradict its weights; ``folder`` if it is open, too.
+    """Return notes on the files beside an open checkpoint that contradict its weights.
 
-    There are no notes for a single shard, nor for a file in a folder that is not a model's.
+    Pass the checkpoint's ``folder`` if it has been read already. There are no notes for a single shard, nor for a file
+    in a folder that has no model's files.
     """
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
@@ -191,7 +195,10 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
 
 
 def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> list[str]:
-    """Return notes on the files of a folder that contradict its tensors; ``read`` has the same vocabulary."""
+    """Return notes on the files of a folder that contradict the tensors of its weights.
+
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     logical = logical_tensors(tensors, folder.config)
     sizes = (*_vocabulary(logical, folder, read), *layer_notes(tensors, folder.config))
@@ -218,7 +225,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
 
 
 def _embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return the input embeddings, also those that are quantised if their shape is known."""
+    """Return the token embeddings among the tensors, including quantised ones whose shape is known."""
     return [one for one in tensors if is_embedding(one.key) and "position" not in one.key and _is_matrix(one)]
 
 
@@ -227,9 +234,9 @@ def _is_matrix(one: DescribedTensor) -> bool:
 
 
 def _vocabulary(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if an embedding has other rows than the configuration says, or fewer rows than there are tokens.
+    """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
 
-    For a CTC model without an embedding, the output layer over the vocabulary is checked.
+    For a CTC model without an embedding, the output layer over the vocabulary is checked instead.
     """
     found = _embeddings(tensors)
     if not found and is_ctc(folder):
@@ -275,7 +282,7 @@ def _widths(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _beyond(folder: ModelFolder) -> list[str]:
-    """Return a note on the token ids in configurations that are not below the vocabulary size in config.json."""
+    """Return a note on the token ids in a folder's configurations that are not below ``vocab_size``."""
     try:
         found = {
             name: ids_beyond(folder.document(name), folder.rows)

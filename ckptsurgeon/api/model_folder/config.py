@@ -50,7 +50,7 @@ def model_type_of(config: Mapping[str, Any]) -> str:
 
 
 def untied_by_default(config: Mapping[str, Any]) -> bool:
-    """Whether models of this type have an untied output layer if their configuration does not say it."""
+    """Whether models of this type have an untied output layer if their configuration does not set the field."""
     return model_type_of(config) in UNTIED
 
 
@@ -85,19 +85,20 @@ def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Pat
 
 
 def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
-    """Return every number of layers that a configuration states, also in a nested configuration."""
+    """Return every number of layers that a configuration states, including those in nested configurations."""
     return frozenset(value for _, value in _counts(config))
 
 
 def has_parts(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration has nested configurations, as ``text_config`` and ``vision_config``."""
+    """Whether a configuration has nested configurations, such as ``text_config`` and ``vision_config``."""
     return any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config)
 
 
 def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the numbers of layers that a configuration states, by field; none if it has nested configurations.
+    """Return the fields of a configuration that state a number of layers, with their numbers.
 
-    Nested configurations omit values that are the default of their class, so a missing number tells nothing.
+    The result is empty if there are nested configurations: they omit values that are the default of their class, so
+    that a missing number says nothing.
     """
     if has_parts(config):
         return {}
@@ -125,8 +126,8 @@ def with_layers(
 ) -> tuple[dict[str, Any], bool]:
     """Return a configuration for a new list of layers, and whether it has a field for the number of layers.
 
-    ``old`` is the list of layers that the configuration describes. ``origins`` has, for each new layer, the
-    configuration of the model that it comes from and its number there.
+    ``old`` is the list of layers that the configuration describes now. ``origins`` has, for each new layer, the
+    configuration of the model that this layer comes from, and its number in that model.
     """
     fields = _chosen([path for path, value in _counts(config) if value == old.count], old.prefix)
     changed = dict(config)
@@ -143,9 +144,9 @@ def with_layers(
 
 
 def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[LayerList], kept: int) -> Iterator[str]:
-    """Yield the reasons why a configuration cannot be changed to the first ``kept`` layers of a list.
+    """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
-    A reason is a field that also gives the number of layers of one of the ``others`` (further lists of the model), or
+    A reason is a field that also gives the length of one of the ``others`` (further lists of layers in the model), or
     an unknown field with an entry for each layer or with the number of a removed layer.
     """
     paths = [path for path, value in _counts(config) if value == old.count]
@@ -180,7 +181,7 @@ def _counts_all(value: list[Any], count: int) -> bool:
 
 
 def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:
-    """Return a field's entry for one layer of a configuration; without such a field, the entry in ``known``."""
+    """Return the entry for layer ``number`` in the field at ``path``; if there is no such field, that in ``known``."""
     found: Any = config
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None
@@ -189,7 +190,7 @@ def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequen
 
 
 def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
-    """Return the fields that belong to a list of layers: those for its modality, and for its encoder or decoder."""
+    """Return the fields among ``paths`` that belong to the layers below ``prefix``, by modality, encoder or decoder."""
     side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
     top = [path for path in paths if len(path) == 1]
     if side:
@@ -204,7 +205,7 @@ def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
 
 
 def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
-    """Return the dtypes of a plan's floating tensors, without codes and scales: no loader casts those."""
+    """Return the floating dtypes in a plan, except those of quantised tensors and scales, which no loader casts."""
     infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
     return sorted(

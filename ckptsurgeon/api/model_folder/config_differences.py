@@ -44,7 +44,7 @@ FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
 
 
 def _factor_notes(plan: Plan) -> list[str]:
-    """Return a note if both factors of adapters are merged one by one: (A + C)/2 (B + D)/2 is not (AB + CD)/2."""
+    """Return a note if a plan merges the two factors of adapters separately: (A + C)/2 (B + D)/2 is not (AB + CD)/2."""
     merged = {match[0] for step in plan.steps if step.op in MERGES and (match := FACTOR.search(step.key))}
     if len(merged) < 2:
         return []
@@ -60,15 +60,15 @@ def with_config_said(
     donor: int = 0,
     given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
-    """Return a plan with a note on each source whose configuration makes equal weights compute something else.
+    """Return a plan with a note on each source with which the same weights would compute something else in the output.
 
     ``folders`` are the folders of the sources. The output has the configuration of the source at index ``donor``; if
-    that has none, of the first source that has one. ``given`` is a destination that is not a source: its
-    configuration, name and folder.
+    that source has none, of the first source that has one. If the output's configuration comes from a destination that
+    is not a source, ``given`` is its configuration, name and folder.
 
-    A field is compared unless it is known not to affect what weights of the same shapes compute. A field that only one
-    configuration has is compared if both have one model type and its value is not the default of the class. Further
-    notes are on classifier rows with other labels, and on inputs that are prepared differently.
+    Each field is compared, except those that are known not to affect what weights of the same shapes compute. A field
+    that only one configuration has is compared if both have the same model type and its value is not the default of
+    the class. Further notes are on classifier rows with other labels, and on inputs that are prepared differently.
     """
     plan = replace(plan, notes=(*plan.notes, *_factor_notes(plan)))
     taken = {one.source for step in plan.steps for one in step.inputs}
@@ -88,7 +88,10 @@ def with_config_said(
 
 
 def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one note that lists all fields that differ between the configurations of two named models, if any do."""
+    """Yield one note that lists the fields in which the configurations of two models differ, or nothing if none do.
+
+    ``other`` and ``name`` are the names of the models with the configurations ``theirs`` and ``ours``.
+    """
     pair = _parts_of_one_kind(theirs, ours)
     found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
@@ -100,7 +103,10 @@ def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
-    """Return a line on a field with its value in each of two models; the model in which it is not set comes first."""
+    """Return a line of a note: a field and its value in two models, each given as (model, value).
+
+    A model in which the field is not set comes first.
+    """
     (one, other), (here, name) = sorted(pair, key=lambda value: value[0] != UNSAID)
     return f"{field} is {one} in {other}, {here} in {name}"
 
@@ -108,7 +114,7 @@ def _line(field: str, *pair: tuple[str, str]) -> str:
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two configurations to compare; if one has a nested configuration of the other's type, that nested one."""
+    """Return two configurations to compare: if one nests a configuration of the other's model type, only this part."""
     for part in PARTS:
         inner, outer = theirs.get(part), ours.get(part)
         if isinstance(outer, dict) and not isinstance(inner, dict) and _is_kind(outer, theirs):
@@ -126,7 +132,10 @@ def _is_kind(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
 def _differing(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "", *, is_part: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield each field that differs, also in nested configurations, with both values as text."""
+    """Yield (field, their value, our value), as text, for each field that differs, including nested configurations.
+
+    ``above`` is the path of a nested configuration, which goes before its fields.
+    """
     is_one_kind = theirs.get("model_type") == ours.get("model_type")
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
     for field in dict.fromkeys((*ours, *theirs)):
@@ -151,7 +160,7 @@ def _differing(
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a difference in a field does not matter; ``pair`` has its values in the two ``configs``."""
+    """Whether a field that differs is not used by the models; ``pair`` has its values in the two ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
     if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
@@ -167,16 +176,17 @@ def _is_short(value: Any) -> bool:
 
 
 def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
-    """Whether the one value that is set is not the default of the class.
+    """Whether the value of a field that only one of two models sets is not the default of its class.
 
-    If the default is not known, the answer is yes, but no in a nested configuration (``is_part``).
+    ``pair`` has the value and None. If the default is not known, the answer is yes, but no in a nested configuration
+    (``is_part``).
     """
     usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
     return usual is False or (usual is None and not is_part)
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Whether two values differ; lists only in their common length, since models may have more or fewer layers."""
+    """Whether two values differ; of lists, only the common length is compared: models may have more or fewer layers."""
     if isinstance(one, list) and isinstance(here, list):
         return any(a != b for a, b in zip(one, here, strict=False))
     return bool(one != here)
@@ -187,7 +197,7 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """Return a field's two values as text; of lists, the first element that differs and how many others do."""
+    """Return a field's two values as text; of lists, the first element that differs and how many more differ."""
     one, here = theirs.get(field), ours.get(field)
     if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
         return _said_in(theirs, field), _said_in(ours, field)
@@ -222,7 +232,10 @@ MOST_FIELDS = 6
 
 
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on how two named models prepare inputs differently; only fields that both have are compared."""
+    """Yield a note on how two models prepare inputs differently; only fields that both have are compared.
+
+    ``other`` and ``name`` are the names of the models in the folders ``theirs`` and ``ours``.
+    """
     there, here = _fields(theirs), _fields(ours)
     differing = [
         f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {_said(value)} in {escape(name)}"
@@ -237,7 +250,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def _inputs_differ(one: Any, here: Any) -> bool:
-    """Whether two values of the same form differ: older files have numbers for sizes, newer ones objects."""
+    """Whether two values of the same type differ: sizes are numbers in older files and objects in newer ones."""
     if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
         return False
     if isinstance(one, dict) and isinstance(here, dict):
@@ -246,7 +259,7 @@ def _inputs_differ(one: Any, here: Any) -> bool:
 
 
 def _fields(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return the fields of a processor's file; none if it cannot be read, or is at a remote address."""
+    """Return the fields of preprocessor_config.json or processor_config.json; empty if it is unreadable or remote."""
     named = {one.name: one for one in folder.files if not scheme_of(one.path)}
     with suppress(ConfigError, SourceError):
         if PREPROCESSOR in named:

@@ -40,7 +40,7 @@ _OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
     """Return a plan whose config.json names the dtype of its weights, so that from_pretrained does not cast them.
 
-    If the weights have several dtypes, the configuration stays and a note says so.
+    If the weights have several dtypes, config.json is not changed and a note says so.
     """
     config = next((one for one in plan.target.companions if one.name == "config.json" and one.text), None)
     floating = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
@@ -63,7 +63,7 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
 
 
 def _renamed(fields: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return fields with a new dtype wherever a dtype is set, also in nested configurations."""
+    """Return a configuration with ``dtype`` wherever it sets a dtype, including its nested configurations."""
     changed = {key: _renamed(value, dtype) if isinstance(value, dict) else value for key, value in fields.items()}
     return {**changed, "dtype": dtype} if str(fields.get("dtype")) in DTYPES else changed
 
@@ -160,13 +160,13 @@ _OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
-    """Whether a field does not affect what equal weights compute, or its value shows in their shapes."""
+    """Whether a field needs no comparison: it does not affect what the weights compute, or shows in their shapes."""
     is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
     return field in _NAMES or is_size or _WORDS.search(field) is not None
 
 
 def is_derived(field: str) -> bool:
-    """Whether a class derives a field from other fields if its configuration does not set it."""
+    """Whether transformers derives a field from other fields of a configuration if this field is not set."""
     return _DERIVED.search(field) is not None
 
 
@@ -217,7 +217,7 @@ def label_notes(
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the label of each row; no labels if all have the default names."""
+    """Return the label of each row of the classifier by ``id2label``; empty if all labels have the default names."""
     given = config.get("id2label")
     labels = given.items() if isinstance(given, dict) else ()
     rows = {row: label for row, label in labels if row.isdecimal() and len(row) < LONGEST and isinstance(label, str)}
@@ -229,7 +229,7 @@ def _labels(config: Mapping[str, Any]) -> dict[int, str]:
 
 
 def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of quantisation of the source at ``place``, with modules renamed as in the plan."""
+    """Return quantisation ``settings`` with the module names that the plan gives to the source at index ``place``."""
     pairs = [(one.key, step.key) for step in plan.steps for one in step.inputs if one.source == place]
     if all(old == new for old, new in pairs):
         return settings
@@ -243,7 +243,10 @@ def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Map
 
 
 def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return the plan of an edit, with notes on plain weights whose new names the settings do not exclude."""
+    """Return the plan of an edit, with notes on plain weights that quantisation settings exclude only by old names.
+
+    Under its new name, such a weight would be taken for a quantised one.
+    """
     settings = checkpoint.quantisation if checkpoint.codes else {}
     if not settings or all(step.key == step.source_key for step in plan.steps):
         return plan

@@ -26,7 +26,7 @@ _BYTES = "bytes_output_mode"
 def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the alphabet of a folder has another size than the output layer of its network.
 
-    ``read`` has the same vocabulary, which may have been read.
+    ``read`` is the same folder, or one with the same alphabet, which may be loaded already.
     """
     rows = next((one.shape[0] for one in tensors if one.key == _OUTPUT and len(one.shape) == 1), 0)
     if not rows or folder.vocabulary != ALPHABET or _is_of_bytes(folder):
@@ -37,14 +37,14 @@ def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read
 
 
 def _is_of_bytes(folder: ModelFolder) -> bool:
-    """Return whether the flags beside a network say that its outputs are bytes, so that it has no alphabet."""
+    """Return whether the flags file beside a network says that it outputs bytes, so that it has no alphabet."""
     with suppress(CheckpointError, ValueError):
         return any(one.name == FLAGS for one in folder.files) and folder.document(FLAGS).get(_BYTES) is True
     return False
 
 
 def tensorflow_notes(plan: Plan) -> Iterator[str]:
-    """Yield notes on a plan whose output is in TensorFlow's format: what Coqui STT finds in it, or lacks."""
+    """Yield notes on a plan whose output is in TensorFlow's format: whether Coqui STT can load it, or what it lacks."""
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     if is_network(tensors):
         yield "for Coqui STT: the state of an Adam before its first step, with moments of zero, and global_step 0"

@@ -56,7 +56,7 @@ SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json"
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """Return JSON text with the format that transformers writes."""
+    """Return a document as JSON text in the layout that transformers writes: indented by two spaces."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Notes on experts: another number than is declared or than the router has, missing experts, routers or parts."""
+"""Notes on mixtures of experts: a number of experts that contradicts config.json or the router, or missing tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 
 def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on experts: another number than declared, or missing experts or routers in single layers."""
+    """Yield notes if there are more or fewer experts than declared, or if layers lack experts or routers."""
     yield from _choices(config)
     sets: dict[str, dict[int, set[str]]] = {}
     for one in tensors:
@@ -33,7 +33,7 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on a router that is to choose more experts than there are, or from groups of unequal size."""
+    """Yield notes on a configuration whose router chooses more experts than there are, or from unequal groups."""
     field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
     number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
     if field and number and type(chosen) is int and chosen > number:
@@ -43,9 +43,9 @@ def _choices(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
-    """Return the field with the number of experts, and the numbers that there may be; '' if it has none.
+    """Return the field that declares the number of experts ('' if there is none), and the numbers that it allows.
 
-    Some experts of LongCat compute nothing; transformers from 5 on gives them weights too.
+    There are two numbers for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
     """
     field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
     if not field:
@@ -55,7 +55,10 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
 
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on experts in one tensor if they are not as many as is declared, or as in the other tensors."""
+    """Yield a note if a tensor that stacks all experts of a layer has another number of them than is declared.
+
+    If no number is declared, such tensors are compared with each other.
+    """
     found = [(one, match[1] or "") for one in tensors if len(one.shape) > 1 and (match := _STACKED.match(one.key))]
     field, declared = _declared(config)
     if not found:

@@ -96,7 +96,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if there is a classifier, or none, against what ``architectures`` says."""
+    """Yield a note if ``architectures`` names a class with a classifier and the weights have none, or the reverse."""
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
     found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
@@ -115,7 +115,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that belong to other model types, if no key belongs to this type."""
+    """Yield the keys that only other model types than ``kind`` have; nothing if a key is one of this type."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
@@ -123,7 +123,7 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield notes on tensors in layers that no model of this type has, or that the layers lack but every one has."""
+    """Yield notes on tensors in layers that no model of type ``kind`` has, or that all have and these layers lack."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
     for name, pattern, having, lacking in _PARTS:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
@@ -135,7 +135,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on biases that are there, or are not, against what the configuration says."""
+    """Yield notes on biases that exist although the configuration says that there are none, and the reverse."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():
         flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)

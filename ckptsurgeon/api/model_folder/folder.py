@@ -47,9 +47,10 @@ UNLISTED = "a web server does not list its folders, so no configuration or token
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder; ``files`` is empty for a single file of weights, and for a folder without a configuration.
+    """The files beside the weights in a model's folder: configuration and tokeniser, which outputs get.
 
-    ``linked`` has the names of such files that are links out of the folder, ``left`` the names of all other files.
+    ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
+    of such files that are symbolic links out of the folder, and are not copied; ``left`` the names of all other files.
     ``unlisted`` is set for an address on a web server, which does not list its folders.
     """
 
@@ -97,7 +98,7 @@ class ModelFolder:
 
     @property
     def said_tied(self) -> bool | None:
-        """The value of ``tie_word_embeddings`` in its configuration; None if it is not set."""
+        """The value of ``tie_word_embeddings`` in the configuration; None if it is not set."""
         text = self.config.get("text_config")
         declared = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
         return declared if isinstance(declared, bool) else None
@@ -122,7 +123,10 @@ class ModelFolder:
         return self.tokens is not None and self.tokens == other.tokens
 
     def other_list(self, other: ModelFolder) -> str:
-        """Return the first further token list whose content differs in another folder; '' if none differs."""
+        """Return the name of the first additional token list (for a target language, say) that differs in ``other``.
+
+        Returns '' if none differs.
+        """
         both = {one.name for one in self.files} & {one.name for one in other.files} & {*SECOND}
         return next((name for name in SECOND if name in both and self._hash(name) != other._hash(name)), "")
 
@@ -163,7 +167,7 @@ class ModelFolder:
 
     @cached_property
     def token_list(self) -> Vocabulary | None:
-        """Its tokens, and what their file says of them; None if they cannot be read."""
+        """Its tokens with the properties that their file gives (kind, added tokens); None if they cannot be read."""
         named = {one.name for one in self.files}
         with suppress(ConfigError):
             return vocabulary_in(self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None)
@@ -178,7 +182,7 @@ class ModelFolder:
 
     @cached_property
     def pieces(self) -> Mapping[str, tuple[str, ...] | None]:
-        """The pieces of its sentencepiece models nearby, by the name of the file; None for one that is not whole."""
+        """The pieces of its local sentencepiece models, by the name of the file; None for an incomplete file."""
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
@@ -201,7 +205,7 @@ class ModelFolder:
         return template if isinstance(template, str) else ""
 
     def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
-        """Return files with a new chat template, both as a file and in the older field of tokenizer_config.json."""
+        """Return ``files`` with a new chat template, both as a file and in the older field of tokenizer_config.json."""
         found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
         config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
         if config is not None:
@@ -263,9 +267,10 @@ def model_folder_at(path: str) -> ModelFolder:
 
 
 def _is_left_over(files: Sequence[Companion], weights: Collection[str]) -> bool:
-    """Return whether a whole model has the settings of an adapter beside it, whose weights are not the model's.
+    """Return whether a whole model has an adapter's settings beside it, although its weights are not an adapter's.
 
-    transformers looks for the adapter wherever these settings are. ``weights`` has the names of the model's weights.
+    transformers looks for an adapter's weights if it finds such settings. ``weights`` has the names of the model's
+    files of weights.
     """
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 

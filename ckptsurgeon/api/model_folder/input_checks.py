@@ -28,9 +28,9 @@ BARRED = re.compile(r"<[|｜][^|｜<>\s{}'\"]{1,40}[|｜]>")
 
 
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on what prepares inputs of other sizes, or with other tokens, than the model has.
+    """Yield notes on files in a folder that prepare inputs of other sizes, or with other tokens, than its model has.
 
-    ``read`` has the same vocabulary as ``folder``.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
     """
     made = object_in(folder, PREPROCESSOR)
     yield from _mel_bins(made, folder.config)
@@ -64,7 +64,10 @@ def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator
 
 
 def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on patches of images that a processor counts otherwise, and on a layer that there is not."""
+    """Yield notes if a processor's ``patch_size`` is not the model's, or ``vision_feature_layer`` does not exist.
+
+    ``made`` has the fields of the processor, and ``config`` those of the model.
+    """
     vision = config.get("vision_config")
     part = vision if isinstance(vision, dict) else {}
     number, wanted = made.get("patch_size"), part.get("patch_size")
@@ -77,7 +80,7 @@ def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str
 
 
 def _two_templates(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the chat template in tokenizer_config.json is another than the file, which is the one used."""
+    """Yield a note if tokenizer_config.json has another chat template than the file that transformers uses."""
     other = object_in(folder, TOKENIZER).get("chat_template")
     if not isinstance(other, str) or not any(one.name == CHAT for one in folder.files):
         return
@@ -87,7 +90,7 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the field with the size of the images that a processor makes, and height and width; () if not known."""
+    """Return the field of a processor that gives the size of its images, and this size: (height, width), or ()."""
     field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
     if field == "size" and made.get("do_resize") is False:
         return field, ()
@@ -111,7 +114,7 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
 
 
 def _chat_tokens(folder: ModelFolder, tokens: set[str]) -> Iterator[str]:
-    """Yield a note if the tokeniser has none of the control tokens that a chat template writes, but has others."""
+    """Yield a note if a tokeniser has control tokens (``<|name|>``), but none of those in its chat template."""
     template = ""
     with suppress(ConfigError, SourceError):  # reported elsewhere
         template = folder.chat_template

@@ -68,7 +68,11 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 def rotary_differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield differing fields of rotary embeddings with both values, None if not set; older names count as new ones."""
+    """Yield (field, their value, our value) for fields of rotary embeddings that differ; None is for a field not set.
+
+    Fields with their older names are compared with the newer ones. ``is_one_kind`` says whether both models have the
+    same type.
+    """
     pair = _by_kind(theirs), _by_kind(ours)
     if pair[0] is None and pair[1] is None:
         yield from _compared(_rope(theirs), _rope(ours), ours, is_one_kind=is_one_kind)
@@ -109,14 +113,20 @@ def _compared(
 
 
 def _by_kind(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Return the settings of rotary embeddings for each kind of layers; None if a configuration has no such kinds."""
+    """Return the settings of rotary embeddings for each kind of layers (sliding or full attention, for instance).
+
+    Returns None if the configuration has the same settings for all layers.
+    """
     given = config.get("rope_parameters")
     found = {name: value for name, value in given.items() if isinstance(value, dict)} if isinstance(given, dict) else {}
     return {name: _plain(value) for name, value in found.items()} or None
 
 
 def _older(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Return these settings from a configuration older than transformers 5; None if its class has no such kinds."""
+    """Return settings of rotary embeddings for each kind of layers from a configuration older than transformers 5.
+
+    Returns None if its class has no kinds of layers.
+    """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _BASES:
         return None
@@ -133,7 +143,7 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of rotary embeddings that a configuration has for all layers."""
+    """Return the settings of rotary embeddings (scaling, base) that a configuration has for all layers."""
     found: dict[str, Any] = {"rope_type": "default"}
     for name in ("rope_scaling", "rope_parameters"):
         given = config.get(name)
@@ -176,9 +186,10 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _gaps(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the layers that a configuration declares are not numbered without gaps from 0.
+    """Yield a note if the numbers of layers in the keys have gaps or do not begin at 0.
 
-    There is no note if another list has all declared layers: then the gaps are modules without weights.
+    There is no note if another list of numbered modules has all declared layers: then the gaps are modules without
+    weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:

@@ -17,7 +17,7 @@ __all__ = ["STACKS", "dtype_notes", "gap_notes", "hole_notes", "is_stack", "unev
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields of models in which any layer may lack any module."""
+"""Fields in the configurations of models in which any layer may lack any module."""
 ALIKE = frozenset((
     "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
@@ -57,10 +57,10 @@ _CODED = re.compile(
 
 
 def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on a layer that lacks tensors that the other layers like it have.
+    """Yield a note on a layer that lacks tensors that the other layers of its kind have.
 
-    In many architectures layers differ on purpose (the first, the last, every second one, attention layers among
-    others), and each kind has tensors of its own. A single layer that only lacks some is therefore a fault.
+    In many architectures layers differ on purpose (the first, the last, every second one, layers with attention), and
+    each kind has tensors that the others lack. A single layer that lacks tensors and has none of its own is a fault.
     """
     if not config or any(name in config for name in OWN_LAYERS):
         return
@@ -81,10 +81,10 @@ def hole_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[
 
 
 def gap_notes(keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note on layers between others of which a checkpoint without a configuration has no tensor.
+    """Yield a note if numbered layers are missing between others, for a checkpoint without a configuration.
 
-    Most layers must have the same tensors, several in modules: in a ``Sequential``, modules without weights have
-    numbers as well.
+    There is a note only if most layers have the same tensors, several of them in submodules: in an ``nn.Sequential``,
+    modules without weights take up numbers as well.
     """
     for prefix, numbers in lists_with_gaps(keys).items():
         lost = [number for number in range(min(numbers), max(numbers)) if number not in numbers]
@@ -100,7 +100,7 @@ def gap_notes(keys: Sequence[str]) -> Iterator[str]:
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike.
 
-    Of quantised tensors the rows are compared, which headers give for certain; the columns depend on the bits.
+    Of quantised tensors only the rows are compared, which headers always give; the columns depend on the bits.
     """
     if config.get("model_type") not in ALIKE:
         return
@@ -113,7 +113,7 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of one tensor in two layers, if the sizes of the two differ."""
+    """Yield two keys, which differ only in the number of the layer, if their ``sizes`` are not the same."""
     for one in numbered_lists(list(sizes)):
         first: dict[str, str] = {}
         for number, rests in layers_of(one, sizes).items() if is_stack(one.prefix) else ():
@@ -125,20 +125,26 @@ def _uneven(sizes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the number of rows of each quantised tensor, by its plain key; of parameters if headers give no shape."""
+    """Return text with the number of rows of each quantised tensor, by the key of the plain tensor it stands for.
+
+    If headers do not give the shape, the text has the number of parameters instead.
+    """
     shapes = shapes_of_codes(tensors, config)
     return {key: f"has {count(shape[0], 'row' if shape[1:] else 'parameter')}" for key, shape in shapes.items()}
 
 
 def is_stack(prefix: str) -> bool:
-    """Whether modules with this prefix are layers of a model, not numbered modules within one."""
+    """Whether numbered modules below this prefix are the layers of a model, not modules inside a layer."""
     if prefix.endswith("reassemble_stage.layers"):  # of DPT: each resizes otherwise, one not at all
         return False
     return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
 
 
 def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by layer, the tensors that it lacks although at least half of the layers have them."""
+    """Return, for each layer that lacks any, the tensors that at least half of the layers have.
+
+    ``layers`` has the names of each layer's tensors, without the prefix of the layer.
+    """
     counts = Counter(rest for rests in layers.values() for rest in rests)
     usual = [rest for rest, number in counts.items() if number * 2 >= len(layers)]
     found = {number: _lost(rests, usual, counts) for number, rests in layers.items()}
@@ -146,7 +152,10 @@ def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return the tensors that a single layer lacks, by its number; empty if it is the first or last."""
+    """Return the tensors that exactly one layer lacks, by the number of this layer.
+
+    The result is empty if several layers lack tensors, or if the layer is the first or the last.
+    """
     if len(layers) < FEWEST:
         return {}
     counts = Counter(rest for rests in layers.values() for rest in rests)
@@ -160,7 +169,10 @@ def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return the usual tensors that a layer lacks; none if it has tensors of its own, and so is of another kind."""
+    """Return those of the ``usual`` tensors that a layer lacks; ``own`` has its tensors, ``counts`` the layers of each.
+
+    Returns none if the layer has a tensor that no other layer has: it is of another kind.
+    """
     if any(counts[rest] == 1 for rest in own):
         return []
     modules = {rest[:place] for rest in own for place, letter in enumerate(rest) if letter == "."}
@@ -182,9 +194,10 @@ def _is_coded(rest: str, own: Collection[str]) -> bool:
 
 
 def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by layer, the tensors of its modules that at least half of the layers with such a module have.
+    """Return, for each layer that lacks any, the tensors that its modules have in at least half of the other layers.
 
-    An MLP with a router or experts is another module than one without, whatever its name.
+    Only layers that have a module are compared in it. An MLP with a router or experts counts as another module than one
+    without them, even if both have the same name.
     """
     found: dict[int, list[str]] = {}
     kinds = {number: _modules(rests) for number, rests in layers.items()}
@@ -200,7 +213,10 @@ def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
-    """Return the tensors of a layer by module, and by whether it has experts; '' for those in no module, as norms."""
+    """Return the tensors of a layer by the name of their module, and by whether this module has experts.
+
+    Tensors of modules without submodules, such as norms, are under the name ''.
+    """
     found: dict[str, dict[str, None]] = {"": {}}
     for rest in rests:
         module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
@@ -210,7 +226,11 @@ def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
-    """Whether a layer has a tensor, or has it in another encoding, or other notes report it (routers, encodings)."""
+    """Whether a tensor is not missing in a layer: it exists, exists quantised, or is reported by other notes.
+
+    ``rest`` is the tensor's name in the layer, and ``own`` has the names of the layer's tensors. Other notes report
+    routers and parts of quantised tensors.
+    """
     if rest in own or _ROUTER.search(rest):
         return True
     module, _, leaf = rest.rpartition(".")
@@ -224,10 +244,10 @@ def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
 
 
 def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by layer, the projections without which nothing can compute the others of the same module.
+    """Return, for each layer that lacks any, the projections that every module with the same other projections needs.
 
-    These are the output of attention and one of the three matrices of an MLP, in whatever encoding. Keys and values
-    are left out: layers may share them.
+    These are the output projection of attention and each of the three matrices of an MLP, plain or quantised. Those of
+    keys and values are left out: layers may share them.
     """
     found: dict[int, list[str]] = {}
     names = {number: {rest[: match.end()] for rest in rests if (match := _PROJECTION.match(rest))}
@@ -251,10 +271,10 @@ PLAIN = (*HALF, "float32")
 
 
 def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor is float16 in one layer and bfloat16 in another: a shard is from another copy.
+    """Yield a note if a tensor is float16 in one layer and bfloat16 in another, as if a shard were from another copy.
 
-    Modules of one model may differ in dtype (an image encoder, norms), but not one module between layers. There is no
-    note for quantised models.
+    Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
+    in all layers. There is no note for quantised models.
     """
     if config.get("quantization_config") or any(one.dtype not in PLAIN for one in tensors if len(one.shape) > 1):
         return

@@ -19,11 +19,11 @@ __all__ = ["left_there"]
 
 
 def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
-    """Return notes on files in the output's folder that were not written with it, and on their contradictions.
+    """Return notes on older files in the folder of an output, and on how they contradict its weights.
 
-    ``written`` has the names of the files written beside the weights. ``planned`` has the files that an output folder
-    would get: existing files with the same content are not named. There are no notes if the output cannot be opened
-    by its path.
+    ``output`` is the path of the output, and ``written`` has the names of the files written beside its weights.
+    ``planned`` has the files that an output folder would get: existing files with the same content are not named.
+    There are no notes if the output cannot be opened by its path.
     """
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
         folder = model_folder(checkpoint)
@@ -43,7 +43,7 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
 
 
 def _is_there(folder: ModelFolder, one: PlanCompanion) -> bool:
-    """Whether a folder has a file with the content that was planned."""
+    """Whether a folder has a file with the name and the content of a planned file."""
     path = next((other.path for other in folder.files if other.name == one.name), "")
     with suppress(CheckpointError):
         return bool(path) and hashlib.sha256(read_small(path, 256 << 20)).hexdigest() == one.sha256

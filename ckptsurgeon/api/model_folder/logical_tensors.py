@@ -22,13 +22,16 @@ _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
 
 
 def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the logical shape of each quantised tensor by its plain key, or its number of parameters if not known."""
+    """Return the logical shape of each quantised tensor, by the key of the plain tensor that it stands for.
+
+    If headers do not give the shape, it is replaced by a single number, that of the parameters.
+    """
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
     return logical_shapes(find_codes(infos, lambda: quantisation_of(config)))
 
 
 def plain_keys(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[str]:
-    """Return the keys of all tensors, with the plain key of each quantised tensor in place of those of its parts."""
+    """Return the keys of all tensors; a quantised tensor has one key, as if it were plain, not those of its parts."""
     if not quantisation_of(config):
         return [one.key for one in tensors]
     coded = find_codes({one.key: TensorInfo(one.dtype, one.shape) for one in tensors}, lambda: quantisation_of(config))
@@ -36,7 +39,10 @@ def plain_keys(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
 
 
 def logical_tensors(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> list[DescribedTensor]:
-    """Return all tensors, with the logical ones in place of codes; codes that have their shapes (fp8) stay."""
+    """Return all tensors, but quantised ones with the key and shape of the plain tensors that they stand for.
+
+    Codes that have the shape of the plain tensor already (fp8) stay.
+    """
     shapes = shapes_of_codes(tensors, config)
     plain = {one.key for one in tensors if is_number(one) and len(one.shape) > 1}
     found = [
@@ -49,7 +55,10 @@ def logical_tensors(tensors: Sequence[DescribedTensor], config: Mapping[str, Any
 
 
 def _whole(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape; for a number of parameters (bitsandbytes), the one that follows from the model's width."""
+    """Return the shape of a tensor; if only its number of parameters is known, the shape by the model's width.
+
+    bitsandbytes stores 4-bit weights flat, so that headers give only this number.
+    """
     width = config.get("hidden_size")
     if (
         len(shape) > 1

@@ -40,11 +40,12 @@ def merged_folder(
     files: Sequence[Companion] | None = None,
     tokens: ModelTokens | None = None,
 ) -> Plan:
-    """Return a plan whose output, if it is a folder, gets the files and the configuration of the ``donor``.
+    """Return a plan whose output, if it is a folder, gets the configuration and the files of the model ``donor``.
 
-    ``config`` and ``files`` replace those of the donor. The configuration gets the dtype of the weights, and does not
-    tie an output layer that one of the ``models`` stores separately from its embedding. With ``tokens`` the output has
-    a new vocabulary: its files are added, and size and token ids in the configuration follow it.
+    ``config`` and ``files``, if given, are used instead of the donor's. The configuration gets the dtype of the
+    weights, and does not tie an output layer that one of the ``models`` stores separately from its embedding. If
+    ``tokens`` is given, the output has this new vocabulary: its files are added, and the vocabulary size and the token
+    ids in the configuration are changed to fit it.
     """
     notes = list(mixed_head_notes(plan, models))
     config = donor.config if config is None else config
@@ -78,9 +79,9 @@ def lora_folder(
 ) -> Plan:
     """Return the plan of a base with adapters; its output, if it is a folder, gets the files beside the base.
 
-    ``tensors`` are the base's. If an adapter brings rows for another vocabulary, the output gets its tokeniser and its
-    vocabulary size. Token ids in the configuration follow their tokens, unless rows are taken ``by_place``. Raises
-    ConfigError for an id whose token the new vocabulary lacks.
+    ``tensors`` are the base's. If an adapter replaces the embedding by one for another vocabulary, the output gets the
+    adapter's tokeniser and vocabulary size. Token ids in the configuration become the new ids of their tokens, unless
+    rows are taken ``by_place``. Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not base.files:
         return with_files(plan, (), base.notes) if base.notes else plan
@@ -114,7 +115,10 @@ def lora_folder(
 def _of_new_rows(
     plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder], *, resized: bool
 ) -> ModelFolder | None:
-    """Return the first adapter that brings rows for a tokeniser of its own; None if the base's tokeniser is kept."""
+    """Return the folder of the first adapter that replaces the embedding and has a tokeniser; None if none does.
+
+    The output gets this adapter's tokeniser, and otherwise that of the base.
+    """
     for number, one in enumerate(adapters, 1):
         if one.tokenizer and _brings_rows(plan, number) and (resized or not one.has_tokens_of(base)):
             return one
@@ -122,7 +126,7 @@ def _of_new_rows(
 
 
 def _brings_rows(plan: Plan, source: int) -> bool:
-    """Whether an adapter replaces an embedding or output layer as a whole."""
+    """Whether the adapter at index ``source`` replaces an embedding or output layer as a whole."""
     return any(
         is_of_tokens(step.key, len(step.shape))
         and any(one.source == source and one.shape == step.shape for one in step.inputs)
@@ -131,7 +135,7 @@ def _brings_rows(plan: Plan, source: int) -> bool:
 
 
 def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> list[str]:
-    """Return a note on the adapters with another tokeniser but no rows for its tokens."""
+    """Return a note on the adapters that have another tokeniser than the base but do not replace the embedding."""
     names = [
         escape(source.name)
         for number, (source, one) in enumerate(zip(plan.sources[1:], adapters, strict=False), 1)

@@ -39,9 +39,10 @@ PARTS = "{part}name a list that has it"
 def with_new_ids(
     config: Mapping[str, Any], files: Sequence[Companion], numbers: Renumbering, new: str, remedy: str
 ) -> tuple[Mapping[str, Any], tuple[Companion, ...], list[str]]:
-    """Return a configuration, the files beside it, and notes: token ids are renumbered as their tokens are.
+    """Return a configuration and the files beside it with the new ids of their special tokens, and notes on changes.
 
-    ``new`` names the new vocabulary in messages; ``remedy`` is the hint for an id whose token it lacks.
+    ``numbers`` has the new id of each token. ``new`` is the path of the new vocabulary, for messages, and ``remedy``
+    the hint for an id whose token this vocabulary lacks.
     """
     moved, notes = renumbered(CONFIG, config, numbers, new, remedy=remedy)
     files, more = renumbered_generation(files, numbers, new, {}, remedy=remedy)
@@ -51,9 +52,9 @@ def with_new_ids(
 def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> Plan:
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
-    ``tensors`` and ``ties`` are the source's. The configuration is copied as long as it can describe the output: its
-    dtype is changed, and its number of layers if the last layers are left out. If keys are renamed or other tensors
-    left out, it is not copied, and a note says so.
+    ``tensors`` and ``ties`` are the source's. The configuration is copied if it can describe the output: its dtype is
+    set to that of the weights, and its number of layers is reduced if the last layers are left out. If keys are renamed
+    or other tensors are left out, it is not copied, and a note says so.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -74,7 +75,7 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
-    """Return a file beside the weights; settings of quantisation get the module names of the plan."""
+    """Return a file of the source's folder; if it has settings of quantisation, their module names are renamed."""
     settings: Mapping[str, Any] = {}
     with suppress(CheckpointError):  # an unreadable file is reported when it is copied
         settings = folder.document(file.name) if file.name in QUANTISED_BY else {}
@@ -83,7 +84,7 @@ def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Compani
 
 
 def _taken(plan: Plan, ties: Mapping[str, str]) -> set[str]:
-    """Return the keys of the source whose tensor is in the output under any of its tied names."""
+    """Return the keys of the source's tensors that are in the output, including all keys tied to such a tensor."""
     keys = {step.source_key for step in plan.steps}
     owners = {ties.get(key, key) for key in keys}
     return {*keys, *owners, *(key for key, owner in ties.items() if owner in owners)}
@@ -103,9 +104,10 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
 def _fewer_layers(
     folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the configuration for fewer layers if only the last layers are left out, and a note.
+    """Return the configuration with fewer layers if only the last layers are left out, and notes.
 
-    Returns None if other tensors are left out, or if the configuration cannot be changed; the note then says why.
+    ``keys`` are those of the source, and ``left`` those that are left out. Returns None if other tensors are left out,
+    or if the configuration cannot be changed; a note then gives the reason.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -131,7 +133,7 @@ def _recast(
     notes: Sequence[str],
     files: Sequence[Companion] | None = None,
 ) -> Plan:
-    """Return a plan with the files of a folder; if the weights are cast, the configuration gets their dtype."""
+    """Return a plan whose output gets the files of a folder; if the weights are cast, config.json gets their dtype."""
     files = folder.files if files is None else files
     cast = any(step.source_dtype != step.dtype and DTYPES[step.dtype].kind == "float" for step in plan.steps)
     if _is_adapter(folder.files) or (config is None and not (cast and folder.config)):
@@ -156,8 +158,8 @@ def _is_adapter(files: Sequence[Companion]) -> bool:
 def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
     """Return the plan of a transplant into a checkpoint; an output folder gets the files beside that checkpoint.
 
-    With a new vocabulary, the output gets its tokeniser, and token ids follow their tokens. Raises ConfigError for an
-    id whose token the new vocabulary lacks.
+    If the vocabulary changes (``change``), the output gets the new tokeniser, and the configuration the new ids of its
+    tokens. Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -179,15 +181,15 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[Companion, ...]:
-    """Return files with these fields as their config.json."""
+    """Return ``files`` with a config.json that has these fields."""
     return (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
 
 
 def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], origin: ModelFolder | None = None) -> Plan:
-    """Return a plan with files beside its weights and notes on them; a destination's own configuration and files stay.
+    """Return a plan whose output gets ``files`` beside its weights, with ``notes``, and more on contradicting files.
 
-    A configuration that cannot be read is not copied. Files that contradict the weights get notes; ``origin`` is the
-    folder that the files are from. The weights of an adapter get the file name that PEFT looks for.
+    ``origin`` is the folder that the files are from. A configuration that cannot be read is not copied. The weights of
+    an adapter get the file name that PEFT looks for. What the plan says of its destination stays.
     """
     files, faults = _without_faulty(files)
     weights = ADAPTER_WEIGHTS[0] if _is_adapter(files) else ""

@@ -77,9 +77,9 @@ _QKV = {"q", "k", "v", "o"}
 
 
 def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on modules that contradict a configuration; none for nested configurations.
+    """Yield notes on modules that a model with this configuration has and the weights lack, and on wrong layer counts.
 
-    There are none either if the configuration names code of its own (``auto_map``).
+    There are none if the configuration names code of its own (``auto_map``).
     """
     kind, keys = config.get("model_type"), [one.key for one in tensors]
     if config.get("auto_map") or not isinstance(kind, str):
@@ -117,7 +117,7 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Whether a pattern is for the encoder or the decoder, and the model's classes do not have that one."""
+    """Whether a pattern of keys is for the encoder, and the model's classes have only a decoder, or the reverse."""
     if not classes:
         return "coder" in pattern
     if "decoder" in pattern:
@@ -126,7 +126,7 @@ def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
 
 
 def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the attention projection that every layer lacks, if every layer has the other three."""
+    """Yield the name of the attention projection (q, k, v or o) that every layer lacks, if all have the other three."""
     if kind not in (*_LLAMA, *_BART):
         return
     found: dict[str, set[str]] = {}

@@ -37,7 +37,7 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
 
 
 def _stems(key: str) -> Iterator[str]:
-    """Yield the names of quantised tensors that a key could belong to: its stem, and the modules around it."""
+    """Yield the names of quantised tensors that a key could be a part of: its two modules, and shorter forms of it."""
     module, _, leaf = key.rpartition(".")
     yield module
     yield module.rpartition(".")[0]
@@ -47,10 +47,10 @@ def _stems(key: str) -> Iterator[str]:
 
 
 def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None) -> Plan:
-    """Return a plan whose metadata hold the settings of quantisation of the quantised tensors that it copies.
+    """Return a plan whose output has, in its metadata, the settings that decode the quantised tensors it copies.
 
-    Without these settings, some codes would be read as plain numbers. ``opened`` are the sources of the plan,
-    ``owner`` is as in ``check_settings``. An entry that the user has set stays.
+    Without these settings, some codes would be read as plain numbers. ``opened`` are the sources of the plan, and
+    ``owner`` is the index of the source whose settings are preferred. Settings that the user gave as metadata stay.
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
@@ -66,7 +66,7 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[QuantisedTensor]]:
-    """Return the quantised tensors that a plan takes from each of its sources."""
+    """Return the quantised tensors that a plan takes from its sources, by the index of the source."""
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
     for step in plan.steps if any(coded) else ():
@@ -79,10 +79,10 @@ def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[Quantise
 def check_settings(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise PlanError if the output's settings would decode quantised tensors to other numbers than their own.
+    """Raise PlanError if the output's settings of quantisation would decode tensors differently than their source's.
 
-    ``owner`` is the index of the source whose settings the output gets; without it, the output gets those of the first
-    source of quantised tensors. ``given`` are the settings of a destination that is not a source.
+    ``owner`` is the index of the source whose settings the output gets; if it is None, the output gets those of the
+    first source of quantised tensors. ``given`` are the settings of a destination that is not a source.
     """
     copied = _copied(plan, opened)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
@@ -99,8 +99,8 @@ def check_settings(
             other = escape(plan.sources[place].name)
             if place == first and not given:
                 raise PlanError(
-                    f"the settings of quantisation of {other} do not fit the new names: {field} is {escape(theirs)} "
-                    f"under the old name, {escape(here)} under the new one.",
+                    f"the settings of quantisation of {other} do not fit the new names of its modules: {field} is "
+                    f"{escape(theirs)} under the old name, {escape(here)} under the new one.",
                     hint="Do not rename these modules, or leave them out.",
                     details=[one.name for one in tensors],
                 )
@@ -113,7 +113,7 @@ def check_settings(
 
 
 def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> Iterator[QuantisedModule]:
-    """Yield the quantised modules that a plan takes from a source, with their names in the output."""
+    """Yield the quantised modules that a plan takes from the source at index ``place``, with their new names."""
     for step in plan.steps:
         for one in step.inputs:
             tensor = codes.get(one.key) if one.source == place else None
@@ -126,9 +126,10 @@ def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> It
 def unsettled_notes(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return notes on sources without settings for their quantised tensors, which the output's settings decode.
+    """Return notes on sources that have quantised tensors but no settings for them, so that the output's decode them.
 
-    ``owner`` and ``given`` are as in ``check_settings``.
+    ``owner`` is the index of the source whose settings the output gets, if there is one; ``given`` are the settings of
+    a destination that is not a source.
     """
     copied = _copied(plan, opened)
     first = next(
@@ -147,7 +148,7 @@ def unsettled_notes(
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note if a plan takes scales, but not the tensor by which ComfyUI knows that a file has scales."""
+    """Yield a note if a plan takes scales from a source, but not ``scaled_fp8``, which tells ComfyUI to use scales."""
     marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
     if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
         return

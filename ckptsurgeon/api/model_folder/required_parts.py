@@ -31,15 +31,15 @@ _FEWEST = 4
 
 
 def pattern_of(key: str) -> str:
-    """Return a key with ``#`` instead of each segment that is a number."""
+    """Return a key with ``#`` instead of each number between dots: ``layers.#.bias`` for ``layers.0.bias``."""
     return _NUMBER.sub("#", key)
 
 
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on tensors that each model of the class in ``config`` has, but that no layer of the weights has.
+    """Yield a note on tensors that each model of the class in ``config`` has, but that are missing in all layers here.
 
-    There is none for weights with any key that the class does not have: names may differ, then, and not parts.
-    An output layer, which may be tied, is left to ``head_notes``.
+    There is no note if a key is unknown to the class: then the names may differ, and nothing may be missing. An output
+    layer, which may be tied, is left to ``head_notes``.
     """
     name = _class_of(config)
     found = _table().get(str(config.get("model_type"))) if name else None
@@ -62,7 +62,10 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
-    """Whether the weights have at least half of the tensors of some kind of layer: a model, not a fragment."""
+    """Whether the weights have at least half of the tensors of a layer, so that they are a model and not a fragment.
+
+    ``own`` has the patterns of their keys, and ``form`` those of a model.
+    """
     wanted, there = (
         Counter(one.partition("#")[0] for one in some if "#" in one) for some in (form, set(own) & set(form))
     )
@@ -70,7 +73,11 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 
 def _of_class(line: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return all patterns of a model type, those that a class always has in each form, and tied ones: (key, source)."""
+    """Read a line of the table, which is for a model type, and return what it says of the class ``name``.
+
+    Returns all patterns of the type; for each variant of the class, the patterns that it always has; and the tied pairs
+    of patterns: (key, source).
+    """
     found = json.loads(line)
     keys = _decoded(found["keys"])
     forms = [
@@ -81,7 +88,7 @@ def _of_class(line: str, name: str) -> tuple[frozenset[str], list[frozenset[str]
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:
-    """Return keys of which each is stored as the number of letters that it shares with the one before, and its rest."""
+    """Return keys from their compact form: for each, how many first letters the key before it shares, and the rest."""
     keys = [""]
     for shared, rest in _pairs(coded):
         keys.append(keys[-1][:shared] + rest)
@@ -94,6 +101,6 @@ def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 @cache
 def _table() -> dict[str, str]:
-    """Return the lines of the table by model type; a line is parsed when it is needed."""
+    """Return the lines of the table by model type, as text: only the line that is needed is parsed."""
     lines = resources.files(__package__).joinpath(TABLE).read_text("utf-8").splitlines()[1:]
     return {line[9 : line.index('"', 9)]: line for line in lines}

@@ -28,7 +28,7 @@ _MULTIPLE, _MOST = 32, 128
 
 
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if an output layer has other rows than ``vocab_size``, though the embedding has as many.
+    """Yield a note if an output layer does not have ``vocab_size`` rows although the embedding has.
 
     There is none if the configuration names code of its own (``auto_map``).
     """
@@ -49,12 +49,18 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _is_padded(number: int, known: Collection[int]) -> bool:
-    """Whether rows of codes may be those of a vocabulary, filled up for kernels that need a multiple."""
+    """Whether a quantised tensor with this number of rows may be for a vocabulary, padded to the multiple of a kernel.
+
+    ``known`` has the vocabulary sizes that the configuration states.
+    """
     return number % _MULTIPLE == 0 and any(0 < number - one < _MOST for one in known)
 
 
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
-    """Return how many tokens a tensor has values for if it is an output layer, or another embedding; else 0."""
+    """Return the number of tokens that a tensor has values for, if it is an output layer or its bias; else 0.
+
+    ``widths`` has those of the embeddings, and ``classes`` the names in ``architectures``.
+    """
     if len(one.shape) == 2 and one.shape[1] in widths and (HEAD.search(one.key) or _DECODER.search(one.key)):
         return one.shape[0]
     if one.key == _LOGITS and len(one.shape) == 2 and all(map(_GENERATING.search, classes)):
@@ -66,7 +72,10 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field, and the tensors of some model types whose dimension ``axis`` has that size, and ``more`` rows."""
+    """A field of config.json that gives the size of some tensors, plus ``more``, in dimension ``axis``.
+
+    ``kinds`` has the model types for which it does, and ``pattern`` matches the modules of the tensors.
+    """
 
     field: str
     kinds: tuple[str, ...]
@@ -101,7 +110,7 @@ _NO_LIMIT = 10**6
 
 
 def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on positions, types of tokens and the like whose number config.json or the tokeniser contradict."""
+    """Yield notes if config.json or the tokeniser contradicts the number of positions, token types and the like."""
     config = folder.config
     if has_parts(config) or config.get("auto_map"):
         return
@@ -130,7 +139,7 @@ def _other_size(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping
 
 
 def _too_long(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the tokeniser truncates texts to more tokens than there are positions."""
+    """Yield a note if the tokeniser allows longer texts (``model_max_length``) than the model has positions."""
     longest = object_in(folder, TOKENIZER).get("model_max_length")
     rows = [one for size in _POSITIONS for one in _found(size, tensors, folder.config)]
     if not rows or type(longest) is not int or longest >= _NO_LIMIT:
@@ -163,9 +172,9 @@ def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], conf
 
 
 def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the rows are not as many as the labels, or if one of them has no label.
+    """Yield a note if the classifier's number of rows is not that of the labels, or if one of its rows has no label.
 
-    If ``num_labels`` is not the number of labels, transformers 5 takes the former and earlier versions the latter.
+    If ``num_labels`` and ``id2label`` disagree, transformers 5 uses the former and earlier versions use the latter.
     """
     labels = config.get("id2label")
     numbers = {"id2label": len(labels) if isinstance(labels, dict) else None, "num_labels": config.get("num_labels")}
@@ -184,7 +193,7 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``label2id`` gives a label the row of another label; default names are not compared."""
+    """Yield a note if ``label2id`` contradicts ``id2label``; the default names (``LABEL_0``) are not compared."""
     labels, rows = config.get("id2label"), config.get("label2id")
     if not isinstance(labels, dict) or not isinstance(rows, dict) or _is_default(rows) or _is_default(labels.values()):
         return

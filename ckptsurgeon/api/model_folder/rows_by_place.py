@@ -1,4 +1,7 @@
-"""Refuses rows that are taken by place from a model with another tokeniser, unless the user asked for it."""
+"""Refuses rows of embeddings that are taken by place from a model with another tokeniser, unless the user asked for it.
+
+"By place" means that row n of a source becomes row n of the output, whatever its token.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,18 @@ __all__ = [
 
 PLACE = "place"
 """The value of ``--vocab`` for taking rows by place, whatever their tokens are."""
-MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by place."
+MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by position."
 """Hint in a merge; below are those of other commands."""
 RECIPE = f"Write tokenizer_source: union (or base, or a model) into the recipe. Or u{MERGED[1:]}"
 AVERAGED = (
-    "Use ckpt merge -m linear --vocab union (or base, or FILE) to average rows by token; --vocab place goes by place."
+    "Average by token with ckpt merge -m linear --vocab union (or base, or FILE), or by position with --vocab place."
 )
 COPIED = (
-    "Use --vocab SRC_TOKENS:DST_TOKENS to map rows by token, --vocab place to copy them by place, or --exclude them."
+    "Use --vocab SRC_TOKENS:DST_TOKENS to map rows by token, --vocab place to copy them by position, or --exclude them."
 )
-EXTRACTED = "Use --save-modules to save whole rows, --exclude to omit them, or --vocab place to subtract them by place."
+EXTRACTED = "Use --save-modules to save whole rows, --exclude to omit them, or --vocab place to subtract by position."
 ADAPTED = (
-    "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by place."
+    "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by position."
 )
 BROKEN = "the tokeniser of "
 """Beginning of the message that a tokeniser cannot be read."""
@@ -43,9 +46,9 @@ _BY_TOKEN = ("map", "init", "keep")
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError if ``vocab`` is anything but None or "place"; ``why`` and ``remedy`` complete the message."""
+    """Raise ConfigError if ``vocab`` is not None or "place"; ``why`` is the reason, and ``remedy`` the hint."""
     if vocab not in (None, PLACE):
-        raise ConfigError(f"vocab is {brief_repr(vocab, 40)}: {why}", hint=remedy)
+        raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 
 
 def checked_rows(
@@ -56,12 +59,12 @@ def checked_rows(
     allowed: bool = False,
     declared: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Return a plan after checking that rows taken by place stand for the same tokens in source and output.
+    """Return a plan after checking that rows which keep their number also keep their token from source to output.
 
-    ``folders`` are the folders of the sources. The tokeniser to compare with is the output's, else that of the first
-    source with one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and its rows are taken by
-    place. If the user asked for that (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
-    ``declared`` maps keys to the axis of their vocabulary.
+    ``folders`` are the folders of the sources. They are compared with the output's tokeniser, or if there is none, with
+    that of the first source that has one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and
+    its row n becomes row n of the output. If the user asked for that (``allowed``), or if tokenisers cannot be
+    compared, the plan gets a note instead. ``declared`` maps the keys of tensors to their axis over the vocabulary.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     output = next(
@@ -79,7 +82,7 @@ def checked_rows(
         if told.startswith(("row", BROKEN)) and not allowed:
             why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
             raise PlanError(
-                f"{why}, but rows would be taken by place: {listing(list(rows), 3)}.",
+                f"{why}, but rows would be copied by position, not by token: {listing(list(rows), 3)}.",
                 hint=remedy, details=list(rows),
             )  # fmt: skip
         notes += [f"rows are taken by place, but {told}"] if told else []
@@ -99,7 +102,8 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
         new = escape(change.paths[1])
         if theirs == change.new.tokens:
             raise PlanError(
-                f"--vocab has {new} as the destination's list, but it is that of the source {escape(source.name)}.",
+                f"--vocab names {new} as the destination's token list, but this is the list of the source "
+                f"{escape(source.name)}.",
                 hint=f"Put the source's list first: --vocab {new}:{escape(change.paths[0])}.",
             )
         notes += other_list_notes((change.source.tokens, change.paths[0]), theirs, source.name, "--vocab")
@@ -107,9 +111,10 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
 
 
 def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model: str, option: str) -> Iterator[str]:
-    """Yield a note if a token list that the user named differs from the tokeniser beside a model: the first such row.
+    """Yield a note on the first row in which a token list that the user gave differs from a model's own tokeniser.
 
-    ``given`` are the tokens and the path of the list, ``own`` those of the tokeniser.
+    ``given`` has the tokens and the path of the list, and ``own`` the tokens of the tokeniser beside ``model``.
+    ``option`` is the option with the list.
     """
     tokens, path = given
     for row, (one, other) in enumerate(zip(tokens, own, strict=False)):
@@ -122,7 +127,10 @@ def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model
 
 
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
-    """Return a note if a fine-tuned model has other tokens than its base; ``whole`` if its rows are saved whole."""
+    """Return a note if a fine-tuned model has other tokens than its base; ``names`` are the names of the two.
+
+    ``whole`` says whether the adapter saves the fine-tuned embedding as a whole, and not as a low-rank difference.
+    """
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
         return []
     first, second = map(escape, names)
@@ -132,7 +140,10 @@ def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *,
 
 
 def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
-    """Return how the tokenisers of two named folders differ, as text; '' if they do not."""
+    """Return text on how the tokenisers of two folders, each given with its name, differ in their first ``rows`` rows.
+
+    Returns '' if they do not differ.
+    """
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):
         second = folder.other_list(output)
@@ -154,10 +165,10 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
 
 
 def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield key and shape of each tensor for which a plan takes rows of a source by place.
+    """Yield key and shape of each tensor in which a plan puts row n of the source into row n of the output.
 
-    Tensors resized by a policy are omitted: the policy has a note of its own. For the factors of an adapter, key and
-    shape are those of the tensor whose difference they approximate.
+    Tensors that are resized because of ``on_mismatch`` are omitted: they have a note of their own. For the factors of
+    an adapter, key and shape are those of the tensor whose difference they approximate.
     """
     for step in plan.steps:
         taken = step.op not in _BY_TOKEN and not step.policy
@@ -169,7 +180,10 @@ def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _rows(
     taken: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield key and number of rows of each tensor with a row for each token, as declared or by its name and size."""
+    """Yield key and number of rows of those of the ``taken`` tensors (key, shape) that have a row for each token.
+
+    Such a tensor is in ``declared`` with its axis, or is recognised by its name and its size.
+    """
     for key, shape in taken:
         axis = declared.get(key, 0)
         if axis < len(shape) and (key in declared or is_of_tokens(key, len(shape))):
@@ -179,9 +193,9 @@ def _rows(
 
 
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
-    """Return the first row whose token differs, and both tokens; '' for a token that is lacking.
+    """Return the first row whose token differs, with its token in ``output`` and in ``folder``; '' for a missing token.
 
-    A shorter list counts as lacking tokens only if it is from ``tokenizer.json``, which is known to have all tokens.
+    A shorter list lacks tokens only if it is from ``tokenizer.json``: in other files, added tokens are not listed.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()
     for place, (one, other) in enumerate(zip(mine[:rows], theirs, strict=False)):

@@ -33,9 +33,9 @@ BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
 
 
 class DescribedTensor(NamedTuple):
-    """A tensor of a model: ``tied_to`` is the first key with the same values; '' if the tensor is not tied.
+    """A tensor of a model: ``tied_to`` is the first key that shares its memory; '' if the tensor is not tied.
 
-    If it ``is_quantised``, it is the logical tensor that codes stand for.
+    If it ``is_quantised``, dtype and shape are those of the plain tensor that its codes stand for.
     """
 
     key: str
@@ -46,9 +46,10 @@ class DescribedTensor(NamedTuple):
 
 
 def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on sizes in a configuration that no layer has; none for nested configurations.
+    """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that no layer has.
 
-    Layers of one model may differ, and classes have defaults: one layer with a size that fits is enough.
+    One layer with a fitting size is enough, because the layers of a model may differ. Nested configurations get no
+    notes.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
@@ -61,17 +62,20 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return what follows if a size does not fit: no size of quantised tensors is compared by every reader."""
+    """Return the end of a note on a tensor whose size does not fit: for plain tensors, that loading fails.
+
+    Sizes of quantised tensors are not compared by all libraries that load them.
+    """
     return UNFIT if one.is_quantised else UNLOADED
 
 
 def is_plain(one: DescribedTensor) -> bool:
-    """Whether a tensor is a matrix of plain floating-point numbers, not packed."""
+    """Whether a tensor is a matrix (larger than 1 in both dimensions) of floating-point numbers of at least 8 bits."""
     return len(one.shape) == 2 and min(one.shape) > 1 and is_number(one)
 
 
 def is_number(one: DescribedTensor) -> bool:
-    """Whether a tensor has plain floating-point numbers, not packed, of 8 bits or more."""
+    """Whether a tensor has floating-point numbers of at least 8 bits each, not packed ones of fewer bits."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
@@ -90,14 +94,18 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Whether the rows of a quantised projection fit, though the columns of the other, which may be guessed, do not."""
+    """Whether a quantised ``up_proj`` has a number of rows that is a ``known`` inner width.
+
+    ``known`` has the inner widths in config.json. Unlike the rows, the columns of a quantised ``down_proj``, one of the
+    ``keys``, may be guessed.
+    """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
     return any(one is not None and one.shape[-2] in known for one in others)
 
 
 def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if no experts have an inner width that the configuration states."""
+    """Yield a note if no expert has the inner width (``moe_intermediate_size``) that the configuration states."""
     field = next((name for name in EXPERT_SIZES if type(config.get(name)) is int), "")
     sizes = {key: one.shape[1:] for key, one in weights.items() if EXPERT.search(key)}
     others = {name: value for name, value in config.items() if name != "hidden_size"}
@@ -111,7 +119,10 @@ def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the number or size of heads fits no layer; layers that share or compress keys are omitted."""
+    """Yield a note if no layer fits the declared number or size of attention heads.
+
+    Layers without their own projection of queries or keys, which share or compress them, are not compared.
+    """
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
     layers = [one for one in layers if f"{one}k_proj.weight" in weights and f"{one}q_proj.weight" in weights]
@@ -140,7 +151,7 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
 
 
 def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
-    """Yield the whole numbers, also those in lists, of fields whose name contains one of the words."""
+    """Yield the whole numbers in fields whose name contains one of the words, including numbers in lists."""
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)

@@ -1,4 +1,4 @@
-"""Notes on output layers that are tied, or not, against what ``tie_word_embeddings`` in a configuration says."""
+"""Notes on output layers that are tied to the embedding although ``tie_word_embeddings`` says no, or the reverse."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
 def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
     """Return a plan with a note on each source from which the output takes the embedding but not the output layer.
 
-    ``folders`` and ``keys`` are those of the sources, in their order. ``tied`` says whether an output without an output
-    layer uses its embedding as one.
+    ``folders`` and ``keys`` are those of the sources, in their order. ``tied`` says whether an output in which no
+    output layer is stored uses its embedding as output layer.
     """
     notes = [
         note
@@ -103,7 +103,7 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 
 
 def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:
-    """Return the names of output layers that are stored as codes: ``lm_head.weight`` for ``lm_head.qweight``."""
+    """Return the names of quantised output layers as if plain: ``lm_head.weight`` for ``lm_head.qweight``."""
     modules = {one.key: re.split(r"\.weight\.|\.\w+$", one.key)[0] for one in tensors}
     own = [one for one in tensors if not one.tied_to and HEAD.search(f"{modules[one.key]}.weight")]
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in own}

@@ -24,12 +24,15 @@ PAGES = range(100, 1 << 20)
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
-    """Return a note on each file that should be a JSON object but is not; ``read`` has the same vocabulary."""
+    """Return a note on each file of a folder that cannot be read as what its name says.
+
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    """
     return [f"{name} is copied unchanged: {why}" for name, why in unreadable_files(folder, read or folder)]
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    """Return the files of a folder that are not what their names say, each with the reason."""
+    """Return the names of the files in a folder that are not what their names say, each with the reason."""
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     found |= {name: "it is not a whole sentencepiece model" for name, pieces in read.pieces.items() if pieces is None}
     found |= {**_stand_ins(folder), **({folder.vocabulary: why} if (why := vocabulary_fault(read)) else {})}
@@ -48,9 +51,9 @@ def _documents(folder: ModelFolder) -> list[str]:
 
 
 def vocabulary_fault(folder: ModelFolder) -> str:
-    """Return why the vocabulary of a folder cannot be read; '' if it can be read, or is at a remote address.
+    """Return why the vocabulary file of a folder cannot be read; '' if it can be read, or is at a remote address.
 
-    A list that is not JSON has a fault only if another file lies in its place.
+    A vocabulary in a format other than JSON is only refused if it is another kind of file (a Git LFS pointer, a page).
     """
     if not folder.vocabulary or is_elsewhere(folder) or folder.tokens is not None:
         return ""
@@ -60,15 +63,18 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return what lies in place of files of a tokeniser nearby other than its vocabulary, by the name of the file."""
+    """Return the local files of a tokeniser, except its vocabulary, that are Git LFS pointers or web pages instead.
+
+    The values of the result say what each file is.
+    """
     others = [one for one in folder.tokenizer if one.name != folder.vocabulary and one.path and not scheme_of(one.path)]
     return {one.name: why for one in others if (why := stand_in(_head(one.path)))}
 
 
 def _head(path: str) -> bytes:
-    """Return the first bytes of a file that may be a pointer or a page by its size; none of any other file.
+    """Return the first bytes of a file whose size is that of a Git LFS pointer or a web page; b"" for other sizes.
 
-    They are not recorded: no plan depends on them.
+    The file gets no fingerprint in a plan, because no plan depends on these bytes.
     """
     with suppress(OSError, SourceError):  # said where the file is copied
         if os.path.getsize(path) in PAGES and isinstance(source := open_source(path), File):

@@ -166,14 +166,14 @@ def other_tokens() -> None:
 
 def test_an_extract_does_not_subtract_rows_of_other_tokens() -> None:
     other_tokens()
-    said = r"the tokenisers differ \(row 4 is 'a' in b and 'w' in a\), but rows would be taken by place: lm_head.weight, model"
+    said = r"the tokenisers differ \(row 4 is 'a' in b and 'w' in a\), but rows would be copied by position, not by token: lm_head.weight, model"
     with pytest.raises(cs.PlanError, match=said) as error:
         cs.lora_extract("a", "b", rank=2, embeddings=True)
     assert "--vocab place" in error.value.hint
     plan = cs.lora_extract("a", "b", rank=2, embeddings=True, exclude=["lm_head"], vocab="place")
     assert "rows are taken by place, but row 4 is 'a' in b and 'w' in a" in plan.notes
     assert plan.arguments["vocab"] == "place"
-    with pytest.raises(cs.ConfigError, match="subtracted by place"):
+    with pytest.raises(cs.ConfigError, match="subtracted by position"):
         cs.lora_extract("a", "b", vocab="union")
 
 

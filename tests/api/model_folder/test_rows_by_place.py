@@ -18,7 +18,7 @@ import ckptsurgeon as cs
 from .test_model_folders import TOKENS, model
 
 OTHERS = [*TOKENS[:4], *"wxyz"]
-SAID = r"the tokenisers differ \(row 4 is 'w' in b and 'a' in the output\), but rows would be taken by place: "
+SAID = r"the tokenisers differ \(row 4 is 'w' in b and 'a' in the output\), but rows would be copied by position, not by token: "
 LINEAR = {"method": "linear", "weights": [0.5, 0.5]}
 
 
@@ -95,7 +95,7 @@ def test_averaging_rows_of_other_tokens_is_an_error_with_the_choice() -> None:
     assert "ckpt merge -m linear --vocab union" in error.value.hint
     plan = cs.average(["a", "b"], vocab="place")
     assert "rows are taken by place, but row 4 is 'w' in b and 'a' in the output" in plan.notes
-    with pytest.raises(cs.ConfigError, match="an average goes by place"):
+    with pytest.raises(cs.ConfigError, match="rows in the same position are averaged"):
         cs.average(["a", "b"], vocab="union")
 
 
@@ -107,7 +107,7 @@ def test_copying_rows_onto_other_tokens_is_an_error_with_the_choice() -> None:
     cs.transplant("a", "b", exclude=["model.embed_tokens", "lm_head"])
     keys = ["model.embed_tokens=0", "lm_head=0"]
     cs.transplant("a", "b", vocab="a/vocab.json:b/vocab.json", vocab_keys=keys)
-    with pytest.raises(cs.PlanError, match=r"rows would be taken by place: lm_head\.weight"):
+    with pytest.raises(cs.PlanError, match=r"rows would be copied by position, not by token: lm_head\.weight"):
         cs.transplant("a", "b", vocab="a/vocab.json:b/vocab.json", vocab_keys=keys[:1])
     plan = cs.transplant("a", "b", vocab="place")
     assert plan.arguments["vocab"] == "place"
@@ -252,7 +252,7 @@ def test_an_adapter_that_brings_one_side_of_another_vocabulary_is_an_error() -> 
         cs.lora_merge("m", "lora")
     assert "--vocab place" in error.value.hint
     cs.lora_merge("m", "lora", vocab="place")
-    with pytest.raises(cs.ConfigError, match="an adapter is added by place"):
+    with pytest.raises(cs.ConfigError, match="an adapter is added to the rows of the base by position"):
         cs.lora_merge("m", "lora", vocab="base")
 
 
@@ -276,7 +276,7 @@ def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said()
     pair()
     keys = ["model.embed_tokens=0", "lm_head=0"]
     with pytest.raises(
-        cs.PlanError, match=r"has a/vocab\.json as the destination's list, but it is that of the source a"
+        cs.PlanError, match=r"names a/vocab\.json as the destination's token list, but this is the list of the source a"
     ) as error:
         cs.transplant("a", "b", vocab="b/vocab.json:a/vocab.json", vocab_keys=keys)
     assert "--vocab a/vocab.json:b/vocab.json" in error.value.hint

@@ -1,1 +1,1 @@
-"""Checks what the files of a tokeniser say of its tokens against the weights, the configuration and each other."""
+"""Checks a tokeniser's files against the weights, against the configuration and against each other."""

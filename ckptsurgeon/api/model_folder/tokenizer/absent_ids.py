@@ -18,10 +18,12 @@ END = "eos_token"
 
 
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on ids of rows that belong to no token, and on named tokens that get such a row in transformers.
+    """Yield notes on special tokens whose id in a configuration is the row of no token.
 
-    An embedding often has more rows than there are tokens: for speed, or for tokens to come. ``read`` is the folder
-    whose vocabulary has been read. There are no notes if the tokeniser may have further tokens, by code of its own.
+    An embedding often has more rows than there are tokens, for speed or for later tokens. Further notes are on special
+    tokens that the vocabulary lacks and that transformers adds with the id of such a row. ``read`` is the same folder,
+    or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with code of its own, which may have
+    further tokens, gets no notes.
     """
     tokens = local_tokens(read) if folder.config else ()
     if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):
@@ -54,9 +56,10 @@ def _has(folder: ModelFolder, name: str) -> bool:
 
 
 def _counts(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
-    """Whether a field counts: the end and the start always do, padding and others only if the tokeniser has a token.
+    """Whether the id of special token ``name`` is checked: always for end and decoder start, else if it is in ``own``.
 
-    Models have a row for padding, or for the beginning (BLIP), of which their tokenisers do not know.
+    ``own`` has the ids of the special tokens that the tokeniser has. Models may have rows for padding or for the
+    beginning (BLIP) that their tokenisers do not know.
     """
     return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
 
@@ -73,9 +76,9 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:
-    """Yield a note on a special token that transformers adds with a new id, while a configuration has another token's.
+    """Yield a note on a special token that transformers adds with a new id while a configuration has an older one.
 
-    No row of the weights was trained for the new id. One without a row is noted elsewhere.
+    No row of the weights was trained for the new id. A new id without any row is reported by other notes.
     """
     for name, token in names.items():
         if token not in new or new[token].number >= folder.rows or (is_ctc(folder) and name != "pad_token"):

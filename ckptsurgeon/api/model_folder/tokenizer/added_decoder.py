@@ -13,9 +13,10 @@ __all__ = ["decoder_notes"]
 
 
 def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``added_tokens_decoder`` contradicts the list of tokens; ``read`` is the folder that has it.
+    """Yield a note if ``added_tokens_decoder`` gives tokens other ids than the vocabulary of ``read`` does.
 
-    transformers takes the ids in the list, and gives a token that is not in it the next free id.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. transformers uses
+    the ids of the vocabulary, and gives a token that the vocabulary lacks the next free id.
     """
     is_known = read.token_list is not None and read.token_list.is_whole and read.vocabulary in VOCABULARIES[:3]
     tokens = local_tokens(read) if is_known and MORE in object_in(folder, TOKENIZER) else ()

@@ -1,4 +1,4 @@
-"""Notes on ends of texts that cannot be: ids of no token, a suppressed end, an eos_token that is an ordinary word."""
+"""Notes on end-of-text tokens that cannot work: an id of no token, a suppressed end, an ordinary word as eos_token."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ AT_FIRST = "begin_suppress_tokens"
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on ends that generation cannot reach; ``read`` is the folder whose vocabulary has been read.
+    """Yield notes on end tokens (``eos_token``) that generation cannot reach.
 
-    A model for CTC, which has no end, gets none.
+    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. A model for CTC,
+    which has no end token, gets no notes.
     """
     if is_ctc(folder):
         return
@@ -41,7 +42,7 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _endless(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a generation configuration, which replaces the other, has no end, and config.json has one."""
+    """Yield a note if generation_config.json has no ``eos_token_id``, so that the one in config.json is not used."""
     generation, text = object_in(folder, GENERATION), folder.config.get("text_config")
     fields = {**(text if isinstance(text, dict) else {}), **folder.config}
     is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # as transformers writes it
@@ -51,7 +52,10 @@ def _endless(folder: ModelFolder) -> Iterator[str]:
 
 
 def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
-    """Yield a note on an id that is not an integer; in a generation configuration, 2.0 does what 2 does."""
+    """Yield a note on an id of an end or start token that is not an integer.
+
+    ``file`` is the name of the file with the ``fields``. In generation_config.json, 2.0 does the same as 2.
+    """
     for field in IDS:
         ids = _listed(fields.get(field))
         wrong = [one for one in ids if (isinstance(one, str) if file == GENERATION else type(one) is not int)]
@@ -65,7 +69,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the end that generation takes is below 0, while the tokeniser has one; likewise for the start."""
+    """Yield a note if the id of the end token is negative while the tokeniser has an end, or if that of the start is.
+
+    ``names`` has the tokeniser's special tokens by role, and ``places`` the id of each token.
+    """
     meant = names.get("eos_token", "")
     for field in IDS:
         found = {file: ids for file in (CONFIG, GENERATION) if (ids := _listed(object_in(folder, file).get(field)))}
@@ -76,7 +83,7 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 
 
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if all ends are suppressed; at the beginning only (``begin_suppress_tokens``), they may be."""
+    """Yield a note if ``suppress_tokens`` has all end tokens; ``begin_suppress_tokens`` may have them."""
     ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
     if ends and all(type(one) is int and one in suppressed for one in ends):
         yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"
@@ -85,9 +92,9 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if the tokeniser's end is its unknown token or a word, and a configuration has a special one.
+    """Yield a note if the tokeniser's end token is unk_token or a word, while a configuration has a special token.
 
-    Another special token than the configuration's gets no note: models for chats have that (``<|im_end|>``).
+    There is no note if both are special tokens, but different: models for chats have that (``<|im_end|>``).
     """
     end = names.get("eos_token", "")
     said = {file: _listed(object_in(folder, file).get(END)) for file in (CONFIG, GENERATION)}
@@ -106,9 +113,10 @@ def _ordinary(
 def _suppressed_at_first(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if Whisper may end before its first word, or may not begin with some word.
+    """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token or has words.
 
-    Its list has the space and the end; one that is empty suppresses nothing on purpose.
+    Then a text may end before its first word, or may not begin with these words. A correct list has the space and the
+    end; an empty list suppresses nothing on purpose.
     """
     lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
     file = GENERATION if lists[GENERATION] else CONFIG

@@ -1,4 +1,4 @@
-"""Notes on WordPiece tokenisers that make small letters of texts for a list with capitals, or the reverse."""
+"""Notes on WordPiece tokenisers that lower-case texts although their vocabulary has capitals, or the reverse."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ LEAST = 100
 
 
 def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if a tokeniser writes texts in small letters, or leaves capitals, against its list of tokens.
+    """Yield a note if a tokeniser lower-cases texts although its vocabulary has capitals, or the reverse.
 
-    Lists for small letters have no capital but in special tokens. ``read`` is the folder whose vocabulary has been
-    read. A list that lacks letters from a to z gets no note: it is for another script.
+    A vocabulary for lower-cased texts has capitals in special tokens only. ``read`` is the same folder, or one with the
+    same tokeniser whose vocabulary is loaded already. A vocabulary that lacks letters from a to z gets no note: it is
+    for another script.
     """
     said = list(_said(folder, read))
     if not said:
@@ -59,7 +60,7 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _said(folder: ModelFolder, read: ModelFolder) -> Iterator[tuple[str, bool]]:
-    """Yield each setting by which a WordPiece tokeniser makes small letters, or does not: its name and its value."""
+    """Yield each setting that makes a WordPiece tokeniser lower-case texts, or not: its name, and its value."""
     settings = object_in(folder, TOKENIZER)
     is_whole = read.has_all_tokens and read.token_list is not None and read.token_list.kind == KIND
     if not local_tokens(read) or not (is_whole or read.vocabulary == LINES):

@@ -1,7 +1,7 @@
-"""A note on a tokenizer.json whose steps write spaces otherwise than its tokens have them.
+"""A note on a tokenizer.json that writes spaces of a text with another character than its tokens have.
 
 Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter; sentencepiece writes a space as ▁. A
-tokeniser that was loaded as one of the other kind and saved again has tokens of the one and steps of the other.
+tokeniser that was loaded with a class of the other kind and saved again has tokens of one kind and steps of the other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def space_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _kinds(step: Any) -> Iterator[str]:
-    """Yield the types of a step and of the steps that it has."""
+    """Yield the ``type`` of a normaliser or pre-tokeniser, and those of the steps in a sequence."""
     if isinstance(step, dict):
         if isinstance(step.get("type"), str):
             yield step["type"]

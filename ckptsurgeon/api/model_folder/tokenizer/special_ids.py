@@ -53,7 +53,10 @@ RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)
 
 
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids of tokens with another role in the tokeniser: ``names`` by role, ``places`` by token."""
+    """Yield notes on ids of special tokens in configurations that are those of a token with another role.
+
+    ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
+    """
     if is_ctc(folder):
         return
     own = {name: places[token] for name, token in names.items() if token in places}
@@ -81,7 +84,7 @@ def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[
 
 
 def generates(folder: ModelFolder) -> bool:
-    """Whether a model makes text, by its files and its class."""
+    """Whether a model generates text, according to its files and its class."""
     has_settings = any(one.name == GENERATION for one in folder.files)
     classes = folder.config.get("architectures")
     names = classes if isinstance(classes, list) else []
@@ -91,7 +94,10 @@ def generates(folder: ModelFolder) -> bool:
 def _of_other_role(
     value: Any, field: str, file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield a note if an id, or one of a list that lacks the right one, is that of a token with another role."""
+    """Yield a note if an id in ``field`` is that of a token with another role, and the right id is not in the field.
+
+    ``value`` is the field's id or list of ids, ``file`` the file with the field, and ``own`` has the ids by role.
+    """
     wanted = _wanted(field, names)
     ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
     if wanted not in own or own[wanted] in ids or (field == "eos_token" and value == own.get("unk_token")):
@@ -105,7 +111,7 @@ def _of_other_role(
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role whose token a field should have; for a decoder's start, one that it may have."""
+    """Return the role whose token a field should have; for a decoder's start, the first of those it may have."""
     if field == START:
         return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
     return field.removeprefix("forced_")
@@ -116,7 +122,7 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 
 
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the end is the unknown token, however that is spelled, and the tokeniser has another end."""
+    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token's, and the tokeniser has another end."""
     end, unknown = own.get("eos_token"), own.get("unk_token")
     if value is not None and value == unknown and end not in (None, unknown):
         named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser beside it"
@@ -125,9 +131,10 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if every end is a token that is reserved for later use, and the tokeniser has another end.
+    """Yield a note if each id in ``value``, an ``eos_token_id``, is a reserved token and the tokeniser's end is not.
 
-    Ends that are used, such as ``<|im_end|>``, get no note: models for chats have one that the tokeniser does not name.
+    Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: models for chats have
+    an end that the tokeniser does not name.
     """
     ids = value if isinstance(value, list) else [value]
     end = names.get("eos_token", "")
@@ -139,7 +146,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 
 
 def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper may never generate a language token: it is suppressed, as ids of another version are."""
+    """Yield a note if ``suppress_tokens`` of Whisper has language tokens, as if its ids were for another version."""
     first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
     listed = fields.get(SUPPRESSED)
     if first is None or last is None or not isinstance(listed, list):
@@ -152,7 +159,10 @@ def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) 
 
 
 def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a decoder of Whisper begins with another token, or two files name other tokens to begin with."""
+    """Yield a note on a wrong start token of the decoder.
+
+    For Whisper, it is wrong if it is not ``<|startoftranscript|>``; for other models, if two files disagree about it.
+    """
     field = f"{START}_id"
     ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}
     found = {file: number for file, number in ids.items() if type(number) is int}
@@ -183,8 +193,8 @@ OLD = "clip"
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on ids of special tokens in configurations that are the ids of ordinary words in the tokeniser.
 
-    An id of another special token gets no note: many valid models have that. ``read`` is the folder whose vocabulary
-    has been read.
+    Further notes are on ids of tokens with another role. ``read`` is the same folder, or one with the same tokeniser
+    whose vocabulary is loaded already.
     """
     size, tokens = folder.rows, local_tokens(read) if folder.config else ()
     if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
@@ -231,7 +241,10 @@ def _blank(
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
-    """Yield the ids in ``lang_to_id`` whose language token is not in the tokeniser, if all its tokens are known."""
+    """Yield the ids in ``lang_to_id`` of ``file`` whose language token the tokeniser lacks.
+
+    Nothing is yielded if the vocabulary file may lack added tokens.
+    """
     languages, known = object_in(folder, file).get(LANGUAGES), frozenset(tokens)
     for name, number in languages.items() if isinstance(languages, dict) and read.has_all_tokens else ():
         if name not in known and type(number) is int and 0 <= number < len(tokens) and tokens[number]:
@@ -273,13 +286,13 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
 
 
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
-    """Return the fields whose id may not be that of a word, even if the tokeniser does not name its token."""
+    """Return the special tokens whose id may not be that of an ordinary word, even if no file names the token."""
     is_default = folder.config.get("model_type") in SEPARATED
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
 
 
 def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield each special token in the configurations: its name, the file, and its ids."""
+    """Yield (name, file, ids) for each special token whose ids are in config.json or generation_config.json."""
     names = ("pad_token",) if is_ctc(folder) else (*NAMES, *STARTS)
     for file in (CONFIG, GENERATION):
         fields = object_in(folder, file)
@@ -292,9 +305,9 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the end that generation takes from a nested configuration: if no other file or field has one.
+    """Yield the end token that generation takes from a nested configuration, if no other file or field has one.
 
-    As ``GenerationConfig.from_model_config`` of transformers does.
+    ``GenerationConfig.from_model_config`` of transformers does the same.
     """
     if any(one.name == GENERATION for one in folder.files) or folder.config.get("eos_token_id") is not None:
         return
@@ -307,7 +320,7 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Whether all ids are those of tokens that look like words, and none is that of the tokeniser's special token."""
+    """Whether ``one``, (name, file, ids), has only ids of tokens that look like words, none the special token's."""
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
     return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))

@@ -1,4 +1,4 @@
-"""Notes on special and added tokens that a tokeniser's files name, but its vocabulary lacks or no row is for."""
+"""Notes on special and added tokens of a tokeniser's files that its vocabulary lacks, or that have no embedding row."""
 
 from __future__ import annotations
 
@@ -104,9 +104,10 @@ class NewId(NamedTuple):
 
 
 def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
-    """Return the special tokens that the files of a tokeniser name, and that its ``listed`` tokens lack.
+    """Return the new ids of special tokens that a tokeniser's files name, and that its ``listed`` tokens lack.
 
-    They get ids after the last token. A tokeniser with code of its own has none: it may have such tokens.
+    transformers gives them the ids after the last token. The result is empty for a tokeniser with code of its own,
+    which may have these tokens.
     """
     tokens = frozenset(listed)
     if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):
@@ -140,7 +141,7 @@ def _decoder(fields: Mapping[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the further special tokens that a file names, each with its field."""
+    """Yield (field, token) for each special token without a role of its own that a file names."""
     field = next((name for name in EXTRA if fields.get(name)), "")
     value = fields.get(field)
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -148,7 +149,11 @@ def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _added(folder: ModelFolder, size: int) -> frozenset[str]:
-    """Return the tokens that files add; of those beside a whole list of ``size`` tokens, only ones that follow it."""
+    """Return the tokens that a tokeniser's files add to its ``size`` tokens.
+
+    If the vocabulary file already has all added tokens, those of tokenizer_config.json with an id below ``size`` are
+    left out.
+    """
     there = {one.name for one in folder.files}
     least = size if folder.has_all_tokens else 0
     found = [(file, *one) for file in (ADDED, TOKENIZER, WHOLE) if file in there for one in added_in(folder, file)]
@@ -158,7 +163,7 @@ def _added(folder: ModelFolder, size: int) -> frozenset[str]:
 def name_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``special_tokens_map.json`` names other special tokens than ``tokenizer_config.json``.
 
-    A file that transformers does not read gets one only if two tokens are swapped.
+    If transformers does not read the former, there is a note only if two tokens are swapped.
     """
     said = object_in(folder, TOKENIZER)
     there, here = roles_in(object_in(folder, MAP)), roles_in(said)
@@ -175,9 +180,9 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and that get other ids in transformers.
 
-    It gives them the ids after the last token, in the order of their own; it drops one with the id of an added token
-    of tokenizer.json (``_from_pretrained`` of transformers 5.23; none if tokenizer_config.json has all added tokens).
-    ``read`` is the folder whose vocabulary has been read.
+    transformers gives them the ids after the last token, in the order of their ids in the file. It drops a token with
+    the id of an added token of tokenizer.json (``_from_pretrained`` of transformers 5.23; none if tokenizer_config.json
+    has all added tokens). ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded.
     """
     said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
     if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):

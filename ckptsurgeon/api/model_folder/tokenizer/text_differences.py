@@ -26,7 +26,10 @@ LONGEST = 60
 
 
 def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note if two tokenisers normalise or split a text differently, for each file that says so."""
+    """Yield a note for each file by which the tokenisers of two models normalise or split a text differently.
+
+    ``other`` and ``name`` are the names of the models in the folders ``theirs`` and ``ours``.
+    """
     there, here = _settings(theirs), _settings(ours)
     fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
     differing = [field for field in fields if there[field] != here[field]]
@@ -44,9 +47,9 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
 
 
 def _added_around(folder: ModelFolder) -> str | None:
-    """Return a single text with the special tokens that a tokenizer.json puts around it, ``"<s> $A"``.
+    """Return "TEXT" with the special tokens that a tokenizer.json puts around one text: ``"<s> TEXT </s>"``.
 
-    None if the file does not say it: fast tokenisers of some classes replace the step by fields of their own.
+    Returns None if the file does not say it: fast tokenisers of some classes use other fields for this step.
     """
     step = folder.tokenizer_head.get("post_processor")
     steps = step.get("processors") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
@@ -92,9 +95,10 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
-    """Return what a tokenizer.json says of texts, as far as all versions that write one say it alike.
+    """Return the settings by which a tokenizer.json changes texts, if all versions of transformers write them alike.
 
-    Whether Metaspace is a normaliser or splits words, for instance, depends on the version.
+    They are ``lowercase``, ``add_prefix_space`` and ``split pattern``. Metaspace is left out, for instance: it is a
+    normaliser in some versions and a pre-tokeniser in others.
     """
     head = folder.tokenizer_head
     if not head:
@@ -113,7 +117,7 @@ def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _parts(step: Any) -> Iterator[dict[str, Any]]:
-    """Yield a step, or the steps that a sequence has."""
+    """Yield a normaliser or pre-tokeniser, or the steps in it if it is a sequence."""
     if isinstance(step, dict):
         inner = step.get("normalizers", step.get("pretokenizers"))
         if isinstance(inner, list):

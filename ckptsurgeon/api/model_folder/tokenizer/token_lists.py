@@ -1,4 +1,4 @@
-"""Notes on two files of one tokeniser that give tokens different ids, and on merge rules that do not fit the tokens."""
+"""Notes on files of one tokeniser that give tokens different ids, and on merge rules that do not fit the tokens."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ FEWEST, FEW = 20, 0.05
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``merges.txt`` is missing beside a byte-level ``vocab.json``, or fits another list.
+    """Yield a note if ``merges.txt`` is missing beside a byte-level ``vocab.json``, or is for another vocabulary.
 
-    No note is made of files that would have to be downloaded or cannot be read.
+    There are no notes on files that would have to be downloaded or that cannot be read.
     """
     files = {file.name: file.path for file in folder.files}
     tokens = frozenset(folder.tokens or ()) if folder.vocabulary == TOKENS else frozenset[str]()
@@ -65,7 +65,7 @@ def _unlisted(folder: ModelFolder, tokens: frozenset[str]) -> Iterator[str]:
 
 
 def _own_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on merge rules in tokenizer.json that join or make tokens which its own list lacks."""
+    """Yield a note on merge rules in tokenizer.json that join or make tokens which its vocabulary lacks."""
     if not folder.has_all_tokens or not local_tokens(folder) or folder.token_list is None:
         return
     if unlisted := folder.token_list.unlisted:
@@ -75,9 +75,9 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
 
 
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if merge rules leave out many of the longer tokens of a BPE list; usually they make all.
+    """Yield a note if the merge rules of a BPE tokeniser make too few of its longer tokens; usually they make all.
 
-    Many are a twentieth of a byte-level list, and half of one that was made from a sentencepiece model.
+    Too few: the rules miss over a twentieth of a byte-level vocabulary, or over half of one from a sentencepiece model.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.unmade < FEWEST:
@@ -107,7 +107,7 @@ def _other_class(folder: ModelFolder) -> Iterator[str]:
 
 
 def _results(folder: ModelFolder) -> list[str]:
-    """Return the token that each rule makes, in the order of the file; none if the file cannot be read."""
+    """Return the token that each rule in merges.txt makes, in the order of the file; [] if it cannot be read."""
     try:
         lines = folder.read(MERGES, LARGEST).decode().split("\n")
     except (ConfigError, SourceError, UnicodeDecodeError):
@@ -161,9 +161,9 @@ def _are_words(one: str, two: str) -> bool:
 
 
 def _other_pieces(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on a sentencepiece model, over a tenth of whose pieces tokenizer.json lacks.
+    """Yield a note on a sentencepiece model if tokenizer.json lacks over a tenth of its pieces.
 
-    Tokenisers reorder and rename some pieces, and have more than these, but they have all words.
+    Tokenisers reorder and rename some pieces and add others, but they keep all words.
     """
     known = frozenset(folder.tokens or ()) if folder.has_all_tokens else frozenset[str]()
     for name, pieces in folder.pieces.items() if known else ():
@@ -174,7 +174,7 @@ def _other_pieces(folder: ModelFolder) -> Iterator[str]:
 
 
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on tokens of tokenizer.json with the number of another: transformers gives added ones a new one."""
+    """Yield a note if tokenizer.json gives two tokens the same id: transformers then gives the added token a new id."""
     if not folder.has_all_tokens or scheme_of(_path(folder, WHOLE)):
         return
     tokens = folder.tokens or ()
@@ -191,7 +191,7 @@ def _path(folder: ModelFolder, name: str) -> str:
 
 
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the tokens that a tokeniser puts around a text have other ids than those it puts there."""
+    """Yield a note if tokenizer.json puts ids around a text that are not those of the tokens that it names for them."""
     places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
     found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
     if found and places:

@@ -1,4 +1,4 @@
-"""What the files of a tokeniser say: the special tokens that they name, and the tokens that they add."""
+"""Reads the files of a tokeniser: the special tokens that they name, and the tokens that they add."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ UNUSED = ("ForCTC",)
 
 
 def local_tokens(folder: ModelFolder) -> tuple[str, ...]:
-    """Return the tokens of a folder; none if they would have to be fetched."""
+    """Return the tokens of a folder's tokeniser in the order of their ids; () if they would have to be downloaded."""
     if not folder.vocabulary or any(scheme_of(one.path) for one in folder.tokenizer):
         return ()
     return folder.tokens or ()
 
 
 def named_tokens(folder: ModelFolder) -> dict[str, str]:
-    """Return the special tokens that a tokeniser names, by field."""
+    """Return the special tokens that a tokeniser's files name, by role: ``{"eos_token": "</s>"}``."""
     said, named = object_in(folder, TOKENIZER), object_in(folder, MAP)
     by_map = roles_in(named) if MORE not in said else {}
     return {name: token for name in NAMES if (token := by_map.get(name) or roles_in(said).get(name))}
 
 
 def roles_in(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tokens that a file names for single roles, by field."""
+    """Return the special tokens in the fields of a tokeniser's file, by role: ``{"eos_token": "</s>"}``."""
     found = {name: text_of(fields.get(name)) for name in NAMES}
     return {name: token for name, token in found.items() if token}
 
@@ -79,7 +79,7 @@ def text_of(token: Any) -> str:
 
 
 def added_tokens(folder: ModelFolder) -> set[str]:
-    """Return the tokens that files of a tokeniser add."""
+    """Return the tokens that the files of a tokeniser add to its vocabulary."""
     there = {one.name for one in folder.files}
     return {token for name in (ADDED, TOKENIZER, WHOLE) if name in there for token, _ in added_in(folder, name)}
 
