@@ -31,5 +31,5 @@ shown_by(_views)
 
 
 def __dir__() -> list[str]:
-    """Return what is public: rooms that something imported, and helpers, are not offered for completion."""
+    """Return the public names: imported subpackages and helpers are not offered for completion."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__") and name.endswith("__"))})

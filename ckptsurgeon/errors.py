@@ -37,9 +37,9 @@ __all__ = [
 class CheckpointError(Exception):
     """Base of every error that ckptsurgeon raises on purpose.
 
-    ``message`` and ``hint`` say what is wrong and what to do, with options of the command line; ``str()`` of the error
-    has arguments in their place. ``details`` lists every key or file concerned; ``rule`` is the short name of the
-    violated rule.
+    ``message`` says what is wrong and ``hint`` what to do, with options as on the command line (``--vocab``); ``str()``
+    of the error names arguments of Python (``vocab``) instead. ``details`` lists every key or file concerned;
+    ``rule`` is a short name of the rule of the format that a file breaks.
     """
 
     exit_code = 1
@@ -53,7 +53,7 @@ class CheckpointError(Exception):
 
     @property
     def said(self) -> str:
-        """The message and the hint, with options of the command line."""
+        """The message and the hint in one text, with the options of the command line."""
         return f"{self.message} {self.hint}" if self.hint else self.message
 
     def __str__(self) -> str:

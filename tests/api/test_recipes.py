@@ -225,7 +225,7 @@ TRANSPLANT = {"source": "a.pth", "destination": "dst.yaml"}
         ({**FILTER, "assert": {"count": "copied"}}, "assert count: 'copied' is not a number"),
         ({**FILTER, "assert": []}, "assert is \\[\\], not a map"),
         ({**FILTER, "to": ["pth"]}, "to is \\['pth'\\], not a text"),
-        ({**RENAME, "map": {"module": None}}, "map gives 'module' no value. Write '' for nothing"),
+        ({**RENAME, "map": {"module": None}}, "map gives 'module' no value. Write '' for an empty value"),
         ({**RENAME, "map": [{"module": "x"}]}, "map is .*, not rules FROM=TO or a map of texts"),
         ({**RENAME, "map": {"module": 3}}, "map is {'module': 3}, not rules"),
         ({**RENAME, "map": {3: "x"}}, "map is {3: 'x'}, not rules"),

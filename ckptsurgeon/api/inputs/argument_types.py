@@ -40,7 +40,7 @@ __all__ = [
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain data; does not import numpy or torch for it."""
+    """Return a value as plain data: arrays and iterators as lists, dtypes as names; imports no numpy or torch."""
     if isinstance(value, (str, bytes, type, os.PathLike)):
         return value
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_checkpoints(value: Any) -> Any:
-    """Return one checkpoint unchanged; several, in any iterable, as a list."""
+    """Return one checkpoint unchanged, and several checkpoints, in any iterable, as a list."""
     if is_given(value) or isinstance(value, (bytes, type)):
         return value
     value = plain(value) if callable(getattr(value, "tolist", None)) else value
@@ -94,7 +94,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A type of arguments: its description, and a check of plain values."""
+    """A type of arguments: ``wanted`` describes it in messages, and ``holds`` checks whether a value is of the type."""
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -229,7 +229,10 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
 def check_types(
     name: str, call: Callable[..., Any], given: Mapping[str, Any], kinds: Mapping[str, _Kind] = KINDS
 ) -> None:
-    """Raise ConfigError for an argument whose type the verb does not take."""
+    """Raise ConfigError if the type of one of the ``given`` arguments is not what the function ``call`` takes.
+
+    ``name`` is the name of the verb or recipe, for messages, and ``kinds`` has the types by annotation.
+    """
     known = inspect.signature(call).parameters
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
     for field, value in given.items():
@@ -238,14 +241,15 @@ def check_types(
         if kind is None or kind.holds(value):
             continue
         _check_complete(name, field, value)
-        raise ConfigError(f"{escape(name)}: {field} is {brief_repr(value)}, not {kind.wanted}.")
+        raise ConfigError(f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}.")
 
 
 def _check_complete(name: str, field: str, value: Any) -> None:
-    """Raise ConfigError for ``{module: }``: YAML reads null, but an empty string is meant."""
+    """Raise ConfigError for a map with a key without value, such as ``{module: }``, which YAML reads as null."""
     empty = [key for key, target in value.items() if target is None] if isinstance(value, dict) else []
     if empty:
         key = brief_repr(empty[0])
         raise ConfigError(
-            f"{escape(name)}: {field} gives {key} no value.", hint=f"Write '' for nothing, as in {{{key}: ''}}."
+            f"{escape(name)}: the map {field} gives {key} no value.",
+            hint=f"Write '' for an empty value, as in {{{key}: ''}}.",
         )

@@ -68,7 +68,7 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that are merged into the base already by its recipe, as far as headers show it."""
+    """Return notes on adapters that, by the recipe in the base, are already merged into it, as far as headers show."""
     try:
         made = read_json(base.recipe or "{}")
         rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
@@ -89,7 +89,7 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for copies of a checkpoint; its path or URL if it is too large or remote."""
+    """Return a value that is equal for copies of a checkpoint; if it is too large or remote, its path or URL."""
     files = one.open_files()
     if "://" in one.path or any(each.size > LARGEST or each.name not in files for each in one.files):
         return one.path, one.root
@@ -109,14 +109,14 @@ def _holds(one: File, other: File) -> bool:
 
 
 def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
-    """Return a note if --unwrap was given and no input has wrapped keys."""
+    """Return a note if --unwrap was ``asked`` for and no input has keys with wrappers such as ``module.``."""
     if not asked or any(one.stripped for one in opened):
         return []
     return [f"--unwrap changes nothing: no keys of {listing([one.path for one in opened], where='')} are wrapped"]
 
 
 def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
-    """Return the notes on inputs, with one on entries that are left out because they are not tensors."""
+    """Return the notes on open inputs, and one on their entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
     notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
     notes += unwrap_notes(opened, asked=unwrap)
@@ -124,14 +124,14 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
 
 
 def extras_left(checkpoint: Checkpoint) -> list[str]:
-    """Return the entries of a checkpoint that are not tensors; files beside Coqui STT's are not among them."""
+    """Return the names of a checkpoint's entries that are not tensors; files beside those of Coqui STT do not count."""
     return [extra.key for extra in checkpoint.extras if extra.key not in (ALPHABET, FLAGS)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
     """Return the name of each path in messages and recipes: its last part, and as many parts before as make it unique.
 
-    Never an absolute path: the same inputs give the same recipe wherever they are.
+    A name is never an absolute path, so that the same inputs give the same recipe in any folder.
     """
     names: list[str] = []
     for path in map(shown, paths):
@@ -146,7 +146,10 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
-    """Return how a plan describes an open checkpoint, and the operations that made its tensors."""
+    """Return the description of an open checkpoint for a plan, with the operations that made its tensors.
+
+    ``role`` says whether it is a source, a base or another kind of input.
+    """
     said = (checkpoint.root, checkpoint.stripped)
     made = tuple(map(dict, operations))
     if checkpoint.in_memory:
@@ -162,14 +165,14 @@ def memory_print(checkpoint: Checkpoint) -> FilePrint:
 
 
 def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
-    """Return the view of an open checkpoint that planners take."""
+    """Return an open checkpoint as planners take it: its description for the plan, with its tensors and ties."""
     from ...planning.transplant.select import SourceView
 
     return SourceView(source, checkpoint, codes=checkpoint.codes)
 
 
 def plan_target(target: TargetSpec) -> PlanTarget:
-    """Return how a plan describes a destination."""
+    """Return the description of a destination for a plan."""
     files, companions = target_files(target), tuple(map(_companion, target.companions))
     implied = tuple(key for key in target.tensors if key in target.implied)
     return PlanTarget(
@@ -200,7 +203,7 @@ def file_print(path: str) -> FilePrint:
     """Read a whole file that is not a checkpoint and return its fingerprint; raises SourceError."""
     source = open_source(path)
     if not isinstance(source, File):
-        raise SourceError(f"{escape(path)} is a folder.")
+        raise SourceError(f"{escape(path)} is a folder, not a file.")
     digest = hashlib.sha256()
     with closing(source) as file:
         for begin in range(0, file.size, BLOCK):

@@ -19,5 +19,8 @@ def memory_bytes(memory: str | int | None) -> int:
 
 
 def with_costs(plan: Plan, memory: int, plugins: tuple[Method, ...] = ()) -> Plan:
-    """Return a plan with its cost if it may use ``memory`` bytes; 0 is the default limit."""
+    """Return a plan with its estimated cost (passes, bytes read and written) if it may use ``memory`` bytes.
+
+    0 stands for the default limit. ``plugins`` are the user's own merge methods.
+    """
     return replace(plan, costs=costs_of(plan, MergeContext(plan.seed, plugins, memory or MEMORY)))

@@ -24,7 +24,10 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 
 @dataclass(frozen=True)
 class OperatedCheckpoint:
-    """A checkpoint after operations, with the operations that applied to it, and how its tensors were made."""
+    """A checkpoint after operations such as split and concat.
+
+    ``rows`` has the operations that applied to it, as plain data, and ``by`` says how each changed tensor was made.
+    """
 
     checkpoint: Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
@@ -33,7 +36,7 @@ class OperatedCheckpoint:
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[OperatedCheckpoint]:
-    """Return checkpoints after operations; raises what parsing and applying them raises."""
+    """Return checkpoints after the operations ``rows`` (plain data); raises what parsing and applying them raises."""
     if not rows:
         return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows))
@@ -49,8 +52,8 @@ def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]],
     """Split rulesets: return the operations of those that convert tensors, and the names of those that rename keys."""
     unknown = next((name for name in rulesets if name not in (*RULESETS, *CONVERSIONS)), None)
     if unknown is not None:
-        hint = f"There are {', '.join((*RULESETS, *CONVERSIONS))}."
-        raise PatternError(f"unknown ruleset {unknown!r:.60}.", hint=hint)
+        hint = f"Use one of {', '.join((*RULESETS, *CONVERSIONS))}."
+        raise PatternError(f"--ruleset {unknown!r:.60} is not the name of a ruleset.", hint=hint)
     rows = [row for name in rulesets if name in CONVERSIONS for row in CONVERSIONS[name].rows]
     return rows, tuple(name for name in rulesets if name not in CONVERSIONS)
 
@@ -61,8 +64,9 @@ def operations_file(operations: Operations) -> Path | None:
 
 
 def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
-    """Return operations as plain data, after checking them; a YAML file has them as a list, or under ``operations``.
+    """Return operations as a list of plain data, after checking them.
 
+    They are given as such a list, or as a YAML file that has it at the top or under ``operations``.
     Raises ConfigError if they cannot be read or parsed, PatternError for a malformed pattern.
     """
     path = operations_file(operations)
@@ -81,6 +85,6 @@ def _read(path: str) -> Any:
     rows = document.get("operations") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not rows:
         raise ConfigError(
-            f"--operations {escape(path)} has no operations.", hint="Write a list: - {split: KEY, into: [A, B]}."
+            f"--operations {escape(path)} has no operations.", hint="Write, for example, - {split: KEY, into: [A, B]}."
         )
     return rows

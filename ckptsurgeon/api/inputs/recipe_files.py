@@ -21,11 +21,11 @@ def is_recipe(path: Path) -> bool:
 
 
 def read_recipe_file(path: str) -> Any:
-    """Return the parsed YAML; raises SourceError if the file cannot be read, ConfigError if it is not valid."""
+    """Return the parsed YAML of a recipe; raises SourceError if it cannot be read, ConfigError if it is invalid."""
     try:
         return read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:
         message = f"the recipe {escape(path)} cannot be read: {error.strerror}."
         raise SourceError(message, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a valid recipe: it is not UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is not a valid recipe: the file is not UTF-8 text.") from None

@@ -57,7 +57,11 @@ LARGEST = 256 << 20
 
 
 def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
-    """Return a plan whose sources have the fingerprints of the files read next to them, and always of settings."""
+    """Return a plan that records the fingerprints of the files that were read beside its sources.
+
+    config.json and adapter_config.json are always recorded. Applying the plan fails if one of these files has changed.
+    ``folders`` are the folders of the sources.
+    """
     held, is_compared = [], any(folder.vocabulary for folder in folders)
     for source, folder in zip(plan.sources, folders, strict=False):
         with suppress(CheckpointError):  # too large: reported where the file is needed
@@ -68,7 +72,10 @@ def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
-    """Yield, without digests, missing files that would be used if they existed: a vocabulary with higher priority."""
+    """Yield fingerprints without digest for missing files: vocabularies that would be used if they existed.
+
+    With them, a plan is refused if such a file has been added since.
+    """
     if not folder.files or scheme_of(folder.path):
         return
     rank = VOCABULARIES.index(folder.vocabulary) if folder.vocabulary else len(VOCABULARIES)
@@ -78,9 +85,9 @@ def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
 
 
 def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
-    """Return the plan of an edit with the fingerprints of the files that are written with changes.
+    """Return the plan of an edit with the fingerprints of those files beside its source that it writes with changes.
 
-    Files that are copied unchanged are checked when they are copied: an output of a single file does not have them.
+    Files that are copied unchanged are checked when they are copied, because an output of a single file gets none.
     """
     changed = {one.name for one in plan.target.companions if one.text}
     beside = tuple(one for one in folder.prints if one.name in changed)
@@ -110,7 +117,7 @@ def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
-    """Return the SHA-256 of a file next to a checkpoint, '' if it does not exist, "another" if its size differs."""
+    """Return the present SHA-256 of a file next to a checkpoint; '' if it is missing, "another" if its size differs."""
     folder = checkpoint.around
     if folder is None or leads_out(os.path.join(folder.uri, file.name)):
         return ""
@@ -138,13 +145,13 @@ def read_plan(path: Path) -> Plan:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else escape(str(error))
         raise ConfigError(
             f"the plan {escape(os.fspath(path))} is not valid JSON: {why}.",
-            hint="A plan is what -n --json prints, a recipe is YAML (.yaml).",
+            hint="Make a plan with -n --json > plan.json; give a recipe (YAML) the suffix .yaml.",
         ) from error
     return Plan.from_json(data)
 
 
 def code_of(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the code that applying a plan runs: the model's class, if initial values are drawn."""
+    """Return the names of the user's code that applying a plan runs: the model's class, if initial values are drawn."""
     from ...destinations._load import code_named
 
     config = plan.target.config
@@ -152,12 +159,12 @@ def code_of(plan: Plan) -> tuple[str, ...]:
 
 
 def _draws(plan: Plan) -> bool:
-    """Return whether initial values must be drawn for the destination; a checkpoint keeps the values that it has."""
+    """Return whether a plan draws initial values by building the destination's class; checkpoints keep their values."""
     return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 
 def inputs_of(plan: Plan) -> PlanInputs:
-    """Return the open inputs of a plan; raises PlanError if one has changed since the plan was made."""
+    """Return the inputs of a plan, opened again if needed; raises PlanError if one has changed since planning."""
     from ...destinations._load import target_with
 
     planned = plan.inputs if isinstance(plan.inputs, PlanInputs) else None
@@ -219,7 +226,7 @@ def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoin
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
     if source.memory:
         if source.files != (memory_print(checkpoint),):
-            raise PlanError("its keys, dtypes or shapes differ.")
+            raise PlanError("its keys, dtypes or shapes differ from those in the plan.")
         return
     now = {file.name: file for file in checkpoint.files}
     for file in source.files:
@@ -256,13 +263,17 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
 def find_sources(
     sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
-    """Open the sources that exist and have not changed; returns them, and the reasons for the others."""
+    """Open the sources of an output that exist and have not changed; ``stack`` closes them.
+
+    ``folder`` is the output's, and ``moved`` has new paths or tensors by the names of sources. Returns the open sources
+    by index, and for each other source the reason why it is not open.
+    """
     names = {source.name for source in sources}
     for name in moved:
         if name not in names:
             raise ConfigError(
-                f"--source {escape(name)}: the output has no such source.",
-                hint=f"It has {', '.join(sorted(names))}.",
+                f"--source names {escape(name)}, but the output has no source with this name.",
+                hint=f"Use one of {', '.join(sorted(names))}.",
             )
     found: dict[int, Checkpoint] = {}
     absent: dict[int, str] = {}

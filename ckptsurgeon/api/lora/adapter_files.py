@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter, its scales, and the model that its base's config.json names."""
+"""Reads the files of PEFT adapters, compares their scales, and finds the architecture in the config.json of a base."""
 
 from __future__ import annotations
 
@@ -40,24 +40,28 @@ BYTES = 16 << 20
 
 
 def has_configuration(weights: File) -> bool:
-    """Return whether a configuration is next to a file; at a URL, it is assumed for the file names that PEFT uses."""
+    """Return whether adapter_config.json is next to a file; for a URL, assume it if the file has a name of PEFT's."""
     if weights.name not in ADAPTER_WEIGHTS:
         return False
     return scheme_of(weights.uri) in ("http", "https") or ADAPTER in weights.folder().names()
 
 
 def configuration_of(folder: Folder) -> File:
-    """Return the configuration in a folder; raises SourceError if it does not exist, or links out of the folder."""
+    """Return the adapter_config.json of a folder; raises SourceError if it is missing, or links out of the folder."""
     path = os.path.join(folder.uri, ADAPTER)
     if leads_out(path):
         raise SourceError(
-            f"{escape(path)} is a link to outside of its folder, which is not followed.", hint="Copy it there."
+            f"{escape(path)} is a link to outside of its folder, which is not followed.",
+            hint="Copy it into the folder.",
         )
     return folder.file(ADAPTER)
 
 
 def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
-    """Return the settings of the adapter that a checkpoint holds, and a note if they cannot be read."""
+    """Return the settings (rank, alpha, modules) of the adapter that a checkpoint holds, and notes on them.
+
+    The settings are None if the checkpoint is not an adapter or if they cannot be read.
+    """
     weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
         if weights is None or not has_configuration(weights):
@@ -72,7 +76,7 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 
 
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
-    """Return notes on how a configuration contradicts the tensors; none for an adapter that we cannot merge anyway."""
+    """Return notes on how an adapter's configuration contradicts its tensors; none if it is of an unsupported kind."""
     from ...methods.lora.adapter import read_adapter
     from ...methods.lora.config import parse_config
 
@@ -100,9 +104,9 @@ def _read(file: File) -> object:
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return what the config.json next to a base's weights says of its architecture; None if there is none.
+    """Return the known architecture in the config.json next to a base's weights; None if there is none.
 
-    ``path`` is that of the weights, '' for weights in memory, which have no other files.
+    ``path`` is that of the weights, '' for weights in memory, which have no files beside them.
     """
     if not path:
         return None
@@ -137,7 +141,10 @@ SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_
 
 
 def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Return notes on adapters whose scales differ from the donor's, whose configuration is copied."""
+    """Return notes on those adapters among ``models`` whose scales (alpha over rank) differ from the ``donor``'s.
+
+    The output gets the configuration of the donor.
+    """
     notes = []
     ours = donor.adapter
     for one in [one for one in models if one.adapter] if ours else ():
@@ -151,8 +158,8 @@ def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
     """Return the plan of a transplant with notes on adapters whose scales differ from the destination's.
 
-    ``folders`` are those of ``number`` sources and of the destination, if it has one. Raises PlanError if factors of
-    a source would be scaled by the destination's scale, which is another number.
+    ``folders`` are those of the ``number`` sources and, last, of the destination if it has one. A scale is lora_alpha
+    divided by the rank. Raises PlanError if factors from a source would get another scale in the destination.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:

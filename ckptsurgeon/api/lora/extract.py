@@ -57,12 +57,13 @@ def lora_extract(
 ) -> Plan:
     """Plan an adapter for PEFT: for each weight of ``tuned`` minus the base's, the best factors of the given rank.
 
-    Reads the values of both, to find what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
-    choose keys; ``embeddings`` includes embeddings; ``fan_in_fan_out`` is for weights of shape (in, out), as in GPT-2,
-    if there is no config.json that names the model. Other tensors that differ are reported in a note or, with
-    ``save_modules``, saved whole. ``dtype`` is the factors'. ``seed`` is for the random start of the decomposition;
-    ``memory`` limits its memory, as in "512MB". The receipt of ``apply`` has the error of each factor.
-    It is an error if the rows of an embedding belong to different tokens in the two, unless ``vocab`` is "place".
+    Reads the values of both models, to find what differs. ``rank`` is that of the factors, and ``alpha`` PEFT's
+    lora_alpha, by default the rank. ``include`` and ``exclude`` choose keys; with ``embeddings``, embeddings are
+    factored too; ``fan_in_fan_out`` is for weights of shape (in, out), as in GPT-2, if no config.json names the model.
+    Other tensors that differ are reported in a note or, with ``save_modules``, saved whole. ``dtype`` is that of the
+    factors. ``seed`` is for the random start of the decomposition; ``memory`` limits its memory, as in "512MB". The
+    receipt of ``apply`` has the approximation error of each weight. It is an error if the rows of an embedding belong
+    to different tokens in the two models, unless ``vocab`` is "place".
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -128,27 +129,33 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return for each of the two the output layer that it does not store because it is tied to the embedding."""
+    """Return, for the tuned model and for the base, the tied output layer that it does not store.
+
+    Each is a dict from the key of the output layer to the key of the embedding; empty if there is none.
+    """
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the keys of the tuned network that the base lacks or has with other values; reads all values."""
+    """Yield the keys of the tuned network ``ours`` whose tensors the base ``theirs`` lacks or has with other values.
+
+    Reads all values. ``tied`` has the output of ``_tied``.
+    """
     from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors
 
     if not any(key in theirs for key in ours):
         raise PlanError(
             f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
-            hint="Name the base that it was tuned from; --unwrap strips wrappers such as module.",
+            hint="Name the base that the network was tuned from; pass --unwrap if keys have prefixes such as module.",
         )
     tuned, base = with_tied(ours, tied[0]), with_tied(theirs, tied[1])
     shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
     fetch_tensors((one, tensors[key]) for one, tensors in ((ours, tuned), (theirs, base)) for key in shared)
     for key, info in tuned.items():
         if info.opaque:
-            raise PlanError(f"{escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
+            raise PlanError(f"the tensor {escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
         there = base.get(key)
         same = there is not None and not there.opaque and comparable(info, there)
         if there is None or not same or differ((info, ours), (there, theirs)):

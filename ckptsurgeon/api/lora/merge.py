@@ -51,14 +51,14 @@ def lora_merge(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a base plus adapters: W + weight * scale * B A for each, in double precision and rounded once.
+    """Plan a base plus adapters: W + weight * scale * B A for each adapter, in double precision, rounded at the end.
 
     Adapters are PEFT's folders, single files with kohya's or diffusers' names, or dicts of their tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
     is that of all real floating tensors of the output, by default the base's; ``memory`` limits the memory of the
-    computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; an
-    adapter that has the rows of another vocabulary brings its tokeniser. It is an error to put rows of one vocabulary
-    under the tokens of another, unless ``vocab`` is "place".
+    computation, as in "512MB". If the base is a folder of transformers, its configuration and tokeniser are copied; if
+    an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. It is an error
+    if rows of an embedding would get other tokens, unless ``vocab`` is "place".
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -108,14 +108,14 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that would be added more than once; the first of ``opened`` is the base."""
+    """Return notes on adapters that would be added a second time; the first of ``opened`` is the base."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 
 def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note on each adapter that names another base; the first of ``opened`` is the base.
+    """Yield a note on each adapter whose configuration names another base; the first of ``opened`` is the base.
 
-    Only the last part of a path or of a name on a hub is compared, and of a base only the folder's name.
+    Only the last part of a path, or of a name on a hub, is compared with the name of the base's folder.
     """
     base = os.path.basename(os.path.normpath(opened[0].folder.uri)) if opened[0].folder is not None else ""
     for adapter in opened[1:]:
@@ -129,12 +129,12 @@ def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
     """Return the weight of each adapter; raises ConfigError for a wrong number of weights or an invalid one."""
     if not adapters:
-        raise ConfigError("no adapter given.", hint="Name at least one after the base.")
+        raise ConfigError("no adapter is given.", hint="Name at least one adapter after the base.")
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(
             f"there are {count(len(adapters), 'adapter')} and {count(len(given), 'weight')}.",
-            hint="Give one to each, as in --weights 0.7,0.3.",
+            hint="Give a weight for each adapter, as in --weights 0.7,0.3.",
         )
     wrong = next((one for one in given if not isfinite(one)), None)
     if wrong is not None:

@@ -36,9 +36,10 @@ METADATA = "lora_adapter_metadata"
 
 
 def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter and append its file to ``opened``; an adapter in memory has no configuration.
+    """Open an adapter and append its checkpoint to ``opened``; an adapter in memory has no configuration.
 
-    Returns it and the path of its configuration, '' if it has none or is remote.
+    ``name`` is for messages, and ``weight`` the adapter's weight in the sum. Returns the adapter and the path of its
+    configuration, '' if it has none or is remote.
     Raises SourceError or FormatError if it is not an adapter, ConfigError for an adapter of another kind.
     """
     checkpoint, config = _opened(given)
@@ -52,7 +53,7 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
 
 
 def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
-    """Return an adapter's weights and its configuration, or None."""
+    """Return an adapter's open weights and the file of its configuration, None if it has none."""
     place = place_of(given)
     if not place:
         return open_checkpoint(given, unwrap=False, called="adapter"), None
@@ -74,12 +75,15 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
             f"{escape(path)} has no {ADAPTER}.", hint="Name a folder that PEFT wrote, or an adapter's file."
         )
     if not weights:
-        raise SourceError(f"{escape(path)} has no {' or '.join(ADAPTER_WEIGHTS)}.", hint="Save the adapter again.")
+        raise SourceError(
+            f"{escape(path)} has no {' or '.join(ADAPTER_WEIGHTS)}.",
+            hint="Save the adapter again with save_pretrained, or name the file with its weights.",
+        )
     return source.file(weights[0]), configuration_of(source)
 
 
 def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
-    """Return the parsed configuration and its fingerprint."""
+    """Return the parsed configuration of an adapter, and its fingerprint for the plan."""
     try:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)
@@ -91,19 +95,20 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:
-    """Read the single number in a tensor; alphas are the only values that a plan reads."""
+    """Read the single number in a tensor, an alpha of kohya's adapters: the only value that is read for a plan."""
     from ...engine.compute.reading import read_number
 
     number = read_number(checkpoint, key)
     if number is None:
         raise FormatError(
-            f"{escape(key)} of {escape(checkpoint.path)} has values that are not finite (NaN or inf).", rule="alpha"
+            f"the tensor {escape(key)} of {escape(checkpoint.path)} has values that are not finite (NaN or inf).",
+            rule="alpha",
         )
     return number
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the configurations in the metadata of a file of diffusers, by the model of the pipeline."""
+    """Return the adapter configurations in the metadata of a diffusers file, by the pipeline's part (``unet``)."""
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}

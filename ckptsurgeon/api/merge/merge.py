@@ -46,48 +46,57 @@ __all__ = ["check_names", "check_number", "list_methods", "merge", "method_named
 
 
 def method_named(name: str, plugins: Sequence[Method]) -> Method:
-    """Return a method, built in or a plugin's; raises ConfigError with the nearest name for an unknown one."""
+    """Return the merge method with this name, built in or from plugins; raises ConfigError for an unknown name."""
     known = merge_methods(plugins)
     if name not in known:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
-        raise ConfigError(f"unknown merge method {escape(name)}.", hint=hint)
+        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
     return known[name]
 
 
 def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
-    """Raise ConfigError for an argument that is neither the verb's nor a parameter of the method."""
+    """Raise ConfigError if a name in ``more`` is neither among ``arguments`` nor a parameter of the method."""
     known = [one.name for one in method.parameters]
     for name in map(parameter_name, more):
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *arguments], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"{method.name} takes {', '.join(known) or 'none'}."
-            raise ConfigError(f"merge has no argument {escape(name)}, and {method.name} no such parameter.", hint=hint)
+            raise ConfigError(
+                f"merge has no argument {escape(name)}, and the method {method.name} no such parameter.", hint=hint
+            )
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if a method does not take this number of models, or needs or refuses a base."""
+    """Raise ConfigError if a method does not take this number of models, lacks a base, or does not take one."""
     least, most = method.models
     if method.base == "required" and base is None:
-        raise ConfigError(f"{method.name} needs the base model of the others.", hint="Name it with --base.")
+        raise ConfigError(
+            f"the method {method.name} needs the base model that the others were trained from.",
+            hint="Name it with --base.",
+        )
     if method.base == "none" and base is not None:
-        raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
+        raise ConfigError(
+            f"the method {method.name} takes no base.", hint="Leave --base out, or name the base among the models."
+        )
     merged = number + (method.base == "model" and base is not None)
     if merged < least:
         raise ConfigError(
-            f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.", hint="Name others."
+            f"the method {method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.",
+            hint="Name more models.",
         )
     if number == 1 and base is None and method.needs_others:
         hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
-        raise ConfigError("only one model given: nothing to merge it with.", hint=hint)
+        raise ConfigError("only one model is given, and there is nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
-            f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."
+            f"the method {method.name} merges {count(most, 'model')}, and there are {merged}.",
+            hint="Use another method, or name fewer models.",
         )
 
 
 def list_methods(plugin: Path | None = None) -> MergeMethods:
-    """Return the merge methods of ``merge``, and those of a plugin, which is run."""
+    """Return the methods that ``merge`` takes, including those of the Python file ``plugin``, which is run."""
     return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
 
 
@@ -117,9 +126,10 @@ def merge(
 ) -> Plan:
     """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only.
 
-    ``base`` is the model that task vectors are taken from, or that a method starts at. ``parameters`` of the method may
-    also be given as arguments (``density=0.5``): a number, a list with one for each model, a map from patterns to
-    values, or ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
+    ``base`` is the model that the others were trained from, or that a method starts at. ``parameters`` of the method
+    may also be given as arguments (``density=0.5``): a number, a list with one for each model, a map from key patterns
+    to values, or ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter
+    ``weight`` for all keys.
     ``on_missing`` decides about a tensor that some models lack: error, base (the base's counts instead), skip (it is
     left out), any (the models that have it are merged). ``on_mismatch`` decides about a model whose shape is not that
     of the base, or of the first model: error, skip (it does not count), slice (its leading part), overlap (the part
@@ -163,7 +173,9 @@ def merge(
         document = read_recipe(recipe)
         return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
     if method is None:
-        raise ConfigError("no method given.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
+        raise ConfigError(
+            "no method is given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
+        )
     found = method_named(method, asked.plugins)
     check_names(found, more, inspect.signature(merge).parameters)
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
@@ -175,7 +187,7 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
-    """Plan the merge of models key by key."""
+    """Return the plan that merges models tensor by tensor, with the files for an output folder."""
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:

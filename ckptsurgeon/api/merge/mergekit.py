@@ -40,19 +40,22 @@ __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_r
 
 
 def found(one: ModelReference, folder: str) -> str:
-    """Return the path of a model; raises ConfigError for an adapter, SourceError if it does not exist."""
+    """Return the path of a model that a recipe in ``folder`` names.
+
+    Raises ConfigError for a model with an adapter, SourceError if there is no such path.
+    """
     for said in dict.fromkeys((one.written, one.path)):
         for path in (said, os.path.join(folder, said)):
             if os.path.exists(path) and (said == one.written or not (one.lora or one.revision)):
                 return path
     if one.lora:
         raise ConfigError(
-            f"{escape(one.written)} is a model with an adapter.",
-            hint=f"Merge them first: ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
+            f"{escape(one.written)} names a model and an adapter, which are merged first.",
+            hint=f"Run ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(
-        f"there is no model {escape(one.written)} here.",
-        hint="Give the path of its folder or file; download a model of the hub first: "
+        f"there is no file or folder with the name of the model {escape(one.written)}.",
+        hint="Give the path of the model's folder or file; download a model of the hub first: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
 
@@ -90,12 +93,17 @@ class RecipeModels:
         return list(map(MergedModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
-        """Return the vocabulary for the output: the recipe's, if rows have to be merged by token."""
+        """Return the request for the output's vocabulary: that of the recipe if rows have to be merged by token.
+
+        ``asked`` is what the user asked for with --vocab. Raises ConfigError if both contradict each other.
+        """
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
             return asked
         if asked.vocab is not None:
-            raise ConfigError("--vocab and the recipe's tokenizer contradict each other.", hint="Leave one out.")
+            raise ConfigError(
+                "--vocab and the field tokenizer of the recipe contradict each other.", hint="Leave one of them out."
+            )
         other = wanted(self._configuration, self.folders[self.donor], self._find)
         keys = asked.keys or known_keys(self.models)
         if not (tokenizer.is_detailed or different(self.folders, self.names, self.donor, other)) and (
@@ -110,9 +118,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if models that lack tokens get its rows; None otherwise.
+        """Return the index of the base if models that lack tokens get the base's rows for them; None otherwise.
 
-        As in mergekit, they do if the method takes no base, but each part of the output is merged from the base, too.
+        As in mergekit, they get these if the method takes no base, but each part of the output is merged from the base
+        as well.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]
@@ -170,7 +179,7 @@ class RecipeModels:
         return config, notes
 
     def said(self, document: Any) -> Any:
-        """Return a recipe with models' names instead of their paths: recipes in outputs never have local paths."""
+        """Return the recipe ``document`` with names of models instead of paths: outputs never have local paths."""
         names = {one.written: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
@@ -183,31 +192,35 @@ class RecipeModels:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Return the parsed recipe; raises SourceError if the file cannot be read, ConfigError if it is not mergekit's."""
+    """Return the parsed recipe of mergekit; raises SourceError if it is unreadable, ConfigError if it is not one."""
     document = read_recipe_file(path)
     if isinstance(document, dict) and "verb" in document:
-        raise ConfigError(f"{escape(path)} is a recipe of ckptsurgeon.", hint=f"Run ckpt apply {escape(path)}.")
+        raise ConfigError(
+            f"{escape(path)} is a recipe of ckptsurgeon, not of mergekit.", hint=f"Run ckpt apply {escape(path)}."
+        )
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(
-            f"{escape(path)} has no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
+            f"{escape(path)} has no merge_method.", hint="Write a recipe as mergekit reads it: merge_method, models, …"
         )
     if not isinstance(document["merge_method"], str):
         raise ConfigError(
             f"{escape(path)}: merge_method is {brief_repr(document['merge_method'])}, not the name of a method.",
-            hint="ckpt merge --list shows them.",
+            hint="Use one of those that ckpt merge --list shows.",
         )
     return document
 
 
 def check_alone(recipe: str, **given: Any) -> None:
-    """Raise ConfigError if the path is not a recipe, or for arguments that a recipe gives itself."""
+    """Raise ConfigError if ``recipe`` is not the path of a recipe, or if arguments are given that belong into it."""
     if not is_recipe(recipe):
         raise ConfigError(
-            f"{escape(recipe)} is not a recipe.", hint="Name a recipe of mergekit, or several models in a list."
+            f"{escape(recipe)} is not a recipe (.yaml).", hint="Name a recipe of mergekit, or several models in a list."
         )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
-        raise ConfigError(f"{escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe.")
+        raise ConfigError(
+            f"the argument {escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe."
+        )
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: MergeRequest) -> Plan:

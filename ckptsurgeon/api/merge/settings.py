@@ -32,7 +32,7 @@ __all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "par
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """The arguments of a merge other than models, method and parameters; ``arguments`` is what the recipe records."""
+    """The arguments of a merge other than models, method and parameters; ``arguments`` are recorded in the recipe."""
 
     options: MergeOptions
     vocabulary: VocabularyRequest
@@ -46,7 +46,7 @@ class MergeRequest:
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
     ) -> list[Checkpoint]:
-        """Open models; ``base`` is the index of the base. The stack closes them."""
+        """Return the open models; ``base`` is the index of the base among them, and ``stack`` closes them."""
         names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
         return [
             stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
@@ -54,9 +54,10 @@ class MergeRequest:
         ]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return a plan with its cost, its open inputs, and the files that must not be overwritten.
+        """Return a plan with its cost, its inputs (kept open for ``apply``), and the paths that it must not overwrite.
 
-        ``donor`` is the index of the model whose configuration the output gets.
+        ``others`` are paths of further files that were read. ``donor`` is the index of the model whose configuration
+        the output gets.
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
@@ -71,7 +72,7 @@ GRADIENT = "gradient"
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
-    """Return the parameters of a method, parsed.
+    """Return the parameters that are given for a merge method, parsed, by name.
 
     A value is a number, a string or a boolean; a list with one for each model; ``{"gradient": [0, 0.5, 1]}`` for
     values from the first layer to the last; or a map from patterns to such values: the last that matches a key wins.
@@ -84,7 +85,7 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
         for text in [given] if isinstance(given, str) else given or ():
             name, setting = _from_text(text)
             if setting.pattern is None and any(one.pattern is None for one in found.get(name, ())):
-                raise ConfigError(f"{escape(name)} is given twice for all keys.", hint="Leave one out.")
+                raise ConfigError(f"the parameter {escape(name)} is given twice for all keys.", hint="Leave one out.")
             found.setdefault(name, []).insert(0, setting)
         return found
     each = {one.name for one in method.parameters if one.each}
@@ -93,7 +94,9 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
 
 def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting]:
     if isinstance(value, Mapping) and not value:
-        raise ConfigError(f"{escape(name)} is an empty map.", hint="Give values by pattern, or leave it out.")
+        raise ConfigError(
+            f"the parameter {escape(name)} is an empty map.", hint="Give values by pattern, or leave it out."
+        )
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
         pairs = [(KeyPattern.given(_pattern(name, text), ""), one) for text, one in value.items()]
         return [_setting(name, one, by_model=by_model, pattern=pattern) for pattern, one in reversed(pairs)]
@@ -102,7 +105,7 @@ def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting
 
 def _pattern(name: str, text: object) -> str:
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"{escape(name)} has {brief_repr(text, 40)} instead of a pattern of keys.")
+        raise ConfigError(f"the parameter {escape(name)} has {brief_repr(text, 40)} instead of a pattern of keys.")
     return text
 
 
@@ -118,24 +121,27 @@ def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | Non
         )
     if not isinstance(value, (bool, int, float, str)):
         raise ConfigError(
-            f"{escape(name)} is {brief_repr(value)}, not a valid value.", hint="Use a number, a text or a list."
+            f"the parameter {escape(name)} is {brief_repr(value)}, which is not a valid value.",
+            hint="Use a number, a text or a list.",
         )
     return ParameterSetting(value, pattern)
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or not values:
-        raise ConfigError(f"{escape(name)}: {brief_repr(values)} is not a list of numbers.")
+        raise ConfigError(f"the parameter {escape(name)} is {brief_repr(values)}, not a list of numbers.")
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is not a number.")
+            raise ConfigError(f"the parameter {escape(name)} has {brief_repr(value, 40)}, which is not a number.")
         if isinstance(value, int) and abs(value) > float_info.max:
-            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is too large.")
+            raise ConfigError(
+                f"the parameter {escape(name)} has {brief_repr(value, 40)}, which is too large for double precision."
+            )
     return tuple(map(float, values))
 
 
 def _from_text(text: str) -> tuple[str, ParameterSetting]:
-    """Read ``density=0.5``, ``weight=0.3,0.7``, ``t=[0, 0.5, 1]`` or ``t:layers.*.mlp=0.2``."""
+    """Return name and setting of a parameter in text form, such as ``weight=0.3,0.7`` or ``t:layers.*.mlp=0.2``."""
     head, equals, said = text.rpartition("=")
     name, colon, glob = head.partition(":")
     if not (equals and name and said) or (colon and not glob):
@@ -162,9 +168,10 @@ def given_settings(
     more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
-    """Return the parameters given by ``parameters``, arguments and ``weights``; raises ConfigError for a double one.
+    """Return a method's parameters from ``parameters``, from the arguments ``more`` and from ``weights``, parsed.
 
-    ``weights`` are for all keys; weights by pattern may be given too, and override them.
+    ``weights`` are for all keys; weights by pattern may be given too, and override them. Raises ConfigError for a
+    parameter that is given twice.
     """
     found = dict(method_settings(method, parameters))
     for name, settings in method_settings(
@@ -190,7 +197,7 @@ def _is_for_all(one: ParameterSetting) -> bool:
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Return settings as plain data that ``method_settings`` reads."""
+    """Return parsed parameters as plain data, which ``method_settings`` can parse again."""
     return {name: _plain_value(found) for name, found in settings.items()}
 
 
@@ -204,5 +211,5 @@ def _value(one: ParameterSetting) -> Any:
 
 
 def parameter_name(argument: str) -> str:
-    """Return the name of a parameter for its argument in Python: ``lambda`` for ``lambda_``."""
+    """Return the parameter that an argument in Python stands for: ``lambda`` for ``lambda_``, a reserved word."""
     return argument.rstrip("_")

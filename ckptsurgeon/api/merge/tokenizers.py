@@ -26,7 +26,10 @@ def tokenizer_files(
     donor: int,
     find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder, and notes on them; ``find`` gives the folder of a model.
+    """Return the files for an output folder (tokeniser, chat template) as a recipe asks for them, and notes on them.
+
+    ``configuration`` is the parsed recipe, ``donor`` the index of the model whose files the output gets, and ``find``
+    returns the folder of a model.
 
     Raises ConfigError for an invalid chat template.
     """
@@ -48,29 +51,38 @@ def tokenizer_files(
 def wanted(
     configuration: Configuration, donor: ModelFolder, find: Callable[[ModelReference], ModelFolder]
 ) -> ModelFolder:
-    """Return the model whose tokeniser the output gets: the named one, else the donor."""
+    """Return the folder of the model whose tokeniser the output gets: the one that the recipe names, else the donor."""
     asked = configuration.tokenizer
     return find(asked.source) if asked is not None and isinstance(asked.source, ModelReference) else donor
 
 
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
-    """Return the models whose vocabulary differs from the donor's; a model without one counts as equal."""
+    """Return the names of the models whose vocabulary differs from the donor's; no vocabulary counts as equal.
+
+    ``other`` is the model whose tokeniser the output gets.
+    """
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
 
 
 def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:
-    """Return the donor's files with another tokeniser; raises ConfigError if the other has none."""
+    """Return the files of ``donor`` with the tokeniser of ``other``; raises ConfigError if ``other`` has none.
+
+    ``where`` is the field of the recipe that names it, for messages.
+    """
     if not other.tokenizer:
         raise ConfigError(
-            f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Name base, union or another model."
+            f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Write base, union or another model."
         )
     own = {one.name for one in donor.tokenizer}
     return (*(one for one in donor.files if one.name not in own), *other.tokenizer)
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:
-    """Return the chat template that a recipe asks for: the models' most frequent, a built-in one, or its own text."""
+    """Return the chat template that a recipe asks for in ``said``.
+
+    "auto" is the template that most of the models have; other values name a built-in template or are its text.
+    """
     if said == "auto":
         found = Counter(one.chat_template.strip() for one in folders if one.chat_template.strip())
         return found.most_common(1)[0][0] if found else ""
@@ -89,10 +101,11 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
 
 @dataclass(frozen=True)
 class RowsRequest:
-    """The rows that a recipe chooses for single tokens; ``numbers`` maps its models to their indices.
+    """The embedding rows that a mergekit recipe chooses for single tokens.
 
-    Models that lack a token get the row of the model ``base``, or if that is None, the mean of all that have it. The
-    number of rows is a multiple of ``multiple``.
+    ``numbers`` maps the models of the recipe to their indices. A model that lacks a token gets the row of the model at
+    index ``base``, or if that is None, the mean of the rows of all models that have the token. The output's number of
+    rows is padded to a multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()
@@ -101,7 +114,7 @@ class RowsRequest:
     base: int | None = None
 
     def added(self, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Return the tokens of the recipe that ``tokens`` lacks."""
+        """Return the tokens that the recipe names and that the list ``tokens`` lacks."""
         known = set(tokens)
         return tuple(one.token for one in self.tokens if one.token not in known)
 
@@ -109,9 +122,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return the rows of each model with those chosen for some of the output's ``tokens``, and notes.
+    """Return the row of each model for each of the output's ``tokens``, after the choices of a recipe, and notes.
 
-    ``lists`` are the tokens of each model. Raises ConfigError for a token whose row cannot be found.
+    ``asked`` has these choices, ``every`` the rows of each model before them, and ``lists`` the tokens of each model.
+    Raises ConfigError for a token whose row cannot be found.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]
@@ -136,15 +150,15 @@ def _lent(
     if not one.source:
         why = "which force needs" if one.force else "and not all models have the token"
         raise ConfigError(
-            f"{escape(one.where)} has no source, {why}.",
-            hint="Name a model, or kind: zero or kind: model_token.",
+            f"the entry {escape(one.where)} of the recipe has no source, {why}.",
+            hint="Write source: and a model, {kind: zero} or {kind: model_token, …}.",
         )
     if one.model is None:
         return TokenRowOverride(place, force=one.force)
     if one.model not in numbers:
         raise ConfigError(
             f"{escape(one.where)}.source is {escape(one.model.written)}, which is not one of the models.",
-            hint="Add it to the models; with a weight of 0 it adds nothing else.",
+            hint="Add this model to the models of the recipe; with a weight of 0 it gives only this row.",
         )
     number = numbers[one.model]
     return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)
@@ -162,14 +176,18 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
     row = tokens.tokens.index(wanted) if wanted in tokens.tokens else rows.size
     if row >= rows.size:
         raise ConfigError(
-            f"{escape(one.where)}: {escape(rows.source)} has no row for {escape(brief_repr(wanted))}.",
+            f"{escape(one.where)}: the model {escape(rows.source)} has no row for the token "
+            f"{escape(brief_repr(wanted))}.",
             hint="Take the row of another token: source: {kind: model_token, model: …, token: …}.",
         )
     return row
 
 
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
-    """Yield the base's rows for tokens that some other model lacks and the recipe does not mention."""
+    """Yield the base's row for each token that another model lacks and that the recipe does not mention.
+
+    ``every`` has the rows of each model, and ``spoken`` the rows of the tokens in the recipe.
+    """
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):
             yield TokenRowOverride(place, base, row)

@@ -40,9 +40,10 @@ UNION, BASE = "union", "base"
 
 @dataclass(frozen=True)
 class VocabularyRequest:
-    """The requested vocabulary: of the output, the token lists of the models, and the tensors with rows by token.
+    """What the user asks for: the output's vocabulary, the models' token lists, and the tensors with a row per token.
 
-    ``rows`` is the choice of rows in a recipe of mergekit: then tokens that no model has get zeros, as there.
+    These are ``vocab``, ``tokens`` and ``keys``. ``rows`` has the rows that a mergekit recipe chooses; with it, tokens
+    that no model has get rows of zeros, as in mergekit.
     """
 
     vocab: str | None = None
@@ -52,26 +53,29 @@ class VocabularyRequest:
 
     @property
     def is_by_place(self) -> bool:
-        """Whether rows are merged by place, even if their tokens differ."""
+        """Whether row n of each model is merged into row n of the output, even if their tokens differ."""
         return self.vocab is not None and self.vocab.lower() == PLACE
 
     @property
     def said(self) -> dict[str, Any]:
-        """The arguments for the recipe; a file is recorded by its name only."""
+        """The request as arguments for the output's recipe; of a path, only the file name is recorded."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
 
 @dataclass(frozen=True)
 class MergedModel:
-    """A model of a merge: its path, its tensors and its folder."""
+    """A model of a merge: its path, its tensors (``view``) and its folder."""
 
     path: str
     view: SourceView
     folder: ModelFolder
 
     def size(self, tokens: int) -> int:
-        """Return the number of rows of its vocabulary: that of its configuration if a tensor has it, or ``tokens``."""
+        """Return the number of rows of the model's embedding, for a vocabulary of ``tokens`` tokens.
+
+        It is the vocabulary size in the configuration if a tensor has this size, else ``tokens``.
+        """
         said = self.folder.rows
         long = said and any(said in info.shape for info in self.view.tensors.values())
         return said if long else tokens
@@ -79,10 +83,10 @@ class MergedModel:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The token lists of the models of a merge, and the output's, which has ``size`` rows.
+    """The token lists of the models of a merge, and that of the output, whose embedding has ``size`` rows.
 
-    ``of`` is the index of the list that the output takes, None for a union; ``path`` is its file, and ``begins`` the
-    file whose tokens come first. ``added`` are requested tokens that no list has.
+    ``of`` is the index of the model whose list the output gets, None for a union; ``path`` is the file of this list,
+    and ``begins`` the file whose tokens come first. ``added`` are tokens of the recipe that no list has.
     """
 
     paths: tuple[str, ...]
@@ -99,14 +103,19 @@ class ModelTokens:
 def merge_vocabulary(
     asked: VocabularyRequest, models: Sequence[MergedModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
-    """Return the vocabularies of a merge, None if none is requested; ``first`` is the base, or the first model.
+    """Return how a merge maps rows by token, and the token lists; None if rows are not merged by token.
+
+    ``first`` is the index of the base, or of the first model.
 
     Raises ConfigError for a missing list, PatternError for an invalid pattern.
     """
     named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
     if asked.vocab is None or asked.is_by_place:
         if named or asked.tokens:
-            raise ConfigError("--tokens and --vocab-keys go with --vocab.", hint="Write --vocab union, base or a FILE.")
+            raise ConfigError(
+                "--tokens and --vocab-keys have no effect without --vocab.",
+                hint="Write --vocab union, --vocab base or --vocab FILE.",
+            )
         return None
     found = _paths(models, asked, first)
     names = [one.view.source.name for one in models]
@@ -139,12 +148,12 @@ def merge_vocabulary(
 
 
 def _is_beside(path: str, model: MergedModel) -> bool:
-    """Return whether a list lies in the folder of a model, whose lists are compared with each other anyway."""
+    """Return whether a token list is a file in the model's own folder; such lists are compared by other checks."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
 def known_keys(models: Sequence[MergedModel]) -> list[str]:
-    """Return patterns for the tensors whose names and lengths show that their rows go by token."""
+    """Return patterns (GLOB=AXIS) for the tensors whose names and sizes show that they have a row for each token."""
     found = dict.fromkeys(
         key
         for one in models
@@ -165,7 +174,7 @@ LOGITS = "final_logits_bias"
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
-    """Return the output's vocabulary, the file whose tokens come first, and the file that has all of it, if one has."""
+    """Return the output's vocabulary, the file whose tokens come first, and the file with all tokens ('' for union)."""
     if vocab.lower() == UNION:
         order = [first, *(number for number in range(len(lists)) if number != first)]
         return united([lists[number] for number in order]), paths[first], ""
@@ -175,9 +184,9 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
 
 
 def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) -> list[str]:
-    """Return the path of each model's list: the named one, else the one next to the model.
+    """Return the path of each model's token list: the one that --tokens gives, else the one next to the model.
 
-    In a recipe of mergekit, a model without a list has that of the first.
+    In a recipe of mergekit, a model without a list has that of the model at index ``first``.
     """
     names = {name: number for number, one in enumerate(models) for name in (one.path, one.view.source.name)}
     tokens = asked.tokens
@@ -186,9 +195,11 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyRequest, first: int) 
     for model, path in pairs:
         if model not in names:
             known = ", ".join(escape(one.view.source.name) for one in models)
-            raise ConfigError(f"--tokens {escape(model)}: no such model.", hint=f"There are {known}.")
+            raise ConfigError(
+                f"--tokens names {escape(model)}, which is not one of the models.", hint=f"Use one of {known}."
+            )
         if names[model] in given:
-            raise ConfigError(f"--tokens gives {escape(model)} two lists.")
+            raise ConfigError(f"--tokens gives the model {escape(model)} two lists.", hint="Leave one out.")
         given[names[model]] = os.fspath(path)
     own = given.get(first) or _tokens_of(models[first])
     return [
@@ -204,7 +215,9 @@ def _beside(model: MergedModel, asked: VocabularyRequest, first: str) -> str:
 def _tokens_of(model: MergedModel) -> str:
     if model.view.source.memory:
         name = escape(model.view.source.name)
-        raise ConfigError(f"{name} is in memory, without a token list.", hint=f"Name it: tokens={{{name!r}: LIST}}.")
+        raise ConfigError(
+            f"the model {name} is in memory, without a token list.", hint=f"Write tokens={{{name!r}: LIST}}."
+        )
     return tokens_beside(model.path)
 
 
@@ -217,7 +230,9 @@ def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places]
     if not cuts or not all(cuts[0]):
-        raise ConfigError(f"--tokens {escape(text)} is not MODEL=LIST.", hint="Write --tokens MODEL=LIST.")
+        raise ConfigError(
+            f"--tokens {escape(text)} does not have the form MODEL=LIST.", hint="Write --tokens MODEL=LIST."
+        )
     return next((cut for cut in cuts if cut[0] in known), cuts[0])
 
 
@@ -231,8 +246,9 @@ def token_files(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the ``files`` of an output folder whose vocabulary differs from the donor's, and notes.
 
-    The tokeniser is that of the model whose vocabulary the output has; for a union, the donor's plus the others' added
-    tokens and the requested ones, if they differ in nothing else. Otherwise only the list is written.
+    The tokeniser is that of the model whose vocabulary the output has. For a union, it is that of the donor plus the
+    tokens that were added in other models or by the user, if the tokenisers differ in nothing else; if they do, only
+    the list of tokens is written.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
@@ -258,7 +274,7 @@ def _without(own: set[str]) -> list[str]:
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the first tokeniser extended by the tokens of the others, None if that would be wrong."""
+    """Return the first tokenizer.json with the tokens that the other models add; None if the two cannot be combined."""
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None
@@ -271,7 +287,7 @@ def _read(path: str) -> bytes:
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
-    """Return a configuration with another number of rows, and a note if it has no field for it."""
+    """Return a configuration with ``size`` as its vocabulary size, and a note if it has no field for that."""
     changed = dict(config)
     if not config:
         return changed, []

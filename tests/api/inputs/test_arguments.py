@@ -52,7 +52,7 @@ def arguments() -> list[tuple[str, str]]:
 def test_an_argument_of_another_type_is_named(verb: str, argument: str, wrong: Any) -> None:
     needs, call = VERBS[verb]
     given = dict.fromkeys(needs.split(), PAIR if verb in ("merge", "average") else PAIR[0])
-    with pytest.raises(cs.ConfigError, match=rf"^{verb}: {argument} is .*, not \w"):
+    with pytest.raises(cs.ConfigError, match=rf"^{verb}: the argument {argument} is .*, not \w"):
         call(**{**given, argument: wrong})
 
 
@@ -95,10 +95,16 @@ def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
             r"a\.safetensors is not a recipe\. Name a recipe of mergekit, or several models in a list\.",
         ),
         ({"models": []}, r"linear needs 1 model, and there is none\."),
-        ({"method": "LINEAR"}, r"unknown merge method LINEAR\. Did you mean linear\?"),
+        ({"method": "LINEAR"}, r"there is no merge method LINEAR\. Did you mean linear\?"),
         ({"method": "dare-ties"}, r"Did you mean dare_ties\?"),
-        ({"on_mising": "skip"}, r"no argument on_mising, and linear no such parameter\. Did you mean on_missing\?"),
-        ({"normalise": True}, r"no argument normalise, and linear no such parameter\. Did you mean normalize\?"),
+        (
+            {"on_mising": "skip"},
+            r"no argument on_mising, and the method linear no such parameter\. Did you mean on_missing\?",
+        ),
+        (
+            {"normalise": True},
+            r"no argument normalise, and the method linear no such parameter\. Did you mean normalize\?",
+        ),
         ({"normalize": {}}, r"normalize is an empty map\."),
     ],
 )

@@ -35,13 +35,13 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "a density beyond one": ((*TIES, "--param", "density=1.5"), 2, "density is 1.5; it must be from 0 to 1."),
     "a misspelled parameter": ((*TIES, "--param", "densty=0.5"), 2, "Did you mean density?"),
-    "a misspelled method": ((*PAIR, "-m", "tise"), 2, "unknown merge method tise. Did you mean ties?"),
+    "a misspelled method": ((*PAIR, "-m", "tise"), 2, "there is no merge method tise. Did you mean ties?"),
     "a method in capitals": ((*PAIR, "-m", "TIES"), 2, "Did you mean ties?"),
-    "one model": (("a.safetensors", "-m", "slerp"), 2, "slerp needs 2 models, and there is 1. Name others."),
+    "one model": (("a.safetensors", "-m", "slerp"), 2, "the method slerp needs 2 models, and there is 1. Name more models."),
     "too many models": (
-        (*PAIR, "base.safetensors", "-m", "slerp"), 2, "slerp merges 2 models, and there are 3. Use another method for more."
+        (*PAIR, "base.safetensors", "-m", "slerp"), 2, "the method slerp merges 2 models, and there are 3. Use another method, or name fewer models."
     ),
-    "no base": ((*PAIR, "-m", "ties"), 2, "ties needs the base model of the others. Name it with --base."),
+    "no base": ((*PAIR, "-m", "ties"), 2, "the method ties needs the base model that the others were trained from. Name it with --base."),
     "a base that is not there": ((*PAIR, "-m", "ties", "--base", "no.safetensors"), 3, "no.safetensors does not exist."),
     "a wrapped model": (
         ("a.safetensors", "wrapped.safetensors", "-m", "linear", "--weights", "1,1"), 4,
@@ -109,7 +109,7 @@ def test_a_tensor_too_large_for_the_memory_is_named_once(ckpt: Run) -> None:
     [
         (
             "merge_method: [linear]",
-            "merge_method is ['linear'], not the name of a method. ckpt merge --list shows them.",
+            "merge_method is ['linear'], not the name of a method. Use one of those that ckpt merge --list shows.",
         ),
         ("merge_method:", "merge_method is None, not the name of a method."),
         (

@@ -270,11 +270,11 @@ BAD: dict[str, tuple[Any, int, str]] = {
     ),
     "a token that is not there": (
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token": "<q>"}}}}, 2,
-        "tokenizer.tokens.<n>: a has no row for '<q>'.",
+        "tokenizer.tokens.<n>: the model a has no row for the token '<q>'.",
     ),
     "a model that lacks it": (
         {"tokens": {"<|im_end|>": {"source": "a"}}}, 2,
-        "tokenizer.tokens.<|im_end|>: a has no row for '<|im_end|>'. Take the row of another token: source: {kind: model_token",
+        "tokenizer.tokens.<|im_end|>: the model a has no row for the token '<|im_end|>'. Take the row of another token: source: {kind: model_token",
     ),
     "a number beyond": (
         {"tokens": {"<n>": {"source": {"kind": "model_token", "model": "a", "token_id": 32}}}}, 2,
@@ -285,7 +285,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
         "tokenizer.tokens.<n>.source.token_id is -1, not the number of a row",
     ),
     "a strange model": ({"tokens": {"<n>": {"source": "b"}}}, 2, "tokenizer.tokens.<n>.source is b, which is not one of the models."),
-    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "tokenizer.tokens.<n> has no source, which force needs."),
+    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "the entry tokenizer.tokens.<n> of the recipe has no source, which force needs."),
     "a multiple": ({"pad_to_multiple_of": "64"}, 2, "tokenizer.pad_to_multiple_of is '64', not a number of rows"),
     "a multiple below": ({"pad_to_multiple_of": -8}, 2, "tokenizer.pad_to_multiple_of is -8, not a number of rows"),
     "a strange field": ({"sauce": "base"}, 2, "tokenizer has an unknown field 'sauce'"),

@@ -126,7 +126,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)
     assert not ckpt("verify", "out.safetensors").code
     done = ckpt(*asked, "--tokens", "c=a.lst", "-n")
-    assert (done.code, "no such model" in done.err) == (2, True)
+    assert (done.code, "is not one of the models" in done.err) == (2, True)
 
 
 def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:

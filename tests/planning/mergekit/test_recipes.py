@@ -672,7 +672,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a word": (pair("heavy"), 2, "weight is 'heavy', not a number"),
     "a list in a list": (pair([[0.5]]), 2, "weight[0] is [0.5], not a number"),
     "an unknown parameter": ({**pair(1), "parameters": {"normalise": True}}, 2, "no parameter normalise. Did you mean normalize?"),
-    "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "unknown merge method liner. Did you mean linear?"),
+    "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "there is no merge method liner. Did you mean linear?"),
     "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Set it under parameters, for all models or for each."),
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
@@ -686,12 +686,12 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, but passthrough merges 1"),
     "an adapter": (
         {"models": [{"model": "a+adapter"}, {"model": "b"}]}, 2,
-        "a+adapter is a model with an adapter. Merge them first: ckpt lora merge a adapter -o merged/.",
+        "a+adapter names a model and an adapter, which are merged first. Run ckpt lora merge a adapter -o merged/.",
     ),
     "an adapter as a map": ({"models": [{"model": {"model": "a", "lora": "l"}}, {"model": "b"}]}, 2, "ckpt lora merge a l"),
     "a model of the hub": (
         {"models": [{"model": "org/name@main"}, {"model": "b"}]}, 3,
-        "there is no model org/name@main here. Give the path of its folder or file; download a model of the hub first: "
+        "there is no file or folder with the name of the model org/name@main. Give the path of the model's folder or file; download a model of the hub first: "
         "hf download org/name --local-dir org/name.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
