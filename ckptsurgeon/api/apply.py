@@ -47,8 +47,8 @@ def apply(
 ) -> Receipt:
     """Carry out a plan, or the file of a plan or recipe: write all of ``output``, or change nothing.
 
-    A recipe (YAML) may name the output and how to write it; the arguments given here win. The receipt of a file has
-    the notes of its plan, too.
+    A recipe (YAML) may name the output and how to write it; arguments that are given here count instead. If ``plan`` is
+    a file, the receipt includes the notes of the plan.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp", "tensorflow"); a folder, or
     ``max_shard_size`` as in "5GB", gives shards with an index. ``wait`` is the number of seconds, or math.inf, to wait
@@ -133,7 +133,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
 
 
 def _index_left(path: str) -> str:
-    """Return the note on the index of a sharded model beside a single file of the same name."""
+    """Return a note if the index of an older sharded model lies beside an output of one file; '' otherwise."""
     where, name = os.path.split(path)
     return (
         f"left in {escape(where) or '.'}, of the model that was there before: {escape(name)}{INDEX} and its shards; "
@@ -179,7 +179,7 @@ def check_output(
 def notes_of(
     plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
 ) -> tuple[str, ...]:
-    """Return the notes of a plan; for a single file, without those on the files next to the weights."""
+    """Return the notes of a plan; if the output is a single file, without those on the files of an output folder."""
     from ..engine.output.companions import as_written
 
     if output is None:

@@ -38,7 +38,7 @@ def average(
 
     Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and
     booleans, which have no mean, come from the "last" or "first" checkpoint, or are the "max" (``int_buffers``).
-    Folders whose tokenisers differ are averaged only with ``vocab`` "place": row by row, whatever their tokens are.
+    Folders whose tokenisers differ are averaged only if ``vocab`` is "place": row n with row n, whatever their tokens.
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.

@@ -30,8 +30,8 @@ PACKAGES = ("torch", "transformers")
 def class_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes on keys and shapes of a model that are not those of the class in its config.json.
 
-    The class is built without values, as ``transplant`` builds a destination. There are no notes if ``not_compared``
-    gives a reason.
+    The class is built on the meta device, as ``transplant`` builds a destination. There are no notes if the model
+    cannot be compared; then ``not_compared`` returns the reason.
     """
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
@@ -55,7 +55,7 @@ def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
 
 
 def comparison_notes(checkpoint: Checkpoint) -> list[str]:
-    """Return the ``class_notes``, or one that says why there are none."""
+    """Return notes on how a model differs from its class, or one note on why the two cannot be compared."""
     folder = model_folder(checkpoint)
     why = not_compared(checkpoint, folder)
     if why:
@@ -69,7 +69,7 @@ def comparison_notes(checkpoint: Checkpoint) -> list[str]:
 
 
 def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
-    """Return why a model cannot be compared with its class; '' if it can."""
+    """Return the reason why a model cannot be compared with its transformers class; '' if it can."""
     names, config = {one.name for one in folder.files}, folder.config
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if ADAPTER in names:
@@ -88,7 +88,7 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
 
 
 def _architecture(folder: ModelFolder) -> str:
-    """Return the only class that a configuration names, else ''."""
+    """Return the class in ``architectures`` of a configuration; '' if there are several or none."""
     names = folder.config.get("architectures")
     return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
 

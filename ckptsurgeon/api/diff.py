@@ -51,7 +51,10 @@ def diff(
         if not (value >= 0 and math.isfinite(value)):
             raise ConfigError(f"{name} {value} is not a valid tolerance.", hint="Use a number of zero or more.")
     if (rtol or atol) and not values:
-        raise ConfigError("--rtol and --atol need --values: headers have no values.")
+        raise ConfigError(
+            "--rtol and --atol are only for --values, because headers have no values.",
+            hint="Add --values, or leave them out.",
+        )
     if not (values or renames) and _is_large(first) and _is_large(second):
         return _of_large(place_of(first), place_of(second), root, include, exclude)
     found = _compared(

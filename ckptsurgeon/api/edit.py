@@ -151,7 +151,7 @@ def _edit(
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """Open the source, plan, and leave the source open for ``apply``."""
+    """Open the source and return the plan of a verb that edits it; the plan keeps the source open for ``apply``."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
@@ -186,7 +186,7 @@ def _edit(
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     """Raise ConfigError if metadata sets the entry in which ckptsurgeon stores the recipe."""
     if RECIPE_KEY in metadata:
-        raise ConfigError(f"metadata: {RECIPE_KEY} is reserved for the recipe.", hint="Choose another name.")
+        raise ConfigError(f"the name {RECIPE_KEY} in metadata is reserved for the recipe.", hint="Choose another name.")
 
 
 def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
@@ -195,7 +195,10 @@ def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, s
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return the extras to keep, the names of those among the tensors, and notes on the rest."""
+    """Return a checkpoint's entries that are not tensors, for the output, if ``keep`` is set; and notes on the others.
+
+    The second result has the names of those entries that lie in the state dict, among the tensors.
+    """
     if not keep:
         names = extras_left(checkpoint)
         return CarriedEntries(), [], [f"left out: {listing(names)}"] if names else []

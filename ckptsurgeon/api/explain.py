@@ -15,12 +15,12 @@ __all__ = ["explain"]
 def explain(plan: Plan, keys: Patterns) -> Explained:
     """Explain the destination tensors that ``keys`` match (a key, a pattern, or several), in the destination's order.
 
-    Gives the source of each, its rule and policy, and the alternatives; these are known only for plans that
-    ``transplant`` made in this process. Raises PatternError for a pattern that matches no destination key, ConfigError
-    for a plan of another verb.
+    The result has each tensor's source, its rule and policy, and the alternatives to them. Alternatives are known only
+    for plans that ``transplant`` made in this process. Raises PatternError for a pattern that matches no destination
+    key, ConfigError for a plan of another verb.
     """
     if plan.verb != "transplant":
-        raise ConfigError(f"this is a plan of {plan.verb}; explain needs a plan of transplant.")
+        raise ConfigError(f"explain needs a plan of transplant, and this is a plan of {plan.verb}.")
     patterns = [keys] if isinstance(keys, str) else list(keys or ())
     planning = plan.inputs.planning if isinstance(plan.inputs, PlanInputs) else None
     return explained(plan, patterns, planning)

@@ -87,19 +87,19 @@ def initial_config(
     force: bool = False,
     wait: float | None = None,
 ) -> tuple[str, list[str]]:
-    """Do what ``init_config`` does; return the configuration and the notes on the checkpoint."""
+    """Do what ``init_config`` does, and return the text of the configuration and the notes on the checkpoint."""
     from ..destinations._load import is_configuration
     from .model_folder.checks import contradictions
 
     source, target = place_of(path), None if output is None else os.fspath(output)
     if is_configuration(source):
         if root is not None:
-            raise ConfigError("--root is only for checkpoints.", hint="Leave it out.")
+            raise ConfigError("--root is only for checkpoints, and this is a configuration.", hint="Leave --root out.")
         document, said = _adopted(source, target, task)
         with closing(cast("File", open_source(source))) as file:
             return _written(document, said, target, [file], force=force, wait=wait), []
     if task is not None:
-        raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave it out.")
+        raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave --task out.")
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint, target)}
         notes = [*checkpoint.notes, *contradictions(checkpoint)]
@@ -114,7 +114,8 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
     opaque = [key for key, info in checkpoint.items() if info.opaque]
     if opaque:
         raise FormatError(
-            f"{escape(opaque[0])} of {escape(checkpoint.path)} cannot be declared: {checkpoint[opaque[0]].opaque}.",
+            f"the tensor {escape(opaque[0])} of {escape(checkpoint.path)} cannot be declared: "
+            f"{checkpoint[opaque[0]].opaque}.",
             details=opaque,
             rule="opaque",
         )
@@ -123,7 +124,7 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
 
 
 def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
-    """Return the fields that name a checkpoint, relative to the folder of the output, and its state dict."""
+    """Return the configuration's fields with the checkpoint's path, relative to the output's folder, and its root."""
     path = checkpoint.path
     if "://" not in path:
         path = os.path.relpath(path, os.path.dirname(output or "") or os.curdir)
@@ -131,7 +132,7 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
-    """Return the document that names a toolkit's configuration, and comments on it."""
+    """Return a destination configuration that refers to a toolkit's own one, and comments for its beginning."""
     from ..destinations._load import adopt
 
     document, target = adopt(path, os.path.dirname(output or ""), task)

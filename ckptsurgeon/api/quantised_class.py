@@ -20,10 +20,10 @@ NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 
 
 def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[str]:
-    """Return notes on what quantised weights lack of a class, or have as plain against the settings of quantisation.
+    """Return notes on modules and vectors of a class that quantised weights lack, and on layers wrongly left plain.
 
-    ``target`` has the tensors of the class ``name`` without quantisation. Without ``has_names_of``, only plain layers
-    are noted.
+    ``target`` has the tensors of the class ``name`` without quantisation, and ``settings`` are those of quantisation in
+    config.json. If ``has_names_of`` is false, the only notes are on plain layers.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
@@ -32,7 +32,7 @@ def quantised_notes(checkpoint: Checkpoint, target: TargetSpec, name: str, setti
 
 
 def has_names_of(checkpoint: Checkpoint, target: TargetSpec) -> bool:
-    """Return whether quantised weights have so many modules of a class that their names can be compared."""
+    """Return whether quantised weights have at least half of the modules of a class, so that names can be compared."""
     return _is_known(_by_class_name(checkpoint, target), target)
 
 
@@ -44,7 +44,7 @@ def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
 def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
     """Return the keys of plain tensors and the names of quantised ones, by their names in the class.
 
-    transformers knows other names of many classes, as their checkpoints have them.
+    The names in checkpoints of many classes differ from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
@@ -56,9 +56,10 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
 
 
 def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
-    """Yield notes on modules that quantised weights or the class lack: codes have other names and shapes than numbers.
+    """Yield notes on modules of the class that quantised weights lack, and on modules that the class lacks.
 
-    Experts count as one module.
+    Modules are compared and not tensors, because codes have other names and shapes than the tensors of the class. All
+    experts of a layer count as one module.
     """
     own = {_module(key) for key in named}
     wanted = {_module(key) for key in target.tensors if key not in target.implied}
@@ -77,8 +78,8 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
 def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[str]:
     """Yield notes on biases, norms and other vectors of a class that quantised weights lack or have in other sizes.
 
-    No method quantises them, so that they have the names and shapes of the class. Modules of which the weights have
-    nothing are noted elsewhere.
+    No method quantises such tensors, so that they have the names and shapes of the class. Other notes report modules
+    without any tensor.
     """
     own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
     ignored = ignored_keys(name)
@@ -101,17 +102,18 @@ def _plain_tensors(checkpoint: Checkpoint, named: Mapping[str, str], target: Tar
 
 
 def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
-    """Return whether a tensor of a class is plain in quantised models: a vector, or a bias of all experts of a layer.
+    """Return whether a tensor of a class is plain in quantised models: a vector, or the stacked biases of experts.
 
-    The latter has the name of the experts' weights, if these are stored as the class has them.
+    Stacked biases are named after the experts' weights (``NAME_bias``), which are one of the quantised tensors
+    (``coded``).
     """
     return dimensions == 1 or (key.endswith("_bias") and key.removesuffix("_bias") in coded)
 
 
 def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[str]:
-    """Yield a note on linear layers with plain weights that a method quantises, by the settings in config.json.
+    """Yield a note on linear layers whose weights are plain although, by config.json, the method quantises them.
 
-    Only modules beside quantised ones are compared: a tower for images may be left plain as a whole.
+    Only layers with the same parent as quantised ones are compared: an image encoder may be left plain as a whole.
     """
     import torch
 
@@ -134,19 +136,19 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
 
 
 def _kept_plain(model: Any) -> set[str]:
-    """Return the linear layers that transformers quantises in no case: those that it keeps in float32."""
+    """Return the linear layers of a model that transformers never quantises, because it keeps them in float32."""
     words = getattr(model, "_keep_in_fp32_modules", None) or ()
     return {name for name, _ in model.named_modules() for word in words if f".{word}." in f".{name}."}
 
 
 def _before_layer(name: str) -> str:
-    """Return what is before the number of a layer; '' if there is none."""
+    """Return the part of a module's name before the number of its layer (``model.layers``); '' if it has no number."""
     found = re.match(r"(.*?)\.\d+\.", name)
     return found[1] if found else ""
 
 
 def _module(key: str) -> str:
-    """Return the module of a tensor or of a part of its codes (``q_proj.weight.absmax`` of bitsandbytes)."""
+    """Return the module that a key belongs to: ``q_proj`` for ``q_proj.weight`` and ``q_proj.weight.absmax``."""
     experts = re.match(r"(.*?\bexperts)\b", key)
     if experts is not None:
         return experts[1]
@@ -154,7 +156,7 @@ def _module(key: str) -> str:
 
 
 def ignored_keys(name: str) -> list[str]:
-    """Return patterns of keys that a class of transformers neither misses nor minds."""
+    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading."""
     import transformers
 
     made = getattr(transformers, name, None)

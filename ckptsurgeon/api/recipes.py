@@ -68,9 +68,9 @@ class CompiledRecipe:
 def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Compile a recipe: ``verb``, its arguments by name, ``output``, and ``assert`` for what the result must be.
 
-    Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns over output keys
-    to the class that all of them must be in, or to their number. Without ``run_code`` a recipe that names code (a
-    plugin, a destination with ``_target_``) is an error that names it, and nothing is run.
+    Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns of output keys
+    to the class of all these tensors (copied, cast …) or to their number. Unless ``run_code`` is set, a recipe that
+    names code (a plugin, a destination with ``_target_``) is an error, and nothing is run.
 
     Raises ConfigError for what is unknown or malformed, PlanError if an assertion is not met, and what the verb
     raises.
@@ -129,7 +129,7 @@ def _notes_of_code(plan: Plan) -> Iterator[str]:
 
 
 def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a recipe that names code."""
+    """Raise ConfigError if planning the recipe ``name``, with the fields ``given``, would run code that it names."""
     code: list[str] = []
     if isinstance(destination := given.get("destination"), str):
         code += [f"{one} of {escape(destination)}" for one in code_named(destination)]
@@ -138,7 +138,7 @@ def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
     if code:
         raise ConfigError(
             f"planning what {escape(name)} asks for runs {listing(code, where='')}; nothing was run.",
-            hint=f"Read it; if it may run: ckpt apply -n --run-code {escape(name)}.", details=code,
+            hint=f"Read this code; to run it, write ckpt apply -n --run-code {escape(name)}.", details=code,
         )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def _read(name: str) -> dict[str, Any]:
     document = read_recipe_file(name)
     if not isinstance(document, dict):
         raise ConfigError(
-            f"{escape(name)} is not a valid recipe.", hint="It needs a verb and its arguments, as in verb: filter."
+            f"{escape(name)} is not a valid recipe.", hint="Write a verb and its arguments, as in verb: filter."
         )
     folder = os.path.dirname(name)
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
@@ -157,7 +157,7 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Return paths relative to the working directory; in the recipe they are relative to its folder."""
+    """Return a path of a recipe in ``folder``, or several, relative to the working directory instead of the folder."""
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]
     if isinstance(value, dict):  # token lists by model
@@ -170,7 +170,7 @@ def _resolved(folder: str, value: Any) -> Any:
 
 def _text(name: str, field: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{escape(name)}: {field} is {brief_repr(value)}, not a text.")
+        raise ConfigError(f"{escape(name)}: the field {field} is {brief_repr(value)}, not a text.")
     return value
 
 
@@ -182,10 +182,10 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
         if field not in known:
             near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise ConfigError(f"{escape(name)}: {verb} has no {brief_repr(field)}.", hint=hint)
+            raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(field)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
-        raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
+        raise ConfigError(f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.")
     check_types(name, call, given, OF_RECIPES)
     return call(**given)
 
@@ -193,7 +193,7 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
     """Raise PlanError if the plan does not meet an assertion; returns notes on the patterns."""
     if not isinstance(wanted, dict):
-        raise ConfigError(f"{escape(name)}: assert is {brief_repr(wanted)}, not a map.")
+        raise ConfigError(f"{escape(name)}: the field assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
     faults: list[tuple[str, str]] = []
     patterns: list[tuple[str, KeyPattern]] = []
@@ -219,13 +219,16 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return the failures of an assertion: key or pattern, and what it is."""
+    """Return how a plan fails an assertion: pairs of key or pattern, and text on what it is instead.
+
+    ``hits`` are the keys that the pattern matches, and ``expected`` is their number or their class.
+    """
     if _is_number(expected):
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]
     if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {brief_repr(expected, 40)} is not a class.",
-            hint=f"Use a number, or {', '.join(CLASSES)}.",
+            f"assert {pattern}: {brief_repr(expected, 40)} is not a class of tensors in a plan.",
+            hint=f"Use a number of tensors, or one of {', '.join(CLASSES)}.",
         )
     return [
         (step.key, f"{step.kind}, not {expected}") for step in plan.steps if step.key in hits and step.kind != expected

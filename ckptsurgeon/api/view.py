@@ -50,7 +50,10 @@ def view(
     """
     given = [path] if other is None else [path, other]
     if other is None and not values:
-        raise ConfigError("--no-values needs two checkpoints to compare.", hint="Leave it out.")
+        raise ConfigError(
+            "--no-values is only for a comparison of two checkpoints.",
+            hint="Leave --no-values out, or name a second checkpoint.",
+        )
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
@@ -83,7 +86,10 @@ def _check(output: str, *, force: bool) -> None:
 
 
 def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
-    """Return the run if a path is a training run's folder, else None; raises ConfigError if two paths were given."""
+    """Return the training run if one of the paths in ``names`` is a run's folder, else None.
+
+    Raises ConfigError for a run if the page is ``of`` two inputs. ``page`` is the path of the page.
+    """
     folders = [name for name in names if is_run(name)]
     if not folders:
         return None
@@ -104,7 +110,7 @@ def _files(run: Run | None) -> Iterator[File]:
 
 
 def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[PageContents, tuple[str, ...]]:
-    """Return what the page shows from headers and, with ``stats``, from values; and the notes."""
+    """Return the contents of a page about one or two checkpoints, and notes; reads values only for ``stats``."""
     from .model_folder.checks import contradictions
 
     described = [inspection_of(one, stats=stats) for one in opened]
@@ -130,7 +136,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
 
 
 def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
-    """Return the notes on one of ``of`` checkpoints; with its name, if there are two."""
+    """Return the notes on one of ``of`` checkpoints, with its name in front if there are two."""
     return [f"{escape(checkpoint.path)}: {note}" if of > 1 else note for note in notes]
 
 

@@ -90,7 +90,7 @@ class Verb(TyperCommand):
             given = ctx.params.get(param.name)
             if "" in (given if isinstance(given, (list, tuple)) else [given]):
                 name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
-                raise ConfigError(f"{name} is empty.", hint="Leave it out, or give it a value.")
+                raise ConfigError(f"{name} has an empty value.", hint="Leave it out, or give it a value.")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -123,7 +123,10 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
-    """Report an error and return its exit code; raises it again if a signal caused it or CKPT_DEBUG=1 is set."""
+    """Report an error on stderr and return its exit code; raises it again if a signal caused it or CKPT_DEBUG=1 is set.
+
+    ``args`` is the command line.
+    """
     usage = hasattr(error, "format_message")  # the parser's own errors
     if stop_message()[0] or (os.environ.get("CKPT_DEBUG") == "1" and not usage):
         raise error

@@ -43,7 +43,7 @@ __all__ = [
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Print no tables and no notes: only errors, and data that was asked for.")
+    bool, typer.Option("-q", "--quiet", help="Print no tables and no notes, only errors and data that you asked for.")
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every tensor, every failure.")]
 Task = Annotated[
@@ -57,7 +57,7 @@ Task = Annotated[
 Root = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="Take the state dict at this entry of the file, as model_ema; . is the top level."
+        metavar="PATH", help="Take the state dict at this entry of the file, such as model_ema; . is the top level."
     ),
 ]
 Output = Annotated[
@@ -75,12 +75,14 @@ To = Annotated[
 MaxShard = Annotated[
     str | None,
     typer.Option(
-        "--max-shard-size", metavar="SIZE", help="Write a folder of shards of at most this size, as 5GB or 200MB."
+        "--max-shard-size", metavar="SIZE", help="Write a folder of shards of at most this size, such as 5GB or 200MB."
     ),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", metavar="SIZE", help="Use at most this much memory to compute, as 512MB. [default: 1GiB]"),
+    typer.Option(
+        "--memory", metavar="SIZE", help="Use at most this much memory to compute, such as 512MB. [default: 1GiB]"
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists. An input is never replaced.")]
 Key = Annotated[
@@ -167,12 +169,15 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"{option} {escape(text or '')} is not a list of numbers.", hint="Use commas, as in 0.7,0.3."
+            f"{option} {escape(text or '')} is not a list of numbers.", hint="Write numbers with commas, as in 0.7,0.3."
         ) from None
 
 
 def check_explain(**writing: object) -> None:
-    """Raise ConfigError if --explain, which writes nothing, is given with an option for writing."""
+    """Raise ConfigError if --explain, which writes nothing, is given with an option for writing.
+
+    ``writing`` has the options for writing by name, with their values.
+    """
     given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
     if given:
         raise ConfigError(
@@ -181,10 +186,11 @@ def check_explain(**writing: object) -> None:
 
 
 def check_output(path: str) -> None:
-    """Raise ConfigError for the output ``-``: stdout is not supported."""
+    """Raise ConfigError if the path of the output is ``-``: stdout is not supported."""
     if path == "-":
         raise ConfigError(
-            "-o - does not name a file, and an output cannot go to stdout.", hint="For a file called - write ./-."
+            "-o - does not name a file, and an output cannot go to stdout.",
+            hint="Write a path after -o; for a file called - write ./-.",
         )
 
 
@@ -198,10 +204,13 @@ def _suffixes() -> Mapping[str, tuple[str, ...]]:
 def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
     """Return the path of the output if -o is not given: next to the destination, with the suffix of the format.
 
-    Raises ConfigError if the destination is remote.
+    ``to`` and ``max_shard_size`` are the options with these names. Raises ConfigError if the destination is remote.
     """
     if "://" in destination:
-        raise ConfigError("no output given, and the destination is remote.", hint="Name the output with -o.")
+        raise ConfigError(
+            "no output is given, and the destination is remote, so that the output cannot be put next to it.",
+            hint="Name the output with -o.",
+        )
     stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
     if max_shard_size is not None:
         return stem
@@ -216,7 +225,7 @@ def quoted(path: str) -> str:
 
 
 def _spelled(char: str) -> str:
-    """Return a character as it is written between $' and ' (POSIX.1-2024, 2.2.4)."""
+    """Return a character as a shell reads it between ``$'`` and ``'`` (POSIX.1-2024, 2.2.4)."""
     if char in "'\\":
         return f"\\{char}"
     plain = char.isascii() and char.isprintable()

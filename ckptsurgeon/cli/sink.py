@@ -37,7 +37,7 @@ class Jsonable(Protocol):
 
 
 def _width(stream: Any) -> int:
-    """Return the width given by COLUMNS or the terminal; WIDTH if neither gives a sensible one."""
+    """Return the width for a stream in characters, from COLUMNS or the terminal; WIDTH if neither gives a valid one."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
     if not width and stream.isatty():
@@ -76,7 +76,7 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
 
 @dataclass
 class Sink:
-    """The options for output (--json, -q, -v), and methods that print as these options ask."""
+    """The options --json, -q and -v of a command, and methods that print its output as these options say."""
 
     json: Json = False
     quiet: Quiet = False

@@ -61,7 +61,7 @@ def show_option(*, as_json: bool) -> Any:
 
     return typer.Option(
         None, COMPLETION[1], metavar=SHELLS, callback=show, is_eager=True,
-        help="Print what --install-completion would write.",
+        help="Print the script that --install-completion would write.",
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any
 
 
 def _answer(answer: dict[str, Any] | str) -> None:
-    """Print an answer and exit; paths in it keep their bytes, even if they are not valid UTF-8."""
+    """Print a text, or plain data as JSON, and exit; paths keep their bytes, even if they are not valid UTF-8."""
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())

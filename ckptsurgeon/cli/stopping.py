@@ -100,9 +100,9 @@ def _stop(number: int, _: object) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """Raise StoppedBySignal again a moment later, if Python ignored it: in a finaliser or a callback.
+    """Raise StoppedBySignal a second time, a moment later, if Python dropped it in a finaliser or a callback.
 
-    This is ``sys.unraisablehook``; any other exception is reported as usual.
+    This is set as ``sys.unraisablehook``; any other exception is reported as usual.
     """
     if found.exc_type is not None and issubclass(found.exc_type, StoppedBySignal):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
@@ -117,7 +117,10 @@ def say(line: str) -> None:
 
 
 def stop_message(number: int = 0) -> tuple[int, str]:
-    """Return the exit code and message for signal ``number``, else the received one; (0, '') if there was no signal."""
+    """Return the exit code and the message for signal ``number``, or for the received signal if it is 0.
+
+    Returns (0, '') if there was no signal.
+    """
     number = number or _SignalState.number
     if not number:
         return 0, ""

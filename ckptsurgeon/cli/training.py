@@ -19,9 +19,9 @@ SMOOTH = 0.9
 
 
 class ProgressDisplay:
-    """Shows the progress of a training run; its method ``observe`` is given to ``train`` as ``observer``.
+    """Shows the progress of a training run on stderr; its method ``observe`` is given to ``train`` as ``observer``.
 
-    ``shown`` has the names of the groups of checks that were shown, ``noted`` the notes that were shown.
+    ``shown`` has the names of the groups of checks that have been shown, and ``noted`` the notes that have been shown.
     """
 
     def __init__(self, sink: Sink) -> None:

@@ -1,4 +1,4 @@
-"""What all verbs with a plan do: check the output, show the plan or carry it out, report what was written."""
+"""The steps of every verb that makes a plan: check the output, show or carry out the plan, report the output."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Writing:
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
-    """Show where some tensors of a plan come from and why; printed with -q too, because --explain asks for it."""
+    """Show where the tensors ``keys`` of a plan come from, and why; also with -q, because --explain asks for it."""
     from ..api.explain import explain
 
     found = explain(plan, keys)

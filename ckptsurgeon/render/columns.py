@@ -19,7 +19,7 @@ NARROWEST = 28
 
 
 class Columns:
-    """A table of cells; ``right`` has the numbers of the columns that are aligned right. The last column is wrapped."""
+    """A table of text cells for rich; the columns in ``right`` are aligned right, and the last column is wrapped."""
 
     def __init__(self, rows: Iterable[Sequence[str | Text]], *, right: Iterable[int] = (), indent: int = 2) -> None:
         self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]

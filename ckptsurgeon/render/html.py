@@ -109,12 +109,12 @@ Views = Iterator[RenderableType]
 
 
 def html_of(result: object) -> str:
-    """Return a result as HTML."""
+    """Return a result of the API as HTML, for a notebook."""
     return html_of_lines(_lines_of(result))
 
 
 def text_of(result: object) -> str:
-    """Return a result as text."""
+    """Return a result of the API as plain text, for a notebook."""
     return text_of_lines(_lines_of(result))
 
 

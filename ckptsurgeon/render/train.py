@@ -182,7 +182,7 @@ def _figure(value: float) -> str:
 
 
 class _Fitting:
-    """Words on one line; while they do not fit, words are left out in the order of ``spared``, their indices."""
+    """Words on one line; if they do not fit, words are left out in the order of ``spared``, which has their indices."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared

@@ -112,7 +112,7 @@ def _free(node: Branch, name: str) -> str:
 
 
 def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
-    """Set ``make`` of a node and of everything under it; returns that of the node.
+    """Set the attribute ``make`` of a node and of everything under it; returns the node's own.
 
     ``make`` is a number that is the same for equal contents; ``signatures`` has the numbers given so far.
     """

@@ -267,7 +267,7 @@ def _in_use(rules: list[str], keys: Any) -> list[str]:
     [
         (["convert", "training.pth", "--to", "pth", "-o", "o.safetensors"], "contradict each other"),
         (["filter", "training.pth"], "no output given"),
-        (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "is not KEY=VALUE"),
+        (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "does not have the form KEY=VALUE"),
         (["convert", "training.pth", "--set-metadata", "ckptsurgeon=x", "-o", "o.pth"], "reserved for the recipe"),
         (["convert", "training.pth", "--dtype", "float31", "-o", "o.pth"], "no dtype 'float31'"),
         (["convert", "training.pth", "-o", "training.pth", "--force"], "is an input"),

@@ -416,7 +416,7 @@ def test_settings_that_no_longer_are_have_a_way_out(
         (["--report", "run", "--resume"], "--report and --resume contradict each other: --report does not train."),
         (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
         (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),
-        (["--report", "run", "--run", "other"], "--report is given two runs: run and --run other"),
+        (["--report", "run", "--run", "other"], "--report needs one run, but two are given: run and --run other"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:

@@ -129,7 +129,7 @@ def _other_bases(opened: Sequence[Checkpoint]) -> Iterator[str]:
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
     """Return the weight of each adapter; raises ConfigError for a wrong number of weights or an invalid one."""
     if not adapters:
-        raise ConfigError("no adapter is given.", hint="Name at least one adapter after the base.")
+        raise ConfigError("no adapter given.", hint="Name at least one adapter after the base.")
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(

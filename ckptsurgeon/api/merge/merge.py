@@ -174,7 +174,7 @@ def merge(
         return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
     if method is None:
         raise ConfigError(
-            "no method is given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
+            "no method given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
         )
     found = method_named(method, asked.plugins)
     check_names(found, more, inspect.signature(merge).parameters)

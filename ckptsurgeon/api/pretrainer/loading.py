@@ -41,10 +41,10 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 
 
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
-    """Return the function that loads a file into an object, None for a module, which the planner loads.
+    """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
 
-    In order: the custom hook, the hook that its class or a base class registered with SpeechBrain, ``load`` of a
-    SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if there is none of these.
+    It is the first of these that exists: the custom hook, the hook that the object's class or a base class registered
+    with SpeechBrain, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if there is none.
     """
     if name in custom:
         given = custom[name]
@@ -115,7 +115,7 @@ class Pretrained(Brief):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of tensors of all modules in each class."""
+        """The numbers of tensors, over all modules, that were copied, cast, kept and so on."""
         found: Counter[str] = Counter()
         for plan in self.plans.values():
             found.update(plan.counts)
@@ -129,7 +129,7 @@ class Pretrained(Brief):
         return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
 
     def summary(self) -> str:
-        """Return one line for each loadable."""
+        """Return a text with one line for each object that was loaded or skipped."""
         lines = {name: plan.summary() for name, plan in self.plans.items()}
         lines |= dict.fromkeys(self.hooked, "loaded by its hook")
         lines |= dict.fromkeys(self.skipped, "skipped, its condition is false")
@@ -155,7 +155,11 @@ def load_pretrained(
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Pretrained:
-    """Load a file into each loadable of ``paths``, or change none; ``options`` are for ``load_into``, by name."""
+    """Load a file into each object that ``paths`` names, or on failure into none; returns a report.
+
+    ``hooks`` are custom hooks by name, ``skipped`` the names whose condition is false, and ``options`` the arguments
+    of ``load_into`` for single modules, by name.
+    """
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
     for path in paths.values():
@@ -165,7 +169,7 @@ def load_pretrained(
     hooked = {name: hook for name, hook in by_hook.items() if hook is not None}
     unfit = [name for name in given if name in hooked]
     if unfit:
-        raise ConfigError(f"options are for modules; {listing(unfit)} is loaded by a hook.")
+        raise ConfigError(f"options are for modules, and {listing(unfit)} is loaded by a hook.")
     plans = load_all(loadings, before_writing=lambda: _call(hooked, loadables, paths))
     report = Pretrained(dict(zip(modules, plans, strict=True)), tuple(hooked), skipped)
     for name, plan in report.plans.items():
@@ -175,14 +179,17 @@ def load_pretrained(
 
 
 def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-    """Return options by loadable; raises ConfigError for an unknown name or option."""
+    """Return the options after checking them; raises ConfigError for an unknown name or option."""
     given = options or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
-        raise ConfigError(f"options is {brief_repr(given)}.", hint="Write options={'head': {'on_mismatch': 'init'}}.")
+        raise ConfigError(
+            f"the argument options is {brief_repr(given)}, not a map of maps.",
+            hint="Write options={'head': {'on_mismatch': 'init'}}.",
+        )
     for name, chosen in given.items():
         if name not in paths:
             raise ConfigError(
-                f"options name {brief_repr(name)}, which is not loaded.", hint=f"There is {_listed([*paths])}."
+                f"options name {brief_repr(name)}, which is not loaded.", hint=f"Use {_listed([*paths])}."
             )
         unknown = [option for option in chosen if option not in _OPTIONS]
         if unknown:

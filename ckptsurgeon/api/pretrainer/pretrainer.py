@@ -82,7 +82,7 @@ class Pretrainer:
             gives = " gives" if callable(given) else " is"
             raise ConfigError(
                 f"the condition of {escape(name)}{gives} {brief_repr(found)}.",
-                hint="It must be True or False, or a function that returns one of them.",
+                hint="Give True or False, or a function that returns one of them.",
             )
         return found
 
@@ -129,7 +129,9 @@ class Pretrainer:
         if not isinstance(options, (Mapping, NoneType)):
             options, device = None, options
         if device is not None and not hasattr(device, "type") and not isinstance(device, str):
-            raise ConfigError(f"load_collected got {brief_repr(device)}, neither options nor a device.")
+            raise ConfigError(
+                f"load_collected got the argument {brief_repr(device)}, which is neither options nor a device."
+            )
         wanted = [name for name in self.loadables if self.is_loadable(name)]
         skipped = tuple(name for name in self.loadables if name not in wanted)
         paths = {name: self._collected(name) for name in wanted}
@@ -182,7 +184,7 @@ class Pretrainer:
 
 
 class _Default:
-    """The path of a file that is to be found in the default source."""
+    """Marks the path of a loadable as not given: its file is taken from the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source
@@ -191,5 +193,7 @@ class _Default:
 
 def _named(what: str, given: object) -> Mapping[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise ConfigError(f"{what} is {brief_repr(given)}.", hint="It maps names to values.")
+        raise ConfigError(
+            f"the argument {what} is {brief_repr(given)}, not a map.", hint="Give a map from names to values."
+        )
     return given

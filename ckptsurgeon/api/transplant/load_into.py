@@ -35,7 +35,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class ModuleLoading:
-    """The source and rules for one live module; ``name`` is put in front of its errors."""
+    """The module, sources and rules of one call of ``load_into``; ``name`` is put in front of its errors."""
 
     model: nn.Module
     specs: Sequence[SourceSpec]
@@ -59,9 +59,10 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
 
-    Tensors that no source gives keep their values: a note of the plan names them, and is logged as a warning unless
-    ``include`` or ``exclude`` leaves them out; ``on_missing="error"`` refuses them. Dtypes follow the
-    module. On failure no value, flag or tie of the module has changed. Raises what ``transplant`` raises.
+    Tensors that no source gives keep their values. A note of the plan names them, which is also logged as a warning,
+    except for tensors that ``include`` or ``exclude`` leaves out; with ``on_missing="error"``, PlanError is raised.
+    Values are cast to the dtypes of the module. On failure no value, ``requires_grad`` or tie of the module has
+    changed. Raises what ``transplant`` raises.
 
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
     and writes only its own shard, one tensor after the other; then, on failure, tensors already written stay changed.
@@ -86,11 +87,11 @@ def _missing(plan: Plan) -> Iterator[str]:
 
 
 def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
-    """Load several live modules; returns the plans carried out.
+    """Load sources into several live modules; returns the plans carried out.
 
-    Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
-    has changed. Modules that are sharded over processes come last, one tensor after the other: on failure, tensors of
-    theirs that are already written stay changed.
+    Every plan is made, every value is read and ``before_writing`` is called before anything is written, so that on
+    failure no module has changed. Modules that are sharded over processes are written last, one tensor after the
+    other: on failure, those of their tensors that are already written stay changed.
     """
     plans: list[Plan] = []
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -111,7 +112,7 @@ def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], Non
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put the name of one of several modules in front of an error."""
+    """Put ``name``, that of one of several modules, in front of the message of an error raised in the block."""
     try:
         yield
     except CheckpointError as error:
@@ -131,9 +132,9 @@ def _planned(loading: ModuleLoading) -> Plan:
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:
-    """Return the configuration of a model of transformers as in its config.json, {} if it has none.
+    """Return the configuration of a model of transformers as its config.json would have it; {} if it has none.
 
-    It goes through JSON because ``to_dict`` has numbers as keys and tuples, which config.json does not.
+    The output of ``to_dict`` is converted to JSON and back, because it may have numbers as keys, and tuples.
     """
     said: Any = getattr(model, "config", None)
     found = said.to_dict() if hasattr(said, "to_dict") else None
@@ -173,7 +174,7 @@ def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     from ...engine.live_modules import put_tensors
 
     def released() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the pairs in order and drop each, so that its values are not in memory twice."""
+        """Yield each pair (tensor, new values) and then forget it, so that its values are not in memory twice."""
         pairs.reverse()
         while pairs:
             yield pairs.pop()

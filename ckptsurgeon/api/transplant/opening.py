@@ -47,7 +47,10 @@ LOST = "{names} would be made from the source's tensors in an older layout, but 
 
 @dataclass(frozen=True)
 class KnownSource:
-    """A source after all operations, and the layout that the destination recognised in it."""
+    """A source after all operations, and the layout of tensors that was recognised in it.
+
+    A layout says how its tensors are renamed and converted to those of the destination.
+    """
 
     operated: OperatedCheckpoint
     recognised: KnownLayout = field(default_factory=KnownLayout)
@@ -56,7 +59,10 @@ class KnownSource:
 def recognised(
     raw: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], specs: Sequence[SourceSpec], target: TargetSpec
 ) -> list[KnownSource]:
-    """Return the sources after the operations ``rows``, each with the layout that the destination then recognises."""
+    """Return the sources ``raw`` after the operations ``rows``, each with the layout that is recognised afterwards.
+
+    ``specs`` has the modules that the sources are taken from and put into.
+    """
     return [
         _recognised(checkpoint, one, spec, target)
         for checkpoint, one, spec in zip(raw, operate(raw, rows), specs, strict=True)
@@ -74,7 +80,7 @@ def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, targ
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return a recognised layout with the prefix of the module that the source's spec names, if it names one."""
+    """Return a recognised layout restricted to the destination module that the source's ``spec`` names."""
     names = {
         key: name
         for key, name in found.names.items()
@@ -90,13 +96,13 @@ def _within(key: str, module: str) -> bool:
 
 
 def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
-    """Raise PlanError for tensors that would be initialised although a source has the tensors to make them from."""
+    """Raise PlanError if tensors would be initialised although a source has their values in an unsupported layout."""
     unknown: Mapping[str, str] = {key: why for one in sources for key, why in one.recognised.unknown.items()}
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
     if lost:
         raise PlanError(
             f"{grouped([(key, unknown[key]) for key in lost], LOST)}.",
-            hint="Convert it with transformers first (from_pretrained, save_pretrained), or --reinit them.",
+            hint="Convert the source with transformers (from_pretrained, save_pretrained), or --reinit these tensors.",
             details=lost,
         )
 
@@ -115,9 +121,10 @@ def plan_into(
     by_place: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Open the sources, plan, and leave the sources open for ``apply``.
+    """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
 
-    ``change`` is the vocabulary that replaces the destination's; rows whose tokens differ are copied only if
+    ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
+    the vocabulary that replaces the destination's; if models have different tokens, row n is copied to row n only if
     ``by_place`` is set. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
@@ -178,7 +185,7 @@ def plan_into(
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
-    """Return the views of the sources that the planner takes."""
+    """Return the sources as the planner takes them: with their descriptions, tensors and recognised names."""
     names = names_of([spec.uri for spec in specs])
     return [
         SourceView(
@@ -191,7 +198,10 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
 
 
 def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
-    """Return the destination as a source of the values that it keeps; opens its file. None if it keeps no values."""
+    """Return the destination as a further source, since a checkpoint keeps values that no other source gives.
+
+    Opens its file and appends it to ``opened``. Returns None for a destination without values.
+    """
     if target.kind == "module":
         return PlanSource(target.name, "", "", (), (), "destination")
     if not target.keeps:
@@ -201,7 +211,10 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) 
 
 
 def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> list[InitialView]:
-    """Return the files that have initial values of the destination, as sources of the plan; opens them."""
+    """Return the files from which a destination's constructor takes initial values, as further sources of the plan.
+
+    Opens these files and appends them to ``given``.
+    """
     views = []
     for file in target.given:
         given.append(open_checkpoint(file.path, file.root, unwrap=False).unwrapped(stripped=file.stripped))
@@ -211,9 +224,9 @@ def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> l
 
 
 def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
-    """Return the plan and the open files of initial values, without those that no step reads; closes these.
+    """Return the plan and the files of initial values that its steps read; the others are removed and closed.
 
-    A step reads one if it copies from it, or if it fills with its values what a source's tensor leaves.
+    A step reads a file if it copies a tensor from it, or if it takes the part that a smaller source tensor leaves.
     """
     first = len(plan.sources) - len(views)
     filled = {step.key for step in plan.steps if step.overlays}
@@ -232,19 +245,19 @@ def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint])
 
 
 def _with_files_said(plan: Plan, files: Sequence[Checkpoint]) -> Plan:
-    """Return the plan with notes on files that have initial values, and on what lies beside them."""
+    """Return the plan with notes on the ``files`` that give initial values, and on the files beside these."""
     notes = (note for one in files for note in one.notes if note not in plan.notes)
     plan = replace(plan, notes=(*plan.notes, *notes))
     return with_sources_said(plan, files, list(map(model_folder, files)))
 
 
 def _given(itself: object, path: str) -> CheckpointLike:
-    """Return the checkpoint if one was given, else its path."""
+    """Return ``itself`` if it is an open checkpoint or a dict of tensors, else the path."""
     return cast("CheckpointLike", itself) if itself is not None else path
 
 
 def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
-    """Return the options of specs in ESPnet's form, without their files, in the order of the sources."""
+    """Return the parts of ``file:src_key:dst_key:exclude_keys`` behind the files, for the recipe, source by source."""
     if not any(spec.src or spec.dst or spec.exclude for spec in specs):
         return {}
     rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
@@ -252,7 +265,7 @@ def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
 
 
 def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return the notes from before planning: on specs, files, the recognised layout and the destination."""
+    """Return the notes that are known before planning: on the sources, their layouts and the destination."""
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint

@@ -40,7 +40,7 @@ __all__ = ["check_seed", "plain_arguments", "rules_as_text", "rules_of", "specs_
 
 
 def check_seed(seed: int) -> None:
-    """Raise ConfigError for an invalid seed."""
+    """Raise ConfigError if ``seed`` is not a whole number from 0 to 2^63 - 1."""
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(
             f"--seed {brief_repr(seed, 40)} is not a valid seed.", hint="Use a whole number from 0 to 2^63 - 1."
@@ -77,19 +77,22 @@ def transplant(
     """Plan the transplant of one or more sources into a destination; reads headers only. Later sources win.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a
-    checkpoint or a dict of tensors. ``map`` has rules FROM=TO, or maps one to the other; ``map_file`` names a file with
-    more; ``ruleset`` names sets of rules that ship with ckptsurgeon. ``operations`` (split, concat and others, as data
-    or as a YAML file) change the sources' tensors before anything is selected. ``vocab`` names the token lists of
-    source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows (the text "place"
-    instead: rows are copied by place, even if the models' tokenisers differ). ``new_tokens`` is for all other tokens
-    (init, mean, zero, subword), ``token_map`` maps tokens of the source to other tokens, ``vocab_keys`` names the
-    tensors with rows by token (GLOB or GLOB=AXIS) if the destination does not.
-    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
-    channels, center) or a map from pattern to policy.
+    checkpoint or a dict of tensors. ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO,
+    or is a map from FROM to TO; ``map_file`` names a file with more rules; ``ruleset`` names sets of rules that ship
+    with ckptsurgeon. ``operations`` (split, concat and others, as data or as a YAML file) change the sources' tensors
+    before anything is selected. ``vocab`` names the token lists of source and destination, as "SRC:DST" or a pair:
+    tokens that are in both keep their rows. With "place", row n is copied to row n even if the tokenisers differ.
+    ``new_tokens`` says how rows of all other tokens are made (init, mean, zero, subword), ``token_map`` maps tokens of
+    the source to tokens of the destination, ``vocab_keys`` names the tensors with a row for each token (GLOB or
+    GLOB=AXIS) if the destination does not.
+    ``on_mismatch`` says what to do if shapes differ: one policy for all tensors (init, slice, pad, overlap,
+    interpolate, positions-1d, positions-2d, patch, channels, center) or a map from pattern to policy. ``on_missing``
+    is "init" or "error", for tensors that no source gives; the tensors of ``reinit`` are initialised in any case, and
+    those of ``require`` must come from a source. ``strict`` refuses missing and unused keys.
     ``drop_last`` initialises that many of the destination's last layers, even if a source has them.
-    ``dtype`` is "keep" or the dtype of all floating tensors. ``task`` names the task of an ESPnet configuration, where
-    its entries leave it open. Without ``constructor_weights``, weights that the destination's constructor would load
-    from files are left out.
+    ``dtype`` is "keep" (the source's) or the dtype of all floating tensors. ``task`` names the task of an ESPnet
+    configuration whose entries fit several. If ``constructor_weights`` is False, weights that the destination's
+    constructor would load from files are left out.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
@@ -132,7 +135,8 @@ def rules_as_text(rules: Rules) -> list[str]:
 def _rule(pattern: str, target: str) -> str:
     if not isinstance(target, str):
         raise ConfigError(
-            f"a map gives {brief_repr(pattern)} the target {brief_repr(target)}, not a text.", hint="Write '' to strip."
+            f"a map renames {brief_repr(pattern)} to {brief_repr(target)}, which is not a text.",
+            hint="Write a text; '' removes the pattern from the key.",
         )
     return f"{pattern}={target}"
 
@@ -165,15 +169,17 @@ def rules_of(map_file: Path | None) -> list[str]:
         message = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
         raise ConfigError(message, hint=did_you_mean(os.fspath(map_file))) from error
     if not rules:
-        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} has no rules.")
+        raise ConfigError(
+            f"--map-file {escape(os.fspath(map_file))} has no rules.", hint="Write one rule FROM=TO on each line."
+        )
     return rules
 
 
 def specs_of(source: Sources) -> list[SourceSpec]:
-    """Return one spec for each source; raises ConfigError if there is none."""
+    """Return, for each source, its file and the modules to take and to replace; raises ConfigError for no source."""
     found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
     if not found:
-        raise ConfigError("no source given.", hint="Name at least one.")
+        raise ConfigError("no source given.", hint="Name at least one source.")
     return list(map(_spec, found))
 
 

@@ -18,25 +18,30 @@ __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_o
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
-    """Return the two paths in ``SRC:DST``; () for "place". Files whose names contain a colon are tried first."""
+    """Return the paths of the token lists of source and destination, from ``SRC:DST`` or a pair; () for "place".
+
+    If names contain colons, the text is split at the one that gives two existing files.
+    """
     if vocab is None or vocab == PLACE:
         return ()
     if not isinstance(vocab, str):
         found = tuple(os.fspath(path) for path in vocab)
         if len(found) != 2:
-            raise ConfigError(f"vocab names {len(found)} token lists, not two.")
+            raise ConfigError(f"the argument vocab names {len(found)} token lists, not two.")
         return found
     places = [i for i, char in enumerate(vocab) if char == ":"]
     cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]
     if not cuts or not all(vocab.partition(":")[::2]):
-        raise ConfigError(f"--vocab {escape(vocab)} is not SRC:DST.", hint="Write --vocab SRC_TOKENS:DST_TOKENS.")
+        raise ConfigError(
+            f"--vocab {escape(vocab)} does not have the form SRC:DST.", hint="Write --vocab SRC_TOKENS:DST_TOKENS."
+        )
     return next((cut for cut in cuts if all(map(os.path.exists, cut))), cuts[0])
 
 
 def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
-    """Return the vocabulary that replaces a destination's, None if no lists are named.
+    """Return the change from the vocabulary in the first of two files to that in the second; None without files.
 
-    ``spelled`` maps tokens of the source to other tokens. Raises ConfigError.
+    ``spelled`` maps tokens of the source to the tokens that they become. Raises ConfigError.
     """
     pairs = [spelled] if isinstance(spelled, str) else spelled
     return NewVocabulary.at(files, _spelled(pairs)) if files else None
@@ -45,12 +50,16 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 def vocabulary_options(
     change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
 ) -> VocabularyOptions | None:
-    """Return the options for vocabularies of a transplant; raises ConfigError or PatternError."""
+    """Return the planner's options for embeddings whose rows are mapped by token; None without a ``change``.
+
+    ``keys``, ``new`` and ``spelled`` are --vocab-keys, --new-tokens and --token-map. Raises ConfigError or
+    PatternError.
+    """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
         if named or spelled or new != "init":
             raise ConfigError(
-                "--vocab-keys, --new-tokens and --token-map go with --vocab.",
+                "--vocab-keys, --new-tokens and --token-map have no effect without --vocab.",
                 hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
@@ -66,9 +75,12 @@ def _spelled(pairs: Rules) -> dict[str, str]:
         rest, equals, target = pair[1:].partition("=")  # the token may be "=" itself
         source = pair[:1] + rest
         if not equals or not target:
-            raise ConfigError(f"--token-map {escape(pair)} is not SRC=DST.", hint="Write '<blank>=[PAD]'.")
+            raise ConfigError(
+                f"--token-map {escape(pair)} does not have the form SRC=DST.",
+                hint="Write, for example, '<blank>=[PAD]'.",
+            )
         if source in found:
-            raise ConfigError(f"--token-map gives {escape(source)} twice.")
+            raise ConfigError(f"--token-map gives the token {escape(source)} twice.", hint="Leave one of the two out.")
         found[source] = target
     return found
 
@@ -79,5 +91,8 @@ def vocabulary_key(text: str) -> tuple[OptionPattern, int | None]:
     if not equals:
         pattern, axis = text, ""
     elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
-        raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is not an axis.", hint="Count from 0: GLOB=0.")
+        raise ConfigError(
+            f"--vocab-keys {escape(text)}: {escape(axis)} is not the number of an axis.",
+            hint="Count axes from 0, as in GLOB=0.",
+        )
     return OptionPattern.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

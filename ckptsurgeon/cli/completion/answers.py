@@ -29,7 +29,10 @@ _OF_THE_DESTINATION = ("reinit", "require", "on_mismatch", "vocab_keys", "explai
 
 
 def candidates(command: Any, words: Sequence[str], current: str) -> Candidates:
-    """Return the candidates for the word ``current`` after the complete words ``words``."""
+    """Return the candidates for completing ``current``, the word at the cursor, after the complete words ``words``.
+
+    ``command`` is the click command that has all verbs.
+    """
     found = parsed(command, words)
     if found is None:
         return NOTHING
@@ -121,7 +124,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the answer to a shell, whose input is ``given``: the kind of candidates, then one candidate per line."""
+    """Return the answer to a shell that sends ``given``: a line with the kind of candidates, then one per line."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

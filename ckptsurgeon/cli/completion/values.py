@@ -84,7 +84,7 @@ def _opened(path: str, root: str | None) -> Checkpoint:
 
 
 def _existing(source: str) -> str:
-    """Return the file of ``FILE:SRC_KEY:DST_KEY``, or the whole text if a file has that name."""
+    """Return FILE of a source written as ``FILE:SRC_KEY:DST_KEY``, or the whole text if a file has that name."""
     return source if os.path.exists(source) else source.partition(":")[0]
 
 
@@ -106,7 +106,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return the segments that follow a prefix, and whether each has more segments."""
+    """Return the keys' next segments after a prefix, as longer prefixes, and whether each has more segments."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found
@@ -124,7 +124,7 @@ def _is_plain(segment: str) -> bool:
 
 
 def shorten_to_beginnings(words: Sequence[str]) -> list[str]:
-    """Return the words; if they are too many, the longest common beginnings of which there are few enough."""
+    """Return the words, or if they are too many to show, common beginnings of them that are few enough."""
     if len(words) <= MAX_CANDIDATES:
         return list(words)
     *_, found = takewhile(

@@ -51,7 +51,8 @@ def run(
         return
     if run_code:
         raise ConfigError(
-            "--run-code is only for a dry run (-n); otherwise the code that a recipe names is always run."
+            "--run-code is only for a dry run (-n): without -n, the code that a recipe names is always run.",
+            hint="Add -n, or leave --run-code out.",
         )
     _check_output(plan, output)
     sink = writing.sink

@@ -32,7 +32,7 @@ def run(
         typer.Option(
             "--ema",
             metavar="DECAY",
-            help="Compute an exponential moving average with this decay, as 0.999, instead of the mean.",
+            help="Compute an exponential moving average with this decay, such as 0.999, instead of the mean.",
         ),
     ] = None,
     int_buffers: Annotated[
@@ -40,12 +40,12 @@ def run(
         typer.Option(
             "--int-buffers",
             metavar="last|first|max",
-            help="Take integers from the last or first checkpoint, or the largest of all.",
+            help="Take integer tensors from the last or first checkpoint, or the largest values of all.",
         ),
     ] = "last",
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Average rows by their place even if the tokenisers differ."),
+        typer.Option("--vocab", metavar="place", help="Average row n with row n even if the tokenisers differ."),
     ] = None,
     root: Root = None,
     unwrap: Unwrap = False,

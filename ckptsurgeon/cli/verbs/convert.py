@@ -27,14 +27,15 @@ Examples:
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint to convert.")],
     dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="Cast all real floats to this dtype, as bf16.")
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", help="Cast real floating tensors to this dtype, such as bf16."),
     ] = None,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
             "--set-metadata",
             metavar="KEY=VALUE",
-            help="Set an entry of the metadata; an empty value removes it. Repeatable.",
+            help="Set an entry of the safetensors metadata; an empty value removes it. Repeatable.",
         ),
     ] = None,
     root: Root = None,
@@ -60,6 +61,8 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise ConfigError(f"--set-metadata {text} is not KEY=VALUE.")
+            raise ConfigError(
+                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
+            )
         found[key] = value
     return found

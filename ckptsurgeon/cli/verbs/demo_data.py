@@ -28,18 +28,20 @@ def run(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder to write.")],
     lang: Annotated[
         list[str] | None,
-        typer.Option("--lang", metavar="LANG", help="Make speech in this language, as en. Repeatable. [default: en]"),
+        typer.Option(
+            "--lang", metavar="LANG", help="Make speech in this language, such as en. Repeatable. [default: en]"
+        ),
     ] = None,
     n: Annotated[
-        int, typer.Option("--n", metavar="N", help="Make this many utterances of each language to train on.")
+        int, typer.Option("--n", metavar="N", help="Make this many training utterances in each language.")
     ] = 1600,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed the random choices with this number.")] = 0,
     words: Annotated[
         list[str] | None,
         typer.Option(
             "--words",
             metavar="[LANG=]FILE",
-            help="Take the words from this file, for any language that espeak-ng speaks.",
+            help="Take the words to speak from this file; LANG is any language of espeak-ng.",
         ),
     ] = None,
     force: Force = False,

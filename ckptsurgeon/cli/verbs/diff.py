@@ -31,7 +31,9 @@ def run(
     values: Annotated[bool, typer.Option("--values", help="Compare the values as well.")] = False,
     rtol: Annotated[
         float,
-        typer.Option("--rtol", metavar="X", help="Treat values as equal if they differ by at most X times B's value."),
+        typer.Option(
+            "--rtol", metavar="X", help="Treat values as equal if they differ by at most X times the value in B."
+        ),
     ] = 0.0,
     atol: Annotated[
         float, typer.Option("--atol", metavar="X", help="Treat values as equal if they differ by at most X.")

@@ -31,7 +31,7 @@ def run(
     uri: Annotated[str, typer.Argument(metavar="URI", help="The file or repository to fetch.")],
     revision: Annotated[
         str | None,
-        typer.Option("--revision", metavar="R", help="Fetch this branch, tag or commit of a hf:// repository."),
+        typer.Option("--revision", metavar="R", help="Fetch this branch, tag or commit of an hf:// repository."),
     ] = None,
     sha256: Annotated[
         str | None, typer.Option("--sha256", metavar="H", help="Fail unless the file has this SHA-256.")

@@ -31,7 +31,7 @@ convolution differs; 5 the output cannot be written.
 def run(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned network.")],
     base: Annotated[str, typer.Argument(metavar="BASE", help="The network that it was tuned from.")],
-    rank: Annotated[int, typer.Option("--rank", metavar="R", help="Rank of the factors.")] = 16,
+    rank: Annotated[int, typer.Option("--rank", metavar="R", help="Use this rank for the factors.")] = 16,
     alpha: Annotated[
         float | None,
         typer.Option("--alpha", metavar="ALPHA", help="Write this lora_alpha for PEFT. [default: the rank]"),
@@ -48,15 +48,18 @@ def run(
         typer.Option("--fan-in-fan-out", help="Treat weights as (in, out), as in GPT-2, if no config.json says so."),
     ] = False,
     save_modules: Annotated[
-        bool, typer.Option("--save-modules", help="Save other tensors that differ whole, as PEFT's modules_to_save.")
+        bool,
+        typer.Option("--save-modules", help="Save other tensors that differ as a whole, as PEFT's modules_to_save."),
     ] = False,
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype.")
     ] = "float32",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the randomised decomposition.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed the randomised decomposition with this number.")
+    ] = 0,
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Subtract rows by their place even if the tokenisers differ."),
+        typer.Option("--vocab", metavar="place", help="Subtract row n from row n even if the tokenisers differ."),
     ] = None,
     memory: Memory = None,
     output: OutputUnlessDry = None,

@@ -37,7 +37,9 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", metavar="W,W…", help="Weight of each adapter, in order, as 0.7,0.3. [default: 1 each]"
+            "--weights",
+            metavar="W,W…",
+            help="Give a weight for each adapter, in order, such as 0.7,0.3. [default: 1 each]",
         ),
     ] = None,
     exclude: Annotated[
@@ -53,7 +55,11 @@ def run(
     memory: Memory = None,
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Take rows by their place even if the tokenisers differ."),
+        typer.Option(
+            "--vocab",
+            metavar="place",
+            help="Add the adapter's row n to the base's row n even if the tokenisers differ.",
+        ),
     ] = None,
     root: Root = None,
     unwrap: Unwrap = False,

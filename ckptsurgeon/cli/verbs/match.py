@@ -27,7 +27,7 @@ Examples:
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint whose names should change.")],
     destination: Annotated[
-        str, typer.Argument(metavar="DST", help="A configuration or checkpoint that has the names wanted.")
+        str, typer.Argument(metavar="DST", help="A configuration or checkpoint that has the wanted names.")
     ],
     task: Task = None,
     root: Root = None,

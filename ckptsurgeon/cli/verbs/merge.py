@@ -41,12 +41,12 @@ def run(
         typer.Option("--method", "-m", metavar="NAME", help="Merge by this method; --list shows all of them."),
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="CKPT", help="The model that the others were trained from.")
+        str | None, typer.Option("--base", metavar="CKPT", help="Name the model that the others were trained from.")
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", metavar="W,W,…", help="Weight of each model, in order; short for --param weight=W,W,…."
+            "--weights", metavar="W,W,…", help="Give a weight for each model, in order; short for --param weight=W,W,…."
         ),
     ] = None,
     param: Annotated[
@@ -57,14 +57,14 @@ def run(
         str,
         typer.Option(
             metavar="error|base|skip|any",
-            help="If some models lack a tensor: fail, take the base's, leave it out, or merge those that have it.",
+            help="If some models lack a tensor: fail, take the base's, leave it out, or merge the models that have it.",
         ),
     ] = "error",
     on_mismatch: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[GLOB=]error|skip|slice|overlap",
-            help="If shapes differ: fail, skip the model, take its leading part, or merge what all have. Repeatable.",
+            help="If shapes differ: fail, skip the model, take its leading part, or merge the common part. Repeatable.",
         ),
     ] = None,
     vocab: Annotated[
@@ -72,7 +72,7 @@ def run(
         typer.Option(
             "--vocab",
             metavar="union|base|FILE|place",
-            help="Merge rows by token: those of all models, of the base (or first) or of a list; or place: by place.",
+            help="Merge rows by token, for all tokens (union), the base's or FILE's; place: merge row n with row n.",
         ),
     ] = None,
     tokens: Annotated[
@@ -94,7 +94,7 @@ def run(
         typer.Option(
             "--int-buffers",
             metavar="last|first|max",
-            help="Take integers from the last or first model, or the largest of all.",
+            help="Take integer tensors from the last or first model, or the largest values of all.",
         ),
     ] = "last",
     dtype: Annotated[
@@ -106,10 +106,12 @@ def run(
     compute: Annotated[
         str | None, typer.Option("--compute", metavar="float32|float64", help="Compute in this dtype.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of methods that draw at random.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed methods that draw at random with this number.")
+    ] = 0,
     memory: Memory = None,
     device: Annotated[
-        str, typer.Option("--device", metavar="cpu|cuda", help="Compute on this device; on a GPU torch computes.")
+        str, typer.Option("--device", metavar="cpu|cuda", help="Compute on this device; cuda needs torch.")
     ] = "cpu",
     plugin: Annotated[
         str | None,
@@ -141,7 +143,9 @@ def run(
     recipe = models[0] if models and len(models) == 1 and is_recipe(models[0]) else ""
     if not models or (method is None and not recipe):
         lacks = "models" if not models else "method"
-        raise ConfigError(f"no {lacks} given.", hint="For example: ckpt merge A B --method linear --weights 0.5,0.5.")
+        raise ConfigError(
+            f"no {lacks} given.", hint="Write, for example, ckpt merge A B --method linear --weights 0.5,0.5."
+        )
     if recipe:
         read_recipe(recipe)  # an error in the recipe is reported before one in the output
     writing.check()

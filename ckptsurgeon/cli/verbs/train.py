@@ -44,14 +44,16 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the section train:, as lr=1e-3. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a field of the section train:, such as lr=1e-3. Repeatable."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Train this many steps.")] = None,
     keep_optimizer: Annotated[
         bool,
         typer.Option(
             "--keep-optimizer",
-            help="Begin with the moments of the Adam that trained the source, as Coqui STT saves them.",
+            help="Begin with the Adam moments that the source stores, as checkpoints of Coqui STT do.",
         ),
     ] = False,
     device: Annotated[
@@ -59,7 +61,10 @@ def run(
         typer.Option("--device", metavar="cpu|cuda", help="Compute on this device. [default: a GPU if there is one]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed of the order of examples, dropout and new weights.")
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", help="Seed the order of examples, dropout and new weights with this number."
+        ),
     ] = None,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Run only the checks before the first step.")
@@ -91,7 +96,7 @@ def run(
         typer.Option(
             "--strategy",
             metavar="ddp|fsdp",
-            help="With several processes: each holds the whole model (ddp), or a part of it (fsdp).",
+            help="With several processes, let each hold the whole model (ddp) or a part of it (fsdp).",
         ),
     ] = "ddp",
     report: Annotated[
@@ -117,9 +122,14 @@ def run(
             keep_going=keep_going,
         )  # fmt: skip
         if config is not None and folder is not None:
-            raise ConfigError(f"--report is given two runs: {config} and --run {folder}.", hint="Leave one out.")
+            raise ConfigError(
+                f"--report needs one run, but two are given: {config} and --run {folder}.", hint="Leave one out."
+            )
     if seeds is not None and not controls:
-        raise ConfigError("--seeds is only for --controls: it is the number of seeds of each control run.")
+        raise ConfigError(
+            "--seeds is only for --controls: it is the number of seeds of each control run.",
+            hint="Add --controls, or leave --seeds out.",
+        )
     if report:
         found = read_report(config or folder or "run")
         if not sink.answer(found):

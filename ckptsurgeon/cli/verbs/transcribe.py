@@ -1,4 +1,4 @@
-"""``ckpt transcribe``."""
+"""The command ``ckpt transcribe``: writes down the speech in sound files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from ..sink import Sink
 
 NAME = "transcribe"
-HELP = """Read texts off sounds, with a model that ckpt train has trained.
+HELP = """Transcribe sound files with a model that ckpt train has trained.
 
 CKPT is the folder of a run, whose best weights are used, or a file of weights. Texts are decoded as in the run's
 evaluations, or, with --beam or --lm, by a beam search over the outputs of CTC. Prints a line for each sound (WAV, FLAC,
@@ -25,13 +25,13 @@ Examples:
 
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The folder of a run, or a file of weights.")],
-    sounds: Annotated[list[str], typer.Argument(metavar="SOUND...", help="The sounds to read.")],
+    sounds: Annotated[list[str], typer.Argument(metavar="SOUND...", help="The sound files to transcribe.")],
     config: Annotated[
         str | None,
         typer.Option(
             "--config",
             metavar="FILE",
-            help="The configuration that trained the weights. [default: config.yaml beside them]",
+            help="Use this configuration, which trained the weights. [default: config.yaml beside them]",
         ),
     ] = None,
     device: Annotated[
@@ -40,21 +40,23 @@ def run(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", metavar="N", help="Read so many sounds together. [default: as in training]"),
+        typer.Option(
+            "--batch-size", metavar="N", help="Transcribe this many sounds at a time. [default: as in training]"
+        ),
     ] = None,
     beam: Annotated[
         int | None,
-        typer.Option("--beam", metavar="N", help="Follow so many texts in a beam search. [default: as in training]"),
+        typer.Option("--beam", metavar="N", help="Use a beam search of this width. [default: as in training]"),
     ] = None,
     lm: Annotated[
         str | None,
         typer.Option(
-            "--lm", metavar="FILE.arpa", help="Search with this n-gram language model of words; .gz is read too."
+            "--lm", metavar="FILE.arpa", help="Use this n-gram language model of words in the search; .gz is read too."
         ),
     ] = None,
     lm_weight: Annotated[
         float | None,
-        typer.Option("--lm-weight", metavar="W", help="The weight of the language model. [default: 0.5]"),
+        typer.Option("--lm-weight", metavar="W", help="Weight the language model with this number. [default: 0.5]"),
     ] = None,
     word_bonus: Annotated[
         float | None,
@@ -63,7 +65,7 @@ def run(
     *,
     sink: Sink,
 ) -> None:
-    """Read texts off sounds."""
+    """Transcribe the speech in sound files, and print the texts."""
     from ...trainer.run.transcribe import transcribe
 
     with sink.working("transcribing"):

@@ -68,8 +68,8 @@ def run(
         typer.Option(
             "--vocab",
             metavar="SRC:DST|place",
-            help="Move rows by token, with the token lists of the source and of the destination in any toolkit's "
-            "format; or place: copy rows by their place even if the tokenisers differ.",
+            help="Copy rows by token, with the token lists of the source and of the destination in any toolkit's "
+            "format; place: copy row n to row n even if the tokenisers differ.",
         ),
     ] = None,
     vocab_keys: Annotated[
@@ -83,7 +83,9 @@ def run(
     new_tokens: Annotated[
         str,
         typer.Option(
-            "--new-tokens", metavar="init|mean|zero|subword", help="How rows of tokens that the source lacks are made."
+            "--new-tokens",
+            metavar="init|mean|zero|subword",
+            help="Make rows of tokens that the source lacks in this way.",
         ),
     ] = "init",
     token_map: Annotated[
@@ -91,7 +93,7 @@ def run(
         typer.Option(
             "--token-map",
             metavar="SRC=DST",
-            help="Pair a token with another spelling, as '<blank>=[PAD]'. Repeatable.",
+            help="Treat a source token and a destination token as one, as in '<blank>=[PAD]'. Repeatable.",
         ),
     ] = None,
     on_mismatch: Annotated[
@@ -100,10 +102,13 @@ def run(
             "--on-mismatch",
             metavar="[GLOB=]POLICY",
             help="If shapes differ: error, init, slice, pad, overlap, interpolate, positions-1d, positions-2d, "
-            "patch, channels or center, some with arguments, as positions-2d:prefix=1. Repeatable.",
+            "patch, channels or center, some with arguments, as in positions-2d:prefix=1. Repeatable.",
         ),
     ] = None,
-    ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
+    ignore_mismatch: Annotated[
+        bool,
+        typer.Option("--ignore-mismatch", help="Initialise tensors whose shapes differ; short for --on-mismatch init."),
+    ] = False,
     on_missing: Annotated[
         str,
         typer.Option("--on-missing", metavar="init|error", help="Initialise tensors that no source gives, or fail."),
@@ -134,16 +139,16 @@ def run(
         typer.Option(
             "--dtype",
             metavar="keep|DTYPE",
-            help="Keep the source's dtypes, or cast all floats to one, as bf16. [default: the destination's]",
+            help="Keep the source's dtypes, or cast all floats to one, such as bf16. [default: the destination's]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the initialisers.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed the initialisers with this number.")] = 0,
     explain: Annotated[
         list[str] | None,
         typer.Option(
             "--explain",
             metavar="KEY",
-            help="Explain what becomes of these destination keys, why, and what else could; write nothing.",
+            help="Explain where the tensors of these destination keys come from, and why; write nothing.",
         ),
     ] = None,
     root: Root = None,

@@ -82,7 +82,7 @@ def test_every_annotation_is_in_the_table() -> None:
 def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
     with pytest.raises(cs.ConfigError) as error:
         cs.merge(**{"models": PAIR, "method": "linear", **given})
-    assert str(error.value).startswith(f"merge: {says}")
+    assert str(error.value).startswith(f"merge: the argument {says}")
 
 
 @pytest.mark.parametrize(

@@ -264,8 +264,8 @@ def test_a_row_that_was_changed_is_found() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
-    ({"vocab": "en.txt"}, ConfigError, "is not SRC:DST"),
-    ({"vocab": "en.txt:"}, ConfigError, "is not SRC:DST"),
+    ({"vocab": "en.txt"}, ConfigError, "does not have the form SRC:DST"),
+    ({"vocab": "en.txt:"}, ConfigError, "does not have the form SRC:DST"),
     ({"vocab": "en.txt:nothing.txt"}, ConfigError, "No such file"),
     (
         {"vocab": "ru.txt:ru.txt"},
@@ -279,9 +279,9 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ),
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is not a way to fill"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
-    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not an axis"),
+    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not the number of an axis"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),
-    ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "is not SRC=DST"),
+    ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "does not have the form SRC=DST"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blnk>=<blank>"]}, ConfigError, "Did you mean <blank>"),
     (
         {"vocab": "en.txt:ru.txt", "token_map": ["a=c", "b=c"]},
