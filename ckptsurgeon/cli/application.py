@@ -90,7 +90,8 @@ class Verb(TyperCommand):
             given = ctx.params.get(param.name)
             if "" in (given if isinstance(given, (list, tuple)) else [given]):
                 name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
-                raise ConfigError(f"{name} has an empty value.", hint="Leave it out, or give it a value.")
+                hint = "Give it a value, or leave it out." if name.startswith("-") else "Give it a value."
+                raise ConfigError(f"{name} is empty.", hint=hint)
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -417,7 +417,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("inspect", "best.pth", "--nonsense"), 2, "No such option"),
         (("nonsense",), 2, "No such command"),
         (("inspect", "best.pth", "--depth", "x"), 2, "--depth"),
-        (("inspect", "best.pth", "--sort", "x"), 2, "--sort x is unknown"),
+        (("inspect", "best.pth", "--sort", "x"), 2, "--sort x is not a known order"),
         (("inspect", "nothing.pth"), 3, "nothing.pth does not exist"),
         (("inspect", "ru.yaml"), 3, "not a checkpoint"),
         (("inspect", "best.pth", "--root", "zzz"), 2, "--root zzz has no tensors"),
