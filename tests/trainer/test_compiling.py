@@ -132,7 +132,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(ckpt: Run, monkeypatch: pyt
     said = " ".join(done.err.split())
     assert done.code == 2, done
     assert "the task wav2vec2_pretrain cannot be compiled with this model here: backend='broken' raised" in said
-    assert "--set compile=off trains without compiling" in said
+    assert "--set compile=off to train without compiling" in said
     assert "Traceback" not in done.err
     assert ckpt("train", "pre.yaml", "--set", "compile=off", "--device", "cpu").code == 0
 
