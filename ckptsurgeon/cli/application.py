@@ -89,7 +89,7 @@ class Verb(TyperCommand):
         for param in self.params:
             given = ctx.params.get(param.name)
             if "" in (given if isinstance(given, (list, tuple)) else [given]):
-                name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
+                name = str(param.metavar) if isinstance(param, TyperArgument) else max(param.opts, key=len)
                 hint = "Give it a value, or leave it out." if name.startswith("-") else "Give it a value."
                 raise ConfigError(f"{name} is empty.", hint=hint)
         return super().invoke(ctx)
