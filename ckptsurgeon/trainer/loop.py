@@ -48,11 +48,7 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job. ``frozen`` are keys to freeze besides those that the settings name.
-
-    If ``folder`` is None, nothing is saved. ``observer`` gets each row of the log. ``stopped`` is the name of the
-    signal that ended all ranks, '' if none did.
-    """
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` is the signal that ended all ranks, or ''."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -185,10 +181,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''.
+        """Return the name of the signal that ends the run, or ''; all ranks obey the one shared in the last step.
 
-        Several ranks receive signals at different times. If each obeyed its own, one would wait in a collective call
-        for ever; so all ranks obey the signal that was shared in the last step.
+        Ranks receive signals at different times. If each obeyed its own, one would wait in a collective for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -200,10 +195,7 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if that ends the run, else ''.
-
-        It ends if too many steps in a row were not finite, or were collapsed in the eyes of the task.
-        """
+        """Write the pending steps to the log; returns NONFINITE or COLLAPSED if too many such steps came in a row."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         rows = log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops)
@@ -223,10 +215,7 @@ class TrainingLoop:
         return ""
 
     def _evaluate(self) -> str:
-        """Evaluate on ``dev``, and save the model if it is the best so far.
-
-        Returns PATIENCE if too many evaluations in a row brought no better model, else ''.
-        """
+        """Evaluate on ``dev``, and save the best model; returns PATIENCE if none was better for too long, else ''."""
         job, state, progress = self.job, self.state, self.state.progress
         if job.dev is None:
             return ""
@@ -305,9 +294,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the total of a batch's loss, for the backward pass, and the loss without its graph, to be summed.
-
-    DDP needs the total to be the first of the two.
-    """
+    """Return a loss's total for the backward pass, first because DDP needs that, and the loss without its graph."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))
