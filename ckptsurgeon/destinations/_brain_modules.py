@@ -36,8 +36,8 @@ class BrainModules(nn.ModuleDict):
         """Return the named entries of the file as new objects that use the modules of this ``BrainModules``.
 
         hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Each copy
-        then shares all attributes of the module here: parameters, buffers, inner modules, training mode. So a call or a
-        change of one of the two is also a call or a change of the other.
+        then shares all attributes of the module here: parameters, buffers, inner modules, training mode. So to call
+        or change the copy has the same effect as to call or change the module here.
         """
         made = dict(self._make(names))
         for name, own in self.items():

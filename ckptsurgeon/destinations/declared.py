@@ -114,7 +114,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
                 )
             if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
                 raise document.fail(
-                    f"the tensor {escape(key)} is tied to {escape(first)}, but has another initialiser."
+                    f"the tensor {escape(key)} is tied to {escape(first)}, but has a different initialiser."
                 )
             ties[key] = first
     return ties
@@ -134,12 +134,12 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
     for key in kept:
         if ties.get(key, key) not in kept:
             raise document.fail(
-                f"the tensor {escape(key)} is tied to {escape(ties[key])}, but has another initialiser."
+                f"the tensor {escape(key)} is tied to {escape(ties[key])}, but has a different initialiser."
             )
     first = next(iter(kept))
     if not isinstance(values, str) or not isinstance(root, (str, type(None))):
         raise document.fail(
-            f"the tensor {escape(first)} has init: like, which needs the field values.",
+            f"the tensor {escape(first)} has 'init: like', but the field 'values' is missing.",
             "Add values: FILE, the checkpoint that has its values.",
         )
     path = values if "://" in values else document.resolve(values)

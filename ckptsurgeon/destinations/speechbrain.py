@@ -98,7 +98,10 @@ def _sizes(document: Document) -> dict[str, int]:
 
 
 def _inner(document: Document) -> Document:
-    """Return the SpeechBrain configuration that a document in our format names; both share the list ``ran``."""
+    """Return the SpeechBrain configuration that a document in our format names.
+
+    Both share the list ``ran``: a function that runs for one is listed for the other, too.
+    """
     named = document.model["speechbrain"]
     if not isinstance(named, str):
         raise document.fail(f"the field speechbrain is {brief_repr(named)}, not a file name.")

@@ -62,7 +62,11 @@ class _TorchTar:
 
 def _content(file: File, member: TarMember) -> bytes:
     if member.end - member.begin > limits.PICKLE_BYTES:
-        raise UnsafeError(f"{member.name} of the tar archive is too large.", rule="record size")
+        size = member.end - member.begin
+        raise UnsafeError(
+            f"{member.name} of the tar archive has {size:,} bytes; at most {limits.PICKLE_BYTES:,} are read.",
+            rule="record size",
+        )
     return file.read(member.begin, member.end - member.begin)
 
 
@@ -103,7 +107,7 @@ class _MemberReader:
                 self._left -= machine.position
                 if self._left < 0:
                     raise UnsafeError(
-                        "the pickles of the tar archive have more bytes than the limit for one file.",
+                        f"the pickles of the tar archive have more than {limits.PICKLE_BYTES:,} bytes together.",
                         rule="tar pickles",
                     )
                 return value

@@ -296,7 +296,7 @@ def test_constants_of_every_type_are_what_they_say(row: str, values: list[Any]) 
 
 def test_ties_agree_on_their_initialiser() -> None:
     tensors = "a: {shape: [2], init: ones}, b: {shape: [2], init: zeros}, c: {shape: [2]}"
-    with pytest.raises(cs.ConfigError, match="b is tied to a, but has another initialiser"):
+    with pytest.raises(cs.ConfigError, match="b is tied to a, but has a different initialiser"):
         config(f"model: {{tensors: {{{tensors}}}, tied: [[a, b]]}}")
     spec = config(f"model: {{tensors: {{{tensors}}}, tied: [[b, c]]}}")
     assert not spec.undrawable

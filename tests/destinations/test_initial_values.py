@@ -178,9 +178,12 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
     [
         (
             {"values": None},
-            "the tensor front.melmat has init: like, which needs the field values. Add values: FILE, the checkpoint that has its values",
+            "the tensor front.melmat has 'init: like', but the field 'values' is missing. Add values: FILE, the checkpoint that has its values",
         ),
-        ({"values": 3}, "the tensor front.melmat has init: like, which needs the field values. Add values: FILE"),
+        (
+            {"values": 3},
+            "the tensor front.melmat has 'init: like', but the field 'values' is missing. Add values: FILE",
+        ),
         (
             {"root": "state"},
             r"dst.yaml: values: .*has no tensors in .*front.pth. Choose one of its state dicts: state.model",
@@ -248,5 +251,5 @@ def tied(first: str, second: str) -> str:
 def test_tied_keys_keep_one_value() -> None:
     with pytest.raises(cs.ConfigError, match=r"b is tied to a, but has other values in two.pth"):
         cs.transplant("src.pth", tied("like", "like"))
-    with pytest.raises(cs.ConfigError, match=r"b is tied to a, but has another initialiser"):
+    with pytest.raises(cs.ConfigError, match=r"b is tied to a, but has a different initialiser"):
         cs.transplant("src.pth", tied("zeros", "like"))

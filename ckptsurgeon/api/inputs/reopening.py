@@ -212,7 +212,7 @@ def _check_reopenable(plan: Plan) -> None:
 
 
 def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
-    """Open a source again, from its path or from ``given``."""
+    """Open a source again: from ``given``, a path or what the caller passed, if it is not None, else from its path."""
     root = source.root or "."
     found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
     checkpoint = found.unwrapped(stripped=source.stripped)

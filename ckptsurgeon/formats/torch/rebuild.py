@@ -87,7 +87,9 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
 def _sparse(layout: Any, data: Any) -> TensorInfo:
     """Return the header of a sparse tensor, whose ``parts`` are the layout and the indices, values and size."""
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
-        raise FormatError("a sparse tensor does not consist of indices, values and a size.", rule="sparse")
+        raise FormatError(
+            "the file is damaged: a sparse tensor is stored without its indices, values or size.", rule="sparse"
+        )
     coo = layout.endswith("coo")
     values, size = (data[1], data[2]) if coo else (data[2], data[3] if len(data) > 3 else ())
     if not isinstance(values, TensorInfo):

@@ -132,9 +132,9 @@ class Method:
     ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
     least and the most models that it merges; a base counts only if it is merged as a model. ``by_rows`` asks for slices
     with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is how often
-    float32 tensors are read at most, including for the merge itself. ``elementwise`` promises that each element of the
-    result depends only on the inputs' elements at its position, always or for some parameters: many small tensors are
-    then merged at once.
+    an input of float32 is read at most, including for the merge itself; smaller dtypes need no more. ``elementwise``
+    promises that each element of the result depends only on the inputs' elements at its position, always or for some
+    parameters: many small tensors are then merged at once.
     """
 
     name: str

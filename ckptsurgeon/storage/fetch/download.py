@@ -91,7 +91,11 @@ class _Body:
         if response.status_code not in (200, 206):
             raise status_error(self._address, response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise SourceError(f"{self._shown}: the server compressed the answer without being asked to.")
+            raise SourceError(
+                f"{self._shown}: the server compressed the answer without being asked to, so its bytes cannot be "
+                "checked.",
+                hint="Download the file in another way, and name its path.",
+            )
         if response.status_code == 206:
             self._check_goes_on(response)
         else:

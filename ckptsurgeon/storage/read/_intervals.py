@@ -68,8 +68,8 @@ T = TypeVar("T")
 def run_in_threads(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
     """Call ``do`` for each item, in ``number`` threads; raises the first error that a call raises.
 
-    ``do`` also gets an event, which is set when its result is no longer needed, for example after an error. This
-    function then returns without waiting for calls that wait for a server.
+    ``do`` also gets an event, which is set when its work is no longer needed, for example after an error. This
+    function does not wait then for calls that have not ended, such as one that waits for a server.
     """
     waiting, stopped = deque(items), threading.Event()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -146,7 +146,7 @@ class QuantisedTensors:
     def only(self, keys: Container[str]) -> QuantisedTensors:
         """Return only the quantised tensors whose codes are in ``keys``.
 
-        If the codes of a tensor are in another shard, its first key counts.
+        If the codes of a tensor are in another shard, it is kept if the first of its keys here is in ``keys``.
         """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)

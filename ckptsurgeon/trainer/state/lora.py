@@ -56,7 +56,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
     )
     if lost:
         raise ConfigError(
-            f"train.lora does not train tensors that no source has: {listing(lost, 3, where='')}.",
+            f"tensors that come from no source would stay untrained with train.lora: {listing(lost, 3, where='')}.",
             hint="Name their modules in train.lora.save, so that they are trained whole, as in save: [lm_head].",
             details=lost,
         )

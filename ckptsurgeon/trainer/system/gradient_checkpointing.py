@@ -29,8 +29,8 @@ def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
     if not blocks:
         raise ConfigError(
             "train.gradient_checkpointing: no blocks were found in the model.",
-            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, name the modules or methods "
-            "to compute again in its attribute stages, or leave train.gradient_checkpointing out.",
+            hint="Put the layers of the model into an nn.ModuleList or an nn.Sequential, give the model an attribute "
+            "`stages` that lists the modules or methods to compute again, or leave train.gradient_checkpointing out.",
         )
     return list(blocks)
 
