@@ -9,7 +9,8 @@ from ...planning.merge.layers import LayerList, lists_with_gaps, numbered_lists
 from ...util.text import count, escape
 from .config import declared_layers
 from .config_fields import base_of_rope
-from .layer_holes import STACKS, dtype_notes, hole_notes, is_stack, uneven_notes
+from .dtype_checks import dtype_notes, kind_notes
+from .layer_holes import STACKS, hole_notes, is_stack, uneven_notes
 from .shape_checks import DescribedTensor
 
 __all__ = ["STACKS", "layer_notes", "rotary_differences", "with_order"]
@@ -168,6 +169,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         yield f"{has}, but num_hidden_layers is {number}: transformers 5 cannot load this model"
     yield from uneven_notes(tensors, config)
     yield from dtype_notes(tensors, config)
+    yield from kind_notes(tensors, config)
     lists = numbered_lists(keys)
     yield from _gaps(lists, keys, config)
     yield from hole_notes(lists, keys, config)

@@ -1,4 +1,4 @@
-"""Notes on tensors that single layers lack, or that differ in shape or dtype from those of the other layers."""
+"""Notes on tensors that single layers lack, or that differ in shape from those of the other layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...util.text import count, escape, shape_text, together
 from .logical_tensors import shapes_of_codes
 from .shape_checks import DescribedTensor, is_number
 
-__all__ = ["STACKS", "dtype_notes", "gap_notes", "hole_notes", "is_stack", "uneven_notes"]
+__all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "uneven_notes"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
@@ -261,32 +261,3 @@ def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
                 for number in odd:
                     found.setdefault(number, []).append(f"{lost}.weight")
     return found
-
-
-# A note on layers of which some are float16 and some bfloat16.
-
-HALF = ("float16", "bfloat16")
-PLAIN = (*HALF, "float32")
-"""Dtypes of models that are not quantised: scales of quantised weights are often float16 beside bfloat16."""
-
-
-def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor is float16 in one layer and bfloat16 in another, as if a shard were from another copy.
-
-    Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
-    in all layers. There is no note for quantised models.
-    """
-    if config.get("quantization_config") or any(one.dtype not in PLAIN for one in tensors if len(one.shape) > 1):
-        return
-    dtypes = {one.key: one.dtype for one in tensors if one.dtype in HALF}
-    if len(set(dtypes.values())) < len(HALF):
-        return
-    for one in numbered_lists([described.key for described in tensors]):
-        first: dict[str, str] = {}
-        for number, rests in layers_of(one, dtypes).items() if is_stack(one.prefix) else ():
-            for key, rest in ((one.key(number, rest), rest) for rest in rests):
-                other = first.setdefault(rest, key)
-                if dtypes[key] != dtypes[other]:
-                    differ = f"{escape(other)} is {dtypes[other]}, but {escape(key)} is {dtypes[key]}"
-                    yield f"{differ}: some layers may be from another copy, and transformers casts all to one dtype"
-                    return

@@ -1,0 +1,72 @@
+"""Tensors of one kind of numbers in most layers and of another in one: noted if no scales explain them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight"
+
+
+def model(changed: dict[str, torch.Tensor], **config: Any) -> None:
+    """Write a folder of three layers of bfloat16 in which some tensors are others."""
+    Path("m").mkdir()
+    state = {f"model.layers.{i}.mlp.up_proj.weight": torch.ones(8, 8) for i in range(3)}
+    state |= {f"model.layers.{i}.input_layernorm.weight": torch.ones(8) for i in range(3)}
+    state |= {"model.embed_tokens.weight": torch.ones(16, 8), "model.norm.weight": torch.ones(8)}
+    save_file({key: one.bfloat16() for key, one in state.items()} | changed, "m/model.safetensors")
+    fields = {"model_type": "llama", "num_hidden_layers": 3, **config}
+    Path("m/config.json").write_text(json.dumps(fields))
+
+
+def notes() -> list[str]:
+    return [note for note in cs.inspect("m").notes if "of one kind" in note]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.bool, torch.float64])
+def test_a_layer_of_another_kind_is_noted(dtype: torch.dtype) -> None:
+    model({UP: torch.ones(8, 8).to(dtype)})
+    (note,) = notes()
+    name = str(dtype).removeprefix("torch.")
+    begin, _, end = note.partition(", but model.layers.")
+    assert begin == f"{UP} is {name}"
+    assert end[1:].startswith(".mlp.up_proj.weight is bfloat16: weights of one model")
+
+
+def test_so_is_a_norm_and_the_first_layer() -> None:
+    model({NORM: torch.ones(8).bool(), UP.replace("1", "0"): torch.ones(8, 8).int()})
+    (note,) = notes()
+    assert "layers.0.mlp.up_proj.weight is int32" in note
+    assert note.endswith("; 1 other tensor too")
+
+
+def test_so_is_a_weight_outside_the_layers() -> None:
+    model({"model.embed_tokens.weight": torch.ones(16, 8).int()})
+    (note,) = notes()
+    assert note.startswith("model.embed_tokens.weight is int32, but ")
+
+
+def test_convert_notes_it_too() -> None:
+    model({UP: torch.ones(8, 8).int()})
+    plan = cs.convert("m")
+    assert any("is int32" in note for note in (*plan.notes, *plan.target.notes))
+
+
+def test_codes_with_scales_buffers_and_settings_are_not() -> None:
+    model({UP: torch.ones(8, 8).to(torch.int8), UP.replace("weight", "weight_scale"): torch.ones(8, 1)})
+    assert not notes()
+    masks = {f"model.layers.{i}.attn.bias": torch.ones(1, 1, 4, 4).bool() for i in range(3)}
+    save_file({**masks, "model.layers.0.n": torch.tensor(1)}, "m/model.safetensors")
+    assert not notes()
+
+
+def test_nor_is_a_quantised_model() -> None:
+    model({UP: torch.ones(8, 8).to(torch.int8)}, quantization_config={"quant_method": "other"})
+    assert not notes()
