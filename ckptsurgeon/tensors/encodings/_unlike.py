@@ -113,6 +113,7 @@ def _fits(kind: str, codes: tuple[int, ...], scales: tuple[int, ...], zeros: tup
 
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _FLOATS = ("fp8", "mxfp8")
+_BYTES = ("int8", "uint8")
 _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 
@@ -130,25 +131,35 @@ class OddTensors:
 
 
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
-    """Yield the few 8-bit floats with scales of another name, or codes of another dtype, than most have.
+    """Yield the few 8-bit floats with scales of another name or dtype, or codes of another dtype, than most have.
 
     A tensor counts only if the same module of another layer has the usual form: kinds of modules may differ on purpose.
+    Bytes of an unknown encoding with a scale count as 8-bit floats if those of other layers are.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
     for one in codes.tensors if settings else ():
-        if one.codes and family(one.method) in _FLOATS and _scale(one):
-            groups.setdefault((family(one.method), one.codes.rpartition(".")[2]), []).append(one)
-    for group in groups.values():
+        if one.codes and family(one.method) in (*_FLOATS, UNKNOWN) and _scale(one):
+            groups.setdefault((family(one.method), _leaf(one)), []).append(one)
+    for (kind, leaf), group in groups.items():
+        if kind == UNKNOWN:
+            continue
         if not renamed:
             yield from _odd(group, _scale)
-        yield from _odd(group, lambda one: tensors[one.codes].dtype)
+        yield from _odd(group, lambda one: f"scales of {_dtype_of_scale(one, tensors)}")
+        others = groups.get((UNKNOWN, leaf), []) if kind == _FLOATS[0] else []
+        alike = [one for one in others if tensors[one.codes].dtype in _BYTES]
+        yield from _odd([*group, *alike], lambda one: tensors[one.codes].dtype)
 
 
 def _scale(one: QuantisedTensor) -> str:
     """Return the name of a weight's scale, such as ``weight_scale``; "" if it has none."""
     ends = (end for end in one.parts if "scale" in end and not end.endswith(OF_ACTIVATIONS))
     return next((end.lstrip(".") for end in ends), "")
+
+
+def _dtype_of_scale(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> str:
+    return next(tensors[key].dtype for end, key in one.parts.items() if end.lstrip(".") == _scale(one))
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:

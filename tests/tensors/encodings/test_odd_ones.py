@@ -48,6 +48,25 @@ def test_one_tensor_of_another_float_is_said(tmp_path: Path) -> None:
     assert note == f"1 quantised tensor has float8_e5m2, where 2 like it have float8_e4m3fn: {THREE[1]}.weight"
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_codes_stored_as_bytes_are_said(dtype: torch.dtype, tmp_path: Path) -> None:
+    def edit(state: State) -> None:
+        state[f"{THREE[1]}.weight"] = state[f"{THREE[1]}.weight"].view(dtype)
+
+    (note,) = said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
+    name = str(dtype).removeprefix("torch.")
+    assert note == f"1 quantised tensor has {name}, where 2 like it have float8_e4m3fn: {THREE[1]}.weight"
+
+
+def test_scales_of_another_dtype_are_said(tmp_path: Path) -> None:
+    def edit(state: State) -> None:
+        state[f"{THREE[1]}.weight_scale_inv"] = state[f"{THREE[1]}.weight_scale_inv"].to(torch.float8_e4m3fn)
+
+    (note,) = said(cs.inspect(folder_of("fp8-block", tmp_path, edit)))
+    has = "1 quantised tensor has scales of float8_e4m3fn, where 2 like it have scales of float32"
+    assert note == f"{has}: {THREE[1]}.weight"
+
+
 def test_modules_of_another_kind_may_differ(tmp_path: Path) -> None:
     def edit(state: State) -> None:
         state["model.layers.0.self_attn.indexer.weight"] = torch.ones(OUT, IN).to(torch.float8_e5m2)
