@@ -13,6 +13,7 @@ from .logical_tensors import plain_keys
 from .required_parts import required_part_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
+from .unknown_keys import unknown_key_notes
 
 __all__ = ["part_notes"]
 
@@ -86,6 +87,7 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
         return
     if has_parts(config):
         yield from required_part_notes(plain_keys(tensors, config), config)
+        yield from unknown_key_notes(tensors, config)
         return
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
@@ -96,6 +98,7 @@ def part_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) ->
         yield f"every {escape(kind)} model has {found}, but this one does not: {INITIALISED}"
     else:
         yield from required_part_notes(plain_keys(tensors, config), config)
+    yield from unknown_key_notes(tensors, config)
     if is_model:
         yield from _sides(keys, kind, classes, config)
     yield from expert_notes(tensors, config)

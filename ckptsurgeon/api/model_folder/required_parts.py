@@ -18,7 +18,7 @@ from ...planning.transplant.by_place import HEAD
 from ...util.text import escape, listing
 from .expert_checks import INITIALISED
 
-__all__ = ["BUFFER", "TABLE", "pattern_of", "required_part_notes"]
+__all__ = ["BUFFER", "TABLE", "forms_of", "known_patterns", "pattern_of", "required_part_notes"]
 
 TABLE = "required_parts.jsonl"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -54,6 +54,18 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
     if missing and any(_has_whole_layer(own, form) for form in forms):
         spelled = listing([escape(one.replace("#", "*")) for one in sorted(missing)], 3, where="")
         yield f"every {escape(name)} has {spelled}, but these weights do not: {INITIALISED}"
+
+
+def known_patterns(kind: str) -> frozenset[str]:
+    """Return the patterns of all keys that models of a type can have; none if the type is not in the table."""
+    found = _table().get(kind)
+    return _of_class(found, "")[0] if found is not None else frozenset()
+
+
+def forms_of(config: Mapping[str, Any]) -> list[frozenset[str]]:
+    """Return the patterns of keys that every model of the class in a configuration has, in each form it is saved in."""
+    found = _table().get(str(config.get("model_type")))
+    return _of_class(found, _class_of(config))[1] if found is not None else []
 
 
 def _class_of(config: Mapping[str, Any]) -> str:
