@@ -10,10 +10,9 @@ from ...util.text import count, escape, listing
 from .config import TIES, has_parts, untied_by_default
 from .expert_checks import INITIALISED, expert_notes
 from .logical_tensors import plain_keys
-from .required_parts import required_part_notes
+from .required_parts import required_part_notes, unknown_key_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
-from .unknown_keys import unknown_key_notes
 
 __all__ = ["part_notes"]
 
