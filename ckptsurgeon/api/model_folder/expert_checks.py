@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...util.text import count, escape, listing
+from ...util.text import count, escape, listing, shape_text
 from .shape_checks import UNLOADED, DescribedTensor, is_number
 
 __all__ = ["INITIALISED", "expert_notes"]
@@ -25,6 +25,8 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if there are more or fewer experts than declared, or if layers lack experts or routers."""
     yield from _choices(config)
+    yield from _dense([one.key for one in tensors], config)
+    yield from _uneven(tensors)
     sets: dict[str, dict[int, set[str]]] = {}
     for one in tensors:
         if (match := _EXPERT.match(one.key)) and match[1]:
@@ -123,3 +125,41 @@ def _routers(
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
     if other and len(other) == len(found):
         yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
+
+
+_OF_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.(experts\.|(?:gate|up|down)_proj\.)")
+_SOME_DENSE = ("deepseek_v2", "deepseek_v3", "dots1", "glm4_moe")
+"""Model types whose first layers have no experts, as many as ``first_k_dense_replace``."""
+
+
+def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a layer has experts, or has none, against ``first_k_dense_replace``."""
+    first, number = config.get("first_k_dense_replace"), config.get("num_hidden_layers")
+    fits = config.get("model_type") in _SOME_DENSE and config.get("moe_layer_freq") in (None, 1)
+    if not fits or type(first) is not int or type(number) is not int:
+        return
+    found = {int(match[1]): match[2] for key in keys if (match := _OF_LAYER.search(key))}
+    for layer, module in sorted(found.items()):
+        if layer < number and (module == "experts.") != (layer >= first):
+            has = "has experts" if module == "experts." else "has no experts"
+            said = f"config.json says {first} (first_k_dense_replace), the layers without experts"
+            yield f"{said}, but layer {layer} {has}: {INITIALISED}"
+            return
+
+
+def _uneven(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
+    """Yield a note on a tensor of one expert that has another shape than those of most other experts of its layer."""
+    sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
+    for one in tensors:
+        match = (
+            _EXPERT.match(one.key) if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one) else None
+        )
+        if match and match[1]:
+            sets.setdefault((match[1], match[4]), {})[one.key] = one.shape
+    for shapes in sets.values():
+        (usual, number), *others = Counter(shapes.values()).most_common()
+        odd = next((key for key, shape in shapes.items() if shape != usual), "")
+        if others and number * 2 > len(shapes):
+            is_, like = shape_text(shapes[odd]), shape_text(usual)
+            yield f"{escape(odd)} is {is_}, but that of the other experts is {like}: {UNLOADED}"
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ...planning.transplant.by_place import is_of_labels
 from ...util.text import escape
 from .config import has_parts
+from .expert_checks import INITIALISED
 from .shape_checks import DescribedTensor, is_plain
 
 __all__ = ["LLAMA", "family_notes"]
@@ -93,6 +95,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
             return
         yield from _parts(keys, kind)
     yield from _biases(tensors, config)
+    yield from _switched(keys, config)
 
 
 def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
@@ -150,3 +153,30 @@ def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> It
             yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
         elif flag and not there:
             yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"
+
+
+# Fields that turn on modules, of some model types: the field, its values that do, the module, and one always there.
+
+_SOUND = ("hubert", "wav2vec2", "wavlm")
+_LATENT = ("deepseek_v2", "deepseek_v3")
+_SWITCHES = (
+    (("mt5", "t5", "umt5"), "feed_forward_proj", r"gated", r"DenseReluDense\.wi_0\.", r"DenseReluDense\.wo\."),
+    (_SOUND, "feat_extract_norm", r"layer$", r"conv_layers\.1\.layer_norm\.", r"conv_layers\.1\.conv\."),
+    (_LATENT, "q_lora_rank", r"[1-9]", r"self_attn\.q_a_proj\.", r"self_attn\.kv_a_proj_with_mqa\."),
+)
+
+
+def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on modules that are there, or are not, against the field that turns them on."""
+    for kinds, field, on, module, base in _SWITCHES:
+        if config.get("model_type") not in kinds or field not in config:
+            continue
+        is_on = re.match(on, str(config[field])) is not None
+        there, beside = (next(filter(re.compile(rf"(?:^|\.){one}").search, keys), "") for one in (module, base))
+        if beside and is_on != bool(there):
+            said = f"config.json says {field}: {escape(json.dumps(config[field]))}"
+            name = module.replace("\\", "").rstrip(".")
+            but = (
+                f"there is {escape(there)}: transformers ignores it" if there else f"there is no {name}: {INITIALISED}"
+            )
+            yield f"{said}, but {but}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from ...tensors.dtypes import DTYPES
@@ -56,6 +57,9 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
     tensors = list(tensors)
     weights = {one.key: one for one in tensors if is_plain(one)}
     experts = {one.key: one for one in tensors if len(one.shape) in (2, 3) and is_number(one)}
+    yield from _undivided(config)
+    yield from _computed(tensors, config)
+    yield from _convolutions(tensors, config)
     yield from _feed_forward(weights, config)
     yield from _experts(experts, config)
     yield from _attention(weights, config)
@@ -155,3 +159,100 @@ def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
+
+
+# Sizes that are the product of several fields, and those that must divide others.
+
+
+class _Product(NamedTuple):
+    """The tensors of some model types whose dimension ``axis`` is a product of ``factors``, each a sum of fields."""
+
+    kinds: tuple[str, ...]
+    pattern: str
+    axis: int
+    factors: tuple[tuple[str, ...], ...]
+
+
+_LATENT = ("deepseek_v2", "deepseek_v3")
+_T5 = ("mt5", "t5", "umt5")
+_SOUND = ("hubert", "wav2vec2", "wavlm")
+_BERT = ("bert", "camembert", "roberta", "vit", "xlm-roberta", *_SOUND)
+_BART = ("bart", "marian", "mbart", "pegasus", "whisper")
+_HEADS = ("num_attention_heads",)
+_PRODUCTS = (
+    _Product(_LATENT, r"self_attn\.kv_b_proj\.weight", 1, (("kv_lora_rank",),)),
+    _Product(_LATENT, r"self_attn\.kv_b_proj\.weight", 0, (_HEADS, ("qk_nope_head_dim", "v_head_dim"))),
+    _Product(_LATENT, r"self_attn\.kv_a_proj_with_mqa\.weight", 0, (("kv_lora_rank", "qk_rope_head_dim"),)),
+    _Product(_LATENT, r"self_attn\.q_b_proj\.weight", 1, (("q_lora_rank",),)),
+    _Product(_LATENT, r"self_attn\.q_b_proj\.weight", 0, (_HEADS, ("qk_nope_head_dim", "qk_rope_head_dim"))),
+    _Product(_LATENT, r"shared_experts\.down_proj\.weight", 1, (("n_shared_experts",), ("moe_intermediate_size",))),
+    _Product(_T5, r"(?:SelfAttention|EncDecAttention)\.q\.weight", 0, (("num_heads",), ("d_kv",))),
+    _Product(("gpt2",), r"attn\.c_attn\.weight", 0, (("n_embd",),)),
+    _Product(("gpt_oss",), r"experts\.gate_up_proj", 1, (("hidden_size",),)),
+    _Product(
+        _SOUND,
+        r"pos_conv_embed\.conv\.(?:weight_v|parametrizations\.weight\.original1)",
+        2,
+        (("num_conv_pos_embeddings",),),
+    ),
+)
+_DIVIDED = (
+    (_BERT, "hidden_size", "num_attention_heads"),
+    (("gpt2", "gpt_bigcode", "gptj"), "n_embd", "n_head"),
+    (("distilbert",), "dim", "n_heads"),
+    (_BART, "d_model", "encoder_attention_heads"),
+    (_BART, "d_model", "decoder_attention_heads"),
+)
+"""Model types, a width, and the number of heads that must divide it."""
+_CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d+)\.conv\.weight$")
+
+
+def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if heads do not divide a width that they divide in every model of the type."""
+    for kinds, width, heads in _DIVIDED:
+        size, number = config.get(width), config.get(heads)
+        are_numbers = type(size) is int and type(number) is int and number > 0
+        if config.get("model_type") in kinds and are_numbers and size % number:
+            said = f"config.json says {count(number, 'head')} ({heads})"
+            yield f"{said}, which do not divide {size} ({width}): {UNLOADED}"
+
+
+def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a size that is computed from several fields fits no layer; not of columns of codes."""
+    for one in _PRODUCTS:
+        fields = [name for factor in one.factors for name in factor]
+        if config.get("model_type") not in one.kinds or any(type(config.get(name)) is not int for name in fields):
+            continue
+        wanted = prod(sum(config[name] for name in factor) for factor in one.factors)
+        pattern = re.compile(rf"(?:^|\.){one.pattern}$")
+        found = [
+            tensor for tensor in tensors
+            if pattern.search(tensor.key) and len(tensor.shape) > max(one.axis, 1) and is_number(tensor)
+            and not (tensor.is_quantised and one.axis)
+        ]  # fmt: skip
+        if found and all(tensor.shape[one.axis] != wanted for tensor in found):
+            first = found[0]
+            said = f"config.json says {wanted} ({', '.join(fields)}), but"
+            is_row = one.axis == 0 or len(first.shape) > 2
+            has = f"is {shape_text(first.shape)}" if is_row else f"has {count(first.shape[1], 'column')}"
+            yield f"{said} {escape(first.key)} {has}: {follows(first)}"
+            return
+
+
+def _convolutions(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if the convolutions over a sound are other than ``conv_dim`` and ``conv_kernel`` say."""
+    sizes, widths = config.get("conv_dim"), config.get("conv_kernel")
+    found = {int(match[1]): one for one in tensors if (match := _CONVOLUTION.search(one.key)) and len(one.shape) == 3}
+    if config.get("model_type") not in _SOUND or not found or not isinstance(sizes, list):
+        return
+    if len(sizes) != len(found):
+        there = count(len(found), "convolution")
+        yield f"config.json has {count(len(sizes), 'size')} (conv_dim), but there are {there}: {UNFIT}"
+        return
+    for number, one in sorted(found.items()):
+        for field, values, axis in (("conv_dim", sizes, 0), ("conv_kernel", widths, 2)):
+            value = values[number] if isinstance(values, list) and number < len(values) else None
+            if type(value) is int and value != one.shape[axis]:
+                is_ = f"{escape(one.key)} is {shape_text(one.shape)}"
+                yield f"config.json says {value} ({field}, entry {number}), but {is_}: {UNLOADED}"
+                return
