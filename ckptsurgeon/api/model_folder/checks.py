@@ -15,7 +15,7 @@ from ...planning.transplant.by_place import HEAD, is_embedding
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
-from .alignment import alignment_notes
+from .alignment import alignment_notes, generation_notes
 from .config import vocabulary_sizes
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
@@ -212,6 +212,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *alphabet_notes(tensors, folder, read),
         *_beyond(folder),
         *alignment_notes(folder),
+        *generation_notes(folder),
         *token_list_notes(read),
         *case_notes(folder, read),
         *name_notes(read),

@@ -34,6 +34,7 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """
     made = object_in(folder, PREPROCESSOR)
     yield from _mel_bins(made, folder.config)
+    yield from _frames(made, folder.config)
     yield from _image_sizes(made, folder.config)
     yield from _patches(object_in(folder, PROCESSOR), folder.config)
     yield from _two_templates(folder)
@@ -48,6 +49,20 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
     number, wanted = made.get(field), config.get("num_mel_bins")
     if type(number) is int and type(wanted) is int and number != wanted:
         yield f"{PREPROCESSOR} says {number} ({field}), but config.json says {wanted} (num_mel_bins)"
+
+
+def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if sounds of Whisper are filled up to other frames than two for each position of its encoder."""
+    seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
+    rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
+    if config.get("model_type") != "whisper" or made.get("feature_extractor_type") != "WhisperFeatureExtractor":
+        return
+    if all(type(one) is int and one > 0 for one in (seconds, positions, rate, hop)):
+        frames = seconds * rate // hop
+        if frames != 2 * positions:
+            wanted = f"config.json says {positions} (max_source_positions), for {2 * positions} frames"
+            makes = f"{PREPROCESSOR} makes {frames} frames (chunk_length {seconds})"
+            yield f"{makes}, but {wanted}: transformers refuses them"
 
 
 def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:

@@ -144,10 +144,10 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
             "initialises the weights that they are in place of"
         )
         return
-    for one in unknown and [*_in_layers(tensors, unknown, known), *_in_all(tensors, unknown, config)]:
-        has = f"{escape(one.found)} is a name that no {escape(kind)} model has, but {escape(one.missing)} is missing"
+    renamed = [*_in_layers(tensors, unknown, known), *_in_all(tensors, unknown, config)] if unknown else []
+    for found, missing in renamed[:1]:
+        has = f"{escape(found)} is a name that no {escape(kind)} model has, but {escape(missing)} is missing"
         yield f"{has}: {AND_SO}"
-        return
 
 
 def _tail(pattern: str) -> str:

@@ -211,8 +211,9 @@ def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if heads do not divide a width that they divide in every model of the type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
-        are_numbers = type(size) is int and type(number) is int and number > 0
-        if config.get("model_type") in kinds and are_numbers and size % number:
+        if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:
+            continue
+        if number > 0 and size % number:
             said = f"config.json says {count(number, 'head')} ({heads})"
             yield f"{said}, which do not divide {size} ({width}): {UNLOADED}"
 

@@ -62,3 +62,39 @@ def test_heads_that_no_layer_has_are_said(heads: list[Any], said: list[str]) -> 
     path = whisper("m", heads)
     for notes in (cs.inspect(path).notes, cs.convert(path).notes):
         assert [note for note in notes if "alignment" in note] == [f"{one} (layer, head)" for one in said]
+
+
+def noted(kind: str, config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Return the notes on the generation settings of a small encoder-decoder."""
+    Path("m").mkdir()
+    save_file({"model.encoder.layers.0.fc1.weight": torch.ones(4, 4)}, "m/model.safetensors")
+    name = "WhisperForConditionalGeneration" if kind == "whisper" else "T5ForConditionalGeneration"
+    Path("m/config.json").write_text(json.dumps({"model_type": kind, "architectures": [name], **config}))
+    Path("m/generation_config.json").write_text(json.dumps({"pad_token_id": 0, **settings}))
+    words = ("max_length", "is_multilingual", "decoder_start_token_id")
+    return [note for note in cs.inspect("m").notes if any(word in note for word in words)]
+
+
+LANGUAGES = {"lang_to_id": {"<|en|>": 3, "<|de|>": 4}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "settings", "said"),
+    [
+        ("whisper", {"max_target_positions": 64}, {"max_length": 448}, "generation_config.json says 448 (max_length), but the decoder has 64"),
+        ("whisper", {"max_target_positions": 64}, {"max_length": 64}, ""),
+        ("whisper", {}, {"is_multilingual": False, **LANGUAGES}, "says is_multilingual: false, but lang_to_id has 2 languages"),
+        ("whisper", {}, {"is_multilingual": True, **LANGUAGES}, ""),
+        ("whisper", {}, {"is_multilingual": False}, ""),
+        ("t5", {"decoder_start_token_id": None}, {}, "decoder_start_token_id is in neither config.json nor generation_config.json"),
+        ("t5", {}, {}, "decoder_start_token_id is in neither config.json nor generation_config.json"),
+        ("t5", {}, {"decoder_start_token_id": 0}, ""),
+        ("mt5", {}, {}, ""),
+    ],
+)  # fmt: skip
+def test_settings_that_the_decoder_contradicts_are_noted(
+    kind: str, config: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    notes = noted(kind, config, settings)
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)

@@ -179,3 +179,11 @@ def test_a_class_for_another_kind_of_tokeniser_is_named(name: str, kind: str) ->
     assert found == (
         [f"tokenizer_config.json says {name}, which is for {kind}, but tokenizer.json is BPE"] if kind else []
     )
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(15, True), (30, False)])
+def test_sounds_of_another_length_are_noted(seconds: int, said: bool) -> None:
+    made = {"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": seconds}
+    notes = model(config={"model_type": "whisper", "max_source_positions": 1500}, preprocessor_config=made)
+    wanted = "makes 1500 frames (chunk_length 15), but config.json says 1500 (max_source_positions), for 3000 frames"
+    assert [wanted in note for note in notes if "frames" in note] == [True] * said
