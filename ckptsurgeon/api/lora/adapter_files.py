@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,16 +12,17 @@ from ...analysis.inspection import AdapterSettings, adapter_settings
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...errors import CheckpointError, FormatError, PlanError, SourceError
-from ...methods.lora.config import AdapterConfig, parse_config
+from ...methods.lora.config import AdapterConfig, damage_of, parse_config
 from ...methods.lora.conv1d import KnownModel, known_model
 from ...methods.lora.names import peft_key_parts
+from ...planning.merge.layers import layers_of, numbered_lists
 from ...planning.plan.plan import Plan
 from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import SMALL_BYTES, read_file
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from ..model_folder.folder import ModelFolder
 
 __all__ = [
@@ -78,17 +79,39 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
     """Return notes on how an adapter's configuration contradicts its tensors; none if it is of an unsupported kind."""
     from ...methods.lora.adapter import read_adapter
-    from ...methods.lora.config import parse_config
 
     try:
         config = parse_config(data, ADAPTER)
     except CheckpointError:
-        return ()
+        damage = damage_of(data, ADAPTER)
+        return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
     try:
-        notes = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0).notes
+        adapter = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0)
     except CheckpointError as error:
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
+    selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
+    lost = f"target_modules selects {count(len(selected), 'module')} without factors, which other layers have"
+    notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
     return tuple(f"{ADAPTER}: {note}" for note in notes)
+
+
+def _selects(config: AdapterConfig, module: str) -> bool:
+    return config.targets is not None and config.targets.has(module)
+
+
+def _without_factors(modules: Sequence[str]) -> Iterator[str]:
+    """Yield the modules without factors that most layers have, if the module around them has others.
+
+    The last layers may share keys and values with others, and so lack them.
+    """
+    for stack in numbered_lists(modules):
+        layers = {number: set(rests) for number, rests in layers_of(stack, modules).items()}
+        for rest in dict.fromkeys(rest for rests in layers.values() for rest in rests if "." in rest):
+            around = f"{rest.rpartition('.')[0]}."
+            alike = [number for number, rests in layers.items() if any(one.startswith(around) for one in rests)]
+            lost = [number for number in alike if rest not in layers[number]]
+            if lost and 2 * len(lost) < len(alike) and max(lost) != max(alike):
+                yield from (stack.key(number, rest) for number in lost)
 
 
 def _read(file: File) -> object:

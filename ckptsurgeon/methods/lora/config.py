@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, targets_of
 
-__all__ = ["AdapterConfig", "parse_config"]
+__all__ = ["AdapterConfig", "damage_of", "parse_config"]
 
 PREFIX = "base_model.model."
 """PEFT's name for the whole network. PEFT compares ends of names, so a name with this prefix means one module."""
@@ -92,6 +92,21 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
         raise ConfigError(f"{escape(name)}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ConfigError(f"{escape(name)} is damaged: {escape(str(error))}.") from error
+
+
+def damage_of(data: Any, name: str) -> str:
+    """Return what is wrong with the configuration of a LoRA adapter; '' if nothing is, or if PEFT must merge it."""
+    if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
+        return ""
+    try:
+        _check_meaning(data, name)
+    except ConfigError:
+        return ""
+    try:
+        parse_config(data, name)
+    except ConfigError as error:
+        return error.message
+    return ""
 
 
 def _check_meaning(data: Mapping[str, Any], name: str) -> None:

@@ -181,3 +181,40 @@ def test_a_kept_plan_holds_the_configuration_of_an_adapter_at_an_address(hub: Hu
     with pytest.raises(cs.PlanError, match="net/adapter_config.json has changed since the plan"):
         cs.apply("p.json", "after.safetensors")
     assert not Path("after.safetensors").exists()
+
+
+def three_layers(*lost: str) -> list[str]:
+    """Write an adapter of three layers without the factors of some modules; return the notes on it."""
+    a, b = factors(8, 8)
+    names = [f"layers.{n}.attn.{one}" for n in range(3) for one in ("q_proj", "v_proj")]
+    state = {
+        f"{name}.lora_{end}.weight": one for name in names if name not in lost for end, one in (("A", a), ("B", b))
+    }
+    settings = {**SAID, "r": 2, "rank_pattern": {}, "alpha_pattern": {}}
+    peft_folder("three", state, **settings)
+    return [note for note in cs.inspect("three").notes if "without factors" in note]
+
+
+def test_a_layer_without_the_factors_of_a_module_is_noted() -> None:
+    (note,) = three_layers("layers.1.attn.q_proj")
+    assert note.endswith("selects 1 module without factors, which other layers have: layers.1.attn.q_proj")
+
+
+@pytest.mark.parametrize("lost", [(), ("layers.2.attn.v_proj",), ("layers.1.attn.q_proj", "layers.1.attn.v_proj")])
+def test_last_layers_without_values_and_layers_without_attention_are_not(lost: tuple[str, ...]) -> None:
+    assert not three_layers(*lost)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora_alpha", None), ("r", 0), ("rank_pattern", {"q": None})])
+def test_settings_that_lora_merge_cannot_read_are_noted(name: str, value: object) -> None:
+    settings = json.loads(Path("lora/adapter_config.json").read_text())
+    configured(json.dumps({**settings, name: value}))
+    notes = [note for note in cs.inspect("lora").notes if "lora merge cannot use it" in note]
+    assert len(notes) == 1
+    assert [note for note in cs.convert("lora").notes if "lora merge cannot use it" in note]
+
+
+def test_settings_that_only_peft_merges_are_not_damaged() -> None:
+    settings = json.loads(Path("lora/adapter_config.json").read_text())
+    configured(json.dumps({**settings, "peft_type": "LOHA", "lora_alpha": None}))
+    assert not [note for note in cs.inspect("lora").notes if "cannot use it" in note]
