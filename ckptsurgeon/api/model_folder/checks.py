@@ -33,6 +33,7 @@ from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.ends import end_notes
 from .tokenizer.letter_case import case_notes
+from .tokenizer.sentinels import sentinel_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_beyond, added_notes, listed_beyond, name_notes, needless, unlisted_names
 from .tokenizer.token_lists import token_list_notes
@@ -110,7 +111,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             names = (*name_notes(apart), *added_notes(apart, folder), *decoder_notes(apart, folder))
             tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
             ids = (*special_id_notes(apart, folder), *absent_id_notes(apart, folder), *end_notes(apart, folder))
-            ids = (*ids, *_without_configuration(apart, folder, tensors, {}))
+            ids = (*ids, *sentinel_notes(apart, folder), *_without_configuration(apart, folder, tensors, {}))
             lists = (*token_list_notes(folder), *case_notes(apart, folder), *names, *ids)
             unread = (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
             notes = (*unread, *layers, *lists)
@@ -221,6 +222,7 @@ def weights_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read:
         *special_id_notes(folder, read),
         *absent_id_notes(folder, read),
         *end_notes(folder, read),
+        *sentinel_notes(folder, read),
         *input_notes(folder, read),
     ]
 

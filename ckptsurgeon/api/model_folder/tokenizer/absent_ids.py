@@ -80,14 +80,15 @@ def _renamed(
 
     No row of the weights was trained for the new id. A new id without any row is reported by other notes.
     """
+    meant = {**dict(enumerate(tokens)), **{one.number: token for token, one in new.items()}} if new else {}
     for name, token in names.items():
         if token not in new or new[token].number >= folder.rows or (is_ctc(folder) and name != "pad_token"):
             continue
         for file in (CONFIG, GENERATION):
             value = object_in(folder, file).get(f"{name}_id")
             ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
-            if ids and new[token].number not in ids and 0 <= ids[0] < len(tokens):
+            if ids and new[token].number not in ids and ids[0] in meant:
                 gets = f"{brief_token(token)}, which {escape(folder.vocabulary)} lacks: it gets {new[token].number}"
-                meant = f"{name}_id of {file} is {ids[0]} ({brief_token(tokens[ids[0]])})"
-                yield f"{new[token].file} names {name} {gets}, while {meant}"
+                said = f"{name}_id of {file} is {ids[0]} ({brief_token(meant[ids[0]])})"
+                yield f"{new[token].file} names {name} {gets}, while {said}"
                 break

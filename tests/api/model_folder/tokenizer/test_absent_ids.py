@@ -108,6 +108,8 @@ def test_a_tokeniser_that_adds_tokens_by_its_code_is_not_judged() -> None:
          "while pad_token_id of config.json is 0 ('<pad>')"),
         ({"unk_token": "[X]"}, {"unk_token_id": 3}, "unk_token '[X]', which {} lacks: it gets 12, while "
          "unk_token_id of config.json is 3 ('<unk>')"),
+        ({"eos_token": "<end>", "pad_token": "[PAD]"}, {"eos_token_id": 13, "pad_token_id": 13}, "eos_token '<end>', "
+         "which {} lacks: it gets 12, while eos_token_id of config.json is 13 ('[PAD]')"),
         ({"unk_token": "[X]"}, {}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": 12}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": [2, 12]}, ""),

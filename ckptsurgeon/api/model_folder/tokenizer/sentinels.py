@@ -1,0 +1,33 @@
+"""A note on T5's sentinels, ``<extra_id_0>`` and so on, if tokenizer.json lost them and they get each other's ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ....util.text import escape
+from ..folder import ModelFolder
+from .special_names import new_ids
+from .tokenizer_files import brief_token, local_tokens
+
+__all__ = ["sentinel_notes"]
+
+OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+"""Model types whose sentinels have ids that count down: ``<extra_id_0>`` is the last token."""
+SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
+
+
+def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if transformers gives sentinels that the list lacks ids that count up, as they are named.
+
+    ``read`` is the folder whose vocabulary has been read.
+    """
+    tokens = local_tokens(read)
+    if folder.config.get("model_type") not in OF_T5 or not tokens or folder.rows < len(tokens):
+        return
+    new = {int(match[1]): one for token, one in new_ids(folder, tokens).items() if (match := SENTINEL.fullmatch(token))}
+    if len(new) < 2 or new[min(new)].number > new[max(new)].number or any(map(SENTINEL.fullmatch, tokens)):
+        return
+    first, last = (f"{brief_token(f'<extra_id_{one}>')} gets {new[one].number}" for one in (min(new), max(new)))
+    lacks = f"{len(new)} sentinels that {escape(folder.vocabulary)} lacks"
+    yield f"{new[min(new)].file} names {lacks}: {first} and {last}, but T5 numbers them in the reverse order"
