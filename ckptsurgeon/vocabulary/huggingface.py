@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from ..errors import ConfigError
@@ -12,7 +14,21 @@ from ..util.text import brief_repr, escape
 from .mapping import INSIDE, marked
 from .vocabulary import MOST, Vocabulary, checked
 
-__all__ = ["VOCABULARY", "doubled_number", "read_added", "read_decoder"]
+__all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "read_added", "read_decoder"]
+
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""A piece for a byte, as sentencepiece writes it."""
+
+
+@cache
+def byte_letters() -> frozenset[str]:
+    """Return the 256 letters that byte-level BPE writes for bytes: each visible one for itself, others from Ā on.
+
+    It is the table of GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py.
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return frozenset(map(chr, (*visible, *range(256, 512 - len(visible)))))
 
 
 class _HuggingFace:
@@ -31,7 +47,7 @@ class _HuggingFace:
             return marked(_in_order(name, document))
         found = model.get("vocab")
         if isinstance(found, list):  # a unigram model: [token, log-probability]
-            return _unigram(name, document, found)
+            return replace(_unigram(name, document, found), kind="Unigram", model=_single(model))
         numbers = dict(found) if isinstance(found, dict) else {}
         vocabulary = _in_order(name, {**numbers, **_added(document)})
         inside = model.get("continuing_subword_prefix", INSIDE) if model.get("type") == "WordPiece" else ""
@@ -43,8 +59,14 @@ class _HuggingFace:
         return replace(
             vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted,
             unmade=sum(token not in joined for token in longer) if _has_rules(model) else 0,
-            kind=kind if isinstance(kind, str) else "",
+            kind=kind if isinstance(kind, str) else "", model=_single(model),
+            lacks_unknown=isinstance(unknown := model.get("unk_token"), str) and unknown not in numbers,
         )  # fmt: skip
+
+
+def _single(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the section ``model`` that are no lists: without vocabulary and merge rules."""
+    return {name: value for name, value in model.items() if value is None or isinstance(value, (str, int, float))}
 
 
 def is_byte(token: str) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ..errors import ConfigError
 from ..util.text import count, listing
@@ -24,7 +24,9 @@ class Vocabulary:
     WordPiece tokens that do not begin a word (``##``), empty for other kinds. ``is_whole`` is false if the
     ``tokeniser`` may have further tokens, to which rows beyond these may belong. ``rules`` is the number of the merge
     rules of a BPE tokeniser; ``unlisted`` has the tokens that the rules need and the list lacks, ``unmade`` is the
-    number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel.
+    number of longer tokens that no rule makes. ``kind`` is the tokeniser's model: BPE, Unigram, WordPiece, WordLevel;
+    ``model`` has the other single values of its section in tokenizer.json. ``lacks_unknown`` is true if the unknown
+    token that this section names is not in its own list, without the added tokens.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Vocabulary:
     unlisted: tuple[str, ...] = ()
     unmade: int = 0
     kind: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    lacks_unknown: bool = False
 
 
 class Reader(Protocol):

@@ -1,53 +1,91 @@
-"""A note on a tokenizer.json that writes spaces of a text with another character than its tokens have.
+"""Notes on a tokenizer.json whose steps write spaces, or split words, otherwise than its tokens have them.
 
-Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter; sentencepiece writes a space as ▁. A
-tokeniser that was loaded with a class of the other kind and saved again has tokens of one kind and steps of the other.
+Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter; sentencepiece writes a space as ▁;
+WordPiece looks up words without spaces. A tokeniser that was loaded as one of the other kind and saved again has
+tokens of the one and steps of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....util.text import count
 from ..folder import ModelFolder
-from .tokenizer_files import WHOLE, brief_token, local_tokens
+from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
+from .tokenizer_files import WHOLE, brief_token
 
 __all__ = ["space_notes"]
 
 STEPS = ("normalizer", "pre_tokenizer")
-BYTES, SPACES = "Ġ", "▁"
-SHARE = 20
-"""Of one token in so many at least, the first character shows how a tokeniser writes spaces."""
+NORMALISE = frozenset((
+    "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents",
+))  # fmt: skip
+"""Normalisers that write no mark for a space, and split no words."""
+SPLIT = frozenset((
+    "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Punctuation", "Split", "UnicodeScripts",
+    "Whitespace", "WhitespaceSplit",
+))  # fmt: skip
+"""Pre-tokenisers that write no ▁."""
 
 
-def space_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the tokens have another character for a space than the normaliser and pre-tokeniser write."""
+def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield a note if the tokens have another mark for a space than the normaliser and pre-tokeniser write."""
     head = folder.tokenizer_head
-    if not folder.has_all_tokens or head.keys().isdisjoint(STEPS):
+    if head.keys().isdisjoint(STEPS):
         return
-    steps = {kind for name in STEPS for kind in _kinds(head.get(name))}
-    tokens = local_tokens(folder)
-    found = {mark: [token for token in tokens if token[:1] == mark != token] for mark in (BYTES, SPACES)}
-    bytes_, spaces = found[BYTES], found[SPACES]
-    if len(bytes_) * SHARE > len(tokens) and not spaces and "ByteLevel" not in steps:
-        others = ", ".join(sorted(steps)) or "none"
+    types = {kind for name in STEPS for kind in types_in(head.get(name))}
+    others = ", ".join(sorted(types)) or "none"
+    if spelling.mark == BYTES and "ByteLevel" not in types:
         yield (
-            f"{WHOLE} has byte-level tokens ({brief_token(bytes_[0])}, and {len(bytes_) - 1} more), but no step of it "
+            f"{WHOLE} has byte-level tokens ({_examples(spelling)}), but no step of it "
             f"is ByteLevel ({others}): spaces and other characters are lost or become wrong tokens"
         )
-    elif len(spaces) * SHARE > len(tokens) and not bytes_ and "ByteLevel" in steps:
-        yield (
-            f"{WHOLE} has {count(len(spaces), 'token')} that begin{'s' if len(spaces) == 1 else ''} with {SPACES}, but "
-            f"its ByteLevel step writes a space as {BYTES}: words become other tokens"
-        )
+    elif spelling.mark == SPACES and "ByteLevel" in types:
+        yield f"{_begin(spelling)}, but its ByteLevel step writes a space as {BYTES}: words become other tokens"
+    elif spelling.mark == SPACES and not _writes_spaces(head):
+        yield f"{_begin(spelling)}, but no step of it writes a space so ({others}): words become other tokens"
+    elif spelling.mark == INSIDE:
+        yield from _unsplit(head, spelling)
 
 
-def _kinds(step: Any) -> Iterator[str]:
-    """Yield the ``type`` of a normaliser or pre-tokeniser, and those of the steps in a sequence."""
-    if isinstance(step, dict):
-        if isinstance(step.get("type"), str):
-            yield step["type"]
-        for value in step.values():
-            for one in value if isinstance(value, list) else ():
-                yield from _kinds(one)
+def _examples(spelling: Spelling) -> str:
+    marked = spelling.marked
+    return f"{brief_token(marked[0])}, and {len(marked) - 1} more" if marked else "a letter for each of the 256 bytes"
+
+
+def _begin(spelling: Spelling) -> str:
+    number = len(spelling.marked)
+    return f"{WHOLE} has {count(number, 'token')} that begin{'s' if number == 1 else ''} with {spelling.mark}"
+
+
+def _writes_spaces(head: Mapping[str, Any]) -> bool:
+    """Whether a step may write a space as ▁; one that is not known may do so."""
+    for step in (one for name in STEPS for one in steps_in(head.get(name))):
+        kind = step.get("type")
+        written = step.get({"Metaspace": "replacement", "Prepend": "prepend", "Replace": "content"}.get(str(kind), ""))
+        if kind not in NORMALISE | SPLIT and (not isinstance(written, str) or SPACES in written):
+            return True
+    return False
+
+
+def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
+    """Yield a note if words of a WordPiece list get a mark that no token has, or are not split off at all."""
+    marks = {"ByteLevel": BYTES, "Metaspace": SPACES}
+    types = types_in(head.get("pre_tokenizer"))
+    for kind in sorted(marks.keys() & types):
+        if not any(token[:1] == marks[kind] != token for token in spelling.tokens):
+            writes = f"the {kind} step of {WHOLE} writes a space as {marks[kind]}"
+            yield f"{writes}, but none of its WordPiece tokens begins with that: words become unknown"
+            return
+    normalises = NORMALISE.issuperset(types_in(head.get("normalizer")))
+    if not types and "pre_tokenizer" in head and normalises and _is_of_words(spelling.tokens):
+        has = f"{WHOLE} has WordPiece tokens ({_examples(spelling)})"
+        yield f"{has}, but no pre_tokenizer, which splits texts into words: texts with spaces become unknown"
+
+
+def _is_of_words(tokens: tuple[str, ...]) -> bool:
+    """Whether a list is for words of an alphabet, and no token has a space."""
+    letters = {one.removeprefix(INSIDE) for one in tokens if len(one) <= 3}
+    return letters.issuperset(string.ascii_lowercase) and not any(" " in one for one in tokens)

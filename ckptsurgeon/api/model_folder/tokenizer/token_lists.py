@@ -15,7 +15,7 @@ from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
 from ..documents import TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
-from .spaces import space_notes
+from .pipeline import pipeline_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
@@ -133,7 +133,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _own_rules(folder)
     yield from _few_rules(folder)
     yield from _other_class(folder)
-    yield from space_notes(folder)
+    yield from pipeline_notes(folder)
 
 
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:

@@ -1,0 +1,50 @@
+"""A note on a tokenizer.json whose decoder leaves the marks of its tokens in texts: Ġ, ▁ or ##."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..folder import ModelFolder
+from .around import OF_ENCODERS
+from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
+from .tokenizer_files import WHOLE, brief_token
+
+__all__ = ["decoding_notes", "joins"]
+
+KNOWN = frozenset((
+    "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece",
+))  # fmt: skip
+"""The steps of decoders of the library tokenizers; another one may do anything."""
+READ = {BYTES: "ByteLevel", SPACES: "Metaspace", INSIDE: "WordPiece"}
+"""The step that reads each mark."""
+SAID = {BYTES: "spaces as Ġ", SPACES: "spaces as ▁", INSIDE: "what continues a word with ##"}
+
+
+def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield a note if the decoder does not read the mark of the tokens.
+
+    Encoders write no texts: one without a decoder gets no note, nor does WordPiece, which is for encoders.
+    """
+    head, mark = folder.tokenizer_head, spelling.mark
+    if "decoder" not in head or not spelling.marked or joins(head["decoder"], mark):
+        return
+    types = types_in(head["decoder"])
+    if not types and (mark == INSIDE or folder.config.get("model_type") in OF_ENCODERS):
+        return
+    has = f"the decoder of {WHOLE} is {', '.join(types)}" if types else f"{WHOLE} has no decoder"
+    keep = f"decoded texts keep that, as {brief_token(spelling.marked[0])} does"
+    yield f"{has}, but its tokens write {SAID[mark]}: {keep}"
+
+
+def joins(decoder: Any, mark: str) -> bool:
+    """Return whether a decoder reads a mark of tokens, or may do so."""
+    return any(_reads(step, mark) for step in steps_in(decoder))
+
+
+def _reads(step: dict[str, Any], mark: str) -> bool:
+    kind = step.get("type")
+    if kind == READ.get(mark):
+        named = step.get({SPACES: "replacement", INSIDE: "prefix"}.get(mark, ""))
+        return not isinstance(named, str) or mark in named
+    return kind not in KNOWN or mark in str(step.get("pattern", "")) or mark in str(step.get("suffix", ""))

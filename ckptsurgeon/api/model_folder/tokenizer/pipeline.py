@@ -1,0 +1,29 @@
+"""Notes on a tokenizer.json that contradicts itself: its steps, its model and its list of tokens must fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..folder import ModelFolder
+from .affixes import affix_notes
+from .around import around_notes
+from .decoding import decoding_notes
+from .spaces import space_notes
+from .spelling import spelling_of
+from .unknown_token import unknown_notes
+
+__all__ = ["pipeline_notes"]
+
+
+def pipeline_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on a tokenizer.json whose normaliser, splitter, model, decoder or post-processor fits no other.
+
+    None if it would have to be fetched, or cannot be read.
+    """
+    spelling = spelling_of(folder)
+    if spelling.tokens:
+        yield from space_notes(folder, spelling)
+        yield from unknown_notes(folder, spelling)
+        yield from affix_notes(folder, spelling)
+        yield from decoding_notes(folder, spelling)
+        yield from around_notes(folder, spelling)

@@ -1,0 +1,61 @@
+"""How a list of tokens is spelled: as byte-level BPE, as sentencepiece, or as WordPiece; and the steps of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ....vocabulary.huggingface import byte_letters
+from ..folder import ModelFolder
+from .tokenizer_files import local_tokens
+
+__all__ = ["BYTES", "INSIDE", "SPACES", "Spelling", "spelling_of", "steps_in", "types_in"]
+
+BYTES, SPACES, INSIDE = "Ġ", "▁", "##"
+"""The marks: byte-level BPE and sentencepiece write a space so, WordPiece the beginning of what continues a word."""
+SHARE = 20
+"""Of one token in so many at least, the first character shows how a tokeniser writes spaces."""
+PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """The mark that the tokens of a tokenizer.json have ("" if none or two), and the tokens that begin with it."""
+
+    mark: str = ""
+    marked: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+
+def spelling_of(folder: ModelFolder) -> Spelling:
+    """Return how the tokens of a tokenizer.json are spelled; no mark for another file, or one that is not here."""
+    tokens = local_tokens(folder) if folder.has_all_tokens else ()
+    if not tokens or folder.token_list is None:
+        return Spelling()
+    found = {mark: tuple(one for one in tokens if one[: len(mark)] == mark != one) for mark in (BYTES, SPACES, INSIDE)}
+    if folder.token_list.kind == "WordPiece":
+        found = {INSIDE: found[INSIDE]}
+    elif found[BYTES] and found[SPACES]:
+        return Spelling(tokens=tokens)
+    else:
+        found.pop(INSIDE)
+        if not found[SPACES] and folder.token_list.kind == "BPE" and byte_letters().issubset(tokens):
+            return Spelling(BYTES, found[BYTES], tokens)
+    mark = next((mark for mark, marked in found.items() if len(marked) * SHARE > len(tokens)), "")
+    return Spelling(mark, found.get(mark, ()), tokens)
+
+
+def steps_in(step: Any) -> Iterator[dict[str, Any]]:
+    """Yield the single steps of a normaliser, pre-tokeniser, decoder or post-processor: itself, or a sequence's."""
+    if isinstance(step, dict):
+        inner = next((step[name] for name in PARTS if isinstance(step.get(name), list)), None)
+        if inner is None:
+            yield step
+        for one in inner or ():
+            yield from steps_in(one)
+
+
+def types_in(step: Any) -> tuple[str, ...]:
+    """Return the types of the single steps, sorted."""
+    return tuple(sorted({str(one.get("type")) for one in steps_in(step)}))

@@ -1,0 +1,65 @@
+"""Notes on the unknown token in the section ``model`` of a tokenizer.json, without which texts cannot be encoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ....util.text import count, escape
+from ....vocabulary.huggingface import BYTE
+from ....vocabulary.vocabulary import Vocabulary
+from ..folder import ModelFolder
+from .spelling import Spelling, types_in
+from .tokenizer_files import SPECIAL, WHOLE, added_tokens, brief_token, named_tokens
+
+__all__ = ["unknown_notes"]
+
+UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
+FAILS = "texts with a character that the list lacks cannot be encoded"
+ALL = 240
+"""So many pieces for bytes are enough: some lists have a character instead of a byte, or leave out impossible ones."""
+
+
+def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+    """Yield a note if the model of a tokenizer.json has no unknown token, or takes a word for it.
+
+    Tokenisers that turn every text into bytes first need none.
+    """
+    found, head = folder.token_list, folder.tokenizer_head
+    types = {kind for name in ("normalizer", "pre_tokenizer") for kind in types_in(head.get(name))}
+    if found is None or not spelling.tokens or "ByteLevel" in types:
+        return
+    if found.kind == "Unigram":
+        yield from _unigram(folder, found, spelling)
+    elif found.lacks_unknown and _needs(found, spelling.tokens):
+        named = brief_token(found.model["unk_token"])
+        yield f"the unknown token of {WHOLE}, {named} (unk_token of its model), is not in its list: {FAILS}"
+
+
+def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
+    """Whether some texts need an unknown token; lists of whole words may be complete, unless they have another one."""
+    if found.kind == "BPE" and found.model.get("byte_fallback") is True:
+        return sum(BYTE.fullmatch(one) is not None for one in tokens) < ALL
+    return found.kind in ("WordPiece", "BPE") or (found.kind == "WordLevel" and any(map(UNKNOWN.fullmatch, tokens)))
+
+
+def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iterator[str]:
+    if "unk_id" not in found.model:
+        return
+    number, tokens = found.model["unk_id"], spelling.tokens
+    if number is None:
+        without = ", with byte_fallback too" if found.model.get("byte_fallback") is True else ""
+        yield f"unk_id of {WHOLE} is null: {FAILS}{without}"
+    elif type(number) is int and number >= len(tokens):
+        yield f"unk_id of {WHOLE} is {number}, but it has {count(len(tokens), 'token')}: the tokeniser cannot be loaded"
+    elif type(number) is int and number >= 0:
+        yield from _word(folder, tokens, number)
+
+
+def _word(folder: ModelFolder, tokens: tuple[str, ...], number: int) -> Iterator[str]:
+    """Yield a note if the unknown token is an ordinary word, and the list has an unknown token elsewhere."""
+    token, named = tokens[number], named_tokens(folder).get("unk_token", "")
+    meant = named if named in tokens else next((one for one in tokens if UNKNOWN.fullmatch(one)), "")
+    if meant and token != meant and not SPECIAL.fullmatch(token) and token not in added_tokens(folder):
+        place = f"{brief_token(meant)} is {tokens.index(meant)}"
+        yield f"unk_id of {WHOLE} is {number}, {escape(brief_token(token))}, while {place}: unknown text becomes a word"

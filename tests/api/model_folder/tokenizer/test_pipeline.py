@@ -1,0 +1,228 @@
+"""A tokenizer.json that contradicts itself: its steps, its model and its list of tokens."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.vocabulary.huggingface import byte_letters
+
+from ..test_model_folders import model, verbs_of
+
+BYTES = [*sorted(byte_letters()), "<unk>", "Ġa", "ab"]
+SPACES = ["<unk>", "<s>", "</s>", "a", "▁a", "▁b", "b", "▁c"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b", "##c", "<s>", "</s>"]
+LETTERS = [*WORDS[:5], *string.ascii_lowercase[1:], *(f"##{one}" for one in string.ascii_lowercase)]
+SUFFIXED = ["<unk>", "a", "b", "a</w>", "b</w>"]
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+META = {"type": "Metaspace", "replacement": "▁"}
+OF_LLAMA = {
+    "type": "Sequence",
+    "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Fuse"}],
+}
+PIECES = {"type": "WordPiece", "prefix": "##"}
+BERT = {"type": "BertPreTokenizer"}
+SMALL = {"normalizer": {"type": "Lowercase"}}
+SPLIT = {"type": "WhitespaceSplit"}
+BARE = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+ROBERTA = {"type": "RobertaProcessing", "sep": ["</s>", 8], "cls": ["<s>", 7]}
+
+
+def whole(
+    path: str, tokens: list[str], steps: dict[str, Any], section: dict[str, Any], *, kind: str = "bert", seed: int = 0
+) -> str:
+    """A model whose tokeniser is a tokenizer.json with these steps and this section for its model."""
+    model(path, rows=len(tokens), seed=seed, model_type=kind, eos_token_id=None, pad_token_id=None)
+    Path(path, "vocab.json").unlink(), Path(path, "generation_config.json").unlink()
+    listed = (
+        [[one, -1.0] for one in tokens] if section["type"] == "Unigram" else {one: i for i, one in enumerate(tokens)}
+    )
+    rules = {"merges": []} if section["type"] == "BPE" else {}
+    Path(path, "tokenizer.json").write_text(
+        json.dumps({"added_tokens": [], **steps, "model": {**section, "vocab": listed, **rules}})
+    )
+    return path
+
+
+def notes(tokens: list[str], steps: dict[str, Any], section: dict[str, Any], kind: str = "bert") -> list[str]:
+    whole("m", tokens, steps, section, kind=kind)
+    found = [one for one in cs.inspect("m").notes if "tokenizer.json" in one and "made by none" not in one]
+    assert [one for one in cs.convert("m").notes if one in found] == found
+    return found
+
+
+FAILS = "texts with a character that the list lacks cannot be encoded"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "section", "said"),
+    [
+        (WORDS, {"type": "WordPiece", "unk_token": "<unk>"}, "'<unk>'"),
+        (WORDS, {"type": "WordPiece", "unk_token": "[UNK]"}, ""),
+        (WORDS, {"type": "WordPiece"}, ""),
+        (WORDS, {"type": "WordLevel", "unk_token": "<unk>"}, "'<unk>'"),
+        (["A", "C", "G", "T"], {"type": "WordLevel", "unk_token": "<unk>"}, ""),  # a list that is complete
+        (SPACES, {"type": "BPE", "unk_token": "[UNK]"}, "'[UNK]'"),
+        (SPACES, {"type": "BPE", "unk_token": None}, ""),
+        ([*SPACES, *(f"<0x{one:02X}>" for one in range(256))], {"type": "BPE", "unk_token": "[UNK]", "byte_fallback": True}, ""),
+        (SPACES, {"type": "BPE", "unk_token": "[UNK]", "byte_fallback": True}, "'[UNK]'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_token_that_is_not_listed_is_said(tokens: list[str], section: dict[str, Any], said: str) -> None:
+    text = f"the unknown token of tokenizer.json, {said} (unk_token of its model), is not in its list: {FAILS}"
+    assert notes(tokens, {}, section) == ([text] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"unk_id": 4}, "unk_id of tokenizer.json is 4, '▁a', while '<unk>' is 0: unknown text becomes a word"),
+        ({"unk_id": 9}, "unk_id of tokenizer.json is 9, but it has 8 tokens: the tokeniser cannot be loaded"),
+        ({"unk_id": None}, f"unk_id of tokenizer.json is null: {FAILS}"),
+        ({"unk_id": None, "byte_fallback": True}, f"unk_id of tokenizer.json is null: {FAILS}, with byte_fallback too"),
+        ({"unk_id": 0}, ""),
+        ({"unk_id": 1}, ""),  # another special token, as some classes of transformers have it
+        ({}, ""),
+    ],
+)
+def test_an_unknown_id_of_unigram_that_is_none_is_said(section: dict[str, Any], said: str) -> None:
+    assert notes(SPACES, {}, {"type": "Unigram", **section}) == ([said] if said else [])
+
+
+def test_texts_that_are_bytes_need_no_unknown_token() -> None:
+    assert notes(BYTES[:256], {"pre_tokenizer": LEVEL}, {"type": "Unigram", "unk_id": None}) == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "section", "said"),
+    [
+        (WORDS, {"type": "WordPiece", "continuing_subword_prefix": "@@"}, "continuing_subword_prefix of tokenizer.json "
+         "is '@@', but 2 tokens begin with ## and none with that: words of several pieces become unknown"),
+        (WORDS, {"type": "WordPiece", "continuing_subword_prefix": ""}, "continuing_subword_prefix of tokenizer.json "
+         "is '', but 2 tokens begin with ##: words of several pieces become unknown"),
+        (WORDS, {"type": "WordPiece", "continuing_subword_prefix": "##"}, ""),
+        ([*WORDS, "@@b"], {"type": "WordPiece", "continuing_subword_prefix": "@@"}, ""),
+        (["[UNK]", "a", "b"], {"type": "WordPiece", "continuing_subword_prefix": "##"}, ""),  # characters
+        (["<unk>", "a", "b"], {"type": "BPE", "continuing_subword_prefix": "##"}, "continuing_subword_prefix of "
+         "tokenizer.json is '##', but no token begins with it: what follows the first character of a word is lost or unknown"),
+        (SPACES, {"type": "BPE", "end_of_word_suffix": "</w>"}, "end_of_word_suffix of tokenizer.json is '</w>', "
+         "but no token ends with it: the last character of each word is lost or unknown"),
+        (SUFFIXED, {"type": "BPE", "end_of_word_suffix": "</w>"}, ""),
+        (SUFFIXED, {"type": "BPE", "end_of_word_suffix": ""}, "tokenizer.json has 2 tokens that end with </w> "
+         "('a</w>'), but no end_of_word_suffix: no text becomes them"),
+        (SPACES, {"type": "BPE", "end_of_word_suffix": "", "continuing_subword_prefix": ""}, ""),
+    ],
+)  # fmt: skip
+def test_an_affix_that_the_tokens_have_not_is_said(tokens: list[str], section: dict[str, Any], said: str) -> None:
+    assert notes(tokens, {}, section) == ([said] if said else [])
+
+
+def test_a_step_that_writes_the_suffix_is_enough() -> None:
+    steps = {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "</w>"}}
+    assert notes(SUFFIXED, steps, {"type": "BPE"}) == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "section", "steps", "said"),
+    [
+        (BYTES, "BPE", {"pre_tokenizer": None}, "has byte-level tokens ('Ġa', and 0 more), but no step of it is ByteLevel (none)"),
+        (BYTES, "BPE", {"pre_tokenizer": LEVEL}, ""),
+        (BYTES[:256], "BPE", {"pre_tokenizer": BERT}, "has byte-level tokens (a letter for each of the 256 bytes), but no "),
+        (SPACES, "Unigram", {"pre_tokenizer": SPLIT}, "has 3 tokens that begin with ▁, but no step of it writes a space so "
+         "(WhitespaceSplit): words become other tokens"),
+        (SPACES, "Unigram", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, META]}}, ""),
+        (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": None}, ""),
+        (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": "y"}, "pre_tokenizer": None},
+         "no step of it writes a space so (Replace)"),
+        (SPACES, "BPE", {"pre_tokenizer": {"type": "New"}}, ""),
+        (WORDS, "WordPiece", {"pre_tokenizer": META}, "the Metaspace step of tokenizer.json writes a space as ▁, but none of its "
+         "WordPiece tokens begins with that: words become unknown"),
+        (LETTERS, "WordPiece", {"pre_tokenizer": None} | SMALL, "but no pre_tokenizer, which splits texts into words: texts with spaces"),
+        (WORDS, "WordPiece", {"pre_tokenizer": None}, ""),  # no list of an alphabet: of molecules, for instance
+        (LETTERS, "WordPiece", {"pre_tokenizer": BERT} | SMALL, ""),
+    ],
+)  # fmt: skip
+def test_steps_that_do_not_fit_the_tokens_are_said(
+    tokens: list[str], section: str, steps: dict[str, Any], said: str
+) -> None:
+    found = notes(tokens, steps, {"type": section, **({"unk_id": 0} if section == "Unigram" else {})})
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "section", "decoder", "said"),
+    [
+        (BYTES, "BPE", None, "tokenizer.json has no decoder, but its tokens write spaces as Ġ: decoded texts keep that, as 'Ġa' does"),
+        (BYTES, "BPE", META, "the decoder of tokenizer.json is Metaspace, but its tokens write spaces as Ġ"),
+        (BYTES, "BPE", LEVEL, ""),
+        (SPACES, "BPE", LEVEL, "the decoder of tokenizer.json is ByteLevel, but its tokens write spaces as ▁"),
+        (SPACES, "BPE", {"type": "Metaspace", "replacement": "_"}, "the decoder of tokenizer.json is Metaspace, but"),
+        (SPACES, "BPE", META, ""),
+        (SPACES, "BPE", OF_LLAMA, ""),
+        (SPACES, "BPE", {"type": "New"}, ""),
+        (WORDS, "WordPiece", LEVEL, "its tokens write what continues a word with ##: decoded texts keep that, as '##b' does"),
+        (WORDS, "WordPiece", None, ""),
+        (WORDS, "WordPiece", PIECES, ""),
+    ],
+)  # fmt: skip
+def test_a_decoder_that_leaves_the_marks_is_said(tokens: list[str], section: str, decoder: Any, said: str) -> None:
+    found = notes(tokens, {"decoder": decoder}, {"type": section}, kind="llama")
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_an_encoder_needs_no_decoder() -> None:
+    assert notes(BYTES, {"decoder": None}, {"type": "BPE"}, kind="roberta") == []
+
+
+@pytest.mark.parametrize("processor", [None, BARE, {"type": "Sequence", "processors": [BARE]}])
+@pytest.mark.parametrize(
+    ("names", "kind", "said"),
+    [
+        ({}, "bert", "'[CLS]' and '[SEP]'"),
+        ({"cls_token": "<s>", "sep_token": "</s>"}, "roberta", "'<s>' and '</s>'"),
+        ({"cls_token": "<none>"}, "bert", ""),
+        ({}, "llama", ""),
+        ({"auto_map": {"AutoTokenizer": ["own.Own", None]}}, "bert", ""),
+    ],
+)
+def test_an_encoder_without_special_tokens_around_a_text_is_said(
+    names: dict[str, Any], kind: str, said: str, processor: Any
+) -> None:
+    whole("m", WORDS, {"post_processor": processor}, {"type": "WordPiece"}, kind=kind)
+    Path("m/tokenizer_config.json").write_text(json.dumps(names))
+    text = f"tokenizer.json puts no {said} around a text (post_processor), as {kind} models expect them"
+    assert [one for one in cs.inspect("m").notes if "post_processor" in one] == ([text] if said else [])
+
+
+def test_an_encoder_with_special_tokens_around_a_text_is_not() -> None:
+    assert notes(WORDS, {"post_processor": ROBERTA}, {"type": "WordPiece"}, kind="roberta") == []
+
+
+def test_the_library_agrees() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    for tokens, section, error in (
+        (WORDS, {"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}, "Missing"),
+        (SPACES, {"type": "Unigram", "unk_id": None}, "unk_id"),
+        (SPACES, {"type": "Unigram", "unk_id": None, "byte_fallback": True}, "unk_id"),
+        (SPACES, {"type": "Unigram", "unk_id": 9}, "UnkIdNotInVocabulary"),
+    ):  # fmt: skip
+        name = f"net{len(list(Path().iterdir()))}"
+        whole(name, tokens, {"pre_tokenizer": SPLIT}, section)
+        with pytest.raises(Exception, match=error):
+            tokenizers.Tokenizer.from_file(f"{name}/tokenizer.json").encode("xyz")
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+def test_every_verb_says_so(verb: str) -> None:
+    whole("sound", SPACES, {"decoder": META}, {"type": "Unigram", "unk_id": 0}, kind="llama")
+    whole("m", SPACES, {"decoder": LEVEL}, {"type": "Unigram", "unk_id": 3}, kind="llama", seed=1)
+    found = " ".join(verbs_of("m")[verb]().notes)
+    assert "the decoder of tokenizer.json is ByteLevel" in found
+    assert "unk_id of tokenizer.json is 3, 'a'" in found
