@@ -12,6 +12,7 @@ from ...errors import ConfigError, SourceError
 from ...util.text import count, escape, listing
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
+from .tokenizer.chat_template import chat_notes
 from .tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, object_in
 
 __all__ = ["input_notes"]
@@ -23,8 +24,6 @@ OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_mod
 """Model types that refuse images of another size than ``image_size``, unless their caller asks for interpolation."""
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
 """Fields with the id of the token that stands for an image, a video or a sound."""
-BARRED = re.compile(r"<[|｜][^|｜<>\s{}'\"]{1,40}[|｜]>")
-"""Tokens of this form are rarely in a text by themselves."""
 
 
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -41,7 +40,7 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     tokens = local_tokens(read)
     if tokens:
         yield from _placeholders(folder, tokens, added_tokens(folder))
-        yield from _chat_tokens(folder, {*tokens, *added_tokens(folder)})
+    yield from chat_notes(folder, read)
 
 
 def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
@@ -126,17 +125,3 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
                 f"{escape(field)} of config.json is {number}, {brief_token(token)} in the tokeniser beside it; "
                 f"that has {listing([brief_token(one) for one in own], 3, where='')}"
             )
-
-
-def _chat_tokens(folder: ModelFolder, tokens: set[str]) -> Iterator[str]:
-    """Yield a note if a tokeniser has control tokens (``<|name|>``), but none of those in its chat template."""
-    template = ""
-    with suppress(ConfigError, SourceError):  # reported elsewhere
-        template = folder.chat_template
-    named = sorted({*BARRED.findall(template)})
-    others = sorted(one for one in tokens if BARRED.fullmatch(one))
-    if named and others and not tokens.intersection(named):
-        where = CHAT if any(one.name == CHAT for one in folder.files) else f"chat_template of {TOKENIZER}"
-        names = listing([brief_token(one) for one in named], 3, where="")
-        has = listing([brief_token(one) for one in others], 3, where="")
-        yield f"{where} writes tokens that the tokeniser lacks, so that it splits them: {names}; it has {has}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,20 @@ def spelling_of(folder: ModelFolder) -> Spelling:
     tokens = local_tokens(folder) if folder.has_all_tokens else ()
     if not tokens or folder.token_list is None:
         return Spelling()
-    found = {mark: tuple(one for one in tokens if one[: len(mark)] == mark != one) for mark in (BYTES, SPACES, INSIDE)}
     if folder.token_list.kind == "WordPiece":
-        found = {INSIDE: found[INSIDE]}
-    elif found[BYTES] and found[SPACES]:
-        return Spelling(tokens=tokens)
+        found = {INSIDE: _beginning(tokens, INSIDE)}
     else:
-        found.pop(INSIDE)
+        found = {mark: _beginning(tokens, mark) for mark in (BYTES, SPACES)}
+        if all(found.values()):
+            return Spelling(tokens=tokens)
         if not found[SPACES] and folder.token_list.kind == "BPE" and byte_letters().issubset(tokens):
             return Spelling(BYTES, found[BYTES], tokens)
     mark = next((mark for mark, marked in found.items() if len(marked) * SHARE > len(tokens)), "")
     return Spelling(mark, found.get(mark, ()), tokens)
+
+
+def _beginning(tokens: Sequence[str], mark: str) -> tuple[str, ...]:
+    return tuple([one for one in tokens if one.startswith(mark) and one != mark])
 
 
 def steps_in(step: Any) -> Iterator[dict[str, Any]]:

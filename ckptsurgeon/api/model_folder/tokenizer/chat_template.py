@@ -1,0 +1,87 @@
+"""Notes on a chat template that is for another tokeniser, or that is cut short."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ....errors import ConfigError, SourceError
+from ....util.text import brief_repr, escape, listing
+from ..documents import CHAT, TOKENIZER
+from ..folder import ModelFolder
+from .tokenizer_files import added_tokens, brief_token, local_tokens
+
+__all__ = ["chat_notes", "template_fault"]
+
+CONTROL = re.compile(r"<[|｜][^|｜<>\s{}'\"]{1,40}[|｜]>|<(?:start|begin|end)_of_[a-z_]{1,30}>")
+"""Tokens of this form are rarely in a text by themselves."""
+OPENS = frozenset(("autoescape", "block", "call", "filter", "for", "generation", "if", "macro", "raw", "trans", "with"))
+"""Statements of jinja2, and of transformers (``generation``), that need an end."""
+INSIDE = r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^'"])*?"""
+TAG = re.compile(
+    rf"\{{%[-+]?\s*(?P<name>\w*)(?P<rest>{INSIDE})[-+]?%\}}|\{{\{{{INSIDE}\}}\}}|\{{#.*?#\}}|(?P<open>\{{[%{{#])",
+    re.DOTALL,
+)
+RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
+SETS = re.compile(r"[\s\w.,()]*=")
+GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+"""The statement that transformers adds to jinja2: it marks what the model writes."""
+
+
+def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if a chat template cannot be parsed, or writes none of the control tokens of the tokeniser.
+
+    ``read`` is the folder whose vocabulary has been read.
+    """
+    template = ""
+    with suppress(ConfigError, SourceError):  # reported elsewhere
+        template = folder.chat_template
+    where = CHAT if any(one.name == CHAT for one in folder.files) else f"chat_template of {TOKENIZER}"
+    if fault := template_fault(template):
+        yield f"{where} cannot be parsed, so that no chat is written by it: {fault}"
+    named = sorted({*CONTROL.findall(template)})
+    tokens = {*local_tokens(read), *added_tokens(folder)} if named and local_tokens(read) else set[str]()
+    others = sorted(one for one in tokens if CONTROL.fullmatch(one))
+    if named and others and not tokens.intersection(named):
+        names = listing([brief_token(one) for one in named], 3, where="")
+        has = listing([brief_token(one) for one in others], 3, where="")
+        yield f"{where} writes tokens that the tokeniser lacks, so that it splits them: {names}; it has {has}"
+
+
+def template_fault(template: str) -> str:
+    """Return why jinja2 cannot parse a template; "" if it can.
+
+    Without jinja2, only a statement without its end is found.
+    """
+    return _unbalanced(template) or _of_jinja2(template)
+
+
+def _unbalanced(template: str) -> str:
+    open_, at = list[tuple[str, int]](), 0
+    while match := TAG.search(template, at):
+        at, line = match.end(), template.count("\n", 0, match.start()) + 1
+        name = match["name"] or ""
+        if match["open"]:
+            return f"{match['open']} in line {line} has no end"
+        if name == "raw" and (end := RAW.search(template, at)):
+            at = end.end()
+        elif name in OPENS or (name == "set" and not SETS.match(match["rest"])):
+            open_.append((name, line))
+        elif name.startswith("end") and (not open_ or open_.pop()[0] != name.removeprefix("end")):
+            return f"{name} in line {line} ends nothing that is open"
+    return f"{open_[-1][0]} in line {open_[-1][1]} has no end" if open_ else ""
+
+
+def _of_jinja2(template: str) -> str:
+    try:
+        from jinja2 import Environment, TemplateError, TemplateSyntaxError
+    except ImportError:
+        return ""
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False).parse(GENERATION.sub("", template))
+    except TemplateSyntaxError as error:
+        return f"{escape(brief_repr(error.message or '', 80))} in line {error.lineno}"
+    except (TemplateError, RecursionError):  # too deep, for instance: it is not known whether it can be read
+        return ""
+    return ""
