@@ -25,8 +25,8 @@ TAG = re.compile(
 )
 RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
 SETS = re.compile(r"[\s\w.,()]*=")
-GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
-"""The statement that transformers adds to jinja2: it marks what the model writes."""
+GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
+"""The statement that transformers adds to jinja2: it marks what the model writes, and stands alone as ``if`` does."""
 
 
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -52,9 +52,14 @@ def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 def template_fault(template: str) -> str:
     """Return why jinja2 cannot parse a template; "" if it can.
 
-    Without jinja2, only a statement without its end is found.
+    Without jinja2, only a statement without its end is found; with it, jinja2 decides, and that is the reason if any.
     """
-    return _unbalanced(template) or _of_jinja2(template)
+    try:
+        import jinja2  # noqa: F401
+    except ImportError:
+        return _unbalanced(template)
+    fault = _of_jinja2(template)
+    return (_unbalanced(template) or fault) if fault else ""
 
 
 def _unbalanced(template: str) -> str:
@@ -74,12 +79,11 @@ def _unbalanced(template: str) -> str:
 
 
 def _of_jinja2(template: str) -> str:
+    from jinja2 import Environment, TemplateError, TemplateSyntaxError
+
+    plain = GENERATION.sub(lambda one: f"{one[1]}{'endif' if one[2] else 'if true'}{one[3]}", template)
     try:
-        from jinja2 import Environment, TemplateError, TemplateSyntaxError
-    except ImportError:
-        return ""
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False).parse(GENERATION.sub("", template))
+        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False).parse(plain)
     except TemplateSyntaxError as error:
         return f"{escape(brief_repr(error.message or '', 80))} in line {error.lineno}"
     except (TemplateError, RecursionError):  # too deep, for instance: it is not known whether it can be read
