@@ -385,8 +385,9 @@ def around(*tokens: str) -> dict[str, Any]:
         (around("A"), "TEXT in a, <s> TEXT </s> in b"),
         ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, around("<s>", "A")]}, "<s> TEXT in a, <s> TEXT </s> in b"),
         (around("<s>", "A", "</s>"), ""),
-        ({"type": "BertProcessing", "sep": ["[SEP]", 1], "cls": ["[CLS]", 0]}, ""),  # not said in these words
-        (None, ""),
+        ({"type": "BertProcessing", "sep": ["[SEP]", 1], "cls": ["[CLS]", 0]}, "[CLS] TEXT [SEP] in a, <s> TEXT </s> in b"),
+        ({"type": "RobertaProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0]}, ""),
+        (None, ""),  # the class of such a tokeniser may add them
     ],
 )  # fmt: skip
 def test_other_tokens_around_a_text_are_said(theirs: Any, note: str) -> None:
@@ -397,6 +398,68 @@ def test_other_tokens_around_a_text_are_said(theirs: Any, note: str) -> None:
     said = [one.replace("'", "") for one in cs.average(["b", "a"]).notes if "around" in one]
     told = "the tokenisers put other special tokens around a text, by their tokenizer.json: "
     assert said == ([told + note] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_said"),
+    [
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),
+        ({"tokenizer_class": "TokenizersBackend"}, True),
+        ({"tokenizer_class": "TokenizersBackend", "add_bos_token": True}, False),
+        ({"tokenizer_class": "LlamaTokenizerFast"}, False),
+    ],
+)
+@pytest.mark.parametrize("theirs", [None, BYTES])
+def test_no_tokens_around_a_text_are_said(theirs: Any, settings: dict[str, Any], is_said: bool) -> None:
+    for name, step in (("b", around("<s>", "A")), ("a", theirs)):
+        vocab = {"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}}}
+        head = {"added_tokens": [], "post_processor": step}
+        Path(model(name), "tokenizer.json").write_text(json.dumps({**head, **vocab}))
+        Path(name, "tokenizer_config.json").write_text(json.dumps(settings))
+    said = [one for one in cs.average(["b", "a"]).notes if "around" in one]
+    told = (
+        "the tokenisers put other special tokens around a text, by their tokenizer.json: 'TEXT' in a, '<s> TEXT' in b"
+    )
+    assert said == ([told] if is_said else [])
+
+
+OF_LLAMA = {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]}
+PIECES = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+UNIGRAM = {"type": "Unigram", "unk_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "note"),
+    [
+        ({"model": PIECES | {"continuing_subword_prefix": "@@"}}, {"model": PIECES},
+         "look up tokens differently, by their tokenizer.json: continuing_subword_prefix is '@@' in a, '##' in b"),
+        ({"model": {"type": "BPE", "end_of_word_suffix": "</w>"}}, {"model": {"type": "BPE", "end_of_word_suffix": None}},
+         "look up tokens differently, by their tokenizer.json: end_of_word_suffix is '</w>' in a, '' in b"),
+        ({"model": {"type": "BPE", "end_of_word_suffix": ""}}, {"model": {"type": "BPE"}}, ""),
+        ({"model": UNIGRAM | {"unk_id": 1}}, {"model": UNIGRAM}, "look up tokens differently, by their tokenizer.json: "
+         "unk_id is 1 in a, 0 in b"),
+        ({"model": UNIGRAM, "decoder": None}, {"model": UNIGRAM, "decoder": METASPACE},
+         "decode texts differently, by their tokenizer.json: decoder is null in a, 'Metaspace' in b"),
+        ({"model": UNIGRAM, "decoder": OF_LLAMA}, {"model": UNIGRAM, "decoder": METASPACE}, ""),  # two versions of one
+        ({"model": UNIGRAM}, {"model": UNIGRAM, "decoder": METASPACE}, ""),
+    ],
+)  # fmt: skip
+def test_tokens_that_two_tokenizer_json_look_up_otherwise_are_said(
+    theirs: dict[str, Any], ours: dict[str, Any], note: str
+) -> None:
+    tokens = ["<unk>", "▁a", "[UNK]", "##b"]
+    for name, file in (("b", ours), ("a", theirs)):
+        section, steps = file["model"], {step: file[step] for step in file if step != "model"}
+        listed = (
+            [[one, -1.0] for one in tokens]
+            if section["type"] == "Unigram"
+            else {one: i for i, one in enumerate(tokens)}
+        )
+        section = {**section, "vocab": listed, **({"merges": []} if section["type"] == "BPE" else {})}
+        Path(model(name), "tokenizer.json").write_text(json.dumps({"added_tokens": [], **steps, "model": section}))
+    for plan in (cs.average(["b", "a"]), cs.transplant("a", "b")):
+        said = [one for one in plan.notes if one.startswith("the tokenisers")]
+        assert said == ([f"the tokenisers {note}"] if note else [])
 
 
 def test_other_chat_templates_are_said() -> None:

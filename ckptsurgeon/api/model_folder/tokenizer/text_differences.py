@@ -11,6 +11,9 @@ from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, escape
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
+from .around import OF_ENCODERS
+from .decoding import joins
+from .spelling import spelling_of, steps_in, types_in
 from .tokenizer_files import WHOLE
 
 __all__ = ["normalising_steps", "text_notes"]
@@ -22,6 +25,8 @@ FIELDS = (
 """Fields of tokenisers that say how a text is normalised before it is split into tokens."""
 SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
 """What is read in tokenizer.json, and the field of tokenizer_config.json that says the same."""
+AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+"""What a tokenizer.json puts before or after parts of words to look them up; the same if empty, null or not there."""
 LONGEST = 60
 
 
@@ -43,6 +48,7 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
             f"{escape(brief_repr(one))} in {escape(model)}" for one, model in zip(around, (other, name), strict=True)
         )
         yield f"the tokenisers put other special tokens around a text, by their {WHOLE}: {told}"
+    yield from _model_notes(other, theirs, name, ours)
     yield from _template_notes(other, theirs, name, ours)
 
 
@@ -51,15 +57,44 @@ def _added_around(folder: ModelFolder) -> str | None:
 
     Returns None if the file does not say it: fast tokenisers of some classes use other fields for this step.
     """
-    step = folder.tokenizer_head.get("post_processor")
-    steps = step.get("processors") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
-    for one in steps if isinstance(steps, list) else ():
-        rows = one.get("single") if isinstance(one, dict) and one.get("type") == "TemplateProcessing" else None
+    head = folder.tokenizer_head
+    for one in steps_in(head.get("post_processor")):
+        ends = [one.get(field) for field in ("cls", "sep")]
+        if all(isinstance(pair, list) and pair and isinstance(pair[0], str) for pair in ends):
+            return " TEXT ".join(pair[0] for pair in ends if pair)
+        rows = one.get("single") if one.get("type") == "TemplateProcessing" else None
         if isinstance(rows, list):
             named = [next(iter(row.values()), None) for row in rows if isinstance(row, dict)]
             ids = [row.get("id") for row in named if isinstance(row, dict)]
             return " ".join("TEXT" if one in ("A", "B") else str(one) for one in ids)
-    return None
+    return "TEXT" if "post_processor" in head and _file_decides(folder) else None
+
+
+def _file_decides(folder: ModelFolder) -> bool:
+    """Whether the special tokens around a text are those of tokenizer.json, and no class or setting adds some."""
+    said = _settings(folder)
+    named = str(said.get("tokenizer_class")).startswith(("PreTrained", "Tokenizers"))
+    is_plain = said.keys().isdisjoint(("add_bos_token", "add_eos_token", "auto_map"))
+    return is_plain and (named or folder.config.get("model_type") in OF_ENCODERS)
+
+
+def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield a note on tokens that two models of one kind look up otherwise, and on decoders that write other texts."""
+    there, here = (one.token_list if one.tokenizer_head else None for one in (theirs, ours))
+    if there is None or here is None:
+        return
+    if there.kind == here.kind:
+        values = [{field: one.model.get(field) or "" for field in AFFIXES} for one in (there, here)]
+        ids = [one.model.get("unk_id") for one in (there, here)]
+        if there.kind == "Unigram" and all(type(one) is int for one in ids):
+            values = [one | {"unk_id": number} for one, number in zip(values, ids, strict=True)]
+        differing = [field for field in values[1] if values[0][field] != values[1][field]]
+        yield from _note(WHOLE, differing, (other, values[0]), (name, values[1]), what="look up tokens")
+    mark = spelling_of(ours).mark
+    decoders = [one.tokenizer_head.get("decoder", ...) for one in (theirs, ours)]
+    if mark and ... not in decoders and joins(decoders[0], mark) != joins(decoders[1], mark):
+        said = [{"decoder": ", ".join(types_in(one)) or None} for one in decoders]
+        yield from _note(WHOLE, ["decoder"], (other, said[0]), (name, said[1]), what="decode texts")
 
 
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
@@ -73,17 +108,21 @@ def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolde
             yield f"the chat templates of {escape(other)} and {escape(name)} differ, first at character {place}"
 
 
-def _note(file: str, differing: list[str], *models: tuple[str, Mapping[str, Any]]) -> Iterator[str]:
+def _note(
+    file: str, differing: list[str], *models: tuple[str, Mapping[str, Any]], what: str = "normalise texts"
+) -> Iterator[str]:
     lines = [
         f"{one} is " + ", ".join(f"{_said(values[one])} in {escape(name)}" for name, values in models)
         for one in differing
     ]
     if lines:
-        yield f"the tokenisers normalise texts differently, by their {file}: {'; '.join(lines)}"
+        yield f"the tokenisers {what} differently, by their {file}: {'; '.join(lines)}"
 
 
 def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else escape(brief_repr(value, LONGEST))
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return escape(brief_repr(value, LONGEST))
 
 
 def _settings(folder: ModelFolder) -> Mapping[str, Any]:
