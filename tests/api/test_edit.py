@@ -188,7 +188,7 @@ def test_an_empty_entry_of_the_source_is_kept() -> None:
         ({"epoch": 3}, "metadata is {'epoch': 3}, not a map of texts"),
         ({"epoch": None}, "metadata gives 'epoch' no value"),
         ({3: "x"}, "metadata is {3: 'x'}, not a map of texts"),
-        ({"ckptsurgeon": "x"}, "ckptsurgeon is reserved for the recipe"),
+        ({"ckptsurgeon": "x"}, "the name ckptsurgeon in metadata is reserved for the recipe"),
         (["a=b"], "metadata is .*, not a map of texts"),
     ],
 )

@@ -250,6 +250,6 @@ def _check_complete(name: str, field: str, value: Any) -> None:
     if empty:
         key = brief_repr(empty[0])
         raise ConfigError(
-            f"{escape(name)}: the map {field} gives {key} no value.",
+            f"{escape(name)}: the argument {field} gives {key} no value.",
             hint=f"Write '' for an empty value, as in {{{key}: ''}}.",
         )

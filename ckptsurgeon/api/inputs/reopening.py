@@ -226,7 +226,7 @@ def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoin
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
     if source.memory:
         if source.files != (memory_print(checkpoint),):
-            raise PlanError("its keys, dtypes or shapes differ from those in the plan.")
+            raise PlanError("its keys, dtypes or shapes differ.")
         return
     now = {file.name: file for file in checkpoint.files}
     for file in source.files:

@@ -214,7 +214,7 @@ def check_alone(recipe: str, **given: Any) -> None:
     """Raise ConfigError if ``recipe`` is not the path of a recipe, or if arguments are given that belong into it."""
     if not is_recipe(recipe):
         raise ConfigError(
-            f"{escape(recipe)} is not a recipe (.yaml).", hint="Name a recipe of mergekit, or several models in a list."
+            f"{escape(recipe)} is not a recipe.", hint="Name a recipe of mergekit, or several models in a list."
         )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:

@@ -302,7 +302,7 @@ def test_what_is_wrong_with_rows_is_named_with_its_place(what: str, ckpt: Run) -
 
 def test_a_vocabulary_beside_rows_of_a_recipe_is_an_error(ckpt: Run) -> None:
     done = ckpt("merge", recipe("a", "wide", tokenizer={"pad_to_multiple_of": 8}), "--vocab", "base", "-n")
-    assert (done.code, "--vocab and the recipe's tokenizer contradict" in done.err) == (2, True)
+    assert (done.code, "--vocab and the field tokenizer of the recipe contradict" in done.err) == (2, True)
 
 
 def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) -> None:

@@ -170,7 +170,7 @@ def test_lists_that_do_not_fit_say_so(
     assert done.code == code
     assert said in " ".join(done.err.split())
     done = ckpt("merge", "a", "b", "-m", "linear", "--weights", "1,1", "--tokens", "a=more.txt", "-n")
-    assert (done.code, "go with --vocab" in done.err) == (2, True)
+    assert (done.code, "have no effect without --vocab" in done.err) == (2, True)
 
 
 def test_a_plan_with_other_rows_is_refused(states: dict[str, State]) -> None:

@@ -289,8 +289,8 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
         "two tokens of the source to the same token",
     ),
     ({"vocab": "en.txt:ru.txt", "exclude": ["decoder", "ctc"]}, PlanError, "no tensor that comes from a source"),
-    ({"new_tokens": "mean"}, ConfigError, "go with --vocab"),
-    ({"vocab_keys": "ctc"}, ConfigError, "go with --vocab"),
+    ({"new_tokens": "mean"}, ConfigError, "have no effect without --vocab"),
+    ({"vocab_keys": "ctc"}, ConfigError, "have no effect without --vocab"),
 ]
 
 
