@@ -87,8 +87,8 @@ def test_the_filters_are_triangles_over_the_whole_band() -> None:
     ("change", "why"),
     [
         ({"heads": 3}, "not a multiple of heads"),
-        ({"d_model": 0}, "not a positive whole number"),
-        ({"d_model": "32"}, "not a positive whole number"),
+        ({"d_model": 0}, "not a whole number of 1 or more"),
+        ({"d_model": "32"}, "not a whole number of 1 or more"),
         ({"encoder": "rnn"}, "conformer or transformer"),
         ({"tokens": "a\na\n"}, "is in the token list twice"),
         ({"tokens": "a\n"}, "fewer than two"),
