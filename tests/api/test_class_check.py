@@ -53,7 +53,10 @@ def test_a_sound_model_is_that_of_its_class() -> None:
             "11 tensors that the weights lack",
         ),
         ({"num_hidden_layers": 1, "layer_types": None}, "has no place for 11 tensors"),
-        ({"layer_types": ["full_attention"]}, "the model that config.json describes cannot be built: the class Qwen3Config"),
+        (
+            {"layer_types": ["full_attention"]},
+            "the model that config.json describes cannot be built: the class Qwen3Config",
+        ),
     ],
 )
 def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) -> None:

@@ -97,7 +97,7 @@ def _check(sort: str, depth: int | None, *, keys: bool, stats: bool, full: bool)
     from ...errors import ConfigError
 
     if sort not in ("size", "key"):
-        raise ConfigError(f"--sort {sort} is unknown.", hint="Use size or key.")
+        raise ConfigError(f"--sort {sort} is not a known order.", hint="Use size or key.")
     if keys and (stats or depth is not None):
         other = "--stats" if stats else "--depth"
         raise ConfigError(
