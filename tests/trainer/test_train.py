@@ -370,7 +370,7 @@ def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
         ({"beams": 4}, ["beams=4"], "train has no field 'beams'."),
         ({"decoding": "viterbi"}, [], "train.decoding is 'viterbi'."),
         ({"data": {"mirror": "x"}}, [], "train.data has no field 'mirror'."),
-        ({"lm": "a.arpa"}, [], "train.lm is of train.decoding ctc_beam, and that is ctc."),
+        ({"lm": "a.arpa"}, [], "train.lm needs train.decoding ctc_beam, but train.decoding is ctc."),
     ],
 )
 def test_settings_that_no_longer_are_have_a_way_out(

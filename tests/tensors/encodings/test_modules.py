@@ -116,9 +116,9 @@ RENAMED = [
      lambda said: said["config_groups"]["group_1"]["targets"] == [SWAPPED]),
     ("ct", grouped((["Linear"], {}), ignore=[3, "lm_head", "model.norm"]), ["model=dec"],
      lambda said: said["ignore"] == [3, "lm_head", "dec.norm"]),
-    ("ct", grouped((["Linear"], {}), (["re:.*layers.0.*"], OTHER)), SWAP, "do not fit the new names: symmetric of"),
-    ("gptq", {"dynamic": {r".*layers.0.*": {"bits": 8}}}, SWAP, "do not fit the new names: bits of"),
-    ("ct", grouped((["Linear"], {}), ignore=["re:dec.*"]), ["model=dec"], "do not fit the new names: .* is quantised"),
+    ("ct", grouped((["Linear"], {}), (["re:.*layers.0.*"], OTHER)), SWAP, "do not fit the new names of its modules: symmetric of"),
+    ("gptq", {"dynamic": {r".*layers.0.*": {"bits": 8}}}, SWAP, "do not fit the new names of its modules: bits of"),
+    ("ct", grouped((["Linear"], {}), ignore=["re:dec.*"]), ["model=dec"], "do not fit the new names of its modules: .* is quantised"),
 ]  # fmt: skip
 
 
