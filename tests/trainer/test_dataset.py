@@ -230,7 +230,7 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
             {**SOME, "names": None, "nubmer": 3},
             "my_data.some fails: TypeError: some() got an unexpected keyword argument",
         ),
-        ({"_target_": "my_data.smoe"}, "train.data.train: my_data has no smoe."),
+        ({"_target_": "my_data.smoe"}, "train.data.train: the module my_data has no smoe."),
         ({"_target_": "my_dtaa.some"}, "my_dtaa.some cannot be imported: there is no module my_dtaa."),
         ({"_target_": "my_data.py:some"}, "not of the form package.module.function. Write my_data.some."),
         ({"_target_": "my_data.Squares", "seed": "${x}"}, "is an interpolation, which is not resolved here"),
