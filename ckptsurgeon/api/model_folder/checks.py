@@ -26,6 +26,7 @@ from .layer_checks import layer_notes
 from .layer_holes import gap_notes
 from .logical_tensors import logical_tensors
 from .part_checks import part_notes
+from .quantised import described_shape_notes
 from .row_checks import output_notes, position_notes
 from .shape_checks import DescribedTensor, follows, shape_notes
 from .tied_heads import head_notes
@@ -62,10 +63,11 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """
     if checkpoint.elsewhere:
         return []
+    shapes = described_shape_notes(checkpoint)
     if not _is_configured(folder):
-        return list(gap_notes(list(checkpoint)))
+        return [*gap_notes(list(checkpoint)), *shapes]
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-    return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config)]
+    return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config), *shapes]
 
 
 def _is_configured(folder: ModelFolder) -> bool:
@@ -167,7 +169,7 @@ def _without_configuration(
 def contradictions(checkpoint: Checkpoint) -> list[str]:
     """Return notes on layers of a checkpoint without tensors, and on files beside it that contradict its weights."""
     if checkpoint.folder is None:
-        return [] if checkpoint.elsewhere else list(gap_notes(list(checkpoint)))
+        return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint)]
     return notes_beside(checkpoint)
 
 
@@ -180,9 +182,10 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
         return []
-    gaps = [] if _is_configured(folder) else list(gap_notes(list(checkpoint)))
+    shapes = described_shape_notes(checkpoint)
+    gaps = shapes if _is_configured(folder) else [*gap_notes(list(checkpoint)), *shapes]
     if not folder.files:
-        return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else []
+        return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     unreadable = [f"{name}: {why}" for name, why in unreadable_files(folder, folder)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +14,18 @@ from ...checkpoint.quantisation import SETTINGS, settings_in
 from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised import DEQUANTISE
+from ...storage.read.uri import scheme_of
 from ...tensors.encodings._agreement import QuantisedModule, disagreements
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.encodings._methods import is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 
-__all__ = ["check_settings", "parts_elsewhere", "unsettled_notes", "with_settings"]
+__all__ = ["check_settings", "described_shape_notes", "parts_elsewhere", "unsettled_notes", "with_settings"]
+
+STATE, SHAPE = ".quant_state.bitsandbytes__", ".weight_shape"
+VALUE_BYTES = 4096
+"""The most bytes of a described shape that are read; a state of bitsandbytes has some 80 to 200."""
 
 MARKER = "scaled_fp8"
 """Name of the tensor by which ComfyUI knows that a file has scales."""
@@ -34,6 +41,60 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     if not split:
         return []
     return [f"codes or scales of {count(len(split), 'quantised tensor')} are in other shards: {listing(split, 3)}"]
+
+
+def described_shape_notes(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on stored shapes of quantised weights that contradict the codes that they describe.
+
+    bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and the number of weights that
+    share a scale, and compressed-tensors a ``weight_shape``. These are values, not parts of a header: they are read
+    from local files only.
+    """
+    if scheme_of(checkpoint.path):
+        return []
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in checkpoint.codes.tensors:
+        if one.codes:
+            for why in (*_of_state(checkpoint, one), *_of_shape(checkpoint, one)):
+                found.setdefault(why, []).append(one.codes)
+    return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
+
+
+def _of_state(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
+    key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
+    try:
+        state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
+    except (ValueError, RecursionError):  # whoever decodes it will say so
+        return
+    if not isinstance(state, dict):
+        return
+    shape, block = state.get("shape"), state.get("blocksize")
+    codes, scales = 2 * checkpoint[one.codes].nbytes, one.parts.get(".absmax")
+    if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
+        number = math.prod(shape)
+        if number + number % 2 != codes:
+            yield "quant_state", f"gives the shape {shape}, which is {number:,} values, but there are {codes:,} codes"
+    if type(block) is int and block > 0 and scales is not None:
+        have = math.prod(checkpoint[scales].shape)
+        if have not in (-(-codes // block), -(-(codes - 1) // block)):
+            yield "quant_state", f"gives blocks of {block}, but there are {have:,} scales for {codes:,} codes"
+
+
+def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
+    data, codes = _small_value(checkpoint, one.parts.get(SHAPE, ""), "int64"), checkpoint[one.codes].shape
+    if len(data) != 16 or len(codes) != 2:
+        return
+    rows, columns = struct.unpack("<2q", data)
+    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits in words of 32
+        yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
+
+
+def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
+    """Return the bytes of a small tensor; none if there is no such tensor of this dtype."""
+    info = checkpoint[key] if key else None
+    if info is None or info.storage is None or info.nbytes > VALUE_BYTES or info.dtype != dtype:
+        return b""
+    return bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, info.nbytes))
 
 
 def _stems(key: str) -> Iterator[str]:

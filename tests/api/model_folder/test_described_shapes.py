@@ -1,0 +1,73 @@
+"""Shapes that are stored as values beside codes are held against the codes: bitsandbytes' states, weight_shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
+
+
+def nf4(**changes: Any) -> list[str]:
+    """Save two weights (32, 64) as bitsandbytes does, one with another state; return the notes on them."""
+    tensors = {}
+    for name, fields in (("a", SOUND), ("b", {**SOUND, **changes})):
+        state = torch.frombuffer(bytearray(json.dumps(fields).encode()), dtype=torch.uint8)
+        tensors |= {
+            f"{name}.weight": torch.zeros(1024, 1, dtype=torch.uint8), f"{name}.weight.absmax": torch.ones(32),
+            f"{name}.weight.quant_map": torch.ones(16), f"{name}.weight.quant_state.bitsandbytes__nf4": state,
+        }  # fmt: skip
+    return said(tensors)
+
+
+def packed(shape: list[int]) -> list[str]:
+    """Save a weight (32, 64) in four bits as compressed-tensors does, with this ``weight_shape``."""
+    return said(
+        {
+            "a.weight_packed": torch.zeros(32, 8, dtype=torch.int32), "a.weight_scale": torch.ones(32, 2),
+            "a.weight_shape": torch.tensor(shape),
+        }
+    )  # fmt: skip
+
+
+def said(tensors: dict[str, torch.Tensor]) -> list[str]:
+    Path("m").mkdir()
+    save_file(tensors, "m/model.safetensors")
+    Path("m/config.json").write_text("{}")
+    named = ("quant_state", "weight_shape")
+    plan, seen = cs.convert("m"), cs.inspect("m").notes
+    notes = [note.removeprefix("m: ") for note in plan.notes if any(one in note for one in named)]
+    assert notes == [note for note in seen if any(one in note for one in named)]
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"shape": [32, 32]}, "gives the shape [32, 32], which is 1,024 values, but there are 2,048 codes"),
+        ({"blocksize": 128}, "gives blocks of 128, but there are 32 scales for 2,048 codes"),
+    ],
+)
+def test_a_state_of_another_weight_is_said(changes: dict[str, Any], why: str) -> None:
+    assert nf4(**changes) == [f"the quant_state of b.weight {why}"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"shape": [2048]}, {"shape": "x"}, {"blocksize": None}, {"shape": [0]}])
+def test_a_state_that_fits_or_tells_nothing_gets_no_note(changes: dict[str, Any]) -> None:
+    assert nf4(**changes) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_said"), [([32, 64], False), ([32, 62], False), ([64, 32], True), ([16, 64], True), ([32, 512], True)]
+)
+def test_the_shape_of_packed_weights_fits_the_codes(shape: list[int], is_said: bool) -> None:
+    why = f"the weight_shape of a.weight_packed is {shape}, but the codes are [32, 8]"
+    assert packed(shape) == ([why] if is_said else [])
